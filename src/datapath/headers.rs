@@ -1,0 +1,1 @@
+//! Ethernet, VLAN, IPv4, IPv6, UDP and their checksums.

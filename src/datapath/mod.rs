@@ -1,0 +1,243 @@
+//! Bursts of datagrams in and out; knows nothing of QUIC.
+//!
+//! A [`Datapath`] belongs to one worker. In each turn the worker calls
+//! [`receive`](Datapath::receive), which lends every datagram where it lies (a UMEM frame, a
+//! socket buffer) so that it can be decrypted in place; then, once for each datagram to send,
+//! [`tx_buffer`](Datapath::tx_buffer) and [`tx_commit`](Datapath::tx_commit), which write where
+//! the packet will leave from; then [`flush`](Datapath::flush), which submits all of it with at
+//! most one system call. Between turns a worker that wants to sleep asks
+//! [`prepare_sleep`](Datapath::prepare_sleep) and waits on [`poll_fds`](Datapath::poll_fds).
+
+use crate::ecn::Ecn;
+use std::fmt;
+use std::net::SocketAddr;
+use std::os::fd::RawFd;
+
+pub mod headers;
+pub mod sim;
+pub mod udp;
+pub mod xdp;
+
+/// The largest datagram burst that one call of [`Datapath::receive`] hands out.
+pub const MAX_BURST: usize = 64;
+
+/// How datagrams reach the wire: the rungs of the ladder, best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// AF_XDP, the NIC reads and writes the UMEM itself.
+    NativeZerocopy,
+    /// AF_XDP in the driver, the kernel copies between its buffers and the UMEM.
+    NativeCopy,
+    /// AF_XDP above the driver (`skb` mode).
+    Generic,
+    /// Kernel UDP sockets.
+    Udp,
+    /// A network in memory.
+    Simulated,
+}
+
+impl Mode {
+    /// The name that status lines and JSON use.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NativeZerocopy => "native-zerocopy",
+            Self::NativeCopy => "native-copy",
+            Self::Generic => "generic",
+            Self::Udp => "udp",
+            Self::Simulated => "simulated",
+        }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What lies below IP on a path: the Ethernet header to answer with, learnt from a packet.
+///
+/// Opaque to everything outside the datapath; 24 bytes, copied with the path.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Link {
+    /// Destination and source MAC, then up to two VLAN tags and the EtherType, as on the wire.
+    pub(crate) header: [u8; 22],
+    /// How many bytes of `header` are set; 0 until the neighbour is known.
+    pub(crate) len: u8,
+}
+
+impl Link {
+    /// Nothing is known yet: the datapath has to resolve the neighbour.
+    pub const UNKNOWN: Self = Self { header: [0; 22], len: 0 };
+
+    /// True once a packet, or the neighbour table, has told the link addresses.
+    #[must_use]
+    pub const fn is_known(&self) -> bool {
+        self.len != 0
+    }
+}
+
+/// Two endpoints of a flow, with what is needed to reach the remote one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Path {
+    /// Our address and port.
+    pub local: SocketAddr,
+    /// The peer's address and port.
+    pub remote: SocketAddr,
+    /// Link-layer addresses.
+    pub link: Link,
+}
+
+/// What is known of a received datagram besides its bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct RxMeta {
+    /// Where it came from and where it was sent to.
+    pub path: Path,
+    /// The ECN codepoint that it arrived with.
+    pub ecn: Ecn,
+}
+
+/// What a datapath can do, fixed at its start.
+#[derive(Clone, Debug)]
+pub struct Capabilities {
+    /// The rung of the ladder that was reached.
+    pub mode: Mode,
+    /// The NIC queue that this datapath serves; 0 for kernel UDP.
+    pub queue: u32,
+    /// The name of the device, if it is bound to one.
+    pub device: Option<String>,
+    /// The largest UDP payload that can be sent or received, in bytes.
+    pub max_datagram_bytes: usize,
+    /// ECN codepoints are read and written.
+    pub ecn: bool,
+    /// Datagrams to one path are cheaper when committed one after another.
+    pub segmentation_offload: bool,
+}
+
+/// Counters of one queue. All count since the datapath was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueStats {
+    /// Datagrams handed to the worker.
+    pub rx_packets: u64,
+    /// UDP payload bytes handed to the worker.
+    pub rx_bytes: u64,
+    /// Datagrams given to the kernel or NIC.
+    pub tx_packets: u64,
+    /// UDP payload bytes given to the kernel or NIC.
+    pub tx_bytes: u64,
+    /// System calls made to kick transmission or to send.
+    pub tx_kicks: u64,
+    /// [`Datapath::tx_buffer`] found no free frame.
+    pub tx_no_buffer: u64,
+    /// Datagrams that the kernel refused to send.
+    pub tx_errors: u64,
+    /// Completions that did not arrive in time: the socket was rebuilt.
+    pub tx_stalls: u64,
+    /// Datagrams sent through the kernel because the neighbour was unknown.
+    pub tx_via_kernel: u64,
+    /// Datagrams received through the kernel socket beside the port.
+    pub rx_via_kernel: u64,
+    /// Receive system calls made.
+    pub rx_calls: u64,
+    /// Frames that were not Ethernet with IPv4 or IPv6 and UDP, or were cut short.
+    pub drop_malformed: u64,
+    /// IP header checksum wrong.
+    pub drop_ip_checksum: u64,
+    /// UDP checksum wrong, or zero under IPv6.
+    pub drop_udp_checksum: u64,
+    /// UDP length below 8 or beyond the IP packet.
+    pub drop_udp_length: u64,
+    /// Datagrams larger than a receive buffer.
+    pub drop_truncated: u64,
+    /// Datagrams without a byte of payload.
+    pub drop_empty: u64,
+    /// XDP_STATISTICS: dropped for other reasons.
+    pub xdp_rx_dropped: u64,
+    /// XDP_STATISTICS: invalid receive descriptors.
+    pub xdp_rx_invalid_descs: u64,
+    /// XDP_STATISTICS: invalid transmit descriptors.
+    pub xdp_tx_invalid_descs: u64,
+    /// XDP_STATISTICS: the receive ring was full.
+    pub xdp_rx_ring_full: u64,
+    /// XDP_STATISTICS: the fill ring was empty.
+    pub xdp_rx_fill_ring_empty: u64,
+    /// XDP_STATISTICS: the transmit ring was empty when kicked.
+    pub xdp_tx_ring_empty: u64,
+}
+
+impl QueueStats {
+    /// Every datagram that arrived and was not handed on, whatever the reason.
+    #[must_use]
+    pub const fn drops(&self) -> u64 {
+        self.drop_malformed
+            + self.drop_ip_checksum
+            + self.drop_udp_checksum
+            + self.drop_udp_length
+            + self.drop_truncated
+            + self.drop_empty
+            + self.xdp_rx_dropped
+            + self.xdp_rx_ring_full
+    }
+}
+
+/// Why a datapath stopped working.
+#[derive(Debug)]
+pub enum DatapathError {
+    /// A system call failed for good.
+    System {
+        /// The call.
+        call: &'static str,
+        /// What it said.
+        error: std::io::Error,
+    },
+    /// The device went away.
+    DeviceGone {
+        /// Its name.
+        device: String,
+    },
+}
+
+impl fmt::Display for DatapathError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::System { call, error } => write!(f, "{call}: {error}"),
+            Self::DeviceGone { device } => write!(f, "device {device} is gone"),
+        }
+    }
+}
+
+impl std::error::Error for DatapathError {}
+
+/// Datagrams in and out, for one worker.
+pub trait Datapath {
+    /// What this datapath can do.
+    fn capabilities(&self) -> &Capabilities;
+
+    /// Hands at most `budget` datagrams to `sink`, each lent mutably for the call, so that it
+    /// can be decrypted where it lies. Returns how many it handed out.
+    fn receive(&mut self, budget: usize, sink: &mut dyn FnMut(&RxMeta, &mut [u8])) -> usize;
+
+    /// A buffer of at least `max_datagram_bytes` for the payload of one datagram to `path`.
+    /// `None` when nothing is free, which is counted. A buffer that is not committed is reused.
+    fn tx_buffer(&mut self, path: &Path) -> Option<&mut [u8]>;
+
+    /// Makes the first `len` bytes of the buffer lent last a datagram to `path`.
+    fn tx_commit(&mut self, len: usize, path: &Path, ecn: Ecn);
+
+    /// Submits what was committed, collects completions, refills; at most one system call to
+    /// kick, and only where the kernel says that it needs one.
+    ///
+    /// # Errors
+    /// The socket or the device is lost; the datapath has to be opened anew.
+    fn flush(&mut self) -> Result<(), DatapathError>;
+
+    /// Arms wake-ups. False when datagrams are waiting already: do not sleep.
+    fn prepare_sleep(&mut self) -> bool;
+
+    /// What to wait on for reading, level triggered.
+    fn poll_fds(&self) -> &[RawFd];
+
+    /// The counters of this queue; may cost a system call.
+    fn stats(&self) -> QueueStats;
+}

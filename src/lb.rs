@@ -1,0 +1,1 @@
+//! Connection ids that name server, worker and slot.

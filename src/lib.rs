@@ -1,0 +1,37 @@
+//! Quiclane: a QUIC transport for bare metal.
+//!
+//! An XDP program hands UDP flows to AF_XDP sockets, one per NIC receive queue; each queue is
+//! served by one thread pinned beside the NIC, and that thread runs everything for its
+//! connections: rings, packets, crypto, QUIC, timers and the application's callbacks. One
+//! queue, one socket, one thread, one table of connections: a *lane*.
+//!
+//! # The rooms
+//!
+//! Arrows mean "may import", and none runs back:
+//!
+//! ```text
+//! exec -> proto -> wire
+//! exec -> datapath
+//! exec -> topology
+//! exec -> lb -> wire            all may use time and ecn
+//! ```
+//!
+//! | room | what it knows |
+//! |---|---|
+//! | [`wire`] | bytes to values and back: varints, headers, frames, transport parameters |
+//! | [`proto`] | QUIC as state machines, without I/O, clock or threads |
+//! | [`lb`] | connection ids that name server, worker and slot (QUIC-LB) |
+//! | [`datapath`] | bursts of datagrams in and out: AF_XDP, kernel UDP, a simulated network |
+//! | [`topology`] | the machine: NICs, queues, CPUs, NUMA nodes |
+//! | [`exec`] | who runs what where: workers, tables, timers, listeners, handles |
+//! | [`time`] | instants as numbers |
+//! | [`ecn`] | the two ECN bits |
+
+pub mod datapath;
+pub mod ecn;
+pub mod exec;
+pub mod lb;
+pub mod proto;
+pub mod time;
+pub mod topology;
+pub mod wire;

@@ -1,0 +1,3 @@
+//! Peers and measurements.
+
+fn main() {}
