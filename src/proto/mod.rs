@@ -10,5 +10,6 @@ pub mod pacer;
 pub mod ranges;
 pub mod recovery;
 pub mod rtt;
+pub mod sent;
 pub mod streams;
 pub mod token;

@@ -7,3 +7,5 @@ pub mod frame;
 pub mod packet;
 mod stream_id;
 pub mod transport_parameters;
+
+pub use stream_id::{Dir, Side, StreamId};
