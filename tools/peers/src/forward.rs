@@ -1,0 +1,317 @@
+//! A UDP forwarder that impairs what passes: the bad path of interop tests, since neither
+//! every kernel nor every container has netem.
+//!
+//! ```text
+//! client A --\                 /-- socket A --\
+//! client B ---> listen socket <--- socket B ---> target      one thread for --> ,
+//!                              \-- ...                       one per client for <--
+//! ```
+//!
+//! Each client gets its own socket to the target, so the target sees one address per client.
+//! With a delay, datagrams of both directions wait in one line: it is constant, so the line
+//! stays in order. ECN marks and packet boundaries of GSO are the kernel's business: marks
+//! are lost here, segments arrive one by one.
+
+use std::collections::HashMap;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::impair::{Counts, Impairer, MAX_HOLD};
+use crate::{Failure, announce, clock, signalled};
+
+/// Clients served at once; datagrams of one more are dropped and counted.
+const MAX_FLOWS: usize = 1024;
+/// Datagrams that wait for their time at once; one more is dropped and counted.
+const MAX_DELAYED: usize = 65_536;
+/// Asked of the kernel for each socket: a burst of a sender with a large window.
+const SOCKET_BUFFER_BYTES: usize = 8 * 1024 * 1024;
+/// The largest UDP payload.
+const MAX_DATAGRAM_BYTES: usize = 65_536;
+
+/// Arguments of `forward`.
+#[derive(Args)]
+pub(crate) struct ForwardArgs {
+    /// Where clients send to; port 0 picks one, and the ready line names it
+    #[arg(long)]
+    listen: SocketAddr,
+    /// Where their datagrams go
+    #[arg(long)]
+    to: SocketAddr,
+    /// Probability that a datagram is dropped, either way
+    #[arg(long, default_value_t = 0.0, value_parser = probability)]
+    loss: f64,
+    /// Probability that a datagram is overtaken by later ones, either way
+    #[arg(long, default_value_t = 0.0, value_parser = probability)]
+    reorder: f64,
+    /// Delay of every datagram, one way, in microseconds
+    #[arg(long, default_value_t = 0)]
+    delay_us: u64,
+    /// Same seed, same victims
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Seconds until the forwarder stops by itself
+    #[arg(long, alias = "timeout", default_value_t = 600)]
+    max_seconds: u64,
+}
+
+fn probability(text: &str) -> Result<f64, String> {
+    let value: f64 = text.parse().map_err(|_| format!("{text} is not a number"))?;
+    if (0.0..=1.0).contains(&value) { Ok(value) } else { Err(format!("{text} is not in 0..=1")) }
+}
+
+/// Forwards until the time is over or a signal arrives, then prints what was done.
+pub(crate) fn run(args: &ForwardArgs) -> Result<(), Failure> {
+    let listen = Arc::new(bind(args.listen)?);
+    announce("forward", listen.local_addr()?)?;
+    let shared = Arc::new(Shared::default());
+    let (line, releaser) = delay_line(args, &shared);
+    let mut front =
+        Front { args: args.into(), listen, line, shared: shared.clone(), flows: HashMap::new() };
+    let thread = thread::spawn(move || front.run());
+    let limit = Duration::from_secs(args.max_seconds);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let ended = runtime
+        .block_on(async { tokio::time::timeout(limit, signalled()).await.unwrap_or(Ok(())) });
+    shared.stop.store(true, Relaxed);
+    let totals = thread.join().map_err(|_| "the forwarding thread panicked")?;
+    if let Some(releaser) = releaser {
+        releaser.join().map_err(|_| "the delaying thread panicked")?;
+    }
+    print_totals(totals, &shared);
+    ended
+}
+
+fn print_totals((to_target, to_client, flows): (Counts, Counts, usize), shared: &Shared) {
+    let row = |name: &str, c: Counts| {
+        println!(
+            "forward: {name} forwarded={} lost={} reordered={}",
+            c.forwarded, c.lost, c.reordered
+        );
+    };
+    row("to-target", to_target);
+    row("to-client", to_client);
+    println!(
+        "forward: flows={flows} refused={} overflowed={} send_errors={}",
+        shared.refused.load(Relaxed),
+        shared.overflowed.load(Relaxed),
+        shared.send_errors.load(Relaxed),
+    );
+}
+
+/// Seen by all threads of the forwarder.
+#[derive(Default)]
+struct Shared {
+    stop: AtomicBool,
+    refused: AtomicU64,
+    overflowed: AtomicU64,
+    send_errors: AtomicU64,
+}
+
+/// The numbers that threads need, without the parser's types.
+#[derive(Clone, Copy)]
+struct Path {
+    to: SocketAddr,
+    loss: f64,
+    reorder: f64,
+    seed: u64,
+}
+
+impl From<&ForwardArgs> for Path {
+    fn from(args: &ForwardArgs) -> Self {
+        Self { to: args.to, loss: args.loss, reorder: args.reorder, seed: args.seed }
+    }
+}
+
+impl Path {
+    fn impairer(&self, flow: usize, back: bool) -> Impairer {
+        let stream = flow as u64 * 2 + u64::from(back);
+        Impairer::new(self.seed, stream, self.loss, self.reorder)
+    }
+}
+
+/// The thread behind the listening socket: all clients' datagrams to the target.
+struct Front {
+    args: Path,
+    listen: Arc<UdpSocket>,
+    line: Option<SyncSender<Delayed>>,
+    shared: Arc<Shared>,
+    flows: HashMap<SocketAddr, Flow>,
+}
+
+struct Flow {
+    exit: Exit,
+    impairer: Impairer,
+    back: JoinHandle<Counts>,
+}
+
+impl Front {
+    fn run(&mut self) -> (Counts, Counts, usize) {
+        let mut buffer = vec![0; MAX_DATAGRAM_BYTES];
+        let mut swept = clock::now();
+        while !self.shared.stop.load(Relaxed) {
+            let received = self.listen.recv_from(&mut buffer);
+            let now = clock::now();
+            if let Ok((len, client)) = received {
+                self.forward(client, &buffer[..len], now);
+            }
+            if now.duration_since(swept) >= MAX_HOLD {
+                swept = now;
+                for flow in self.flows.values_mut() {
+                    flow.impairer.expire(now, &mut |d| flow.exit.send(d, now));
+                }
+            }
+        }
+        self.finish()
+    }
+
+    fn forward(&mut self, client: SocketAddr, datagram: &[u8], now: Instant) {
+        if !self.flows.contains_key(&client) {
+            match self.open(client) {
+                Some(flow) => self.flows.insert(client, flow),
+                None => {
+                    self.shared.refused.fetch_add(1, Relaxed);
+                    return;
+                }
+            };
+        }
+        if let Some(flow) = self.flows.get_mut(&client) {
+            flow.impairer.offer(datagram, now, &mut |d| flow.exit.send(d, now));
+        }
+    }
+
+    fn open(&mut self, client: SocketAddr) -> Option<Flow> {
+        let number = self.flows.len();
+        if number >= MAX_FLOWS {
+            return None;
+        }
+        let any = if self.args.to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        let socket = Arc::new(bind(any.parse().ok()?).ok()?);
+        socket.connect(self.args.to).ok()?;
+        let exit = |door| Exit { door, line: self.line.clone(), shared: self.shared.clone() };
+        let back = Back {
+            socket: socket.clone(),
+            exit: exit(Door::Client(self.listen.clone(), client)),
+            impairer: self.args.impairer(number, true),
+        };
+        Some(Flow {
+            exit: exit(Door::Target(socket)),
+            impairer: self.args.impairer(number, false),
+            back: thread::spawn(move || back.run()),
+        })
+    }
+
+    /// Adds up both directions; the clients' threads end by the same flag.
+    fn finish(&mut self) -> (Counts, Counts, usize) {
+        let (mut to_target, mut to_client) = (Counts::default(), Counts::default());
+        let flows = self.flows.len();
+        for (_, flow) in self.flows.drain() {
+            to_target.add(flow.impairer.counts());
+            to_client.add(flow.back.join().unwrap_or_default());
+        }
+        self.line = None;
+        (to_target, to_client, flows)
+    }
+}
+
+/// The thread behind one client's socket: the target's datagrams to that client.
+struct Back {
+    socket: Arc<UdpSocket>,
+    exit: Exit,
+    impairer: Impairer,
+}
+
+impl Back {
+    fn run(mut self) -> Counts {
+        let mut buffer = vec![0; MAX_DATAGRAM_BYTES];
+        while !self.exit.shared.stop.load(Relaxed) {
+            // An error is the timeout, or ICMP about a target that is not there yet.
+            let received = self.socket.recv(&mut buffer);
+            let (now, exit) = (clock::now(), &self.exit);
+            if let Ok(len) = received {
+                self.impairer.offer(&buffer[..len], now, &mut |d| exit.send(d, now));
+            }
+            self.impairer.expire(now, &mut |d| exit.send(d, now));
+        }
+        self.impairer.counts()
+    }
+}
+
+/// Where a direction's datagrams leave: at once, or through the delay line.
+struct Exit {
+    door: Door,
+    line: Option<SyncSender<Delayed>>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Clone)]
+enum Door {
+    Target(Arc<UdpSocket>),
+    Client(Arc<UdpSocket>, SocketAddr),
+}
+
+/// A datagram that waits for its time.
+struct Delayed {
+    entered: Instant,
+    door: Door,
+    datagram: Vec<u8>,
+}
+
+impl Exit {
+    fn send(&self, datagram: &[u8], now: Instant) {
+        let Some(line) = &self.line else { return self.door.send(datagram, &self.shared) };
+        let (door, datagram) = (self.door.clone(), datagram.to_vec());
+        if line.try_send(Delayed { entered: now, door, datagram }).is_err() {
+            self.shared.overflowed.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+impl Door {
+    fn send(&self, datagram: &[u8], shared: &Shared) {
+        let sent = match self {
+            Self::Target(socket) => socket.send(datagram),
+            Self::Client(socket, client) => socket.send_to(datagram, client),
+        };
+        if sent.is_err() {
+            shared.send_errors.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+type DelayLine = (Option<SyncSender<Delayed>>, Option<JoinHandle<()>>);
+
+/// Starts the thread that lets datagrams go when their time has come.
+fn delay_line(args: &ForwardArgs, shared: &Arc<Shared>) -> DelayLine {
+    if args.delay_us == 0 {
+        return (None, None);
+    }
+    let (sender, receiver) = sync_channel(MAX_DELAYED);
+    let (delay, shared) = (Duration::from_micros(args.delay_us), shared.clone());
+    (Some(sender), Some(thread::spawn(move || release(&receiver, delay, &shared))))
+}
+
+fn release(line: &Receiver<Delayed>, delay: Duration, shared: &Shared) {
+    while let Ok(next) = line.recv() {
+        let due = next.entered + delay;
+        thread::sleep(due.saturating_duration_since(clock::now()));
+        next.door.send(&next.datagram, shared);
+    }
+}
+
+/// A socket with a deep buffer whose reads end every [`MAX_HOLD`], to look at flags and time.
+fn bind(address: SocketAddr) -> Result<UdpSocket, Failure> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    // The kernel caps both at its limits; a smaller buffer loses more, and nothing else.
+    socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES)?;
+    socket.set_send_buffer_size(SOCKET_BUFFER_BYTES)?;
+    socket.set_read_timeout(Some(MAX_HOLD))?;
+    socket.bind(&address.into()).map_err(|e| format!("cannot bind {address}: {e}"))?;
+    Ok(socket.into())
+}

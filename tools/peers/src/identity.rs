@@ -1,0 +1,45 @@
+//! The certificate a server presents.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+
+use crate::{Failure, ServeArgs, trust};
+
+/// Names that the self-signed certificate is good for.
+const SELF_SIGNED_NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
+
+/// TLS of a server: the certificate of the arguments, or a self-signed ECDSA P-256 one.
+pub(crate) fn server_tls(args: &ServeArgs) -> Result<Arc<ServerConfig>, Failure> {
+    let (chain, key, pem) = match (&args.cert, &args.key) {
+        (Some(cert), Some(key)) => from_files(cert, key)?,
+        _ => self_signed()?,
+    };
+    if let Some(path) = &args.cert_out {
+        std::fs::write(path, pem).map_err(|e| format!("cannot write {}: {e}", path.display()))?;
+    }
+    let mut config = ServerConfig::builder_with_provider(trust::provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?;
+    config.alpn_protocols = vec![args.alpn.clone().into_bytes()];
+    Ok(Arc::new(config))
+}
+
+type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>, String);
+
+fn from_files(cert: &Path, key: &Path) -> Result<Identity, Failure> {
+    let chain = trust::certificates(cert)?;
+    let private = PrivateKeyDer::from_pem_file(key)
+        .map_err(|e| format!("no private key in {}: {e}", key.display()))?;
+    Ok((chain, private, std::fs::read_to_string(cert)?))
+}
+
+fn self_signed() -> Result<Identity, Failure> {
+    let made = rcgen::generate_simple_self_signed(SELF_SIGNED_NAMES.map(String::from).to_vec())?;
+    let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+    Ok((vec![made.cert.der().clone()], key.into(), made.cert.pem()))
+}
