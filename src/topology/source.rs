@@ -1,0 +1,114 @@
+//! Where a machine is read from: a directory that stands for `/`.
+
+use super::{Machine, Reading, cpus, nics};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A tree of `/sys` and `/proc` files: of the running machine, or captured from another.
+#[derive(Clone, Debug)]
+pub struct Source {
+    root: PathBuf,
+}
+
+impl Source {
+    /// The machine that this process runs on.
+    #[must_use]
+    pub fn live() -> Self {
+        Self::captured("/")
+    }
+
+    /// The files below `root`.
+    pub fn captured(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// True for the machine that this process runs on: libraries that can only look at that
+    /// one may be asked as well.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.root == Path::new("/")
+    }
+
+    /// Reads all that placement needs.
+    #[must_use]
+    pub fn machine(&self) -> Machine {
+        let (cpus, nodes) = cpus::read(self);
+        Machine { cpus, nodes, nics: nics::read(self) }
+    }
+
+    /// `path`, which begins with `/`, below the root.
+    pub(super) fn path(&self, path: impl AsRef<Path>) -> PathBuf {
+        let path = path.as_ref();
+        self.root.join(path.strip_prefix("/").unwrap_or(path))
+    }
+
+    /// The text of a file without the white space around it.
+    pub(super) fn text(&self, path: impl AsRef<Path>) -> Reading<String> {
+        let path = path.as_ref();
+        match fs::read_to_string(self.path(path)) {
+            Ok(text) => Reading::Known(text.trim().to_owned()),
+            Err(error) => Reading::unknown(format!("{}: {error}", path.display())),
+        }
+    }
+
+    /// A file that holds one number.
+    pub(super) fn number(&self, path: impl AsRef<Path>) -> Reading<u32> {
+        self.parsed(path, |text| text.parse().ok())
+    }
+
+    /// A file that holds a list like `0-3,8`.
+    pub(super) fn list(&self, path: impl AsRef<Path>) -> Reading<Vec<u32>> {
+        self.parsed(path, parse_list)
+    }
+
+    pub(super) fn parsed<T>(
+        &self,
+        path: impl AsRef<Path>,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Reading<T> {
+        let path = path.as_ref();
+        match self.text(path) {
+            Reading::Unknown(reason) => Reading::Unknown(reason),
+            Reading::Known(text) => match parse(&text) {
+                Some(value) => Reading::Known(value),
+                None => Reading::unknown(format!("{} reads {text:?}", path.display())),
+            },
+        }
+    }
+
+    /// The names in a directory, sorted; none if it cannot be read.
+    pub(super) fn names(&self, path: impl AsRef<Path>) -> Vec<String> {
+        let Ok(entries) = fs::read_dir(self.path(path)) else { return Vec::new() };
+        let mut names: Vec<String> =
+            entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+        names.sort();
+        names
+    }
+
+    /// The numbers N of the entries called `prefixN` in a directory, ascending.
+    pub(super) fn numbered(&self, path: impl AsRef<Path>, prefix: &str) -> Vec<u32> {
+        let names = self.names(path);
+        let mut numbers: Vec<u32> =
+            names.iter().filter_map(|name| name.strip_prefix(prefix)?.parse().ok()).collect();
+        numbers.sort_unstable();
+        numbers
+    }
+}
+
+/// The kernel's lists of CPUs and nodes: `0-3,8,10-11`. An empty text is an empty list.
+pub(super) fn parse_list(text: &str) -> Option<Vec<u32>> {
+    /// More CPUs than any machine has: a captured file cannot make us allocate without end.
+    const MAX: u32 = 1 << 16;
+    let mut list = Vec::new();
+    for range in text.split(',').map(str::trim).filter(|range| !range.is_empty()) {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
+        if last >= MAX {
+            return None;
+        }
+        list.extend(first..=last);
+    }
+    list.sort_unstable();
+    list.dedup();
+    Some(list)
+}
