@@ -1,0 +1,350 @@
+//! What passes between workers, and from other threads to a worker: bounded rings.
+//!
+//! Every worker owns a [`Mailbox`]. Others put two kinds of things into it:
+//!
+//! - **datagrams** that the NIC gave to the wrong worker. The bytes are copied into a
+//!   [`Parcel`], since the frame that they lie in belongs to the queue that they arrived on.
+//!   Parcels are made once, at most [`PARCELS`] for each sending worker, and go round:
+//!
+//!   ```text
+//!     worker 1: free list --copy--> worker 0: datagrams --read--> worker 1: returned
+//!         ^                                                             |
+//!         +-------------------------------------------------------------+
+//!   ```
+//!
+//! - **commands** of handles: see [`handle`](super::handle).
+//!
+//! A full ring is never waited for: a datagram is dropped and counted (QUIC sends it again), a
+//! command is given back to its caller as an error.
+//!
+//! A worker that spins finds what is in its rings in its next turn, and nobody makes a system
+//! call. A worker that sleeps says so in [`Wakeup`] before it looks at its rings for the last
+//! time; who puts something into a ring looks at that afterwards and, if need be, writes to an
+//! eventfd. One of the two sees the other.
+
+use super::sys::Event;
+use crate::datapath::RxMeta;
+use crossbeam::queue::ArrayQueue;
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+
+/// Parcels that one worker may have under way to others: 64 bursts of the receive ring would
+/// hide a steering mistake, and fewer than one burst would lose packets of a healthy re-steer.
+pub const PARCELS: usize = 256;
+/// Datagrams that wait in one worker's mailbox.
+pub const INBOX_DATAGRAMS: usize = 1024;
+/// Commands that wait in one worker's mailbox.
+pub const INBOX_COMMANDS: usize = 4096;
+
+/// Wakes a worker, if it sleeps.
+#[derive(Debug)]
+pub(super) struct Wakeup {
+    sleeping: AtomicBool,
+    event: Event,
+}
+
+impl Wakeup {
+    fn new() -> io::Result<Self> {
+        Ok(Self { sleeping: AtomicBool::new(false), event: Event::new()? })
+    }
+
+    /// Called by the worker: from now on others write to the eventfd. Look at the rings once
+    /// more after this, and sleep only if they are empty.
+    pub(super) fn announce_sleep(&self) {
+        self.sleeping.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    /// Called by the worker after it slept, or decided not to.
+    pub(super) fn awake(&self) {
+        // If nobody took the flag down, nobody wrote to the eventfd.
+        if !self.sleeping.swap(false, Ordering::Relaxed) {
+            self.event.clear();
+        }
+    }
+
+    /// Called by anyone, after putting something into a ring.
+    pub(super) fn wake(&self) {
+        fence(Ordering::SeqCst);
+        if self.sleeping.load(Ordering::Relaxed) && self.sleeping.swap(false, Ordering::Relaxed) {
+            self.event.signal();
+        }
+    }
+
+    /// What the worker sleeps on.
+    pub(super) fn fd(&self) -> RawFd {
+        self.event.fd()
+    }
+}
+
+/// A datagram on its way from the worker that received it to the one that owns it.
+#[derive(Debug)]
+pub(super) struct Parcel {
+    /// The worker that sends it and gets it back empty.
+    pub(super) origin: usize,
+    /// Where the datagram came from; all that the datapath said.
+    pub(super) meta: Option<RxMeta>,
+    /// The socket that received it, by number: the same on every worker.
+    pub(super) port: usize,
+    /// Its bytes.
+    pub(super) bytes: Vec<u8>,
+}
+
+/// The inbox of one worker; `C` is what handles send.
+#[derive(Debug)]
+pub(super) struct Mailbox<C> {
+    datagrams: ArrayQueue<Box<Parcel>>,
+    returned: ArrayQueue<Box<Parcel>>,
+    commands: ArrayQueue<C>,
+    closed: AtomicBool,
+    pub(super) wakeup: Wakeup,
+}
+
+/// Why a command was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PostError {
+    /// The worker's inbox is full: it is behind, or stuck in a callback.
+    Full,
+    /// The worker has ended.
+    Closed,
+}
+
+impl<C> Mailbox<C> {
+    pub(super) fn new(commands: usize) -> io::Result<Self> {
+        Ok(Self {
+            datagrams: ArrayQueue::new(INBOX_DATAGRAMS),
+            returned: ArrayQueue::new(PARCELS),
+            commands: ArrayQueue::new(commands),
+            closed: AtomicBool::new(false),
+            wakeup: Wakeup::new()?,
+        })
+    }
+
+    /// Puts a command into the inbox, from any thread.
+    pub(super) fn post(&self, command: C) -> Result<(), PostError> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(PostError::Closed);
+        }
+        self.commands.push(command).map_err(|_| PostError::Full)?;
+        self.wakeup.wake();
+        Ok(())
+    }
+
+    /// The owner's next command.
+    pub(super) fn command(&self) -> Option<C> {
+        // A look before a pop: `pop` on an empty queue costs a fence.
+        if self.commands.is_empty() { None } else { self.commands.pop() }
+    }
+
+    /// The owner's next datagram. Give it back to its origin with [`Fleet::give_back`].
+    pub(super) fn datagram(&self) -> Option<Box<Parcel>> {
+        if self.datagrams.is_empty() { None } else { self.datagrams.pop() }
+    }
+
+    /// True when nothing waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.commands.is_empty() && self.datagrams.is_empty()
+    }
+
+    /// Takes nothing any more.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+}
+
+/// The mailboxes of all workers, by number.
+#[derive(Debug)]
+pub(super) struct Fleet<C> {
+    mailboxes: Box<[Mailbox<C>]>,
+}
+
+impl<C> Fleet<C> {
+    /// Mailboxes for `workers` workers, each for `commands` commands.
+    pub(super) fn new(workers: usize, commands: usize) -> io::Result<Arc<Self>> {
+        let mailboxes =
+            (0..workers).map(|_| Mailbox::new(commands)).collect::<io::Result<Box<[_]>>>()?;
+        Ok(Arc::new(Self { mailboxes }))
+    }
+
+    /// How many workers there are.
+    pub(super) fn len(&self) -> usize {
+        self.mailboxes.len()
+    }
+
+    /// The mailbox of one worker.
+    pub(super) fn mailbox(&self, worker: usize) -> Option<&Mailbox<C>> {
+        self.mailboxes.get(worker)
+    }
+
+    /// Sends an emptied parcel home.
+    pub(super) fn give_back(&self, parcel: Box<Parcel>) {
+        if let Some(home) = self.mailboxes.get(parcel.origin) {
+            // As large as the number of parcels there are: it cannot be full.
+            drop(home.returned.push(parcel));
+        }
+    }
+}
+
+/// The sending side of one worker: its parcels.
+#[derive(Debug)]
+pub(super) struct Dispatch {
+    worker: usize,
+    free: Vec<Box<Parcel>>,
+    made: usize,
+}
+
+/// What became of a datagram for another worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// It is in the owner's mailbox.
+    Yes,
+    /// All parcels are under way, the mailbox is full, or there is no such worker.
+    Dropped,
+}
+
+impl Dispatch {
+    pub(super) fn new(worker: usize) -> Self {
+        Self { worker, free: Vec::with_capacity(PARCELS), made: 0 }
+    }
+
+    /// Copies a datagram into the mailbox of worker `to`.
+    ///
+    /// Wakes nobody: call [`Wakeup::wake`] of the receiving mailbox once per burst.
+    pub(super) fn send<C>(
+        &mut self,
+        fleet: &Fleet<C>,
+        to: usize,
+        port: usize,
+        meta: &RxMeta,
+        bytes: &[u8],
+    ) -> Sent {
+        let Some(mailbox) = fleet.mailbox(to) else { return Sent::Dropped };
+        let Some(mut parcel) = self.parcel(fleet) else { return Sent::Dropped };
+        parcel.meta = Some(*meta);
+        parcel.port = port;
+        parcel.bytes.clear();
+        parcel.bytes.extend_from_slice(bytes);
+        match mailbox.datagrams.push(parcel) {
+            Ok(()) => Sent::Yes,
+            Err(parcel) => {
+                self.free.push(parcel);
+                Sent::Dropped
+            }
+        }
+    }
+
+    fn parcel<C>(&mut self, fleet: &Fleet<C>) -> Option<Box<Parcel>> {
+        if let Some(parcel) = self.free.pop() {
+            return Some(parcel);
+        }
+        let returned = &fleet.mailbox(self.worker)?.returned;
+        while let Some(parcel) = returned.pop() {
+            self.free.push(parcel);
+        }
+        if self.free.is_empty() && self.made < PARCELS {
+            self.made += 1;
+            let (origin, bytes) = (self.worker, Vec::with_capacity(2048));
+            return Some(Box::new(Parcel { origin, meta: None, port: 0, bytes }));
+        }
+        self.free.pop()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::datapath::{Link, Path};
+    use crate::ecn::Ecn;
+    use std::net::SocketAddr;
+
+    fn meta(port: u16) -> RxMeta {
+        let local = SocketAddr::from(([127, 0, 0, 1], 4433));
+        let remote = SocketAddr::from(([127, 0, 0, 1], port));
+        RxMeta { path: Path { local, remote, link: Link::UNKNOWN }, ecn: Ecn::Ect0 }
+    }
+
+    #[test]
+    fn a_datagram_arrives_with_all_that_was_known_of_it() {
+        let fleet = Fleet::<()>::new(2, 1).unwrap();
+        let mut dispatch = Dispatch::new(1);
+        assert_eq!(dispatch.send(&fleet, 0, 3, &meta(5), b"datagram"), Sent::Yes);
+        let parcel = fleet.mailbox(0).unwrap().datagram().unwrap();
+        assert_eq!((parcel.origin, parcel.port, &parcel.bytes[..]), (1, 3, &b"datagram"[..]));
+        let got = parcel.meta.unwrap();
+        assert_eq!((got.path.remote.port(), got.ecn), (5, Ecn::Ect0));
+    }
+
+    #[test]
+    fn parcels_are_bounded_and_come_home() {
+        let fleet = Fleet::<()>::new(2, 1).unwrap();
+        let mut dispatch = Dispatch::new(1);
+        for _ in 0..3 {
+            for _ in 0..PARCELS {
+                assert_eq!(dispatch.send(&fleet, 0, 0, &meta(1), b"x"), Sent::Yes);
+            }
+            assert_eq!(dispatch.send(&fleet, 0, 0, &meta(1), b"x"), Sent::Dropped);
+            while let Some(parcel) = fleet.mailbox(0).unwrap().datagram() {
+                fleet.give_back(parcel);
+            }
+        }
+        assert_eq!(dispatch.made, PARCELS);
+    }
+
+    #[test]
+    fn a_worker_that_does_not_exist_gets_nothing_and_costs_no_parcel() {
+        let fleet = Fleet::<()>::new(2, 1).unwrap();
+        let mut dispatch = Dispatch::new(1);
+        assert_eq!(dispatch.send(&fleet, 2, 0, &meta(1), b"x"), Sent::Dropped);
+        assert_eq!(dispatch.made, 0);
+    }
+
+    #[test]
+    fn a_full_or_closed_inbox_is_an_error_of_the_caller() {
+        let fleet = Fleet::new(1, 2).unwrap();
+        let mailbox = fleet.mailbox(0).unwrap();
+        mailbox.post(1).unwrap();
+        mailbox.post(2).unwrap();
+        assert_eq!(mailbox.post(3), Err(PostError::Full));
+        assert_eq!(mailbox.command(), Some(1));
+        mailbox.close();
+        assert_eq!(mailbox.post(4), Err(PostError::Closed));
+        assert_eq!(mailbox.command(), Some(2));
+        assert!(mailbox.is_empty());
+    }
+
+    #[test]
+    fn no_wake_up_is_lost_between_a_post_and_falling_asleep() {
+        const ROUNDS: usize = 2_000;
+        let fleet = Fleet::new(1, ROUNDS).unwrap();
+        let sender = {
+            let fleet = fleet.clone();
+            std::thread::spawn(move || {
+                for round in 0..ROUNDS {
+                    fleet.mailbox(0).unwrap().post(round).unwrap();
+                    if round % 7 == 0 {
+                        std::thread::yield_now();
+                    }
+                }
+            })
+        };
+        let mailbox = fleet.mailbox(0).unwrap();
+        let mut poller = super::super::sys::Poller::new().unwrap();
+        poller.add(mailbox.wakeup.fd(), super::super::sys::Interest::Readable, 0).unwrap();
+        let mut next = 0;
+        while next < ROUNDS {
+            while let Some(round) = mailbox.command() {
+                assert_eq!(round, next);
+                next += 1;
+            }
+            mailbox.wakeup.announce_sleep();
+            if mailbox.is_empty() && next < ROUNDS {
+                // Without end: a lost wake-up hangs the test.
+                poller.wait(u64::MAX, |_, _| ()).unwrap();
+            }
+            mailbox.wakeup.awake();
+        }
+        sender.join().unwrap();
+    }
+}

@@ -1,0 +1,343 @@
+//! The table of connections of one worker.
+//!
+//! A packet finds its connection by number, not by hash: the connection id that we issued says
+//! worker, slot and generation (see [`crate::lb`]). The slot is an index into an array; the
+//! generation says how often the slot was used before, so that an id of a connection that is
+//! gone, or a forged one, finds nothing.
+//!
+//! ```text
+//!   slots   | gen 3, Box -> connection | gen 7, free | gen 1, Box -> connection | ...
+//!                                          free list: 1 -> 5 -> ...
+//! ```
+//!
+//! A free slot that was left last is taken first: its memory is still in the cache.
+//!
+//! Only the first packets of a client carry an id that the client chose. For these alone there
+//! is a map, hashed with a key that nobody outside knows (`RandomState`, SipHash), so that ids
+//! cannot be made to collide (ATTACKS row 9); it is bounded, and an entry is removed as soon as
+//! the handshake is done. The map's key holds the client's address as well: who guesses another
+//! client's id finds nothing.
+
+use crate::wire::ConnectionId;
+use std::collections::HashMap;
+use std::hash::RandomState;
+use std::net::SocketAddr;
+
+/// Names a connection of this worker: its slot, and which use of that slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// Index into the table.
+    pub slot: u32,
+    /// How often the slot was used before, modulo 2^16.
+    pub generation: u16,
+}
+
+/// What a client's first packets are known by: the id that it chose, and its address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct InitialKey {
+    /// The destination connection id of the client's first packet.
+    pub dcid: ConnectionId,
+    /// The client's address.
+    pub remote: SocketAddr,
+}
+
+/// The table, or its map of Initials, is full: the limit is in the worker's configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+#[derive(Debug)]
+enum Place<T> {
+    Free {
+        next: Option<u32>,
+    },
+    Live(Box<T>),
+    /// Taken out for a move to another worker; the slot stays reserved.
+    Taken,
+}
+
+#[derive(Debug)]
+struct Slot<T> {
+    generation: u16,
+    place: Place<T>,
+}
+
+/// Connections by slot, and by the ids of their first packets.
+///
+/// [`insert`](Self::insert) gives the key that [`get`](Self::get) takes;
+/// [`remove`](Self::remove) ends it. [`take`](Self::take) and [`put`](Self::put) lift a
+/// connection out and set it back (or into another worker's table) without ending it.
+#[derive(Debug)]
+pub struct Table<T> {
+    slots: Vec<Slot<T>>,
+    free: Option<u32>,
+    len: usize,
+    limit: usize,
+    initials: HashMap<InitialKey, Key, RandomState>,
+    initials_limit: usize,
+}
+
+impl<T> Table<T> {
+    /// An empty table for at most `limit` connections, of which `initials_limit` may still be
+    /// known by the id that the client chose.
+    #[must_use]
+    pub fn new(limit: usize, initials_limit: usize) -> Self {
+        Self {
+            slots: Vec::new(),
+            free: None,
+            len: 0,
+            limit: limit.min(u32::MAX as usize),
+            initials: HashMap::default(),
+            initials_limit,
+        }
+    }
+
+    /// How many connections there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// True when there is no connection.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// How many slots were ever used: keys stay below it.
+    #[must_use]
+    pub fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// How many connections are still known by the id that the client chose.
+    #[must_use]
+    pub fn initials(&self) -> usize {
+        self.initials.len()
+    }
+
+    /// Puts what `make` returns for its key into a free slot.
+    ///
+    /// # Errors
+    /// [`Full`] at the limit; `make` was not called then.
+    pub fn insert(&mut self, make: impl FnOnce(Key) -> T) -> Result<Key, Full> {
+        let slot = match self.free {
+            Some(slot) => slot,
+            None if self.slots.len() < self.limit => {
+                self.slots.push(Slot { generation: 0, place: Place::Free { next: None } });
+                (self.slots.len() - 1) as u32
+            }
+            None => return Err(Full),
+        };
+        let entry = &mut self.slots[slot as usize];
+        let key = Key { slot, generation: entry.generation };
+        let value = Box::new(make(key));
+        if let Place::Free { next } = std::mem::replace(&mut entry.place, Place::Live(value)) {
+            self.free = next;
+        }
+        self.len += 1;
+        Ok(key)
+    }
+
+    /// The connection that `key` names, if it still lives.
+    pub fn get(&mut self, key: Key) -> Option<&mut T> {
+        match self.slots.get_mut(key.slot as usize) {
+            Some(Slot { generation, place: Place::Live(value) })
+                if *generation == key.generation =>
+            {
+                Some(value)
+            }
+            _ => None,
+        }
+    }
+
+    /// The connection in `slot` with its key, whichever generation it is.
+    pub fn get_slot(&mut self, slot: u32) -> Option<(Key, &mut T)> {
+        match self.slots.get_mut(slot as usize) {
+            Some(Slot { generation, place: Place::Live(value) }) => {
+                Some((Key { slot, generation: *generation }, value))
+            }
+            _ => None,
+        }
+    }
+
+    /// Lifts a connection out to hand it to another worker. Its slot stays reserved until
+    /// [`put`](Self::put) sets one back or [`release`](Self::release) gives it up.
+    pub fn take(&mut self, key: Key) -> Option<Box<T>> {
+        let entry = self.slots.get_mut(key.slot as usize)?;
+        if entry.generation != key.generation || !matches!(entry.place, Place::Live(_)) {
+            return None;
+        }
+        match std::mem::replace(&mut entry.place, Place::Taken) {
+            Place::Live(value) => Some(value),
+            Place::Free { .. } | Place::Taken => None,
+        }
+    }
+
+    /// Sets a connection back into the slot that [`take`](Self::take) emptied.
+    ///
+    /// # Errors
+    /// Gives the connection back if `key` is not a slot that was taken.
+    pub fn put(&mut self, key: Key, value: Box<T>) -> Result<(), Box<T>> {
+        match self.slots.get_mut(key.slot as usize) {
+            Some(entry)
+                if entry.generation == key.generation && matches!(entry.place, Place::Taken) =>
+            {
+                entry.place = Place::Live(value);
+                Ok(())
+            }
+            _ => Err(value),
+        }
+    }
+
+    /// Gives up a slot whose connection was taken and now lives elsewhere.
+    pub fn release(&mut self, key: Key) {
+        let taken = self.slots.get(key.slot as usize).is_some_and(|entry| {
+            entry.generation == key.generation && matches!(entry.place, Place::Taken)
+        });
+        if taken {
+            self.retire(key.slot);
+        }
+    }
+
+    /// Ends a connection: its key, and every id made from it, finds nothing from now on.
+    pub fn remove(&mut self, key: Key) -> Option<Box<T>> {
+        let value = self.take(key)?;
+        self.retire(key.slot);
+        Some(value)
+    }
+
+    fn retire(&mut self, slot: u32) {
+        let entry = &mut self.slots[slot as usize];
+        entry.generation = entry.generation.wrapping_add(1);
+        entry.place = Place::Free { next: self.free };
+        self.free = Some(slot);
+        self.len -= 1;
+    }
+
+    /// Makes the first packets of a client find `key`.
+    ///
+    /// # Errors
+    /// [`Full`] at the limit of handshakes in progress.
+    pub fn insert_initial(&mut self, initial: InitialKey, key: Key) -> Result<(), Full> {
+        if !self.has_room_for_initial() {
+            return Err(Full);
+        }
+        self.initials.insert(initial, key);
+        Ok(())
+    }
+
+    /// True when one more handshake may begin.
+    #[must_use]
+    pub fn has_room_for_initial(&self) -> bool {
+        self.initials.len() < self.initials_limit
+            && (self.free.is_some() || self.slots.len() < self.limit)
+    }
+
+    /// Which connection a client's first packet belongs to.
+    #[must_use]
+    pub fn find_initial(&self, initial: &InitialKey) -> Option<Key> {
+        self.initials.get(initial).copied()
+    }
+
+    /// The handshake is done, or the connection dead: its first id means nothing any more.
+    pub fn remove_initial(&mut self, initial: &InitialKey) {
+        self.initials.remove(initial);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn initial(id: &[u8], port: u16) -> InitialKey {
+        InitialKey {
+            dcid: ConnectionId::new(id).unwrap(),
+            remote: SocketAddr::from(([192, 0, 2, 1], port)),
+        }
+    }
+
+    #[test]
+    fn a_key_of_an_earlier_use_of_the_slot_finds_nothing() {
+        let mut table = Table::new(10, 10);
+        let old = table.insert(|_| "old").unwrap();
+        assert_eq!(*table.remove(old).unwrap(), "old");
+        let new = table.insert(|_| "new").unwrap();
+        assert_eq!(new.slot, old.slot);
+        assert_ne!(new.generation, old.generation);
+        assert!(table.get(old).is_none());
+        assert!(table.remove(old).is_none());
+        assert_eq!(table.get(new), Some(&mut "new"));
+        assert_eq!(table.len(), 1);
+    }
+
+    #[test]
+    fn generations_wrap_without_losing_the_slot() {
+        let mut table = Table::new(1, 1);
+        for _ in 0..=u32::from(u16::MAX) + 1 {
+            let key = table.insert(|_| ()).unwrap();
+            assert!(table.remove(key).is_some());
+        }
+        assert_eq!(table.slots(), 1);
+    }
+
+    #[test]
+    fn the_slot_that_was_left_last_is_taken_first() {
+        let mut table = Table::new(10, 10);
+        let keys: Vec<Key> = (0..4).map(|n| table.insert(|_| n).unwrap()).collect();
+        table.remove(keys[1]);
+        table.remove(keys[3]);
+        assert_eq!(table.insert(|key| i64::from(key.slot)).unwrap().slot, 3);
+        assert_eq!(table.insert(|_| 0).unwrap().slot, 1);
+        assert_eq!(table.insert(|_| 0).unwrap().slot, 4);
+    }
+
+    #[test]
+    fn both_limits_hold() {
+        let mut table = Table::new(2, 1);
+        let first = table.insert(|_| ()).unwrap();
+        assert!(table.has_room_for_initial());
+        table.insert_initial(initial(b"12345678", 1), first).unwrap();
+        assert_eq!(table.insert_initial(initial(b"12345678", 2), first), Err(Full));
+        table.remove_initial(&initial(b"12345678", 1));
+        assert!(table.has_room_for_initial());
+        table.insert(|_| ()).unwrap();
+        assert_eq!(table.insert(|_| ()), Err(Full));
+        assert!(!table.has_room_for_initial());
+    }
+
+    #[test]
+    fn an_initial_is_found_by_id_and_address_together() {
+        let mut table = Table::new(4, 4);
+        let key = table.insert(|_| ()).unwrap();
+        table.insert_initial(initial(b"abcdefgh", 1), key).unwrap();
+        assert_eq!(table.find_initial(&initial(b"abcdefgh", 1)), Some(key));
+        assert_eq!(table.find_initial(&initial(b"abcdefgh", 2)), None);
+        assert_eq!(table.find_initial(&initial(b"abcdefgi", 1)), None);
+    }
+
+    #[test]
+    fn a_connection_on_its_way_keeps_its_slot_reserved() {
+        let mut here = Table::new(1, 1);
+        let mut there = Table::new(1, 1);
+        let key = here.insert(|_| 7).unwrap();
+        let travelling = here.take(key).unwrap();
+        assert!(here.get(key).is_none(), "two workers must never reach it");
+        assert_eq!(here.insert(|_| 8), Err(Full));
+        let moved = there.insert(|_| *travelling).unwrap();
+        here.release(key);
+        assert_eq!(there.get(moved), Some(&mut 7));
+        assert!(here.insert(|_| 9).is_ok());
+    }
+
+    #[test]
+    fn what_was_taken_can_be_put_back_only_where_it_came_from() {
+        let mut table = Table::new(2, 1);
+        let (a, b) = (table.insert(|_| 1).unwrap(), table.insert(|_| 2).unwrap());
+        let value = table.take(a).unwrap();
+        let value = table.put(b, value).unwrap_err();
+        table.put(a, value).unwrap();
+        assert_eq!(table.get(a), Some(&mut 1));
+        table.release(a); // Not taken any more: nothing happens.
+        assert_eq!(table.len(), 2);
+    }
+}
