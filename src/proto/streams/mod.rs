@@ -1,1 +1,429 @@
-//! streams.
+//! Streams: what both sides send, in order, with flow control (RFC 9000 §2 to §4).
+//!
+//! [`Streams`] is the part of a connection that knows streams and nothing else: no packets, no
+//! time, no keys. It neither copies what the application sends until a packet is written, nor
+//! what arrives in order at all.
+//!
+//! # How to drive it
+//!
+//! *To receive*, hand each STREAM frame to [`Streams::on_stream`]. Data that is next in order
+//! is not taken in: the answer is [`Delivery::Lend`], and the caller shows the slice to the
+//! application, who may use the connection meanwhile. Afterwards:
+//!
+//! ```text
+//! on_stream -> Lend ---> application ---> taken(how much, the rest)
+//!           -> Ready -----------------------+
+//!                                           v
+//!              while let Some(buffer) = detach_ready() { application; attach(buffer, n) }
+//! ```
+//!
+//! What the application leaves is copied, and the stream pauses until [`Streams::resume`]; then
+//! [`Streams::next_resumed`] names it, and the loop above delivers. Events come before data:
+//! drain [`Streams::pop_event`] before the application sees a slice, then ask
+//! [`Streams::is_receiving`] whether it still wants to, for it may have stopped the stream.
+//!
+//! *To send*, ask [`Streams::has_control`] and [`Streams::has_data`], both O(1), and let
+//! [`Streams::write_control`] and [`Streams::write_data`] fill the packet. Every frame written is
+//! reported as a [`SentFrame`]; when its packet is acknowledged or lost, give that back to
+//! [`Streams::on_acked`] or [`Streams::on_lost`]. Acknowledgements are cheapest in the order of
+//! sending: then each one moves an offset.
+//!
+//! # Life of a stream
+//!
+//! Each half ends by itself (`send.rs`, `recv.rs`). When both have, the stream's last event is
+//! [`StreamEvent::Closed`]; popping it frees the slot, and only then the peer gets credit for
+//! another stream. Until then the application's context number stays readable.
+//!
+//! # What bounds it
+//!
+//! Streams: the limits that we grant, per kind. Memory for data received: the windows, see
+//! `buffer.rs`. Events and queues: one entry for each stream, because the queues are linked
+//! through the streams themselves. Data to send is the application's own memory, lent.
+
+mod app;
+mod buffer;
+mod deliver;
+mod error;
+mod event;
+mod flow;
+mod incoming;
+mod lent;
+mod limits;
+mod list;
+mod recv;
+mod send;
+mod slot;
+mod spans;
+mod table;
+mod transmit;
+
+#[cfg(test)]
+mod tests;
+
+pub use buffer::RecvBuffer;
+pub use deliver::Delivery;
+pub use error::{OpenError, ReceiveError, SendError, StreamError};
+pub use event::StreamEvent;
+pub use limits::Limits;
+
+use crate::proto::sent::StreamRef;
+use crate::wire::{Dir, Side, StreamId};
+use buffer::Pool;
+use flow::{Credit, Window};
+use lent::Lent;
+use limits::{Accepting, Opening};
+use list::{List, Way};
+use recv::RecvState;
+use send::{SendQueue, SendState};
+use slot::{Stream, news, owed};
+use spans::Spans;
+use table::Table;
+
+/// Control frames that the connection as a whole owes its peer, as bits.
+mod owed_all {
+    /// MAX_DATA.
+    pub(super) const MAX_DATA: u8 = 1;
+    /// DATA_BLOCKED.
+    pub(super) const DATA_BLOCKED: u8 = 1 << 1;
+    /// MAX_STREAMS for bidirectional streams; the next bit is for unidirectional ones.
+    pub(super) const MAX_STREAMS: u8 = 1 << 2;
+    /// STREAMS_BLOCKED for bidirectional streams; the next bit is for unidirectional ones.
+    pub(super) const STREAMS_BLOCKED: u8 = 1 << 4;
+}
+
+/// What the streams of a connection did so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StreamsStats {
+    /// Streams that are open, or closed and not yet told so.
+    pub open: u64,
+    /// Streams that we opened.
+    pub opened: u64,
+    /// Streams that the peer opened, or skipped and so opened too.
+    pub accepted: u64,
+    /// Streams that are closed.
+    pub closed: u64,
+    /// Sum over all streams of the bytes sent for the first time.
+    pub sent_bytes: u64,
+    /// Bytes sent again.
+    pub resent_bytes: u64,
+    /// Sum over all streams of the largest offset received.
+    pub received_bytes: u64,
+    /// Sum over all streams of the bytes that were taken by the application or thrown away.
+    pub consumed_bytes: u64,
+    /// Frames whose data was copied into a buffer.
+    pub buffered_frames: u64,
+    /// Frames that brought nothing new.
+    pub duplicate_frames: u64,
+    /// Frames refused because their stream had too many gaps.
+    pub refused_frames: u64,
+}
+
+/// All streams of a connection.
+#[derive(Debug)]
+pub struct Streams {
+    side: Side,
+    /// The peer's limits are known.
+    peer_known: bool,
+    /// Control frames owed for the whole connection: bits of [`owed_all`].
+    owed: u8,
+    /// DATA_BLOCKED was owed for the present limit.
+    data_blocked_told: bool,
+    /// Events for the application that concern no stream: a bit for each [`Dir`].
+    available: u8,
+    /// What we grant on all streams together.
+    window: Window,
+    /// What the peer grants us on all streams together.
+    credit: Credit,
+    table: Table,
+    lent: Lent,
+    pool: Pool,
+    /// Streams with data to send again.
+    repair: List,
+    /// Streams with new data that their own limit lets through.
+    fresh: List,
+    /// Streams that owe control frames.
+    control: List,
+    /// Streams with events.
+    events: List,
+    /// Streams to deliver again.
+    resumed: List,
+    opening: [Opening; 2],
+    accepting: [Accepting; 2],
+    /// Streams of the peer that count as open because a later one was used, see [`skip_key`].
+    skipped: Spans,
+    local: Limits,
+    peer: Limits,
+    resent_bytes: u64,
+    buffered_frames: u64,
+    duplicate_frames: u64,
+    refused_frames: u64,
+}
+
+// At most 8 KiB for an idle connection is the whole budget; this room takes its share.
+const _: () = assert!(size_of::<Streams>() <= 640, "an idle connection's streams are small");
+
+impl Streams {
+    /// No streams yet; `local` is what we grant the peer, as in our transport parameters.
+    #[must_use]
+    pub fn new(side: Side, local: Limits) -> Self {
+        let local = local.clamped();
+        Self {
+            side,
+            peer_known: false,
+            owed: 0,
+            data_blocked_told: false,
+            available: 0,
+            window: Window::new(local.data),
+            credit: Credit::default(),
+            table: Table::new(),
+            lent: Lent::new(),
+            pool: Pool::new(local.data),
+            repair: List::EMPTY,
+            fresh: List::EMPTY,
+            control: List::EMPTY,
+            events: List::EMPTY,
+            resumed: List::EMPTY,
+            opening: [Opening::default(); 2],
+            accepting: [Accepting::new(local.streams_bidi), Accepting::new(local.streams_uni)],
+            skipped: Spans::new(),
+            local,
+            peer: Limits::default(),
+            resent_bytes: 0,
+            buffered_frames: 0,
+            duplicate_frames: 0,
+            refused_frames: 0,
+        }
+    }
+
+    /// Takes what the peer grants, from its transport parameters. Limits only rise: streams
+    /// that were opened on remembered ones (0-RTT) keep what they had.
+    pub fn set_peer_limits(&mut self, limits: &Limits) {
+        self.peer = limits.clamped();
+        self.peer_known = true;
+        self.raise_credit(self.peer.data);
+        for dir in [Dir::Bi, Dir::Uni] {
+            self.raise_opening(dir, self.peer.streams(dir));
+            if self.opening[dir as usize].wanted {
+                self.owed |= owed_all::STREAMS_BLOCKED << dir as u8;
+            }
+        }
+        for slot in 0..self.table.slots.len() as u32 {
+            let stream = self.stream(slot);
+            if !stream.is_vacant() && stream.send.state == SendState::Open {
+                let max = self.send_limit(self.stream(slot).id);
+                self.stream_mut(slot).send.raise(max);
+                self.schedule(slot);
+            }
+        }
+    }
+
+    /// The stream behind a name, if it still lives.
+    #[must_use]
+    pub fn id_of(&self, name: StreamRef) -> Option<StreamId> {
+        self.table.resolve(name).map(|slot| self.stream(slot).id)
+    }
+
+    /// How many streams live.
+    #[must_use]
+    pub const fn open_streams(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Gives back memory that nothing uses: for a connection that fell idle.
+    pub fn shrink(&mut self) {
+        self.table.shrink();
+        self.lent.shrink();
+        self.pool.shrink();
+        self.skipped.shrink();
+    }
+
+    /// Bytes of memory held, with this struct and without what the application lent.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        let streams = self.table.slots.iter().map(|stream| {
+            let buffer = stream.recv.buffer.as_ref().map_or(0, RecvBuffer::heap_bytes);
+            buffer + stream.send.heap_bytes()
+        });
+        size_of::<Self>()
+            + self.table.heap_bytes()
+            + self.lent.heap_bytes()
+            + self.pool.heap_bytes()
+            + self.skipped.heap_bytes()
+            + streams.sum::<usize>()
+    }
+
+    /// What happened so far.
+    #[must_use]
+    pub fn stats(&self) -> StreamsStats {
+        let opened: u64 = self.opening.iter().map(|kind| kind.count).sum();
+        let accepted: u64 = self.accepting.iter().map(|kind| kind.count).sum();
+        let open = self.table.len() as u64;
+        StreamsStats {
+            open,
+            opened,
+            accepted,
+            closed: self.closed_count(),
+            sent_bytes: self.credit.used,
+            resent_bytes: self.resent_bytes,
+            received_bytes: self.window.received,
+            consumed_bytes: self.window.consumed,
+            buffered_frames: self.buffered_frames,
+            duplicate_frames: self.duplicate_frames,
+            refused_frames: self.refused_frames,
+        }
+    }
+
+    // -- what the families of methods share
+
+    fn stream(&self, slot: u32) -> &Stream {
+        &self.table.slots[slot as usize]
+    }
+
+    fn stream_mut(&mut self, slot: u32) -> &mut Stream {
+        &mut self.table.slots[slot as usize]
+    }
+
+    /// Streams that lived and are gone.
+    fn closed_count(&self) -> u64 {
+        let accepted: u64 = self.accepting.iter().map(|kind| kind.closed).sum();
+        let opened: u64 = self.opening.iter().map(|kind| kind.closed).sum();
+        accepted + opened
+    }
+
+    /// Makes the stream `id`, which does not exist.
+    fn create(&mut self, id: StreamId) -> u32 {
+        let ours = id.initiator() == self.side;
+        let window = match (id.dir(), ours) {
+            (Dir::Bi, true) => self.local.stream_data_bidi_local,
+            (Dir::Bi, false) => self.local.stream_data_bidi_remote,
+            (Dir::Uni, _) => self.local.stream_data_uni,
+        };
+        let mut stream = Stream::new(id, window, self.send_limit(id));
+        if id.dir() == Dir::Uni {
+            if ours {
+                stream.recv.state = RecvState::Absent;
+            } else {
+                stream.send.state = SendState::Absent;
+            }
+        }
+        self.table.insert(stream)
+    }
+
+    /// What the peer granted for the stream `id` at first.
+    fn send_limit(&self, id: StreamId) -> u64 {
+        match (id.dir(), id.initiator() == self.side) {
+            (Dir::Bi, true) => self.peer.stream_data_bidi_remote,
+            (Dir::Bi, false) => self.peer.stream_data_bidi_local,
+            (Dir::Uni, _) => self.peer.stream_data_uni,
+        }
+    }
+
+    fn raise_credit(&mut self, max: u64) {
+        if self.credit.raise(max) {
+            self.data_blocked_told = false;
+            self.owed &= !owed_all::DATA_BLOCKED;
+        }
+    }
+
+    fn raise_opening(&mut self, dir: Dir, max: u64) {
+        if self.opening[dir as usize].raise(max) {
+            self.available |= 1 << dir as u8;
+            self.owed &= !(owed_all::STREAMS_BLOCKED << dir as u8);
+        }
+    }
+
+    /// Puts the stream into the queue where its data belongs now.
+    fn schedule(&mut self, slot: u32) {
+        let stream = &mut self.table.slots[slot as usize];
+        let (now, wanted) = (stream.send.queue, stream.send.wanted_queue());
+        if stream.send.tell_blocked() {
+            self.owe(slot, owed::STREAM_DATA_BLOCKED);
+        }
+        if now == wanted {
+            return;
+        }
+        let slots = &mut self.table.slots;
+        match now {
+            SendQueue::Idle => {}
+            SendQueue::Repair => self.repair.remove(slots, Way::Send, slot),
+            SendQueue::Fresh => self.fresh.remove(slots, Way::Send, slot),
+        }
+        match wanted {
+            SendQueue::Idle => {}
+            SendQueue::Repair => self.repair.push(slots, Way::Send, slot),
+            SendQueue::Fresh => self.fresh.push(slots, Way::Send, slot),
+        }
+        slots[slot as usize].send.queue = wanted;
+    }
+
+    /// Tells the peer, once for each limit, that it blocks data on the connection's level.
+    fn tell_data_blocked(&mut self) {
+        if self.is_data_blocked() && !self.data_blocked_told {
+            self.data_blocked_told = true;
+            self.owed |= owed_all::DATA_BLOCKED;
+        }
+    }
+
+    const fn is_data_blocked(&self) -> bool {
+        !self.fresh.is_empty() && self.credit.left() == 0
+    }
+
+    /// Notes that the stream owes control frames: bits of [`owed`].
+    fn owe(&mut self, slot: u32, frames: u8) {
+        let stream = &mut self.table.slots[slot as usize];
+        let before = stream.owed;
+        stream.owed |= frames;
+        if before == 0 {
+            self.control.push(&mut self.table.slots, Way::Control, slot);
+        }
+    }
+
+    /// Notes that the application is to be told of the stream: bits of [`news`].
+    fn tell(&mut self, slot: u32, events: u8) {
+        let stream = &mut self.table.slots[slot as usize];
+        let before = stream.news;
+        stream.news |= events;
+        if before == 0 {
+            self.events.push(&mut self.table.slots, Way::Event, slot);
+        }
+    }
+
+    /// Ends the stream if both its halves have ended.
+    fn close_if_done(&mut self, slot: u32) {
+        let stream = self.stream(slot);
+        if !stream.send.is_done() || !stream.recv.is_done() {
+            return;
+        }
+        if stream.owed != 0 {
+            self.stream_mut(slot).owed = 0;
+            self.control.remove(&mut self.table.slots, Way::Control, slot);
+        }
+        self.schedule(slot);
+        self.tell(slot, news::CLOSED);
+    }
+
+    /// Frees the slot of a stream whose end was told, and gives the peer credit for it.
+    fn release(&mut self, slot: u32) {
+        let stream = self.stream_mut(slot);
+        let id = stream.id;
+        if stream.recv.resumed {
+            self.resumed.remove(&mut self.table.slots, Way::Resumed, slot);
+        }
+        self.table.remove(slot);
+        let dir = id.dir();
+        if id.initiator() == self.side {
+            self.opening[dir as usize].closed += 1;
+            return;
+        }
+        let accepting = &mut self.accepting[dir as usize];
+        accepting.closed += 1;
+        if accepting.update_due() {
+            self.owed |= owed_all::MAX_STREAMS << dir as u8;
+        }
+    }
+}
+
+/// Names a stream of the peer in the set of skipped ones: both kinds share it.
+const fn skip_key(id: StreamId) -> u64 {
+    (id.dir() as u64) << 60 | id.index()
+}

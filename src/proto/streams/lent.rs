@@ -1,0 +1,258 @@
+//! What the application lent: one arena of pieces for all streams of a connection.
+//!
+//! ```text
+//!            head                cursor        tail
+//!             v                    v            v
+//! stream A: [ 0..900 ] -> [ 900..2300 ] -> [ 2300..2400 ] -> none
+//!               ^ acked          ^ next: first byte never sent
+//! ```
+//!
+//! A stream's pieces are a chain through the arena, so that a stream owns three indices
+//! and no memory, and what one stream gives back the next one takes up warm. The `cursor` stands
+//! at the piece of the next unsent byte: finding it costs nothing. What is sent again is found
+//! from a hint that the stream keeps while it repairs, and that follows the lost ranges upwards.
+
+use super::list::NONE;
+use bytes::Bytes;
+
+/// A piece of a stream's data.
+#[derive(Debug)]
+struct Piece {
+    data: Bytes,
+    /// Offset of the first byte in its stream.
+    start: u64,
+    /// The next piece of the stream, or of the free chain.
+    next: u32,
+}
+
+impl Piece {
+    fn end(&self) -> u64 {
+        self.start + self.data.len() as u64
+    }
+}
+
+/// A stream's chain of pieces.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Chain {
+    head: u32,
+    tail: u32,
+    /// The piece that holds the next byte to be sent for the first time.
+    cursor: u32,
+}
+
+impl Chain {
+    /// No pieces.
+    pub(super) const EMPTY: Self = Self { head: NONE, tail: NONE, cursor: NONE };
+
+    /// Whether nothing is lent.
+    #[cfg(test)]
+    pub(super) const fn is_empty(&self) -> bool {
+        self.head == NONE
+    }
+}
+
+/// All pieces of a connection.
+#[derive(Debug)]
+pub(super) struct Lent {
+    pieces: Vec<Piece>,
+    free: u32,
+    used: u32,
+}
+
+impl Lent {
+    /// Nothing lent, no heap.
+    pub(super) const fn new() -> Self {
+        Self { pieces: Vec::new(), free: NONE, used: 0 }
+    }
+
+    /// Appends `data`, whose first byte has offset `start` in its stream, to `chain`.
+    pub(super) fn push(&mut self, chain: &mut Chain, data: Bytes, start: u64) {
+        debug_assert!(!data.is_empty(), "an empty piece would stop the cursor");
+        let at = self.take(Piece { data, start, next: NONE });
+        if chain.tail == NONE {
+            chain.head = at;
+        } else {
+            self.pieces[chain.tail as usize].next = at;
+        }
+        chain.tail = at;
+        if chain.cursor == NONE {
+            chain.cursor = at;
+        }
+    }
+
+    /// Gives back every piece that lies wholly below `acked`.
+    pub(super) fn pop_below(&mut self, chain: &mut Chain, acked: u64) {
+        while let Some(piece) = self.pieces.get(chain.head as usize) {
+            if piece.end() > acked {
+                return;
+            }
+            let gone = chain.head;
+            chain.head = piece.next;
+            if chain.head == NONE {
+                chain.tail = NONE;
+            }
+            self.give(gone);
+        }
+    }
+
+    /// Gives back all of a chain.
+    pub(super) fn clear(&mut self, chain: &mut Chain) {
+        let mut at = chain.head;
+        while let Some(piece) = self.pieces.get(at as usize) {
+            let next = piece.next;
+            self.give(at);
+            at = next;
+        }
+        *chain = Chain::EMPTY;
+    }
+
+    /// Fills `out` with the bytes at `offset`, which are the next that were never sent, and
+    /// moves the cursor past them.
+    pub(super) fn copy_next(&self, chain: &mut Chain, offset: u64, out: &mut [u8]) {
+        chain.cursor = self.copy(chain.cursor, offset, out);
+    }
+
+    /// Fills `out` with bytes at `offset` that were sent before. The search starts at `hint`,
+    /// which is `NONE` or a piece that this function left there, unless pieces were given back
+    /// since.
+    pub(super) fn copy_again(&self, chain: &Chain, hint: &mut u32, offset: u64, out: &mut [u8]) {
+        let near = self.pieces.get(*hint as usize).is_some_and(|piece| piece.start <= offset);
+        let mut at = if near { *hint } else { chain.head };
+        while let Some(piece) = self.pieces.get(at as usize) {
+            if piece.end() > offset {
+                break;
+            }
+            at = piece.next;
+        }
+        *hint = at;
+        self.copy(at, offset, out);
+    }
+
+    /// Copies from the piece `at`, which holds `offset`, on; returns the piece of the byte after.
+    fn copy(&self, mut at: u32, mut offset: u64, mut out: &mut [u8]) -> u32 {
+        while !out.is_empty() {
+            let Some(piece) = self.pieces.get(at as usize) else {
+                debug_assert!(false, "more bytes to send than were lent");
+                break;
+            };
+            let from = (offset - piece.start) as usize;
+            let source = &piece.data[from..];
+            let n = source.len().min(out.len());
+            let (now, later) = out.split_at_mut(n);
+            now.copy_from_slice(&source[..n]);
+            offset += n as u64;
+            out = later;
+            if n == source.len() {
+                at = piece.next;
+            }
+        }
+        at
+    }
+
+    /// Gives unused memory back.
+    pub(super) fn shrink(&mut self) {
+        if self.used == 0 {
+            self.pieces = Vec::new();
+            self.free = NONE;
+        }
+    }
+
+    /// Bytes of heap held, without what the application lent.
+    pub(super) const fn heap_bytes(&self) -> usize {
+        self.pieces.capacity() * size_of::<Piece>()
+    }
+
+    fn take(&mut self, piece: Piece) -> u32 {
+        self.used += 1;
+        let at = self.free;
+        if let Some(place) = self.pieces.get_mut(at as usize) {
+            self.free = place.next;
+            *place = piece;
+            return at;
+        }
+        if self.pieces.len() == self.pieces.capacity() {
+            // From one on: most connections lend one piece at a time.
+            self.pieces.reserve_exact(self.pieces.len().max(1));
+        }
+        self.pieces.push(piece);
+        (self.pieces.len() - 1) as u32
+    }
+
+    fn give(&mut self, at: u32) {
+        let piece = &mut self.pieces[at as usize];
+        piece.data = Bytes::new();
+        piece.next = self.free;
+        self.free = at;
+        self.used -= 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lend(lent: &mut Lent, chain: &mut Chain, start: u64, data: &'static [u8]) {
+        lent.push(chain, Bytes::from_static(data), start);
+    }
+
+    #[test]
+    fn the_cursor_follows_first_sends_across_pieces() {
+        let (mut lent, mut chain) = (Lent::new(), Chain::EMPTY);
+        lend(&mut lent, &mut chain, 0, b"abc");
+        lend(&mut lent, &mut chain, 3, b"de");
+        let mut out = [0; 4];
+        lent.copy_next(&mut chain, 0, &mut out);
+        assert_eq!(&out, b"abcd");
+        let mut out = [0; 1];
+        lent.copy_next(&mut chain, 4, &mut out);
+        assert_eq!(&out, b"e");
+        assert_eq!(chain.cursor, NONE);
+        lend(&mut lent, &mut chain, 5, b"f");
+        lent.copy_next(&mut chain, 5, &mut out);
+        assert_eq!(&out, b"f");
+    }
+
+    #[test]
+    fn bytes_return_to_their_owner_as_soon_as_they_are_below() {
+        let (mut lent, mut chain) = (Lent::new(), Chain::EMPTY);
+        let owner = Bytes::from(vec![7; 1000]);
+        lent.push(&mut chain, owner.slice(..600), 0);
+        lent.push(&mut chain, owner.slice(600..), 600);
+        lent.pop_below(&mut chain, 599);
+        assert!(!owner.is_unique());
+        lent.pop_below(&mut chain, 600);
+        assert_eq!(lent.used, 1);
+        lent.pop_below(&mut chain, 1000);
+        assert!(owner.is_unique() && chain.is_empty());
+    }
+
+    #[test]
+    fn sending_again_finds_bytes_upwards_and_downwards() {
+        let (mut lent, mut chain) = (Lent::new(), Chain::EMPTY);
+        let text: Vec<u8> = (0..100).collect();
+        for (i, piece) in text.chunks(7).enumerate() {
+            lent.push(&mut chain, Bytes::copy_from_slice(piece), i as u64 * 7);
+        }
+        let mut hint = NONE;
+        for at in [10usize, 50, 51, 3, 98] {
+            let mut out = [0; 2];
+            lent.copy_again(&chain, &mut hint, at as u64, &mut out);
+            assert_eq!(out, text[at..at + 2]);
+        }
+    }
+
+    #[test]
+    fn pieces_are_reused_and_shrink_gives_all_back() {
+        let (mut lent, mut a, mut b) = (Lent::new(), Chain::EMPTY, Chain::EMPTY);
+        lend(&mut lent, &mut a, 0, b"a");
+        lent.clear(&mut a);
+        let held = lent.heap_bytes();
+        for _ in 0..10 {
+            lend(&mut lent, &mut b, 0, b"b");
+            lent.clear(&mut b);
+        }
+        assert_eq!(lent.heap_bytes(), held);
+        lent.shrink();
+        assert_eq!(lent.heap_bytes(), 0);
+    }
+}

@@ -1,0 +1,323 @@
+//! The sending half of a stream (RFC 9000 §3.1).
+//!
+//! ```text
+//!  0          acked            next            written
+//!  |------------|----------------|----------------|
+//!   given back    sent: in flight,  lent, never
+//!                 acked out of      sent
+//!                 order, or lost
+//! ```
+//!
+//! As long as nothing is lost, four offsets are all there is: what is acknowledged in order
+//! moves `acked`, what is sent moves `next`. The first gap makes a [`Repair`], which knows
+//! which ranges between `acked` and `next` were acknowledged already and which must be sent
+//! again; everything else there is in flight.
+
+use super::lent::{Chain, Lent};
+use super::list::NONE;
+use super::spans::Spans;
+use bytes::Bytes;
+
+/// How far the sending half has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SendState {
+    /// There is none: the peer's unidirectional stream.
+    Absent,
+    /// "Ready", "Send" and "Data Sent" of RFC 9000 §3.1.
+    Open,
+    /// Data and FIN were acknowledged.
+    Finished,
+    /// RESET_STREAM is owed or in flight.
+    Reset,
+    /// RESET_STREAM was acknowledged.
+    ResetDone,
+}
+
+/// Which queue a stream's data waits in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SendQueue {
+    /// Nothing can be sent.
+    Idle,
+    /// Lost data or a lone FIN: costs no credit of the connection, and goes first.
+    Repair,
+    /// Data that was never sent.
+    Fresh,
+}
+
+/// The application ended the stream.
+const FIN_WANTED: u8 = 1;
+/// A frame with FIN is in flight, or was acknowledged.
+const FIN_SENT: u8 = 1 << 1;
+/// A frame with FIN was acknowledged.
+const FIN_ACKED: u8 = 1 << 2;
+/// The peer asked us to stop.
+const STOPPED: u8 = 1 << 3;
+/// STREAM_DATA_BLOCKED was owed for the present limit.
+const BLOCKED_TOLD: u8 = 1 << 4;
+
+/// What only a stream with gaps has to know.
+#[derive(Debug)]
+struct Repair {
+    /// Acknowledged above `acked`.
+    acked: Spans,
+    /// To be sent again; disjoint from `acked`, below `next`.
+    lost: Spans,
+    /// The piece where the last repair was found.
+    hint: u32,
+}
+
+/// The next frame of a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Segment {
+    /// First byte.
+    pub(super) offset: u64,
+    /// How much may be sent from there.
+    pub(super) len: u64,
+    /// Whether it was sent before, and so costs no credit.
+    pub(super) again: bool,
+}
+
+/// The sending half.
+#[derive(Debug)]
+pub(super) struct SendHalf {
+    /// First byte that was never sent.
+    pub(super) next: u64,
+    /// End of what was lent.
+    pub(super) written: u64,
+    /// Everything below is acknowledged.
+    pub(super) acked: u64,
+    /// The peer's limit.
+    pub(super) max: u64,
+    /// What of `acked` the application was told.
+    pub(super) reported: u64,
+    repair: Option<Box<Repair>>,
+    chain: Chain,
+    /// How far it has come.
+    pub(super) state: SendState,
+    /// Where it waits.
+    pub(super) queue: SendQueue,
+    flags: u8,
+}
+
+const _: () = assert!(size_of::<SendHalf>() == 64, "a sending half is a cache line");
+
+impl SendHalf {
+    /// An open half that may send `max` bytes.
+    pub(super) const fn new(max: u64) -> Self {
+        Self {
+            next: 0,
+            written: 0,
+            acked: 0,
+            max,
+            reported: 0,
+            repair: None,
+            chain: Chain::EMPTY,
+            state: SendState::Open,
+            queue: SendQueue::Idle,
+            flags: 0,
+        }
+    }
+
+    /// Whether nothing more will be sent.
+    pub(super) const fn is_done(&self) -> bool {
+        !matches!(self.state, SendState::Open | SendState::Reset)
+    }
+
+    /// Whether the application ended it.
+    pub(super) const fn is_finished(&self) -> bool {
+        self.flags & FIN_WANTED != 0
+    }
+
+    /// Whether data and FIN were acknowledged.
+    pub(super) const fn is_acked(&self) -> bool {
+        self.flags & FIN_ACKED != 0 && self.acked == self.written
+    }
+
+    /// Whether the peer asked us to stop.
+    pub(super) const fn is_stopped(&self) -> bool {
+        self.flags & STOPPED != 0
+    }
+
+    /// The peer asked us to stop.
+    pub(super) const fn stop(&mut self) {
+        self.flags |= STOPPED;
+    }
+
+    /// New bytes that the stream's own limit lets through.
+    pub(super) fn sendable(&self) -> u64 {
+        self.written.min(self.max).saturating_sub(self.next)
+    }
+
+    /// Whether data waits for nothing but a larger limit of this stream.
+    pub(super) const fn is_blocked(&self) -> bool {
+        matches!(self.state, SendState::Open) && self.next >= self.max && self.next < self.written
+    }
+
+    /// Whether the peer is to be told now that it blocks us: once for each limit.
+    pub(super) const fn tell_blocked(&mut self) -> bool {
+        let tell = self.is_blocked() && self.flags & BLOCKED_TOLD == 0;
+        if tell {
+            self.flags |= BLOCKED_TOLD;
+        }
+        tell
+    }
+
+    /// Takes a new limit; says whether it is larger than before.
+    pub(super) fn raise(&mut self, max: u64) -> bool {
+        let higher = max > self.max;
+        if higher {
+            self.max = max;
+            self.flags &= !BLOCKED_TOLD;
+        }
+        higher
+    }
+
+    /// Lends more data, and perhaps ends the stream.
+    pub(super) fn write(&mut self, lent: &mut Lent, data: Bytes, fin: bool) {
+        if !data.is_empty() {
+            let len = data.len() as u64;
+            lent.push(&mut self.chain, data, self.written);
+            self.written += len;
+        }
+        if fin {
+            self.flags |= FIN_WANTED;
+        }
+    }
+
+    /// The queue it belongs in.
+    pub(super) fn wanted_queue(&self) -> SendQueue {
+        if !matches!(self.state, SendState::Open) {
+            SendQueue::Idle
+        } else if self.has_lost() || self.owes_lone_fin() {
+            SendQueue::Repair
+        } else if self.sendable() > 0 {
+            SendQueue::Fresh
+        } else {
+            SendQueue::Idle
+        }
+    }
+
+    /// What to send next: repairs first, then a lone FIN, then new data.
+    pub(super) fn segment(&self) -> Segment {
+        if let Some(lost) = self.repair.as_ref().and_then(|repair| repair.lost.first()) {
+            return Segment { offset: lost.lo, len: lost.hi - lost.lo, again: true };
+        }
+        Segment { offset: self.next, len: self.sendable(), again: false }
+    }
+
+    /// Whether a frame that ends at `end` carries FIN.
+    pub(super) const fn fin_at(&self, end: u64) -> bool {
+        self.is_finished() && end == self.written
+    }
+
+    /// Fills `out` with the first bytes of `segment` and counts them as sent.
+    pub(super) fn emit(&mut self, lent: &Lent, segment: Segment, out: &mut [u8]) {
+        let end = segment.offset + out.len() as u64;
+        if !segment.again {
+            lent.copy_next(&mut self.chain, segment.offset, out);
+            self.next = end;
+        } else if let Some(repair) = &mut self.repair {
+            lent.copy_again(&self.chain, &mut repair.hint, segment.offset, out);
+            repair.lost.remove(segment.offset, end);
+        }
+        if self.fin_at(end) {
+            self.flags |= FIN_SENT;
+        }
+    }
+
+    /// The frame `offset..offset + len` was acknowledged; says whether `acked` moved or the
+    /// stream ended.
+    pub(super) fn on_acked(&mut self, lent: &mut Lent, offset: u64, len: u64, fin: bool) -> bool {
+        if !matches!(self.state, SendState::Open) {
+            return false;
+        }
+        let before = self.acked;
+        if fin {
+            self.flags |= FIN_SENT | FIN_ACKED;
+        }
+        if offset == self.acked && self.repair.is_none() {
+            self.acked += len;
+        } else {
+            self.on_acked_with_gaps(offset, offset + len);
+        }
+        if self.acked != before {
+            lent.pop_below(&mut self.chain, self.acked);
+        }
+        if self.is_acked() {
+            self.state = SendState::Finished;
+            self.repair = None;
+            return true;
+        }
+        self.acked != before
+    }
+
+    /// The frame `offset..offset + len` was lost: what of it was not acknowledged is to be sent
+    /// again.
+    pub(super) fn on_lost(&mut self, offset: u64, len: u64, fin: bool) {
+        if !matches!(self.state, SendState::Open) {
+            return;
+        }
+        if fin && self.flags & FIN_ACKED == 0 {
+            self.flags &= !FIN_SENT;
+        }
+        let (lo, hi) = (offset.max(self.acked), offset + len);
+        if lo >= hi {
+            return;
+        }
+        let repair = self.repair();
+        for gap in repair.acked.uncovered(lo, hi) {
+            repair.lost.insert(gap.lo, gap.hi);
+        }
+    }
+
+    /// Gives all data back: the stream is reset (RFC 9000 §3.1).
+    pub(super) fn abandon(&mut self, lent: &mut Lent) {
+        lent.clear(&mut self.chain);
+        self.repair = None;
+        self.state = SendState::Reset;
+    }
+
+    /// Bytes of heap held.
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.repair.as_ref().map_or(0, |repair| {
+            size_of::<Repair>() + repair.acked.heap_bytes() + repair.lost.heap_bytes()
+        })
+    }
+
+    fn has_lost(&self) -> bool {
+        self.repair.as_ref().is_some_and(|repair| !repair.lost.is_empty())
+    }
+
+    /// Whether a FIN is to be sent that no data will carry.
+    const fn owes_lone_fin(&self) -> bool {
+        self.flags & (FIN_WANTED | FIN_SENT) == FIN_WANTED && self.next == self.written
+    }
+
+    fn repair(&mut self) -> &mut Repair {
+        self.repair.get_or_insert_with(|| {
+            Box::new(Repair { acked: Spans::new(), lost: Spans::new(), hint: NONE })
+        })
+    }
+
+    fn on_acked_with_gaps(&mut self, lo: u64, hi: u64) {
+        let mut acked = self.acked;
+        if hi <= acked {
+            return;
+        }
+        let repair = self.repair();
+        if lo > acked {
+            repair.acked.insert(lo, hi);
+            repair.lost.remove(lo, hi);
+            return;
+        }
+        acked = hi;
+        if let Some(span) = repair.acked.first().filter(|span| span.lo <= hi) {
+            acked = acked.max(span.hi);
+        }
+        repair.acked.remove_below(acked);
+        repair.lost.remove_below(acked);
+        // Pieces below are given back, and the hint may name one of them.
+        repair.hint = NONE;
+        self.acked = acked;
+    }
+}

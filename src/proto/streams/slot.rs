@@ -1,0 +1,106 @@
+//! One stream's state, laid out for the cache.
+
+use super::list::{Link, NONE, WAYS};
+use super::recv::RecvHalf;
+use super::send::SendHalf;
+use crate::wire::StreamId;
+
+/// The id of a slot without a stream; no id on the wire reaches it (they end at 2^62 - 1).
+const VACANT: StreamId = StreamId::from_raw(u64::MAX);
+
+/// Control frames that a stream owes its peer, as bits.
+pub(super) mod owed {
+    /// RESET_STREAM.
+    pub(in super::super) const RESET_STREAM: u8 = 1;
+    /// STOP_SENDING.
+    pub(in super::super) const STOP_SENDING: u8 = 1 << 1;
+    /// MAX_STREAM_DATA.
+    pub(in super::super) const MAX_STREAM_DATA: u8 = 1 << 2;
+    /// STREAM_DATA_BLOCKED.
+    pub(in super::super) const STREAM_DATA_BLOCKED: u8 = 1 << 3;
+}
+
+/// What the application is to be told of a stream, as bits, told from the lowest up.
+pub(super) mod news {
+    /// The peer opened it.
+    pub(in super::super) const OPENED: u8 = 1;
+    /// Data was acknowledged.
+    pub(in super::super) const ACKNOWLEDGED: u8 = 1 << 1;
+    /// The peer asked us to stop.
+    pub(in super::super) const STOP_SENDING: u8 = 1 << 2;
+    /// The peer gave up sending.
+    pub(in super::super) const RESET: u8 = 1 << 3;
+    /// Nothing more will happen; told last, and then the slot is free.
+    pub(in super::super) const CLOSED: u8 = 1 << 4;
+}
+
+/// A stream: one cache line to receive, one to send, one for everything else.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub(super) struct Stream {
+    /// Its id on the wire.
+    pub(super) id: StreamId,
+    /// What comes in.
+    pub(super) recv: RecvHalf,
+    /// What goes out.
+    pub(super) send: SendHalf,
+    /// The application's own number.
+    pub(super) context: u64,
+    /// Code of our RESET_STREAM.
+    pub(super) reset_code: u64,
+    /// Code of our STOP_SENDING, or of the peer's RESET_STREAM.
+    pub(super) recv_code: u64,
+    /// Tells this stream from others that used its slot.
+    pub(super) generation: u32,
+    /// Control frames to write: bits of [`owed`].
+    pub(super) owed: u8,
+    /// Events to tell: bits of [`news`].
+    pub(super) news: u8,
+    /// Places in the queues.
+    pub(super) links: [Link; WAYS],
+}
+
+const _: () = assert!(size_of::<Stream>() == 192, "a stream is three cache lines");
+
+impl Stream {
+    /// A stream with windows of `recv_window` bytes for the peer and `send_max` bytes for us;
+    /// both halves are open.
+    pub(super) fn new(id: StreamId, recv_window: u64, send_max: u64) -> Self {
+        Self {
+            id,
+            recv: RecvHalf::new(recv_window),
+            send: SendHalf::new(send_max),
+            context: 0,
+            reset_code: 0,
+            recv_code: 0,
+            generation: 0,
+            owed: 0,
+            news: 0,
+            links: [Link::FREE; WAYS],
+        }
+    }
+
+    /// A slot without a stream.
+    #[cfg(test)]
+    pub(super) fn vacant() -> Self {
+        Self::new(VACANT, 0, 0)
+    }
+
+    /// Whether the slot is free.
+    pub(super) fn is_vacant(&self) -> bool {
+        self.id == VACANT
+    }
+
+    /// Frees the slot and everything it holds; `next` is the free slot after it.
+    pub(super) fn vacate(&mut self, next: u32) {
+        let generation = self.generation;
+        *self = Self::new(VACANT, 0, 0);
+        self.generation = generation;
+        self.links[0] = Link { prev: NONE, next };
+    }
+
+    /// The free slot after this one.
+    pub(super) const fn next_vacant(&self) -> u32 {
+        self.links[0].next
+    }
+}

@@ -1,0 +1,328 @@
+//! Frames into packets, and what became of them.
+
+use super::list::Way;
+use super::recv::RecvState;
+use super::send::{Segment, SendQueue, SendState};
+use super::slot::{news, owed};
+use super::{Streams, owed_all};
+use crate::proto::sent::{SentFrame, StreamRef};
+use crate::wire::frame::{Frame, stream_header_len, write_stream_header};
+use crate::wire::{Dir, StreamId, Writer, varint_len};
+
+/// Data is not cut into less than this: a frame's bookkeeping on both sides costs more than a
+/// few bytes of room at the end of a packet are worth.
+const FRAGMENT_MIN: usize = 16;
+
+/// How a segment of a stream is laid into the room that a packet has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Fit {
+    /// PADDING in front, so that data which needs no length field ends with the packet.
+    padding: usize,
+    /// Bytes of data.
+    len: usize,
+    /// Whether the length is written.
+    explicit: bool,
+}
+
+/// Lays `wanted` bytes, after a header of `header` bytes without length field, into `room`
+/// bytes. With `to_end` the frame may run to the end of the packet without a length (RFC 9000
+/// §19.8). Nothing, if not enough of it would fit.
+fn fit(room: usize, header: usize, wanted: u64, to_end: bool) -> Option<Fit> {
+    let space = room.checked_sub(header)?;
+    let whole = usize::try_from(wanted).unwrap_or(usize::MAX);
+    let to_end = to_end && space <= usize::from(u16::MAX);
+    if to_end && whole >= space {
+        return (whole == space || space >= FRAGMENT_MIN).then_some(Fit {
+            padding: 0,
+            len: space,
+            explicit: false,
+        });
+    }
+    let len = whole.min(usize::from(u16::MAX));
+    if varint_len(len as u64) + len <= space {
+        return Some(Fit { padding: 0, len, explicit: true });
+    }
+    if to_end {
+        // Without the length it fits, and leaves less than a length's bytes.
+        return Some(Fit { padding: space - whole, len: whole, explicit: false });
+    }
+    let len = space.saturating_sub(varint_len(space as u64)).min(usize::from(u16::MAX));
+    (len >= FRAGMENT_MIN).then_some(Fit { padding: 0, len, explicit: true })
+}
+
+impl Streams {
+    /// Whether STREAM frames can be written now.
+    #[must_use]
+    pub const fn has_data(&self) -> bool {
+        !self.repair.is_empty() || (!self.fresh.is_empty() && self.credit.left() > 0)
+    }
+
+    /// Whether other frames are owed.
+    #[must_use]
+    pub const fn has_control(&self) -> bool {
+        self.owed != 0 || !self.control.is_empty()
+    }
+
+    /// Writes the control frames that are owed, as many as fit; the others stay owed.
+    pub fn write_control(&mut self, w: &mut Writer<'_>, sent: &mut impl FnMut(SentFrame)) {
+        while self.owed != 0 {
+            let bit = self.owed & self.owed.wrapping_neg();
+            if !self.write_owed_all(bit, w, sent) {
+                return;
+            }
+            self.owed &= !bit;
+        }
+        while let Some(slot) = self.control.first() {
+            let owed = self.stream(slot).owed;
+            let bit = owed & owed.wrapping_neg();
+            if !self.write_owed(slot, bit, w, sent) {
+                return;
+            }
+            self.stream_mut(slot).owed &= !bit;
+            if owed == bit {
+                self.control.remove(&mut self.table.slots, Way::Control, slot);
+            }
+        }
+    }
+
+    /// Fills the packet with STREAM frames: what was lost first, then new data, one frame of
+    /// each stream in turn. A frame that reaches exactly the end of `w` has no length field, so
+    /// nothing may follow it in the packet.
+    pub fn write_data(&mut self, w: &mut Writer<'_>, sent: &mut impl FnMut(SentFrame)) {
+        self.write_segments(w, true, sent);
+    }
+
+    /// As [`Streams::write_data`], with a length field in every frame: anything may follow.
+    pub fn write_data_with_lengths(
+        &mut self,
+        w: &mut Writer<'_>,
+        sent: &mut impl FnMut(SentFrame),
+    ) {
+        self.write_segments(w, false, sent);
+    }
+
+    /// A frame's packet was acknowledged. Frames of other rooms are ignored.
+    pub fn on_acked(&mut self, frame: &SentFrame) {
+        match *frame {
+            SentFrame::Stream { stream, offset, len, fin } => {
+                let Some(slot) = self.table.resolve(stream) else { return };
+                let send = &mut self.table.slots[slot as usize].send;
+                let moved = send.on_acked(&mut self.lent, offset, u64::from(len), fin);
+                let done = send.is_done();
+                if send.queue == SendQueue::Repair {
+                    self.schedule(slot);
+                }
+                if moved {
+                    self.tell(slot, news::ACKNOWLEDGED);
+                }
+                if done {
+                    self.close_if_done(slot);
+                }
+            }
+            SentFrame::ResetStream { stream } => {
+                let Some(slot) = self.table.resolve(stream) else { return };
+                let send = &mut self.stream_mut(slot).send;
+                if send.state == SendState::Reset {
+                    send.state = SendState::ResetDone;
+                    self.close_if_done(slot);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A frame's packet was lost: what of it still matters is owed again (RFC 9000 §13.3).
+    /// Frames of other rooms are ignored.
+    pub fn on_lost(&mut self, frame: &SentFrame) {
+        match *frame {
+            SentFrame::Stream { stream, offset, len, fin } => {
+                let Some(slot) = self.table.resolve(stream) else { return };
+                self.stream_mut(slot).send.on_lost(offset, u64::from(len), fin);
+                self.schedule(slot);
+            }
+            SentFrame::ResetStream { stream } => self.owe_again(stream, owed::RESET_STREAM),
+            SentFrame::StopSending { stream } => self.owe_again(stream, owed::STOP_SENDING),
+            SentFrame::MaxStreamData { stream } => self.owe_again(stream, owed::MAX_STREAM_DATA),
+            SentFrame::StreamDataBlocked { stream } => {
+                self.owe_again(stream, owed::STREAM_DATA_BLOCKED);
+            }
+            SentFrame::MaxData => self.owed |= owed_all::MAX_DATA,
+            SentFrame::MaxStreams { dir } => self.owed |= owed_all::MAX_STREAMS << dir as u8,
+            SentFrame::DataBlocked if self.is_data_blocked() => {
+                self.owed |= owed_all::DATA_BLOCKED;
+            }
+            SentFrame::StreamsBlocked { dir } if self.opening[dir as usize].wanted => {
+                self.owed |= owed_all::STREAMS_BLOCKED << dir as u8;
+            }
+            _ => {}
+        }
+    }
+
+    /// Owes a control frame of a stream, if it still means something.
+    fn owe_again(&mut self, stream: StreamRef, frame: u8) {
+        if let Some(slot) = self.table.resolve(stream)
+            && self.still_matters(slot, frame)
+        {
+            self.owe(slot, frame);
+        }
+    }
+
+    /// Whether a control frame still means something to the peer.
+    fn still_matters(&self, slot: u32, frame: u8) -> bool {
+        let stream = self.stream(slot);
+        match frame {
+            owed::RESET_STREAM => stream.send.state == SendState::Reset,
+            owed::STOP_SENDING => stream.recv.state == RecvState::Stopped,
+            owed::MAX_STREAM_DATA => {
+                stream.recv.state == RecvState::Open && stream.recv.final_size().is_none()
+            }
+            _ => stream.send.is_blocked(),
+        }
+    }
+
+    /// Writes a frame of the connection's own; says whether it fitted, or had become needless.
+    fn write_owed_all(
+        &mut self,
+        bit: u8,
+        w: &mut Writer<'_>,
+        sent: &mut impl FnMut(SentFrame),
+    ) -> bool {
+        const MAX_STREAMS_UNI: u8 = owed_all::MAX_STREAMS << 1;
+        let dir = match bit {
+            MAX_STREAMS_UNI => Dir::Uni,
+            bit if bit == owed_all::STREAMS_BLOCKED << 1 => Dir::Uni,
+            _ => Dir::Bi,
+        };
+        let (frame, record) = match bit {
+            owed_all::MAX_DATA => (Frame::MaxData(self.window.grant()), SentFrame::MaxData),
+            owed_all::DATA_BLOCKED if !self.is_data_blocked() => return true,
+            owed_all::DATA_BLOCKED => (Frame::DataBlocked(self.credit.max), SentFrame::DataBlocked),
+            owed_all::MAX_STREAMS | MAX_STREAMS_UNI => {
+                let max = self.accepting[dir as usize].grant();
+                (Frame::MaxStreams { dir, max }, SentFrame::MaxStreams { dir })
+            }
+            _ => {
+                let limit = self.opening[dir as usize].max;
+                (Frame::StreamsBlocked { dir, limit }, SentFrame::StreamsBlocked { dir })
+            }
+        };
+        write_frame(&frame, record, w, sent)
+    }
+
+    /// Writes a control frame of a stream; as [`Streams::write_owed_all`].
+    fn write_owed(
+        &mut self,
+        slot: u32,
+        bit: u8,
+        w: &mut Writer<'_>,
+        sent: &mut impl FnMut(SentFrame),
+    ) -> bool {
+        if !self.still_matters(slot, bit) {
+            return true;
+        }
+        let name = self.table.name(slot);
+        let it = self.stream_mut(slot);
+        let stream = it.id;
+        let (frame, record) = match bit {
+            owed::RESET_STREAM => (
+                Frame::ResetStream { stream, code: it.reset_code, final_size: it.send.next },
+                SentFrame::ResetStream { stream: name },
+            ),
+            owed::STOP_SENDING => (
+                Frame::StopSending { stream, code: it.recv_code },
+                SentFrame::StopSending { stream: name },
+            ),
+            owed::MAX_STREAM_DATA => (
+                Frame::MaxStreamData { stream, max: it.recv.window.grant() },
+                SentFrame::MaxStreamData { stream: name },
+            ),
+            _ => (
+                Frame::StreamDataBlocked { stream, limit: it.send.max },
+                SentFrame::StreamDataBlocked { stream: name },
+            ),
+        };
+        write_frame(&frame, record, w, sent)
+    }
+
+    fn write_segments(
+        &mut self,
+        w: &mut Writer<'_>,
+        to_end: bool,
+        sent: &mut impl FnMut(SentFrame),
+    ) {
+        while let Some(slot) = self.repair.first() {
+            if !self.write_segment(slot, w, to_end, sent) {
+                return;
+            }
+        }
+        while let Some(slot) = self.fresh.first() {
+            if self.credit.left() == 0 {
+                self.tell_data_blocked();
+                return;
+            }
+            if !self.write_segment(slot, w, to_end, sent) {
+                return;
+            }
+        }
+    }
+
+    /// Writes one frame of the stream, which is first in its queue; says whether there was room.
+    fn write_segment(
+        &mut self,
+        slot: u32,
+        w: &mut Writer<'_>,
+        to_end: bool,
+        sent: &mut impl FnMut(SentFrame),
+    ) -> bool {
+        let name = self.table.name(slot);
+        let stream = &mut self.table.slots[slot as usize];
+        let Segment { offset, len: pending, again } = stream.send.segment();
+        let wanted = if again { pending } else { pending.min(self.credit.left()) };
+        let header = stream_header_len(stream.id, offset, None);
+        let Some(fit) = fit(w.remaining(), header, wanted, to_end) else { return false };
+        let fin = stream.send.fin_at(offset + fit.len as u64);
+        if !write_header(w, stream.id, offset, fit, fin) {
+            return false;
+        }
+        let out = &mut w.rest_mut()[..fit.len];
+        stream.send.emit(&self.lent, Segment { offset, len: pending, again }, out);
+        w.advance(fit.len);
+        if again {
+            self.resent_bytes += fit.len as u64;
+        } else {
+            self.credit.used += fit.len as u64;
+        }
+        sent(SentFrame::Stream { stream: name, offset, len: fit.len as u16, fin });
+        self.schedule(slot);
+        // The next frame is another stream's.
+        for queue in [&mut self.repair, &mut self.fresh] {
+            if queue.first() == Some(slot) {
+                queue.rotate(&mut self.table.slots, Way::Send);
+            }
+        }
+        true
+    }
+}
+
+/// Writes padding and header; says whether they fitted, as they do if `fit` was asked.
+fn write_header(w: &mut Writer<'_>, id: StreamId, offset: u64, fit: Fit, fin: bool) -> bool {
+    if fit.padding > 0 {
+        w.rest_mut()[..fit.padding].fill(0);
+        w.advance(fit.padding);
+    }
+    write_stream_header(w, id, offset, fit.explicit.then_some(fit.len), fin).is_ok()
+}
+
+/// Writes a control frame and records it; says whether it fitted.
+fn write_frame(
+    frame: &Frame<'_>,
+    record: SentFrame,
+    w: &mut Writer<'_>,
+    sent: &mut impl FnMut(SentFrame),
+) -> bool {
+    let fits = frame.write(w).is_ok();
+    if fits {
+        sent(record);
+    }
+    fits
+}
