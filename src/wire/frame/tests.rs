@@ -130,8 +130,8 @@ fn a_type_in_a_longer_form_is_a_violation() {
 
 #[test]
 fn values_out_of_range_are_refused() {
-    let past_2_60 = (0xc0_u64 << 56 | MAX_STREAM_COUNT + 1).to_be_bytes();
-    let at_2_60 = (0xc0_u64 << 56 | MAX_STREAM_COUNT).to_be_bytes();
+    let past_2_60 = ((0xc0_u64 << 56) | (MAX_STREAM_COUNT + 1)).to_be_bytes();
+    let at_2_60 = ((0xc0_u64 << 56) | MAX_STREAM_COUNT).to_be_bytes();
     for kind in [0x12, 0x13, 0x16, 0x17] {
         assert!(read(&[&[kind][..], &at_2_60].concat()).is_ok());
         let error = refused(&[&[kind][..], &past_2_60].concat());
