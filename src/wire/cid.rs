@@ -5,6 +5,21 @@ use std::fmt;
 /// The longest connection id of QUIC version 1 (RFC 9000 §17.2).
 pub const MAX_CID_LEN: usize = 20;
 
+/// For each length, ones where an id has bytes.
+const MASKS: [[u8; MAX_CID_LEN]; MAX_CID_LEN + 1] = {
+    let mut masks = [[0; MAX_CID_LEN]; MAX_CID_LEN + 1];
+    let mut len = 0;
+    while len <= MAX_CID_LEN {
+        let mut at = 0;
+        while at < len {
+            masks[len][at] = 0xff;
+            at += 1;
+        }
+        len += 1;
+    }
+    masks
+};
+
 /// A connection id of 0 to 20 bytes, held by value.
 ///
 /// Bytes past the length are zero, so that comparing and hashing need not look at the length
@@ -36,12 +51,10 @@ impl ConnectionId {
         let Some(whole) = bytes.first_chunk::<MAX_CID_LEN>().filter(|_| len <= MAX_CID_LEN) else {
             return Self::new(bytes.get(..len)?);
         };
-        // A copy of fixed size with the surplus zeroed: a copy of variable size is a call.
-        let mut id = Self { len: u8::try_from(len).ok()?, bytes: *whole };
-        for (at, byte) in id.bytes.iter_mut().enumerate() {
-            *byte = if at < len { *byte } else { 0 };
-        }
-        Some(id)
+        // A copy of fixed size with the surplus masked out: a copy of variable size is a call.
+        let mask = MASKS.get(len)?;
+        let bytes = std::array::from_fn(|at| whole[at] & mask[at]);
+        Some(Self { len: u8::try_from(len).ok()?, bytes })
     }
 
     /// Its bytes.

@@ -209,13 +209,17 @@ impl<'a> Reader<'a> {
     /// Reads zero bytes up to the next byte that is not zero, and tells how many they were.
     #[inline]
     pub(super) fn zeros(&mut self) -> usize {
-        /// Two or four words of the machine: what a padded Initial is made of.
-        const STRIDE: usize = 32;
+        /// What a padded Initial is made of: long runs, so a cache line at a time.
+        const STRIDE: usize = 64;
         let before = self.rest.len();
-        while let Some((chunk, rest)) = self.rest.split_first_chunk::<STRIDE>() {
-            if chunk.iter().fold(0, |all, byte| all | byte) != 0 {
+        while let Some((line, rest)) = self.rest.split_first_chunk::<STRIDE>() {
+            let (words, _) = line.as_chunks::<8>();
+            if words.iter().fold(0, |all, word| all | u64::from_ne_bytes(*word)) != 0 {
                 break;
             }
+            self.rest = rest;
+        }
+        while let Some((&[0, 0, 0, 0, 0, 0, 0, 0], rest)) = self.rest.split_first_chunk::<8>() {
             self.rest = rest;
         }
         while let Some((0, rest)) = self.rest.split_first() {

@@ -41,6 +41,7 @@ pub struct Ack<'a> {
 
 impl<'a> Ack<'a> {
     /// Reads what follows the type.
+    #[inline]
     pub(super) fn read(r: &mut Reader<'a>, ecn: bool) -> Result<Self, FrameErrorKind> {
         let largest = r.varint()?;
         let delay_raw = r.varint()?;

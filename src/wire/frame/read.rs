@@ -69,7 +69,6 @@ impl From<Truncated> for FrameErrorKind {
 /// Types as they stand in the first byte.
 const STREAM: u8 = types::STREAM as u8;
 const STREAM_LAST: u8 = types::STREAM_LAST as u8;
-const PADDING: u8 = types::PADDING as u8;
 
 impl<'a> Frame<'a> {
     /// Reads the next frame of a packet's payload. A run of PADDING is one frame.
@@ -79,20 +78,20 @@ impl<'a> Frame<'a> {
     /// while some are left. The reader is of no use after that.
     #[inline]
     pub fn read(r: &mut Reader<'a>) -> Result<Self, FrameError> {
-        let truncated = FrameError { frame_type: 0, kind: FrameErrorKind::Truncated };
-        let first = r.peek().ok_or(truncated)?;
-        let frame = match first {
-            STREAM..=STREAM_LAST => r.u8().map_err(Into::into).and_then(|_| read_stream(r, first)),
-            PADDING => Ok(Frame::Padding { len: r.zeros() }),
-            _ => return read_other(r),
-        };
-        frame.map_err(|kind| FrameError { frame_type: u64::from(first), kind })
+        // Only the frame that bulk data comes in is read where it is wanted.
+        match r.peek() {
+            Some(first @ STREAM..=STREAM_LAST) => {
+                read_stream(r).map_err(|kind| FrameError { frame_type: u64::from(first), kind })
+            }
+            _ => read_other(r),
+        }
     }
 }
 
 /// RFC 9000 §19.8
 #[inline]
-fn read_stream<'a>(r: &mut Reader<'a>, first: u8) -> Result<Frame<'a>, FrameErrorKind> {
+fn read_stream<'a>(r: &mut Reader<'a>) -> Result<Frame<'a>, FrameErrorKind> {
+    let first = r.u8()?;
     let has = |bit: u64| u64::from(first) & bit != 0;
     let stream = StreamId::from_raw(r.varint()?);
     let offset = if has(types::STREAM_OFF) { r.varint()? } else { 0 };
@@ -103,7 +102,8 @@ fn read_stream<'a>(r: &mut Reader<'a>, first: u8) -> Result<Frame<'a>, FrameErro
     Ok(Frame::Stream { stream, offset, data, fin: has(types::STREAM_FIN) })
 }
 
-/// All frames but STREAM and PADDING.
+/// All frames but STREAM.
+#[inline(never)]
 fn read_other<'a>(r: &mut Reader<'a>) -> Result<Frame<'a>, FrameError> {
     let start = r.remaining();
     let truncated = FrameError { frame_type: 0, kind: FrameErrorKind::Truncated };
@@ -118,11 +118,12 @@ fn read_other<'a>(r: &mut Reader<'a>) -> Result<Frame<'a>, FrameError> {
 }
 
 /// What follows the type.
+#[inline]
 fn read_fields<'a>(r: &mut Reader<'a>, frame_type: u64) -> Result<Frame<'a>, FrameErrorKind> {
     Ok(match frame_type {
+        types::PADDING => Frame::Padding { len: 1 + r.zeros() },
         types::PING => Frame::Ping,
-        types::ACK => Frame::Ack(Ack::read(r, false)?),
-        types::ACK_ECN => Frame::Ack(Ack::read(r, true)?),
+        types::ACK | types::ACK_ECN => Frame::Ack(Ack::read(r, frame_type == types::ACK_ECN)?),
         types::RESET_STREAM => {
             Frame::ResetStream { stream: stream(r)?, code: r.varint()?, final_size: r.varint()? }
         }
