@@ -1,1 +1,46 @@
-//! AF_XDP.
+//! AF_XDP: packets between a NIC queue and this process, without the kernel's network stack.
+//!
+//! An XDP program (`bpf/steer.bpf.c`) runs for every packet a NIC receives and hands those that
+//! somebody asked for to an AF_XDP socket of the queue they arrived on. The socket shares memory
+//! with the kernel: a UMEM, cut into frames, and four rings that say whose turn each frame is.
+//!
+//! ```text
+//!            control plane, shared                      one worker, one thread, one queue
+//!   XdpDevice  program, maps, ports, ladder    XdpDatapath
+//!     |  loader: aya, bpf_link                    |  socket: xsk-rs, options
+//!     |  who: programs and sockets of others      |  umem, rings: frames, bursts
+//!     |  ladder: zero-copy, copy, generic         |  neighbours: link addresses for first packets
+//!     '--- open_queue(queue) ------------------>  '  ports: kernel sockets beside
+//! ```
+//!
+//! [`XdpDevice::attach`] loads and attaches; [`XdpDevice::listen`] says what to steer;
+//! [`XdpDevice::open_queue`], on the thread that will serve the queue, makes an [`XdpDatapath`].
+//!
+//! What can go wrong here goes wrong in silence, which is why much of this room looks after itself:
+//! the slot of each socket is read back through the kernel, completions that stop replace the
+//! socket, nothing of somebody else's is removed, each step down the ladder is logged with its
+//! reason, and what this process attached dies with it.
+
+mod config;
+mod datapath;
+mod device;
+mod error;
+mod ladder;
+mod loader;
+mod neighbours;
+mod netlink;
+mod poll;
+mod ports;
+mod rings;
+mod socket;
+mod stall;
+mod sys;
+mod umem;
+mod who;
+
+pub use config::{BusyPoll, XdpConfig};
+pub use datapath::XdpDatapath;
+pub use device::{PortUse, XdpDevice};
+pub use error::{ForeignProgram, Holder, XdpError};
+pub use ladder::{Ladder, Require};
+pub use loader::VerdictCounters;

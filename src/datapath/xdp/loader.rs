@@ -1,0 +1,251 @@
+//! The XDP program: loaded, attached as a link, its maps filled. Control plane only.
+
+use super::error::XdpError;
+use crate::datapath::headers::{PORT_DROP_SMALL_INITIALS, VERDICTS, Verdict};
+use aya::maps::{HashMap, MapData, PerCpuArray, XskMap};
+use aya::programs::links::FdLink;
+use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp, XdpMode};
+use aya::{Ebpf, EbpfLoader};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::RawFd;
+
+/// `bpf/steer.bpf.c`, compiled by `build.rs`.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.bpf.o"));
+
+/// How the names of our programs begin, as the kernel keeps them (15 bytes at most).
+pub(super) const PROGRAM_PREFIX: &str = "quiclane_";
+const STEER: &str = "quiclane_steer";
+const JUDGE: &str = "quiclane_judge";
+const SLOT: &str = "quiclane_slot";
+
+/// `struct steer_key_v4`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct KeyV4 {
+    address: [u8; 4],
+    port: [u8; 2],
+    zero: [u8; 2],
+}
+
+/// `struct steer_key_v6`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct KeyV6 {
+    address: [u8; 16],
+    port: [u8; 2],
+    zero: [u8; 2],
+}
+
+/// `struct steer_port`.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Port {
+    flags: u32,
+    zero: u32,
+}
+
+const _: () = assert!(size_of::<KeyV4>() == 8, "bpf/steer.h: struct steer_key_v4");
+const _: () = assert!(size_of::<KeyV6>() == 20, "bpf/steer.h: struct steer_key_v6");
+const _: () = assert!(size_of::<Port>() == 8, "bpf/steer.h: struct steer_port");
+const _: () = assert!(PORT_DROP_SMALL_INITIALS == 1, "bpf/steer.h: STEER_DROP_SMALL_INITIALS");
+
+// SAFETY: made of bytes without padding, so that any bits are a value.
+unsafe impl aya::Pod for KeyV4 {}
+// SAFETY: made of bytes without padding, so that any bits are a value.
+unsafe impl aya::Pod for KeyV6 {}
+// SAFETY: made of integers without padding, so that any bits are a value.
+unsafe impl aya::Pod for Port {}
+
+/// How often each verdict was given, since the program was loaded, on all CPUs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VerdictCounters {
+    counts: [u64; VERDICTS.len()],
+}
+
+impl VerdictCounters {
+    /// Frames that got this verdict.
+    #[must_use]
+    pub const fn get(&self, verdict: Verdict) -> u64 {
+        self.counts[verdict as usize]
+    }
+
+    /// Every verdict with its count.
+    pub fn iter(&self) -> impl Iterator<Item = (Verdict, u64)> + '_ {
+        VERDICTS.iter().map(|&verdict| (verdict, self.get(verdict)))
+    }
+
+    /// Frames that the program saw.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+}
+
+/// The loaded program and its maps. Dropping it detaches the program; so does the death of the
+/// process, since the attachment is a link that a file descriptor holds.
+pub(super) struct Program {
+    ebpf: Ebpf,
+    link: Option<FdLink>,
+    xsks: XskMap<MapData>,
+    ports_v4: HashMap<MapData, KeyV4, Port>,
+    ports_v6: HashMap<MapData, KeyV6, Port>,
+    verdicts: PerCpuArray<MapData, u64>,
+}
+
+impl Program {
+    /// Loads the program with a slot for each of `queues`.
+    pub(super) fn load(queues: u32) -> Result<Self, XdpError> {
+        let mut ebpf = EbpfLoader::new()
+            .map_max_entries("xsks", queues.max(1))
+            .load(OBJECT)
+            .map_err(|error| refused("loading the XDP program and its maps", &error))?;
+        xdp(&mut ebpf, STEER)?
+            .load()
+            .map_err(|error| refused("loading the XDP program", &error))?;
+        Ok(Self {
+            xsks: XskMap::try_from(map(&mut ebpf, "xsks")?).map_err(|e| refused("xsks", &e))?,
+            ports_v4: HashMap::try_from(map(&mut ebpf, "ports_v4")?)
+                .map_err(|e| refused("ports_v4", &e))?,
+            ports_v6: HashMap::try_from(map(&mut ebpf, "ports_v6")?)
+                .map_err(|e| refused("ports_v6", &e))?,
+            verdicts: PerCpuArray::try_from(map(&mut ebpf, "verdicts")?)
+                .map_err(|e| refused("verdicts", &e))?,
+            ebpf,
+            link: None,
+        })
+    }
+
+    /// Attaches as a link. The error is the kernel's: what it means depends on the mode.
+    pub(super) fn attach(&mut self, ifindex: u32, mode: XdpMode) -> Result<(), AttachError> {
+        let program = xdp(&mut self.ebpf, STEER).map_err(AttachError::Program)?;
+        let id = program
+            .attach_to_if_index(ifindex, mode)
+            .map_err(|error| AttachError::Kernel(XdpError::system_error(&error)))?;
+        let link = program
+            .take_link(id)
+            .map_err(|error| AttachError::Program(refused("attaching", &error)))?;
+        // Where links are refused aya attaches through netlink, which would outlive a kill: drop it.
+        let link = FdLink::try_from(link).map_err(|_| AttachError::NoLink)?;
+        self.link = Some(link);
+        Ok(())
+    }
+
+    /// Lets packets of a queue go to a bound AF_XDP socket.
+    pub(super) fn set_socket(&mut self, queue: u32, socket: RawFd) -> Result<(), XdpError> {
+        self.xsks
+            .set(queue, socket, 0)
+            .map_err(|error| refused("entering a socket into the XSKMAP", &error))
+    }
+
+    /// Lets packets of a queue go to the kernel.
+    pub(super) fn unset_socket(&mut self, queue: u32) {
+        // An empty slot is as good: the kernel empties it when the socket closes.
+        let _ = self.xsks.unset(queue);
+    }
+
+    /// The queue of the socket that a slot leads to.
+    pub(super) fn slot(&mut self, queue: u32) -> Result<Option<u32>, XdpError> {
+        // The smallest frame that BPF_PROG_TEST_RUN takes.
+        let mut frame = [0; 64];
+        frame[..4].copy_from_slice(&queue.to_ne_bytes());
+        let answer = self.test(SLOT, &frame)?;
+        Ok(answer.checked_sub(1))
+    }
+
+    /// Steers UDP to this address and port into the sockets.
+    pub(super) fn add_port(&mut self, address: SocketAddr, flags: u32) -> Result<(), XdpError> {
+        let value = Port { flags, zero: 0 };
+        match key(address) {
+            Key::V4(key) => self.ports_v4.insert(key, value, 0),
+            Key::V6(key) => self.ports_v6.insert(key, value, 0),
+        }
+        .map_err(|error| refused("adding a port to the XDP program", &error))
+    }
+
+    /// Leaves UDP to this address and port to the kernel again.
+    pub(super) fn remove_port(&mut self, address: SocketAddr) {
+        // A port that is not there is removed.
+        let _ = match key(address) {
+            Key::V4(key) => self.ports_v4.remove(&key),
+            Key::V6(key) => self.ports_v6.remove(&key),
+        };
+    }
+
+    /// The counters, summed over CPUs.
+    pub(super) fn verdicts(&self) -> Result<VerdictCounters, XdpError> {
+        let mut counters = VerdictCounters::default();
+        for (index, count) in counters.counts.iter_mut().enumerate() {
+            let per_cpu = self
+                .verdicts
+                .get(&(index as u32), 0)
+                .map_err(|error| refused("reading the counters", &error))?;
+            *count = per_cpu.iter().sum();
+        }
+        Ok(counters)
+    }
+
+    /// What the program would decide on `frame`, without doing it. Frames below the 14 bytes of an
+    /// Ethernet header cannot be run.
+    pub(super) fn judge(&mut self, frame: &[u8]) -> Result<Option<Verdict>, XdpError> {
+        self.test(JUDGE, frame).map(Verdict::from_raw)
+    }
+
+    /// Runs one of the programs on a frame by BPF_PROG_TEST_RUN; returns what it returned.
+    fn test(&mut self, name: &'static str, frame: &[u8]) -> Result<u32, XdpError> {
+        let program = xdp(&mut self.ebpf, name)?;
+        match program.load() {
+            Ok(()) | Err(ProgramError::AlreadyLoaded) => {}
+            Err(error) => return Err(refused("loading a test program", &error)),
+        }
+        let options = TestRunOptions { data_in: Some(frame), ..TestRunOptions::new() };
+        let result =
+            program.test_run(options).map_err(|error| refused("BPF_PROG_TEST_RUN", &error))?;
+        Ok(result.return_value)
+    }
+}
+
+/// Why the program could not be attached.
+pub(super) enum AttachError {
+    /// The kernel's error.
+    Kernel(std::io::Error),
+    /// It can be attached, but not as a link.
+    NoLink,
+    /// Ours.
+    Program(XdpError),
+}
+
+fn map(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, XdpError> {
+    ebpf.take_map(name).ok_or_else(|| missing(name))
+}
+
+fn xdp<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut Xdp, XdpError> {
+    let program = ebpf.program_mut(name).ok_or_else(|| missing(name))?;
+    program.try_into().map_err(|error: ProgramError| refused(name, &error))
+}
+
+fn missing(name: &'static str) -> XdpError {
+    XdpError::Program { what: name, detail: "not in the compiled object".to_owned() }
+}
+
+/// The meaning of a failure to load or to fill a map.
+fn refused(what: &'static str, error: &(dyn std::error::Error + 'static)) -> XdpError {
+    match XdpError::system_error(error).raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) if !super::sys::missing_capabilities().is_empty() => {
+            XdpError::privilege(what)
+        }
+        _ => XdpError::Program { what, detail: XdpError::chain(error) },
+    }
+}
+
+enum Key {
+    V4(KeyV4),
+    V6(KeyV6),
+}
+
+fn key(address: SocketAddr) -> Key {
+    let port = address.port().to_be_bytes();
+    match address.ip() {
+        IpAddr::V4(ip) => Key::V4(KeyV4 { address: ip.octets(), port, zero: [0; 2] }),
+        IpAddr::V6(ip) => Key::V6(KeyV6 { address: ip.octets(), port, zero: [0; 2] }),
+    }
+}

@@ -1,0 +1,151 @@
+//! The kernel sockets beside the ports of a queue.
+//!
+//! They reserve the ports, receive what XDP passed (fragments, IP options, packets of queues
+//! without a socket), send to peers that AF_XDP cannot reach, and hear ICMP errors. All of it is
+//! rare, so they are looked at now and then while the worker spins, and when it was woken.
+
+use super::device::XdpDevice;
+use super::error::XdpError;
+use crate::datapath::udp::SideSocket;
+use crate::datapath::{Path, QueueStats, RxMeta};
+use crate::ecn::Ecn;
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+/// The largest payload that UDP can carry: what fragments may add up to.
+const BUFFER_BYTES: usize = 65_507;
+
+/// The ports of one queue.
+pub(super) struct Ports {
+    device: Arc<XdpDevice>,
+    sockets: Vec<SideSocket>,
+    buffer: Vec<u8>,
+}
+
+impl Ports {
+    pub(super) fn new(device: Arc<XdpDevice>) -> Self {
+        Self { device, sockets: Vec::new(), buffer: vec![0; BUFFER_BYTES] }
+    }
+
+    /// Opens a kernel socket on `address`. Returns the address that it got.
+    pub(super) fn open(&mut self, address: SocketAddr) -> Result<SocketAddr, XdpError> {
+        // Held by one socket alone for a moment: fails if anybody else has the port.
+        let probe = || SideSocket::bind(address, None, false).map(drop);
+        let open = || {
+            SideSocket::bind(address, None, true).map(|socket| {
+                let bound = socket.local_addr();
+                (socket, bound)
+            })
+        };
+        let socket = self.device.reserve_port(address, probe, open)?;
+        let bound = socket.local_addr();
+        self.sockets.push(socket);
+        Ok(bound)
+    }
+
+    /// Closes the kernel socket on `address`. Returns its descriptor, which is closed.
+    pub(super) fn close(&mut self, address: SocketAddr) -> Option<RawFd> {
+        let index = self.sockets.iter().position(|socket| socket.local_addr() == address)?;
+        let socket = self.sockets.swap_remove(index);
+        self.device.release_port(address);
+        Some(socket.fd())
+    }
+
+    pub(super) fn addresses(&self) -> impl Iterator<Item = SocketAddr> + '_ {
+        self.sockets.iter().map(SideSocket::local_addr)
+    }
+
+    pub(super) fn fds(&self) -> impl Iterator<Item = RawFd> + '_ {
+        self.sockets.iter().map(SideSocket::fd)
+    }
+
+    /// Hands at most `budget` datagrams that the kernel received to `sink`.
+    pub(super) fn receive(
+        &mut self,
+        budget: usize,
+        counters: &mut QueueStats,
+        sink: &mut dyn FnMut(&RxMeta, &mut [u8]),
+    ) -> usize {
+        let mut handed = 0;
+        let mut taken = 0;
+        for socket in &self.sockets {
+            while taken < budget {
+                counters.rx_calls += 1;
+                let received = match socket.receive(&mut self.buffer) {
+                    Ok(Some(received)) => received,
+                    Ok(None) => break,
+                    Err(error) => {
+                        tracing::debug!(%error, "the kernel socket beside a port fails");
+                        break;
+                    }
+                };
+                taken += 1;
+                if received.truncated {
+                    counters.drop_truncated += 1;
+                } else if received.len == 0 {
+                    counters.drop_empty += 1;
+                } else {
+                    counters.rx_via_kernel += 1;
+                    counters.rx_packets += 1;
+                    counters.rx_bytes += received.len as u64;
+                    handed += 1;
+                    sink(&received.meta, &mut self.buffer[..received.len]);
+                }
+            }
+            // Read, so that the socket does not stay ready for ever. What an ICMP message claims is
+            // not acted on: path MTU is probed, and a dead peer is a matter of time-outs.
+            socket.drain_errors(&mut |error| {
+                tracing::debug!(remote = %error.remote, errno = error.errno, "ICMP error");
+            });
+        }
+        handed
+    }
+
+    /// Sends one datagram through the kernel. False if it was not sent.
+    pub(super) fn send(&self, path: &Path, ecn: Ecn, datagram: &[u8]) -> bool {
+        let Some(socket) = self.socket_for(path.local) else { return false };
+        let path = Path { remote: scoped(path.remote, self.device.info().ifindex), ..*path };
+        match socket.send(&path, ecn, datagram) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::debug!(remote = %path.remote, ?error, "the kernel does not send");
+                false
+            }
+        }
+    }
+
+    fn socket_for(&self, local: SocketAddr) -> Option<&SideSocket> {
+        let serves = |bound: SocketAddr| {
+            bound.port() == local.port()
+                && bound.is_ipv4() == local.is_ipv4()
+                && (bound.ip() == local.ip()
+                    || bound.ip().is_unspecified()
+                    || local.ip().is_unspecified())
+        };
+        self.sockets.iter().find(|socket| serves(socket.local_addr()))
+    }
+}
+
+impl Drop for Ports {
+    fn drop(&mut self) {
+        for socket in self.sockets.drain(..) {
+            self.device.release_port(socket.local_addr());
+        }
+    }
+}
+
+/// Link-local addresses mean nothing without their interface; frames do not carry it.
+pub(super) fn scoped(address: SocketAddr, ifindex: u32) -> SocketAddr {
+    match address {
+        SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() => {
+            SocketAddr::V6(SocketAddrV6::new(*v6.ip(), v6.port(), 0, ifindex))
+        }
+        other => other,
+    }
+}
+
+/// Whether [`scoped`] changes an address of this kind.
+pub(super) const fn needs_scope(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
+}

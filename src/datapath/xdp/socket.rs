@@ -1,0 +1,202 @@
+//! One AF_XDP socket: its memory, its four rings, its options.
+
+use super::config::{BusyPoll, XdpConfig};
+use super::error::XdpError;
+use super::rings::{Consumer, Descriptor, Producer};
+use super::sys::{self, Failed};
+use super::umem::{Layout, Umem};
+use super::who;
+use crate::datapath::Mode;
+use std::os::fd::{AsRawFd, RawFd};
+use std::thread;
+use std::time::Duration;
+use xsk_rs::config::{BindFlags, Interface, LibxdpFlags, QueueSize, SocketConfig};
+use xsk_rs::socket::{RxQueue, TxQueue};
+use xsk_rs::umem::{CompQueue, FillQueue};
+
+/// A queue stays busy for about 20 ms after the process that had it is gone, until its rings are
+/// unmapped: so often, and so long in between, it is tried again.
+const REBIND_ATTEMPTS: u32 = 50;
+const REBIND_PAUSE: Duration = Duration::from_millis(10);
+
+/// `XDP_MAX_TX_SKB_BUDGET` (6.17): packets that one kick sends in copy mode. 32 by default, so that
+/// a burst of 64 would need two kicks.
+const XDP_MAX_TX_SKB_BUDGET: i32 = 9;
+/// `SO_PREFER_BUSY_POLL` (5.11).
+const SO_PREFER_BUSY_POLL: i32 = 69;
+/// `SO_BUSY_POLL_BUDGET` (5.11).
+const SO_BUSY_POLL_BUDGET: i32 = 70;
+
+/// A bound socket, and what it shares with the kernel. Fields drop in this order: our view of the
+/// rings, then the owners, since the queue stays busy while anything is mapped.
+pub(super) struct Socket {
+    pub(super) rx: Consumer<Descriptor>,
+    pub(super) tx: Producer<Descriptor>,
+    pub(super) fill: Producer<u64>,
+    pub(super) completion: Consumer<u64>,
+    pub(super) fd: RawFd,
+    pub(super) mode: Mode,
+    /// Frames that go round the fill and RX rings.
+    pub(super) posted: u32,
+    _owners: Owners,
+    pub(super) umem: Umem,
+}
+
+/// What xsk-rs wants to be kept; its view of the rings is never used.
+type Owners = (TxQueue, RxQueue, FillQueue, CompQueue);
+
+/// Where to bind and how.
+pub(super) struct Binding<'a> {
+    pub(super) device: &'a str,
+    pub(super) queue: u32,
+    pub(super) mode: Mode,
+    pub(super) config: &'a XdpConfig,
+}
+
+/// Why a binding failed.
+pub(super) enum BindError {
+    /// The kernel or the driver does not do this mode; another one may work.
+    Mode(std::io::Error),
+    /// No mode would work.
+    Fatal(XdpError),
+}
+
+impl From<XdpError> for BindError {
+    fn from(error: XdpError) -> Self {
+        Self::Fatal(error)
+    }
+}
+
+impl Socket {
+    /// Allocates, binds, and posts frames to receive into.
+    pub(super) fn open(binding: &Binding<'_>) -> Result<Self, BindError> {
+        let config = binding.config;
+        let layout = Layout { chunk_bytes: config.chunk_bytes, frames: config.frames };
+        let umem = Umem::new(layout, config.fill_entries(), config.tx_entries, config.huge_pages)
+            .map_err(|error| named(error, binding.device))?;
+        let owners = bind(binding, &umem)?;
+        let mut socket = Self::map(binding, umem, owners)
+            .map_err(|failed| XdpError::from_call(binding.device, failed))?;
+        if binding.mode == Mode::NativeZerocopy && !sys::is_zerocopy(socket.fd).unwrap_or(true) {
+            let error = std::io::Error::other("bound, and copies all the same");
+            return Err(BindError::Mode(error));
+        }
+        socket.set_options(config);
+        socket.post_all(config.receive_frames(binding.mode));
+        Ok(socket)
+    }
+
+    fn map(binding: &Binding<'_>, umem: Umem, owners: Owners) -> Result<Self, Failed> {
+        let config = binding.config;
+        let fd = owners.1.fd().as_raw_fd();
+        let offsets = sys::mmap_offsets(fd)?;
+        Ok(Self {
+            rx: Consumer::receive(fd, &offsets, config.rx_entries)?,
+            tx: Producer::transmit(fd, &offsets, config.tx_entries)?,
+            fill: Producer::fill(fd, &offsets, config.fill_entries())?,
+            completion: Consumer::completion(fd, &offsets, config.tx_entries)?,
+            fd,
+            mode: binding.mode,
+            posted: 0,
+            _owners: owners,
+            umem,
+        })
+    }
+
+    /// What the kernel does not know costs speed, not packets: it is logged and left.
+    fn set_options(&self, config: &XdpConfig) {
+        if self.mode != Mode::NativeZerocopy {
+            let budget = config.tx_entries;
+            self.set_option(libc::SOL_XDP, XDP_MAX_TX_SKB_BUDGET, budget, "XDP_MAX_TX_SKB_BUDGET");
+        }
+        if let Some(BusyPoll { microseconds, budget }) = config.busy_poll {
+            self.set_option(libc::SOL_SOCKET, SO_PREFER_BUSY_POLL, 1, "SO_PREFER_BUSY_POLL");
+            self.set_option(libc::SOL_SOCKET, libc::SO_BUSY_POLL, microseconds, "SO_BUSY_POLL");
+            self.set_option(libc::SOL_SOCKET, SO_BUSY_POLL_BUDGET, budget, "SO_BUSY_POLL_BUDGET");
+        }
+    }
+
+    fn set_option(&self, level: i32, name: i32, value: u32, option: &'static str) {
+        if let Err(failed) = sys::set_option(self.fd, level, name, &value, option) {
+            let error = failed.error;
+            tracing::info!(option, value, %error, "the kernel does not take a socket option");
+        }
+    }
+
+    /// Posts `count` frames to receive into, or as many as there are.
+    fn post_all(&mut self, count: u32) {
+        while self.posted < count && self.fill.has_room(1) {
+            let Some(frame) = self.umem.take() else { break };
+            self.fill.push(self.umem.post(frame));
+            self.posted += 1;
+        }
+        self.fill.submit();
+    }
+}
+
+/// Binds, and tries again while a process that ended just now still has the queue.
+fn bind(binding: &Binding<'_>, umem: &Umem) -> Result<Owners, BindError> {
+    let interface: Interface =
+        binding.device.parse().map_err(|_| XdpError::config("a device name holds a zero byte"))?;
+    let config = socket_config(binding)?;
+    let mut last = std::io::Error::from_raw_os_error(libc::EBUSY);
+    for attempt in 0..REBIND_ATTEMPTS {
+        if attempt > 0 {
+            thread::sleep(REBIND_PAUSE);
+        }
+        // SAFETY: the rings of the socket are given to nobody but `Socket`, which keeps the UMEM
+        // for as long as the queues that are returned here.
+        match unsafe { xsk_rs::Socket::new(config, umem.owner(), &interface, binding.queue) } {
+            Ok((tx, rx, Some((fill, completion)))) => return Ok((tx, rx, fill, completion)),
+            Ok((_, _, None)) => {
+                return Err(XdpError::config("the UMEM has a socket on this queue already").into());
+            }
+            Err(error) => last = XdpError::system_error(&error),
+        }
+        if last.raw_os_error() != Some(libc::EBUSY) {
+            break;
+        }
+    }
+    Err(refused(binding, last))
+}
+
+fn socket_config(binding: &Binding<'_>) -> Result<SocketConfig, XdpError> {
+    let size = |entries| {
+        QueueSize::new(entries).map_err(|_| XdpError::config("ring sizes are powers of two"))
+    };
+    // Explicit: left to itself the kernel falls from zero-copy to copies without a word.
+    let copy = match binding.mode {
+        Mode::NativeZerocopy => BindFlags::XDP_ZEROCOPY,
+        _ => BindFlags::XDP_COPY,
+    };
+    Ok(SocketConfig::builder()
+        .rx_queue_size(size(binding.config.rx_entries)?)
+        .tx_queue_size(size(binding.config.tx_entries)?)
+        .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
+        .bind_flags(copy | BindFlags::XDP_USE_NEED_WAKEUP)
+        .build())
+}
+
+/// The meaning of a failed bind.
+fn refused(binding: &Binding<'_>, error: std::io::Error) -> BindError {
+    let device = binding.device.to_owned();
+    let queue = binding.queue;
+    match error.raw_os_error() {
+        Some(libc::EBUSY) => {
+            XdpError::QueueBusy { device, queue, holders: who::socket_holders() }.into()
+        }
+        Some(libc::EPERM | libc::EACCES) => XdpError::privilege("bind(AF_XDP)").into(),
+        Some(libc::ENODEV) => XdpError::NoSuchDevice { device }.into(),
+        _ => BindError::Mode(error),
+    }
+}
+
+/// Errors of the UMEM do not know the device.
+fn named(error: XdpError, name: &str) -> XdpError {
+    match error {
+        XdpError::System { call, error, .. } => {
+            XdpError::System { device: name.to_owned(), call, error }
+        }
+        error => error,
+    }
+}

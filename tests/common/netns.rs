@@ -1,0 +1,196 @@
+//! Two network namespaces and a veth pair between them, gone when the guard is dropped.
+//!
+//! ```text
+//!   namespace "server"                      namespace "client"
+//!   DEVICE  10.77.0.1/24  fd77::1/64  <-->  DEVICE  10.77.0.2/24  fd77::2/64
+//! ```
+//!
+//! A thread enters a namespace with [`Lab::enter`], and stays there; sockets and devices that it
+//! opens are of that namespace. Programs run in one with [`Lab::run`].
+
+use std::fs::File;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsRawFd;
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Which end of the pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Server,
+    Client,
+}
+
+impl Side {
+    /// The address of this end, IPv4 or IPv6.
+    pub(crate) fn ip(self, v6: bool) -> IpAddr {
+        let host = match self {
+            Self::Server => 1,
+            Self::Client => 2,
+        };
+        if v6 {
+            IpAddr::V6(Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, host))
+        } else {
+            IpAddr::V4(Ipv4Addr::new(10, 77, 0, host as u8))
+        }
+    }
+
+    const fn letter(self) -> char {
+        match self {
+            Self::Server => 's',
+            Self::Client => 'c',
+        }
+    }
+}
+
+/// What to build.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LabConfig {
+    /// Queues of each end, for both directions.
+    pub(crate) queues: u32,
+    /// NAPI of both ends in kernel threads, which can be pinned, instead of on the sender's core.
+    pub(crate) threaded_napi: bool,
+}
+
+impl Default for LabConfig {
+    fn default() -> Self {
+        Self { queues: 2, threaded_napi: false }
+    }
+}
+
+/// The pair. Dropping it removes everything, also when a test panics.
+pub(crate) struct Lab {
+    id: String,
+}
+
+/// True if the test may go on: as root. Skips loudly, or fails where `QUICLANE_REQUIRE_ROOT=1` says
+/// that it must run.
+pub(crate) fn privileged(test: &str) -> bool {
+    // SAFETY: geteuid() has no preconditions.
+    if unsafe { libc::geteuid() } == 0 {
+        return true;
+    }
+    let required = std::env::var_os("QUICLANE_REQUIRE_ROOT").is_some_and(|value| value == "1");
+    assert!(!required, "{test} needs root, and QUICLANE_REQUIRE_ROOT=1 says that it must run");
+    eprintln!("SKIPPED {test}: needs root (network namespaces, XDP)");
+    false
+}
+
+impl Lab {
+    /// Builds the pair.
+    pub(crate) fn new(config: LabConfig) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let lab = Self { id: format!("{:x}x{number}", std::process::id()) };
+        for side in [Side::Server, Side::Client] {
+            ip(&format!("netns add {}", lab.namespace(side)));
+        }
+        let queues = config.queues;
+        let end = |side| format!("{} netns {}", lab.device(side), lab.namespace(side));
+        let multi = format!("numrxqueues {queues} numtxqueues {queues}");
+        ip(&format!(
+            "link add {} {multi} type veth peer name {} {multi}",
+            end(Side::Server),
+            end(Side::Client)
+        ));
+        for side in [Side::Server, Side::Client] {
+            lab.configure(side, config);
+        }
+        lab
+    }
+
+    fn configure(&self, side: Side, config: LabConfig) {
+        let device = self.device(side);
+        let namespace = self.namespace(side);
+        let inside = |arguments: &str| ip(&format!("-n {namespace} {arguments}"));
+        inside("link set lo up");
+        inside(&format!("addr add {}/24 dev {device}", side.ip(false)));
+        inside(&format!("addr add {}/64 dev {device} nodad", side.ip(true)));
+        inside(&format!("link set {device} up"));
+        // Checksums that the kernel leaves to hardware would never be filled in on a veth.
+        self.must_run(side, &["ethtool", "-K", &device, "tx", "off"]);
+        if config.threaded_napi {
+            let line = format!("echo 1 > /sys/class/net/{device}/threaded");
+            self.must_run(side, &["sh", "-c", &line]);
+        }
+    }
+
+    /// The name of the device in a namespace; unique on the machine.
+    pub(crate) fn device(&self, side: Side) -> String {
+        format!("q{}{}", self.id, side.letter())
+    }
+
+    /// The name of a namespace.
+    pub(crate) fn namespace(&self, side: Side) -> String {
+        format!("quiclane-{}{}", self.id, side.letter())
+    }
+
+    /// Moves the calling thread into a namespace, for good.
+    pub(crate) fn enter(&self, side: Side) {
+        enter(&self.namespace(side));
+    }
+
+    /// Runs a program in a namespace.
+    pub(crate) fn run(&self, side: Side, command: &[&str]) -> Output {
+        Command::new("ip")
+            .args(["netns", "exec", &self.namespace(side)])
+            .args(command)
+            .output()
+            .unwrap_or_else(|error| panic!("ip netns exec {command:?}: {error}"))
+    }
+
+    /// Runs a program in a namespace; panics if it fails. Returns what it printed.
+    pub(crate) fn must_run(&self, side: Side, command: &[&str]) -> String {
+        let output = self.run(side, command);
+        assert!(output.status.success(), "{command:?}: {output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Pins the NAPI threads of an end to a CPU. They exist once XDP is attached to it.
+    pub(crate) fn pin_napi(&self, side: Side, cpu: usize) -> usize {
+        let prefix = format!("napi/{}-", self.device(side));
+        // The kernel cuts names to 15 bytes.
+        let prefix = &prefix[..prefix.len().min(15)];
+        let mut pinned = 0;
+        for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let comm = std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+            if comm.starts_with(prefix) {
+                let pid = entry.file_name().to_string_lossy().into_owned();
+                let done = Command::new("taskset").args(["-pc", &cpu.to_string(), &pid]).output();
+                pinned += usize::from(done.is_ok_and(|output| output.status.success()));
+            }
+        }
+        pinned
+    }
+}
+
+/// Moves the calling thread into the namespace of this name, for good.
+pub(crate) fn enter(namespace: &str) {
+    let path = format!("/run/netns/{namespace}");
+    let namespace = File::open(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    // SAFETY: no pointers are passed; the descriptor is open.
+    let result = unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) };
+    assert_eq!(result, 0, "setns({path}): {}", std::io::Error::last_os_error());
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        for side in [Side::Server, Side::Client] {
+            // The devices go with their namespaces. Failing here would hide the test's own panic.
+            let _ = Command::new("ip").args(["netns", "del", &self.namespace(side)]).output();
+        }
+    }
+}
+
+fn ip(arguments: &str) {
+    let output = Command::new("ip")
+        .args(arguments.split_ascii_whitespace())
+        .output()
+        .unwrap_or_else(|error| panic!("ip {arguments}: {error}"));
+    assert!(output.status.success(), "ip {arguments}: {output:?}");
+}
+
+/// Not every test program uses all of it.
+const _: () = {
+    let _ = (Lab::run, Lab::pin_napi, Lab::enter, Side::ip, privileged);
+};
