@@ -152,6 +152,8 @@ pub struct QueueStats {
     pub drop_truncated: u64,
     /// Datagrams without a byte of payload.
     pub drop_empty: u64,
+    /// Datagrams that the kernel dropped because the socket's buffer was full.
+    pub drop_socket_full: u64,
     /// XDP_STATISTICS: dropped for other reasons.
     pub xdp_rx_dropped: u64,
     /// XDP_STATISTICS: invalid receive descriptors.
@@ -176,6 +178,7 @@ impl QueueStats {
             + self.drop_udp_length
             + self.drop_truncated
             + self.drop_empty
+            + self.drop_socket_full
             + self.xdp_rx_dropped
             + self.xdp_rx_ring_full
     }

@@ -22,7 +22,7 @@ const NAME_V4_BYTES: usize = 16;
 /// Room for the control messages of one datagram in either direction, and for those of an
 /// entry of the error queue, which are the longest: packet info (40), traffic class (24) and
 /// the extended error with its offender (64).
-pub(super) const CONTROL_BYTES: usize = 192;
+pub(super) const CONTROL_BYTES: usize = 128;
 /// A control message's length, level and type.
 const HEADER_BYTES: usize = size_of::<usize>() + 8;
 
@@ -35,8 +35,10 @@ const _: () = assert!(
     "an entry of the error queue fits"
 );
 
+/// `linux/udp.h`: the size of the segments that one send is cut into, or that were joined.
+pub(super) const UDP_SEGMENT: i32 = 103;
 /// `linux/udp.h`: the size of the segments that one receive holds.
-const UDP_GRO: i32 = 104;
+pub(super) const UDP_GRO: i32 = 104;
 
 const fn padded(bytes: usize) -> usize {
     bytes.next_multiple_of(size_of::<usize>())
@@ -182,6 +184,11 @@ impl Control {
         } else {
             self.push(libc::IPPROTO_IPV6, libc::IPV6_TCLASS, &tos);
         }
+    }
+
+    /// Cuts the payload into datagrams of `bytes` each.
+    pub(super) fn push_segment(&mut self, bytes: u16) {
+        self.push(libc::SOL_UDP, UDP_SEGMENT, &bytes.to_ne_bytes());
     }
 
     fn messages(&self) -> Messages<'_> {

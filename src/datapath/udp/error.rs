@@ -49,6 +49,11 @@ impl UdpError {
         Self { kind, call, address, device: device.map(str::to_owned), error }
     }
 
+    pub(super) fn settings(call: &'static str, address: SocketAddr, why: &'static str) -> Self {
+        let error = io::Error::new(io::ErrorKind::InvalidInput, why);
+        Self { kind: UdpErrorKind::Settings, call, address, device: None, error }
+    }
+
     /// What to do about it.
     #[must_use]
     pub fn remedy(&self) -> String {

@@ -1,17 +1,462 @@
-//! Kernel UDP sockets.
+//! Kernel UDP sockets: what users without privileges get, and what AF_XDP is measured against.
+//!
+//! A datagram's way through the kernel costs one to four microseconds, most of it per *call
+//! into the IP stack*, not per byte or per system call. So the two things that make kernel UDP
+//! fast are offloads that pass through the stack once for many datagrams:
+//!
+//! - **GSO** (`UDP_SEGMENT`): one message of up to 64 datagrams is cut apart below IP;
+//! - **GRO** (`UDP_GRO`): datagrams of one flow that arrive together are joined below IP, and
+//!   one receive call brings all of them.
+//!
+//! sendmmsg(2) and recvmmsg(2) save system calls on top. Datagrams are written into, and lent
+//! from, arenas that are allocated once: `send` and `receive` in this room explain how, and
+//! `syscall` holds every system call. Each socket also
+//!
+//! - tells the local address of each datagram (`IP_PKTINFO`), and answers from it, so that one
+//!   socket on the wildcard address serves a machine with many addresses;
+//! - reads and writes the ECN codepoint of each datagram;
+//! - sets DF and never fragments (`IP_PMTUDISC_PROBE`), so that MTU probes mean something.
+//!
+//! [`UdpDatapath`] is the datapath, with a socket for each address that it serves.
+//! [`SideSocket`] is one socket without the machinery, for the port beside AF_XDP.
 #![deny(unsafe_code)]
 
 mod abi;
 mod error;
+mod receive;
+mod send;
 mod side;
 mod socket;
+mod steer;
 mod syscall;
 
 pub use error::{SendError, UdpError, UdpErrorKind};
 pub use side::{PathError, Received, SideSocket};
+pub use steer::CpuSteering;
+
+use super::{Capabilities, Datapath, DatapathError, Mode, Path, QueueStats, RxMeta};
+use crate::ecn::Ecn;
+use receive::Receiver;
+use send::SendQueue;
+use socket::{Options, Socket};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::RawFd;
 
 /// What a socket's buffers are asked to hold, in bytes: 20 ms at 1.6 Gb/s.
 pub const DEFAULT_BUFFER_BYTES: usize = 4 << 20;
+/// The payload that fits any Ethernet frame.
+pub const DEFAULT_MAX_DATAGRAM_BYTES: usize = 1_500;
+/// The largest payload of a UDP datagram over IPv4: 65,535 less 20 and 8.
+pub const LARGEST_DATAGRAM_BYTES: usize = 65_507;
 
 /// How many queued errors one call reads past before it lets its caller go on.
 const QUEUED_ERRORS_PER_CALL: usize = 64;
+/// How many calls one flush of a socket may make. One suffices unless the kernel refuses a
+/// message: each refusal costs two calls, and what is left waits for the next flush.
+const SEND_CALLS_PER_FLUSH: usize = 16;
+
+/// What to open.
+#[derive(Clone, Debug)]
+pub struct UdpConfig {
+    /// The address to bind; port 0 lets the kernel choose one.
+    pub local: SocketAddr,
+    /// Share the port with other sockets that also set this: one per worker.
+    pub reuse_port: bool,
+    /// The largest UDP payload to send or to receive. Larger ones are dropped and counted.
+    pub max_datagram_bytes: usize,
+    /// Send many datagrams as one message, where the kernel can.
+    pub gso: bool,
+    /// Receive many datagrams as one message, where the kernel can.
+    pub gro: bool,
+    /// The kernel's receive buffer. Above `net.core.rmem_max` only with CAP_NET_ADMIN.
+    pub rcvbuf_bytes: usize,
+    /// The kernel's send buffer. Above `net.core.wmem_max` only with CAP_NET_ADMIN.
+    pub sndbuf_bytes: usize,
+    /// How long a receive call may poll the NIC for (`SO_BUSY_POLL`).
+    pub busy_poll_us: Option<u32>,
+    /// Send and receive through this device only.
+    pub device: Option<String>,
+}
+
+impl UdpConfig {
+    /// Offloads on, default buffers, the port not shared.
+    #[must_use]
+    pub const fn new(local: SocketAddr) -> Self {
+        Self {
+            local,
+            reuse_port: false,
+            max_datagram_bytes: DEFAULT_MAX_DATAGRAM_BYTES,
+            gso: true,
+            gro: true,
+            rcvbuf_bytes: DEFAULT_BUFFER_BYTES,
+            sndbuf_bytes: DEFAULT_BUFFER_BYTES,
+            busy_poll_us: None,
+            device: None,
+        }
+    }
+
+    fn check(&self) -> Result<(), UdpError> {
+        if self.max_datagram_bytes == 0 || self.max_datagram_bytes > LARGEST_DATAGRAM_BYTES {
+            let why = "a UDP datagram carries 1 to 65,507 bytes";
+            return Err(UdpError::settings("max_datagram_bytes", self.local, why));
+        }
+        Ok(())
+    }
+
+    fn options(&self) -> Options<'_> {
+        Options {
+            local: self.local,
+            device: self.device.as_deref(),
+            reuse_port: self.reuse_port,
+            // Without it, the ICMP errors of an unconnected socket are not reported at all:
+            // whoever can forge one could otherwise disturb every peer of the socket.
+            error_queue: false,
+            gso: self.gso,
+            gro: self.gro,
+            rcvbuf_bytes: self.rcvbuf_bytes,
+            sndbuf_bytes: self.sndbuf_bytes,
+            busy_poll_us: self.busy_poll_us,
+        }
+    }
+}
+
+/// Counters that only kernel sockets have; the common ones are in [`QueueStats`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UdpStats {
+    /// Sends that found the socket's buffer full (EAGAIN): the rest waited.
+    pub send_would_block: u64,
+    /// Sends that found the device's queue or memory full (ENOBUFS, ENOMEM): the rest waited.
+    pub send_no_memory: u64,
+    /// Datagrams larger than the MTU of their device (EMSGSIZE). MTU probes end so.
+    pub send_too_big: u64,
+    /// Datagrams refused for any other reason: no route, a firewall, no socket of the family.
+    pub send_refused: u64,
+    /// Messages sent that held more than one datagram.
+    pub send_joined: u64,
+    /// Joined messages that the kernel refused, and that were sent datagram by datagram.
+    pub send_split: u64,
+    /// Sockets that gave up joining, since the kernel or the device cannot do it.
+    pub offload_lost: u64,
+}
+
+/// A socket with what is on its way in and out.
+struct Port {
+    socket: Socket,
+    sending: SendQueue,
+    receiving: Receiver,
+    /// A joined message met EINVAL: if its first datagram alone is sent, joining was the fault.
+    joining_suspected: bool,
+}
+
+impl Port {
+    fn open(config: &UdpConfig) -> Result<Self, UdpError> {
+        config.check()?;
+        let socket = Socket::open(&config.options())?;
+        Ok(Self {
+            sending: SendQueue::new(config.max_datagram_bytes, socket.gso),
+            receiving: Receiver::new(config.max_datagram_bytes, socket.gro),
+            socket,
+            joining_suspected: false,
+        })
+    }
+
+    /// How well this socket suits a datagram between these addresses; `None` if not at all.
+    fn suits(&self, path: &Path) -> Option<u8> {
+        let own = self.socket.local;
+        if own.is_ipv4() != path.remote.is_ipv4() {
+            return None;
+        }
+        let port = u8::from(own.port() == path.local.port());
+        let address =
+            if own.ip() == path.local.ip() { 2 } else { u8::from(own.ip().is_unspecified()) };
+        Some(3 * port + address)
+    }
+}
+
+/// A datapath on kernel UDP sockets.
+///
+/// Drive it as [`Datapath`] says. It belongs to one thread; give each worker its own, bound to
+/// the same address with [`reuse_port`](UdpConfig::reuse_port).
+pub struct UdpDatapath {
+    capabilities: Capabilities,
+    /// Never empty.
+    ports: Vec<Port>,
+    fds: Vec<RawFd>,
+    /// The port whose buffer was lent last; `None` if it suits no port.
+    lent: Option<usize>,
+    /// The port that the next receive call begins with, so that none starves.
+    first: usize,
+    stats: QueueStats,
+    udp_stats: UdpStats,
+    /// Found while receiving; told by the next flush.
+    lost: Option<DatapathError>,
+}
+
+impl UdpDatapath {
+    /// Opens and binds a socket.
+    ///
+    /// # Errors
+    /// Names the call, the address, the device and the remedy.
+    pub fn bind(config: &UdpConfig) -> Result<Self, UdpError> {
+        let port = Port::open(config)?;
+        let capabilities = Capabilities {
+            mode: Mode::Udp,
+            queue: 0,
+            device: config.device.clone(),
+            max_datagram_bytes: config.max_datagram_bytes,
+            ecn: port.socket.ecn,
+            segmentation_offload: port.socket.gso,
+        };
+        Ok(Self {
+            capabilities,
+            fds: vec![port.socket.raw_fd()],
+            ports: vec![port],
+            lent: None,
+            first: 0,
+            stats: QueueStats::default(),
+            udp_stats: UdpStats::default(),
+            lost: None,
+        })
+    }
+
+    /// Serves one more address, for example IPv6 beside IPv4.
+    ///
+    /// # Errors
+    /// As [`bind`](Self::bind); also when `max_datagram_bytes` differs from the first.
+    pub fn add_socket(&mut self, config: &UdpConfig) -> Result<SocketAddr, UdpError> {
+        if config.max_datagram_bytes != self.capabilities.max_datagram_bytes {
+            let why = "all sockets of a datapath have one size";
+            return Err(UdpError::settings("max_datagram_bytes", config.local, why));
+        }
+        let port = Port::open(config)?;
+        self.capabilities.ecn &= port.socket.ecn;
+        self.capabilities.segmentation_offload |= port.socket.gso;
+        let local = port.socket.local;
+        self.fds.push(port.socket.raw_fd());
+        self.ports.push(port);
+        Ok(local)
+    }
+
+    /// The address of the first socket, with the port that the kernel chose.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.ports[0].socket.local
+    }
+
+    /// The addresses of all sockets, in the order in which they were added.
+    pub fn local_addrs(&self) -> impl Iterator<Item = SocketAddr> {
+        self.ports.iter().map(|port| port.socket.local)
+    }
+
+    /// Picks the socket of the `SO_REUSEPORT` group by the CPU that a datagram arrives on; a CPU
+    /// that `table` does not list leaves it to the kernel's flow hash, and so does a socket that
+    /// the group does not have. It holds for the whole group, and replaces what was set before.
+    ///
+    /// # Errors
+    /// The port is not shared, or the table has more than 2,000 lines.
+    pub fn steer_by_cpu(&self, table: &[CpuSteering]) -> Result<(), UdpError> {
+        for port in &self.ports {
+            let local = port.socket.local;
+            if table.len() > steer::MAX_STEERED_CPUS {
+                return Err(UdpError::settings("steer_by_cpu", local, "more than 2,000 CPUs"));
+            }
+            syscall::attach_reuseport_program(port.socket.fd(), &mut steer::program(table))
+                .map_err(|e| UdpError::new("setsockopt ATTACH_REUSEPORT_CBPF", local, None, e))?;
+        }
+        Ok(())
+    }
+
+    /// The counters that only kernel sockets have.
+    #[must_use]
+    pub fn udp_stats(&self) -> UdpStats {
+        self.udp_stats
+    }
+
+    /// The socket for a path: its address and port if there is one, else the wildcard, else any
+    /// of the same family.
+    fn port_for(&self, path: &Path) -> Option<usize> {
+        let ranked = self.ports.iter().enumerate();
+        let ranked = ranked.filter_map(|(index, port)| Some((port.suits(path)?, index)));
+        ranked.max_by_key(|(rank, index)| (*rank, usize::MAX - index)).map(|(_, index)| index)
+    }
+
+    /// One receive call on a port, and what it brought.
+    fn receive_from(
+        &mut self,
+        index: usize,
+        budget: usize,
+        sink: &mut dyn FnMut(&RxMeta, &mut [u8]),
+    ) -> receive::Delivered {
+        let port = &mut self.ports[index];
+        let mut done = port.receiving.deliver(&port.socket, budget, &mut self.stats, sink);
+        while done.used < budget {
+            self.stats.rx_calls += 1;
+            let more = match port.receiving.fetch(&port.socket, budget - done.used) {
+                Ok(more) => more,
+                Err(error) => {
+                    self.lost = Some(DatapathError::System { call: "recvmmsg", error });
+                    return done;
+                }
+            };
+            let left = budget - done.used;
+            let next = port.receiving.deliver(&port.socket, left, &mut self.stats, sink);
+            done.handed += next.handed;
+            done.used += next.used;
+            if !more {
+                break;
+            }
+        }
+        done
+    }
+
+    fn flush_port(&mut self, index: usize) -> Result<(), DatapathError> {
+        for _ in 0..SEND_CALLS_PER_FLUSH {
+            let port = &mut self.ports[index];
+            if port.sending.is_empty() {
+                return Ok(());
+            }
+            port.sending.close(&port.socket);
+            self.stats.tx_kicks += 1;
+            match syscall::send_many(port.socket.fd(), port.sending.outgoing()) {
+                Ok(count) => self.sent(index, count),
+                Err(error) => {
+                    if !self.send_failed(index, error)? {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn sent(&mut self, index: usize, count: usize) {
+        let port = &mut self.ports[index];
+        let amount = port.sending.remove(count);
+        self.stats.tx_packets += amount.datagrams;
+        self.stats.tx_bytes += amount.bytes;
+        self.udp_stats.send_joined += amount.joined;
+        if port.joining_suspected {
+            port.joining_suspected = false;
+            self.stop_joining(index);
+        }
+    }
+
+    /// The kernel refused the next message of a port. True when it is worth calling again.
+    fn send_failed(&mut self, index: usize, error: io::Error) -> Result<bool, DatapathError> {
+        let port = &mut self.ports[index];
+        let joined = port.sending.next_is_joined();
+        let errno = error.raw_os_error();
+        match SendError::of(error) {
+            SendError::Full => {
+                let blocked = errno == Some(libc::EAGAIN);
+                self.udp_stats.send_would_block += u64::from(blocked);
+                self.udp_stats.send_no_memory += u64::from(!blocked);
+                return Ok(false);
+            }
+            SendError::Lost(error) => {
+                return Err(DatapathError::System { call: "sendmmsg", error });
+            }
+            SendError::TooBig | SendError::Refused(_) if joined => {
+                self.udp_stats.send_split += 1;
+                // EIO: the device cannot, and the kernel does not do it in its place (before
+                // 6.11). EINVAL: perhaps the same, perhaps a segment above the MTU (before
+                // 6.14): datagram by datagram we shall see.
+                port.joining_suspected = errno == Some(libc::EINVAL);
+                port.sending.split_next();
+                if errno == Some(libc::EIO) {
+                    self.stop_joining(index);
+                }
+            }
+            SendError::TooBig => self.give_up_next(index, |stats| &mut stats.send_too_big),
+            SendError::Refused(error) => {
+                tracing::debug!(%error, "a datagram was refused");
+                self.give_up_next(index, |stats| &mut stats.send_refused);
+            }
+        }
+        Ok(true)
+    }
+
+    fn give_up_next(&mut self, index: usize, counter: fn(&mut UdpStats) -> &mut u64) {
+        let port = &mut self.ports[index];
+        port.joining_suspected = false;
+        let amount = port.sending.remove(1);
+        self.stats.tx_errors += amount.datagrams;
+        *counter(&mut self.udp_stats) += amount.datagrams;
+    }
+
+    fn stop_joining(&mut self, index: usize) {
+        let port = &mut self.ports[index];
+        if port.sending.gso {
+            port.sending.stop_joining();
+            self.udp_stats.offload_lost += 1;
+            let local = port.socket.local;
+            tracing::warn!(%local, "the kernel refuses UDP_SEGMENT here: sending one by one");
+        }
+    }
+}
+
+impl Datapath for UdpDatapath {
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn receive(&mut self, budget: usize, sink: &mut dyn FnMut(&RxMeta, &mut [u8])) -> usize {
+        let count = self.ports.len();
+        let (mut handed, mut used) = (0, 0);
+        for turn in 0..count {
+            if used >= budget {
+                break;
+            }
+            let done = self.receive_from((self.first + turn) % count, budget - used, sink);
+            handed += done.handed;
+            used += done.used;
+        }
+        self.first = (self.first + 1) % count;
+        handed
+    }
+
+    fn tx_buffer(&mut self, path: &Path) -> Option<&mut [u8]> {
+        self.lent = self.port_for(path);
+        // A path that no socket can serve gets a buffer too: the commit counts it.
+        let index = self.lent.unwrap_or(0);
+        let buffer = self.ports[index].sending.buffer();
+        if buffer.is_none() {
+            self.stats.tx_no_buffer += 1;
+        }
+        buffer
+    }
+
+    fn tx_commit(&mut self, len: usize, path: &Path, ecn: Ecn) {
+        match self.lent {
+            // A datagram without a byte is of no use to anyone, and would be dropped on arrival.
+            Some(index) if len > 0 => self.ports[index].sending.commit(len, path, ecn),
+            Some(_) => {}
+            None => {
+                self.stats.tx_errors += 1;
+                self.udp_stats.send_refused += 1;
+            }
+        }
+    }
+
+    fn flush(&mut self) -> Result<(), DatapathError> {
+        for index in 0..self.ports.len() {
+            self.flush_port(index)?;
+        }
+        self.lost.take().map_or(Ok(()), Err)
+    }
+
+    fn prepare_sleep(&mut self) -> bool {
+        // What the kernel holds wakes the poll; what we hold does not, nor does room to send.
+        self.ports.iter().all(|port| port.receiving.is_empty() && port.sending.is_empty())
+    }
+
+    fn poll_fds(&self) -> &[RawFd] {
+        &self.fds
+    }
+
+    fn stats(&self) -> QueueStats {
+        let drops = self.ports.iter().map(|port| port.socket.kernel_drops()).sum();
+        QueueStats { drop_socket_full: drops, ..self.stats }
+    }
+}

@@ -68,6 +68,8 @@ impl SideSocket {
             device,
             reuse_port,
             error_queue: true,
+            gso: false,
+            gro: false,
             rcvbuf_bytes: DEFAULT_BUFFER_BYTES,
             sndbuf_bytes: DEFAULT_BUFFER_BYTES,
             busy_poll_us: None,

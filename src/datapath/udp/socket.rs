@@ -1,6 +1,6 @@
 //! Opening a UDP socket with the options that QUIC needs, and knowing which of them it got.
 
-use super::abi::Control;
+use super::abi::{Control, UDP_GRO, UDP_SEGMENT};
 use super::error::UdpError;
 use super::syscall;
 use crate::ecn::Ecn;
@@ -19,6 +19,8 @@ pub(super) struct Options<'a> {
     pub(super) reuse_port: bool,
     /// Queue ICMP errors for [`Socket::fd`] to be read from the error queue.
     pub(super) error_queue: bool,
+    pub(super) gso: bool,
+    pub(super) gro: bool,
     pub(super) rcvbuf_bytes: usize,
     pub(super) sndbuf_bytes: usize,
     pub(super) busy_poll_us: Option<u32>,
@@ -32,6 +34,10 @@ pub(super) struct Socket {
     pub(super) local: SocketAddr,
     /// ECN codepoints are read and written.
     pub(super) ecn: bool,
+    /// One send can carry many datagrams.
+    pub(super) gso: bool,
+    /// One receive can carry many datagrams.
+    pub(super) gro: bool,
 }
 
 impl Socket {
@@ -61,11 +67,13 @@ impl Socket {
             on(level, errors).map_err(fail("setsockopt RECVERR"))?;
         }
         let ecn = receives_ecn(s, ipv4);
+        let gso = options.gso && segments(s);
+        let gro = options.gro && joins_segments(s);
         size_buffers(s, options);
         busy_poll(s, options);
         syscall::bind(s, &options.local).map_err(fail("bind"))?;
         let local = syscall::local_address(s).map_err(fail("getsockname"))?;
-        Ok(Self { fd, local, ecn })
+        Ok(Self { fd, local, ecn, gso, gro })
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
@@ -134,6 +142,16 @@ fn receives_ecn(s: BorrowedFd<'_>, ipv4: bool) -> bool {
         (libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS)
     };
     wanted("ECN", syscall::set_option(s, level, name, 1))
+}
+
+/// Asks whether sends can be cut into segments, by setting "no segments" (Linux 4.18). An older
+/// kernel would ignore the control message and send one giant datagram.
+fn segments(s: BorrowedFd<'_>) -> bool {
+    wanted("UDP_SEGMENT", syscall::set_option(s, libc::SOL_UDP, UDP_SEGMENT, 0))
+}
+
+fn joins_segments(s: BorrowedFd<'_>) -> bool {
+    wanted("UDP_GRO", syscall::set_option(s, libc::SOL_UDP, UDP_GRO, 1))
 }
 
 fn wanted(what: &'static str, result: io::Result<()>) -> bool {

@@ -1,1 +1,207 @@
-//! congestion.
+//! How much may be in flight (RFC 9002 §7).
+//!
+//! A [`Controller`] is a number, the window, and what moves it. Recovery tells it about every
+//! packet sent, acknowledged or lost, and compares the window with the bytes in flight, which
+//! it counts itself. The controller knows no packet: only when one was sent, which decides
+//! whether news about it belongs to a period of recovery that is already paid for.
+//!
+//! | | grows by | a congestion event leaves |
+//! |---|---|---|
+//! | [`NewReno`] (RFC 9002 §7.3) | one packet per round trip | half |
+//! | [`Cubic`] (RFC 9438), default | a cubic function of time | seven tenths |
+//!
+//! Both start with slow start; CUBIC leaves it before loss where round trips grow
+//! (HyStart++, RFC 9406). All lengths are bytes.
+
+mod cubic;
+mod hystart;
+mod new_reno;
+
+pub use cubic::Cubic;
+pub use new_reno::NewReno;
+
+use super::rtt::Rtt;
+use crate::time::Instant;
+
+/// RFC 9002 §7.2: the window starts at ten packets, as far as that is at most this or two
+/// packets.
+const INITIAL_WINDOW_MAX_BYTES: u64 = 14_720;
+
+/// RFC 9002 §7.2, kMinimumWindow.
+const MIN_WINDOW_PACKETS: u64 = 2;
+
+/// No window grows beyond 1 TiB: keeps products of a window with nanoseconds and rates in the
+/// range of 128 bits, and of its conversion to a float exact.
+const WINDOW_MAX_BYTES: u64 = 1 << 40;
+
+/// The window before anything is known (RFC 9002 §7.2).
+#[must_use]
+pub fn initial_window(mtu: u16) -> u64 {
+    let mtu = u64::from(mtu);
+    (10 * mtu).min(INITIAL_WINDOW_MAX_BYTES.max(2 * mtu))
+}
+
+/// The window that nothing goes below (RFC 9002 §7.2).
+#[must_use]
+pub fn min_window(mtu: u16) -> u64 {
+    MIN_WINDOW_PACKETS * u64::from(mtu)
+}
+
+/// Decides how many bytes may be in flight.
+pub trait Controller: Send {
+    /// A packet of `bytes` that counts in flight was sent.
+    fn on_sent(&mut self, now: Instant, bytes: u64, pn: u64);
+
+    /// A packet that counted in flight was acknowledged. `app_limited` says that the window
+    /// was not what limited sending, so that it proves nothing about a larger one
+    /// (RFC 9002 §7.8); waiting for the pacer does not make a sender application limited.
+    fn on_acked(
+        &mut self,
+        now: Instant,
+        sent_time: Instant,
+        bytes: u64,
+        pn: u64,
+        app_limited: bool,
+        rtt: &Rtt,
+    );
+
+    /// Packets were lost, or (`ecn`) a router marked some. `sent_time` is of the newest of
+    /// them. Losses of the same flight as an earlier one change nothing. `persistent` says
+    /// that the losses span the time of RFC 9002 §7.6.
+    fn on_congestion(&mut self, now: Instant, sent_time: Instant, persistent: bool, ecn: bool);
+
+    /// Packets of `bytes` left flight and told nothing about the network: their keys were
+    /// discarded, or they were MTU probes.
+    fn on_discarded(&mut self, _bytes: u64) {}
+
+    /// Packets may now have `mtu` bytes.
+    fn on_mtu(&mut self, mtu: u16);
+
+    /// Bytes that may be in flight.
+    fn window(&self) -> u64;
+
+    /// Where slow start ends; `None` while nothing has ended it yet.
+    fn ssthresh(&self) -> Option<u64>;
+
+    /// Its name, for statistics.
+    fn name(&self) -> &'static str;
+}
+
+/// Which controller a connection uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Algorithm {
+    /// RFC 9002 §7.
+    NewReno,
+    /// RFC 9438 with RFC 9406.
+    #[default]
+    Cubic,
+}
+
+/// Any controller, held by value: a connection's is chosen at run time, and a call costs a
+/// branch, not a jump through a table to memory of its own.
+#[derive(Clone, Debug)]
+pub enum AnyController {
+    /// RFC 9002 §7.
+    NewReno(NewReno),
+    /// RFC 9438 with RFC 9406.
+    Cubic(Cubic),
+}
+
+impl AnyController {
+    /// A controller in its initial state for packets of `mtu` bytes.
+    #[must_use]
+    pub fn new(algorithm: Algorithm, mtu: u16) -> Self {
+        match algorithm {
+            Algorithm::NewReno => Self::NewReno(NewReno::new(mtu)),
+            Algorithm::Cubic => Self::Cubic(Cubic::new(mtu)),
+        }
+    }
+}
+
+/// Calls the same method of whichever it is.
+macro_rules! each {
+    ($any:expr, $controller:ident => $call:expr) => {
+        match $any {
+            AnyController::NewReno($controller) => $call,
+            AnyController::Cubic($controller) => $call,
+        }
+    };
+}
+
+impl Controller for AnyController {
+    #[inline]
+    fn on_sent(&mut self, now: Instant, bytes: u64, pn: u64) {
+        each!(self, controller => controller.on_sent(now, bytes, pn));
+    }
+
+    #[inline]
+    fn on_acked(
+        &mut self,
+        now: Instant,
+        sent_time: Instant,
+        bytes: u64,
+        pn: u64,
+        app_limited: bool,
+        rtt: &Rtt,
+    ) {
+        each!(self, controller => controller.on_acked(now, sent_time, bytes, pn, app_limited, rtt));
+    }
+
+    fn on_congestion(&mut self, now: Instant, sent_time: Instant, persistent: bool, ecn: bool) {
+        each!(self, controller => controller.on_congestion(now, sent_time, persistent, ecn));
+    }
+
+    fn on_discarded(&mut self, bytes: u64) {
+        each!(self, controller => controller.on_discarded(bytes));
+    }
+
+    fn on_mtu(&mut self, mtu: u16) {
+        each!(self, controller => controller.on_mtu(mtu));
+    }
+
+    #[inline]
+    fn window(&self) -> u64 {
+        each!(self, controller => controller.window())
+    }
+
+    fn ssthresh(&self) -> Option<u64> {
+        each!(self, controller => controller.ssthresh())
+    }
+
+    fn name(&self) -> &'static str {
+        each!(self, controller => controller.name())
+    }
+}
+
+/// A period of recovery (RFC 9002 §7.3.2): from a congestion event until a packet sent after
+/// it is acknowledged. News about packets sent before is part of the event.
+#[derive(Clone, Copy, Debug, Default)]
+struct Recovery(Option<Instant>);
+
+impl Recovery {
+    fn start(&mut self, now: Instant) {
+        self.0 = Some(now);
+    }
+
+    fn end(&mut self) {
+        self.0 = None;
+    }
+
+    #[inline]
+    fn covers(self, sent_time: Instant) -> bool {
+        self.0.is_some_and(|start| sent_time <= start)
+    }
+}
+
+/// The window after the size of packets changed (RFC 9002 §7.2): a connection that nothing
+/// moved yet starts anew with the new size, any other keeps its window down to the minimum.
+fn window_for_mtu(window: u64, from_mtu: u16, to_mtu: u16) -> u64 {
+    if window == initial_window(from_mtu) {
+        initial_window(to_mtu)
+    } else {
+        window.max(min_window(to_mtu))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -200,13 +200,14 @@ impl Pool {
         let mut buffer = self.free.pop().unwrap_or_else(|| RecvBuffer { inner: Box::default() });
         buffer.inner.start = start;
         buffer.inner.head = 0;
+        buffer.inner.end = u64::MAX;
         buffer
     }
 
     /// Takes back a buffer that nobody needs.
     pub(super) fn give(&mut self, mut buffer: RecvBuffer) {
         if self.free.len() < POOL_MAX && self.ring_bytes <= self.limit_bytes {
-            buffer.inner.spans.clear();
+            buffer.inner.spans.recycle();
             self.free.push(buffer);
         } else {
             self.ring_bytes -= buffer.inner.ring.len();
@@ -234,3 +235,6 @@ impl Pool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

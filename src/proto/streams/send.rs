@@ -300,8 +300,9 @@ impl SendHalf {
     }
 
     fn on_acked_with_gaps(&mut self, lo: u64, hi: u64) {
-        let mut acked = self.acked;
-        if hi <= acked {
+        let acked = self.acked;
+        if hi <= acked || lo == hi {
+            // Known, or a FIN alone.
             return;
         }
         let repair = self.repair();
@@ -310,14 +311,50 @@ impl SendHalf {
             repair.lost.remove(lo, hi);
             return;
         }
-        acked = hi;
-        if let Some(span) = repair.acked.first().filter(|span| span.lo <= hi) {
-            acked = acked.max(span.hi);
-        }
+        repair.acked.remove_below(hi);
+        let next = repair.acked.first().filter(|span| span.lo == hi);
+        let acked = next.map_or(hi, |span| span.hi);
         repair.acked.remove_below(acked);
         repair.lost.remove_below(acked);
         // Pieces below are given back, and the hint may name one of them.
         repair.hint = NONE;
         self.acked = acked;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_acknowledgement_over_several_gaps_joins_what_lies_behind_the_last() {
+        let (mut lent, mut half) = (Lent::new(), SendHalf::new(1_000));
+        half.write(&mut lent, Bytes::from_static(&[0; 100]), false);
+        half.emit(&lent, half.segment(), &mut [0; 100]);
+        for (offset, len, acked) in [(10, 10, 0), (40, 20, 0), (70, 10, 0), (0, 40, 60)] {
+            half.on_acked(&mut lent, offset, len, false);
+            assert_eq!(half.acked, acked);
+        }
+        half.on_acked(&mut lent, 50, 20, false);
+        assert_eq!(half.acked, 80);
+    }
+
+    #[test]
+    fn a_loss_after_acknowledgements_is_only_what_lies_between_them() {
+        let (mut lent, mut half) = (Lent::new(), SendHalf::new(1_000));
+        half.write(&mut lent, Bytes::from_static(&[0; 100]), true);
+        half.emit(&lent, half.segment(), &mut [0; 100]);
+        half.on_acked(&mut lent, 0, 10, false);
+        half.on_acked(&mut lent, 20, 10, false);
+        half.on_lost(0, 100, true);
+        assert_eq!(half.segment(), Segment { offset: 10, len: 10, again: true });
+        half.emit(&lent, half.segment(), &mut [0; 10]);
+        assert_eq!(half.segment(), Segment { offset: 30, len: 70, again: true });
+        assert!(half.fin_at(100) && !half.fin_at(99));
+        half.on_acked(&mut lent, 30, 70, true);
+        assert_eq!(half.wanted_queue(), SendQueue::Idle);
+        assert!(!half.is_done());
+        half.on_acked(&mut lent, 10, 10, false);
+        assert_eq!(half.state, SendState::Finished);
     }
 }

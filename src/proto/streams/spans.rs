@@ -7,6 +7,9 @@
 
 use std::collections::VecDeque;
 
+/// Spans for which a set that is kept for later keeps memory.
+const SPANS_KEPT: usize = 16;
+
 /// The bytes `lo..hi`; never empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Span {
@@ -140,9 +143,10 @@ impl Spans {
         })
     }
 
-    /// Takes everything out; keeps the memory for the next use.
-    pub(super) fn clear(&mut self) {
+    /// Takes everything out; keeps a little memory for the next use.
+    pub(super) fn recycle(&mut self) {
         self.spans.clear();
+        self.spans.shrink_to(SPANS_KEPT);
     }
 
     /// Gives unused memory back.

@@ -1,0 +1,450 @@
+//! Simulated sequences with answers worked out by hand, and random ones without panics.
+
+use super::*;
+use crate::time::{MILLISECOND_NS, SECOND_NS};
+use proptest::prelude::*;
+
+const MTU: u16 = 1_200;
+const MSS: u64 = 1_200;
+const MS: u64 = MILLISECOND_NS;
+
+fn at(ns: u64) -> Instant {
+    Instant::from_nanos(ns)
+}
+
+fn rtt_of(rtt_ns: u64) -> Rtt {
+    let mut rtt = Rtt::new(rtt_ns);
+    rtt.update(rtt_ns, 0, Instant::EPOCH);
+    rtt
+}
+
+/// A sender that is always limited by its window, over a path with a fixed round trip: in
+/// each round it sends one window, and all of it is acknowledged one round trip later.
+struct Path<C: Controller> {
+    controller: C,
+    now_ns: u64,
+    rtt_ns: u64,
+    pn: u64,
+}
+
+impl<C: Controller> Path<C> {
+    fn new(controller: C, rtt_ns: u64) -> Self {
+        Self { controller, now_ns: SECOND_NS, rtt_ns, pn: 0 }
+    }
+
+    /// One round, its packets and acknowledgements spread evenly over the round trip.
+    fn round(&mut self) {
+        let packets = (self.controller.window() / MSS).max(1);
+        let rtt = rtt_of(self.rtt_ns);
+        for i in 0..packets {
+            let sent_ns = self.now_ns + i * self.rtt_ns / packets;
+            self.controller.on_sent(at(sent_ns), MSS, self.pn + i);
+        }
+        for i in 0..packets {
+            let sent_ns = self.now_ns + i * self.rtt_ns / packets;
+            let (now, sent) = (at(sent_ns + self.rtt_ns), at(sent_ns));
+            self.controller.on_acked(now, sent, MSS, self.pn + i, false, &rtt);
+        }
+        self.pn += packets;
+        self.now_ns += self.rtt_ns;
+    }
+
+    fn rounds(&mut self, count: u64) {
+        (0..count).for_each(|_| self.round());
+    }
+
+    /// A packet sent just now is lost. Acknowledged rounds end one round trip later.
+    fn lose(&mut self) {
+        self.now_ns += self.rtt_ns;
+        let now = at(self.now_ns);
+        self.controller.on_congestion(now, now, false, false);
+        self.now_ns += 1;
+    }
+}
+
+#[test]
+fn initial_windows_of_the_rfc() {
+    // RFC 9002 §7.2.
+    assert_eq!(initial_window(1_200), 12_000);
+    assert_eq!(initial_window(1_472), 14_720);
+    assert_eq!(initial_window(1_500), 14_720);
+    assert_eq!(initial_window(9_000), 18_000);
+    assert_eq!(min_window(1_200), 2_400);
+}
+
+#[test]
+fn slow_start_doubles_each_round() {
+    for algorithm in [Algorithm::NewReno, Algorithm::Cubic] {
+        let mut path = Path::new(AnyController::new(algorithm, MTU), 50 * MS);
+        path.rounds(5);
+        assert_eq!(path.controller.window(), 12_000 << 5, "{}", path.controller.name());
+        assert_eq!(path.controller.ssthresh(), None);
+    }
+}
+
+#[test]
+fn new_reno_halves_and_then_adds_a_packet_each_round() {
+    let mut path = Path::new(NewReno::new(MTU), 50 * MS);
+    path.rounds(4);
+    assert_eq!(path.controller.window(), 192_000);
+    path.lose();
+    assert_eq!(path.controller.window(), 96_000);
+    assert_eq!(path.controller.ssthresh(), Some(96_000));
+    // 80 packets a round: each round's acknowledgements are one window, within a packet.
+    path.rounds(20);
+    let grown = path.controller.window() - 96_000;
+    assert!((19 * MSS..=20 * MSS).contains(&grown), "{grown}");
+}
+
+#[test]
+fn cubic_keeps_seven_tenths() {
+    let mut path = Path::new(Cubic::new(MTU), 50 * MS);
+    path.rounds(4);
+    path.lose();
+    assert_eq!(path.controller.window(), 134_400);
+    assert_eq!(path.controller.ssthresh(), Some(134_400));
+}
+
+#[test]
+fn losses_of_one_flight_count_once() {
+    for algorithm in [Algorithm::NewReno, Algorithm::Cubic] {
+        let mut controller = AnyController::new(algorithm, MTU);
+        let rtt = rtt_of(50 * MS);
+        controller.on_congestion(at(100), at(10), false, false);
+        let window = controller.window();
+        // Sent before the event, lost or acknowledged after it: nothing changes.
+        controller.on_congestion(at(110), at(100), false, true);
+        controller.on_acked(at(120), at(100), MSS, 1, false, &rtt);
+        assert_eq!(controller.window(), window);
+        // Sent after it: a new event.
+        controller.on_congestion(at(200), at(101), false, false);
+        assert!(controller.window() < window);
+    }
+}
+
+#[test]
+fn ecn_counts_as_loss() {
+    for algorithm in [Algorithm::NewReno, Algorithm::Cubic] {
+        let mut marked = AnyController::new(algorithm, MTU);
+        let mut lost = AnyController::new(algorithm, MTU);
+        marked.on_congestion(at(100), at(10), false, true);
+        lost.on_congestion(at(100), at(10), false, false);
+        assert_eq!(marked.window(), lost.window());
+    }
+}
+
+#[test]
+fn persistent_congestion_leaves_the_minimum_and_slow_start() {
+    for algorithm in [Algorithm::NewReno, Algorithm::Cubic] {
+        let mut path = Path::new(AnyController::new(algorithm, MTU), 50 * MS);
+        path.rounds(5);
+        let before = path.controller.window();
+        path.now_ns += SECOND_NS;
+        let now = at(path.now_ns);
+        path.controller.on_congestion(now, now, true, false);
+        assert_eq!(path.controller.window(), 2 * MSS);
+        let ssthresh = path.controller.ssthresh().expect("an event");
+        assert!(ssthresh < before && ssthresh >= before / 2);
+        // The period of recovery is over: what was sent before the event grows the window.
+        path.controller.on_acked(now, now, MSS, 0, false, &rtt_of(50 * MS));
+        assert_eq!(path.controller.window(), 3 * MSS);
+        path.rounds(3);
+        assert_eq!(path.controller.window(), 24 * MSS);
+    }
+}
+
+#[test]
+fn repeated_events_stop_at_the_minimum() {
+    for algorithm in [Algorithm::NewReno, Algorithm::Cubic] {
+        let mut controller = AnyController::new(algorithm, MTU);
+        for i in 1..100 {
+            controller.on_congestion(at(10 * i), at(10 * i), false, false);
+        }
+        assert_eq!(controller.window(), min_window(MTU));
+    }
+}
+
+#[test]
+fn an_application_limited_sender_does_not_grow() {
+    for algorithm in [Algorithm::NewReno, Algorithm::Cubic] {
+        let mut controller = AnyController::new(algorithm, MTU);
+        let rtt = rtt_of(50 * MS);
+        for phase in 0..2u64 {
+            let window = controller.window();
+            for i in 1..1_000 {
+                let sent = at(phase * 20_000 * MS + i * MS);
+                controller.on_acked(sent.plus_ns(50 * MS), sent, MSS, i, true, &rtt);
+            }
+            assert_eq!(controller.window(), window, "{}", controller.name());
+            let now = at(15_000 * MS);
+            controller.on_congestion(now, now, false, false);
+        }
+    }
+}
+
+#[test]
+fn a_larger_mtu_moves_the_untouched_window_only() {
+    for algorithm in [Algorithm::NewReno, Algorithm::Cubic] {
+        let mut controller = AnyController::new(algorithm, MTU);
+        controller.on_mtu(1_452);
+        assert_eq!(controller.window(), initial_window(1_452));
+        controller.on_congestion(at(100), at(10), true, false);
+        controller.on_mtu(9_000);
+        assert_eq!(controller.window(), 18_000);
+    }
+}
+
+/// W_cubic of RFC 9438 §4.2 in packets, `t` seconds after an event at `w_max` packets.
+fn w_cubic(w_max: f64, t: f64) -> f64 {
+    let k = (w_max * 0.3 / 0.4).cbrt();
+    0.4 * (t - k).powi(3) + w_max
+}
+
+/// A path past slow start with a window of 10,000 packets, where the curve leads, at an event.
+fn cubic_after_event() -> Path<Cubic> {
+    let mut path = Path::new(Cubic::new(MTU), 100 * MS);
+    path.controller.window = 10_000 * MSS;
+    path.lose();
+    assert_eq!(path.controller.window(), 7_000 * MSS);
+    path
+}
+
+#[test]
+fn cubic_follows_its_curve() {
+    let mut path = cubic_after_event();
+    let start_ns = path.now_ns;
+    // K is the cube root of 7,500: 19.6 s. Follow it up, through the flat part, and beyond.
+    for _ in 0..300 {
+        path.round();
+        let t = (path.now_ns - start_ns) as f64 / SECOND_NS as f64;
+        let got = path.controller.window() as f64 / MSS as f64;
+        // The epoch starts with the first acknowledgement after the event, a round trip later;
+        // the window heads for where the curve is one round trip ahead.
+        let (low, high) = (w_cubic(10_000.0, t - 0.2), w_cubic(10_000.0, t + 0.1));
+        assert!(got > low - 20.0 && got < high + 20.0, "{t:.1} s: {low:.0} {got:.0} {high:.0}");
+    }
+}
+
+#[test]
+fn cubic_is_flat_at_w_max() {
+    let mut path = cubic_after_event();
+    let at_seconds = |path: &mut Path<Cubic>, seconds: u64| {
+        let rounds = (seconds * SECOND_NS).saturating_sub(path.now_ns) / path.rtt_ns;
+        path.rounds(rounds);
+        path.controller.window() / MSS
+    };
+    // The event was at about 1 s, so that the middle is at about 20.7 s.
+    let (before, middle, after) =
+        (at_seconds(&mut path, 17), at_seconds(&mut path, 21), at_seconds(&mut path, 25));
+    assert!((9_970..=10_005).contains(&middle), "{middle}");
+    assert!(middle - before < 30, "{before} {middle}");
+    assert!(after - middle < 45, "{middle} {after}");
+    assert!(at_seconds(&mut path, 45) > 15_000);
+}
+
+#[test]
+fn cubic_is_as_fast_as_reno_where_its_curve_is_slower() {
+    // RFC 9438 §4.3. 5 ms and 100 packets: the curve needs 4.2 s back to 100 packets, Reno's
+    // ALPHA of 9/17 packets per round 57 rounds, 0.28 s.
+    let mut path = Path::new(Cubic::new(MTU), 5 * MS);
+    path.controller.window = 100 * MSS;
+    path.lose();
+    path.rounds(2);
+    let start = path.controller.window() as f64 / MSS as f64;
+    path.rounds(40);
+    let grown = path.controller.window() as f64 / MSS as f64 - start;
+    let expected = 40.0 * 9.0 / 17.0;
+    assert!((grown - expected).abs() < 1.5, "{grown:.1} against {expected:.1}");
+    // Past the prior window, one packet per round.
+    path.rounds(40);
+    let start = path.controller.window() as f64 / MSS as f64;
+    assert!(start > 100.0);
+    path.rounds(20);
+    let grown = path.controller.window() as f64 / MSS as f64 - start;
+    assert!((grown - 20.0).abs() < 1.5, "{grown:.1}");
+}
+
+#[test]
+fn cubic_converges_fast_when_its_share_shrinks() {
+    // RFC 9438 §4.7: a second event below the last W_max aims at 0.85 of the window.
+    let mut path = cubic_after_event();
+    path.rounds(3);
+    let window = path.controller.window();
+    assert!(window < 10_000 * MSS);
+    path.lose();
+    assert_eq!(path.controller.w_max as u64, (window as f64 * 0.85) as u64);
+    // An event above it aims at the window itself.
+    path.controller.window = 9_990 * MSS;
+    path.lose();
+    assert_eq!(path.controller.w_max as u64, 9_990 * MSS);
+}
+
+#[test]
+fn cubic_does_not_count_time_that_the_application_idled() {
+    // RFC 9438 §4.2: 10 s of idling, then the curve goes on where it was.
+    let mut path = cubic_after_event();
+    path.rounds(30);
+    let mut busy = path.controller.clone();
+    let rtt = rtt_of(path.rtt_ns);
+    let idle_ns = 10 * SECOND_NS;
+    path.controller.on_acked(at(path.now_ns), at(path.now_ns - MS), MSS, 0, true, &rtt);
+    path.now_ns += idle_ns;
+    path.rounds(30);
+
+    let mut steady = Path { controller: busy.clone(), now_ns: path.now_ns - idle_ns, ..path };
+    steady.now_ns -= 30 * steady.rtt_ns;
+    steady.rounds(30);
+    busy = steady.controller;
+    let (idled, steady) = (path.controller.window(), busy.window());
+    assert!(idled.abs_diff(steady) < steady / 200, "{idled} {steady}");
+}
+
+#[test]
+fn after_persistent_congestion_the_curve_starts_flat() {
+    let mut path = cubic_after_event();
+    path.now_ns += SECOND_NS;
+    let now = at(path.now_ns);
+    path.controller.on_congestion(now, now, true, false);
+    path.now_ns += 1;
+    // Slow start from 2 packets to 4,900 ends in the 12th round. Then K is 0 (RFC 9438 §4.8): in
+    // half a second the curve rises by 0.05 packets, and Reno's share by one a round.
+    path.rounds(12);
+    let start = path.controller.window();
+    assert!((4_900..=4_903).contains(&(start / MSS)), "{start}");
+    path.rounds(5);
+    let grown = (path.controller.window() - start) / MSS;
+    assert!((4..=6).contains(&grown), "{grown}");
+}
+
+/// One round of a window-limited slow start in which round trips take `rtt_ns`.
+fn slow_start_round(cubic: &mut Cubic, now_ns: &mut u64, rtt_ns: u64) {
+    let rtt = rtt_of(rtt_ns);
+    let packets = cubic.window() / MSS;
+    let start = *now_ns;
+    (0..packets).for_each(|i| cubic.on_sent(at(start + i * 1_000), MSS, i));
+    for i in 0..packets {
+        let sent_ns = start + i * 1_000;
+        cubic.on_acked(at(sent_ns + rtt_ns), at(sent_ns), MSS, i, false, &rtt);
+    }
+    *now_ns = start + rtt_ns + packets * 1_000;
+}
+
+#[test]
+fn hystart_leaves_slow_start_when_round_trips_grow() {
+    let (mut cubic, mut now_ns) = (Cubic::new(MTU), SECOND_NS);
+    (0..4).for_each(|_| slow_start_round(&mut cubic, &mut now_ns, 40 * MS));
+    assert_eq!(cubic.window(), 192_000);
+    // RFC 9406 §4.2: an eighth of 40 ms more, 5 ms. After eight samples growth is a quarter.
+    slow_start_round(&mut cubic, &mut now_ns, 45 * MS);
+    assert!(cubic.hystart.is_conservative());
+    assert_eq!(cubic.window(), 192_000 + 8 * MSS + (160 - 8) * MSS / 4);
+    assert_eq!(cubic.ssthresh(), None);
+    // The next rounds stay as slow: five of them, and slow start is over.
+    let mut rounds = 0;
+    while cubic.ssthresh().is_none() {
+        slow_start_round(&mut cubic, &mut now_ns, 45 * MS);
+        rounds += 1;
+        assert!(rounds <= 5, "still in slow start");
+    }
+    assert_eq!(rounds, 5);
+    // Congestion avoidance starts with a flat curve, so that a loss-free exit does not jump.
+    let window = cubic.window();
+    assert!(cubic.ssthresh().is_some_and(|ssthresh| ssthresh <= window));
+    slow_start_round(&mut cubic, &mut now_ns, 45 * MS);
+    assert!(cubic.window() - window <= 2 * MSS);
+}
+
+#[test]
+fn hystart_goes_on_when_it_was_noise() {
+    let (mut cubic, mut now_ns) = (Cubic::new(MTU), SECOND_NS);
+    (0..4).for_each(|_| slow_start_round(&mut cubic, &mut now_ns, 40 * MS));
+    slow_start_round(&mut cubic, &mut now_ns, 60 * MS);
+    assert!(cubic.hystart.is_conservative());
+    slow_start_round(&mut cubic, &mut now_ns, 40 * MS);
+    assert!(!cubic.hystart.is_conservative());
+    let window = cubic.window();
+    slow_start_round(&mut cubic, &mut now_ns, 40 * MS);
+    assert_eq!(cubic.window(), 2 * window);
+}
+
+#[test]
+fn hystart_ignores_growth_below_its_threshold() {
+    // RFC 9406 §4.3: at least 4 ms, at most 16.
+    for (from_ms, to_ms, leaves) in
+        [(10, 13, false), (10, 14, true), (200, 215, false), (200, 216, true)]
+    {
+        let (mut cubic, mut now_ns) = (Cubic::new(MTU), SECOND_NS);
+        (0..3).for_each(|_| slow_start_round(&mut cubic, &mut now_ns, from_ms * MS));
+        slow_start_round(&mut cubic, &mut now_ns, to_ms * MS);
+        assert_eq!(cubic.hystart.is_conservative(), leaves, "{from_ms} to {to_ms} ms");
+    }
+}
+
+#[test]
+fn hystart_is_for_the_first_slow_start_only() {
+    let mut path = Path::new(Cubic::new(MTU), 40 * MS);
+    path.rounds(4);
+    path.now_ns += SECOND_NS;
+    let now = at(path.now_ns);
+    path.controller.on_congestion(now, now, true, false);
+    path.now_ns += 1;
+    let mut now_ns = path.now_ns;
+    slow_start_round(&mut path.controller, &mut now_ns, 40 * MS);
+    let window = path.controller.window();
+    slow_start_round(&mut path.controller, &mut now_ns, 400 * MS);
+    assert_eq!(path.controller.window(), 2 * window);
+}
+
+#[derive(Clone, Debug)]
+enum Event {
+    Sent(u64, u64),
+    Acked(u64, u64, u64, bool, u64),
+    Congestion(u64, u64, bool, bool),
+    Mtu(u16),
+}
+
+fn events() -> impl Strategy<Value = Vec<Event>> {
+    let event = prop_oneof![
+        1 => (any::<u64>(), any::<u64>()).prop_map(|(now, bytes)| Event::Sent(now, bytes)),
+        6 => (any::<u64>(), any::<u64>(), any::<u64>(), any::<bool>(), any::<u64>())
+            .prop_map(|(now, sent, bytes, app, rtt)| Event::Acked(now, sent, bytes, app, rtt)),
+        4 => (0..1_000_000u64, 0..1_000_000u64, 0..5_000u64, any::<bool>(), 0..100_000_000u64)
+            .prop_map(|(now, sent, bytes, app, rtt)| Event::Acked(now, sent, bytes, app, rtt)),
+        2 => (any::<u64>(), any::<u64>(), any::<bool>(), any::<bool>())
+            .prop_map(|(now, sent, p, ecn)| Event::Congestion(now, sent, p, ecn)),
+        1 => (1_200..u16::MAX).prop_map(Event::Mtu),
+    ];
+    prop::collection::vec(event, 0..200)
+}
+
+proptest! {
+    #[test]
+    fn no_input_panics_or_leaves_the_range(events in events(), cubic: bool) {
+        let algorithm = if cubic { Algorithm::Cubic } else { Algorithm::NewReno };
+        let mut controller = AnyController::new(algorithm, MTU);
+        let mut mtu = MTU;
+        for event in events {
+            let before = controller.window();
+            match event {
+                Event::Sent(now, bytes) => controller.on_sent(at(now), bytes, 0),
+                Event::Acked(now, sent, bytes, app_limited, rtt_ns) => {
+                    let rtt = rtt_of(rtt_ns);
+                    controller.on_acked(at(now), at(sent), bytes, 0, app_limited, &rtt);
+                    prop_assert!(controller.window() >= before);
+                    prop_assert!(!app_limited || controller.window() == before);
+                }
+                Event::Congestion(now, sent, persistent, ecn) => {
+                    controller.on_congestion(at(now), at(sent), persistent, ecn);
+                    prop_assert!(controller.window() <= before);
+                }
+                Event::Mtu(to) => {
+                    controller.on_mtu(to);
+                    mtu = to;
+                }
+            }
+            controller.on_discarded(1);
+            prop_assert!(controller.window() >= min_window(mtu).min(before));
+            prop_assert!(controller.window() <= WINDOW_MAX_BYTES);
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! What a client brings to every handshake.
+
+use core::fmt;
+use std::io::Write;
+use std::sync::Arc;
+
+use rustls::client::Resumption;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+};
+
+use super::config::{
+    KeyLog, TlsConfigError, certificates, checked_alpn, identity, private_key, private_key_der,
+};
+use super::provider;
+
+/// Servers whose tickets are remembered.
+const DEFAULT_SESSIONS: usize = 256;
+
+/// A client's TLS: whom it trusts, its protocols, the tickets that servers gave it. Built
+/// once, used by every connection; cloning shares it, tickets included.
+///
+/// ```no_run
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use quiclane::proto::crypto::ClientTls;
+///
+/// let tls = ClientTls::builder()
+///     .roots_pem(&std::fs::read("/etc/ssl/certs/ca-certificates.crt")?)?
+///     .alpn(["hq-interop"])
+///     .build()?;
+/// # let _ = tls; Ok(())
+/// # }
+/// ```
+///
+/// Resumption is on: a connection to a server that gave a ticket uses it up, and gets a new
+/// one. Early data is off.
+#[derive(Clone)]
+pub struct ClientTls(pub(super) Arc<ClientConfig>);
+
+impl ClientTls {
+    /// Starts with nothing: whom to trust and a protocol must be given.
+    pub fn builder() -> ClientTlsBuilder {
+        ClientTlsBuilder {
+            trust: None,
+            alpn: Vec::new(),
+            identity: None,
+            sessions: DEFAULT_SESSIONS,
+            key_log: None,
+        }
+    }
+}
+
+impl fmt::Debug for ClientTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientTls").field("alpn", &self.0.alpn_protocols).finish_non_exhaustive()
+    }
+}
+
+/// Whom a client believes.
+enum Trust {
+    Roots(RootCertStore),
+    Pinned(CertificateDer<'static>),
+    Anyone,
+}
+
+/// Builds a [`ClientTls`].
+#[must_use]
+pub struct ClientTlsBuilder {
+    trust: Option<Trust>,
+    alpn: Vec<Vec<u8>>,
+    identity: Option<CertifiedKey>,
+    sessions: usize,
+    key_log: Option<KeyLog>,
+}
+
+impl ClientTlsBuilder {
+    /// Trusts servers whose certificate was issued under one of these roots, for the name
+    /// that the connection is opened to. PEM text, for example the system's bundle.
+    ///
+    /// # Errors
+    /// If the text cannot be read or holds no certificate that can be a root.
+    pub fn roots_pem(mut self, pem: &[u8]) -> Result<Self, TlsConfigError> {
+        self.trust = Some(Trust::Roots(root_store(certificates("the trusted roots", pem)?)?));
+        Ok(self)
+    }
+
+    /// As [`ClientTlsBuilder::roots_pem`], from DER.
+    ///
+    /// # Errors
+    /// If one of them cannot be used.
+    pub fn roots_der(mut self, roots: &[&[u8]]) -> Result<Self, TlsConfigError> {
+        let roots = roots.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
+        self.trust = Some(Trust::Roots(root_store(roots)?));
+        Ok(self)
+    }
+
+    /// Trusts exactly one certificate, byte for byte, whatever name and dates it bears. The
+    /// server must still prove that it has the key.
+    pub fn pinned_certificate_der(mut self, certificate: &[u8]) -> Self {
+        self.trust = Some(Trust::Pinned(CertificateDer::from(certificate.to_vec())));
+        self
+    }
+
+    /// As [`ClientTlsBuilder::pinned_certificate_der`], from the first certificate of a PEM
+    /// text.
+    ///
+    /// # Errors
+    /// If the text cannot be read or holds no certificate.
+    pub fn pinned_certificate_pem(mut self, pem: &[u8]) -> Result<Self, TlsConfigError> {
+        let certificate = certificates("the pinned certificate", pem)?.swap_remove(0);
+        self.trust = Some(Trust::Pinned(certificate));
+        Ok(self)
+    }
+
+    /// Trusts whoever answers: anyone on the path can read and change everything. For tests
+    /// and measurements on networks of one's own.
+    pub fn dangerous_insecure(mut self) -> Self {
+        self.trust = Some(Trust::Anyone);
+        self
+    }
+
+    /// The application protocols offered, the preferred one first.
+    pub fn alpn<P: AsRef<[u8]>>(mut self, protocols: impl IntoIterator<Item = P>) -> Self {
+        self.alpn = protocols.into_iter().map(|name| name.as_ref().to_vec()).collect();
+        self
+    }
+
+    /// The certificate chain and key to show to a server that asks, as PEM text.
+    ///
+    /// # Errors
+    /// If either cannot be read, or they do not belong together.
+    pub fn certificate_pem(mut self, chain: &[u8], key: &[u8]) -> Result<Self, TlsConfigError> {
+        let chain = certificates("the client's certificate chain", chain)?;
+        self.identity = Some(identity(chain, private_key(key)?)?);
+        Ok(self)
+    }
+
+    /// The certificate chain and key to show to a server that asks, in DER.
+    ///
+    /// # Errors
+    /// If either cannot be read, or they do not belong together.
+    pub fn certificate_der(mut self, chain: &[&[u8]], key: &[u8]) -> Result<Self, TlsConfigError> {
+        let chain = chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
+        self.identity = Some(identity(chain, private_key_der(key)?)?);
+        Ok(self)
+    }
+
+    /// For how many servers tickets are remembered, in memory (default 256); 0 turns
+    /// resumption off.
+    pub fn sessions(mut self, servers: usize) -> Self {
+        self.sessions = servers;
+        self
+    }
+
+    /// Writes every connection's secrets to `log`, in the format of SSLKEYLOGFILE. Whoever
+    /// reads that log can read the traffic: for debugging only.
+    pub fn key_log(mut self, log: impl Write + Send + 'static) -> Self {
+        self.key_log = Some(KeyLog::new(Box::new(log)));
+        self
+    }
+
+    /// Checks and freezes the settings.
+    ///
+    /// # Errors
+    /// Without someone to trust or a protocol, or if the TLS library refuses the settings.
+    pub fn build(self) -> Result<ClientTls, TlsConfigError> {
+        let trust = self.trust.ok_or(TlsConfigError::NoTrust)?;
+        let alpn_protocols = checked_alpn(self.alpn)?;
+        let builder = ClientConfig::builder_with_provider(Arc::clone(provider::provider()))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(|error| TlsConfigError::from_tls(&error))?;
+        let builder = match trust {
+            Trust::Roots(roots) => builder.with_root_certificates(roots),
+            Trust::Pinned(certificate) => builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(Exactly(Some(certificate)))),
+            Trust::Anyone => {
+                builder.dangerous().with_custom_certificate_verifier(Arc::new(Exactly(None)))
+            }
+        };
+        let mut config = match self.identity {
+            None => builder.with_no_client_auth(),
+            Some(identity) => {
+                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity)))
+            }
+        };
+        config.alpn_protocols = alpn_protocols;
+        config.enable_early_data = false;
+        config.resumption = match self.sessions {
+            0 => Resumption::disabled(),
+            servers => Resumption::in_memory_sessions(servers),
+        };
+        if let Some(log) = self.key_log {
+            config.key_log = Arc::new(log);
+        }
+        Ok(ClientTls(Arc::new(config)))
+    }
+}
+
+impl fmt::Debug for ClientTlsBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientTlsBuilder").field("alpn", &self.alpn).finish_non_exhaustive()
+    }
+}
+
+/// A store of roots. In a bundle of many, as systems have, some that the library cannot use
+/// are normal and skipped; none that it can use is an error.
+pub(super) fn root_store(
+    roots: Vec<CertificateDer<'static>>,
+) -> Result<RootCertStore, TlsConfigError> {
+    let mut store = RootCertStore::empty();
+    let mut first_refusal = None;
+    for (index, root) in roots.into_iter().enumerate() {
+        if let Err(error) = store.add(root) {
+            first_refusal.get_or_insert((index, error.to_string()));
+        }
+    }
+    match first_refusal {
+        Some((index, detail)) if store.is_empty() => Err(TlsConfigError::BadRoot { index, detail }),
+        None if store.is_empty() => Err(TlsConfigError::NoTrust),
+        _ => Ok(store),
+    }
+}
+
+/// Believes one certificate, or with `None` any. Signatures are checked either way, so that
+/// the peer has the key of the certificate that it shows.
+#[derive(Debug)]
+struct Exactly(Option<CertificateDer<'static>>);
+
+impl ServerCertVerifier for Exactly {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        match &self.0 {
+            Some(pinned) if pinned.as_ref() != end_entity.as_ref() => {
+                Err(CertificateError::UnknownIssuer.into())
+            }
+            _ => Ok(ServerCertVerified::assertion()),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &provider::provider().signature_verification_algorithms;
+        verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &provider::provider().signature_verification_algorithms;
+        verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        provider::provider().signature_verification_algorithms.supported_schemes()
+    }
+}

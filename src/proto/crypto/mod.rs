@@ -1,0 +1,68 @@
+//! TLS 1.3 and the keys it makes: everything in QUIC that needs a secret.
+//!
+//! QUIC puts TLS on its head: TLS gives keys and handshake bytes, QUIC gives the transport
+//! and the record protection (RFC 9001). This room wraps the one library that speaks the
+//! handshake, so that nothing outside `proto/crypto/` names it.
+//!
+//! # How a connection drives it
+//!
+//! ```text
+//!            Session::client / Session::server
+//!                         |
+//!   CRYPTO frames --read(level, bytes)--> TLS --write(&mut out)--> CRYPTO frames at write_level()
+//!                         |                        \
+//!                 Err(TlsError): close              Some(KeyChange): install these keys,
+//!                 with error.code()                 then call write again until it adds
+//!                                                   no byte and gives no key
+//! ```
+//!
+//! - [`initial_keys`] need no session: both sides derive them from the connection id that the
+//!   client chose.
+//! - [`PacketKey`] seals and opens a packet in place, [`HeaderKey`] hides and shows the packet
+//!   number. They are kept apart because a key update changes the first and never the second.
+//! - [`OneRttSecrets::next_keys`] makes the keys of the next key phase.
+//! - [`ServerTls`] and [`ClientTls`] are configurations: built once, shared by reference count.
+//! - [`TokenKey`] and [`ResetKey`] protect what an endpoint hands out and later recognises
+//!   (see [`crate::proto::token`]).
+//!
+//! # Which library does the arithmetic
+//!
+//! Feature `aws-lc-rs` (default) or `ring`. When both are on, aws-lc-rs is used.
+
+mod client;
+mod config;
+mod error;
+mod keys;
+mod provider;
+mod retry;
+mod seal;
+mod server;
+mod session;
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub use client::{ClientTls, ClientTlsBuilder};
+pub use config::TlsConfigError;
+pub use error::TlsError;
+pub use keys::{
+    DirectionKeys, HeaderKey, KeyChange, Keys, OneRttSecrets, PacketKey, SAMPLE_LEN, TAG_LEN,
+    Unmasked, initial_keys,
+};
+pub use provider::NAME as PROVIDER;
+pub use retry::{RETRY_TAG_LEN, retry_tag, retry_tag_matches};
+pub use seal::{ResetKey, TOKEN_KEY_LEN, TOKEN_NONCE_LEN, TokenKey};
+pub use server::{ServerTls, ServerTlsBuilder};
+pub use session::Session;
+
+/// Which keys protect a packet (RFC 9001 §2.1). Ordered as a handshake passes through them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Level {
+    /// Keys anyone can derive from the client's first connection id.
+    Initial,
+    /// A client's keys for early data. Not used yet: early data is off.
+    ZeroRtt,
+    /// Keys both sides have after the hellos.
+    Handshake,
+    /// Keys of the application's data.
+    OneRtt,
+}

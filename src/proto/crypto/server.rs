@@ -1,0 +1,169 @@
+//! What a server brings to every handshake.
+
+use core::fmt;
+use std::io::Write;
+use std::sync::Arc;
+
+use rustls::pki_types::CertificateDer;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{RootCertStore, ServerConfig};
+
+use super::client::root_store;
+use super::config::{
+    KeyLog, TlsConfigError, certificates, checked_alpn, identity, private_key, private_key_der,
+};
+use super::provider;
+
+/// Tickets that a client gets after each full or resumed handshake. A QUIC client keeps one
+/// connection to a server and multiplexes, so that one ticket, renewed by every handshake,
+/// is what it uses; the second is for a client whose first attempt to resume is lost.
+const DEFAULT_TICKETS: usize = 2;
+
+/// A server's TLS: its certificate, its protocols, its tickets. Built once, used by every
+/// connection; cloning shares it.
+///
+/// ```no_run
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use quiclane::proto::crypto::ServerTls;
+///
+/// let tls = ServerTls::builder()
+///     .certificate_pem(&std::fs::read("chain.pem")?, &std::fs::read("key.pem")?)?
+///     .alpn(["hq-interop"])
+///     .build()?;
+/// # let _ = tls; Ok(())
+/// # }
+/// ```
+///
+/// Session tickets are on and stateless: the ticket carries the session under a key that
+/// rotates every 6 hours and is accepted for 12. Early data is off.
+#[derive(Clone)]
+pub struct ServerTls(pub(super) Arc<ServerConfig>);
+
+impl ServerTls {
+    /// Starts with nothing: a certificate and a protocol must be given.
+    pub fn builder() -> ServerTlsBuilder {
+        ServerTlsBuilder {
+            identity: None,
+            alpn: Vec::new(),
+            tickets: DEFAULT_TICKETS,
+            client_roots: None,
+            key_log: None,
+        }
+    }
+}
+
+impl fmt::Debug for ServerTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerTls").field("alpn", &self.0.alpn_protocols).finish_non_exhaustive()
+    }
+}
+
+/// Builds a [`ServerTls`].
+#[must_use]
+pub struct ServerTlsBuilder {
+    identity: Option<CertifiedKey>,
+    alpn: Vec<Vec<u8>>,
+    tickets: usize,
+    client_roots: Option<RootCertStore>,
+    key_log: Option<KeyLog>,
+}
+
+impl ServerTlsBuilder {
+    /// The certificate chain, the server's own first, and its private key, as PEM text.
+    ///
+    /// # Errors
+    /// If either cannot be read, or they do not belong together.
+    pub fn certificate_pem(mut self, chain: &[u8], key: &[u8]) -> Result<Self, TlsConfigError> {
+        let chain = certificates("the certificate chain", chain)?;
+        self.identity = Some(identity(chain, private_key(key)?)?);
+        Ok(self)
+    }
+
+    /// The certificate chain, the server's own first, and its private key (PKCS #8, PKCS #1
+    /// or SEC 1), in DER.
+    ///
+    /// # Errors
+    /// If either cannot be read, or they do not belong together.
+    pub fn certificate_der(mut self, chain: &[&[u8]], key: &[u8]) -> Result<Self, TlsConfigError> {
+        if chain.is_empty() {
+            return Err(TlsConfigError::NoCertificate);
+        }
+        let chain = chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
+        self.identity = Some(identity(chain, private_key_der(key)?)?);
+        Ok(self)
+    }
+
+    /// The application protocols spoken, the preferred one first. A client that offers none
+    /// of them is refused with no_application_protocol (0x178).
+    pub fn alpn<P: AsRef<[u8]>>(mut self, protocols: impl IntoIterator<Item = P>) -> Self {
+        self.alpn = protocols.into_iter().map(|name| name.as_ref().to_vec()).collect();
+        self
+    }
+
+    /// How many session tickets each handshake gives (default 2); 0 turns resumption off.
+    pub fn tickets(mut self, count: usize) -> Self {
+        self.tickets = count;
+        self
+    }
+
+    /// Demands a certificate from every client, issued under one of these roots (PEM text).
+    /// Without this call no client is asked for one.
+    ///
+    /// # Errors
+    /// If the roots cannot be read or used.
+    pub fn require_client_certificates(mut self, roots: &[u8]) -> Result<Self, TlsConfigError> {
+        self.client_roots = Some(root_store(certificates("the client roots", roots)?)?);
+        Ok(self)
+    }
+
+    /// Writes every connection's secrets to `log`, in the format of SSLKEYLOGFILE. Whoever
+    /// reads that log can read the traffic: for debugging only.
+    pub fn key_log(mut self, log: impl Write + Send + 'static) -> Self {
+        self.key_log = Some(KeyLog::new(Box::new(log)));
+        self
+    }
+
+    /// Checks and freezes the settings.
+    ///
+    /// # Errors
+    /// Without a certificate or a protocol, or if the TLS library refuses the settings.
+    pub fn build(self) -> Result<ServerTls, TlsConfigError> {
+        let identity = self.identity.ok_or(TlsConfigError::NoCertificate)?;
+        let alpn_protocols = checked_alpn(self.alpn)?;
+        let provider = provider::provider();
+        let builder = ServerConfig::builder_with_provider(Arc::clone(provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(|error| TlsConfigError::from_tls(&error))?;
+        let builder = match self.client_roots {
+            None => builder.with_no_client_auth(),
+            Some(roots) => {
+                let roots = Arc::new(roots);
+                let verifier =
+                    WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(provider))
+                        .build()
+                        .map_err(|error| TlsConfigError::Tls { detail: error.to_string() })?;
+                builder.with_client_cert_verifier(verifier)
+            }
+        };
+        let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(identity)));
+        config.alpn_protocols = alpn_protocols;
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = self.tickets;
+        config.max_early_data_size = 0;
+        if self.tickets > 0 {
+            config.ticketer =
+                provider::Ticketer::new().map_err(|error| TlsConfigError::from_tls(&error))?;
+        }
+        if let Some(log) = self.key_log {
+            config.key_log = Arc::new(log);
+        }
+        Ok(ServerTls(Arc::new(config)))
+    }
+}
+
+impl fmt::Debug for ServerTlsBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerTlsBuilder").field("alpn", &self.alpn).finish_non_exhaustive()
+    }
+}

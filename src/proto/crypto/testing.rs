@@ -1,0 +1,116 @@
+//! Certificates, configurations and handshakes for tests.
+
+use rcgen::{CertificateParams, DnType, KeyPair};
+
+use super::{ClientTls, KeyChange, Keys, Level, OneRttSecrets, ServerTls, Session, TlsError};
+
+/// Bytes from hexadecimal text; spaces and line breaks are skipped.
+pub(crate) fn hex(text: &str) -> Vec<u8> {
+    let digits: Vec<u32> = text.chars().filter_map(|c| c.to_digit(16)).collect();
+    digits.chunks_exact(2).map(|pair| (pair[0] * 16 + pair[1]) as u8).collect()
+}
+
+/// A self-signed certificate for "localhost", P-256.
+pub(crate) struct Identity {
+    pub(crate) certificate: Vec<u8>,
+    pub(crate) key: Vec<u8>,
+    pub(crate) certificate_pem: String,
+    pub(crate) key_pem: String,
+}
+
+impl Identity {
+    pub(crate) fn new() -> Self {
+        Self::of("quiclane test")
+    }
+
+    /// With its own subject: two of the same subject look like one issuer with two keys.
+    pub(crate) fn of(subject: &str) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, subject);
+        let made = params.self_signed(&key).unwrap();
+        Self {
+            certificate: made.der().to_vec(),
+            key: key.serialize_der(),
+            certificate_pem: made.pem(),
+            key_pem: key.serialize_pem(),
+        }
+    }
+}
+
+/// A server and a client that trusts it, both with the protocol "test".
+pub(crate) fn pair() -> (ServerTls, ClientTls) {
+    let identity = Identity::new();
+    let server = ServerTls::builder()
+        .certificate_der(&[&identity.certificate], &identity.key)
+        .unwrap()
+        .alpn(["test"])
+        .build()
+        .unwrap();
+    let client = ClientTls::builder()
+        .roots_der(&[&identity.certificate])
+        .unwrap()
+        .alpn(["test"])
+        .build()
+        .unwrap();
+    (server, client)
+}
+
+/// What one side of a handshake ended with.
+#[derive(Default)]
+pub(crate) struct Outcome {
+    pub(crate) handshake: Option<Keys>,
+    pub(crate) one_rtt: Option<Keys>,
+    pub(crate) next: Option<OneRttSecrets>,
+}
+
+/// Takes all that `session` wants to say, as (level, bytes).
+pub(crate) fn drain(session: &mut Session, outcome: &mut Outcome) -> Vec<(Level, Vec<u8>)> {
+    let mut said = Vec::new();
+    loop {
+        let level = session.write_level();
+        let mut bytes = Vec::new();
+        let change = session.write(&mut bytes);
+        let quiet = bytes.is_empty() && change.is_none();
+        if !bytes.is_empty() {
+            said.push((level, bytes));
+        }
+        match change {
+            Some(KeyChange::Handshake(keys)) => outcome.handshake = Some(keys),
+            Some(KeyChange::OneRtt { keys, next }) => {
+                outcome.one_rtt = Some(keys);
+                outcome.next = Some(next);
+            }
+            None => {}
+        }
+        if quiet {
+            return said;
+        }
+    }
+}
+
+/// Gives `session` what the other side said, and takes what it says to that: keys come from
+/// writing, so that it writes after every read.
+pub(crate) fn answer(
+    session: &mut Session,
+    outcome: &mut Outcome,
+    said: &[(Level, Vec<u8>)],
+) -> Result<Vec<(Level, Vec<u8>)>, TlsError> {
+    let mut answers = drain(session, outcome);
+    for (level, bytes) in said {
+        session.read(*level, bytes)?;
+        answers.extend(drain(session, outcome));
+    }
+    Ok(answers)
+}
+
+/// Runs a handshake to its end, tickets included; both must succeed.
+pub(crate) fn handshake(client: &mut Session, server: &mut Session) -> (Outcome, Outcome) {
+    let (mut at_client, mut at_server) = (Outcome::default(), Outcome::default());
+    let mut up = drain(client, &mut at_client);
+    while !up.is_empty() {
+        let down = answer(server, &mut at_server, &up).unwrap();
+        up = answer(client, &mut at_client, &down).unwrap();
+    }
+    (at_client, at_server)
+}

@@ -1,0 +1,75 @@
+//! Tests that need a NIC: what `tools/lab vm test` runs in its QEMU guest.
+//!
+//! The guest has two memory nodes and igb NICs with 4 queues, `lane0` on node 0 and `lane1` on
+//! node 1; behind each is a peer, `peer0` and `peer1`, in the namespace `peer`. Outside of the
+//! guest this program says so and does nothing.
+//!
+//! The tests share the NICs and run one after another, in the order of [`TESTS`]. `guest WORD`
+//! runs those with WORD in their names. `guest send ...` is the role of a sender, for which the
+//! tests start this program again in the namespace.
+
+mod flows;
+mod nic;
+mod rss;
+
+use std::process::ExitCode;
+
+/// What a test returns: nothing, or what was wrong.
+type Outcome = Result<(), String>;
+
+/// A name, and what it stands for.
+type Test = (&'static str, fn() -> Outcome);
+
+const TESTS: &[Test] = &[
+    ("nic::two_nodes_and_a_nic_on_each", nic::two_nodes_and_a_nic_on_each),
+    ("nic::the_library_reads_the_same_machine", nic::the_library_reads_the_same_machine),
+    ("rss::udp_without_ports_meets_on_one_queue", rss::udp_without_ports_meets_on_one_queue),
+    ("rss::flows_go_where_toeplitz_says", rss::flows_go_where_toeplitz_says),
+];
+
+/// Fails the test with a message unless the condition holds.
+macro_rules! ensure {
+    ($condition:expr, $($message:tt)+) => {
+        if !$condition {
+            return Err(format!($($message)+));
+        }
+    };
+}
+use ensure;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if std::env::var_os("QUICLANE_LAB_GUEST").is_none() {
+        println!("guest tests skipped: not in the guest; `tools/lab vm test` runs them");
+        return ExitCode::SUCCESS;
+    }
+    if arguments.first().is_some_and(|role| role == "send") {
+        return match flows::send_role(&arguments[1..]) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("guest send: {error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    run(&arguments)
+}
+
+fn run(filters: &[String]) -> ExitCode {
+    let chosen = |name: &str| filters.is_empty() || filters.iter().any(|word| name.contains(word));
+    let (mut passed, mut failed) = (0, 0);
+    for (name, test) in TESTS.iter().filter(|(name, _)| chosen(name)) {
+        match test() {
+            Ok(()) => {
+                println!("test {name} ... ok");
+                passed += 1;
+            }
+            Err(error) => {
+                println!("test {name} ... FAILED: {error}");
+                failed += 1;
+            }
+        }
+    }
+    println!("{passed} passed, {failed} failed");
+    if failed > 0 || passed == 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}

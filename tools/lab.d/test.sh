@@ -1,0 +1,37 @@
+# shellcheck shell=bash
+# The project's guest tests: tests/guest, built here, run there.
+
+# vm_test FILTER...: only tests whose names contain one of the words.
+vm_test() {
+    local profile=${QUICLANE_LAB_PROFILE:-dev} binaries=() binary bins=()
+    vm_test_need_kernel || return 0
+    mapfile -t binaries < <(vm_test_build "$profile")
+    ((${#binaries[@]} == 2)) || die "$EXIT_RIG" "cargo built ${#binaries[@]} of the 2 binaries that the guest needs (see above)"
+    for binary in "${binaries[@]}"; do
+        bins+=(--bin "$binary")
+    done
+    vm_run command "${bins[@]}" --timeout "${QUICLANE_LAB_TIMEOUT:-300}" \
+        --env QUICLANE_LAB_GUEST=1 --env RUST_BACKTRACE=1 -- "${binaries[0]##*/}" "$@"
+}
+
+# Without a kernel nothing can be proven: in CI that is a failure, by hand a loud skip.
+vm_test_need_kernel() {
+    fetch_all && return
+    if [[ ${CI:-} == true ]]; then
+        die "$EXIT_RIG" "kernel or QEMU cannot be had (see above), and in CI the guest tests must run"
+    fi
+    say "************************************************************************"
+    say "SKIPPED: the guest tests. Nothing about zero-copy, RSS or NUMA was proven."
+    say "kernel or QEMU cannot be had (see above); 'tools/lab vm fetch' tries again"
+    say "************************************************************************"
+    return 1
+}
+
+# The paths of what cargo built: the tests, then the program.
+vm_test_build() {
+    (
+        cd "$PROJECT_DIR" || exit
+        cargo test --quiet --profile "${1/dev/test}" --test guest --no-run --message-format=json
+        cargo build --quiet --profile "$1" --package quiclane-tools --bin quiclane --message-format=json
+    ) | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p'
+}
