@@ -22,7 +22,7 @@
 //!   number. They are kept apart because a key update changes the first and never the second.
 //! - [`OneRttSecrets::next_keys`] makes the keys of the next key phase.
 //! - [`ServerTls`] and [`ClientTls`] are configurations: built once, shared by reference count.
-//! - [`TokenKey`] and [`ResetKey`] protect what an endpoint hands out and later recognises
+//! - [`TokenSecret`], [`TokenKey`] and [`ResetKey`] protect what an endpoint hands out and later recognises
 //!   (see [`crate::proto::token`]).
 //!
 //! # Which library does the arithmetic
@@ -50,7 +50,7 @@ pub use keys::{
 };
 pub use provider::NAME as PROVIDER;
 pub use retry::{RETRY_TAG_LEN, retry_tag, retry_tag_matches};
-pub use seal::{ResetKey, TOKEN_KEY_LEN, TOKEN_NONCE_LEN, TokenKey};
+pub use seal::{ResetKey, TOKEN_KEY_LEN, TOKEN_NONCE_LEN, TokenKey, TokenSecret};
 pub use server::{ServerTls, ServerTlsBuilder};
 pub use session::Session;
 

@@ -55,6 +55,36 @@ impl fmt::Debug for TokenKey {
     }
 }
 
+/// Makes the keys of tokens, one for each purpose and period (HMAC-SHA256 as the
+/// pseudo-random function of a key hierarchy, NIST SP 800-108).
+pub struct TokenSecret(hmac::Key);
+
+impl TokenSecret {
+    /// From 32 bytes of good randomness.
+    #[must_use]
+    pub fn new(secret: &[u8; TOKEN_KEY_LEN]) -> Self {
+        Self(hmac::Key::new(hmac::HMAC_SHA256, secret))
+    }
+
+    /// The key for `label` and `period`.
+    #[must_use]
+    pub fn key(&self, label: &[u8], period: u64) -> TokenKey {
+        let mut context = hmac::Context::with_key(&self.0);
+        context.update(label);
+        context.update(&period.to_be_bytes());
+        let tag = context.sign();
+        let mut secret = [0; TOKEN_KEY_LEN];
+        secret.iter_mut().zip(tag.as_ref()).for_each(|(to, from)| *to = *from);
+        TokenKey::new(&secret)
+    }
+}
+
+impl fmt::Debug for TokenSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenSecret(..)")
+    }
+}
+
 /// Makes stateless reset tokens: HMAC-SHA256 of the connection id (RFC 9000 §10.3.2).
 pub struct ResetKey(hmac::Key);
 
@@ -103,6 +133,17 @@ mod tests {
         assert_eq!(open(&key, [1; 12], b"other", sealed.clone()), None);
         assert_eq!(open(&TokenKey::new(&[8; 32]), [1; 12], b"retry", sealed.clone()), None);
         assert_eq!(open(&key, [1; 12], b"retry", sealed[..10].to_vec()), None);
+    }
+
+    #[test]
+    fn keys_differ_by_secret_label_and_period() {
+        let secret = TokenSecret::new(&[1; TOKEN_KEY_LEN]);
+        let seal = |key: TokenKey| key.seal(&[0; 12], b"", &mut [0; 8]).expect("short");
+        let tag = seal(secret.key(b"one", 7));
+        assert_eq!(tag, seal(secret.key(b"one", 7)));
+        assert_ne!(tag, seal(secret.key(b"two", 7)));
+        assert_ne!(tag, seal(secret.key(b"one", 8)));
+        assert_ne!(tag, seal(TokenSecret::new(&[2; TOKEN_KEY_LEN]).key(b"one", 7)));
     }
 
     #[test]
