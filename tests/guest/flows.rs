@@ -2,18 +2,25 @@
 
 use crate::nic::Lane;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::process::Command;
+use std::process::{Child, Command};
 use std::thread::sleep;
 use std::time::Duration;
 
 /// As many as the placement tests use.
-pub(crate) const FLOWS: u16 = 64;
+const FLOWS: u32 = 64;
+
+/// Nothing in the guest pushes back: 16 packets, then a pause, is below 10,000 a second.
+const BURST_PACKETS: usize = 16;
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// So long an answer may take. It is far more than it needs: only a lost one takes it.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The source ports; a flow is its source port. Well mixed, since Toeplitz is linear: ports in
 /// a row, or of a simple pattern, spread perfectly evenly, and a wrong prediction would look
 /// like a right one.
-pub(crate) fn ports() -> impl Iterator<Item = u16> {
-    (1..=u32::from(FLOWS)).map(|flow| {
+fn ports() -> impl Iterator<Item = u16> {
+    (1..=FLOWS).map(|flow| {
         let mut mixed = flow.wrapping_mul(0x9e37_79b1);
         mixed ^= mixed >> 15;
         mixed = mixed.wrapping_mul(0x85eb_ca77);
@@ -22,9 +29,13 @@ pub(crate) fn ports() -> impl Iterator<Item = u16> {
     })
 }
 
-/// Nothing in the guest pushes back: 16 packets, then a pause, is below 10,000 a second.
-const BURST_PACKETS: u32 = 16;
-const PAUSE: Duration = Duration::from_millis(2);
+/// What a datagram of a flow holds.
+pub(crate) fn pattern(port: u16, payload_bytes: usize) -> Vec<u8> {
+    let seed = u32::from(port) << 16 | payload_bytes as u32;
+    (0..payload_bytes as u32)
+        .map(|at| (seed.wrapping_add(at).wrapping_mul(0x9e37_79b1) >> 24) as u8)
+        .collect()
+}
 
 /// IPv4 or IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,36 +45,20 @@ pub(crate) enum Family {
 }
 
 /// Flows from a lane's peer to the lane.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Flows {
     /// The peer's address; the ports are those of [`ports`].
     pub(crate) source: IpAddr,
     pub(crate) destination: SocketAddr,
-    pub(crate) packets_each: u32,
-    pub(crate) payload_bytes: usize,
+    /// Each flow sends one datagram of each of these sizes.
+    pub(crate) sizes_bytes: Vec<usize>,
 }
 
 impl Flows {
+    /// 16 small datagrams for each flow.
     pub(crate) fn to(lane: &Lane, family: Family, port: u16) -> Self {
-        let address = |host: u8| match family {
-            Family::V4 => IpAddr::V4(Ipv4Addr::new(10, 77, lane.pair, host)),
-            Family::V6 => IpAddr::V6(Ipv6Addr::new(
-                0xfd77,
-                u16::from(lane.pair),
-                0,
-                0,
-                0,
-                0,
-                0,
-                u16::from(host),
-            )),
-        };
-        Self {
-            source: address(2),
-            destination: SocketAddr::new(address(1), port),
-            packets_each: 16,
-            payload_bytes: 64,
-        }
+        let destination = SocketAddr::new(address(lane, family, 1), port);
+        Self { source: address(lane, family, 2), destination, sizes_bytes: vec![64; 16] }
     }
 
     pub(crate) fn sources(&self) -> impl Iterator<Item = SocketAddr> {
@@ -73,53 +68,104 @@ impl Flows {
 
     /// Sends all of it from the namespace of the peers, and waits until it is sent.
     pub(crate) fn send(&self) -> Result<(), String> {
+        let status = self.start("send")?.wait().map_err(|error| format!("sender: {error}"))?;
+        if status.success() { Ok(()) } else { Err(format!("the sender: {status}")) }
+    }
+
+    /// Starts a client in the namespace of the peers that wants each datagram back.
+    pub(crate) fn start_echo_client(&self) -> Result<Child, String> {
+        self.start("want-echo")
+    }
+
+    fn start(&self, role: &str) -> Result<Child, String> {
         let program = std::env::current_exe().map_err(|error| format!("own path: {error}"))?;
-        let status = Command::new("ip")
+        Command::new("ip")
             .args(["netns", "exec", "peer"])
             .arg(program)
-            .args(["send", &self.source.to_string(), &self.destination.to_string()])
-            .args([self.packets_each.to_string(), self.payload_bytes.to_string()])
-            .status()
-            .map_err(|error| format!("ip netns exec: {error}"))?;
-        if status.success() { Ok(()) } else { Err(format!("the sender: {status}")) }
+            .args([role, &self.source.to_string(), &self.destination.to_string()])
+            .args(self.sizes_bytes.iter().map(usize::to_string))
+            .spawn()
+            .map_err(|error| format!("ip netns exec: {error}"))
+    }
+
+    /// What [`Flows::start`] wrote: `SOURCE DESTINATION SIZE...`.
+    fn parse(arguments: &[String]) -> Result<Self, String> {
+        let [source, destination, sizes @ ..] = arguments else {
+            return Err(format!("SOURCE DESTINATION SIZE..., not {arguments:?}"));
+        };
+        Ok(Self {
+            source: source.parse().map_err(|error| format!("{source}: {error}"))?,
+            destination: destination.parse().map_err(|error| format!("{destination}: {error}"))?,
+            sizes_bytes: sizes
+                .iter()
+                .map(|size| size.parse().map_err(|error| format!("{size}: {error}")))
+                .collect::<Result<_, _>>()?,
+        })
+    }
+
+    fn sockets(&self) -> Result<Vec<(u16, UdpSocket)>, String> {
+        self.sources()
+            .map(|source| {
+                let socket = UdpSocket::bind(source)?;
+                socket.connect(self.destination)?;
+                socket.set_read_timeout(Some(ANSWER_PATIENCE))?;
+                Ok((source.port(), socket))
+            })
+            .collect::<Result<_, std::io::Error>>()
+            .map_err(|error| format!("sockets on {}: {error}", self.source))
     }
 }
 
-/// The sender's side: `send SOURCE DESTINATION PACKETS_EACH PAYLOAD_BYTES`.
-///
-/// The payload is the flow's source port and the packet's number, both big-endian, then zeros.
+fn address(lane: &Lane, family: Family, host: u16) -> IpAddr {
+    match family {
+        Family::V4 => IpAddr::V4(Ipv4Addr::new(10, 77, lane.pair, host as u8)),
+        Family::V6 => Ipv6Addr::new(0xfd77, lane.pair.into(), 0, 0, 0, 0, 0, host).into(),
+    }
+}
+
+/// The sender's side.
 pub(crate) fn send_role(arguments: &[String]) -> Result<(), String> {
-    let [source, destination, packets_each, payload_bytes] = arguments else {
-        return Err(format!("4 arguments, not {arguments:?}"));
-    };
-    let flows = Flows {
-        source: source.parse().map_err(|error| format!("{source}: {error}"))?,
-        destination: destination.parse().map_err(|error| format!("{destination}: {error}"))?,
-        packets_each: packets_each.parse().map_err(|error| format!("{packets_each}: {error}"))?,
-        payload_bytes: payload_bytes
-            .parse()
-            .map_err(|error| format!("{payload_bytes}: {error}"))?,
-    };
-    let sockets = flows
-        .sources()
-        .map(|source| UdpSocket::bind(source).map_err(|error| format!("bind {source}: {error}")))
-        .collect::<Result<Vec<_>, _>>()?;
-    let mut payload = vec![0; flows.payload_bytes.max(6)];
-    let mut sent = 0_u32;
-    for number in 0..flows.packets_each {
-        for (socket, port) in sockets.iter().zip(ports()) {
-            payload[..2].copy_from_slice(&port.to_be_bytes());
-            payload[2..6].copy_from_slice(&number.to_be_bytes());
-            send_one(socket, flows.destination, &payload)?;
-            sent += 1;
-            if sent.is_multiple_of(BURST_PACKETS) {
-                sleep(PAUSE);
+    let flows = Flows::parse(arguments)?;
+    let sockets = flows.sockets()?;
+    for &size in &flows.sizes_bytes {
+        for burst in sockets.chunks(BURST_PACKETS) {
+            send_burst(burst, size)?;
+            sleep(PAUSE);
+        }
+    }
+    Ok(())
+}
+
+/// The client's side: sends a burst, waits for all of it, compares.
+pub(crate) fn want_echo_role(arguments: &[String]) -> Result<(), String> {
+    let flows = Flows::parse(arguments)?;
+    let sockets = flows.sockets()?;
+    for &size in &flows.sizes_bytes {
+        for burst in sockets.chunks(BURST_PACKETS) {
+            send_burst(burst, size)?;
+            for (port, socket) in burst {
+                want_back(*port, socket, size)?;
             }
         }
     }
     Ok(())
 }
 
-fn send_one(socket: &UdpSocket, to: SocketAddr, payload: &[u8]) -> Result<(), String> {
-    socket.send_to(payload, to).map_err(|error| format!("send to {to}: {error}")).map(drop)
+fn send_burst(burst: &[(u16, UdpSocket)], size: usize) -> Result<(), String> {
+    for (port, socket) in burst {
+        let sent = socket.send(&pattern(*port, size));
+        sent.map_err(|error| format!("port {port}, {size} bytes: {error}"))?;
+    }
+    Ok(())
+}
+
+fn want_back(port: u16, socket: &UdpSocket, size: usize) -> Result<(), String> {
+    let mut answer = [0; 2048];
+    let len = socket
+        .recv(&mut answer)
+        .map_err(|error| format!("port {port}, {size} bytes: no answer: {error}"))?;
+    if answer[..len] != pattern(port, size) {
+        return Err(format!("port {port}: sent {size} bytes, {len} came back, changed"));
+    }
+    Ok(())
 }

@@ -5,12 +5,14 @@
 //! guest this program says so and does nothing.
 //!
 //! The tests share the NICs and run one after another, in the order of [`TESTS`]. `guest WORD`
-//! runs those with WORD in their names. `guest send ...` is the role of a sender, for which the
-//! tests start this program again in the namespace.
+//! runs those with WORD in their names. The first word may also be one of [`ROLES`], for which the
+//! tests start this program again, in the namespace or on certain CPUs.
 
 mod flows;
 mod nic;
+mod numa;
 mod rss;
+mod zerocopy;
 
 use std::process::ExitCode;
 
@@ -25,6 +27,16 @@ const TESTS: &[Test] = &[
     ("nic::the_library_reads_the_same_machine", nic::the_library_reads_the_same_machine),
     ("rss::udp_without_ports_meets_on_one_queue", rss::udp_without_ports_meets_on_one_queue),
     ("rss::flows_go_where_toeplitz_says", rss::flows_go_where_toeplitz_says),
+    ("zerocopy::echoes_every_flow_on_its_queue", zerocopy::echoes_every_flow_on_its_queue),
+];
+
+/// What this program does when a test starts it again, elsewhere: a name, and what it stands for.
+type Role = (&'static str, fn(&[String]) -> Outcome);
+
+const ROLES: &[Role] = &[
+    ("send", flows::send_role),
+    ("want-echo", flows::want_echo_role),
+    ("echo", zerocopy::echo_role),
 ];
 
 /// Fails the test with a message unless the condition holds.
@@ -43,11 +55,13 @@ fn main() -> ExitCode {
         println!("guest tests skipped: not in the guest; `tools/lab vm test` runs them");
         return ExitCode::SUCCESS;
     }
-    if arguments.first().is_some_and(|role| role == "send") {
-        return match flows::send_role(&arguments[1..]) {
+    if let Some((_, role)) =
+        ROLES.iter().find(|(name, _)| arguments.first().is_some_and(|first| first == name))
+    {
+        return match role(&arguments[1..]) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                eprintln!("guest send: {error}");
+                eprintln!("guest {}: {error}", arguments.join(" "));
                 ExitCode::FAILURE
             }
         };

@@ -29,7 +29,7 @@ fn predicted(rss: &Rss, flows: &Flows, fields: HashFields) -> Result<[u64; QUEUE
     for source in flows.sources() {
         let flow = Flow { source, destination: flows.destination };
         let placement = rss.place(&flow, fields).map_err(|error| error.to_string())?;
-        packets[placement.queue as usize] += u64::from(flows.packets_each);
+        packets[placement.queue as usize] += flows.sizes_bytes.len() as u64;
     }
     Ok(packets)
 }
