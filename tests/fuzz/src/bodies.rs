@@ -1,0 +1,53 @@
+//! What the fuzz targets do with their input: one function each.
+//!
+//! Each asserts what must hold for any bytes at all: not only that nothing panics, but that
+//! positions stay inside, that what was read can be written and reads back the same, and that a
+//! state machine agrees with a simpler model of itself.
+//!
+//! The targets of `tests/fuzz` call them under libFuzzer, and `tests/fuzz_replay.rs` calls them
+//! on every file of the corpus in an ordinary test run. A crash that fuzzing finds becomes a
+//! file of the corpus:
+//!
+//! ```text
+//! RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir tests/fuzz frame -- -max_total_time=60
+//! ```
+
+#[path = "bodies/frames.rs"]
+mod frames;
+#[path = "bodies/headers.rs"]
+mod headers;
+#[path = "bodies/ids.rs"]
+mod ids;
+#[path = "bodies/input.rs"]
+mod input;
+#[path = "bodies/packets.rs"]
+mod packets;
+#[path = "bodies/ranges.rs"]
+mod ranges;
+#[path = "bodies/reassembly.rs"]
+mod reassembly;
+
+/// A target: its name, which is that of its corpus directory, and its body.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All targets.
+pub const TARGETS: [Target; 7] = [
+    ("packet", packets::packet),
+    ("frame", frames::frame),
+    ("transport_parameters", frames::transport_parameters),
+    ("ack_ranges", ranges::ack_ranges),
+    ("connection_id", ids::connection_id),
+    ("reassembly", reassembly::reassembly),
+    ("headers", headers::headers),
+];
+
+/// Runs the body of the target called `name`.
+///
+/// # Panics
+/// If something that must hold does not, or there is no such target.
+pub fn run(name: &str, data: &[u8]) {
+    match TARGETS.iter().find(|(known, _)| *known == name) {
+        Some((_, body)) => body(data),
+        None => panic!("there is no target {name}"),
+    }
+}

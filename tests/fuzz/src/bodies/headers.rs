@@ -1,0 +1,68 @@
+//! Ethernet, IP and UDP headers.
+//!
+//! The input is the frame itself, so that the same corpus can be given to the eBPF program.
+
+use quiclane::datapath::QueueStats;
+use quiclane::datapath::headers::{
+    Checksums, FlowKey, HEADERS_MAX_BYTES, Parsed, Template, Verdict, parse, verdict, verdict_for,
+};
+use quiclane::ecn::Ecn;
+
+/// A received frame.
+pub(super) fn headers(frame: &[u8]) {
+    let verified = parse(frame, Checksums::Verify);
+    let trusted = parse(frame, Checksums::Trusted);
+    if let Err(reason) = verified {
+        let mut stats = QueueStats::default();
+        reason.count(&mut stats);
+        assert_eq!(stats.drops(), 1);
+    }
+    let Ok(parsed) = trusted else {
+        assert!(verified.is_err(), "checksums make no frame right");
+        return;
+    };
+    // ATTACKS row 45: what the socket takes for a datagram is what the program redirects.
+    assert!(matches!(verdict(frame), Verdict::Redirect | Verdict::DropSmallInitial));
+    let ours = verdict_for(frame, |address| (address == parsed.path.local).then_some(0));
+    assert_eq!(ours, Verdict::Redirect);
+    assert_eq!(verdict_for(frame, |_| None), Verdict::PassNotListened);
+    if let Ok(verified) = verified {
+        assert_eq!(verified, parsed);
+    }
+    lies_where_it_says(&parsed, frame);
+    for ecn in [Ecn::NotEct, Ecn::Ect0, Ecn::Ect1, Ecn::Ce] {
+        replies(&parsed, frame, ecn);
+    }
+}
+
+/// Payload and ports are where the headers end.
+fn lies_where_it_says(parsed: &Parsed, frame: &[u8]) {
+    let payload = &parsed.payload;
+    assert!(payload.start < payload.end && payload.end <= frame.len());
+    assert!(payload.start <= HEADERS_MAX_BYTES);
+    let udp = &frame[payload.start - 8..payload.start];
+    assert_eq!(udp[..2], parsed.path.remote.port().to_be_bytes());
+    assert_eq!(udp[2..4], parsed.path.local.port().to_be_bytes());
+    assert_eq!(parsed.path.local.is_ipv4(), parsed.path.remote.is_ipv4());
+}
+
+/// A reply with the same payload is a frame whose checksums hold, and it leads back.
+fn replies(parsed: &Parsed, frame: &[u8], ecn: Ecn) {
+    let template = Template::new(&parsed.path, FlowKey::new(frame.len() as u64));
+    assert_eq!(template.is_some(), parsed.path.link.is_known());
+    // Who is asked at port 0 has nobody to reply to itself.
+    let Some(template) = template.filter(|_| parsed.path.local.port() != 0) else { return };
+    let payload = &frame[parsed.payload.clone()];
+    let mut buffer = vec![0xee; Template::ROOM_BYTES];
+    buffer.extend_from_slice(payload);
+    let place = Template::ROOM_BYTES..buffer.len();
+    let packet = template.write(&mut buffer, place, ecn);
+    assert_eq!(packet.len(), template.headers_bytes() + payload.len());
+    let reply = match parse(&buffer[packet.clone()], Checksums::Verify) {
+        Ok(reply) => reply,
+        Err(reason) => panic!("our own frame is dropped: {reason:?}"),
+    };
+    assert_eq!((reply.path.local, reply.path.remote), (parsed.path.remote, parsed.path.local));
+    assert_eq!(reply.ecn, ecn);
+    assert_eq!(buffer[packet][reply.payload], *payload);
+}
