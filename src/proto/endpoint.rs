@@ -1,1 +1,362 @@
-//! endpoint.
+//! Packets that belong to no connection (RFC 9000 §5.2.2, §6, §8.1, §10.3).
+//!
+//! A server's lane asks [`Endpoint::incoming`] about every datagram whose connection id it does
+//! not know. The answer is to accept a connection, to send one datagram back without keeping
+//! anything, or to drop. What is sent back is never larger than three times what arrived, is
+//! limited in rate, and is not sent in answer to anything that could itself be such an answer,
+//! so that two endpoints never keep each other busy.
+
+use super::connection::{Connection, ServerArgs, TransportConfig, code};
+use super::crypto::{ResetKey, ServerTls, TAG_LEN, initial_keys, retry_tag};
+use super::token::{MAX_TOKEN_LEN, Tokens, Validation};
+use crate::time::{Instant, SECOND_NS};
+use crate::wire::frame::Frame;
+use crate::wire::packet::{self, LongHeader, Packet, PacketType, patch_length};
+use crate::wire::{ConnectionId, Side, VERSION_1, Writer};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// RFC 9000 §7.2: a client's first destination id has at least this length.
+const MIN_INITIAL_DCID: usize = 8;
+/// RFC 9000 §14.1.
+const MIN_INITIAL_BYTES: usize = 1200;
+/// A datagram answered by a stateless reset has at least this length: the answer has to be
+/// shorter, and still look like a packet (RFC 9000 §10.3).
+const MIN_RESETTABLE_BYTES: usize = 43;
+/// The shortest stateless reset that looks like a packet.
+const MIN_RESET_BYTES: usize = 22;
+/// Answers without state in a second, after which they are dropped and counted.
+const ANSWERS_PER_SECOND: u32 = 10_000;
+/// The length of the ids that a Retry chooses.
+const RETRY_CID_LEN: usize = 16;
+
+/// When clients have to prove their address before anything is kept for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetryPolicy {
+    /// Never.
+    Never,
+    /// Always.
+    Always,
+    /// While this many handshakes are under way on the worker.
+    Above(usize),
+}
+
+/// What a server does with unknown datagrams.
+pub struct Endpoint {
+    transport: Arc<TransportConfig>,
+    tls: Arc<ServerTls>,
+    tokens: Tokens,
+    reset: ResetKey,
+    retry: RetryPolicy,
+    limiter: Limiter,
+    stats: EndpointStats,
+}
+
+/// Counters of an endpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EndpointStats {
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Retry packets sent.
+    pub retries: u64,
+    /// Version Negotiation packets sent.
+    pub version_negotiations: u64,
+    /// Stateless resets sent.
+    pub resets: u64,
+    /// Tokens refused with INVALID_TOKEN.
+    pub invalid_tokens: u64,
+    /// Initials in datagrams that are too small, or with an id that is too short.
+    pub small_initials: u64,
+    /// Datagrams dropped for any other reason.
+    pub dropped: u64,
+    /// Answers that the rate limit held back.
+    pub limited: u64,
+}
+
+/// What to do about a datagram.
+#[derive(Debug)]
+pub enum Incoming {
+    /// A client greets: make a slot for it and call [`Endpoint::accept`].
+    Accept(Greeting),
+    /// The first bytes of the answer buffer go back to where the datagram came from.
+    Answer(usize),
+    /// Nothing.
+    Drop,
+}
+
+/// A client's first Initial, as far as it is worth a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Greeting {
+    /// The id that the client wrote as destination: its next Initials have it too.
+    pub initial_dcid: ConnectionId,
+    original_dcid: ConnectionId,
+    retry_scid: Option<ConnectionId>,
+    peer_cid: ConnectionId,
+    address_validated: bool,
+}
+
+/// What is known about a datagram besides its bytes, and what may be used up on it.
+pub struct Context<'a> {
+    /// The time.
+    pub now: Instant,
+    /// Where it came from.
+    pub remote: SocketAddr,
+    /// Handshakes under way.
+    pub handshakes: usize,
+    /// Fresh random bytes.
+    pub random: [u8; 32],
+    /// Space for an answer of up to 1200 bytes.
+    pub answer: &'a mut [u8],
+}
+
+impl Endpoint {
+    /// A server's endpoint. `tokens` and `reset` are shared by all workers of a host (and of a
+    /// fleet, where one host may answer for another).
+    #[must_use]
+    pub fn new(
+        transport: Arc<TransportConfig>,
+        tls: Arc<ServerTls>,
+        tokens: Tokens,
+        reset: ResetKey,
+        retry: RetryPolicy,
+    ) -> Self {
+        let (limiter, stats) = (Limiter::default(), EndpointStats::default());
+        Self { transport, tls, tokens, reset, retry, limiter, stats }
+    }
+
+    /// The counters.
+    #[must_use]
+    pub fn stats(&self) -> EndpointStats {
+        self.stats
+    }
+
+    /// The token that resets a connection id of ours.
+    #[must_use]
+    pub fn reset_token(&self, cid: &ConnectionId) -> [u8; 16] {
+        self.reset.token(cid.as_slice())
+    }
+
+    /// Judges a datagram whose connection is not known. `short_cid_len` is the length of the
+    /// ids that we issue.
+    pub fn incoming(
+        &mut self,
+        datagram: &[u8],
+        short_cid_len: usize,
+        cx: &mut Context<'_>,
+    ) -> Incoming {
+        let Ok(p) = packet::parse(datagram, 0, short_cid_len) else {
+            self.stats.dropped += 1;
+            return Incoming::Drop;
+        };
+        match p.kind {
+            PacketType::Initial => self.on_initial(datagram, &p, cx),
+            PacketType::UnknownVersion => self.negotiate(datagram, cx),
+            PacketType::Short => self.answer_reset(datagram.len(), &p.dcid, cx),
+            PacketType::ZeroRtt
+            | PacketType::Handshake
+            | PacketType::Retry
+            | PacketType::VersionNegotiation => {
+                self.stats.dropped += 1;
+                Incoming::Drop
+            }
+        }
+    }
+
+    /// Makes the connection for a greeting. Give it the datagram next, and drop it if that was
+    /// not authentic ([`Connection::stats`] then counts no packet).
+    pub fn accept(
+        &mut self,
+        greeting: &Greeting,
+        now: Instant,
+        remote: SocketAddr,
+        local_cid: ConnectionId,
+        seed: u64,
+    ) -> Option<Connection> {
+        let connection = Connection::accept(ServerArgs {
+            config: Arc::clone(&self.transport),
+            tls: Arc::clone(&self.tls),
+            now,
+            remote,
+            local_cid,
+            reset_token: self.reset_token(&local_cid),
+            initial_dcid: greeting.initial_dcid,
+            original_dcid: greeting.original_dcid,
+            retry_scid: greeting.retry_scid,
+            peer_cid: greeting.peer_cid,
+            address_validated: greeting.address_validated,
+            seed,
+        });
+        match connection {
+            Ok(connection) => {
+                self.stats.accepted += 1;
+                Some(connection)
+            }
+            Err(_) => {
+                self.stats.dropped += 1;
+                None
+            }
+        }
+    }
+
+    fn on_initial(&mut self, datagram: &[u8], p: &Packet, cx: &mut Context<'_>) -> Incoming {
+        if datagram.len() < MIN_INITIAL_BYTES || p.dcid.len() < MIN_INITIAL_DCID {
+            self.stats.small_initials += 1;
+            return Incoming::Drop;
+        }
+        let mut greeting = Greeting {
+            initial_dcid: p.dcid,
+            original_dcid: p.dcid,
+            retry_scid: None,
+            peer_cid: p.scid,
+            address_validated: false,
+        };
+        match self.tokens.validate(cx.now, cx.remote, &datagram[p.token.clone()]) {
+            Validation::Retry { original_dcid, retry_scid } if retry_scid == p.dcid => {
+                greeting.original_dcid = original_dcid;
+                greeting.retry_scid = Some(retry_scid);
+                greeting.address_validated = true;
+            }
+            Validation::NewToken => greeting.address_validated = true,
+            Validation::Retry { .. } | Validation::BadRetry(_) => {
+                return self.refuse_token(p, cx);
+            }
+            // RFC 9000 §8.1.3: a token that is not worth anything is as good as none.
+            Validation::Absent(_) => {
+                if self.must_retry(cx.handshakes) {
+                    return self.send_retry(p, cx);
+                }
+            }
+        }
+        Incoming::Accept(greeting)
+    }
+
+    fn must_retry(&self, handshakes: usize) -> bool {
+        match self.retry {
+            RetryPolicy::Never => false,
+            RetryPolicy::Always => true,
+            RetryPolicy::Above(limit) => handshakes >= limit,
+        }
+    }
+
+    fn send_retry(&mut self, p: &Packet, cx: &mut Context<'_>) -> Incoming {
+        let scid = ConnectionId::new(&cx.random[..RETRY_CID_LEN]).unwrap_or(ConnectionId::EMPTY);
+        let nonce: [u8; 12] = std::array::from_fn(|i| cx.random[RETRY_CID_LEN + i]);
+        let mut token = Vec::with_capacity(MAX_TOKEN_LEN);
+        self.tokens.retry(cx.now, &nonce, cx.remote, &p.dcid, &scid, &mut token);
+        let len = write_retry(cx.answer, p, &scid, &token, cx.random[31]);
+        self.answer(cx.now, len, |s| &mut s.retries)
+    }
+
+    /// RFC 9000 §8.1.2: tells a client with a bad Retry token at once, or it would wait for its
+    /// time-out.
+    fn refuse_token(&mut self, p: &Packet, cx: &mut Context<'_>) -> Incoming {
+        let len = write_refusal(cx.answer, p);
+        self.answer(cx.now, len, |s| &mut s.invalid_tokens)
+    }
+
+    /// RFC 9000 §6.1: only for datagrams that could have started a connection.
+    fn negotiate(&mut self, datagram: &[u8], cx: &mut Context<'_>) -> Incoming {
+        let ids = packet::long_ids(datagram, 0).filter(|_| datagram.len() >= MIN_INITIAL_BYTES);
+        let Some((dcid, scid)) = ids else {
+            self.stats.dropped += 1;
+            return Incoming::Drop;
+        };
+        let mut w = Writer::new(cx.answer);
+        // RFC 9000 §6.3: a reserved version keeps clients ready for surprises.
+        let versions = [VERSION_1, 0x0a0a_0a0a | u32::from(cx.random[0] & 0xf0) << 24];
+        let written =
+            packet::write_version_negotiation(&mut w, scid, dcid, &versions, cx.random[1]);
+        let len = written.ok().map(|()| w.position());
+        self.answer(cx.now, len, |s| &mut s.version_negotiations)
+    }
+
+    /// RFC 9000 §10.3: shorter than what it answers, so that two endpoints that have both lost
+    /// a connection fall silent.
+    fn answer_reset(&mut self, len: usize, dcid: &ConnectionId, cx: &mut Context<'_>) -> Incoming {
+        if len < MIN_RESETTABLE_BYTES || dcid.is_empty() {
+            self.stats.dropped += 1;
+            return Incoming::Drop;
+        }
+        let size = (len - 1).min(MIN_RESET_BYTES + usize::from(cx.random[0] & 0x0f));
+        let Some(out) = cx.answer.get_mut(..size) else { return Incoming::Drop };
+        for (o, r) in out.iter_mut().zip(cx.random.iter().cycle()) {
+            *o = *r;
+        }
+        out[0] = 0x40 | (out[0] & 0x3f);
+        out[size - 16..].copy_from_slice(&self.reset_token(dcid));
+        self.answer(cx.now, Some(size), |s| &mut s.resets)
+    }
+
+    fn answer(
+        &mut self,
+        now: Instant,
+        len: Option<usize>,
+        counter: impl FnOnce(&mut EndpointStats) -> &mut u64,
+    ) -> Incoming {
+        let Some(len) = len else {
+            self.stats.dropped += 1;
+            return Incoming::Drop;
+        };
+        if !self.limiter.allow(now) {
+            self.stats.limited += 1;
+            return Incoming::Drop;
+        }
+        *counter(&mut self.stats) += 1;
+        Incoming::Answer(len)
+    }
+}
+
+fn write_retry(
+    out: &mut [u8],
+    p: &Packet,
+    scid: &ConnectionId,
+    token: &[u8],
+    random: u8,
+) -> Option<usize> {
+    let mut w = Writer::new(out);
+    packet::write_retry_header(&mut w, VERSION_1, &p.scid, scid, token, random).ok()?;
+    let tag = retry_tag(p.dcid.as_slice(), w.written())?;
+    w.bytes(&tag).ok()?;
+    Some(w.position())
+}
+
+fn write_refusal(out: &mut [u8], p: &Packet) -> Option<usize> {
+    let keys = initial_keys(VERSION_1, p.dcid.as_slice(), Side::Server)?;
+    let room = out.len().checked_sub(TAG_LEN)?;
+    let mut w = Writer::new(&mut out[..room]);
+    let header = LongHeader {
+        kind: PacketType::Initial,
+        version: VERSION_1,
+        dcid: p.scid,
+        scid: p.dcid,
+        token: b"",
+    };
+    let layout = header.write(&mut w, 0, 4).ok()?;
+    let payload_at = w.position();
+    let reason = b"token is expired or not for this address";
+    Frame::ConnectionClose { code: code::INVALID_TOKEN, frame_type: 0, reason }
+        .write(&mut w)
+        .ok()?;
+    let end = w.position();
+    patch_length(out, layout.length_at, end + TAG_LEN - layout.pn_at);
+    let total = keys.local.packet.seal(0, out, payload_at, end - payload_at)?;
+    keys.local.header.mask(&mut out[..total], layout.pn_at).then_some(total)
+}
+
+/// At most [`ANSWERS_PER_SECOND`] in each second.
+#[derive(Debug, Default)]
+struct Limiter {
+    since: Instant,
+    used: u32,
+}
+
+impl Limiter {
+    fn allow(&mut self, now: Instant) -> bool {
+        if now.ns_since(self.since) >= SECOND_NS {
+            self.since = now;
+            self.used = 0;
+        }
+        self.used += 1;
+        self.used <= ANSWERS_PER_SECOND
+    }
+}

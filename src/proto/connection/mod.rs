@@ -1,1 +1,446 @@
-//! connection.
+//! A QUIC connection: one state machine, without I/O, clock or threads.
+//!
+//! # How to drive it
+//!
+//! Whoever owns a connection calls, with the time as an argument:
+//!
+//! 1. [`receive`](Connection::receive) for every datagram that belongs to it. Packets are
+//!    decrypted where they lie, and in-order stream data is lent to the [`Application`] as a
+//!    slice of the datagram;
+//! 2. [`handle_timeout`](Connection::handle_timeout) when [`next_timeout`](Connection::next_timeout)
+//!    has come;
+//! 3. [`transmit`](Connection::transmit) until it returns `None`, after any of the above and
+//!    after any call of the application's;
+//! 4. [`add_cid`](Connection::add_cid) while [`wants_cid`](Connection::wants_cid): ids are made
+//!    by the owner of the connection table, since they say where the connection lives;
+//! 5. nothing more, once [`is_drained`](Connection::is_drained).
+//!
+//! # Where things are
+//!
+//! | file | what |
+//! |---|---|
+//! | `receive.rs`, `frames.rs` | from a datagram to packets, from packets to frames |
+//! | `transmit.rs`, `assemble.rs` | from frames to packets, from packets to a datagram |
+//! | `acks.rs` | acknowledgements and losses |
+//! | `timers.rs` | what is due when |
+//! | `handshake.rs` | TLS, transport parameters, Retry, Version Negotiation |
+//! | `keys.rs`, `space.rs`, `crypto_stream.rs`, `cids.rs`, `ecn.rs` | the parts |
+//! | `close.rs` | the end |
+
+mod acks;
+mod assemble;
+mod cids;
+mod close;
+mod config;
+mod crypto_stream;
+mod ecn;
+mod error;
+mod event;
+mod frames;
+mod handshake;
+mod keys;
+mod receive;
+mod space;
+mod timers;
+mod transmit;
+
+pub use config::{MIN_DATAGRAM_BYTES, TransportConfig};
+pub use error::{CloseReason, TransportError, code};
+pub use event::{Application, Event};
+pub use handshake::{ClientArgs, ConnectError, ServerArgs};
+
+use crate::ecn::Ecn;
+use crate::proto::congestion::{AnyController, Controller};
+use crate::proto::crypto::Session;
+use crate::proto::mtu::Mtu;
+use crate::proto::pacer::Pacer;
+use crate::proto::recovery::SentPackets;
+use crate::proto::rtt::Rtt;
+use crate::proto::streams::{OpenError, ReceiveError, SendError, Streams};
+use crate::time::Instant;
+use crate::wire::{ConnectionId, Dir, Side, StreamId};
+use bytes::Bytes;
+use cids::{LocalCids, RemoteCids};
+use close::Closing;
+use crypto_stream::CryptoSend;
+use ecn::EcnSender;
+use handshake::Handshake;
+use keys::OneRttKeys;
+use space::Received;
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// Streams whose buffered data is offered again within one delivery of events.
+const MAX_REDELIVERIES: u32 = 64;
+
+/// Where a connection stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// TLS is not done.
+    Handshaking,
+    /// Streams flow.
+    Established,
+    /// CONNECTION_CLOSE was sent; answers what still arrives (RFC 9000 §10.2.1).
+    Closing,
+    /// The peer has closed; silent (RFC 9000 §10.2.2).
+    Draining,
+    /// Nothing is left to do.
+    Drained,
+}
+
+/// Which packet number space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SpaceId {
+    Initial,
+    Handshake,
+    Data,
+}
+
+/// The 1-RTT packet number space.
+#[derive(Default)]
+struct DataSpace {
+    sent: SentPackets,
+    received: Received,
+    /// Probes to send after a timeout (RFC 9002 §6.2.4).
+    probes: u8,
+}
+
+/// A datagram that [`Connection::transmit`] wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transmit {
+    /// Bytes written.
+    pub len: usize,
+    /// The mark to send it with.
+    pub ecn: Ecn,
+    /// Where to.
+    pub remote: SocketAddr,
+}
+
+/// Control frames that wait to be written, besides those of the streams.
+#[derive(Debug, Default)]
+struct Pending {
+    handshake_done: bool,
+    ping: bool,
+    path_response: Option<[u8; 8]>,
+    new_token: bool,
+}
+
+/// Times that something is due, besides those that follow from sent packets.
+#[derive(Debug)]
+struct Deadlines {
+    idle: Instant,
+    handshake: Instant,
+    keep_alive: Instant,
+    /// The pacer holds data back until then.
+    pacing: Instant,
+    /// Closing or draining is over.
+    close: Instant,
+}
+
+/// Counters of a connection, since its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConnectionStats {
+    /// Datagrams received.
+    pub rx_datagrams: u64,
+    /// Bytes of datagrams received.
+    pub rx_bytes: u64,
+    /// Packets that were authentic.
+    pub rx_packets: u64,
+    /// Packets that were dropped: duplicates, no keys, not authentic, malformed.
+    pub rx_dropped: u64,
+    /// Datagrams from an address that is not the path's.
+    pub rx_foreign: u64,
+    /// Packets refused because buffering them would break a bound; the peer repeats them.
+    pub rx_refused: u64,
+    /// Datagrams sent.
+    pub tx_datagrams: u64,
+    /// Bytes of datagrams sent.
+    pub tx_bytes: u64,
+    /// Packets sent.
+    pub tx_packets: u64,
+    /// Packets declared lost.
+    pub lost_packets: u64,
+    /// Bytes declared lost.
+    pub lost_bytes: u64,
+    /// Probe timeouts.
+    pub ptos: u64,
+    /// Losses that lasted long enough to be called persistent congestion.
+    pub persistent_congestions: u64,
+    /// Times that the congestion window was reduced.
+    pub congestion_events: u64,
+    /// Key updates, by either side.
+    pub key_updates: u64,
+    /// Bytes in flight now.
+    pub bytes_in_flight: u64,
+    /// The congestion window now.
+    pub window_bytes: u64,
+    /// The smoothed round-trip time now.
+    pub smoothed_rtt_ns: u64,
+    /// The datagram size now.
+    pub mtu_bytes: u16,
+}
+
+/// A QUIC connection; see the [module](self) for how to drive it.
+pub struct Connection {
+    // What every packet touches comes first.
+    state: State,
+    side: Side,
+    /// TLS is confirmed by both sides (RFC 9001 §4.1.2).
+    confirmed: bool,
+    /// The last transmit had nothing to send though the window had room.
+    app_limited: bool,
+    /// An ack-eliciting packet was sent since the last packet arrived (RFC 9000 §10.1).
+    sent_since_received: bool,
+    local_cid_len: u8,
+    pto_count: u8,
+    remote: SocketAddr,
+    keys: Option<OneRttKeys>,
+    data: DataSpace,
+    streams: Streams,
+    rtt: Rtt,
+    congestion: AnyController,
+    pacer: Pacer,
+    bytes_in_flight: u64,
+    ecn: EcnSender,
+    mtu: Mtu,
+    /// The packet number to leave out next.
+    skip_at: u64,
+    remote_cids: RemoteCids,
+    local_cids: LocalCids,
+    pending: Pending,
+    deadlines: Deadlines,
+    first_rtt_sample_at: Option<Instant>,
+    idle_timeout_ns: u64,
+    peer_max_ack_delay_ns: u64,
+    peer_ack_delay_exponent: u8,
+    peer_max_datagram_bytes: u64,
+    rng: u64,
+    config: Arc<TransportConfig>,
+    stats: ConnectionStats,
+    // What only the beginning and the end touch.
+    events: VecDeque<Event>,
+    handshake: Option<Box<Handshake>>,
+    session: Option<Box<Session>>,
+    /// TLS bytes in 1-RTT packets: session tickets.
+    tickets: Option<Box<CryptoSend>>,
+    tickets_received: Option<Box<crypto_stream::CryptoRecv>>,
+    new_token: Option<Box<[u8]>>,
+    closing: Option<Box<Closing>>,
+    alpn: Option<Box<[u8]>>,
+}
+
+impl Connection {
+    /// Which end of the connection this is.
+    #[must_use]
+    pub fn side(&self) -> Side {
+        self.side
+    }
+
+    /// The peer's address.
+    #[must_use]
+    pub fn remote(&self) -> SocketAddr {
+        self.remote
+    }
+
+    /// The protocol that TLS agreed on, once it has.
+    #[must_use]
+    pub fn alpn(&self) -> Option<&[u8]> {
+        self.alpn.as_deref()
+    }
+
+    /// True from the end of the handshake until the connection closes.
+    #[must_use]
+    pub fn is_established(&self) -> bool {
+        self.state == State::Established
+    }
+
+    /// True until the handshake has ended, well or badly.
+    #[must_use]
+    pub fn is_handshaking(&self) -> bool {
+        self.state == State::Handshaking
+    }
+
+    /// True once the handshake is confirmed.
+    #[must_use]
+    pub fn is_confirmed(&self) -> bool {
+        self.confirmed
+    }
+
+    /// True once closing has begun, on either side.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        matches!(self.state, State::Closing | State::Draining | State::Drained)
+    }
+
+    /// True once nothing is left to do: the connection can be dropped.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.state == State::Drained
+    }
+
+    /// The counters.
+    #[must_use]
+    pub fn stats(&self) -> ConnectionStats {
+        ConnectionStats {
+            bytes_in_flight: self.bytes_in_flight,
+            window_bytes: self.congestion.window(),
+            smoothed_rtt_ns: self.rtt.smoothed_ns(),
+            mtu_bytes: self.mtu.current(),
+            key_updates: self.keys.as_ref().map_or(0, |k| k.updates),
+            ..self.stats
+        }
+    }
+
+    /// Bytes of memory that the connection holds, as far as it knows.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        size_of::<Self>() + self.data.sent.memory_bytes() + self.streams.memory_bytes()
+    }
+
+    /// Gives back what an idle connection does not need.
+    pub fn shrink(&mut self) {
+        self.data.sent.shrink();
+        self.streams.shrink();
+        self.events.shrink_to(0);
+    }
+
+    // ---- what the application does --------------------------------------------------------
+
+    /// Opens a stream.
+    ///
+    /// # Errors
+    /// The peer allows no more of them for now; [`Event::StreamsAvailable`] tells when it does.
+    pub fn open(&mut self, dir: Dir) -> Result<StreamId, OpenError> {
+        self.streams.open(dir)
+    }
+
+    /// Lends `data` to a stream until it is acknowledged; `fin` ends the stream with it.
+    ///
+    /// # Errors
+    /// The stream is not ours to send on, or is finished, reset or stopped.
+    pub fn send(&mut self, stream: StreamId, data: Bytes, fin: bool) -> Result<(), SendError> {
+        self.app_limited = false;
+        self.streams.send(stream, data, fin)
+    }
+
+    /// Bytes lent to a stream and not acknowledged yet.
+    #[must_use]
+    pub fn buffered(&self, stream: StreamId) -> u64 {
+        self.streams.buffered(stream)
+    }
+
+    /// Gives up sending on a stream.
+    ///
+    /// # Errors
+    /// The stream is unknown, not ours to send on, or done.
+    pub fn reset(&mut self, stream: StreamId, code: u64) -> Result<(), SendError> {
+        self.streams.reset(stream, code)
+    }
+
+    /// Asks the peer to stop sending on a stream.
+    ///
+    /// # Errors
+    /// The stream is unknown, not ours to receive on, or done.
+    pub fn stop_sending(&mut self, stream: StreamId, code: u64) -> Result<(), ReceiveError> {
+        self.streams.stop_sending(stream, code)
+    }
+
+    /// Data that [`Application::data`] did not take is offered again.
+    ///
+    /// # Errors
+    /// The stream is unknown or not ours to receive on.
+    pub fn resume_receive(&mut self, stream: StreamId) -> Result<(), ReceiveError> {
+        self.streams.resume(stream)
+    }
+
+    /// Attaches a number of the application's to a stream; false if there is no such stream.
+    pub fn set_context(&mut self, stream: StreamId, context: u64) -> bool {
+        self.streams.set_context(stream, context)
+    }
+
+    /// What the application attached to a stream.
+    #[must_use]
+    pub fn context(&self, stream: StreamId) -> Option<u64> {
+        self.streams.context(stream)
+    }
+
+    /// Changes the keys of 1-RTT packets (RFC 9001 §6). Returns false when the last change is
+    /// not confirmed yet, or the handshake is not.
+    pub fn update_keys(&mut self) -> bool {
+        let next_pn = self.data.sent.next_pn();
+        let ready = self.confirmed && self.keys.as_ref().is_some_and(OneRttKeys::may_update);
+        if ready && let Some(keys) = &mut self.keys {
+            // The expiry begins when the peer answers; until then the old key stays.
+            keys.update(None, next_pn, Instant::NEVER);
+        }
+        ready
+    }
+
+    /// Closes the connection: everything not yet delivered is void.
+    pub fn close(&mut self, now: Instant, code: u64, reason: Bytes) {
+        self.close_application(now, code, reason);
+    }
+
+    // ---- connection ids -------------------------------------------------------------------
+
+    /// True while the peer is ready to hold another connection id of ours.
+    #[must_use]
+    pub fn wants_cid(&self) -> bool {
+        self.confirmed && self.state == State::Established && self.local_cids.wants_more()
+    }
+
+    /// Issues a connection id, with the token that resets it.
+    pub fn add_cid(&mut self, cid: ConnectionId, reset_token: [u8; 16]) {
+        self.local_cids.add(cid, reset_token);
+    }
+
+    /// The connection ids that the peer may use, oldest first.
+    pub fn local_cids(&self) -> impl Iterator<Item = &ConnectionId> {
+        self.local_cids.iter().map(|c| &c.cid)
+    }
+
+    /// Hands a server a token to give to its client for a later connection (RFC 9000 §8.1.3).
+    pub fn send_new_token(&mut self, token: &[u8]) {
+        self.new_token = Some(token.into());
+        self.pending.new_token = true;
+    }
+
+    // ---- helpers of all files -------------------------------------------------------------
+
+    /// A pseudo-random number from the seed that the owner gave (wyrand).
+    fn random(&mut self) -> u64 {
+        self.rng = self.rng.wrapping_add(0xa076_1d64_78bd_642f);
+        let wide = u128::from(self.rng) * u128::from(self.rng ^ 0xe703_7ed1_a0b4_28db);
+        (wide >> 64) as u64 ^ wide as u64
+    }
+
+    /// Tells the application what has happened, including what follows from its own answers.
+    fn deliver(&mut self, app: &mut dyn Application) {
+        // An application that asks again for what it does not take waits for the next turn.
+        let mut redeliveries = MAX_REDELIVERIES;
+        loop {
+            while redeliveries > 0
+                && let Some(s) = self.streams.next_resumed()
+            {
+                redeliveries -= 1;
+                self.deliver_buffered(s, app);
+            }
+            if let Some(event) = self.events.pop_front() {
+                app.event(self, event);
+            } else if let Some(event) = self.streams.pop_event() {
+                app.event(self, event.into());
+            } else if redeliveries == 0 || !self.streams.has_resumed() {
+                break;
+            }
+        }
+    }
+
+    /// Tells the application what its own calls from outside of callbacks led to.
+    pub fn deliver_events(&mut self, app: &mut dyn Application) {
+        self.deliver(app);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -154,6 +154,12 @@ impl Streams {
         Some(self.table.name(slot))
     }
 
+    /// True while a resumed stream waits for [`Streams::next_resumed`].
+    #[must_use]
+    pub const fn has_resumed(&self) -> bool {
+        !self.resumed.is_empty()
+    }
+
     /// Counts a frame that ends at `end` against both windows.
     pub(super) fn note_received(&mut self, slot: u32, end: u64, fin: bool) {
         let recv = &mut self.table.slots[slot as usize].recv;

@@ -1,0 +1,375 @@
+//! Acknowledgements: ours for what arrived, the peer's for what we sent, and the losses that
+//! follow from them (RFC 9000 §13, RFC 9002 §5, §6, A.7).
+
+use super::ecn::EcnVerdict;
+use super::error::TransportError;
+use super::space::AckPolicy;
+use super::{Connection, SpaceId, timers::LossBudget};
+use crate::ecn::Ecn;
+use crate::proto::congestion::Controller;
+use crate::proto::recovery::{Losses, NeverSent, Resolved};
+use crate::proto::sent::SentFrame;
+use crate::time::{Instant, MICROSECOND_NS};
+use crate::wire::ConnectionId;
+use crate::wire::frame::{Ack, EcnCounts};
+
+/// A packet that arrived.
+pub(super) struct Arrival {
+    pub(super) space: SpaceId,
+    pub(super) pn: u64,
+    pub(super) ecn: Ecn,
+    pub(super) dcid: ConnectionId,
+}
+
+/// What reading its frames came to.
+#[derive(Default)]
+pub(super) struct Outcome {
+    pub(super) ack_eliciting: bool,
+    /// Something could not be kept: the peer has to send it again.
+    pub(super) refused: bool,
+}
+
+/// What one ACK frame newly acknowledged.
+#[derive(Default)]
+struct NewlyAcked {
+    packets: u64,
+    ack_eliciting: bool,
+    /// Packets that had left with an ECT mark.
+    marked: u64,
+    /// When the largest of the frame was sent, if it is among them.
+    largest_sent_at: Option<Instant>,
+    /// Packets that left in the same instant are told to the controller at once.
+    batch_sent_at: Instant,
+    batch_bytes: u64,
+    batch_pn: u64,
+}
+
+impl NewlyAcked {
+    /// Notes a packet; returns a batch that is complete: when it was sent, its bytes, its last
+    /// packet number.
+    #[inline]
+    fn note(&mut self, p: &Resolved, largest: u64) -> Option<(Instant, u64, u64)> {
+        self.packets += 1;
+        self.ack_eliciting |= p.info.ack_eliciting;
+        self.marked += u64::from(p.info.ecn_capable);
+        if p.pn == largest {
+            self.largest_sent_at = Some(p.sent_at);
+        }
+        if !p.info.in_flight {
+            return None;
+        }
+        let done = (self.batch_bytes > 0 && self.batch_sent_at != p.sent_at).then_some((
+            self.batch_sent_at,
+            self.batch_bytes,
+            self.batch_pn,
+        ));
+        if done.is_some() {
+            self.batch_bytes = 0;
+        }
+        self.batch_sent_at = p.sent_at;
+        self.batch_bytes += u64::from(p.info.bytes);
+        self.batch_pn = p.pn;
+        done
+    }
+}
+
+impl From<NeverSent> for TransportError {
+    fn from(_: NeverSent) -> Self {
+        Self::protocol_violation("acknowledges a packet that was never sent")
+    }
+}
+
+impl Connection {
+    /// Notes a packet whose frames were read.
+    #[inline]
+    pub(super) fn note_arrival(&mut self, now: Instant, arrival: &Arrival, outcome: Outcome) {
+        if outcome.refused {
+            return;
+        }
+        let eliciting = outcome.ack_eliciting;
+        if arrival.space == SpaceId::Data {
+            let policy = AckPolicy {
+                delay_ns: self.config.max_ack_delay_ns(),
+                threshold: self.config.ack_threshold,
+            };
+            self.data.received.note(now, arrival.pn, eliciting, arrival.ecn, policy);
+            return;
+        }
+        let Some(h) = &mut self.handshake else { return };
+        let Some(s) = h.space(arrival.space) else { return };
+        if s.keys.is_some() {
+            // RFC 9000 §13.2.1: Initial and Handshake packets are acknowledged at once.
+            let policy = AckPolicy { delay_ns: 0, threshold: 1 };
+            s.received.note(now, arrival.pn, eliciting, arrival.ecn, policy);
+        }
+    }
+
+    /// ACK arrived.
+    pub(super) fn on_ack(
+        &mut self,
+        now: Instant,
+        space: SpaceId,
+        ack: &Ack<'_>,
+    ) -> Result<(), TransportError> {
+        let acked = match space {
+            SpaceId::Data => self.apply_data_ack(now, ack)?,
+            _ => self.apply_handshake_ack(now, space, ack)?,
+        };
+        if space == SpaceId::Handshake
+            && let Some(h) = &mut self.handshake
+        {
+            h.peer_validated_us = true;
+        }
+        if acked.packets == 0 {
+            return Ok(());
+        }
+        if acked.batch_bytes > 0 {
+            self.congestion.on_acked(
+                now,
+                acked.batch_sent_at,
+                acked.batch_bytes,
+                acked.batch_pn,
+                self.app_limited,
+                &self.rtt,
+            );
+        }
+        if let Some(sent_at) = acked.largest_sent_at
+            && acked.ack_eliciting
+        {
+            self.sample_rtt(now, space, sent_at, ack.delay_raw);
+        }
+        if space == SpaceId::Data {
+            self.read_ecn_report(now, ack.ecn, acked.marked, acked.largest_sent_at);
+        }
+        // RFC 9002 §6.2.1: the backoff ends with news, but not for a client that the server
+        // may not have validated yet.
+        if self.handshake.as_ref().is_none_or(|h| h.peer_validated_us) {
+            self.pto_count = 0;
+        }
+        self.detect_losses(now, space);
+        Ok(())
+    }
+
+    fn apply_data_ack(
+        &mut self,
+        now: Instant,
+        ack: &Ack<'_>,
+    ) -> Result<NewlyAcked, TransportError> {
+        let mut acked = NewlyAcked::default();
+        let Self {
+            data,
+            streams,
+            congestion,
+            rtt,
+            mtu,
+            remote_cids,
+            stats: _,
+            bytes_in_flight,
+            ..
+        } = self;
+        data.sent.check_acked(ack.largest)?;
+        data.sent.note_largest_acked(ack.largest);
+        let received = &mut data.received;
+        let tickets = &mut self.tickets;
+        let app_limited = self.app_limited;
+        let mut new_mtu = None;
+        for (lo, hi) in ack.ranges() {
+            if hi < data.sent.first_pn() {
+                break;
+            }
+            data.sent.acknowledge(lo, hi, |p, frames| {
+                if p.info.in_flight {
+                    *bytes_in_flight = bytes_in_flight.saturating_sub(u64::from(p.info.bytes));
+                }
+                if p.info.mtu_probe {
+                    new_mtu = mtu.on_probe_acked(now, p.info.bytes).or(new_mtu);
+                } else {
+                    mtu.on_packet_acked(p.info.bytes);
+                }
+                if let Some((sent_at, bytes, pn)) = acked.note(&p, ack.largest) {
+                    congestion.on_acked(now, sent_at, bytes, pn, app_limited, rtt);
+                }
+                for frame in frames {
+                    match frame {
+                        SentFrame::Ack { largest } => received.ack_acknowledged(largest),
+                        SentFrame::RetireConnectionId { .. } => {
+                            remote_cids.retirement_acknowledged()
+                        }
+                        SentFrame::Crypto { len, .. } => {
+                            if tickets.as_mut().is_some_and(|t| t.on_acked(len)) {
+                                *tickets = None;
+                            }
+                        }
+                        other => streams.on_acked(&other),
+                    }
+                }
+            })?;
+        }
+        data.sent.trim();
+        if let Some(mtu) = new_mtu {
+            self.set_mtu(mtu);
+        }
+        if let Some(keys) = &mut self.keys {
+            keys.acknowledged(ack.largest);
+        }
+        Ok(acked)
+    }
+
+    /// Datagrams have another size from now on.
+    pub(super) fn set_mtu(&mut self, mtu: u16) {
+        self.congestion.on_mtu(mtu);
+        self.pacer.on_mtu(mtu);
+    }
+
+    fn apply_handshake_ack(
+        &mut self,
+        now: Instant,
+        space: SpaceId,
+        ack: &Ack<'_>,
+    ) -> Result<NewlyAcked, TransportError> {
+        let mut acked = NewlyAcked::default();
+        let Self { congestion, rtt, bytes_in_flight, app_limited, .. } = self;
+        let Some(s) = self.handshake.as_mut().and_then(|h| h.space(space)) else {
+            return Ok(acked);
+        };
+        s.sent.check_acked(ack.largest)?;
+        s.sent.note_largest_acked(ack.largest);
+        let received = &mut s.received;
+        for (lo, hi) in ack.ranges() {
+            s.sent.acknowledge(lo, hi, |p, frames| {
+                if p.info.in_flight {
+                    *bytes_in_flight = bytes_in_flight.saturating_sub(u64::from(p.info.bytes));
+                }
+                if let Some((sent_at, bytes, pn)) = acked.note(&p, ack.largest) {
+                    congestion.on_acked(now, sent_at, bytes, pn, *app_limited, rtt);
+                }
+                for frame in frames {
+                    if let SentFrame::Ack { largest } = frame {
+                        received.ack_acknowledged(largest);
+                    }
+                }
+            })?;
+        }
+        s.sent.trim();
+        Ok(acked)
+    }
+
+    /// RFC 9002 §5.
+    fn sample_rtt(&mut self, now: Instant, space: SpaceId, sent_at: Instant, delay_raw: u64) {
+        let delay_us = delay_raw.checked_shl(u32::from(self.peer_ack_delay_exponent));
+        let delay_ns = delay_us.unwrap_or(u64::MAX).saturating_mul(MICROSECOND_NS);
+        let ack_delay_ns = match space {
+            // RFC 9002 §5.3: no delay is believed before the keys that authenticate its limit.
+            SpaceId::Initial | SpaceId::Handshake => 0,
+            SpaceId::Data if self.confirmed => delay_ns.min(self.peer_max_ack_delay_ns),
+            SpaceId::Data => delay_ns,
+        };
+        self.rtt.update(now.ns_since(sent_at), ack_delay_ns, now);
+        self.first_rtt_sample_at.get_or_insert(now);
+    }
+
+    fn read_ecn_report(
+        &mut self,
+        now: Instant,
+        counts: Option<EcnCounts>,
+        marked: u64,
+        largest_sent_at: Option<Instant>,
+    ) {
+        if self.ecn.on_report(counts, marked) == EcnVerdict::Congestion
+            && let Some(sent_at) = largest_sent_at
+        {
+            self.stats.congestion_events += 1;
+            self.congestion.on_congestion(now, sent_at, false, true);
+        }
+    }
+
+    /// RFC 9002 §6.1, A.10.
+    pub(super) fn detect_losses(&mut self, now: Instant, space: SpaceId) {
+        let delay = self.rtt.loss_delay_ns();
+        let first_sample = self.first_rtt_sample_at;
+        let losses = match space {
+            SpaceId::Data => self.detect_data_losses(now, delay, first_sample),
+            _ => self.detect_handshake_losses(now, space, delay, first_sample),
+        };
+        if losses.packets == 0 {
+            return;
+        }
+        self.stats.lost_packets += losses.packets;
+        self.stats.lost_bytes += losses.bytes;
+        let Some(newest) = losses.newest_sent_at else { return };
+        // RFC 9002 §7.6.
+        let persistent = losses.longest_run_ns > self.persistent_congestion_ns();
+        self.stats.congestion_events += 1;
+        self.stats.persistent_congestions += u64::from(persistent);
+        self.congestion.on_congestion(now, newest, persistent, false);
+    }
+
+    fn detect_data_losses(
+        &mut self,
+        now: Instant,
+        delay: u64,
+        first_sample: Option<Instant>,
+    ) -> Losses {
+        let mut budget = LossBudget { in_flight: &mut self.bytes_in_flight };
+        let (streams, cids, local, pending, tickets) = (
+            &mut self.streams,
+            &mut self.remote_cids,
+            &mut self.local_cids,
+            &mut self.pending,
+            &mut self.tickets,
+        );
+        let mtu = &mut self.mtu;
+        let mut largest_lost = 0;
+        let losses = self.data.sent.detect_losses(now, delay, first_sample, |p, frames| {
+            budget.lost(&p);
+            if p.info.mtu_probe {
+                mtu.on_probe_lost(now, p.info.bytes);
+            } else {
+                largest_lost = largest_lost.max(p.info.bytes);
+            }
+            for frame in frames {
+                match frame {
+                    SentFrame::RetireConnectionId { sequence } => cids.retirement_lost(sequence),
+                    SentFrame::NewConnectionId { sequence } => local.announcement_lost(sequence),
+                    SentFrame::HandshakeDone => pending.handshake_done = true,
+                    SentFrame::NewToken => pending.new_token = true,
+                    SentFrame::Crypto { offset, len } => {
+                        if let Some(t) = tickets {
+                            t.on_lost(offset, len);
+                        }
+                    }
+                    SentFrame::Ack { .. } | SentFrame::Ping => {}
+                    other => streams.on_lost(&other),
+                }
+            }
+        });
+        if largest_lost > 0
+            && let Some(mtu) = self.mtu.on_packets_lost(now, largest_lost)
+        {
+            self.set_mtu(mtu);
+        }
+        losses
+    }
+
+    fn detect_handshake_losses(
+        &mut self,
+        now: Instant,
+        space: SpaceId,
+        delay: u64,
+        first_sample: Option<Instant>,
+    ) -> Losses {
+        let mut budget = LossBudget { in_flight: &mut self.bytes_in_flight };
+        let Some(s) = self.handshake.as_mut().and_then(|h| h.space(space)) else {
+            return Losses::default();
+        };
+        let crypto = &mut s.crypto_send;
+        s.sent.detect_losses(now, delay, first_sample, |p, frames| {
+            budget.lost(&p);
+            for frame in frames {
+                if let SentFrame::Crypto { offset, len } = frame {
+                    crypto.on_lost(offset, len);
+                }
+            }
+        })
+    }
+}

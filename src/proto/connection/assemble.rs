@@ -1,0 +1,359 @@
+//! From frames to packets: what goes into a packet, and in which order.
+
+use super::space::Received;
+use super::transmit::{MIN_PN_AND_PAYLOAD, Permit};
+use super::{Connection, SpaceId};
+use crate::proto::crypto::TAG_LEN;
+use crate::proto::recovery::SentInfo;
+use crate::proto::sent::SentFrame;
+use crate::time::{Instant, MICROSECOND_NS};
+use crate::wire::frame::{self, Frame, write_ack};
+use crate::wire::packet::{LongHeader, PacketType, patch_length, pn_len, write_short};
+use crate::wire::{VERSION_1, Writer};
+
+use super::config::ACK_DELAY_EXPONENT;
+
+/// Space that the header of a CRYPTO frame takes at most.
+const CRYPTO_HEADER_MAX: usize = 1 + 8 + 4;
+/// Room that has to be left for a control frame to be tried.
+const CONTROL_ROOM: usize = 64;
+
+/// A packet of a datagram that is being put together; positions within the datagram.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Draft {
+    pub(super) space: SpaceId,
+    start: usize,
+    /// The two bytes of a long header's length.
+    length_at: Option<usize>,
+    pn_at: usize,
+    payload_at: usize,
+    /// Where the payload ends; the tag follows.
+    pub(super) end: usize,
+    pn: u64,
+    pub(super) ack_eliciting: bool,
+}
+
+impl Connection {
+    /// Writes the frames of a 1-RTT packet; true if one of them asks for an acknowledgement.
+    #[inline]
+    pub(super) fn write_data_frames(
+        &mut self,
+        now: Instant,
+        w: &mut Writer<'_>,
+        permit: Permit,
+        lengths: bool,
+    ) -> bool {
+        let received = &mut self.data.received;
+        if received.unacked > 0 || received.ack_due(now) {
+            if let Some(largest) = write_received(w, received, now) {
+                self.data.sent.push_frame(SentFrame::Ack { largest });
+                if let Some(keys) = &mut self.keys {
+                    keys.answered();
+                }
+            }
+        }
+        if permit == Permit::AckOnly {
+            return false;
+        }
+        let before = w.position();
+        self.write_rare_frames(w);
+        let sent = &mut self.data.sent;
+        if self.streams.has_control() {
+            self.streams.write_control(w, &mut |f| sent.push_frame(f));
+        }
+        if self.streams.has_data() && !sent.is_full() {
+            let mut push = |f| sent.push_frame(f);
+            if lengths {
+                self.streams.write_data_with_lengths(w, &mut push);
+            } else {
+                self.streams.write_data(w, &mut push);
+            }
+        }
+        if w.position() == before && self.data.probes > 0 && Frame::Ping.write(w).is_ok() {
+            self.data.sent.push_frame(SentFrame::Ping);
+        }
+        w.position() > before
+    }
+
+    /// Frames that a bulk transfer never sends.
+    #[inline]
+    fn write_rare_frames(&mut self, w: &mut Writer<'_>) {
+        let p = &self.pending;
+        let rare = p.handshake_done | p.ping | p.new_token | p.path_response.is_some();
+        if rare {
+            self.write_pending(w);
+        }
+        if self.local_cids.pending || self.remote_cids.has_retirements() {
+            self.write_cids(w);
+        }
+        if let Some(tickets) = &mut self.tickets
+            && let Some(frame) = write_crypto(w, tickets)
+        {
+            self.data.sent.push_frame(frame);
+        }
+    }
+
+    fn write_pending(&mut self, w: &mut Writer<'_>) {
+        let (p, sent) = (&mut self.pending, &mut self.data.sent);
+        if p.handshake_done && Frame::HandshakeDone.write(w).is_ok() {
+            p.handshake_done = false;
+            sent.push_frame(SentFrame::HandshakeDone);
+        }
+        if let Some(data) = p.path_response
+            && Frame::PathResponse(data).write(w).is_ok()
+        {
+            // RFC 9000 §13.3: sent once; the peer asks again.
+            p.path_response = None;
+            sent.push_frame(SentFrame::Ping);
+        }
+        if p.new_token {
+            let token = self.new_token.as_deref().unwrap_or_default();
+            let frame = Frame::NewToken { token };
+            if token.is_empty() || frame.write(w).is_ok() {
+                p.new_token = false;
+                sent.push_frame(SentFrame::NewToken);
+            }
+        }
+        if p.ping && Frame::Ping.write(w).is_ok() {
+            p.ping = false;
+            sent.push_frame(SentFrame::Ping);
+        }
+    }
+
+    fn write_cids(&mut self, w: &mut Writer<'_>) {
+        while w.remaining() >= CONTROL_ROOM
+            && let Some(c) = self.local_cids.next_announcement()
+        {
+            let frame = Frame::NewConnectionId {
+                sequence: c.sequence,
+                retire_prior_to: 0,
+                cid: c.cid,
+                reset_token: c.reset_token,
+            };
+            if frame.write(w).is_err() {
+                break;
+            }
+            self.local_cids.announced(c.sequence);
+            self.data.sent.push_frame(SentFrame::NewConnectionId { sequence: c.sequence });
+        }
+        while w.remaining() >= CONTROL_ROOM
+            && !self.data.sent.is_full()
+            && let Some(sequence) = self.remote_cids.next_retirement()
+        {
+            if (Frame::RetireConnectionId { sequence }).write(w).is_err() {
+                break;
+            }
+            self.remote_cids.retirement_sent();
+            self.data.sent.push_frame(SentFrame::RetireConnectionId { sequence });
+        }
+    }
+
+    /// Begins a packet of `space` in `buf`, which lies at `start` of the datagram. `None` if
+    /// the space has nothing to say.
+    pub(super) fn draft(
+        &mut self,
+        now: Instant,
+        space: SpaceId,
+        buf: &mut [u8],
+        start: usize,
+        full: bool,
+    ) -> Option<Draft> {
+        if space == SpaceId::Data {
+            self.draft_data(now, buf, start, full)
+        } else {
+            self.draft_long(now, space, buf, start, full)
+        }
+    }
+
+    fn draft_long(
+        &mut self,
+        now: Instant,
+        space: SpaceId,
+        buf: &mut [u8],
+        start: usize,
+        full: bool,
+    ) -> Option<Draft> {
+        let scid = self.first_local_cid();
+        let dcid = *self.remote_cids.current();
+        let h = self.handshake.as_mut()?;
+        let token =
+            if space == SpaceId::Initial { std::mem::take(&mut h.token) } else { Vec::new() };
+        let kind =
+            if space == SpaceId::Initial { PacketType::Initial } else { PacketType::Handshake };
+        let header = LongHeader { kind, version: VERSION_1, dcid, scid, token: &token };
+        let draft =
+            h.space(space).and_then(|s| draft_in_space(now, s, space, &header, buf, start, full));
+        if space == SpaceId::Initial {
+            h.token = token;
+        }
+        draft
+    }
+
+    fn draft_data(
+        &mut self,
+        now: Instant,
+        buf: &mut [u8],
+        start: usize,
+        full: bool,
+    ) -> Option<Draft> {
+        // RFC 9001 §5.7: 1-RTT data waits for the end of the handshake, though a server could
+        // send sooner.
+        if !self.is_established() {
+            return None;
+        }
+        let full = full || self.data.probes > 0;
+        let permit = if full { Permit::Full } else { Permit::AckOnly };
+        let phase = self.keys.as_ref()?.phase();
+        let pn = self.data.sent.next_pn();
+        let number_len = pn_len(pn, self.data.sent.largest_acked());
+        let room = buf.len().checked_sub(TAG_LEN)?;
+        let mut w = Writer::new(&mut buf[..room]);
+        let pn_at =
+            write_short(&mut w, self.remote_cids.current(), false, phase, pn, number_len).ok()?;
+        let payload_at = w.position();
+        // The packet may be padded later: every STREAM frame says how long it is.
+        let ack_eliciting = self.write_data_frames(now, &mut w, permit, true);
+        if w.position() == payload_at {
+            self.data.sent.abandon();
+            return None;
+        }
+        self.data.probes = self.data.probes.saturating_sub(1);
+        pad_for_sample(&mut w, pn_at);
+        Some(Draft {
+            space: SpaceId::Data,
+            start,
+            length_at: None,
+            pn_at: start + pn_at,
+            payload_at: start + payload_at,
+            end: start + w.position(),
+            pn,
+            ack_eliciting,
+        })
+    }
+
+    /// Protects a draft and enters it into the books.
+    pub(super) fn finish_draft(&mut self, now: Instant, d: &Draft, buf: &mut [u8], padded: bool) {
+        let total = d.end + TAG_LEN;
+        if let Some(at) = d.length_at {
+            patch_length(buf, at, total - d.pn_at);
+        }
+        let packet = &mut buf[d.start..total];
+        let (header, pn_at) = (d.payload_at - d.start, d.pn_at - d.start);
+        if d.space == SpaceId::Data {
+            let end = d.end - d.start;
+            self.seal_data(now, packet, header, pn_at, d.pn, end, d.ack_eliciting, false);
+            return;
+        }
+        let Some(s) = self.handshake.as_mut().and_then(|h| h.space(d.space)) else { return };
+        let Some(keys) = &s.keys else { return };
+        let sealed = keys.local.packet.seal(d.pn, packet, header, d.end - d.payload_at);
+        if sealed.is_none() || !keys.local.header.mask(packet, pn_at) {
+            s.sent.abandon();
+            return;
+        }
+        let info = SentInfo {
+            bytes: packet.len() as u16,
+            ack_eliciting: d.ack_eliciting,
+            // RFC 9002 §2: padding counts as in flight.
+            in_flight: d.ack_eliciting || padded,
+            ..SentInfo::default()
+        };
+        let bytes = packet.len() as u64;
+        s.sent.commit(now, info);
+        self.stats.tx_packets += 1;
+        if d.ack_eliciting {
+            self.on_eliciting_sent(now, bytes, d.pn);
+        } else if padded {
+            self.bytes_in_flight += bytes;
+        }
+    }
+}
+
+fn draft_in_space(
+    now: Instant,
+    s: &mut super::space::HandshakeSpace,
+    space: SpaceId,
+    header: &LongHeader<'_>,
+    buf: &mut [u8],
+    start: usize,
+    full: bool,
+) -> Option<Draft> {
+    s.keys.as_ref()?;
+    let probing = s.probes > 0;
+    let crypto = s.crypto_send.has_pending() && (full || probing);
+    if !crypto && !probing && !s.received.ack_due(now) {
+        return None;
+    }
+    let pn = s.sent.next_pn();
+    let room = buf.len().checked_sub(TAG_LEN)?;
+    let mut w = Writer::new(&mut buf[..room]);
+    let layout = header.write(&mut w, pn, pn_len(pn, s.sent.largest_acked())).ok()?;
+    let payload_at = w.position();
+    if s.received.unacked > 0 || s.received.ack_due(now) {
+        if let Some(largest) = write_received(&mut w, &mut s.received, now) {
+            s.sent.push_frame(SentFrame::Ack { largest });
+        }
+    }
+    let mut ack_eliciting = false;
+    while (full || probing)
+        && let Some(frame) = write_crypto(&mut w, &mut s.crypto_send)
+    {
+        s.sent.push_frame(frame);
+        ack_eliciting = true;
+    }
+    if probing && !ack_eliciting && Frame::Ping.write(&mut w).is_ok() {
+        s.sent.push_frame(SentFrame::Ping);
+        ack_eliciting = true;
+    }
+    if w.position() == payload_at {
+        s.sent.abandon();
+        return None;
+    }
+    s.probes = s.probes.saturating_sub(1);
+    pad_for_sample(&mut w, layout.pn_at);
+    Some(Draft {
+        space,
+        start,
+        length_at: Some(start + layout.length_at),
+        pn_at: start + layout.pn_at,
+        payload_at: start + payload_at,
+        end: start + w.position(),
+        pn,
+        ack_eliciting,
+    })
+}
+
+fn pad_for_sample(w: &mut Writer<'_>, pn_at: usize) {
+    let have = w.position() - pn_at;
+    if have < MIN_PN_AND_PAYLOAD {
+        let _fits = Frame::Padding { len: MIN_PN_AND_PAYLOAD - have }.write(w);
+    }
+}
+
+/// Writes the next piece of a CRYPTO stream.
+fn write_crypto(
+    w: &mut Writer<'_>,
+    crypto: &mut super::crypto_stream::CryptoSend,
+) -> Option<SentFrame> {
+    if !crypto.has_pending() {
+        return None;
+    }
+    let room = w.remaining().checked_sub(CRYPTO_HEADER_MAX)?;
+    let (offset, data) = crypto.take(room)?;
+    let len = data.len();
+    frame::write_crypto_header(w, offset, len).ok()?;
+    w.bytes(data).ok()?;
+    Some(SentFrame::Crypto { offset, len: len as u16 })
+}
+
+/// Writes an ACK frame for all that arrived; returns the largest number in it.
+fn write_received(w: &mut Writer<'_>, received: &mut Received, now: Instant) -> Option<u64> {
+    let largest = received.ranges.max()?;
+    let delay_us = now.ns_since(received.largest_at) / MICROSECOND_NS;
+    let count = received.ranges.len();
+    let ecn = received.ecn_counts();
+    let ranges = received.ranges.iter().rev();
+    write_ack(w, ranges, count, delay_us >> ACK_DELAY_EXPONENT, ecn).ok()?;
+    received.ack_sent();
+    Some(largest)
+}

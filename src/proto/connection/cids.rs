@@ -1,0 +1,356 @@
+//! Connection ids of both sides (RFC 9000 §5.1).
+//!
+//! *Local* ids are the ones the peer writes into its packets: the owner of the connection table
+//! makes them (they name worker and slot), we announce them and replace those that the peer
+//! retires. *Remote* ids are the ones we write: the peer announces them and may ask us to stop
+//! using some.
+
+use super::error::TransportError;
+use crate::wire::ConnectionId;
+
+/// Ids that we keep issued to a peer that is ready to hold as many.
+const LOCAL_TARGET: u64 = 2;
+/// Ids of ours that can be outstanding at most, with their retirements in flight.
+const LOCAL_MAX: usize = 8;
+/// Retirements that may wait for acknowledgement, for each id the peer may keep with us:
+/// beyond it the peer is churning ids and withholding acknowledgements (CVE-2024-22189).
+const RETIRE_FACTOR: u64 = 2;
+
+/// An id that we issued.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LocalCid {
+    pub(super) sequence: u64,
+    pub(super) cid: ConnectionId,
+    pub(super) reset_token: [u8; 16],
+    /// NEW_CONNECTION_ID has to be sent (again).
+    pub(super) announce: bool,
+}
+
+/// The ids that the peer may put into packets for us.
+#[derive(Debug)]
+pub(super) struct LocalCids {
+    active: Vec<LocalCid>,
+    next_sequence: u64,
+    /// How many the peer is ready to hold.
+    peer_limit: u64,
+    pub(super) pending: bool,
+}
+
+impl LocalCids {
+    pub(super) fn new(first: ConnectionId) -> Self {
+        let first = LocalCid { sequence: 0, cid: first, reset_token: [0; 16], announce: false };
+        Self { active: vec![first], next_sequence: 1, peer_limit: 0, pending: false }
+    }
+
+    pub(super) fn set_peer_limit(&mut self, limit: u64) {
+        self.peer_limit = limit;
+    }
+
+    /// True while another id should be handed to [`add`](Self::add).
+    pub(super) fn wants_more(&self) -> bool {
+        (self.active.len() as u64) < self.peer_limit.min(LOCAL_TARGET)
+            && self.active.len() < LOCAL_MAX
+            && self.active.first().is_some_and(|c| !c.cid.is_empty())
+    }
+
+    pub(super) fn add(&mut self, cid: ConnectionId, reset_token: [u8; 16]) {
+        let sequence = self.next_sequence;
+        self.next_sequence += 1;
+        self.active.push(LocalCid { sequence, cid, reset_token, announce: true });
+        self.pending = true;
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &LocalCid> {
+        self.active.iter()
+    }
+
+    /// The next id to announce; stays pending until [`announced`](Self::announced).
+    pub(super) fn next_announcement(&mut self) -> Option<LocalCid> {
+        let next = self.active.iter().find(|c| c.announce).copied();
+        self.pending = next.is_some();
+        next
+    }
+
+    pub(super) fn announced(&mut self, sequence: u64) {
+        self.set_announce(sequence, false);
+        self.pending = self.active.iter().any(|c| c.announce);
+    }
+
+    pub(super) fn announcement_lost(&mut self, sequence: u64) {
+        self.set_announce(sequence, true);
+        self.pending = self.active.iter().any(|c| c.announce);
+    }
+
+    fn set_announce(&mut self, sequence: u64, announce: bool) {
+        if let Some(c) = self.active.iter_mut().find(|c| c.sequence == sequence) {
+            c.announce = announce;
+        }
+    }
+
+    /// RETIRE_CONNECTION_ID arrived, in a packet that was addressed to `used`.
+    pub(super) fn retire(
+        &mut self,
+        sequence: u64,
+        used: &ConnectionId,
+    ) -> Result<(), TransportError> {
+        // RFC 9000 §19.16: a number never issued, or the id of the very packet.
+        if sequence >= self.next_sequence {
+            return Err(TransportError::protocol_violation("retires a connection id never issued"));
+        }
+        let Some(at) = self.active.iter().position(|c| c.sequence == sequence) else {
+            return Ok(());
+        };
+        if self.active[at].cid.is_empty() {
+            return Err(TransportError::protocol_violation("retires a zero-length connection id"));
+        }
+        if self.active[at].cid == *used {
+            return Err(TransportError::protocol_violation("retires the connection id it uses"));
+        }
+        self.active.swap_remove(at);
+        Ok(())
+    }
+}
+
+/// An id that the peer issued.
+#[derive(Clone, Copy, Debug)]
+struct RemoteCid {
+    sequence: u64,
+    cid: ConnectionId,
+    reset_token: Option<[u8; 16]>,
+}
+
+/// The ids that we may put into packets for the peer.
+#[derive(Debug)]
+pub(super) struct RemoteCids {
+    current: RemoteCid,
+    spare: Vec<RemoteCid>,
+    /// Everything below was retired at the peer's request.
+    retired_below: u64,
+    /// RETIRE_CONNECTION_ID frames to send.
+    to_retire: Vec<u64>,
+    /// RETIRE_CONNECTION_ID frames sent and not acknowledged.
+    retiring: u64,
+    limit: u64,
+}
+
+impl RemoteCids {
+    /// `limit` is what our active_connection_id_limit said.
+    pub(super) fn new(first: ConnectionId, limit: u64) -> Self {
+        Self {
+            current: RemoteCid { sequence: 0, cid: first, reset_token: None },
+            spare: Vec::new(),
+            retired_below: 0,
+            to_retire: Vec::new(),
+            retiring: 0,
+            limit,
+        }
+    }
+
+    #[inline]
+    pub(super) fn current(&self) -> &ConnectionId {
+        &self.current.cid
+    }
+
+    /// Until the handshake has settled on one, the first id follows what the peer says
+    /// (RFC 9000 §7.2).
+    pub(super) fn replace_first(&mut self, cid: ConnectionId) {
+        if self.current.sequence == 0 {
+            self.current.cid = cid;
+        }
+    }
+
+    pub(super) fn set_first_reset_token(&mut self, token: [u8; 16]) {
+        if self.current.sequence == 0 {
+            self.current.reset_token = Some(token);
+        }
+    }
+
+    /// True if `token` is the reset token of an id that we may be using: compared in constant
+    /// time, so that an attacker learns nothing by trying.
+    pub(super) fn is_reset_token(&self, token: &[u8; 16]) -> bool {
+        std::iter::once(&self.current)
+            .chain(&self.spare)
+            .filter_map(|c| c.reset_token.as_ref())
+            .fold(false, |found, t| found | constant_time_eq(t, token))
+    }
+
+    /// NEW_CONNECTION_ID arrived (RFC 9000 §19.15).
+    pub(super) fn add(
+        &mut self,
+        sequence: u64,
+        retire_prior_to: u64,
+        cid: ConnectionId,
+        reset_token: [u8; 16],
+    ) -> Result<(), TransportError> {
+        if self.current.cid.is_empty() {
+            return Err(TransportError::protocol_violation(
+                "NEW_CONNECTION_ID to a peer with zero-length ids",
+            ));
+        }
+        self.check_reuse(sequence, &cid, &reset_token)?;
+        let known =
+            std::iter::once(&self.current).chain(&self.spare).any(|c| c.sequence == sequence);
+        if !known {
+            if sequence < self.retired_below {
+                self.queue_retirement(sequence)?;
+            } else {
+                self.spare.push(RemoteCid { sequence, cid, reset_token: Some(reset_token) });
+            }
+        }
+        if retire_prior_to > self.retired_below {
+            self.retire_prior_to(retire_prior_to)?;
+        }
+        if 1 + self.spare.len() as u64 > self.limit {
+            return Err(TransportError::connection_id_limit("more connection ids than we allowed"));
+        }
+        Ok(())
+    }
+
+    fn check_reuse(
+        &self,
+        sequence: u64,
+        cid: &ConnectionId,
+        token: &[u8; 16],
+    ) -> Result<(), TransportError> {
+        for c in std::iter::once(&self.current).chain(&self.spare) {
+            let same_number = c.sequence == sequence;
+            let same_token = c.reset_token.is_none_or(|t| t == *token);
+            if same_number != (c.cid == *cid) || (same_number && !same_token) {
+                return Err(TransportError::protocol_violation(
+                    "a connection id and its sequence number changed partners",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn retire_prior_to(&mut self, bound: u64) -> Result<(), TransportError> {
+        self.retired_below = bound;
+        let mut at = 0;
+        while at < self.spare.len() {
+            if self.spare[at].sequence < bound {
+                let gone = self.spare.swap_remove(at).sequence;
+                self.queue_retirement(gone)?;
+            } else {
+                at += 1;
+            }
+        }
+        if self.current.sequence < bound {
+            let oldest = (0..self.spare.len()).min_by_key(|&i| self.spare[i].sequence);
+            let Some(i) = oldest else {
+                return Err(TransportError::protocol_violation("every connection id was retired"));
+            };
+            let gone = self.current.sequence;
+            self.current = self.spare.swap_remove(i);
+            self.queue_retirement(gone)?;
+        }
+        Ok(())
+    }
+
+    fn queue_retirement(&mut self, sequence: u64) -> Result<(), TransportError> {
+        if self.to_retire.contains(&sequence) {
+            return Ok(());
+        }
+        if self.retiring + self.to_retire.len() as u64 >= RETIRE_FACTOR * self.limit {
+            return Err(TransportError::connection_id_limit(
+                "connection ids are retired faster than acknowledged",
+            ));
+        }
+        self.to_retire.push(sequence);
+        Ok(())
+    }
+
+    pub(super) fn has_retirements(&self) -> bool {
+        !self.to_retire.is_empty()
+    }
+
+    pub(super) fn next_retirement(&self) -> Option<u64> {
+        self.to_retire.last().copied()
+    }
+
+    pub(super) fn retirement_sent(&mut self) {
+        if self.to_retire.pop().is_some() {
+            self.retiring += 1;
+        }
+    }
+
+    pub(super) fn retirement_lost(&mut self, sequence: u64) {
+        self.retiring = self.retiring.saturating_sub(1);
+        self.to_retire.push(sequence);
+    }
+
+    pub(super) fn retirement_acknowledged(&mut self) {
+        self.retiring = self.retiring.saturating_sub(1);
+    }
+}
+
+/// Compares without telling by its time where the first difference is.
+fn constant_time_eq(a: &[u8; 16], b: &[u8; 16]) -> bool {
+    std::hint::black_box(a.iter().zip(b).fold(0u8, |acc, (x, y)| acc | (x ^ y))) == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cid(n: u8) -> ConnectionId {
+        ConnectionId::new(&[n; 8]).unwrap()
+    }
+
+    #[test]
+    fn attack_32_retirements_without_acknowledgement_are_bounded() {
+        let mut r = RemoteCids::new(cid(0), 4);
+        let mut outcome = Ok(());
+        let mut n = 0;
+        while outcome.is_ok() {
+            n += 1;
+            assert!(n < 100, "churn without end was accepted");
+            outcome = r.add(n, n, cid(n as u8), [n as u8; 16]);
+            while r.has_retirements() {
+                r.retirement_sent();
+            }
+        }
+        assert_eq!(outcome.unwrap_err().code, 0x09);
+        assert_eq!(n, 9, "twice the limit of 4 may be outstanding");
+    }
+
+    #[test]
+    fn attack_33_odd_sequences_are_violations() {
+        let mut r = RemoteCids::new(ConnectionId::EMPTY, 4);
+        assert_eq!(r.add(1, 0, cid(1), [1; 16]).unwrap_err().code, 0x0a);
+        let mut r = RemoteCids::new(cid(0), 4);
+        assert!(r.add(1, 0, cid(1), [1; 16]).is_ok());
+        assert!(r.add(1, 0, cid(1), [1; 16]).is_ok(), "a repeat is fine");
+        assert_eq!(r.add(1, 0, cid(9), [1; 16]).unwrap_err().code, 0x0a);
+        assert_eq!(r.add(2, 0, cid(1), [1; 16]).unwrap_err().code, 0x0a);
+        assert_eq!(r.add(1, 0, cid(1), [2; 16]).unwrap_err().code, 0x0a);
+
+        let mut l = LocalCids::new(cid(0));
+        assert_eq!(l.retire(1, &cid(7)).unwrap_err().code, 0x0a, "never issued");
+        assert_eq!(l.retire(0, &cid(0)).unwrap_err().code, 0x0a, "in use by the packet");
+        l.set_peer_limit(4);
+        assert!(l.wants_more());
+        l.add(cid(1), [1; 16]);
+        assert!(l.retire(0, &cid(1)).is_ok());
+        assert!(l.retire(0, &cid(1)).is_ok(), "a repeat is fine");
+        assert!(l.wants_more(), "the retired one is replaced");
+    }
+
+    #[test]
+    fn more_ids_than_the_limit_are_refused() {
+        // RFC 9000 §5.1.1.
+        let mut r = RemoteCids::new(cid(0), 2);
+        assert!(r.add(1, 0, cid(1), [1; 16]).is_ok());
+        assert_eq!(r.add(2, 0, cid(2), [2; 16]).unwrap_err().code, 0x09);
+    }
+
+    #[test]
+    fn retire_prior_to_moves_to_the_next_id() {
+        let mut r = RemoteCids::new(cid(0), 3);
+        assert!(r.add(1, 0, cid(1), [1; 16]).is_ok());
+        assert!(r.add(2, 1, cid(2), [2; 16]).is_ok());
+        assert_eq!(*r.current(), cid(1));
+        assert_eq!(r.next_retirement(), Some(0));
+        assert!(r.is_reset_token(&[2; 16]) && !r.is_reset_token(&[3; 16]));
+    }
+}

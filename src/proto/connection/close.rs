@@ -1,0 +1,221 @@
+//! The end of a connection (RFC 9000 §10).
+
+use super::error::{CloseReason, TransportError, code};
+use super::{Application, Connection, Event, Handshake, SpaceId, State};
+use crate::proto::crypto::TAG_LEN;
+use crate::proto::streams::Streams;
+use crate::time::Instant;
+use crate::wire::frame::Frame;
+use crate::wire::packet::{LongHeader, PacketType, patch_length, pn_len, write_short};
+use crate::wire::{VERSION_1, Writer};
+use bytes::Bytes;
+
+/// What closing says, as often as the peer has to hear it.
+pub(super) struct Closing {
+    code: u64,
+    frame_type: u64,
+    reason: Bytes,
+    application: bool,
+    /// A CONNECTION_CLOSE is owed.
+    owed: bool,
+    /// Datagrams that arrived since closing began, and at which count the next is answered:
+    /// RFC 9000 §10.2.1 asks for ever rarer answers.
+    heard: u64,
+    answer_at: u64,
+}
+
+/// The reason phrase is cut to this, so that a close fits any packet.
+const MAX_REASON_BYTES: usize = 256;
+
+impl Connection {
+    /// The application closes.
+    pub(super) fn close_application(&mut self, now: Instant, code: u64, reason: Bytes) {
+        if self.is_closed() {
+            return;
+        }
+        let closing = Closing::new(code, 0, reason, true);
+        self.begin_closing(now, closing, CloseReason::Local { code });
+    }
+
+    /// The peer broke the protocol, or we cannot go on.
+    pub(super) fn close_transport(&mut self, now: Instant, e: TransportError) {
+        if self.is_closed() {
+            return;
+        }
+        let closing =
+            Closing::new(e.code, e.frame_type, Bytes::from_static(e.reason.as_bytes()), false);
+        self.begin_closing(now, closing, CloseReason::Transport(e));
+    }
+
+    pub(super) fn close_aead_limit(&mut self, now: Instant) {
+        let e = TransportError::new(code::AEAD_LIMIT_REACHED, "a key has protected all it may");
+        // The key may not protect the close either: the connection just ends.
+        self.end_silently(now, CloseReason::Transport(e));
+    }
+
+    fn begin_closing(&mut self, now: Instant, closing: Closing, reason: CloseReason) {
+        self.closing = Some(Box::new(closing));
+        self.enter(now, State::Closing, reason);
+    }
+
+    /// CONNECTION_CLOSE of type 0x1c arrived.
+    pub(super) fn on_connection_close(
+        &mut self,
+        now: Instant,
+        code: u64,
+        frame_type: u64,
+        reason: &[u8],
+    ) {
+        let reason = Bytes::copy_from_slice(cut(reason));
+        self.enter(now, State::Draining, CloseReason::PeerTransport { code, frame_type, reason });
+    }
+
+    /// CONNECTION_CLOSE of type 0x1d arrived.
+    pub(super) fn on_application_close(&mut self, now: Instant, code: u64, reason: &[u8]) {
+        let reason = Bytes::copy_from_slice(cut(reason));
+        self.enter(now, State::Draining, CloseReason::PeerApplication { code, reason });
+    }
+
+    /// The connection is over and nobody is told.
+    pub(super) fn end_silently(&mut self, now: Instant, reason: CloseReason) {
+        if self.is_closed() {
+            return;
+        }
+        self.enter(now, State::Draining, reason);
+        self.deadlines.close = now;
+        self.state = State::Drained;
+    }
+
+    fn enter(&mut self, now: Instant, state: State, reason: CloseReason) {
+        if self.is_closed() {
+            return;
+        }
+        self.state = state;
+        // RFC 9000 §10.2: three probe timeouts.
+        self.deadlines.close = now.plus_ns(3 * self.pto_ns());
+        self.bytes_in_flight = 0;
+        // Streams, and the data that the application lent, go at once.
+        self.streams = Streams::new(self.side, self.config.limits());
+        self.data.sent.drain(|_| {});
+        self.data.probes = 0;
+        self.session = None;
+        self.tickets = None;
+        self.tickets_received = None;
+        if let Some(h) = &mut self.handshake {
+            h.undecryptable.clear();
+        }
+        self.events.clear();
+        self.events.push_back(Event::Closed(reason));
+    }
+
+    /// A datagram that arrives while closing is answered with the close, ever more rarely.
+    pub(super) fn on_closing_datagram(&mut self, datagram: &[u8], app: &mut dyn Application) {
+        if let Some(h) = &mut self.handshake {
+            h.received_bytes += datagram.len() as u64;
+        }
+        if let Some(c) = &mut self.closing {
+            c.heard += 1;
+            if c.heard >= c.answer_at {
+                c.answer_at = c.answer_at.saturating_mul(2);
+                c.owed = true;
+            }
+        }
+        self.deliver(app);
+    }
+
+    /// True while a CONNECTION_CLOSE has to be written.
+    pub(super) fn close_is_owed(&self) -> bool {
+        self.closing.as_ref().is_some_and(|c| c.owed)
+    }
+
+    /// Writes the close, in every space that the peer may be able to read.
+    pub(super) fn transmit_close(&mut self, buf: &mut [u8]) -> Option<usize> {
+        let mut closing = self.closing.take()?;
+        let budget = usize::try_from(self.amplification_budget()).unwrap_or(usize::MAX);
+        let limit = buf.len().min(usize::from(super::MIN_DATAGRAM_BYTES)).min(budget);
+        let mut at = 0;
+        if std::mem::take(&mut closing.owed) {
+            for space in [SpaceId::Initial, SpaceId::Handshake, SpaceId::Data] {
+                let written = self.write_close(space, &closing, &mut buf[at..limit]);
+                at += written.unwrap_or(0);
+            }
+        }
+        self.closing = Some(closing);
+        if let Some(h) = &mut self.handshake {
+            h.sent_bytes += at as u64;
+        }
+        (at > 0).then_some(at)
+    }
+
+    fn write_close(&mut self, space: SpaceId, c: &Closing, buf: &mut [u8]) -> Option<usize> {
+        let room = buf.len().checked_sub(TAG_LEN)?;
+        let dcid = *self.remote_cids.current();
+        if space == SpaceId::Data {
+            let keys = self.keys.as_mut()?;
+            let pn = self.data.sent.next_pn();
+            let mut w = Writer::new(&mut buf[..room]);
+            let pn_at = write_short(&mut w, &dcid, false, keys.phase(), pn, 4).ok()?;
+            let header = w.position();
+            c.frame(true).write(&mut w).ok()?;
+            let payload = w.position() - header;
+            let total = keys.seal(pn, buf, header, payload)?;
+            self.data.sent.skip();
+            return keys.local_header.mask(&mut buf[..total], pn_at).then_some(total);
+        }
+        let scid = self.first_local_cid();
+        let h = self.handshake.as_mut()?;
+        let Handshake { initial, handshake, token, .. } = &mut **h;
+        let (s, kind) = match space {
+            SpaceId::Initial => (initial, PacketType::Initial),
+            _ => (handshake, PacketType::Handshake),
+        };
+        let keys = s.keys.as_ref()?;
+        let pn = s.sent.next_pn();
+        let mut w = Writer::new(&mut buf[..room]);
+        let header = LongHeader { kind, version: VERSION_1, dcid, scid, token };
+        let layout = header.write(&mut w, pn, pn_len(pn, s.sent.largest_acked())).ok()?;
+        let header_len = w.position();
+        c.frame(false).write(&mut w).ok()?;
+        if kind == PacketType::Initial {
+            // RFC 9000 §14.1; a server's close asks for no acknowledgement, and need not.
+            pad_initial(&mut w, self.side);
+        }
+        let end = w.position();
+        patch_length(buf, layout.length_at, end + TAG_LEN - layout.pn_at);
+        let total = keys.local.packet.seal(pn, buf, header_len, end - header_len)?;
+        s.sent.skip();
+        keys.local.header.mask(&mut buf[..total], layout.pn_at).then_some(total)
+    }
+}
+
+/// A client's Initial fills its datagram.
+fn pad_initial(w: &mut Writer<'_>, side: crate::wire::Side) {
+    if side == crate::wire::Side::Client {
+        let _fits = Frame::Padding { len: w.remaining() }.write(w);
+    }
+}
+
+impl Closing {
+    fn new(code: u64, frame_type: u64, reason: Bytes, application: bool) -> Self {
+        Self { code, frame_type, reason, application, owed: true, heard: 0, answer_at: 1 }
+    }
+
+    /// The frame; what an application says is not for packets that anyone can read
+    /// (RFC 9000 §10.2.3).
+    fn frame(&self, one_rtt: bool) -> Frame<'_> {
+        let reason = cut(&self.reason);
+        match (self.application, one_rtt) {
+            (true, true) => Frame::ApplicationClose { code: self.code, reason },
+            (true, false) => {
+                Frame::ConnectionClose { code: code::APPLICATION_ERROR, frame_type: 0, reason: b"" }
+            }
+            (false, _) => {
+                Frame::ConnectionClose { code: self.code, frame_type: self.frame_type, reason }
+            }
+        }
+    }
+}
+
+fn cut(reason: &[u8]) -> &[u8] {
+    &reason[..reason.len().min(MAX_REASON_BYTES)]
+}

@@ -1,0 +1,124 @@
+//! What an endpoint grants and how it behaves: the settings of a connection.
+
+use crate::proto::congestion::Algorithm;
+use crate::proto::streams::Limits;
+use crate::time::MILLISECOND_NS;
+use crate::wire::transport_parameters::TransportParameters;
+use std::time::Duration;
+
+/// RFC 9000 §14: every path carries datagrams of this size.
+pub const MIN_DATAGRAM_BYTES: u16 = 1200;
+/// The exponent that our ACK delays are scaled by: the default of RFC 9000 §18.2.
+pub(super) const ACK_DELAY_EXPONENT: u8 = 3;
+
+/// Settings of a connection. One value serves many connections: share it in an `Arc`.
+#[derive(Clone, Debug)]
+pub struct TransportConfig {
+    /// Silence after which the connection is given up; zero never gives up.
+    pub idle_timeout: Duration,
+    /// A handshake that takes longer is given up.
+    pub handshake_timeout: Duration,
+    /// Quiet time after which a PING keeps the connection alive.
+    pub keep_alive: Option<Duration>,
+    /// The round-trip time assumed before the first sample.
+    pub initial_rtt: Duration,
+    /// How long an acknowledgement may be held back.
+    pub max_ack_delay: Duration,
+    /// Packets that ask for an acknowledgement before one is sent at once.
+    pub ack_threshold: u32,
+    /// Bytes that the peer may have outstanding on the whole connection.
+    pub connection_window_bytes: u64,
+    /// Bytes that the peer may have outstanding on one stream.
+    pub stream_window_bytes: u64,
+    /// Bidirectional streams that the peer may have open.
+    pub bidi_streams: u64,
+    /// Unidirectional streams that the peer may have open.
+    pub uni_streams: u64,
+    /// The congestion controller.
+    pub congestion: Algorithm,
+    /// Spread packets over the round-trip time instead of sending whole windows in bursts.
+    pub pacing: bool,
+    /// Mark packets as ECN capable and report marks.
+    pub ecn: bool,
+    /// Datagram size to start with; at least 1200.
+    pub initial_mtu_bytes: u16,
+    /// Largest datagram size to probe for, and to accept.
+    pub max_mtu_bytes: u16,
+    /// Connection ids that we are ready to hold for the peer's use: RFC 9000 §5.1.1.
+    pub active_connection_ids: u64,
+    /// Packets protected with one key before we change it; bounded by the AEAD's own limit.
+    pub key_update_packets: u64,
+}
+
+impl Default for TransportConfig {
+    fn default() -> Self {
+        Self {
+            idle_timeout: Duration::from_secs(30),
+            handshake_timeout: Duration::from_secs(10),
+            keep_alive: None,
+            initial_rtt: Duration::from_millis(333),
+            max_ack_delay: Duration::from_millis(25),
+            ack_threshold: 2,
+            connection_window_bytes: 16 << 20,
+            stream_window_bytes: 1 << 20,
+            bidi_streams: 100,
+            uni_streams: 100,
+            congestion: Algorithm::Cubic,
+            pacing: true,
+            ecn: true,
+            initial_mtu_bytes: MIN_DATAGRAM_BYTES,
+            max_mtu_bytes: 1472,
+            active_connection_ids: 4,
+            key_update_packets: 1 << 22,
+        }
+    }
+}
+
+impl TransportConfig {
+    /// What we grant the peer, as the streams room wants to hear it.
+    pub(super) fn limits(&self) -> Limits {
+        Limits {
+            data: self.connection_window_bytes,
+            stream_data_bidi_local: self.stream_window_bytes,
+            stream_data_bidi_remote: self.stream_window_bytes,
+            stream_data_uni: self.stream_window_bytes,
+            streams_bidi: self.bidi_streams,
+            streams_uni: self.uni_streams,
+        }
+    }
+
+    /// The transport parameters that follow from these settings; connection ids are the
+    /// connection's to add.
+    pub(super) fn parameters(&self) -> TransportParameters {
+        TransportParameters {
+            max_idle_timeout_ms: millis(self.idle_timeout),
+            max_udp_payload_size: u64::from(self.max_mtu_bytes.max(MIN_DATAGRAM_BYTES)),
+            initial_max_data: self.connection_window_bytes,
+            initial_max_stream_data_bidi_local: self.stream_window_bytes,
+            initial_max_stream_data_bidi_remote: self.stream_window_bytes,
+            initial_max_stream_data_uni: self.stream_window_bytes,
+            initial_max_streams_bidi: self.bidi_streams,
+            initial_max_streams_uni: self.uni_streams,
+            ack_delay_exponent: u64::from(ACK_DELAY_EXPONENT),
+            max_ack_delay_ms: millis(self.max_ack_delay),
+            // Paths do not move yet: a client that would is told so (RFC 9000 §18.2).
+            disable_active_migration: true,
+            active_connection_id_limit: self.active_connection_ids.max(2),
+            ..TransportParameters::default()
+        }
+    }
+
+    /// The acknowledgement delay that we promise, in nanoseconds.
+    pub(super) fn max_ack_delay_ns(&self) -> u64 {
+        millis(self.max_ack_delay) * MILLISECOND_NS
+    }
+}
+
+fn millis(d: Duration) -> u64 {
+    u64::try_from(d.as_millis()).unwrap_or(u64::MAX >> 2).min(u64::MAX >> 2)
+}
+
+/// A duration as nanoseconds, saturating.
+pub(super) fn nanos(d: Duration) -> u64 {
+    u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,119 @@
+//! ECN towards the peer: mark, and believe only what its reports confirm (RFC 9000 §13.4.2).
+
+use crate::ecn::Ecn;
+use crate::wire::frame::EcnCounts;
+
+/// Packets that are marked before the path has proved anything.
+const TESTING_PACKETS: u32 = 10;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Testing,
+    /// The first packets are out; no more are marked until one is confirmed.
+    Unknown,
+    Capable,
+    Failed,
+}
+
+/// What is known of the path's treatment of our marks.
+#[derive(Debug)]
+pub(super) struct EcnSender {
+    phase: Phase,
+    sent: u32,
+    /// Counts of the newest report, of 1-RTT packets only.
+    seen: EcnCounts,
+}
+
+/// What a report means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum EcnVerdict {
+    /// Nothing to do.
+    Fine,
+    /// A router marked packets: congestion.
+    Congestion,
+}
+
+impl EcnSender {
+    pub(super) fn new(enabled: bool) -> Self {
+        let phase = if enabled { Phase::Testing } else { Phase::Failed };
+        Self { phase, sent: 0, seen: EcnCounts::default() }
+    }
+
+    /// The mark for the next packet.
+    #[inline]
+    pub(super) fn mark(&self) -> Ecn {
+        match self.phase {
+            Phase::Testing | Phase::Capable => Ecn::Ect0,
+            Phase::Unknown | Phase::Failed => Ecn::NotEct,
+        }
+    }
+
+    #[inline]
+    pub(super) fn on_sent(&mut self) {
+        if self.phase == Phase::Testing {
+            self.sent += 1;
+            if self.sent >= TESTING_PACKETS {
+                self.phase = Phase::Unknown;
+            }
+        }
+    }
+
+    /// Reads the counts of an ACK frame that newly acknowledged `newly_marked` packets of those
+    /// that left with a mark.
+    pub(super) fn on_report(&mut self, counts: Option<EcnCounts>, newly_marked: u64) -> EcnVerdict {
+        if self.phase == Phase::Failed || (counts.is_none() && newly_marked == 0) {
+            return EcnVerdict::Fine;
+        }
+        let Some(counts) = counts else {
+            // The peer, or the path, drops the marks.
+            self.phase = Phase::Failed;
+            return EcnVerdict::Fine;
+        };
+        let (Some(ect0), Some(ce)) =
+            (counts.ect0.checked_sub(self.seen.ect0), counts.ce.checked_sub(self.seen.ce))
+        else {
+            // Counts that fall come with reordered reports: nothing is learnt.
+            return EcnVerdict::Fine;
+        };
+        if ect0 + ce < newly_marked || counts.ect1 > 0 {
+            self.phase = Phase::Failed;
+            return EcnVerdict::Fine;
+        }
+        self.seen = counts;
+        if newly_marked > 0 {
+            self.phase = Phase::Capable;
+        }
+        if ce > 0 { EcnVerdict::Congestion } else { EcnVerdict::Fine }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counts(ect0: u64, ce: u64) -> Option<EcnCounts> {
+        Some(EcnCounts { ect0, ect1: 0, ce })
+    }
+
+    #[test]
+    fn marks_go_on_only_when_the_path_keeps_them() {
+        let mut e = EcnSender::new(true);
+        for _ in 0..TESTING_PACKETS {
+            assert_eq!(e.mark(), Ecn::Ect0);
+            e.on_sent();
+        }
+        assert_eq!(e.mark(), Ecn::NotEct, "waits for proof");
+        assert_eq!(e.on_report(counts(10, 0), 10), EcnVerdict::Fine);
+        assert_eq!(e.mark(), Ecn::Ect0);
+        assert_eq!(e.on_report(counts(11, 1), 2), EcnVerdict::Congestion);
+        assert_eq!(e.on_report(counts(11, 1), 1), EcnVerdict::Fine, "a mark was bleached");
+        assert_eq!(e.mark(), Ecn::NotEct);
+    }
+
+    #[test]
+    fn a_peer_that_reports_nothing_ends_the_test() {
+        let mut e = EcnSender::new(true);
+        e.on_report(None, 3);
+        assert_eq!(e.mark(), Ecn::NotEct);
+    }
+}

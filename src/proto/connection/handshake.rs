@@ -1,0 +1,589 @@
+//! The beginning: TLS in CRYPTO frames, transport parameters, Retry, Version Negotiation
+//! (RFC 9000 §6, §7, §8.1; RFC 9001 §4).
+
+use super::config::nanos;
+use super::crypto_stream::{BufferExceeded, CryptoRecv};
+use super::error::{CloseReason, TransportError, code};
+use super::keys::OneRttKeys;
+use super::space::HandshakeSpace;
+use super::{
+    Connection, ConnectionStats, DataSpace, Deadlines, EcnSender, Event, LocalCids, Pending,
+    RemoteCids, SpaceId, State, TransportConfig,
+};
+use crate::proto::congestion::AnyController;
+use crate::proto::crypto::{
+    ClientTls, KeyChange, Level, ServerTls, Session, TlsError, initial_keys, retry_tag_matches,
+};
+use crate::proto::mtu::Mtu;
+use crate::proto::pacer::Pacer;
+use crate::proto::rtt::Rtt;
+use crate::proto::streams::{Limits, Streams};
+use crate::time::{Instant, MILLISECOND_NS};
+use crate::wire::packet::{self, Packet};
+use crate::wire::transport_parameters::TransportParameters;
+use crate::wire::{ConnectionId, Side, VERSION_1};
+use std::collections::VecDeque;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// Datagrams kept while the keys that open them are still to come (ATTACKS row 11).
+pub(super) const UNDECRYPTABLE_MAX: usize = 10;
+
+/// What the handshake needs and the rest of the connection's life does not.
+pub(super) struct Handshake {
+    pub(super) initial: HandshakeSpace,
+    pub(super) handshake: HandshakeSpace,
+    pub(super) initial_discarded: bool,
+    /// The token that the next Initial carries.
+    pub(super) token: Vec<u8>,
+    /// The destination id of the client's first Initial, before any Retry.
+    original_dcid: ConnectionId,
+    /// The source id of the Retry packet.
+    retry_scid: Option<ConnectionId>,
+    /// What the peer writes as source id, once it has written one.
+    peer_scid: Option<ConnectionId>,
+    /// A packet of the peer's was authentic: Retry and Version Negotiation come too late.
+    pub(super) heard: bool,
+    /// RFC 9000 §8.1: the server may send three times what it received until it knows that
+    /// the client is where it says.
+    pub(super) address_validated: bool,
+    pub(super) received_bytes: u64,
+    pub(super) sent_bytes: u64,
+    /// RFC 9002 §6.2.2.1: the client knows that the server knows its address.
+    pub(super) peer_validated_us: bool,
+    pub(super) undecryptable: VecDeque<Box<[u8]>>,
+    /// Handshake bytes from TLS go here next.
+    write_level: Level,
+    parameters_done: bool,
+}
+
+/// What makes a client's connection.
+pub struct ClientArgs<'a> {
+    /// Settings.
+    pub config: Arc<TransportConfig>,
+    /// Whom to trust, and what to speak.
+    pub tls: &'a Arc<ClientTls>,
+    /// The name that the server has to prove.
+    pub server_name: &'a str,
+    /// The time.
+    pub now: Instant,
+    /// The server.
+    pub remote: SocketAddr,
+    /// The id that the server writes into its packets; names our slot.
+    pub local_cid: ConnectionId,
+    /// The unpredictable id of the first Initial: at least 8 bytes.
+    pub initial_dcid: ConnectionId,
+    /// A token of an earlier connection's NEW_TOKEN frame.
+    pub token: Vec<u8>,
+    /// The seed of what the connection does by chance; from the system's random source.
+    pub seed: u64,
+}
+
+/// What makes a server's connection.
+pub struct ServerArgs {
+    /// Settings.
+    pub config: Arc<TransportConfig>,
+    /// Certificates and protocols.
+    pub tls: Arc<ServerTls>,
+    /// The time.
+    pub now: Instant,
+    /// The client.
+    pub remote: SocketAddr,
+    /// The id that the client writes from now on; names our slot.
+    pub local_cid: ConnectionId,
+    /// The token that resets it.
+    pub reset_token: [u8; 16],
+    /// The id that the client wrote into this Initial.
+    pub initial_dcid: ConnectionId,
+    /// The id that the client wrote into its first Initial; differs after a Retry.
+    pub original_dcid: ConnectionId,
+    /// The source id of our Retry, if the client comes from one.
+    pub retry_scid: Option<ConnectionId>,
+    /// The source id of the client.
+    pub peer_cid: ConnectionId,
+    /// A token has proved the client's address.
+    pub address_validated: bool,
+    /// The seed of what the connection does by chance; from the system's random source.
+    pub seed: u64,
+}
+
+/// Why a connection could not be started.
+#[derive(Debug)]
+pub enum ConnectError {
+    /// TLS refused: a server name that is none, or settings that do not go together.
+    Tls(TlsError),
+    /// The initial destination id is shorter than 8 bytes (RFC 9000 §7.2).
+    ShortInitialId,
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tls(e) => write!(f, "TLS cannot start: {e}"),
+            Self::ShortInitialId => {
+                f.write_str("the first packet's connection id has fewer than 8 bytes")
+            }
+        }
+    }
+}
+
+impl std::error::Error for ConnectError {}
+
+/// What both kinds of connection are made from.
+struct Base {
+    side: Side,
+    config: Arc<TransportConfig>,
+    now: Instant,
+    remote: SocketAddr,
+    local_cid: ConnectionId,
+    remote_cid: ConnectionId,
+    seed: u64,
+    session: Box<Session>,
+    handshake: Handshake,
+}
+
+impl Connection {
+    /// Starts a connection to a server; the first [`transmit`](Connection::transmit) greets it.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub fn connect(args: ClientArgs<'_>) -> Result<Self, ConnectError> {
+        if args.initial_dcid.len() < 8 {
+            return Err(ConnectError::ShortInitialId);
+        }
+        let mut parameters = args.config.parameters();
+        parameters.initial_source_connection_id = Some(args.local_cid);
+        parameters.grease = Some(args.seed);
+        let session = Session::client(args.tls, args.server_name, &encoded(&parameters))
+            .map_err(ConnectError::Tls)?;
+        let mut handshake = Handshake::new(args.initial_dcid, None, true);
+        handshake.token = args.token;
+        handshake.initial.keys =
+            initial_keys(VERSION_1, args.initial_dcid.as_slice(), Side::Client);
+        let mut connection = Self::assemble(Base {
+            side: Side::Client,
+            config: args.config,
+            now: args.now,
+            remote: args.remote,
+            local_cid: args.local_cid,
+            remote_cid: args.initial_dcid,
+            seed: args.seed,
+            session,
+            handshake,
+        });
+        connection.pump_tls();
+        Ok(connection)
+    }
+
+    /// Starts a connection for a client whose first Initial has arrived; give that datagram to
+    /// [`receive`](Connection::receive) next.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub fn accept(args: ServerArgs) -> Result<Self, ConnectError> {
+        let mut parameters = args.config.parameters();
+        parameters.initial_source_connection_id = Some(args.local_cid);
+        parameters.original_destination_connection_id = Some(args.original_dcid);
+        parameters.retry_source_connection_id = args.retry_scid;
+        parameters.stateless_reset_token = Some(args.reset_token);
+        parameters.grease = Some(args.seed);
+        let session =
+            Session::server(&args.tls, &encoded(&parameters)).map_err(ConnectError::Tls)?;
+        let mut handshake =
+            Handshake::new(args.original_dcid, args.retry_scid, args.address_validated);
+        handshake.peer_validated_us = true;
+        handshake.peer_scid = Some(args.peer_cid);
+        handshake.initial.keys =
+            initial_keys(VERSION_1, args.initial_dcid.as_slice(), Side::Server);
+        Ok(Self::assemble(Base {
+            side: Side::Server,
+            config: args.config,
+            now: args.now,
+            remote: args.remote,
+            local_cid: args.local_cid,
+            remote_cid: args.peer_cid,
+            seed: args.seed,
+            session,
+            handshake,
+        }))
+    }
+
+    fn assemble(base: Base) -> Self {
+        let config = base.config;
+        let idle_timeout_ns = nanos(config.idle_timeout);
+        let mtu = config.initial_mtu_bytes.max(super::MIN_DATAGRAM_BYTES);
+        let mut connection = Self {
+            state: State::Handshaking,
+            side: base.side,
+            confirmed: false,
+            app_limited: true,
+            sent_since_received: false,
+            local_cid_len: base.local_cid.len() as u8,
+            pto_count: 0,
+            remote: base.remote,
+            keys: None,
+            data: DataSpace::default(),
+            streams: Streams::new(base.side, config.limits()),
+            rtt: Rtt::new(nanos(config.initial_rtt)),
+            congestion: AnyController::new(config.congestion, mtu),
+            pacer: Pacer::new(base.now, mtu),
+            bytes_in_flight: 0,
+            ecn: EcnSender::new(config.ecn),
+            mtu: Mtu::new(mtu, config.max_mtu_bytes.max(mtu)),
+            skip_at: 0,
+            remote_cids: RemoteCids::new(
+                base.remote_cid,
+                config.parameters().active_connection_id_limit,
+            ),
+            local_cids: LocalCids::new(base.local_cid),
+            pending: Pending::default(),
+            deadlines: Deadlines {
+                idle: after(base.now, idle_timeout_ns),
+                handshake: after(base.now, nanos(config.handshake_timeout)),
+                keep_alive: Instant::NEVER,
+                pacing: Instant::NEVER,
+                close: Instant::NEVER,
+            },
+            first_rtt_sample_at: None,
+            idle_timeout_ns,
+            peer_max_ack_delay_ns: 25 * MILLISECOND_NS,
+            peer_ack_delay_exponent: 3,
+            peer_max_datagram_bytes: u64::MAX,
+            rng: base.seed,
+            config,
+            stats: ConnectionStats::default(),
+            events: VecDeque::new(),
+            handshake: Some(Box::new(base.handshake)),
+            session: Some(base.session),
+            tickets: None,
+            tickets_received: None,
+            new_token: None,
+            closing: None,
+            alpn: None,
+        };
+        connection.plan_skip();
+        connection
+    }
+
+    /// CRYPTO arrived (RFC 9000 §19.6).
+    pub(super) fn on_crypto(
+        &mut self,
+        now: Instant,
+        space: SpaceId,
+        offset: u64,
+        data: &[u8],
+    ) -> Result<(), TransportError> {
+        let level = match space {
+            SpaceId::Initial => Level::Initial,
+            SpaceId::Handshake => Level::Handshake,
+            SpaceId::Data => Level::OneRtt,
+        };
+        let recv = match (space, &mut self.handshake) {
+            (SpaceId::Initial, Some(h)) => &mut h.initial.crypto_recv,
+            (SpaceId::Handshake, Some(h)) => &mut h.handshake.crypto_recv,
+            (SpaceId::Data, _) => {
+                &mut **self.tickets_received.get_or_insert_with(|| Box::new(CryptoRecv::default()))
+            }
+            _ => return Ok(()),
+        };
+        let Some(session) = &mut self.session else {
+            // A server is done with TLS once its tickets are written: a client has nothing more
+            // to say, and KeyUpdate is forbidden (RFC 9001 §6).
+            return Err(TransportError::new(
+                code::UNEXPECTED_MESSAGE,
+                "TLS message after the handshake",
+            ));
+        };
+        match recv.receive(offset, data, |bytes| session.read(level, bytes)) {
+            Err(BufferExceeded) => {
+                return Err(TransportError::new(
+                    code::CRYPTO_BUFFER_EXCEEDED,
+                    "CRYPTO data beyond the buffer",
+                ));
+            }
+            Ok(Err(e)) => return Err(tls_error(&e)),
+            Ok(Ok(())) => {}
+        }
+        self.apply_peer_parameters()?;
+        self.pump_tls();
+        self.check_complete(now)
+    }
+
+    /// Moves what TLS wrote into CRYPTO streams, and installs the keys that it made.
+    pub(super) fn pump_tls(&mut self) {
+        let (Some(session), Some(h)) = (&mut self.session, &mut self.handshake) else { return };
+        loop {
+            let buffer = match h.write_level {
+                Level::Initial => h.initial.crypto_send.buffer(),
+                Level::Handshake => h.handshake.crypto_send.buffer(),
+                Level::ZeroRtt | Level::OneRtt => {
+                    self.tickets.get_or_insert_with(Default::default).buffer()
+                }
+            };
+            let before = buffer.len();
+            let change = session.write(buffer);
+            let wrote = buffer.len() > before;
+            match change {
+                Some(KeyChange::Handshake(keys)) => {
+                    h.handshake.keys = Some(keys);
+                    h.write_level = Level::Handshake;
+                }
+                Some(KeyChange::OneRtt { keys, next }) => {
+                    self.keys = Some(OneRttKeys::new(keys, next));
+                    h.write_level = Level::OneRtt;
+                }
+                None if !wrote => break,
+                None => {}
+            }
+        }
+    }
+
+    /// RFC 9000 §7.4: the peer's transport parameters, as soon as TLS has authenticated them.
+    fn apply_peer_parameters(&mut self) -> Result<(), TransportError> {
+        let (Some(session), Some(h)) = (&self.session, &mut self.handshake) else { return Ok(()) };
+        if h.parameters_done {
+            return Ok(());
+        }
+        let Some(raw) = session.peer_transport_parameters() else { return Ok(()) };
+        let p = TransportParameters::decode(self.side.peer(), raw).map_err(|_| {
+            TransportError::transport_parameter("transport parameters cannot be accepted")
+        })?;
+        h.check_ids(self.side, &p)?;
+        h.parameters_done = true;
+        if let Some(token) = p.stateless_reset_token {
+            self.remote_cids.set_first_reset_token(token);
+        }
+        self.streams.set_peer_limits(&Limits {
+            data: p.initial_max_data,
+            stream_data_bidi_local: p.initial_max_stream_data_bidi_local,
+            stream_data_bidi_remote: p.initial_max_stream_data_bidi_remote,
+            stream_data_uni: p.initial_max_stream_data_uni,
+            streams_bidi: p.initial_max_streams_bidi,
+            streams_uni: p.initial_max_streams_uni,
+        });
+        self.local_cids.set_peer_limit(p.active_connection_id_limit);
+        self.peer_max_ack_delay_ns = p.max_ack_delay_ms * MILLISECOND_NS;
+        self.peer_ack_delay_exponent = p.ack_delay_exponent as u8;
+        self.peer_max_datagram_bytes = p.max_udp_payload_size;
+        // RFC 9000 §10.1: the smaller of the two that are set.
+        let theirs = p.max_idle_timeout_ms.saturating_mul(MILLISECOND_NS);
+        self.idle_timeout_ns = match (self.idle_timeout_ns, theirs) {
+            (0, t) | (t, 0) => t,
+            (ours, theirs) => ours.min(theirs),
+        };
+        Ok(())
+    }
+
+    /// Turns to the established state when TLS is done.
+    fn check_complete(&mut self, now: Instant) -> Result<(), TransportError> {
+        let Some(session) = &self.session else { return Ok(()) };
+        if self.state != State::Handshaking || session.is_handshaking() || self.keys.is_none() {
+            return Ok(());
+        }
+        let parameters_done = self.handshake.as_ref().is_some_and(|h| h.parameters_done);
+        if !parameters_done {
+            // RFC 9001 §8.2.
+            return Err(TransportError::new(
+                code::MISSING_EXTENSION,
+                "the peer sent no transport parameters",
+            ));
+        }
+        let resumed = session.resumed();
+        self.alpn = session.alpn().map(Into::into);
+        self.state = State::Established;
+        self.deadlines.handshake = Instant::NEVER;
+        self.events.push_back(Event::Connected { resumed });
+        if self.side == Side::Server {
+            // RFC 9001 §4.1.2: for a server, complete is confirmed. TLS has written its tickets
+            // and may go, with the memory that it holds.
+            self.session = None;
+            self.pending.handshake_done = true;
+            self.confirm(now);
+        }
+        Ok(())
+    }
+
+    /// The handshake is confirmed: its keys and state go (RFC 9001 §4.9.2).
+    pub(super) fn confirm(&mut self, now: Instant) {
+        if self.confirmed {
+            return;
+        }
+        self.confirmed = true;
+        self.discard_space(SpaceId::Initial);
+        self.discard_space(SpaceId::Handshake);
+        // A server keeps the count of what it may send only until here.
+        self.handshake = None;
+        self.events.push_back(Event::HandshakeConfirmed);
+        self.rearm_keep_alive(now);
+        self.mtu.enable(self.peer_max_datagram_bytes);
+    }
+
+    /// RFC 9001 §4.9, RFC 9002 §6.4: drops a space with its keys and what is in flight.
+    pub(super) fn discard_space(&mut self, space: SpaceId) {
+        let Some(h) = &mut self.handshake else { return };
+        let s = match space {
+            SpaceId::Initial => {
+                h.initial_discarded = true;
+                &mut h.initial
+            }
+            SpaceId::Handshake => &mut h.handshake,
+            SpaceId::Data => return,
+        };
+        if s.keys.is_none() {
+            return;
+        }
+        let in_flight = s.sent.drain(|_| {});
+        *s = HandshakeSpace::default();
+        self.bytes_in_flight = self.bytes_in_flight.saturating_sub(in_flight);
+        self.pto_count = 0;
+    }
+
+    /// The first authentic packet of the peer settles which id it wants to be addressed by
+    /// (RFC 9000 §7.2). Returns false for a packet that changes its mind.
+    pub(super) fn settle_peer_id(&mut self, scid: ConnectionId) -> bool {
+        let Some(h) = &mut self.handshake else { return true };
+        h.heard = true;
+        match h.peer_scid {
+            Some(known) => known == scid,
+            None => {
+                h.peer_scid = Some(scid);
+                self.remote_cids.replace_first(scid);
+                true
+            }
+        }
+    }
+
+    /// A Retry packet arrived (RFC 9000 §17.2.5.2).
+    pub(super) fn on_retry(
+        &mut self,
+        now: Instant,
+        packet: &Packet,
+        datagram: &[u8],
+        start: usize,
+    ) {
+        let Some(h) = &mut self.handshake else { return };
+        let too_late = h.heard || h.retry_scid.is_some() || self.side == Side::Server;
+        let useless = packet.token.is_empty() || packet.scid == h.original_dcid;
+        let authentic =
+            || retry_tag_matches(h.original_dcid.as_slice(), &datagram[start..packet.end]);
+        if too_late || useless || !authentic() {
+            self.stats.rx_dropped += 1;
+            return;
+        }
+        h.retry_scid = Some(packet.scid);
+        h.token = datagram[packet.token.clone()].to_vec();
+        h.initial.keys = initial_keys(VERSION_1, packet.scid.as_slice(), self.side);
+        // What was sent is void, but its numbers stay used.
+        let in_flight = h.initial.sent.drain(|_| {});
+        h.initial.crypto_send.restart();
+        h.initial.probes = 0;
+        self.bytes_in_flight = self.bytes_in_flight.saturating_sub(in_flight);
+        self.pto_count = 0;
+        self.remote_cids.replace_first(packet.scid);
+        self.restart_idle(now);
+    }
+
+    /// A Version Negotiation packet arrived (RFC 9000 §6.2).
+    pub(super) fn on_version_negotiation(
+        &mut self,
+        now: Instant,
+        packet: &Packet,
+        datagram: &[u8],
+    ) {
+        let Some(h) = &self.handshake else { return };
+        let ours = packet.scid == h.original_dcid;
+        let mut versions = packet::versions(packet, datagram);
+        if self.side == Side::Server
+            || h.heard
+            || h.retry_scid.is_some()
+            || !ours
+            || versions.any(|v| v == VERSION_1)
+        {
+            self.stats.rx_dropped += 1;
+            return;
+        }
+        self.end_silently(now, CloseReason::VersionMismatch);
+    }
+
+    /// Bytes that a server may still send to an address that is not validated (RFC 9000 §8.1).
+    pub(super) fn amplification_budget(&self) -> u64 {
+        match &self.handshake {
+            Some(h) if !h.address_validated => (3 * h.received_bytes).saturating_sub(h.sent_bytes),
+            _ => u64::MAX,
+        }
+    }
+
+    /// The id that datagrams of ours carry as their source.
+    pub(super) fn first_local_cid(&self) -> ConnectionId {
+        self.local_cids.iter().next().map_or(ConnectionId::EMPTY, |c| c.cid)
+    }
+}
+
+impl Handshake {
+    fn new(
+        original_dcid: ConnectionId,
+        retry_scid: Option<ConnectionId>,
+        address_validated: bool,
+    ) -> Self {
+        Self {
+            initial: HandshakeSpace::default(),
+            handshake: HandshakeSpace::default(),
+            initial_discarded: false,
+            token: Vec::new(),
+            original_dcid,
+            retry_scid,
+            peer_scid: None,
+            heard: false,
+            address_validated,
+            received_bytes: 0,
+            sent_bytes: 0,
+            peer_validated_us: false,
+            undecryptable: VecDeque::new(),
+            write_level: Level::Initial,
+            parameters_done: false,
+        }
+    }
+
+    /// RFC 9000 §7.3: the ids seen on the wire are the ones that TLS authenticates.
+    fn check_ids(&self, side: Side, p: &TransportParameters) -> Result<(), TransportError> {
+        let Some(initial) = p.initial_source_connection_id else {
+            return Err(TransportError::transport_parameter(
+                "initial_source_connection_id is missing",
+            ));
+        };
+        let mut fine = self.peer_scid == Some(initial);
+        if side == Side::Client {
+            fine &= p.original_destination_connection_id == Some(self.original_dcid);
+            fine &= p.retry_source_connection_id == self.retry_scid;
+        }
+        if fine {
+            Ok(())
+        } else {
+            Err(TransportError::transport_parameter("connection ids do not match the packets"))
+        }
+    }
+
+    pub(super) fn space(&mut self, id: SpaceId) -> Option<&mut HandshakeSpace> {
+        match id {
+            SpaceId::Initial => Some(&mut self.initial),
+            SpaceId::Handshake => Some(&mut self.handshake),
+            SpaceId::Data => None,
+        }
+    }
+}
+
+fn encoded(parameters: &TransportParameters) -> Vec<u8> {
+    let mut out = Vec::with_capacity(160);
+    parameters.encode(&mut out);
+    out
+}
+
+fn tls_error(e: &TlsError) -> TransportError {
+    TransportError::new(e.code(), "TLS handshake failed")
+}
+
+/// `now` and a timeout later, where 0 means never.
+pub(super) fn after(now: Instant, timeout_ns: u64) -> Instant {
+    if timeout_ns == 0 { Instant::NEVER } else { now.plus_ns(timeout_ns) }
+}

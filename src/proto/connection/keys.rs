@@ -1,0 +1,232 @@
+//! The keys of 1-RTT packets and their updates (RFC 9001 §6).
+//!
+//! Both sides write a phase bit into each packet. An update turns it: the updater begins to
+//! protect with the next keys, the other follows when it sees the bit. The key that the peer
+//! would turn to is made ahead, so that an attacker who forges phase bits makes us do no more
+//! work, and takes no other time, than any forgery does (§9.5).
+
+use super::error::{TransportError, code};
+use crate::proto::crypto::{HeaderKey, Keys, OneRttSecrets, PacketKey};
+use crate::time::Instant;
+
+/// What a packet could be opened with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Generation {
+    Previous,
+    Current,
+    Next,
+}
+
+/// Keys of both directions for 1-RTT packets.
+pub(super) struct OneRttKeys {
+    pub(super) local_header: HeaderKey,
+    pub(super) remote_header: HeaderKey,
+    local: PacketKey,
+    remote: PacketKey,
+    /// What the peer would turn to, and what we would answer with.
+    next_remote: PacketKey,
+    next_local: PacketKey,
+    previous_remote: Option<PacketKey>,
+    previous_expires: Instant,
+    secrets: OneRttSecrets,
+    phase: bool,
+    /// The smallest number received in this phase; none yet right after our own update.
+    phase_received: Option<u64>,
+    /// The first number sent in this phase.
+    phase_sent: u64,
+    /// The peer has acknowledged a packet of this phase: we may update.
+    phase_acknowledged: bool,
+    /// We have sent an acknowledgement in this phase: the peer may update.
+    phase_answered: bool,
+    sealed: u64,
+    failures: u64,
+    /// Updates made, by either side.
+    pub(super) updates: u64,
+}
+
+/// What opening a packet came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Opened {
+    /// The plaintext has this many bytes.
+    Plain(usize),
+    /// As above, and the peer has updated its keys.
+    Updated(usize),
+    /// Not authentic.
+    Forged,
+}
+
+impl OneRttKeys {
+    pub(super) fn new(keys: Keys, mut secrets: OneRttSecrets) -> Self {
+        let (next_local, next_remote) = secrets.next_keys();
+        Self {
+            local_header: keys.local.header,
+            remote_header: keys.remote.header,
+            local: keys.local.packet,
+            remote: keys.remote.packet,
+            next_remote,
+            next_local,
+            previous_remote: None,
+            previous_expires: Instant::NEVER,
+            secrets,
+            phase: false,
+            phase_received: None,
+            phase_sent: 0,
+            phase_acknowledged: false,
+            phase_answered: true,
+            sealed: 0,
+            failures: 0,
+            updates: 0,
+        }
+    }
+
+    /// The phase bit of the next packet.
+    #[inline]
+    pub(super) fn phase(&self) -> bool {
+        self.phase
+    }
+
+    /// Protects a packet in place.
+    #[inline]
+    pub(super) fn seal(
+        &mut self,
+        pn: u64,
+        packet: &mut [u8],
+        header: usize,
+        payload: usize,
+    ) -> Option<usize> {
+        self.sealed += 1;
+        self.local.seal(pn, packet, header, payload)
+    }
+
+    /// Opens a packet in place; `phase` is the bit that it came with.
+    #[inline]
+    pub(super) fn open(
+        &mut self,
+        pn: u64,
+        packet: &mut [u8],
+        header: usize,
+        phase: bool,
+    ) -> Result<Opened, TransportError> {
+        let generation = self.generation(pn, phase);
+        let key = match generation {
+            Generation::Current => &self.remote,
+            Generation::Next => &self.next_remote,
+            Generation::Previous => match &self.previous_remote {
+                Some(key) => key,
+                None => return Ok(Opened::Forged),
+            },
+        };
+        let Some(len) = key.open(pn, packet, header) else { return self.forged() };
+        match generation {
+            Generation::Current => {
+                self.phase_received = Some(self.phase_received.map_or(pn, |p| p.min(pn)));
+                Ok(Opened::Plain(len))
+            }
+            Generation::Previous => Ok(Opened::Plain(len)),
+            Generation::Next => {
+                // RFC 9001 §6.2: the peer may not update again before we have acknowledged its
+                // last update under our own new keys.
+                if !self.phase_answered {
+                    return Err(TransportError::new(
+                        code::KEY_UPDATE_ERROR,
+                        "keys were updated twice before the first was acknowledged",
+                    ));
+                }
+                Ok(Opened::Updated(len))
+            }
+        }
+    }
+
+    /// RFC 9001 §6.3: the bit that differs means the next keys for new packets and the previous
+    /// ones for packets from before the update.
+    fn generation(&self, pn: u64, phase: bool) -> Generation {
+        if phase == self.phase {
+            return Generation::Current;
+        }
+        match self.phase_received {
+            // Our own update is not answered yet: what still arrives is old.
+            None if self.updates > 0 => Generation::Previous,
+            Some(first) if pn < first => Generation::Previous,
+            _ => Generation::Next,
+        }
+    }
+
+    fn forged(&mut self) -> Result<Opened, TransportError> {
+        self.failures += 1;
+        // RFC 9001 §6.6.
+        if self.failures > self.remote.integrity_limit() {
+            return Err(TransportError::new(
+                code::AEAD_LIMIT_REACHED,
+                "too many packets failed authentication",
+            ));
+        }
+        Ok(Opened::Forged)
+    }
+
+    /// Turns to the next keys. `received` is the peer's packet that made us, if one did;
+    /// `next_pn` the number of our next packet; the old key is good until `expires`.
+    pub(super) fn update(&mut self, received: Option<u64>, next_pn: u64, expires: Instant) {
+        let (local, remote) = self.secrets.next_keys();
+        self.local = std::mem::replace(&mut self.next_local, local);
+        let current = std::mem::replace(&mut self.next_remote, remote);
+        self.previous_remote = Some(std::mem::replace(&mut self.remote, current));
+        self.previous_expires = expires;
+        self.phase = !self.phase;
+        self.phase_received = received;
+        self.phase_sent = next_pn;
+        self.phase_acknowledged = false;
+        self.phase_answered = false;
+        self.sealed = 0;
+        self.updates += 1;
+    }
+
+    /// The peer acknowledged `largest`.
+    #[inline]
+    pub(super) fn acknowledged(&mut self, largest: u64) {
+        if largest >= self.phase_sent {
+            self.phase_acknowledged = true;
+        }
+    }
+
+    /// A packet with an ACK frame was protected with this phase's key.
+    #[inline]
+    pub(super) fn answered(&mut self) {
+        self.phase_answered = true;
+    }
+
+    /// RFC 9001 §6.1: an update may follow once a packet of this phase is acknowledged.
+    pub(super) fn may_update(&self) -> bool {
+        self.phase_acknowledged && self.previous_remote.is_none()
+    }
+
+    /// True when this key has protected as many packets as it should.
+    #[inline]
+    pub(super) fn is_worn(&self, packets: u64) -> bool {
+        self.sealed >= packets.min(self.local.confidentiality_limit() / 2)
+    }
+
+    /// True when this key must not protect another packet.
+    pub(super) fn is_exhausted(&self) -> bool {
+        self.sealed >= self.local.confidentiality_limit()
+    }
+
+    /// The peer has followed our own update: the old key is good for packets under way.
+    #[inline]
+    pub(super) fn start_expiry(&mut self, expires: Instant) {
+        if self.previous_expires == Instant::NEVER && self.phase_received.is_some() {
+            self.previous_expires = expires;
+        }
+    }
+
+    /// When the previous key has to go.
+    pub(super) fn expiry(&self) -> Option<Instant> {
+        self.previous_remote.is_some().then_some(self.previous_expires)
+    }
+
+    pub(super) fn expire(&mut self, now: Instant) {
+        if self.previous_expires <= now {
+            self.previous_remote = None;
+            self.previous_expires = Instant::NEVER;
+        }
+    }
+}

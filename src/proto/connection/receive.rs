@@ -1,0 +1,367 @@
+//! From a datagram to packets: coalescing, keys, packet numbers (RFC 9000 §12, §5.2).
+
+use super::acks::Arrival;
+use super::error::{CloseReason, TransportError};
+use super::handshake::{UNDECRYPTABLE_MAX, after};
+use super::keys::Opened;
+use super::{Application, Connection, SpaceId, State};
+use crate::ecn::Ecn;
+use crate::proto::crypto::{HeaderKey, PacketKey};
+use crate::time::Instant;
+use crate::wire::packet::{self, Packet, PacketType, decode_pn};
+use crate::wire::{ConnectionId, Side};
+use std::net::SocketAddr;
+
+/// The form bit of the first byte: long headers have it.
+const LONG_FORM: u8 = 0x80;
+/// The fixed bit of the first byte.
+const FIXED_BIT: u8 = 0x40;
+/// Bits of a short header that must be zero once unprotected.
+const SHORT_RESERVED: u8 = 0x18;
+/// Bits of a long header that must be zero once unprotected.
+const LONG_RESERVED: u8 = 0x0c;
+/// The key phase of a short header.
+const KEY_PHASE: u8 = 0x04;
+/// The smallest datagram that can be a stateless reset (RFC 9000 §10.3).
+const MIN_RESET_BYTES: usize = 21;
+
+/// Why a packet was not processed; none of it is the peer's fault for certain.
+enum Dropped {
+    /// The keys are not there yet.
+    NoKeys,
+    /// Duplicate, forged, malformed, or of a space that is gone.
+    Useless,
+}
+
+/// A packet, opened.
+struct Plain {
+    pn: u64,
+    /// The payload within the datagram.
+    start: usize,
+    end: usize,
+    /// A reserved bit was set: a violation, but only of an authentic packet.
+    reserved_set: bool,
+}
+
+impl Connection {
+    /// Takes a datagram in. Packets are decrypted where they lie, so the bytes of `datagram`
+    /// are not meaningful afterwards.
+    pub fn receive(
+        &mut self,
+        now: Instant,
+        remote: SocketAddr,
+        ecn: Ecn,
+        datagram: &mut [u8],
+        app: &mut dyn Application,
+    ) {
+        self.stats.rx_datagrams += 1;
+        self.stats.rx_bytes += datagram.len() as u64;
+        if remote != self.remote {
+            // The path does not move yet (disable_active_migration): RFC 9000 §9.
+            self.stats.rx_foreign += 1;
+            return;
+        }
+        match self.state {
+            State::Handshaking | State::Established => {}
+            State::Closing => return self.on_closing_datagram(datagram, app),
+            State::Draining | State::Drained => return,
+        }
+        let short = datagram.first().is_some_and(|b| b & LONG_FORM == 0);
+        if short && self.state == State::Established {
+            let len = datagram.len();
+            self.receive_short(now, ecn, datagram, 0, len, app);
+        } else {
+            self.receive_coalesced(now, ecn, datagram, app);
+        }
+        self.deliver(app);
+    }
+
+    /// A datagram that may hold several packets, as those of the handshake do.
+    fn receive_coalesced(
+        &mut self,
+        now: Instant,
+        ecn: Ecn,
+        datagram: &mut [u8],
+        app: &mut dyn Application,
+    ) {
+        if let Some(h) = &mut self.handshake {
+            h.received_bytes += datagram.len() as u64;
+        }
+        self.receive_packets(now, ecn, datagram, true, app);
+        self.replay_undecryptable(now, app);
+    }
+
+    fn receive_packets(
+        &mut self,
+        now: Instant,
+        ecn: Ecn,
+        datagram: &mut [u8],
+        keep: bool,
+        app: &mut dyn Application,
+    ) {
+        let mut at = 0;
+        let mut first_dcid: Option<ConnectionId> = None;
+        let mut missing_keys = false;
+        while at < datagram.len() && !self.is_closed() {
+            let Ok(p) = packet::parse(datagram, at, usize::from(self.local_cid_len)) else {
+                // Padding after the last packet, or garbage.
+                self.stats.rx_dropped += u64::from(at == 0);
+                break;
+            };
+            // RFC 9000 §12.2: packets for another connection are not ours to keep.
+            if *first_dcid.get_or_insert(p.dcid) != p.dcid {
+                self.stats.rx_dropped += 1;
+                break;
+            }
+            let start = std::mem::replace(&mut at, p.end);
+            match p.kind {
+                PacketType::Short => {
+                    missing_keys |= self.keys.is_none();
+                    self.receive_short(now, ecn, datagram, start, p.end, app);
+                }
+                PacketType::Initial | PacketType::Handshake => {
+                    missing_keys |= self.receive_long(now, ecn, datagram, start, &p, app);
+                }
+                PacketType::Retry => self.on_retry(now, &p, datagram, start),
+                PacketType::VersionNegotiation => {
+                    self.on_version_negotiation(now, &p, datagram);
+                }
+                PacketType::ZeroRtt | PacketType::UnknownVersion => self.stats.rx_dropped += 1,
+            }
+        }
+        if missing_keys && keep {
+            self.keep_undecryptable(datagram);
+        }
+    }
+
+    /// RFC 9001 §5.7: packets may overtake the ones that bring their keys.
+    fn keep_undecryptable(&mut self, datagram: &[u8]) {
+        if let Some(h) = &mut self.handshake
+            && h.undecryptable.len() < UNDECRYPTABLE_MAX
+        {
+            h.undecryptable.push_back(datagram.into());
+        }
+    }
+
+    fn replay_undecryptable(&mut self, now: Instant, app: &mut dyn Application) {
+        let ready = self.handshake.as_ref().is_some_and(|h| {
+            !h.undecryptable.is_empty() && (self.keys.is_some() || h.handshake.keys.is_some())
+        });
+        if !ready {
+            return;
+        }
+        let Some(h) = &mut self.handshake else { return };
+        for mut datagram in std::mem::take(&mut h.undecryptable) {
+            let keep = self.keys.is_none();
+            // The mark of a packet that waited is not known any more.
+            self.receive_packets(now, Ecn::NotEct, &mut datagram, keep, app);
+        }
+    }
+
+    /// An Initial or Handshake packet; true if its keys are still to come.
+    fn receive_long(
+        &mut self,
+        now: Instant,
+        ecn: Ecn,
+        datagram: &mut [u8],
+        start: usize,
+        p: &Packet,
+        app: &mut dyn Application,
+    ) -> bool {
+        let space =
+            if p.kind == PacketType::Initial { SpaceId::Initial } else { SpaceId::Handshake };
+        // RFC 9000 §14.1.
+        let small = datagram.len() < usize::from(super::MIN_DATAGRAM_BYTES);
+        if space == SpaceId::Initial && self.side == Side::Server && small {
+            self.stats.rx_dropped += 1;
+            return false;
+        }
+        let plain = match self.open_long(space, datagram, start, p) {
+            Ok(plain) => plain,
+            Err(Dropped::NoKeys) => return true,
+            Err(Dropped::Useless) => {
+                self.stats.rx_dropped += 1;
+                return false;
+            }
+        };
+        if !self.settle_peer_id(p.scid) {
+            self.stats.rx_dropped += 1;
+            return false;
+        }
+        self.on_authentic(now);
+        if space == SpaceId::Handshake && self.side == Side::Server {
+            // RFC 9000 §8.1, RFC 9001 §4.9.1: only the real client could have answered.
+            if let Some(h) = &mut self.handshake {
+                h.address_validated = true;
+            }
+            self.discard_space(SpaceId::Initial);
+        }
+        let arrival = Arrival { space, pn: plain.pn, ecn, dcid: p.dcid };
+        let payload = &datagram[plain.start..plain.end];
+        self.process(now, arrival, plain.reserved_set, payload, app);
+        false
+    }
+
+    fn open_long(
+        &mut self,
+        space: SpaceId,
+        datagram: &mut [u8],
+        start: usize,
+        p: &Packet,
+    ) -> Result<Plain, Dropped> {
+        let h = self.handshake.as_mut().ok_or(Dropped::Useless)?;
+        if space == SpaceId::Initial && h.initial_discarded {
+            return Err(Dropped::Useless);
+        }
+        let s = h.space(space).ok_or(Dropped::Useless)?;
+        let keys = s.keys.as_ref().ok_or(Dropped::NoKeys)?;
+        let bytes = &mut datagram[start..p.end];
+        let offset = p.pn_offset - start;
+        let (first, pn, header) =
+            unprotect(&keys.remote.header, bytes, offset, s.received.largest)?;
+        if s.received.dedup.is_duplicate(pn) {
+            return Err(Dropped::Useless);
+        }
+        let len = open(&keys.remote.packet, pn, bytes, header)?;
+        let from = start + header;
+        Ok(Plain { pn, start: from, end: from + len, reserved_set: first & LONG_RESERVED != 0 })
+    }
+
+    /// A 1-RTT packet, `datagram[start..end]`: the path that nearly every packet takes.
+    fn receive_short(
+        &mut self,
+        now: Instant,
+        ecn: Ecn,
+        datagram: &mut [u8],
+        start: usize,
+        end: usize,
+        app: &mut dyn Application,
+    ) {
+        let bytes = &mut datagram[start..end];
+        let plain = match self.open_short(now, bytes) {
+            Ok(Ok(plain)) => plain,
+            Ok(Err(Dropped::NoKeys)) => return,
+            Ok(Err(Dropped::Useless)) => {
+                self.stats.rx_dropped += 1;
+                return self.check_stateless_reset(now, &datagram[start..end]);
+            }
+            Err(e) => return self.close_transport(now, e),
+        };
+        self.on_authentic(now);
+        let cid_end = start + 1 + usize::from(self.local_cid_len);
+        let dcid = ConnectionId::new(&datagram[start + 1..cid_end]).unwrap_or(ConnectionId::EMPTY);
+        let arrival = Arrival { space: SpaceId::Data, pn: plain.pn, ecn, dcid };
+        let payload = &datagram[start + plain.start..start + plain.end];
+        self.process(now, arrival, plain.reserved_set, payload, app);
+    }
+
+    #[inline]
+    fn open_short(
+        &mut self,
+        now: Instant,
+        bytes: &mut [u8],
+    ) -> Result<Result<Plain, Dropped>, TransportError> {
+        // RFC 9001 §5.7: a server must not read 1-RTT before the handshake is complete.
+        if self.side == Side::Server && self.state == State::Handshaking {
+            return Ok(Err(Dropped::NoKeys));
+        }
+        let expires = now.plus_ns(3 * self.pto_ns());
+        let Some(keys) = &mut self.keys else { return Ok(Err(Dropped::NoKeys)) };
+        if bytes[0] & FIXED_BIT == 0 {
+            return Ok(Err(Dropped::Useless));
+        }
+        let received = &self.data.received;
+        let offset = 1 + usize::from(self.local_cid_len);
+        let Ok((first, pn, header)) =
+            unprotect(&keys.remote_header, bytes, offset, received.largest)
+        else {
+            return Ok(Err(Dropped::Useless));
+        };
+        if received.dedup.is_duplicate(pn) {
+            return Ok(Err(Dropped::Useless));
+        }
+        let len = match keys.open(pn, bytes, header, first & KEY_PHASE != 0)? {
+            Opened::Plain(len) => len,
+            Opened::Updated(len) => {
+                keys.update(Some(pn), self.data.sent.next_pn(), expires);
+                len
+            }
+            Opened::Forged => return Ok(Err(Dropped::Useless)),
+        };
+        keys.start_expiry(expires);
+        let reserved_set = first & SHORT_RESERVED != 0;
+        Ok(Ok(Plain { pn, start: header, end: header + len, reserved_set }))
+    }
+
+    /// Reads the frames of an authentic packet and notes its arrival.
+    #[inline]
+    fn process(
+        &mut self,
+        now: Instant,
+        arrival: Arrival,
+        reserved_set: bool,
+        payload: &[u8],
+        app: &mut dyn Application,
+    ) {
+        // RFC 9000 §17.2, §17.3.1, §12.4.
+        let result = if reserved_set {
+            Err(TransportError::protocol_violation("a reserved bit is set"))
+        } else if payload.is_empty() {
+            Err(TransportError::protocol_violation("a packet without frames"))
+        } else {
+            self.read_frames(now, &arrival, payload, app)
+        };
+        match result {
+            Ok(outcome) => self.note_arrival(now, &arrival, outcome),
+            Err(e) => self.close_transport(now, e),
+        }
+    }
+
+    /// Something of the peer's was authentic: it is alive.
+    #[inline]
+    fn on_authentic(&mut self, now: Instant) {
+        self.stats.rx_packets += 1;
+        self.restart_idle(now);
+        self.sent_since_received = false;
+    }
+
+    #[inline]
+    pub(super) fn restart_idle(&mut self, now: Instant) {
+        // RFC 9000 §10.1: never shorter than three probe timeouts.
+        let timeout = match self.idle_timeout_ns {
+            0 => 0,
+            t => t.max(3 * self.pto_ns()),
+        };
+        self.deadlines.idle = after(now, timeout);
+        self.rearm_keep_alive(now);
+    }
+
+    /// RFC 9000 §10.3: a packet that nothing opens may say that the peer has forgotten us.
+    fn check_stateless_reset(&mut self, now: Instant, bytes: &[u8]) {
+        if bytes.len() < MIN_RESET_BYTES {
+            return;
+        }
+        let tail = bytes.last_chunk::<16>();
+        if tail.is_some_and(|token| self.remote_cids.is_reset_token(token)) {
+            self.end_silently(now, CloseReason::StatelessReset);
+        }
+    }
+}
+
+/// Removes header protection: the first byte, the whole packet number, the header's length.
+#[inline]
+fn unprotect(
+    key: &HeaderKey,
+    bytes: &mut [u8],
+    offset: usize,
+    largest: Option<u64>,
+) -> Result<(u8, u64, usize), Dropped> {
+    let u = key.unmask(bytes, offset).ok_or(Dropped::Useless)?;
+    let pn = decode_pn(u.truncated_pn, u.pn_len, largest);
+    Ok((u.first, pn, offset + u.pn_len))
+}
+
+#[inline]
+fn open(key: &PacketKey, pn: u64, bytes: &mut [u8], header: usize) -> Result<usize, Dropped> {
+    key.open(pn, bytes, header).ok_or(Dropped::Useless)
+}

@@ -1,0 +1,215 @@
+//! One packet number space: what was sent, what arrived, what has to be acknowledged.
+
+use super::crypto_stream::{CryptoRecv, CryptoSend};
+use crate::ecn::Ecn;
+use crate::proto::crypto::Keys;
+use crate::proto::ranges::RangeSet;
+use crate::proto::recovery::SentPackets;
+use crate::time::Instant;
+use crate::wire::frame::EcnCounts;
+
+/// Ranges of packet numbers that one ACK frame reports at most (ATTACKS row 26 seen from the
+/// other side: what we keep is bounded whatever arrives).
+pub(super) const MAX_ACK_RANGES: usize = 32;
+/// Numbers below the largest received that can be told from duplicates.
+const DEDUP_WINDOW: u64 = 128;
+
+/// Numbers that were seen: the largest, and a bit for each of the 128 below it.
+#[derive(Debug, Default)]
+pub(super) struct Dedup {
+    /// One more than the largest number seen.
+    next: u64,
+    /// Bit `i` stands for `next - 1 - i`.
+    window: u128,
+}
+
+impl Dedup {
+    /// True if `pn` was seen, or is too old to tell.
+    #[inline]
+    pub(super) fn is_duplicate(&self, pn: u64) -> bool {
+        match self.next.checked_sub(1 + pn) {
+            None => false,
+            Some(age) if age < DEDUP_WINDOW => self.window >> age & 1 == 1,
+            Some(_) => true,
+        }
+    }
+
+    /// Notes that `pn` was seen.
+    #[inline]
+    pub(super) fn insert(&mut self, pn: u64) {
+        if pn >= self.next {
+            let shift = pn + 1 - self.next;
+            self.window = if shift >= DEDUP_WINDOW { 0 } else { self.window << shift };
+            self.next = pn + 1;
+        }
+        let age = self.next - 1 - pn;
+        if age < DEDUP_WINDOW {
+            self.window |= 1 << age;
+        }
+    }
+}
+
+/// What arrived in a space and what the peer has to be told of it.
+#[derive(Debug)]
+pub(super) struct Received {
+    pub(super) dedup: Dedup,
+    /// Numbers to report, bounded; the smallest ranges are forgotten first.
+    pub(super) ranges: RangeSet,
+    pub(super) largest: Option<u64>,
+    pub(super) largest_at: Instant,
+    /// Packets that asked for an acknowledgement since the last one was sent.
+    pub(super) unacked: u32,
+    /// When an acknowledgement has to leave.
+    pub(super) deadline: Option<Instant>,
+    pub(super) ecn: EcnCounts,
+}
+
+impl Default for Received {
+    fn default() -> Self {
+        Self {
+            dedup: Dedup::default(),
+            ranges: RangeSet::new(MAX_ACK_RANGES),
+            largest: None,
+            largest_at: Instant::EPOCH,
+            unacked: 0,
+            deadline: None,
+            ecn: EcnCounts::default(),
+        }
+    }
+}
+
+/// When packets of a space are acknowledged.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AckPolicy {
+    /// How long an acknowledgement may be held back; 0 in Initial and Handshake.
+    pub(super) delay_ns: u64,
+    /// Packets after which it is not.
+    pub(super) threshold: u32,
+}
+
+impl Received {
+    /// Notes an authenticated packet. RFC 9000 §13.2.1: reordering and CE marks are reported at
+    /// once, the rest after `policy`.
+    #[inline]
+    pub(super) fn note(
+        &mut self,
+        now: Instant,
+        pn: u64,
+        eliciting: bool,
+        ecn: Ecn,
+        policy: AckPolicy,
+    ) {
+        self.dedup.insert(pn);
+        let in_order = self.largest.is_none_or(|l| pn == l + 1);
+        if self.ranges.insert(pn, pn).is_err() {
+            // Full: forget what is oldest, which the peer has repaired or given up long ago.
+            self.ranges.pop_min();
+            let _still_full = self.ranges.insert(pn, pn);
+        }
+        if self.largest.is_none_or(|l| pn > l) {
+            self.largest = Some(pn);
+            self.largest_at = now;
+        }
+        match ecn {
+            Ecn::NotEct => {}
+            Ecn::Ect0 => self.ecn.ect0 += 1,
+            Ecn::Ect1 => self.ecn.ect1 += 1,
+            Ecn::Ce => self.ecn.ce += 1,
+        }
+        if !eliciting {
+            return;
+        }
+        self.unacked += 1;
+        let at_once = !in_order || ecn == Ecn::Ce || self.unacked >= policy.threshold;
+        let due = if at_once { now } else { now.plus_ns(policy.delay_ns) };
+        self.deadline = Some(self.deadline.map_or(due, |d| d.min(due)));
+    }
+
+    /// True when an acknowledgement has to leave now.
+    #[inline]
+    pub(super) fn ack_due(&self, now: Instant) -> bool {
+        self.deadline.is_some_and(|d| d <= now)
+    }
+
+    /// An ACK frame with everything in it was written.
+    #[inline]
+    pub(super) fn ack_sent(&mut self) {
+        self.unacked = 0;
+        self.deadline = None;
+    }
+
+    /// The peer has seen an ACK frame up to `largest`: what it reported need not be repeated
+    /// (RFC 9000 §13.2.4).
+    #[inline]
+    pub(super) fn ack_acknowledged(&mut self, largest: u64) {
+        self.ranges.remove_below(largest.saturating_add(1));
+    }
+
+    /// ECN counts for the next ACK frame, if any mark was seen.
+    pub(super) fn ecn_counts(&self) -> Option<EcnCounts> {
+        let seen = self.ecn.ect0 | self.ecn.ect1 | self.ecn.ce;
+        (seen != 0).then_some(self.ecn)
+    }
+}
+
+/// A packet number space before 1-RTT: gone once the handshake is over.
+#[derive(Default)]
+pub(super) struct HandshakeSpace {
+    pub(super) keys: Option<Keys>,
+    pub(super) sent: SentPackets,
+    pub(super) received: Received,
+    pub(super) crypto_send: CryptoSend,
+    pub(super) crypto_recv: CryptoRecv,
+    /// Probes to send after a timeout.
+    pub(super) probes: u8,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn duplicates_are_told_apart_within_the_window_and_assumed_beyond() {
+        let mut d = Dedup::default();
+        assert!(!d.is_duplicate(0));
+        d.insert(0);
+        assert!(d.is_duplicate(0));
+        d.insert(5);
+        assert!(!d.is_duplicate(3));
+        d.insert(3);
+        assert!(d.is_duplicate(3) && d.is_duplicate(5) && !d.is_duplicate(4));
+        d.insert(1_000);
+        assert!(d.is_duplicate(4), "too old to tell");
+        assert!(!d.is_duplicate(1_000 - 127) && d.is_duplicate(1_000 - 128));
+    }
+
+    #[test]
+    fn acknowledgements_wait_unless_there_is_a_reason() {
+        let policy = AckPolicy { delay_ns: 100, threshold: 2 };
+        let at = Instant::from_nanos;
+        let mut r = Received::default();
+        r.note(at(0), 0, true, Ecn::NotEct, policy);
+        assert!(!r.ack_due(at(99)) && r.ack_due(at(100)));
+        r.note(at(1), 1, true, Ecn::NotEct, policy);
+        assert!(r.ack_due(at(1)), "the second");
+        r.ack_sent();
+        r.note(at(2), 2, false, Ecn::NotEct, policy);
+        assert_eq!(r.deadline, None, "acknowledgements are not acknowledged");
+        r.note(at(3), 4, true, Ecn::NotEct, policy);
+        assert!(r.ack_due(at(3)), "a gap");
+        r.ack_sent();
+        r.note(at(4), 5, true, Ecn::Ce, policy);
+        assert!(r.ack_due(at(4)), "congestion");
+    }
+
+    #[test]
+    fn the_ranges_kept_are_bounded() {
+        let policy = AckPolicy { delay_ns: 0, threshold: 2 };
+        let mut r = Received::default();
+        for pn in 0..10_000 {
+            r.note(Instant::EPOCH, pn * 2, true, Ecn::NotEct, policy);
+        }
+        assert_eq!(r.ranges.len(), MAX_ACK_RANGES);
+        assert!(r.ranges.contains(19_998), "the newest are kept");
+    }
+}

@@ -1,0 +1,6 @@
+//! Connections against each other, in virtual time.
+
+mod basics;
+mod pair;
+
+use super::*;

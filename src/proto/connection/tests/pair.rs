@@ -1,0 +1,219 @@
+//! Two connections wired together in virtual time, with an application that records.
+
+use super::super::*;
+use crate::proto::crypto::testing;
+use crate::proto::crypto::{ClientTls, ServerTls};
+use std::collections::BTreeMap;
+
+/// One way between the two, in nanoseconds.
+pub(super) const DELAY_NS: u64 = 1_000_000;
+
+/// What one side's application saw.
+#[derive(Default)]
+pub(super) struct Recorder {
+    pub(super) data: BTreeMap<StreamId, Vec<u8>>,
+    pub(super) fins: Vec<StreamId>,
+    pub(super) events: Vec<Event>,
+    /// Answers each finished stream with its own bytes.
+    pub(super) echo: bool,
+    /// Takes at most this many bytes of each slice.
+    pub(super) appetite: Option<usize>,
+}
+
+impl Application for Recorder {
+    fn data(&mut self, c: &mut Connection, stream: StreamId, data: &[u8], fin: bool) -> usize {
+        let taken = self.appetite.map_or(data.len(), |n| n.min(data.len()));
+        let all = self.data.entry(stream).or_default();
+        all.extend_from_slice(&data[..taken]);
+        if fin && taken == data.len() {
+            self.fins.push(stream);
+            if self.echo && stream.dir() == Dir::Bi {
+                c.send(stream, Bytes::copy_from_slice(all), true).unwrap();
+            }
+        }
+        taken
+    }
+
+    fn event(&mut self, _: &mut Connection, event: Event) {
+        self.events.push(event);
+    }
+}
+
+impl Recorder {
+    pub(super) fn closed(&self) -> Option<&CloseReason> {
+        self.events.iter().find_map(|e| match e {
+            Event::Closed(reason) => Some(reason),
+            _ => None,
+        })
+    }
+}
+
+/// A datagram under way.
+pub(super) struct Flight {
+    pub(super) due: Instant,
+    pub(super) to: Side,
+    pub(super) bytes: Vec<u8>,
+    pub(super) ecn: Ecn,
+}
+
+pub(super) struct Pair {
+    pub(super) now: Instant,
+    pub(super) client: Connection,
+    pub(super) server: Connection,
+    pub(super) client_app: Recorder,
+    pub(super) server_app: Recorder,
+    pub(super) flights: Vec<Flight>,
+    /// Sees every datagram and says whether it arrives.
+    pub(super) filter: Box<dyn FnMut(&mut Flight) -> bool>,
+    pub(super) sent: u64,
+}
+
+pub(super) fn addr(port: u16) -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, 1], port))
+}
+
+pub(super) fn cid(n: u8) -> ConnectionId {
+    ConnectionId::new(&[n; 8]).unwrap()
+}
+
+impl Pair {
+    pub(super) fn new() -> Self {
+        Self::with(TransportConfig::default(), TransportConfig::default())
+    }
+
+    pub(super) fn with(client: TransportConfig, server: TransportConfig) -> Self {
+        let (server_tls, client_tls) = testing::pair();
+        Self::with_tls(client, server, Arc::new(client_tls), Arc::new(server_tls))
+    }
+
+    pub(super) fn with_tls(
+        client: TransportConfig,
+        server: TransportConfig,
+        client_tls: Arc<ClientTls>,
+        server_tls: Arc<ServerTls>,
+    ) -> Self {
+        let now = Instant::from_nanos(1_000_000_000);
+        let client = Connection::connect(ClientArgs {
+            config: Arc::new(client),
+            tls: &client_tls,
+            server_name: "localhost",
+            now,
+            remote: addr(443),
+            local_cid: cid(1),
+            initial_dcid: cid(2),
+            token: Vec::new(),
+            seed: 1,
+        })
+        .unwrap();
+        let server = Connection::accept(ServerArgs {
+            config: Arc::new(server),
+            tls: server_tls,
+            now,
+            remote: addr(1000),
+            local_cid: cid(3),
+            reset_token: [3; 16],
+            initial_dcid: cid(2),
+            original_dcid: cid(2),
+            retry_scid: None,
+            peer_cid: cid(1),
+            address_validated: false,
+            seed: 2,
+        })
+        .unwrap();
+        Self {
+            now,
+            client,
+            server,
+            client_app: Recorder::default(),
+            server_app: Recorder { echo: true, ..Recorder::default() },
+            flights: Vec::new(),
+            filter: Box::new(|_| true),
+            sent: 0,
+        }
+    }
+
+    /// A pair that has finished its handshake.
+    pub(super) fn connected() -> Self {
+        let mut pair = Self::new();
+        pair.settle();
+        assert!(pair.client.is_confirmed() && pair.server.is_confirmed());
+        pair
+    }
+
+    fn flush(&mut self, from: Side) {
+        let mut buf = [0u8; 2048];
+        loop {
+            let connection = match from {
+                Side::Client => &mut self.client,
+                Side::Server => &mut self.server,
+            };
+            let Some(t) = connection.transmit(self.now, &mut buf) else { break };
+            self.sent += 1;
+            assert!(self.sent < 1_000_000, "a storm of datagrams");
+            let mut flight = Flight {
+                due: self.now.plus_ns(DELAY_NS),
+                to: from.peer(),
+                bytes: buf[..t.len].to_vec(),
+                ecn: t.ecn,
+            };
+            if (self.filter)(&mut flight) {
+                self.flights.push(flight);
+            }
+        }
+    }
+
+    pub(super) fn deliver(&mut self, to: Side, ecn: Ecn, bytes: &mut [u8]) {
+        match to {
+            Side::Client => {
+                self.client.receive(self.now, addr(443), ecn, bytes, &mut self.client_app);
+            }
+            Side::Server => {
+                self.server.receive(self.now, addr(1000), ecn, bytes, &mut self.server_app);
+            }
+        }
+    }
+
+    fn issue_cids(&mut self) {
+        for (c, n) in [(&mut self.client, 100), (&mut self.server, 200)] {
+            while c.wants_cid() {
+                let n = n + c.local_cids().count() as u8;
+                c.add_cid(cid(n), [n; 16]);
+            }
+        }
+    }
+
+    /// Sends everything, then jumps to the next event. False when nothing is left to happen
+    /// before `limit`.
+    pub(super) fn step(&mut self, limit: Instant) -> bool {
+        self.issue_cids();
+        self.flush(Side::Client);
+        self.flush(Side::Server);
+        let arrival = self.flights.iter().map(|f| f.due).min();
+        let timers = [self.client.next_timeout(), self.server.next_timeout()];
+        let next = timers.into_iter().flatten().chain(arrival).min();
+        let Some(next) = next.filter(|t| *t <= limit) else { return false };
+        self.now = self.now.max(next);
+        let (due, later) =
+            std::mem::take(&mut self.flights).into_iter().partition(|f: &Flight| f.due <= self.now);
+        self.flights = later;
+        for mut f in due {
+            let mut bytes = std::mem::take(&mut f.bytes);
+            self.deliver(f.to, f.ecn, &mut bytes);
+        }
+        self.client.handle_timeout(self.now, &mut self.client_app);
+        self.server.handle_timeout(self.now, &mut self.server_app);
+        true
+    }
+
+    /// Runs for a while of virtual time.
+    pub(super) fn run_ms(&mut self, ms: u64) {
+        let limit = self.now.plus_ns(ms * 1_000_000);
+        while self.step(limit) {}
+        self.now = self.now.max(limit);
+    }
+
+    /// Runs until what was asked for is done, give or take delayed acknowledgements.
+    pub(super) fn settle(&mut self) {
+        self.run_ms(200);
+    }
+}

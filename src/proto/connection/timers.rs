@@ -1,0 +1,230 @@
+//! What is due when (RFC 9002 §6.2, A.8, A.9; RFC 9000 §10.1).
+
+use super::config::nanos;
+use super::error::CloseReason;
+use super::handshake::after;
+use super::{Application, Connection, SpaceId, State};
+use crate::proto::recovery::{PERSISTENT_CONGESTION_THRESHOLD, Resolved};
+use crate::proto::sent::SentFrame;
+use crate::time::Instant;
+use crate::wire::Side;
+
+/// Doublings of the probe timeout that are told apart.
+const MAX_BACKOFF: u8 = 20;
+/// Packets that one probe timeout may send (RFC 9002 §6.2.4).
+const PROBES: u8 = 2;
+
+/// Takes lost packets out of flight.
+pub(super) struct LossBudget<'a> {
+    pub(super) in_flight: &'a mut u64,
+}
+
+impl LossBudget<'_> {
+    #[inline]
+    pub(super) fn lost(&mut self, p: &Resolved) {
+        if p.info.in_flight {
+            *self.in_flight = self.in_flight.saturating_sub(u64::from(p.info.bytes));
+        }
+    }
+}
+
+impl Connection {
+    /// When [`handle_timeout`](Connection::handle_timeout) is due, if ever.
+    #[must_use]
+    pub fn next_timeout(&self) -> Option<Instant> {
+        let d = &self.deadlines;
+        let at = match self.state {
+            State::Drained => return None,
+            State::Closing | State::Draining => d.close,
+            State::Handshaking | State::Established => {
+                let mut at = d.idle.min(d.handshake).min(d.keep_alive).min(d.pacing);
+                let key_expiry = self.keys.as_ref().and_then(|k| k.expiry());
+                let others = [
+                    self.data.received.deadline,
+                    self.loss_detection_timeout().map(|(at, _)| at),
+                    key_expiry,
+                    self.streams.has_resumed().then_some(Instant::EPOCH),
+                ];
+                for t in others.into_iter().flatten() {
+                    at = at.min(t);
+                }
+                at
+            }
+        };
+        (at != Instant::NEVER).then_some(at)
+    }
+
+    /// Does what is due at `now`; calling too early does nothing.
+    pub fn handle_timeout(&mut self, now: Instant, app: &mut dyn Application) {
+        match self.state {
+            State::Drained => return,
+            State::Closing | State::Draining => {
+                if self.deadlines.close <= now {
+                    self.state = State::Drained;
+                }
+                return;
+            }
+            State::Handshaking | State::Established => {}
+        }
+        if self.deadlines.idle <= now {
+            self.end_silently(now, CloseReason::IdleTimeout);
+        } else if self.deadlines.handshake <= now {
+            self.end_silently(now, CloseReason::HandshakeTimeout);
+        } else {
+            self.handle_soft_timeouts(now);
+        }
+        self.deliver(app);
+    }
+
+    fn handle_soft_timeouts(&mut self, now: Instant) {
+        if self.deadlines.pacing <= now {
+            self.deadlines.pacing = Instant::NEVER;
+        }
+        if self.deadlines.keep_alive <= now {
+            self.pending.ping = true;
+            self.rearm_keep_alive(now);
+        }
+        if let Some(keys) = &mut self.keys {
+            keys.expire(now);
+        }
+        if let Some((at, cause)) = self.loss_detection_timeout()
+            && at <= now
+        {
+            match cause {
+                Cause::Loss(space) => self.detect_losses(now, space),
+                Cause::Probe(space) => self.on_probe_timeout(now, space),
+            }
+        }
+    }
+
+    /// RFC 9002 §6.2.1: the base of the probe timeout, without the backoff.
+    pub(super) fn pto_ns(&self) -> u64 {
+        self.rtt.pto_base_ns(self.peer_max_ack_delay_ns)
+    }
+
+    /// RFC 9002 §7.6.1.
+    pub(super) fn persistent_congestion_ns(&self) -> u64 {
+        self.pto_ns() * PERSISTENT_CONGESTION_THRESHOLD
+    }
+
+    pub(super) fn rearm_keep_alive(&mut self, now: Instant) {
+        if let Some(interval) = self.config.keep_alive
+            && self.confirmed
+        {
+            self.deadlines.keep_alive = after(now, nanos(interval));
+        }
+    }
+
+    /// RFC 9002 A.8: the earliest of the loss times, else of the probe timeouts.
+    fn loss_detection_timeout(&self) -> Option<(Instant, Cause)> {
+        let h = self.handshake.as_deref();
+        let losses = [
+            (h.and_then(|h| h.initial.sent.loss_time()), SpaceId::Initial),
+            (h.and_then(|h| h.handshake.sent.loss_time()), SpaceId::Handshake),
+            (self.data.sent.loss_time(), SpaceId::Data),
+        ];
+        let earliest = losses.into_iter().filter_map(|(at, s)| Some((at?, s))).min_by_key(|x| x.0);
+        if let Some((at, space)) = earliest {
+            return Some((at, Cause::Loss(space)));
+        }
+        // RFC 9002 §6.2.2.1: a server that may not send anyway is not woken for it.
+        if h.is_some() && self.amplification_budget() == 0 {
+            return None;
+        }
+        self.probe_timeout().map(|(at, space)| (at, Cause::Probe(space)))
+    }
+
+    fn probe_timeout(&self) -> Option<(Instant, SpaceId)> {
+        let backoff = 1u64 << self.pto_count.min(MAX_BACKOFF);
+        let short = self.rtt.pto_base_ns(0).saturating_mul(backoff);
+        let mut earliest: Option<(Instant, SpaceId)> = None;
+        let mut offer = |at: Instant, space| {
+            if earliest.is_none_or(|(t, _)| at < t) {
+                earliest = Some((at, space));
+            }
+        };
+        if let Some(h) = self.handshake.as_deref() {
+            for (s, id) in [(&h.initial, SpaceId::Initial), (&h.handshake, SpaceId::Handshake)] {
+                if s.sent.has_ack_eliciting() {
+                    offer(s.sent.last_eliciting_sent_at().plus_ns(short), id);
+                }
+            }
+            let nothing =
+                !h.initial.sent.has_ack_eliciting() && !h.handshake.sent.has_ack_eliciting();
+            if nothing && self.side == Side::Client && !h.peer_validated_us {
+                // RFC 9002 §6.2.2.1: the server may be unable to send until it hears from us.
+                let last = h.initial.sent.last_eliciting_sent_at();
+                let base = last.max(h.handshake.sent.last_eliciting_sent_at());
+                let space =
+                    if h.handshake.keys.is_some() { SpaceId::Handshake } else { SpaceId::Initial };
+                offer(base.plus_ns(short), space);
+            }
+        }
+        // RFC 9002 §6.2.1: not for 1-RTT packets before the handshake is confirmed.
+        if self.confirmed && self.data.sent.has_ack_eliciting() {
+            let timeout = self.pto_ns().saturating_mul(backoff);
+            offer(self.data.sent.last_eliciting_sent_at().plus_ns(timeout), SpaceId::Data);
+        }
+        earliest
+    }
+
+    /// RFC 9002 §6.2.4: sends what is likely to elicit an acknowledgement, beyond the window.
+    fn on_probe_timeout(&mut self, now: Instant, space: SpaceId) {
+        self.stats.ptos += 1;
+        self.pto_count = self.pto_count.saturating_add(1).min(MAX_BACKOFF);
+        if space == SpaceId::Data {
+            self.data.probes = PROBES;
+            if let Some(mtu) = self.mtu.on_probe_timeout(now) {
+                self.set_mtu(mtu);
+            }
+            self.repeat_oldest_data();
+            return;
+        }
+        let Some(h) = &mut self.handshake else { return };
+        // Both handshake spaces probe at once: the flight often spans them.
+        for id in [SpaceId::Initial, SpaceId::Handshake] {
+            let Some(s) = h.space(id) else { continue };
+            if s.keys.is_none() || (id != space && !s.sent.has_ack_eliciting()) {
+                continue;
+            }
+            s.probes = if id == space { PROBES } else { 1 };
+            if let Some(frames) = s.sent.oldest_eliciting_frames() {
+                for frame in frames {
+                    if let SentFrame::Crypto { offset, len } = frame {
+                        s.crypto_send.on_lost(offset, len);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Lets the owners of the oldest outstanding frames send them once more, while the packet
+    /// itself stays outstanding: its acknowledgement is still news.
+    fn repeat_oldest_data(&mut self) {
+        let Some(frames) = self.data.sent.oldest_eliciting_frames() else { return };
+        for frame in frames {
+            match frame {
+                SentFrame::HandshakeDone => self.pending.handshake_done = true,
+                SentFrame::NewToken => self.pending.new_token = true,
+                SentFrame::NewConnectionId { sequence } => {
+                    self.local_cids.announcement_lost(sequence);
+                }
+                SentFrame::Crypto { offset, len } => {
+                    if let Some(t) = &mut self.tickets {
+                        t.on_lost(offset, len);
+                    }
+                }
+                // A retirement sent twice would be counted twice: the PING stands for it.
+                SentFrame::RetireConnectionId { .. } | SentFrame::Ack { .. } | SentFrame::Ping => {}
+                other => self.streams.on_lost(&other),
+            }
+        }
+    }
+}
+
+/// Why the loss detection timer is set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    Loss(SpaceId),
+    Probe(SpaceId),
+}

@@ -1,0 +1,316 @@
+//! From what is pending to datagrams: who may send, how much, and when (RFC 9000 §12, §14;
+//! RFC 9002 §7).
+
+use super::assemble::Draft;
+use super::{Connection, SpaceId, State, Transmit};
+use crate::ecn::Ecn;
+use crate::proto::congestion::Controller;
+use crate::proto::crypto::TAG_LEN;
+use crate::proto::recovery::SentInfo;
+use crate::proto::sent::SentFrame;
+use crate::time::Instant;
+use crate::wire::frame::Frame;
+use crate::wire::packet::{pn_len, write_short};
+use crate::wire::{Side, Writer};
+
+/// RFC 9001 §5.4.2: packet number and payload have 4 bytes at least, so that the sample fits.
+pub(super) const MIN_PN_AND_PAYLOAD: usize = 4;
+/// Space that a datagram must have for a packet to be begun in it.
+const MIN_ROOM: usize = 64;
+/// RFC 9000 §21.4: the shortest distance between packet numbers left out.
+const MIN_SKIP_DISTANCE: u64 = 64;
+
+/// What may be sent right now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Permit {
+    /// Anything.
+    Full,
+    /// Acknowledgements alone: the window, or the pacer, holds the rest back.
+    AckOnly,
+}
+
+impl Connection {
+    /// Writes the next datagram into `buf`, which should hold
+    /// [`max_mtu_bytes`](super::TransportConfig::max_mtu_bytes). Call until `None`.
+    pub fn transmit(&mut self, now: Instant, buf: &mut [u8]) -> Option<Transmit> {
+        let (len, ecn) = match self.state {
+            State::Established if self.handshake.is_none() => self.transmit_data(now, buf)?,
+            State::Handshaking | State::Established => self.transmit_handshake(now, buf)?,
+            State::Closing => (self.transmit_close(buf)?, Ecn::NotEct),
+            State::Draining | State::Drained => return None,
+        };
+        self.stats.tx_datagrams += 1;
+        self.stats.tx_bytes += len as u64;
+        Some(Transmit { len, ecn, remote: self.remote })
+    }
+
+    /// True if [`transmit`](Connection::transmit) may have something to write, as far as can be
+    /// told without looking at the time.
+    #[must_use]
+    pub fn wants_transmit(&self) -> bool {
+        match self.state {
+            State::Handshaking => true,
+            State::Established => {
+                self.handshake.is_some()
+                    || self.has_frames()
+                    || self.data.probes > 0
+                    || self.data.received.deadline.is_some()
+            }
+            State::Closing => self.close_is_owed(),
+            State::Draining | State::Drained => false,
+        }
+    }
+
+    /// True if there are 1-RTT frames to write, acknowledgements aside.
+    #[inline]
+    fn has_frames(&self) -> bool {
+        self.streams.has_data()
+            || self.streams.has_control()
+            || self.pending.any()
+            || self.local_cids.pending
+            || self.remote_cids.has_retirements()
+            || self.tickets.as_ref().is_some_and(|t| t.has_pending())
+    }
+
+    /// A datagram with one 1-RTT packet: the path that nearly every datagram takes.
+    #[inline]
+    fn transmit_data(&mut self, now: Instant, buf: &mut [u8]) -> Option<(usize, Ecn)> {
+        let has_frames = self.has_frames();
+        let ack_due = self.data.received.ack_due(now);
+        let probing = self.data.probes > 0;
+        if !has_frames && !ack_due && !probing {
+            self.app_limited = true;
+            return self.transmit_mtu_probe(now, buf);
+        }
+        let mtu = usize::from(self.mtu.current()).min(buf.len());
+        let permit = if probing { Permit::Full } else { self.permit(now, mtu) };
+        if permit == Permit::AckOnly && !ack_due {
+            return None;
+        }
+        let len = self.write_data_packet(now, &mut buf[..mtu], permit)?;
+        if probing {
+            self.data.probes -= 1;
+        }
+        let ecn = self.ecn.mark();
+        self.ecn.on_sent();
+        Some((len, ecn))
+    }
+
+    /// Asks the congestion controller and the pacer.
+    #[inline]
+    fn permit(&mut self, now: Instant, bytes: usize) -> Permit {
+        let window = self.congestion.window();
+        if self.bytes_in_flight + bytes as u64 > window {
+            self.app_limited = false;
+            return Permit::AckOnly;
+        }
+        if !self.config.pacing {
+            return Permit::Full;
+        }
+        match self.pacer.can_send(now, bytes as u64, window, self.rtt.smoothed_ns()) {
+            Ok(()) => Permit::Full,
+            Err(at) => {
+                self.app_limited = false;
+                self.deadlines.pacing = at;
+                Permit::AckOnly
+            }
+        }
+    }
+
+    /// Writes and protects one 1-RTT packet that fills `buf` if there is enough to say.
+    #[inline]
+    fn write_data_packet(&mut self, now: Instant, buf: &mut [u8], permit: Permit) -> Option<usize> {
+        if !self.keys_are_fit(now) {
+            return None;
+        }
+        self.maybe_skip();
+        let pn = self.data.sent.next_pn();
+        let number_len = pn_len(pn, self.data.sent.largest_acked());
+        let keys = self.keys.as_ref()?;
+        let room = buf.len().checked_sub(TAG_LEN)?;
+        let mut w = Writer::new(&mut buf[..room]);
+        let pn_at =
+            write_short(&mut w, self.remote_cids.current(), false, keys.phase(), pn, number_len)
+                .ok()?;
+        let header = w.position();
+        let ack_eliciting = self.write_data_frames(now, &mut w, permit, false);
+        let mut end = w.position();
+        if end == header {
+            self.data.sent.abandon();
+            return None;
+        }
+        if end - pn_at < MIN_PN_AND_PAYLOAD {
+            let pad = MIN_PN_AND_PAYLOAD - (end - pn_at);
+            let _fits = Frame::Padding { len: pad }.write(&mut w);
+            end = w.position();
+        }
+        self.seal_data(now, buf, header, pn_at, pn, end, ack_eliciting, false)
+    }
+
+    /// Protects a finished packet and enters it into the books.
+    #[expect(clippy::too_many_arguments, reason = "the layout of one packet, on the hot path")]
+    #[inline]
+    pub(super) fn seal_data(
+        &mut self,
+        now: Instant,
+        buf: &mut [u8],
+        header: usize,
+        pn_at: usize,
+        pn: u64,
+        end: usize,
+        ack_eliciting: bool,
+        mtu_probe: bool,
+    ) -> Option<usize> {
+        let keys = self.keys.as_mut()?;
+        let sealed = keys.seal(pn, buf, header, end - header);
+        let sealed = sealed.filter(|&total| keys.local_header.mask(&mut buf[..total], pn_at));
+        let Some(total) = sealed else {
+            self.data.sent.abandon();
+            return None;
+        };
+        let info = SentInfo {
+            bytes: total as u16,
+            ack_eliciting,
+            in_flight: ack_eliciting,
+            mtu_probe,
+            ecn_capable: self.ecn.mark() != Ecn::NotEct,
+        };
+        self.data.sent.commit(now, info);
+        self.stats.tx_packets += 1;
+        if ack_eliciting {
+            self.on_eliciting_sent(now, total as u64, pn);
+        }
+        Some(total)
+    }
+
+    /// An ack-eliciting packet has left.
+    #[inline]
+    pub(super) fn on_eliciting_sent(&mut self, now: Instant, bytes: u64, pn: u64) {
+        self.bytes_in_flight += bytes;
+        self.congestion.on_sent(now, bytes, pn);
+        if self.config.pacing {
+            self.pacer.on_sent(bytes);
+        }
+        if !self.sent_since_received {
+            // RFC 9000 §10.1: the first one after hearing from the peer restarts the timer.
+            self.sent_since_received = true;
+            self.restart_idle(now);
+        }
+    }
+
+    /// RFC 9001 §6.6: updates keys in time, and stops when a key is used up.
+    #[inline]
+    fn keys_are_fit(&mut self, now: Instant) -> bool {
+        let limit = self.config.key_update_packets;
+        let Some(keys) = &self.keys else { return false };
+        if !keys.is_worn(limit) {
+            return true;
+        }
+        if self.update_keys() {
+            return true;
+        }
+        let exhausted = self.keys.as_ref().is_none_or(|k| k.is_exhausted());
+        if exhausted {
+            self.close_aead_limit(now);
+        }
+        !exhausted
+    }
+
+    /// Leaves out a packet number now and then: a peer that acknowledges it has not received
+    /// what it acknowledges (RFC 9000 §21.4).
+    #[inline]
+    fn maybe_skip(&mut self) {
+        if self.data.sent.next_pn() < self.skip_at {
+            return;
+        }
+        self.data.sent.skip();
+        self.plan_skip();
+    }
+
+    /// The next number to leave out lies one to two windows ahead: the more a cheating peer
+    /// could gain, the more packets it has to acknowledge blindly, and at least one of any
+    /// window is bait on average.
+    pub(super) fn plan_skip(&mut self) {
+        let window_packets = self.congestion.window() / u64::from(self.mtu.current().max(1));
+        let span = window_packets.max(MIN_SKIP_DISTANCE);
+        let distance = span + self.random() % span;
+        self.skip_at = self.data.sent.next_pn() + distance;
+    }
+
+    /// A datagram of a size that has not been tried yet (RFC 8899).
+    fn transmit_mtu_probe(&mut self, now: Instant, buf: &mut [u8]) -> Option<(usize, Ecn)> {
+        let size = usize::from(self.mtu.probe(now)?);
+        if size > buf.len() || self.bytes_in_flight + size as u64 > self.congestion.window() {
+            return None;
+        }
+        let pn = self.data.sent.next_pn();
+        let number_len = pn_len(pn, self.data.sent.largest_acked());
+        let phase = self.keys.as_ref()?.phase();
+        let mut w = Writer::new(&mut buf[..size - TAG_LEN]);
+        let pn_at =
+            write_short(&mut w, self.remote_cids.current(), false, phase, pn, number_len).ok()?;
+        let header = w.position();
+        Frame::Ping.write(&mut w).ok()?;
+        Frame::Padding { len: w.remaining() }.write(&mut w).ok()?;
+        let end = w.position();
+        self.data.sent.push_frame(SentFrame::Ping);
+        let len = self.seal_data(now, &mut buf[..size], header, pn_at, pn, end, true, true)?;
+        self.mtu.on_probe_sent();
+        Some((len, Ecn::NotEct))
+    }
+
+    /// A datagram while the handshake lasts: up to one packet of each space, coalesced.
+    fn transmit_handshake(&mut self, now: Instant, buf: &mut [u8]) -> Option<(usize, Ecn)> {
+        let mtu = usize::from(self.mtu.current()).min(buf.len());
+        let budget = usize::try_from(self.amplification_budget()).unwrap_or(usize::MAX);
+        let limit = mtu.min(budget);
+        if limit < MIN_ROOM {
+            return None;
+        }
+        let full = self.permit(now, mtu) == Permit::Full;
+        let mut drafts: [Option<Draft>; 3] = [None; 3];
+        let mut at = 0;
+        for (i, space) in
+            [SpaceId::Initial, SpaceId::Handshake, SpaceId::Data].into_iter().enumerate()
+        {
+            if limit - at < MIN_ROOM {
+                break;
+            }
+            if let Some(draft) = self.draft(now, space, &mut buf[at..limit], at, full) {
+                at = draft.end + TAG_LEN;
+                drafts[i] = Some(draft);
+            }
+        }
+        // RFC 9000 §14.1: datagrams that carry an Initial are padded, a server's only if the
+        // Initial asks for an acknowledgement.
+        let pad = drafts[0].is_some_and(|d| self.side == Side::Client || d.ack_eliciting);
+        let last = drafts.iter().rposition(Option::is_some)?;
+        if pad
+            && at < usize::from(super::MIN_DATAGRAM_BYTES).min(limit)
+            && let Some(draft) = &mut drafts[last]
+        {
+            let wanted = usize::from(super::MIN_DATAGRAM_BYTES).min(limit) - at;
+            buf[draft.end..draft.end + wanted].fill(0);
+            draft.end += wanted;
+            at += wanted;
+        }
+        for draft in drafts.iter().flatten() {
+            self.finish_draft(now, draft, buf, pad);
+        }
+        if let Some(h) = &mut self.handshake {
+            h.sent_bytes += at as u64;
+        }
+        // RFC 9001 §4.9.1: a client's first Handshake packet ends its use of Initial keys.
+        if self.side == Side::Client && drafts[1].is_some() {
+            self.discard_space(SpaceId::Initial);
+        }
+        Some((at, Ecn::NotEct))
+    }
+}
+
+impl super::Pending {
+    #[inline]
+    fn any(&self) -> bool {
+        self.handshake_done | self.ping | self.new_token | self.path_response.is_some()
+    }
+}
