@@ -4,7 +4,7 @@
 # Everything here works without root and changes nothing on this machine: APT runs with lists,
 # caches and sources of its own, packages are downloaded and unpacked, never installed.
 #
-#   $CACHE_DIR/kernel/VERSION/usr/lib/modules/VERSION/{vmlinuz,kernel/...}
+#   $CACHE_DIR/kernel/VERSION/usr/lib/modules/VERSION/{vmlinuz,vmlinux,kernel/...}
 #   $CACHE_DIR/kernel/current -> VERSION
 #   $CACHE_DIR/tools/{bin,usr}      what this machine lacks: QEMU, busybox, ethtool, iproute2
 
@@ -112,7 +112,11 @@ apt_unpack() {
 
 # The release that runs in the guest.
 kernel_release() {
-    readlink "$CACHE_DIR/kernel/current"
+    if [[ -n ${QUICLANE_LAB_KERNEL:-} ]]; then
+        echo "$QUICLANE_LAB_KERNEL"
+    else
+        readlink "$CACHE_DIR/kernel/current"
+    fi
 }
 
 # kernel_modules_dir: where vmlinuz and the modules are.
@@ -125,11 +129,7 @@ kernel_modules_dir() {
 # fetch_kernel [--refresh]
 fetch_kernel() {
     local wanted=${QUICLANE_LAB_KERNEL:-} conf release
-    if [[ -n $wanted && -d $CACHE_DIR/kernel/$wanted ]]; then
-        ln -sfn "$wanted" "$CACHE_DIR/kernel/current"
-        return
-    fi
-    if [[ -z $wanted && ${1:-} != --refresh && -d $CACHE_DIR/kernel/current/ ]]; then
+    if [[ ${1:-} != --refresh && -d $CACHE_DIR/kernel/${wanted:-current}/ ]]; then
         return
     fi
     say "looking for a kernel in $KERNEL_SUITE"
@@ -192,8 +192,10 @@ fetch_kernel_release() {
     fi
     rm -rf "$CACHE_DIR/kernel/$release"
     mv "$fresh" "$CACHE_DIR/kernel/$release"
-    ln -sfn "$release" "$CACHE_DIR/kernel/current"
-    kernel_forget_others "$release"
+    if [[ -z ${QUICLANE_LAB_KERNEL:-} ]]; then
+        ln -sfn "$release" "$CACHE_DIR/kernel/current"
+        kernel_forget_others "$release"
+    fi
 }
 
 # Older packages keep image and modules elsewhere: move them to where new ones do.
@@ -245,10 +247,9 @@ kernel_image() {
     fi
 }
 
-# 130 MB each: keep one, unless a version was asked for by name.
+# 200 MB each: keep one. Those that were asked for by name go too, when a newer one is fetched.
 kernel_forget_others() {
     local dir
-    [[ -z ${QUICLANE_LAB_KERNEL:-} ]] || return 0
     for dir in "$CACHE_DIR"/kernel/*/; do
         dir=${dir%/}
         [[ -L $dir || ${dir##*/} == "$1" ]] || rm -rf "$dir"
