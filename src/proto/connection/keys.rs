@@ -229,4 +229,16 @@ impl OneRttKeys {
             self.previous_expires = Instant::NEVER;
         }
     }
+
+    /// The failures that end a connection.
+    #[cfg(test)]
+    pub(super) fn integrity_limit(&self) -> u64 {
+        self.remote.integrity_limit()
+    }
+
+    /// Pretends that so many packets were forged: nobody waits for 2^52 of them.
+    #[cfg(test)]
+    pub(super) fn assume_failures(&mut self, failures: u64) {
+        self.failures = failures;
+    }
 }

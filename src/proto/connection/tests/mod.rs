@@ -1,6 +1,8 @@
 //! Connections against each other, in virtual time.
 
+mod attacks;
 mod basics;
+mod forge;
 mod pair;
 
 use super::*;
