@@ -1,0 +1,298 @@
+//! The rules of the house. Each looks at one file and tells what is against it.
+
+use super::source::{Source, is_word, words};
+use std::fmt;
+
+/// The most lines of a file.
+pub(crate) const MAX_FILE_LINES: usize = 800;
+/// The most lines of a function.
+pub(crate) const MAX_FUNCTION_LINES: usize = 90;
+
+/// Rooms, and which rooms each may import besides itself.
+const ARROWS: &[(&str, &[&str])] = &[
+    ("time", &[]),
+    ("ecn", &[]),
+    ("wire", &["time", "ecn"]),
+    ("lb", &["wire", "time", "ecn"]),
+    ("proto", &["wire", "time", "ecn"]),
+    ("datapath", &["time", "ecn"]),
+    ("topology", &["time", "ecn"]),
+    ("exec", &["proto", "wire", "datapath", "topology", "lb", "time", "ecn"]),
+];
+
+/// Within a room: modules, and what lies above them.
+const LAYERS: &[(&[&str], &[&[&str]])] = &[
+    (
+        &["proto", "rtt"],
+        &[&["proto", "congestion"], &["proto", "recovery"], &["proto", "connection"]],
+    ),
+    (&["proto", "congestion"], &[&["proto", "recovery"], &["proto", "connection"]]),
+];
+
+/// What the command line must not name: it has no protocol logic, and inspects one datapath.
+const NOT_IN_TOOLS: &[&[&str]] =
+    &[&["wire"], &["proto"], &["datapath", "udp"], &["datapath", "headers"]];
+
+/// The files that may name the TLS library and what it stands on.
+const TLS_ROOM: &str = "src/proto/crypto";
+const TLS_CRATES: &[&str] = &["rustls", "aws_lc_rs", "aws_lc_sys", "ring"];
+
+/// Files and directories of the library that may contain `unsafe`.
+const UNSAFE_PLACES: &[&str] =
+    &["src/datapath/xdp/", "src/datapath/udp/syscall.rs", "src/exec/sys.rs", "src/topology/sys.rs"];
+/// Rooms that forbid it to the compiler.
+const SAFE_ROOMS: &[&str] = &["src/proto/mod.rs", "src/wire/mod.rs"];
+
+/// The one file of the library that reads a clock.
+const CLOCK: &str = "src/exec/clock.rs";
+
+/// Something that is against a rule.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Finding {
+    pub(crate) path: String,
+    pub(crate) line: usize,
+    pub(crate) what: String,
+    pub(crate) remedy: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: {} >>> {}", self.path, self.line, self.what, self.remedy)
+    }
+}
+
+/// Everything that is against a rule in a file.
+pub(crate) fn check(source: &Source) -> Vec<Finding> {
+    let mut findings = file_length(source);
+    if source.path.ends_with(".rs") {
+        let rules = [
+            arrows,
+            layers,
+            tools,
+            tls,
+            unsafe_code,
+            functions,
+            attributes,
+            unfinished,
+            clocks,
+            module_docs,
+        ];
+        findings.extend(rules.iter().flat_map(|rule| rule(source)));
+    }
+    findings
+}
+
+fn finding(source: &Source, at: usize, what: String, remedy: impl Into<String>) -> Finding {
+    Finding { path: source.path.clone(), line: source.line(at), what, remedy: remedy.into() }
+}
+
+fn file_length(source: &Source) -> Vec<Finding> {
+    let lines = source.text.lines().count();
+    let long = lines > MAX_FILE_LINES;
+    let what = format!("{lines} lines, more than {MAX_FILE_LINES}");
+    let remedy = "split it by the families of its methods into a directory of the same name";
+    long.then(|| finding(source, source.text.len(), what, remedy)).into_iter().collect()
+}
+
+fn arrows(source: &Source) -> Vec<Finding> {
+    let Some((room, allowed)) = source.room().and_then(|r| ARROWS.iter().find(|(n, _)| *n == r))
+    else {
+        return Vec::new();
+    };
+    let mut findings = Vec::new();
+    for named in source.own_paths() {
+        let Some(target) = named.segments.first() else { continue };
+        let is_room = ARROWS.iter().any(|(name, _)| name == target);
+        if is_room && target != room && !allowed.contains(&target.as_str()) {
+            let what =
+                format!("`{room}` names `{}`: that arrow runs back", named.segments.join("::"));
+            findings.push(finding(source, named.at, what, where_instead(room, target)));
+        }
+    }
+    findings
+}
+
+/// Where code of `room` that needs `target` belongs.
+fn where_instead(room: &str, target: &str) -> String {
+    match (room, target) {
+        ("proto", "datapath") | ("datapath", "proto") => {
+            "these two meet in src/exec/worker.rs alone: move the code there".to_owned()
+        }
+        (_, "exec") => format!("pass a value into src/{room}, or move the code to src/exec"),
+        ("time" | "ecn", _) => format!("move the code to src/{target}"),
+        _ => format!(
+            "move the code to src/{target}, or, if it needs both, to src/exec; what both need \
+             goes below them, to src/wire"
+        ),
+    }
+}
+
+fn layers(source: &Source) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (below, above) in LAYERS {
+        let place = format!("src/{}", below.join("/"));
+        if source.path != format!("{place}.rs") && !source.path.starts_with(&format!("{place}/")) {
+            continue;
+        }
+        for named in source.own_paths() {
+            let target = above.iter().find(|prefix| starts_with(&named.segments, prefix));
+            if let Some(target) = target {
+                let what = format!("`{}` stands below `{}`", below.join("::"), target.join("::"));
+                let remedy = format!("move the code to src/{}", target.join("/"));
+                findings.push(finding(source, named.at, what, remedy));
+            }
+        }
+    }
+    findings
+}
+
+fn starts_with(segments: &[String], prefix: &[&str]) -> bool {
+    segments.len() >= prefix.len() && segments.iter().zip(prefix).all(|(a, b)| a == b)
+}
+
+fn tools(source: &Source) -> Vec<Finding> {
+    if !source.path.starts_with("tools/src/") {
+        return Vec::new();
+    }
+    let named = source.paths_from("quiclane").into_iter();
+    let wrong = named.filter(|n| NOT_IN_TOOLS.iter().any(|p| starts_with(&n.segments, p)));
+    wrong
+        .map(|named| {
+            let what = format!("the command line names `quiclane::{}`", named.segments.join("::"));
+            let remedy = "move the logic to src/exec and call it from here";
+            finding(source, named.at, what, remedy)
+        })
+        .collect()
+}
+
+fn tls(source: &Source) -> Vec<Finding> {
+    let own = source.path.starts_with("src/") || source.path.starts_with("tools/src/");
+    if !own || source.path.starts_with(TLS_ROOM) {
+        return Vec::new();
+    }
+    let mut findings = Vec::new();
+    for name in TLS_CRATES {
+        for at in source.words(name) {
+            let before = source.code[..at].trim_end();
+            let after = source.code[at + name.len()..].trim_start();
+            // `super::ring` is a module of ours; `::ring` is the crate.
+            let parent = before.strip_suffix("::").and_then(|path| path.chars().next_back());
+            let ours = parent.is_some_and(is_word);
+            let imported = before.ends_with("use") || before.ends_with("crate");
+            if imported || (after.starts_with("::") && !ours) {
+                let what = format!("`{name}` is named outside {TLS_ROOM}");
+                let remedy = format!(
+                    "move the code there; if a module of ours is meant, give it another name \
+                     (`{name}s`)"
+                );
+                findings.push(finding(source, at, what, remedy));
+            }
+        }
+    }
+    findings
+}
+
+fn unsafe_code(source: &Source) -> Vec<Finding> {
+    let own = source.path.starts_with("src/") || source.path.starts_with("tools/src/");
+    if !own || UNSAFE_PLACES.iter().any(|place| source.path.starts_with(place)) {
+        return Vec::new();
+    }
+    let remedy = format!(
+        "wrap the call in a safe function in the file of system calls of its room ({})",
+        UNSAFE_PLACES.join(", ")
+    );
+    let word = "unsafe";
+    let mut findings: Vec<_> = source
+        .words(word)
+        .map(|at| finding(source, at, "`unsafe` outside its places".to_owned(), remedy.clone()))
+        .collect();
+    let forbids = source.code.contains("#![forbid(unsafe_code)]");
+    if SAFE_ROOMS.contains(&source.path.as_str()) && !forbids {
+        let what = "this room does not forbid unsafe code".to_owned();
+        findings.push(finding(source, 0, what, "write `#![forbid(unsafe_code)]` below its doc"));
+    }
+    findings
+}
+
+fn functions(source: &Source) -> Vec<Finding> {
+    let long = source.functions().into_iter().filter(|f| f.lines > MAX_FUNCTION_LINES);
+    long.map(|f| {
+        let what = format!("`{}` has {} lines, more than {MAX_FUNCTION_LINES}", f.name, f.lines);
+        finding(source, f.at, what, "name its steps, and make each a function")
+    })
+    .collect()
+}
+
+fn attributes(source: &Source) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (at, _) in source.code.match_indices("#[").chain(source.code.match_indices("#![")) {
+        let open = at + source.code[at..].find('[').unwrap_or_default();
+        let end = source.code[open..].find(']').map_or(source.code.len(), |len| open + len);
+        let body = &source.code[open..end];
+        let has = |word| words(body, word).next().is_some();
+        if has("ignore") {
+            let remedy = "run it always; a privileged test skips loudly by hand and fails in CI";
+            findings.push(finding(source, at, "a test that is ignored".to_owned(), remedy));
+        }
+        if has("allow") {
+            let remedy = "write `#[expect(lint, reason = \"...\")]`";
+            findings.push(finding(source, at, "an `allow` attribute".to_owned(), remedy));
+        }
+        if has("expect") && !has("reason") {
+            let remedy = "add `reason = \"...\"`";
+            findings.push(finding(source, at, "an `expect` without a reason".to_owned(), remedy));
+        }
+    }
+    findings
+}
+
+fn unfinished(source: &Source) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for name in ["todo", "unimplemented", "dbg"] {
+        for at in source.words(name) {
+            if source.code[at + name.len()..].starts_with('!') {
+                let what = format!("`{name}!` in code");
+                findings.push(finding(source, at, what, "finish it, or leave it out"));
+            }
+        }
+    }
+    // Put together here, so that this file may pass itself.
+    for note in [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("X", "XX")] {
+        for at in words(&source.text, note) {
+            let what = format!("a note `{note}`");
+            let remedy = "do it now, or open an issue and say in a sentence what holds today";
+            findings.push(finding(source, at, what, remedy));
+        }
+    }
+    findings
+}
+
+fn clocks(source: &Source) -> Vec<Finding> {
+    if source.path == CLOCK || source.path.starts_with("tools/") {
+        return Vec::new();
+    }
+    let mut findings = Vec::new();
+    for name in ["Instant", "SystemTime"] {
+        for at in source.words(name) {
+            let after = &source.code[at + name.len()..];
+            if after.starts_with("::now") {
+                let what = format!("`{name}::now` outside {CLOCK}");
+                let remedy = "take a `quiclane::time::Instant` as an argument";
+                findings.push(finding(source, at, what, remedy));
+            }
+        }
+    }
+    findings
+}
+
+fn module_docs(source: &Source) -> Vec<Finding> {
+    // Unit tests beside a module speak for that module.
+    let unit_tests = source.path.starts_with("src/")
+        && (source.path.ends_with("/tests.rs") || source.path.contains("/tests/"));
+    let first = source.text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
+    if unit_tests || first.starts_with("//!") || first.starts_with("#!/") {
+        return Vec::new();
+    }
+    let remedy = "begin with `//!` and say what the module is for and how to drive it";
+    vec![finding(source, 0, "no module documentation".to_owned(), remedy)]
+}
