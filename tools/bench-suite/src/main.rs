@@ -1,3 +1,200 @@
-//! Peers and measurements.
+//! `quiclane-bench`: Quiclane beside quinn-proto and quiche, in memory.
+//!
+//! One thread, both endpoints, no sockets: what is measured is the protocol and its
+//! cryptography. Time is split between the two sides of a connection, the stacks take turns
+//! in one run, and what is printed are medians and the ratio to the better peer.
+//! `tools/bench` builds and runs it.
+//!
+//! [`stack`] says what a stack has to do and how fairness is kept, [`cases`] what is done,
+//! [`pair`] how time passes, [`meter`] who pays.
 
-fn main() {}
+use std::process::ExitCode;
+use std::rc::Rc;
+
+use clap::{Args, Parser, Subcommand};
+
+mod cases;
+mod clock;
+mod counts;
+mod floor;
+mod heap;
+mod identity;
+mod meter;
+mod pair;
+mod report;
+mod stack;
+mod stacks;
+mod suite;
+mod timers;
+mod tls;
+mod wire;
+
+use cases::Case;
+use identity::Identity;
+use report::Report;
+use suite::{COLUMNS, NAMES, Plan};
+
+/// What stops a run: printed once, exit code 1.
+pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Connections of the memory measurement.
+const IDLE_CONNECTIONS: usize = 500;
+
+/// Quiclane beside quinn-proto and quiche.
+#[derive(Parser)]
+#[command(name = "quiclane-bench", version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Sub>,
+    #[command(flatten)]
+    what: What,
+    /// Fewer and shorter rounds: for a look, not for a claim
+    #[arg(long)]
+    quick: bool,
+    /// One JSON object on stdout and nothing else there
+    #[arg(long)]
+    json: bool,
+}
+
+/// What takes part.
+#[derive(Args)]
+struct What {
+    /// Only this case or family: bulk-1472, rpc, handshake-resumed, idle, floor; repeatable
+    #[arg(long)]
+    case: Vec<String>,
+    /// Only this stack: quiclane, quinn-proto, quiche; repeatable
+    #[arg(long)]
+    only: Vec<String>,
+}
+
+#[derive(Subcommand)]
+enum Sub {
+    /// Count instructions per operation with callgrind
+    Counts(What),
+    /// One slice of one case on one stack: what runs under callgrind
+    #[command(hide = true)]
+    One(What),
+}
+
+fn main() -> ExitCode {
+    match dispatch(&Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("quiclane-bench: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(cli: &Cli) -> Result<(), Failure> {
+    match &cli.command {
+        None => run(cli),
+        Some(Sub::Counts(what)) => counts::print(&what.cases()?, what.columns()?),
+        Some(Sub::One(what)) => {
+            let identity = Rc::new(Identity::new()?);
+            for case in what.cases()? {
+                for column in (0..COLUMNS).filter(|c| what.columns().is_ok_and(|on| on[*c])) {
+                    counts::one_of(column, case, &identity)?;
+                }
+            }
+            Ok(())
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<(), Failure> {
+    let columns = cli.what.columns()?;
+    let plan = Plan { quick: cli.quick, columns };
+    let identity = Rc::new(Identity::new()?);
+    let mut report = Report::new();
+    for case in cli.what.cases()? {
+        let measured = suite::run(case, &plan, &identity)?;
+        let (interrupted, all) = (measured.interrupted, measured.kept + measured.interrupted);
+        eprintln!("{}: {interrupted} of {all} exchanges were interrupted, left out", case.name());
+        report.add(&measured);
+    }
+    if cli.what.wants("idle") {
+        report.add_idle(idle(columns, &identity)?);
+    }
+    if cli.what.wants("floor") {
+        report.set_floor(floor::measure(&identity)?);
+    }
+    if cli.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        print!("{}", report.table());
+    }
+    Ok(())
+}
+
+impl What {
+    fn wants(&self, name: &str) -> bool {
+        self.case.is_empty() || self.case.iter().any(|wanted| selects(wanted, name))
+    }
+
+    fn cases(&self) -> Result<Vec<Case>, Failure> {
+        let names = || cases::ALL.iter().map(|case| case.name());
+        let known = |wanted: &str| {
+            names().chain(["idle".into(), "floor".into()]).any(|name| selects(wanted, &name))
+        };
+        if let Some(unknown) = self.case.iter().find(|wanted| !known(wanted)) {
+            let all: Vec<_> = names().collect();
+            return Err(format!("no case is called {unknown}; there are {all:?}").into());
+        }
+        Ok(cases::ALL.into_iter().filter(|case| self.wants(&case.name())).collect())
+    }
+
+    fn columns(&self) -> Result<[bool; COLUMNS], Failure> {
+        if let Some(unknown) = self.only.iter().find(|name| !NAMES.contains(&name.as_str())) {
+            return Err(format!("no stack is called {unknown}; there are {NAMES:?}").into());
+        }
+        Ok(NAMES.map(|name| self.only.is_empty() || self.only.iter().any(|only| only == name)))
+    }
+}
+
+/// Whether `wanted` is the case's name, or the family that it belongs to: `bulk`, `rpc`.
+fn selects(wanted: &str, name: &str) -> bool {
+    let family = name.rsplit_once('-').map(|(family, _)| family);
+    wanted == name || (Some(wanted) == family && wanted != "handshake")
+}
+
+fn idle(
+    columns: [bool; COLUMNS],
+    identity: &Rc<Identity>,
+) -> Result<[Option<[f64; 2]>; COLUMNS], Failure> {
+    let mut bytes = [None; COLUMNS];
+    for column in (0..COLUMNS).filter(|column| columns[*column]) {
+        bytes[column] = match column {
+            1 => Some(cases::idle::bytes_per_connection::<suite::Quinn>(
+                identity.clone(),
+                IDLE_CONNECTIONS,
+            )?),
+            2 => Some(cases::idle::bytes_per_connection::<suite::Quiche>(
+                identity.clone(),
+                IDLE_CONNECTIONS,
+            )?),
+            _ => None,
+        };
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_family_selects_its_cases() {
+        assert!(selects("bulk", "bulk-1472") && selects("rpc-100", "rpc-100"));
+        assert!(!selects("rpc-100", "rpc-1000") && !selects("handshake", "handshake-resumed"));
+        assert!(selects("handshake", "handshake"));
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+        let what = What { case: vec!["rcp".into()], only: vec![] };
+        assert!(what.cases().is_err());
+    }
+}

@@ -1,0 +1,122 @@
+//! The run: every stack does a slice of a case in turn, many times, and medians are taken.
+//!
+//! A shared machine slows down and speeds up by the second. Slices of all stacks are
+//! interleaved, in an order that rotates, so that such a phase hits all of them; the median
+//! over rounds then says little about the phase. Ratios are taken of medians.
+
+use std::rc::Rc;
+
+use crate::Failure;
+use crate::cases::{Case, Runner};
+use crate::identity::Identity;
+use crate::meter::Sample;
+use crate::stack::Stack;
+pub(crate) use crate::stacks::{quiche::Quiche, quinn::Quinn};
+
+/// Stacks in the order of the columns.
+pub(crate) const COLUMNS: usize = 3;
+/// The names of the columns.
+pub(crate) const NAMES: [&str; COLUMNS] = ["quiclane", Quinn::NAME, Quiche::NAME];
+/// Rounds of a full run.
+const ROUNDS: usize = 21;
+/// Rounds of a quick run.
+const QUICK_ROUNDS: usize = 5;
+/// A quick run's slices are this much shorter.
+const QUICK_DIVISOR: u64 = 4;
+/// Part of a slice that runs unmeasured before it, while caches fill: one in so many.
+const LEAD_IN_DIVISOR: u64 = 8;
+
+/// What to run.
+pub(crate) struct Plan {
+    /// Fewer and shorter rounds.
+    pub(crate) quick: bool,
+    /// Columns that take part.
+    pub(crate) columns: [bool; COLUMNS],
+}
+
+/// A case, measured: medians per column.
+pub(crate) struct Measured {
+    /// Which.
+    pub(crate) case: Case,
+    /// Nanoseconds per operation of client and server.
+    pub(crate) ns: [[Option<f64>; COLUMNS]; 2],
+    /// Allocations per operation of client and server.
+    pub(crate) allocations: [[Option<f64>; COLUMNS]; 2],
+    /// Exchanges that count, of all columns and rounds.
+    pub(crate) kept: usize,
+    /// Exchanges that were interrupted and do not count.
+    pub(crate) interrupted: usize,
+}
+
+/// Runs one case on all stacks of the plan.
+pub(crate) fn run(case: Case, plan: &Plan, identity: &Rc<Identity>) -> Result<Measured, Failure> {
+    let mut runners: [Option<Box<dyn Runner>>; COLUMNS] = [None, None, None];
+    for (column, runner) in runners.iter_mut().enumerate() {
+        if plan.columns[column] {
+            *runner = start(case, column, identity)?;
+        }
+    }
+    let rounds = if plan.quick { QUICK_ROUNDS } else { ROUNDS };
+    let operations = case.slice_operations() / if plan.quick { QUICK_DIVISOR } else { 1 };
+    let mut samples: [Vec<Sample>; COLUMNS] = Default::default();
+    for round in 0..rounds {
+        for turn in 0..COLUMNS {
+            let column = (round + turn) % COLUMNS;
+            if let Some(runner) = &mut runners[column] {
+                runner.slice((operations / LEAD_IN_DIVISOR).max(1), true)?;
+                samples[column].push(runner.slice(operations, false)?);
+            }
+        }
+    }
+    Ok(summarise(case, &samples))
+}
+
+fn start(
+    case: Case,
+    column: usize,
+    identity: &Rc<Identity>,
+) -> Result<Option<Box<dyn Runner>>, Failure> {
+    Ok(match column {
+        1 => Some(case.start::<Quinn>(identity.clone())?),
+        2 => Some(case.start::<Quiche>(identity.clone())?),
+        _ => None,
+    })
+}
+
+fn summarise(case: Case, samples: &[Vec<Sample>; COLUMNS]) -> Measured {
+    let per = |figure: fn(&Sample) -> f64| {
+        let column = |of: &Vec<Sample>| median(of.iter().map(figure).collect());
+        [column(&samples[0]), column(&samples[1]), column(&samples[2])]
+    };
+    let all = || samples.iter().flatten();
+    Measured {
+        case,
+        ns: [per(|s| s.ns[0]), per(|s| s.ns[1])],
+        allocations: [per(|s| s.allocations[0]), per(|s| s.allocations[1])],
+        kept: all().map(|s| s.kept).sum(),
+        interrupted: all().map(|s| s.interrupted).sum(),
+    }
+}
+
+/// The middle value; `None` of nothing.
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_unstable_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => None,
+        odd if odd % 2 == 1 => Some(values[middle]),
+        _ => Some((values[middle - 1] + values[middle]) / 2.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle() {
+        assert_eq!(median(vec![]), None);
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(vec![4.0, 1.0, 3.0, 2.0]), Some(2.5));
+    }
+}
