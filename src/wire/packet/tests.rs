@@ -47,6 +47,17 @@ fn packet_numbers_at_the_end_of_their_space() {
     assert_eq!(pn_len(VARINT_MAX, None), 4);
 }
 
+/// RFC 9000 A.3: the window of candidates ends half a window beyond the expected number, and
+/// begins one past half a window in front of it.
+#[test]
+fn one_byte_names_every_number_of_the_window() {
+    for expected in 128..=1024u64 {
+        for pn in expected - 127..=expected + 128 {
+            assert_eq!(decode_pn(pn & 0xff, 1, Some(expected - 1)), pn, "expecting {expected}");
+        }
+    }
+}
+
 #[test]
 fn a_short_header_reads_back() {
     let dcid = id(&[9; 17]);
