@@ -35,7 +35,7 @@ pub(super) fn headers(frame: &[u8]) {
     }
 }
 
-/// Payload and ports are where the headers end.
+/// Payload and ports are where the headers end, and within what IP says is its own.
 fn lies_where_it_says(parsed: &Parsed, frame: &[u8]) {
     let payload = &parsed.payload;
     assert!(payload.start < payload.end && payload.end <= frame.len());
@@ -44,6 +44,15 @@ fn lies_where_it_says(parsed: &Parsed, frame: &[u8]) {
     assert_eq!(udp[..2], parsed.path.remote.port().to_be_bytes());
     assert_eq!(udp[2..4], parsed.path.local.port().to_be_bytes());
     assert_eq!(parsed.path.local.is_ipv4(), parsed.path.remote.is_ipv4());
+    // The length of IPv4 counts its header, that of IPv6 does not.
+    let udp_at = payload.start - 8;
+    let (length_at, from) = if parsed.path.local.is_ipv4() {
+        (udp_at - 18, udp_at - 20)
+    } else {
+        (udp_at - 36, udp_at)
+    };
+    let length = u16::from_be_bytes([frame[length_at], frame[length_at + 1]]);
+    assert!(payload.end <= from + usize::from(length));
 }
 
 /// A reply with the same payload is a frame whose checksums hold, and it leads back.

@@ -25,17 +25,43 @@ const OVERHEAD_BYTES: usize = 32 << 10;
 /// Streams that the input can name: more than may be opened.
 const STREAMS: usize = 24;
 
-/// What the application saw of a stream.
-#[derive(Clone, Copy, Default)]
-struct Seen {
+/// Offsets end here: the largest of a frame, and its longest data.
+const OFFSETS: usize = 4096 + (255 << 3);
+
+/// What a stream should be, and what the application saw of it.
+#[derive(Clone, Default)]
+struct Model {
+    /// Which bytes were accepted.
+    sent: Vec<bool>,
+    final_size: Option<u64>,
     delivered: u64,
     ended: bool,
-    reset: bool,
+    /// The peer reset it, or the application stopped it: nothing has to arrive.
+    given_up: bool,
+}
+
+impl Model {
+    /// Where the first gap is.
+    fn in_order(&self) -> u64 {
+        self.sent.iter().position(|sent| !sent).unwrap_or(self.sent.len()) as u64
+    }
+
+    fn accept(&mut self, offset: u64, len: usize, fin: bool) {
+        // What comes behind the end is for nobody, right or wrong.
+        if self.ended {
+            return;
+        }
+        self.sent.resize(OFFSETS, false);
+        self.sent[offset as usize..][..len].fill(true);
+        if fin {
+            self.final_size = Some(offset + len as u64);
+        }
+    }
 }
 
 struct Server {
     streams: Streams,
-    seen: [Seen; STREAMS],
+    models: Vec<Model>,
     /// How much the application takes of the next slices.
     appetite: usize,
 }
@@ -45,18 +71,19 @@ pub(super) fn reassembly(data: &[u8]) {
     let mut input = Input::new(data);
     let mut server = Server {
         streams: Streams::new(Side::Server, LIMITS),
-        seen: [Seen::default(); STREAMS],
+        models: vec![Model::default(); STREAMS],
         appetite: usize::MAX,
     };
     server.streams.set_peer_limits(&LIMITS);
     while !input.is_empty() {
         // An error of the peer closes the connection.
         if server.step(&mut input).is_err() {
-            break;
+            return;
         }
         server.drain_events();
         server.check_bounds();
     }
+    server.finish();
 }
 
 impl Server {
@@ -71,7 +98,9 @@ impl Server {
             1 => self.streams.on_stop_sending(id, 3)?,
             2 => self.streams.on_stream_data_blocked(id, 0)?,
             // Whims of the application may fail, and that is all.
-            3 => drop(self.streams.stop_sending(id, 4)),
+            3 => {
+                self.models[id.raw() as usize].given_up |= self.streams.stop_sending(id, 4).is_ok()
+            }
             4 => drop(self.streams.reset(id, 5)),
             5 => self.resume(id),
             6 => self.appetite = usize::from(input.u8()),
@@ -95,10 +124,13 @@ impl Server {
     ) -> Result<(), StreamError> {
         let data: Vec<u8> = (offset..offset + len as u64).map(|at| content(id, at)).collect();
         let delivery = self.streams.on_stream(id, offset, &data, fin)?;
+        if delivery != Delivery::Refused {
+            self.models[id.raw() as usize].accept(offset, len, fin);
+        }
         self.drain_events();
         match delivery {
             Delivery::Lend { stream, skip, fin } => {
-                assert_eq!(offset + skip as u64, self.seen[id.raw() as usize].delivered);
+                assert_eq!(offset + skip as u64, self.models[id.raw() as usize].delivered);
                 if self.streams.is_receiving(stream) {
                     let taken = self.show(id, &data[skip..], fin);
                     self.streams.taken(stream, taken, &data[skip + taken..], fin);
@@ -131,14 +163,14 @@ impl Server {
 
     /// The application looks at the next bytes of a stream and takes some.
     fn show(&mut self, id: StreamId, data: &[u8], fin: bool) -> usize {
-        let seen = &mut self.seen[id.raw() as usize];
-        assert!(!seen.ended && !seen.reset, "data behind the end of {id:?}");
-        for (at, byte) in (seen.delivered..).zip(data) {
+        let model = &mut self.models[id.raw() as usize];
+        assert!(!model.ended && !model.given_up, "data behind the end of {id:?}");
+        for (at, byte) in (model.delivered..).zip(data) {
             assert_eq!(*byte, content(id, at), "{id:?} at {at}");
         }
         let taken = data.len().min(self.appetite);
-        seen.delivered += taken as u64;
-        seen.ended = fin && taken == data.len();
+        model.delivered += taken as u64;
+        model.ended = fin && taken == data.len();
         taken
     }
 
@@ -146,13 +178,13 @@ impl Server {
         while let Some(event) = self.streams.pop_event() {
             match event {
                 StreamEvent::Reset { stream, .. } => {
-                    let seen = &mut self.seen[stream.raw() as usize];
-                    assert!(!seen.ended, "{stream:?} is reset behind its end");
-                    seen.reset = true;
+                    let model = &mut self.models[stream.raw() as usize];
+                    assert!(!model.ended, "{stream:?} is reset behind its end");
+                    model.given_up = true;
                 }
                 StreamEvent::Opened { stream } => {
                     assert_eq!(stream.initiator(), Side::Client);
-                    assert_eq!(self.seen[stream.raw() as usize].delivered, 0);
+                    assert_eq!(self.models[stream.raw() as usize].delivered, 0);
                 }
                 _ => {}
             }
@@ -176,6 +208,20 @@ impl Server {
             }
         }
         sent.iter().for_each(|frame| self.streams.on_acked(frame));
+    }
+
+    /// A hungry application gets all that is in order, and the end where there is one.
+    fn finish(mut self) {
+        self.appetite = usize::MAX;
+        for raw in 0..STREAMS {
+            self.resume(StreamId::from_raw(raw as u64));
+            let model = &self.models[raw];
+            if !model.given_up {
+                assert_eq!(model.delivered, model.in_order(), "stream {raw}");
+                let all = model.final_size == Some(model.delivered);
+                assert_eq!(model.ended, all, "the end of stream {raw}");
+            }
+        }
     }
 
     fn check_bounds(&self) {
