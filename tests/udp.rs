@@ -505,3 +505,37 @@ fn offload_that_the_mtu_refuses_is_undone_for_those_datagrams_only() {
     assert_eq!((a.udp_stats().send_too_big, a.udp_stats().offload_lost), (2, 0));
     assert!(a.prepare_sleep());
 }
+
+#[test]
+fn attack_37_a_path_mtu_that_the_kernel_was_told_holds_nothing_back() {
+    if !in_own_network("attack_37_a_path_mtu_that_the_kernel_was_told_holds_nothing_back") {
+        return;
+    }
+    ip("link add name va type veth peer name vb");
+    ip("address add 10.77.0.1/24 dev va");
+    ip("link set va up");
+    ip("link set vb up");
+    ip("neighbour add 10.77.0.2 lladdr 02:00:00:00:00:02 dev va nud permanent");
+    // What a forged "packet too big" leaves behind. An ordinary socket obeys, to its harm.
+    ip("route replace 10.77.0.2 dev va src 10.77.0.1 mtu 600");
+    let mut a = bind("10.77.0.1:0");
+    let to = path(&a, "10.77.0.2:9".parse().unwrap());
+    for _ in 0..4 {
+        put(&mut a, &to, Ecn::NotEct, 1200, 1);
+    }
+    put(&mut a, &to, Ecn::NotEct, 1472, 1);
+    a.flush().unwrap();
+    assert_eq!((a.stats().tx_packets, a.stats().tx_errors), (5, 0), "{:?}", a.udp_stats());
+    assert_eq!((a.udp_stats().send_split, a.udp_stats().send_too_big), (0, 0));
+    // Whole datagrams left, not fragments of 600 bytes.
+    assert_eq!(ip_counter("FragCreates"), 0);
+}
+
+/// A counter of the `Ip` line of this network namespace.
+fn ip_counter(name: &str) -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/net/snmp").unwrap();
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Ip: "));
+    let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+    let mut pairs = names.split(' ').zip(values.split(' '));
+    pairs.find(|(known, _)| *known == name).expect("a counter of this name").1.parse().unwrap()
+}

@@ -193,6 +193,13 @@ pub struct UdpDatapath {
     lost: Option<DatapathError>,
 }
 
+// A worker opens its datapath on one thread and may run on another.
+const _: fn() = || {
+    fn goes_to_another_thread<T: Send>() {}
+    goes_to_another_thread::<UdpDatapath>();
+    goes_to_another_thread::<SideSocket>();
+};
+
 impl UdpDatapath {
     /// Opens and binds a socket.
     ///
