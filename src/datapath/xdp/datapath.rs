@@ -43,6 +43,9 @@ pub struct XdpDatapath {
     until_ports: u32,
     stall: Stall,
     gone: bool,
+    /// A test loses the kicks.
+    #[cfg(test)]
+    withheld: bool,
     counters: QueueStats,
     /// Statistics of sockets that were replaced.
     retired: XdpStatistics,
@@ -85,6 +88,8 @@ impl XdpDatapath {
             until_ports: 0,
             stall: Stall::default(),
             gone: false,
+            #[cfg(test)]
+            withheld: false,
             counters: QueueStats::default(),
             retired: XdpStatistics::default(),
             frame_max_bytes: mtu + ETHERNET_BYTES + VLAN_TAGS_MAX * VLAN_BYTES,
@@ -205,6 +210,10 @@ impl XdpDatapath {
 
     /// One kick at most, and only where the kernel wants one.
     fn kick(&mut self) -> Result<(), DatapathError> {
+        #[cfg(test)]
+        if self.withheld {
+            return Ok(());
+        }
         let Some(socket) = &mut self.socket else { return Ok(()) };
         let result = if self.in_flight > 0 && socket.tx.needs_wakeup() && socket.tx.waiting() > 0 {
             self.counters.tx_kicks += 1;
@@ -471,5 +480,32 @@ impl XdpDatapath {
         self.counters.rx_calls += 1;
         // EAGAIN says that nothing came; anything worse shows in the next flush.
         let _ = sys::kick_receive(socket.fd);
+    }
+}
+
+#[cfg(test)]
+impl XdpDatapath {
+    pub(super) fn withhold_kicks(&mut self, withheld: bool) {
+        self.withheld = withheld;
+    }
+
+    pub(super) fn verify_slot(&self) -> Result<(), XdpError> {
+        self.lease.verify_slot()
+    }
+
+    /// Enters the socket of another queue into the slot of this one.
+    pub(super) fn enter_slot_of(&self, other: &Self) {
+        let fd = other.socket.as_ref().map(|socket| socket.fd).unwrap_or_default();
+        self.lease.enter_fd(fd).unwrap();
+    }
+
+    pub(super) fn empty_slot(&self) {
+        self.lease.empty_slot();
+    }
+
+    /// Frames that are neither posted nor on their way, the one lent included.
+    pub(super) fn free_frames(&self) -> usize {
+        let free = self.socket.as_ref().map_or(0, |socket| socket.umem.free_frames());
+        free + usize::from(self.lent.is_some())
     }
 }

@@ -214,6 +214,15 @@ impl XdpDevice {
         asked.into_iter().try_for_each(|(address, usage)| self.listen_as(address, usage))
     }
 
+    /// The endpoints that are steered into the queues' sockets now, sorted.
+    #[must_use]
+    pub fn steered(&self) -> Vec<SocketAddr> {
+        let state = self.state();
+        let endpoints: BTreeSet<_> =
+            state.ports.values().flat_map(|port| port.installed.iter().copied()).collect();
+        endpoints.into_iter().collect()
+    }
+
     /// Opens a queue: call it on the thread that will serve it, since its memory is touched here
     /// first. `ports` are the addresses that get a kernel socket beside; a port of 0 is chosen by
     /// the kernel, see [`XdpDatapath::local_addresses`]. Steering is a matter of
@@ -417,7 +426,13 @@ impl QueueLease {
         Ok(socket)
     }
 
-    fn enter_fd(&self, fd: RawFd) -> Result<(), XdpError> {
+    /// Empties the slot of this queue, as a mistake would.
+    #[cfg(test)]
+    pub(super) fn empty_slot(&self) {
+        self.device.state().program.unset_socket(self.queue);
+    }
+
+    pub(super) fn enter_fd(&self, fd: RawFd) -> Result<(), XdpError> {
         self.device.state().program.set_socket(self.queue, fd)
     }
 

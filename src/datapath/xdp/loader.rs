@@ -190,6 +190,12 @@ impl Program {
         self.test(JUDGE, frame).map(Verdict::from_raw)
     }
 
+    /// Runs the program itself on a frame; returns the XDP action. The verdict is counted.
+    #[cfg(test)]
+    pub(super) fn run(&mut self, frame: &[u8]) -> Result<u32, XdpError> {
+        self.test(STEER, frame)
+    }
+
     /// Runs one of the programs on a frame by BPF_PROG_TEST_RUN; returns what it returned.
     fn test(&mut self, name: &'static str, frame: &[u8]) -> Result<u32, XdpError> {
         let program = xdp(&mut self.ebpf, name)?;

@@ -38,6 +38,9 @@ mod sys;
 mod umem;
 mod who;
 
+#[cfg(test)]
+mod tests;
+
 pub use config::{BusyPoll, XdpConfig};
 pub use datapath::XdpDatapath;
 pub use device::{PortUse, XdpDevice};

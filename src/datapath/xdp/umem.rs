@@ -123,6 +123,11 @@ impl Umem {
         self.huge_pages
     }
 
+    #[cfg(test)]
+    pub(super) fn free_frames(&self) -> usize {
+        self.free.len()
+    }
+
     /// Takes the free frame that was used last.
     pub(super) fn take(&mut self) -> Option<TxFrame> {
         self.free.pop()

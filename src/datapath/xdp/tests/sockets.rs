@@ -1,0 +1,178 @@
+//! Sockets that go wrong in ways that the public API cannot bring about.
+
+use super::netns::{Lab, LabConfig, Side};
+use super::*;
+use crate::datapath::{Datapath, Link, Mode, Path};
+use crate::ecn::Ecn;
+use std::net::UdpSocket;
+use std::sync::Arc;
+use std::time::Duration;
+
+const PORT: u16 = 4433;
+
+fn device(lab: &Lab) -> Arc<XdpDevice> {
+    lab.enter(Side::Server);
+    let config = XdpConfig {
+        frames: 512,
+        rx_entries: 128,
+        tx_entries: 128,
+        ..XdpConfig::new(lab.device(Side::Server))
+    };
+    XdpDevice::attach(&config).unwrap().0
+}
+
+fn server() -> SocketAddr {
+    SocketAddr::new(Side::Server.ip(false), PORT)
+}
+
+/// A kernel socket of the client, with a thread of the client's namespace behind it.
+fn client(lab: &Lab) -> UdpSocket {
+    let namespace = lab.namespace(Side::Client);
+    let bind = move || {
+        netns::enter(&namespace);
+        let socket = UdpSocket::bind(SocketAddr::new(Side::Client.ip(false), 0)).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        socket
+    };
+    std::thread::spawn(bind).join().unwrap()
+}
+
+#[test]
+fn attack_51_a_slot_that_leads_elsewhere_is_found() {
+    if !privileged("attack_51_a_slot_that_leads_elsewhere_is_found") {
+        return;
+    }
+    let lab = Lab::new(LabConfig::default());
+    let device = device(&lab);
+    let zero = device.open_queue(0, &[]).unwrap();
+    let one = device.open_queue(1, &[]).unwrap();
+    zero.verify_slot().unwrap();
+    one.verify_slot().unwrap();
+    // The mistake that loses every packet while all statistics stay at zero.
+    zero.enter_slot_of(&one);
+    let error = zero.verify_slot().unwrap_err();
+    assert!(matches!(error, XdpError::WrongSlot { queue: 0, found: Some(1), .. }), "{error}");
+    let text = error.to_string();
+    assert!(text.contains(&lab.device(Side::Server)) && text.contains("queue 1"), "{text}");
+    zero.empty_slot();
+    let error = zero.verify_slot().unwrap_err();
+    assert!(matches!(error, XdpError::WrongSlot { queue: 0, found: None, .. }), "{error}");
+}
+
+#[test]
+fn attack_50_completions_that_stop_replace_the_socket() {
+    if !privileged("attack_50_completions_that_stop_replace_the_socket") {
+        return;
+    }
+    let lab = Lab::new(LabConfig { queues: 1, ..LabConfig::default() });
+    let device = device(&lab);
+    let mut datapath = device.open_queue(0, &[server()]).unwrap();
+    device.listen(server()).unwrap();
+    let client = client(&lab);
+    let fds = datapath.poll_fds().to_vec();
+    // Learn the way back from a packet.
+    let path = loop {
+        client.send_to(b"hello", server()).unwrap();
+        let mut path = None;
+        datapath.receive(64, &mut |meta, _| path = Some(meta.path));
+        if let Some(path) = path.filter(|path| path.link.is_known()) {
+            break path;
+        }
+    };
+    // A kick that gets lost: the kernel never looks at the ring.
+    datapath.withhold_kicks(true);
+    commit(&mut datapath, &path, b"lost");
+    while datapath.stats().tx_stalls == 0 {
+        datapath.flush().unwrap();
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    datapath.withhold_kicks(false);
+    assert_eq!(datapath.poll_fds(), fds, "a worker waits on the same descriptor as before");
+    commit(&mut datapath, &path, b"arrives");
+    datapath.flush().unwrap();
+    let mut buffer = [0; 64];
+    let length = client.recv(&mut buffer).unwrap();
+    assert_eq!(&buffer[..length], b"arrives");
+    // Received on the new socket, and waking the old descriptor.
+    client.send_to(b"again", server()).unwrap();
+    let mut seen = 0;
+    while seen == 0 {
+        seen = datapath.receive(64, &mut |meta, payload| {
+            assert!(meta.path.link.is_known());
+            assert_eq!(payload, b"again");
+        });
+    }
+    assert_eq!(datapath.stats().tx_stalls, 1);
+}
+
+fn commit(datapath: &mut XdpDatapath, path: &Path, payload: &[u8]) {
+    let buffer = datapath.tx_buffer(path).unwrap();
+    buffer[..payload.len()].copy_from_slice(payload);
+    datapath.tx_commit(payload.len(), path, Ecn::NotEct);
+}
+
+#[test]
+fn frames_come_back_whatever_becomes_of_them() {
+    if !privileged("frames_come_back_whatever_becomes_of_them") {
+        return;
+    }
+    let lab = Lab::new(LabConfig::default());
+    let device = device(&lab);
+    let mut datapath = device.open_queue(0, &[server()]).unwrap();
+    let free = datapath.free_frames();
+    assert_eq!(free, 512 - 128);
+    let known = Path {
+        local: server(),
+        remote: SocketAddr::new(Side::Client.ip(false), 9),
+        link: Link { header: [2; 22], len: 14 },
+    };
+    let unknown = Path { link: Link::UNKNOWN, ..known };
+    let foreign = Path { remote: "[fd77::2]:9".parse().unwrap(), ..known };
+    let nowhere = Path { remote: "203.0.113.1:9".parse().unwrap(), ..unknown };
+    let mut no_room = 0;
+    for round in 0..2_000 {
+        let path = [known, unknown, foreign, nowhere][round % 4];
+        match datapath.tx_buffer(&path) {
+            Some(_) if round % 7 == 0 => {}
+            Some(_) => datapath.tx_commit(round % 1400, &path, Ecn::Ect0),
+            None => no_room += 1,
+        }
+        if round % 200 == 199 {
+            datapath.flush().unwrap();
+        }
+    }
+    for _ in 0..200 {
+        datapath.flush().unwrap();
+        std::thread::sleep(Duration::from_millis(1));
+        if datapath.free_frames() == free {
+            break;
+        }
+    }
+    assert_eq!(datapath.free_frames(), free, "{:?}", datapath.stats());
+    assert_eq!(datapath.stats().tx_no_buffer, no_room);
+    assert!(datapath.stats().tx_errors > 0, "a mixed path cannot be sent to");
+}
+
+#[test]
+fn a_queue_that_another_socket_has_is_refused_with_its_name() {
+    if !privileged("a_queue_that_another_socket_has_is_refused_with_its_name") {
+        return;
+    }
+    let lab = Lab::new(LabConfig::default());
+    let device = device(&lab);
+    // A socket without a program, as another process might have it.
+    let config = XdpConfig::new(lab.device(Side::Server));
+    let binding = super::super::socket::Binding {
+        device: &config.device,
+        queue: 1,
+        mode: Mode::NativeCopy,
+        config: &config,
+    };
+    let Ok(socket) = super::super::socket::Socket::open(&binding) else { panic!("not bound") };
+    let error = device.open_queue(1, &[]).err().unwrap();
+    assert!(matches!(error, XdpError::QueueBusy { queue: 1, .. }), "{error}");
+    assert!(error.to_string().contains(&config.device), "{error}");
+    drop(socket);
+    // Its rings are unmapped some time later: opening waits for it.
+    device.open_queue(1, &[]).unwrap();
+}
