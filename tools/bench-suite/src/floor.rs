@@ -18,39 +18,31 @@ const PACKET_BYTES: usize = 1472;
 const HEADER_BYTES: usize = 13;
 /// Where the packet number starts.
 const NUMBER_AT: usize = 9;
-/// Batches of a round.
-const BATCHES: usize = 256;
-/// Rounds; the median counts.
-const ROUNDS: usize = 15;
+/// Batches; the median counts, so that interrupted ones do not.
+const BATCHES: usize = 4096;
 
 /// Nanoseconds to send and to receive a packet of 1,472 bytes.
 pub(crate) fn measure(identity: &Identity) -> Result<[f64; 2], Failure> {
     let (client, server) = keys(identity)?;
     let mut packets = vec![[0u8; PACKET_BYTES]; BATCH_DATAGRAMS];
-    let (mut send, mut receive) = (Vec::new(), Vec::new());
-    let mut number = 0;
-    for _ in 0..ROUNDS {
-        let (mut send_ns, mut receive_ns) = (0, 0);
-        for _ in 0..BATCHES {
-            let start = clock::now();
-            for (at, packet) in packets.iter_mut().enumerate() {
-                seal(&client.local, number + at as u64, packet)?;
-            }
-            let middle = clock::now();
-            for packet in &mut packets {
-                open(&server.remote, number, packet)?;
-            }
-            receive_ns += clock::now().duration_since(middle).as_nanos() as u64;
-            send_ns += middle.duration_since(start).as_nanos() as u64;
-            number += packets.len() as u64;
+    let mut spent = [Vec::with_capacity(BATCHES), Vec::with_capacity(BATCHES)];
+    for batch in 0..BATCHES {
+        let number = (batch * packets.len()) as u64;
+        let start = clock::now();
+        for (at, packet) in packets.iter_mut().enumerate() {
+            seal(&client.local, number + at as u64, packet)?;
         }
-        let count = (BATCHES * packets.len()) as f64;
-        send.push(send_ns as f64 / count);
-        receive.push(receive_ns as f64 / count);
+        let middle = clock::now();
+        for packet in &mut packets {
+            open(&server.remote, number, packet)?;
+        }
+        spent[1].push(clock::now().duration_since(middle).as_nanos());
+        spent[0].push(middle.duration_since(start).as_nanos());
     }
-    send.sort_unstable_by(f64::total_cmp);
-    receive.sort_unstable_by(f64::total_cmp);
-    Ok([send[ROUNDS / 2], receive[ROUNDS / 2]])
+    Ok(spent.map(|mut ns| {
+        ns.sort_unstable();
+        ns[BATCHES / 2] as f64 / packets.len() as f64
+    }))
 }
 
 fn seal(keys: &DirectionalKeys, number: u64, packet: &mut [u8]) -> Result<(), Failure> {

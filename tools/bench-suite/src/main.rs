@@ -164,17 +164,12 @@ fn idle(
 ) -> Result<[Option<[f64; 2]>; COLUMNS], Failure> {
     let mut bytes = [None; COLUMNS];
     for column in (0..COLUMNS).filter(|column| columns[*column]) {
-        bytes[column] = match column {
-            1 => Some(cases::idle::bytes_per_connection::<suite::Quinn>(
-                identity.clone(),
-                IDLE_CONNECTIONS,
-            )?),
-            2 => Some(cases::idle::bytes_per_connection::<suite::Quiche>(
-                identity.clone(),
-                IDLE_CONNECTIONS,
-            )?),
-            _ => None,
-        };
+        let identity = identity.clone();
+        bytes[column] = Some(match column {
+            0 => cases::idle::bytes_per_connection::<suite::Quiclane>(identity, IDLE_CONNECTIONS)?,
+            1 => cases::idle::bytes_per_connection::<suite::Quinn>(identity, IDLE_CONNECTIONS)?,
+            _ => cases::idle::bytes_per_connection::<suite::Quiche>(identity, IDLE_CONNECTIONS)?,
+        });
     }
     Ok(bytes)
 }

@@ -11,12 +11,12 @@ use crate::cases::{Case, Runner};
 use crate::identity::Identity;
 use crate::meter::Sample;
 use crate::stack::Stack;
-pub(crate) use crate::stacks::{quiche::Quiche, quinn::Quinn};
+pub(crate) use crate::stacks::{quiche::Quiche, quiclane::Quiclane, quinn::Quinn};
 
 /// Stacks in the order of the columns.
 pub(crate) const COLUMNS: usize = 3;
 /// The names of the columns.
-pub(crate) const NAMES: [&str; COLUMNS] = ["quiclane", Quinn::NAME, Quiche::NAME];
+pub(crate) const NAMES: [&str; COLUMNS] = [Quiclane::NAME, Quinn::NAME, Quiche::NAME];
 /// Rounds of a full run.
 const ROUNDS: usize = 21;
 /// Rounds of a quick run.
@@ -53,7 +53,7 @@ pub(crate) fn run(case: Case, plan: &Plan, identity: &Rc<Identity>) -> Result<Me
     let mut runners: [Option<Box<dyn Runner>>; COLUMNS] = [None, None, None];
     for (column, runner) in runners.iter_mut().enumerate() {
         if plan.columns[column] {
-            *runner = start(case, column, identity)?;
+            *runner = Some(start(case, column, identity)?);
         }
     }
     let rounds = if plan.quick { QUICK_ROUNDS } else { ROUNDS };
@@ -71,15 +71,11 @@ pub(crate) fn run(case: Case, plan: &Plan, identity: &Rc<Identity>) -> Result<Me
     Ok(summarise(case, &samples))
 }
 
-fn start(
-    case: Case,
-    column: usize,
-    identity: &Rc<Identity>,
-) -> Result<Option<Box<dyn Runner>>, Failure> {
+fn start(case: Case, column: usize, identity: &Rc<Identity>) -> Result<Box<dyn Runner>, Failure> {
     Ok(match column {
-        1 => Some(case.start::<Quinn>(identity.clone())?),
-        2 => Some(case.start::<Quiche>(identity.clone())?),
-        _ => None,
+        0 => case.start::<Quiclane>(identity.clone())?,
+        1 => case.start::<Quinn>(identity.clone())?,
+        _ => case.start::<Quiche>(identity.clone())?,
     })
 }
 

@@ -1,6 +1,7 @@
 //! The stacks, each behind [`crate::stack::Stack`].
 
 pub(crate) mod quiche;
+pub(crate) mod quiclane;
 pub(crate) mod quinn;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
