@@ -5,12 +5,17 @@
 //! state machine agrees with a simpler model of itself.
 //!
 //! The targets of `tests/fuzz` call them under libFuzzer, and `tests/fuzz_replay.rs` calls them
-//! on every file of the corpus in an ordinary test run. A crash that fuzzing finds becomes a
-//! file of the corpus:
+//! on every file of the corpus in an ordinary test run. To fuzz one of them for a minute, without
+//! a sanitizer since nothing here is unsafe, and with what is new kept apart from the corpus:
 //!
 //! ```text
-//! RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir tests/fuzz frame -- -max_total_time=60
+//! mkdir -p /tmp/frame
+//! RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir tests/fuzz -s none frame \
+//!     /tmp/frame tests/fuzz/corpus/frame -- -max_total_time=60 -max_len=1500
 //! ```
+//!
+//! An input that fails is left in `tests/fuzz/artifacts`; it belongs into the corpus, under a name
+//! that says what it is, together with what mends it.
 
 #[path = "bodies/frames.rs"]
 mod frames;
