@@ -178,6 +178,26 @@ fn read_ids<'a>(reader: &mut Reader<'a>) -> Result<(u32, &'a [u8], &'a [u8]), Tr
     Ok((version, dcid, scid))
 }
 
+/// The two forms of a packet header (RFC 8999 §5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// With version and both connection ids.
+    Long,
+    /// With the destination connection id alone, of a length that only its owner knows.
+    Short,
+}
+
+/// What a datagram is routed by, before anything else is known of it: the form of its first
+/// header, and the destination connection id in it (RFC 8999 §5). None if it is cut short.
+#[inline]
+#[must_use]
+pub fn destination(datagram: &[u8], short_dcid_len: usize) -> Option<(Form, &[u8])> {
+    if datagram.first()? & LONG_FORM == 0 {
+        return Some((Form::Short, datagram.get(1..1 + short_dcid_len)?));
+    }
+    long_ids(datagram, 0).map(|(dcid, _)| (Form::Long, dcid))
+}
+
 /// The destination and the source connection id of the long header at `start`, of any version
 /// and so of up to 255 bytes (RFC 8999 §5.1): what a Version Negotiation packet has to echo.
 /// None if no long header is there.

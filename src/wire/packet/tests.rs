@@ -318,3 +318,18 @@ proptest! {
         prop_assert_eq!(&buffer[packet.token], expected);
     }
 }
+
+#[test]
+fn a_datagram_is_routed_by_the_first_destination_id_of_any_version() {
+    // RFC 8999 §5: form bit, version, then the ids with their lengths.
+    let mut long = vec![0x80, 0xde, 0xad, 0xbe, 0xef, 30];
+    long.extend([7; 30]);
+    long.extend([2, 1, 1]);
+    assert_eq!(destination(&long, 8), Some((Form::Long, &[7; 30][..])));
+    assert_eq!(destination(&long[..20], 8), None);
+    let short = [0x40, 1, 2, 3, 4, 5];
+    assert_eq!(destination(&short, 4), Some((Form::Short, &[1, 2, 3, 4][..])));
+    assert_eq!(destination(&short, 5), Some((Form::Short, &[1, 2, 3, 4, 5][..])));
+    assert_eq!(destination(&short, 6), None);
+    assert_eq!(destination(&[], 0), None);
+}
