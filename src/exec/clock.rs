@@ -6,33 +6,38 @@
 
 use crate::time::Instant;
 use std::sync::OnceLock;
-use std::time::Instant as StdInstant;
+use std::time::{Instant as StdInstant, SystemTime, UNIX_EPOCH};
 
-/// `CLOCK_MONOTONIC`, counted from the first use in this process.
+/// `CLOCK_MONOTONIC`, set once to the time of day.
 ///
-/// All clocks of a process share that epoch, so that instants may pass between workers.
+/// The clocks of a process share their setting, so that instants may pass between workers. They
+/// count from 1970, so that a token that was handed out before a restart, or by another host of
+/// a fleet, still means something; but they do not follow when somebody sets the time of day.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
-    epoch: StdInstant,
+    epoch: Epoch,
 }
 
-/// The epoch of this process. Instants start one second after it: an instant a little before
-/// "now" can then be expressed without saturating at zero.
-static EPOCH: OnceLock<StdInstant> = OnceLock::new();
-const HEADROOM_NS: u64 = crate::time::SECOND_NS;
+#[derive(Clone, Copy, Debug)]
+struct Epoch {
+    monotonic: StdInstant,
+    unix_ns: u64,
+}
+
+static EPOCH: OnceLock<Epoch> = OnceLock::new();
 
 impl Clock {
     /// The clock of this process.
     #[must_use]
     pub fn monotonic() -> Self {
-        Self { epoch: *EPOCH.get_or_init(read) }
+        Self { epoch: *EPOCH.get_or_init(set) }
     }
 
     /// What time it is.
     #[must_use]
     pub fn now(&self) -> Instant {
-        let ns = read().duration_since(self.epoch).as_nanos();
-        Instant::from_nanos(u64::try_from(ns).unwrap_or(u64::MAX).saturating_add(HEADROOM_NS))
+        let ns = read().duration_since(self.epoch.monotonic).as_nanos();
+        Instant::from_nanos(self.epoch.unix_ns).plus_ns(u64::try_from(ns).unwrap_or(u64::MAX))
     }
 }
 
@@ -41,15 +46,27 @@ fn read() -> StdInstant {
     StdInstant::now()
 }
 
+#[expect(clippy::disallowed_methods, reason = "this is the one place that reads the clock")]
+fn set() -> Epoch {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Epoch { monotonic: read(), unix_ns: u64::try_from(unix.as_nanos()).unwrap_or_default() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::time::SECOND_NS;
 
     #[test]
-    fn clocks_of_a_process_share_an_epoch_and_never_run_back() {
+    fn clocks_of_a_process_share_their_setting_and_never_run_back() {
         let first = Clock::monotonic().now();
         let second = Clock::monotonic().now();
         assert!(second >= first);
-        assert!(first.as_nanos() >= HEADROOM_NS);
+    }
+
+    #[test]
+    fn a_clock_counts_from_1970() {
+        // 2020: an unset clock would be a reason to look at the machine.
+        assert!(Clock::monotonic().now().as_nanos() > 50 * 365 * 24 * 3_600 * SECOND_NS);
     }
 }

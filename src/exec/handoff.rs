@@ -32,11 +32,11 @@ use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 /// Parcels that one worker may have under way to others: 64 bursts of the receive ring would
 /// hide a steering mistake, and fewer than one burst would lose packets of a healthy re-steer.
-pub const PARCELS: usize = 256;
+pub(super) const PARCELS: usize = 256;
 /// Datagrams that wait in one worker's mailbox.
-pub const INBOX_DATAGRAMS: usize = 1024;
+pub(super) const INBOX_DATAGRAMS: usize = 1024;
 /// Commands that wait in one worker's mailbox.
-pub const INBOX_COMMANDS: usize = 4096;
+pub(super) const INBOX_COMMANDS: usize = 4096;
 
 /// Wakes a worker, if it sleeps.
 #[derive(Debug)]
@@ -191,6 +191,7 @@ impl<C> Fleet<C> {
 #[derive(Debug)]
 pub(super) struct Dispatch {
     worker: usize,
+    #[expect(clippy::vec_box, reason = "rings pass the boxes on, and never the parcels")]
     free: Vec<Box<Parcel>>,
     made: usize,
 }

@@ -1,6 +1,93 @@
-//! Who runs what where.
+//! Who runs what where: workers and their threads, tables, timers, inboxes, and the API.
+//!
+//! The only room that knows both the protocol and the datapath, and the only one that knows
+//! threads and a clock.
+//!
+//! ```text
+//!   application threads                  worker 0: thread pinned beside queue 0
+//!   +-----------------+   commands     +---------------------------------------------+
+//!   | Registration    |--------------->| inbox   (bounded rings, handoff.rs)         |
+//!   | Listener        |                |   |                                         |
+//!   | Handle (Send)   |                |   v          Lane (lane/)                   |
+//!   +-----------------+                | +-----------------------------------------+ |
+//!                                      | | Table   slot + generation -> connection | |
+//!        Handler callbacks <-----------|-| Wheel   one timer for each connection   | |
+//!        ConnectionRef (not Send) ---->| | Services  timers, fds, closures         | |
+//!                                      | | touched list -> who writes next         | |
+//!                                      | +-----------------------------------------+ |
+//!                                      |   ^ datagrams, lent        | buffers, lent  |
+//!                                      |   |                        v                |
+//!                                      | Datapath: AF_XDP queue 0, or kernel UDP     |
+//!                                      +---------------------------------------------+
+//!                                            |  a datagram of worker 1's connection
+//!                                            v  (counted: rx_wrong_queue)
+//!                                        worker 1: thread, queue 1, table, inbox, ...
+//! ```
+//!
+//! # The model
+//!
+//! As in MsQuic, everything that happens is told to the application in a callback on the
+//! thread that owns the connection. Callbacks of one connection never run in parallel and
+//! never recurse; calls made in a callback run inline, on a [`ConnectionRef`] that cannot leave
+//! it. As in mvfst, the worker serves the application too: its timers, its descriptors, its
+//! closures ([`WorkerRef`]). From any other thread there is a [`Handle`], which posts to the
+//! owner's bounded inbox.
+//!
+//! A connection belongs to one worker at a time. On the packet path nothing is locked, and no
+//! atomic is shared with another worker but the two counters of each inbox ring, once a turn.
+//!
+//! # Where things are
+//!
+//! | file | what |
+//! |---|---|
+//! | `registration/` | the front door: opening, listening, connecting, shutting down |
+//! | `handler`, `handle` | what applications implement, and what they hold |
+//! | `lane/` | a worker without thread, clock and datapath: what simulations drive |
+//! | `worker` | the turn: lane, datapaths, inbox, sleep |
+//! | `table`, `wheel`, `services`, `handoff`, `overrun`, `status` | its parts |
+//! | `crew` | workers without threads, for simulations |
+//! | `affinity`, `sys`, `clock`, `entropy` | the machine: system calls, time, random bytes |
+//!
+//! Moving a connection to another worker comes later. Its places: [`Connection`] is `Send` and
+//! so is every [`Handler`]; `Table::take` and `put` lift a connection out without ending it; an
+//! address that all handles share says where it went, and commands follow it.
+//!
+//! [`Connection`]: crate::proto::connection::Connection
+
+mod affinity;
 pub mod clock;
-pub mod handoff;
-pub mod sys;
-pub mod table;
-pub mod wheel;
+mod config;
+mod crew;
+mod entropy;
+mod handle;
+mod handler;
+mod handoff;
+mod lane;
+mod overrun;
+mod port;
+mod registration;
+mod services;
+mod status;
+mod sys;
+mod table;
+#[cfg(test)]
+mod testing;
+mod wheel;
+mod worker;
+
+pub use affinity::BerthError;
+pub use config::{ClientConfig, Io, Profile, RegistrationConfig, ServerConfig, UdpTuning};
+pub use crew::Crew;
+pub use handle::{Handle, HandleError};
+pub use handler::{ConnectionRef, Handler, Refusal, WorkerRef};
+pub use lane::{Acceptor, ConnectFailure, Lane, LaneCounters, LaneLimits, NewConnection, Routed};
+pub use overrun::{CALLBACK_BUDGET_NS, Callback};
+pub use port::PortError;
+pub use registration::{
+    ListenError, Listener, OpenError, Progress, Registration, ShutdownReport, WorkerLoop,
+    WorkerSeed,
+};
+pub use services::{TimerId, WatchId};
+pub use status::{LadderStep, Snapshot, TurnCounters, WorkerStatus, named_queue_stats};
+pub use sys::{Interest, Readiness};
+pub use worker::{Polling, Turn, Worker};

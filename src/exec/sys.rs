@@ -20,7 +20,7 @@ fn checked(call: &'static str, result: libc::c_long) -> io::Result<libc::c_long>
 
 /// Binds the calling thread to one CPU.
 pub(super) fn pin_to_cpu(cpu: u32) -> io::Result<()> {
-    let limit = 8 * size_of::<libc::cpu_set_t>();
+    let limit = libc::CPU_SETSIZE as usize;
     if cpu as usize >= limit {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("no cpu {cpu}")));
     }
@@ -41,7 +41,7 @@ pub(super) fn allowed_cpus() -> io::Result<Vec<u32>> {
     // SAFETY: the pointer and the size describe `set`, which outlives the call.
     let result = unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set) };
     checked("sched_getaffinity", libc::c_long::from(result))?;
-    let limit = 8 * size_of::<libc::cpu_set_t>() as u32;
+    let limit = libc::CPU_SETSIZE as u32;
     // SAFETY: every index is below the number of bits of the set.
     Ok((0..limit).filter(|&cpu| unsafe { libc::CPU_ISSET(cpu as usize, &set) }).collect())
 }
@@ -50,7 +50,7 @@ pub(super) fn allowed_cpus() -> io::Result<Vec<u32>> {
 ///
 /// A preference and not a binding: a full node makes things slower, not impossible.
 pub(super) fn prefer_node(node: u32) -> io::Result<()> {
-    const WORD_BITS: usize = 8 * size_of::<libc::c_ulong>();
+    const WORD_BITS: usize = libc::c_ulong::BITS as usize;
     const NODES: usize = 1024;
     let mut mask = [0 as libc::c_ulong; NODES / WORD_BITS];
     let Some(word) = mask.get_mut(node as usize / WORD_BITS) else {
@@ -68,6 +68,25 @@ pub(super) fn prefer_node(node: u32) -> io::Result<()> {
         )
     };
     checked("set_mempolicy", result).map(drop)
+}
+
+/// Fills `bytes` from the kernel's random source.
+///
+/// Without random bytes there are no connection ids that cannot be guessed: on a kernel that
+/// has none (it would have to be older than 3.17, or a sandbox forbid them) nothing is right
+/// any more, and the process ends rather than go on with predictable ones.
+pub(super) fn random(mut bytes: &mut [u8]) {
+    while !bytes.is_empty() {
+        // SAFETY: the pointer and the length describe `bytes`, which outlives the call.
+        let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+        match usize::try_from(got) {
+            Ok(got) => bytes = &mut bytes[got..],
+            Err(_) => {
+                let error = io::Error::last_os_error();
+                assert!(error.kind() == io::ErrorKind::Interrupted, "getrandom: {error}");
+            }
+        }
+    }
 }
 
 /// How the kernel schedules the calling thread.

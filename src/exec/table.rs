@@ -18,6 +18,7 @@
 //! the handshake is done. The map's key holds the client's address as well: who guesses another
 //! client's id finds nothing.
 
+use crate::lb;
 use crate::wire::ConnectionId;
 use std::collections::HashMap;
 use std::hash::RandomState;
@@ -25,25 +26,31 @@ use std::net::SocketAddr;
 
 /// Names a connection of this worker: its slot, and which use of that slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Key {
+pub(super) struct Key {
     /// Index into the table.
-    pub slot: u32,
-    /// How often the slot was used before, modulo 2^16.
-    pub generation: u16,
+    pub(super) slot: u32,
+    /// How often the slot was used before, modulo 2^30.
+    pub(super) generation: u32,
 }
+
+/// Generations fit beside worker and slot into 64 bits, and come round after a billion uses.
+pub(super) const GENERATION_BITS: u32 = 30;
+/// Slots that connection ids can name; the last one is left out, so that a word of ones is
+/// never a connection's address.
+pub(super) const MAX_CONNECTIONS: usize = lb::MAX_SLOTS - 1;
 
 /// What a client's first packets are known by: the id that it chose, and its address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct InitialKey {
+pub(super) struct InitialKey {
     /// The destination connection id of the client's first packet.
-    pub dcid: ConnectionId,
+    pub(super) dcid: ConnectionId,
     /// The client's address.
-    pub remote: SocketAddr,
+    pub(super) remote: SocketAddr,
 }
 
 /// The table, or its map of Initials, is full: the limit is in the worker's configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Full;
+pub(super) struct Full;
 
 #[derive(Debug)]
 enum Place<T> {
@@ -57,7 +64,7 @@ enum Place<T> {
 
 #[derive(Debug)]
 struct Slot<T> {
-    generation: u16,
+    generation: u32,
     place: Place<T>,
 }
 
@@ -67,7 +74,7 @@ struct Slot<T> {
 /// [`remove`](Self::remove) ends it. [`take`](Self::take) and [`put`](Self::put) lift a
 /// connection out and set it back (or into another worker's table) without ending it.
 #[derive(Debug)]
-pub struct Table<T> {
+pub(super) struct Table<T> {
     slots: Vec<Slot<T>>,
     free: Option<u32>,
     len: usize,
@@ -80,12 +87,12 @@ impl<T> Table<T> {
     /// An empty table for at most `limit` connections, of which `initials_limit` may still be
     /// known by the id that the client chose.
     #[must_use]
-    pub fn new(limit: usize, initials_limit: usize) -> Self {
+    pub(super) fn new(limit: usize, initials_limit: usize) -> Self {
         Self {
             slots: Vec::new(),
             free: None,
             len: 0,
-            limit: limit.min(u32::MAX as usize),
+            limit: limit.min(MAX_CONNECTIONS),
             initials: HashMap::default(),
             initials_limit,
         }
@@ -93,33 +100,39 @@ impl<T> Table<T> {
 
     /// How many connections there are.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.len
     }
 
     /// True when there is no connection.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.len == 0
     }
 
     /// How many slots were ever used: keys stay below it.
     #[must_use]
-    pub fn slots(&self) -> usize {
+    pub(super) fn slots(&self) -> usize {
         self.slots.len()
     }
 
-    /// How many connections are still known by the id that the client chose.
+    /// The key that the next [`insert`](Self::insert) will give; `None` at the limit.
     #[must_use]
-    pub fn initials(&self) -> usize {
-        self.initials.len()
+    pub(super) fn next_key(&self) -> Option<Key> {
+        match self.free {
+            Some(slot) => Some(Key { slot, generation: self.slots[slot as usize].generation }),
+            None if self.slots.len() < self.limit => {
+                Some(Key { slot: self.slots.len() as u32, generation: 0 })
+            }
+            None => None,
+        }
     }
 
     /// Puts what `make` returns for its key into a free slot.
     ///
     /// # Errors
     /// [`Full`] at the limit; `make` was not called then.
-    pub fn insert(&mut self, make: impl FnOnce(Key) -> T) -> Result<Key, Full> {
+    pub(super) fn insert(&mut self, make: impl FnOnce(Key) -> T) -> Result<Key, Full> {
         let slot = match self.free {
             Some(slot) => slot,
             None if self.slots.len() < self.limit => {
@@ -139,7 +152,7 @@ impl<T> Table<T> {
     }
 
     /// The connection that `key` names, if it still lives.
-    pub fn get(&mut self, key: Key) -> Option<&mut T> {
+    pub(super) fn get(&mut self, key: Key) -> Option<&mut T> {
         match self.slots.get_mut(key.slot as usize) {
             Some(Slot { generation, place: Place::Live(value) })
                 if *generation == key.generation =>
@@ -151,7 +164,7 @@ impl<T> Table<T> {
     }
 
     /// The connection in `slot` with its key, whichever generation it is.
-    pub fn get_slot(&mut self, slot: u32) -> Option<(Key, &mut T)> {
+    pub(super) fn get_slot(&mut self, slot: u32) -> Option<(Key, &mut T)> {
         match self.slots.get_mut(slot as usize) {
             Some(Slot { generation, place: Place::Live(value) }) => {
                 Some((Key { slot, generation: *generation }, value))
@@ -162,7 +175,7 @@ impl<T> Table<T> {
 
     /// Lifts a connection out to hand it to another worker. Its slot stays reserved until
     /// [`put`](Self::put) sets one back or [`release`](Self::release) gives it up.
-    pub fn take(&mut self, key: Key) -> Option<Box<T>> {
+    pub(super) fn take(&mut self, key: Key) -> Option<Box<T>> {
         let entry = self.slots.get_mut(key.slot as usize)?;
         if entry.generation != key.generation || !matches!(entry.place, Place::Live(_)) {
             return None;
@@ -173,11 +186,12 @@ impl<T> Table<T> {
         }
     }
 
+    #[cfg_attr(not(test), expect(dead_code, reason = "a connection's move will stand on it"))]
     /// Sets a connection back into the slot that [`take`](Self::take) emptied.
     ///
     /// # Errors
     /// Gives the connection back if `key` is not a slot that was taken.
-    pub fn put(&mut self, key: Key, value: Box<T>) -> Result<(), Box<T>> {
+    pub(super) fn put(&mut self, key: Key, value: Box<T>) -> Result<(), Box<T>> {
         match self.slots.get_mut(key.slot as usize) {
             Some(entry)
                 if entry.generation == key.generation && matches!(entry.place, Place::Taken) =>
@@ -189,8 +203,9 @@ impl<T> Table<T> {
         }
     }
 
+    #[cfg_attr(not(test), expect(dead_code, reason = "a connection's move will stand on it"))]
     /// Gives up a slot whose connection was taken and now lives elsewhere.
-    pub fn release(&mut self, key: Key) {
+    pub(super) fn release(&mut self, key: Key) {
         let taken = self.slots.get(key.slot as usize).is_some_and(|entry| {
             entry.generation == key.generation && matches!(entry.place, Place::Taken)
         });
@@ -200,7 +215,7 @@ impl<T> Table<T> {
     }
 
     /// Ends a connection: its key, and every id made from it, finds nothing from now on.
-    pub fn remove(&mut self, key: Key) -> Option<Box<T>> {
+    pub(super) fn remove(&mut self, key: Key) -> Option<Box<T>> {
         let value = self.take(key)?;
         self.retire(key.slot);
         Some(value)
@@ -208,7 +223,7 @@ impl<T> Table<T> {
 
     fn retire(&mut self, slot: u32) {
         let entry = &mut self.slots[slot as usize];
-        entry.generation = entry.generation.wrapping_add(1);
+        entry.generation = (entry.generation + 1) % (1 << GENERATION_BITS);
         entry.place = Place::Free { next: self.free };
         self.free = Some(slot);
         self.len -= 1;
@@ -218,7 +233,7 @@ impl<T> Table<T> {
     ///
     /// # Errors
     /// [`Full`] at the limit of handshakes in progress.
-    pub fn insert_initial(&mut self, initial: InitialKey, key: Key) -> Result<(), Full> {
+    pub(super) fn insert_initial(&mut self, initial: InitialKey, key: Key) -> Result<(), Full> {
         if !self.has_room_for_initial() {
             return Err(Full);
         }
@@ -228,19 +243,19 @@ impl<T> Table<T> {
 
     /// True when one more handshake may begin.
     #[must_use]
-    pub fn has_room_for_initial(&self) -> bool {
+    pub(super) fn has_room_for_initial(&self) -> bool {
         self.initials.len() < self.initials_limit
             && (self.free.is_some() || self.slots.len() < self.limit)
     }
 
     /// Which connection a client's first packet belongs to.
     #[must_use]
-    pub fn find_initial(&self, initial: &InitialKey) -> Option<Key> {
+    pub(super) fn find_initial(&self, initial: &InitialKey) -> Option<Key> {
         self.initials.get(initial).copied()
     }
 
     /// The handshake is done, or the connection dead: its first id means nothing any more.
-    pub fn remove_initial(&mut self, initial: &InitialKey) {
+    pub(super) fn remove_initial(&mut self, initial: &InitialKey) {
         self.initials.remove(initial);
     }
 }
@@ -260,8 +275,11 @@ mod tests {
     fn a_key_of_an_earlier_use_of_the_slot_finds_nothing() {
         let mut table = Table::new(10, 10);
         let old = table.insert(|_| "old").unwrap();
+        assert_eq!(table.next_key(), Some(Key { slot: 1, generation: 0 }));
         assert_eq!(*table.remove(old).unwrap(), "old");
+        let next = table.next_key();
         let new = table.insert(|_| "new").unwrap();
+        assert_eq!(next, Some(new));
         assert_eq!(new.slot, old.slot);
         assert_ne!(new.generation, old.generation);
         assert!(table.get(old).is_none());
@@ -273,10 +291,11 @@ mod tests {
     #[test]
     fn generations_wrap_without_losing_the_slot() {
         let mut table = Table::new(1, 1);
-        for _ in 0..=u32::from(u16::MAX) + 1 {
-            let key = table.insert(|_| ()).unwrap();
-            assert!(table.remove(key).is_some());
-        }
+        let first = table.insert(|_| ()).unwrap();
+        table.slots[0].generation = (1 << GENERATION_BITS) - 1;
+        let last = Key { generation: (1 << GENERATION_BITS) - 1, ..first };
+        assert!(table.remove(last).is_some());
+        assert_eq!(table.insert(|_| ()), Ok(first));
         assert_eq!(table.slots(), 1);
     }
 
@@ -301,7 +320,7 @@ mod tests {
         table.remove_initial(&initial(b"12345678", 1));
         assert!(table.has_room_for_initial());
         table.insert(|_| ()).unwrap();
-        assert_eq!(table.insert(|_| ()), Err(Full));
+        assert_eq!((table.insert(|_| ()), table.next_key()), (Err(Full), None));
         assert!(!table.has_room_for_initial());
     }
 

@@ -64,7 +64,7 @@ impl Node {
 /// [`pop_due`](Self::pop_due) until it returns `None` (or the turn's budget is spent), and
 /// serve each index that it returns; before sleeping ask [`next_expiry`](Self::next_expiry).
 #[derive(Debug)]
-pub struct Wheel {
+pub(super) struct Wheel {
     /// Everything before this tick has been looked at.
     current_tick: u64,
     nodes: Vec<Node>,
@@ -76,7 +76,7 @@ pub struct Wheel {
 impl Wheel {
     /// A wheel that starts at `now`.
     #[must_use]
-    pub fn new(now: Instant) -> Self {
+    pub(super) fn new(now: Instant) -> Self {
         Self {
             current_tick: floor_tick(now),
             nodes: Vec::new(),
@@ -86,7 +86,7 @@ impl Wheel {
     }
 
     /// Makes room for the indices below `len`: the only call that allocates.
-    pub fn grow(&mut self, len: usize) {
+    pub(super) fn grow(&mut self, len: usize) {
         if self.nodes.len() < len {
             self.nodes.resize(len, Node::IDLE);
         }
@@ -96,7 +96,7 @@ impl Wheel {
     ///
     /// # Panics
     /// If `index` is beyond what [`grow`](Self::grow) made room for.
-    pub fn set(&mut self, index: u32, at: Instant) {
+    pub(super) fn set(&mut self, index: u32, at: Instant) {
         let node = &mut self.nodes[index as usize];
         node.wanted = at;
         if at == Instant::NEVER {
@@ -113,7 +113,7 @@ impl Wheel {
     }
 
     /// Forgets the timer of `index` and takes it out of its list.
-    pub fn remove(&mut self, index: u32) {
+    pub(super) fn remove(&mut self, index: u32) {
         let node = &mut self.nodes[index as usize];
         node.wanted = Instant::NEVER;
         if node.bucket != UNLINKED {
@@ -121,14 +121,8 @@ impl Wheel {
         }
     }
 
-    /// When `index` wants to come due.
-    #[must_use]
-    pub fn deadline(&self, index: u32) -> Instant {
-        self.nodes.get(index as usize).map_or(Instant::NEVER, |node| node.wanted)
-    }
-
     /// The next index whose time has come. Its timer is cleared: set it again.
-    pub fn pop_due(&mut self, now: Instant) -> Option<u32> {
+    pub(super) fn pop_due(&mut self, now: Instant) -> Option<u32> {
         let now_tick = floor_tick(now);
         while let Some((level, bucket, start)) = self.first_bucket() {
             if start > now_tick {
@@ -162,7 +156,7 @@ impl Wheel {
     /// start of their bucket, or the place that they have been moved away from since): who
     /// sleeps until then may wake with nothing due, and never sleeps too long.
     #[must_use]
-    pub fn next_expiry(&self) -> Instant {
+    pub(super) fn next_expiry(&self) -> Instant {
         match self.first_bucket() {
             None => Instant::NEVER,
             Some((_, _, start)) => Instant::from_nanos(start.saturating_mul(1 << TICK_SHIFT)),

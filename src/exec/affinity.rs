@@ -1,0 +1,102 @@
+//! Where a worker's thread runs, and where its memory comes from.
+//!
+//! A worker is bound to its CPU before it allocates anything: the UMEM, the rings and the table
+//! of connections then lie on the node of that CPU, by the thread's memory policy and by first
+//! touch.
+
+use super::config::Profile;
+use super::sys::{self, Scheduling};
+use crate::topology::Assignment;
+use std::fmt;
+use std::io;
+
+/// A worker's place on the machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Berth {
+    /// The NIC queue, or the worker's own number.
+    pub(super) queue: u32,
+    /// The CPU to pin to.
+    pub(super) cpu: Option<u32>,
+    /// The node of that CPU, if it is known.
+    pub(super) node: Option<u32>,
+}
+
+impl From<Assignment> for Berth {
+    fn from(row: Assignment) -> Self {
+        Self { queue: row.queue, cpu: Some(row.cpu), node: row.node }
+    }
+}
+
+/// Why a thread could not be put in its place.
+#[derive(Debug)]
+pub struct BerthError {
+    what: &'static str,
+    remedy: &'static str,
+    error: io::Error,
+}
+
+impl BerthError {
+    /// What the system said.
+    #[must_use]
+    pub fn kind(&self) -> io::ErrorKind {
+        self.error.kind()
+    }
+}
+
+impl fmt::Display for BerthError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}; {}", self.what, self.error, self.remedy)
+    }
+}
+
+impl std::error::Error for BerthError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.error)
+    }
+}
+
+/// Puts the calling thread in its place.
+pub(super) fn take(berth: &Berth, profile: Profile) -> Result<(), BerthError> {
+    if let Some(cpu) = berth.cpu {
+        let remedy = "name CPUs that this process may use, or turn pinning off";
+        let what = "a worker cannot be pinned to its CPU";
+        sys::pin_to_cpu(cpu).map_err(|error| BerthError { what, remedy, error })?;
+    }
+    if let Some(node) = berth.node
+        && let Err(error) = sys::prefer_node(node)
+    {
+        // Kernels without NUMA, and sandboxes. First touch gives the same in most cases.
+        tracing::warn!(node, %error, "the memory policy of a worker cannot be set");
+    }
+    let scheduling = match profile {
+        Profile::LowLatency => return Ok(()),
+        Profile::RealTime => Scheduling::RealTime,
+        Profile::Scavenger => Scheduling::Idle,
+    };
+    let remedy = "grant CAP_SYS_NICE, or choose the profile LowLatency";
+    let what = "a worker cannot be scheduled as its profile says";
+    sys::set_scheduling(scheduling).map_err(|error| BerthError { what, remedy, error })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_takes_its_place() {
+        let cpu = sys::allowed_cpus().unwrap()[0];
+        let berth = Berth { queue: 0, cpu: Some(cpu), node: Some(0) };
+        let allowed = std::thread::spawn(move || {
+            take(&berth, Profile::Scavenger).unwrap();
+            sys::allowed_cpus().unwrap()
+        });
+        assert_eq!(allowed.join().unwrap(), [cpu]);
+    }
+
+    #[test]
+    fn a_place_that_does_not_exist_is_an_error_with_its_remedy() {
+        let berth = Berth { cpu: Some(100_000), ..Berth::default() };
+        let error = std::thread::spawn(move || take(&berth, Profile::LowLatency)).join().unwrap();
+        assert!(error.unwrap_err().to_string().contains("turn pinning off"));
+    }
+}

@@ -1,0 +1,218 @@
+//! What a registration, a server and a client are told once.
+
+use super::handoff::INBOX_COMMANDS;
+use super::lane::LaneLimits;
+use super::worker::Polling;
+use crate::datapath::udp::UdpConfig;
+use crate::datapath::xdp::XdpConfig;
+use crate::lb;
+use crate::proto::connection::TransportConfig;
+use crate::proto::crypto::{ClientTls, ServerTls};
+use crate::proto::endpoint::RetryPolicy;
+use crate::topology::Sharing;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+/// Where datagrams come from and go to.
+#[derive(Clone, Debug)]
+pub enum Io {
+    /// AF_XDP on a device, a worker for each queue. If no rung of the ladder that the
+    /// configuration allows can be had, the registration does not start.
+    Xdp(XdpConfig),
+    /// Kernel UDP sockets, one for each worker and address.
+    Udp(UdpTuning),
+    /// AF_XDP if it can be had, kernel UDP otherwise; the reason is logged and in the status.
+    Auto(XdpConfig),
+}
+
+/// How kernel sockets are opened.
+#[derive(Clone, Debug)]
+pub struct UdpTuning {
+    /// Send many datagrams as one message, where the kernel can.
+    pub gso: bool,
+    /// Receive many datagrams as one message, where the kernel can.
+    pub gro: bool,
+    /// The kernel's receive buffer, in bytes.
+    pub rcvbuf_bytes: usize,
+    /// The kernel's send buffer, in bytes.
+    pub sndbuf_bytes: usize,
+    /// The largest payload of a datagram, in bytes.
+    pub max_datagram_bytes: usize,
+    /// How long a receive call may poll the NIC for, in microseconds.
+    pub busy_poll_us: Option<u32>,
+    /// Send and receive through this device only.
+    pub device: Option<String>,
+}
+
+impl Default for UdpTuning {
+    fn default() -> Self {
+        let udp = UdpConfig::new(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
+        Self {
+            gso: udp.gso,
+            gro: udp.gro,
+            rcvbuf_bytes: udp.rcvbuf_bytes,
+            sndbuf_bytes: udp.sndbuf_bytes,
+            max_datagram_bytes: udp.max_datagram_bytes,
+            busy_poll_us: udp.busy_poll_us,
+            device: udp.device,
+        }
+    }
+}
+
+impl UdpTuning {
+    pub(super) fn config(&self, local: SocketAddr, reuse_port: bool) -> UdpConfig {
+        UdpConfig {
+            local,
+            reuse_port,
+            max_datagram_bytes: self.max_datagram_bytes,
+            gso: self.gso,
+            gro: self.gro,
+            rcvbuf_bytes: self.rcvbuf_bytes,
+            sndbuf_bytes: self.sndbuf_bytes,
+            busy_poll_us: self.busy_poll_us,
+            device: self.device.clone(),
+        }
+    }
+}
+
+/// How the kernel treats the workers' threads.
+///
+/// MsQuic's `MaxThroughput` (the datapath on one thread, QUIC on another) has its place here:
+/// it needs a ring of frames between the two, and a profile that did nothing would be worse
+/// than none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Profile {
+    /// Datapath and QUIC on one thread: no packet waits for another core.
+    #[default]
+    LowLatency,
+    /// As `LowLatency`, and before every ordinary thread of its CPU (`SCHED_FIFO`). Needs
+    /// CAP_SYS_NICE. With [`Polling::Spin`] nothing else runs on that CPU.
+    RealTime,
+    /// Only when nothing else wants the CPU (`SCHED_IDLE`), and asleep whenever there is
+    /// nothing to do.
+    Scavenger,
+}
+
+/// What a [`Registration`](super::Registration) is opened with.
+#[derive(Clone, Debug)]
+pub struct RegistrationConfig {
+    /// Where datagrams come from and go to.
+    pub io: Io,
+    /// How many workers kernel sockets get; `None`: one for each CPU of this process. AF_XDP
+    /// has one for each queue.
+    pub workers: Option<usize>,
+    /// The queues to serve; empty: all of the device.
+    pub queues: Vec<u32>,
+    /// The CPUs that serve them, in that order; empty: chosen near the device.
+    pub cpus: Vec<u32>,
+    /// Pin each worker to its CPU, and its memory to that CPU's node.
+    pub pin: bool,
+    /// Whether one CPU may serve several queues.
+    pub sharing: Sharing,
+    /// When a worker sleeps.
+    pub polling: Polling,
+    /// How the kernel treats the workers' threads.
+    pub profile: Profile,
+    /// Limits of each worker.
+    pub limits: LaneLimits,
+    /// Calls that may wait in each worker's inbox.
+    pub inbox_commands: usize,
+    /// The id of this host in connection ids, 0 without a balancer.
+    pub server_id: u32,
+    /// Which configuration the balancers know us by, 0 to 6.
+    pub cid_config_id: u8,
+    /// The key that balancers share with this host; random if there are none.
+    pub cid_key: Option<[u8; 16]>,
+    /// What tokens, stateless resets and (without `cid_key`) connection ids are made from. One
+    /// that outlives the process lets clients return, and lets a host that restarted end the
+    /// connections that it has forgotten. Random if none is given.
+    pub secret: Option<[u8; 32]>,
+    /// The names of the threads begin with this.
+    pub name: String,
+}
+
+impl Default for RegistrationConfig {
+    fn default() -> Self {
+        Self {
+            io: Io::Udp(UdpTuning::default()),
+            workers: None,
+            queues: Vec::new(),
+            cpus: Vec::new(),
+            pin: true,
+            sharing: Sharing::Forbid,
+            polling: Polling::default(),
+            profile: Profile::default(),
+            limits: LaneLimits::default(),
+            inbox_commands: INBOX_COMMANDS,
+            server_id: 0,
+            cid_config_id: 0,
+            cid_key: None,
+            secret: None,
+            name: "quiclane".to_owned(),
+        }
+    }
+}
+
+impl RegistrationConfig {
+    /// Kernel UDP sockets and `workers` workers.
+    #[must_use]
+    pub fn udp(workers: usize) -> Self {
+        Self { workers: Some(workers), ..Self::default() }
+    }
+
+    /// AF_XDP on a device, a worker for each of its queues.
+    pub fn xdp(device: impl Into<String>) -> Self {
+        Self { io: Io::Xdp(XdpConfig::new(device)), ..Self::default() }
+    }
+
+    /// What the connection ids of this host are made with.
+    pub(super) fn cid_config(&self, secret: [u8; 16], random_key: [u8; 16]) -> lb::Config {
+        lb::Config {
+            config_id: self.cid_config_id,
+            server_id: self.server_id,
+            key: Some(self.cid_key.unwrap_or(random_key)),
+            secret,
+        }
+    }
+}
+
+/// What a listener needs for each connection.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Certificates and protocols.
+    pub tls: Arc<ServerTls>,
+    /// Settings of the connections.
+    pub transport: Arc<TransportConfig>,
+    /// When clients have to prove their address first.
+    pub retry: RetryPolicy,
+}
+
+impl ServerConfig {
+    /// Default settings, and proof of address once a worker has a thousand handshakes under
+    /// way.
+    #[must_use]
+    pub fn new(tls: ServerTls) -> Self {
+        Self { tls: Arc::new(tls), transport: Arc::default(), retry: RetryPolicy::Above(1000) }
+    }
+}
+
+/// What a client needs for a connection.
+#[derive(Clone, Debug)]
+pub struct ClientConfig {
+    /// Whom to trust, and what to speak.
+    pub tls: Arc<ClientTls>,
+    /// Settings of the connection.
+    pub transport: Arc<TransportConfig>,
+    /// A token of an earlier connection's
+    /// [`Handler::new_token`](super::Handler::new_token).
+    pub token: Vec<u8>,
+}
+
+impl ClientConfig {
+    /// Default settings.
+    #[must_use]
+    pub fn new(tls: ClientTls) -> Self {
+        Self { tls: Arc::new(tls), transport: Arc::default(), token: Vec::new() }
+    }
+}

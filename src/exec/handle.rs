@@ -1,0 +1,329 @@
+//! What other threads hold of a connection.
+//!
+//! A [`Handle`] names a connection and reaches its owner's inbox. Nothing it does is done by
+//! the calling thread: every call is posted as a command, in order, and carried out in the
+//! owner's next turn. The inbox is bounded; when it is full the caller is told, and decides.
+//!
+//! ```text
+//!   any thread                                     the owner's thread
+//!   handle.send(stream, data, fin)  --- ring --->  connection.send(..)  -> packets
+//!   handle.wake(token)              --- ring --->  handler.woken(..)
+//!   handle.run(closure)             --- ring --->  closure(&mut ConnectionRef)
+//! ```
+//!
+//! The handle holds an [`Address`] that is shared with the owner: it says which worker and
+//! which slot. When a connection moves to another worker, the owner writes the new place into
+//! it; commands that went to the old place are forwarded by it. An address is 8 bytes, made
+//! only for connections that somebody asked a handle of.
+
+use super::handler::{ConnectionRef, WorkerRef};
+use super::handoff::{Fleet, PostError};
+use super::registration::Control;
+use super::table::{GENERATION_BITS, Key, MAX_CONNECTIONS};
+use crate::lb;
+use crate::proto::streams::OpenError;
+use crate::wire::{Dir, StreamId};
+use bytes::Bytes;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A connection, from any thread. Cheap to clone.
+///
+/// ```
+/// fn assert_send_and_sync<T: Send + Sync + Clone>() {}
+/// assert_send_and_sync::<quiclane::exec::Handle>();
+/// ```
+#[derive(Clone)]
+pub struct Handle {
+    address: Arc<Address>,
+    fleet: Arc<Fleet<Command>>,
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle").field("place", &self.address.place()).finish_non_exhaustive()
+    }
+}
+
+/// Why a call was not posted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HandleError {
+    /// The owner's inbox is full: it is behind, or stuck in a callback. Try again later.
+    Full,
+    /// The connection, or its worker, is gone.
+    Closed,
+}
+
+impl fmt::Display for HandleError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Full => "the worker's inbox is full",
+            Self::Closed => "the connection is gone",
+        })
+    }
+}
+
+impl std::error::Error for HandleError {}
+
+impl From<PostError> for HandleError {
+    fn from(error: PostError) -> Self {
+        match error {
+            PostError::Full => Self::Full,
+            PostError::Closed => Self::Closed,
+        }
+    }
+}
+
+impl Handle {
+    pub(super) fn new(address: Arc<Address>, fleet: Arc<Fleet<Command>>) -> Self {
+        Self { address, fleet }
+    }
+
+    /// The number of the worker that owns the connection now.
+    #[must_use]
+    pub fn worker(&self) -> usize {
+        usize::from(self.address.worker())
+    }
+
+    /// True once the connection is gone: nothing can be posted any more.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.address.place() == Place::Gone
+    }
+
+    /// Posts [`ConnectionRef::send`]. If the stream refuses,
+    /// [`Handler::refused`](super::Handler::refused) is told.
+    ///
+    /// # Errors
+    /// [`HandleError`].
+    pub fn send(&self, stream: StreamId, data: Bytes, fin: bool) -> Result<(), HandleError> {
+        self.post(Op::Send { stream, data, fin })
+    }
+
+    /// Opens a stream, and has `then` called with it on the owner's thread.
+    ///
+    /// # Errors
+    /// [`HandleError`].
+    pub fn open(
+        &self,
+        dir: Dir,
+        then: impl FnOnce(&mut ConnectionRef<'_>, Result<StreamId, OpenError>) + Send + 'static,
+    ) -> Result<(), HandleError> {
+        self.run(move |connection| {
+            let stream = connection.open(dir);
+            then(connection, stream);
+        })
+    }
+
+    /// Posts [`ConnectionRef::reset`].
+    ///
+    /// # Errors
+    /// [`HandleError`].
+    pub fn reset(&self, stream: StreamId, code: u64) -> Result<(), HandleError> {
+        self.post(Op::Reset { stream, code })
+    }
+
+    /// Posts [`ConnectionRef::stop_sending`].
+    ///
+    /// # Errors
+    /// [`HandleError`].
+    pub fn stop_sending(&self, stream: StreamId, code: u64) -> Result<(), HandleError> {
+        self.post(Op::StopSending { stream, code })
+    }
+
+    /// Posts [`ConnectionRef::resume_receive`].
+    ///
+    /// # Errors
+    /// [`HandleError`].
+    pub fn resume_receive(&self, stream: StreamId) -> Result<(), HandleError> {
+        self.post(Op::ResumeReceive { stream })
+    }
+
+    /// Posts [`ConnectionRef::close`].
+    ///
+    /// # Errors
+    /// [`HandleError`].
+    pub fn close(&self, code: u64, reason: Bytes) -> Result<(), HandleError> {
+        self.post(Op::Close { code, reason })
+    }
+
+    /// Has [`Handler::woken`](super::Handler::woken) called with `token`: how another thread
+    /// says "there is something for you" without a closure.
+    ///
+    /// # Errors
+    /// [`HandleError`].
+    pub fn wake(&self, token: u64) -> Result<(), HandleError> {
+        self.post(Op::Wake { token })
+    }
+
+    /// Has `task` run on the owner's thread, with the connection.
+    ///
+    /// # Errors
+    /// [`HandleError`]; `task` is dropped then, and also if the connection ends first.
+    pub fn run(
+        &self,
+        task: impl FnOnce(&mut ConnectionRef<'_>) + Send + 'static,
+    ) -> Result<(), HandleError> {
+        self.post(Op::Run(Box::new(task)))
+    }
+
+    fn post(&self, op: Op) -> Result<(), HandleError> {
+        if self.is_closed() {
+            return Err(HandleError::Closed);
+        }
+        let mailbox = self.fleet.mailbox(self.worker()).ok_or(HandleError::Closed)?;
+        let target = self.address.clone();
+        Ok(mailbox.post(Command::Connection { target, op })?)
+    }
+}
+
+/// Where a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Ordered, but not made yet.
+    Pending,
+    /// In this slot of this worker.
+    At(u16, Key),
+    /// No more.
+    Gone,
+}
+
+/// Where a connection is, shared by its handles and its owner.
+#[derive(Debug)]
+pub(super) struct Address {
+    /// The slot in the low 24 bits, then the generation, then the worker.
+    packed: AtomicU64,
+    /// The worker that is to make the connection, until it says otherwise.
+    first_worker: u16,
+}
+
+const SLOT_BITS: u32 = lb::MAX_SLOTS.ilog2();
+// Both have a slot that no table has.
+const PENDING: u64 = u64::MAX;
+const GONE: u64 = u64::MAX >> 1;
+
+const _: () = assert!(SLOT_BITS + GENERATION_BITS + lb::MAX_WORKERS.ilog2() <= u64::BITS);
+const _: () = assert!(MAX_CONNECTIONS < lb::MAX_SLOTS);
+
+impl Address {
+    /// The address of a connection that worker `worker` is asked to make.
+    pub(super) fn pending(worker: u16) -> Arc<Self> {
+        Arc::new(Self { packed: AtomicU64::new(PENDING), first_worker: worker })
+    }
+
+    /// The address of a connection that exists.
+    pub(super) fn at(worker: u16, key: Key) -> Arc<Self> {
+        let address = Self::pending(worker);
+        address.move_to(worker, key);
+        address
+    }
+
+    /// The connection is in this slot from now on.
+    pub(super) fn move_to(&self, worker: u16, key: Key) {
+        let place = u64::from(worker) << GENERATION_BITS | u64::from(key.generation);
+        self.packed.store(place << SLOT_BITS | u64::from(key.slot), Ordering::Release);
+    }
+
+    /// The connection is no more.
+    pub(super) fn end(&self) {
+        self.packed.store(GONE, Ordering::Release);
+    }
+
+    pub(super) fn place(&self) -> Place {
+        match self.packed.load(Ordering::Acquire) {
+            PENDING => Place::Pending,
+            GONE => Place::Gone,
+            packed => {
+                let slot = (packed % (1 << SLOT_BITS)) as u32;
+                let place = packed >> SLOT_BITS;
+                let generation = (place % (1 << GENERATION_BITS)) as u32;
+                Place::At((place >> GENERATION_BITS) as u16, Key { slot, generation })
+            }
+        }
+    }
+
+    /// The worker to post to.
+    pub(super) fn worker(&self) -> u16 {
+        match self.place() {
+            Place::At(worker, _) => worker,
+            Place::Pending | Place::Gone => self.first_worker,
+        }
+    }
+}
+
+/// A closure for a connection, from another thread.
+pub(super) type Task = Box<dyn FnOnce(&mut ConnectionRef<'_>) + Send>;
+/// A closure for a worker, from another thread.
+pub(super) type WorkerTask = Box<dyn FnOnce(&mut WorkerRef<'_>) + Send>;
+
+/// What a handle asks of a connection.
+pub(super) enum Op {
+    Send { stream: StreamId, data: Bytes, fin: bool },
+    Reset { stream: StreamId, code: u64 },
+    StopSending { stream: StreamId, code: u64 },
+    ResumeReceive { stream: StreamId },
+    Close { code: u64, reason: Bytes },
+    Wake { token: u64 },
+    Run(Task),
+}
+
+/// What lies in a worker's inbox.
+pub(super) enum Command {
+    /// For a connection.
+    Connection { target: Arc<Address>, op: Op },
+    /// For the worker itself.
+    Worker(WorkerTask),
+    /// From the registration.
+    Control(Control),
+}
+
+impl fmt::Debug for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Connection { .. } => "Connection",
+            Self::Worker(_) => "Worker",
+            Self::Control(_) => "Control",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_says_where_the_connection_is() {
+        let address = Address::pending(3);
+        assert_eq!((address.place(), address.worker()), (Place::Pending, 3));
+        let slot = MAX_CONNECTIONS as u32 - 1;
+        let key = Key { slot, generation: (1 << GENERATION_BITS) - 1 };
+        let last = lb::MAX_WORKERS as u16 - 1;
+        address.move_to(last, key);
+        assert_eq!((address.place(), address.worker()), (Place::At(last, key), last));
+        address.move_to(1, Key { slot: 0, generation: 0 });
+        assert_eq!(address.worker(), 1);
+        address.end();
+        assert_eq!(address.place(), Place::Gone);
+    }
+
+    #[test]
+    fn calls_are_posted_in_order_to_the_worker_that_owns_the_connection() {
+        let fleet = Fleet::new(2, 2).unwrap();
+        let key = Key { slot: 4, generation: 2 };
+        let handle = Handle::new(Address::at(1, key), fleet.clone());
+        handle.wake(7).unwrap();
+        handle.run(|_| ()).unwrap();
+        assert_eq!(handle.wake(8), Err(HandleError::Full));
+        assert!(fleet.mailbox(0).unwrap().is_empty());
+        let inbox = fleet.mailbox(1).unwrap();
+        let Some(Command::Connection { target, op: Op::Wake { token: 7 } }) = inbox.command()
+        else {
+            panic!("not what was posted first");
+        };
+        assert_eq!(target.place(), Place::At(1, key));
+        target.end();
+        assert_eq!(handle.wake(9), Err(HandleError::Closed));
+        assert!(handle.is_closed());
+    }
+}

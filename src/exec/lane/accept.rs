@@ -1,0 +1,229 @@
+//! Listeners: who may become a connection, and what is answered without one.
+
+use super::super::handler::Handler;
+use super::super::overrun::Callback;
+use super::super::table::InitialKey;
+use super::{Entry, Lane, Seat, touch};
+use crate::datapath::{Path, RxMeta};
+use crate::proto::connection::{Application, Connection, Event};
+use crate::proto::endpoint::{Endpoint, EndpointStats, Greeting};
+use crate::wire::StreamId;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+/// Answers that wait for the next transmission. The endpoint limits their rate in the long
+/// run; this limits a burst.
+const ANSWERS: usize = 64;
+/// The largest answer: a Retry with a token, far below it.
+const ANSWER_BYTES: usize = 1200;
+/// RFC 9000 §20.1, CONNECTION_REFUSED, is for the transport to say; the code that an
+/// application's refusal carries.
+const REFUSED: u64 = 0;
+
+/// A client that wants to connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewConnection {
+    /// The client's address. It may be forged until the handshake is done.
+    pub remote: SocketAddr,
+    /// The address that it wrote to.
+    pub local: SocketAddr,
+    /// The worker that will own the connection.
+    pub worker: usize,
+}
+
+/// Decides about new connections: `None` turns the client away.
+///
+/// One value serves all workers, and is called on their threads, in parallel.
+pub type Acceptor = Arc<dyn Fn(&NewConnection) -> Option<Box<dyn Handler>> + Send + Sync>;
+
+/// One listener's part on one worker.
+pub(in crate::exec) struct Listener {
+    /// The same number on every worker.
+    pub(in crate::exec) id: u32,
+    /// The datapath that hears for it.
+    pub(in crate::exec) port: usize,
+    /// The address, whose IP may be unspecified.
+    pub(in crate::exec) local: SocketAddr,
+    pub(in crate::exec) endpoint: Endpoint,
+    pub(in crate::exec) acceptor: Acceptor,
+}
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listener")
+            .field("id", &self.id)
+            .field("port", &self.port)
+            .field("local", &self.local)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Listener {
+    /// True if a datagram to `local`, received at `port`, is for this listener.
+    pub(super) fn hears(&self, port: usize, local: SocketAddr) -> bool {
+        let any = match self.local.ip() {
+            IpAddr::V4(ip) => ip.is_unspecified() && local.is_ipv4(),
+            // An IPv6 socket hears IPv4 too.
+            IpAddr::V6(ip) => ip.is_unspecified(),
+        };
+        self.port == port
+            && self.local.port() == local.port()
+            && (any || self.local.ip() == local.ip())
+    }
+}
+
+/// A datagram that answers one of no connection.
+pub(super) struct Answer {
+    pub(super) port: usize,
+    pub(super) path: Option<Path>,
+    pub(super) len: usize,
+    pub(super) bytes: Box<[u8; ANSWER_BYTES]>,
+}
+
+/// Answers that wait, and the buffers of those that went.
+#[derive(Default)]
+pub(super) struct Answers {
+    waiting: Vec<Answer>,
+    spare: Vec<Answer>,
+}
+
+impl Answers {
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// A buffer to write an answer into; `None` if too many wait already.
+    pub(super) fn vacant(&mut self) -> Option<Answer> {
+        if self.waiting.len() >= ANSWERS {
+            return None;
+        }
+        let made = || Answer { port: 0, path: None, len: 0, bytes: Box::new([0; ANSWER_BYTES]) };
+        Some(self.spare.pop().unwrap_or_else(made))
+    }
+
+    pub(super) fn push(&mut self, answer: Answer) {
+        self.waiting.push(answer);
+    }
+
+    pub(super) fn pop(&mut self) -> Option<Answer> {
+        self.waiting.pop()
+    }
+
+    pub(super) fn give_back(&mut self, answer: Answer) {
+        self.spare.push(answer);
+    }
+}
+
+impl Lane {
+    /// Hears greetings from now on.
+    pub(in crate::exec) fn listen(&mut self, listener: Listener) {
+        self.listeners.push(listener);
+    }
+
+    /// Hears greetings for `id` no more; its connections go on.
+    pub(in crate::exec) fn stop_listening(&mut self, id: u32) {
+        self.listeners.retain(|listener| listener.id != id);
+    }
+
+    /// The counters of all listeners together.
+    #[must_use]
+    pub fn endpoint_stats(&self) -> EndpointStats {
+        self.listeners.iter().fold(EndpointStats::default(), |sum, listener| {
+            let one = listener.endpoint.stats();
+            EndpointStats {
+                accepted: sum.accepted + one.accepted,
+                retries: sum.retries + one.retries,
+                version_negotiations: sum.version_negotiations + one.version_negotiations,
+                resets: sum.resets + one.resets,
+                invalid_tokens: sum.invalid_tokens + one.invalid_tokens,
+                small_initials: sum.small_initials + one.small_initials,
+                dropped: sum.dropped + one.dropped,
+                limited: sum.limited + one.limited,
+            }
+        })
+    }
+
+    /// Makes a connection of a greeting, if there is room, it is authentic, and the
+    /// application wants it, in this order: a forged datagram never reaches the application.
+    pub(super) fn greet(
+        &mut self,
+        at: usize,
+        greeting: &Greeting,
+        port: usize,
+        meta: &RxMeta,
+        datagram: &mut [u8],
+    ) {
+        let now = self.services.now();
+        let remote = meta.path.remote;
+        let vacant = self.table.next_key().filter(|_| self.table.has_room_for_initial());
+        let Some(key) = vacant else {
+            self.counters.refused_full += 1;
+            return;
+        };
+        let cid = self.new_cid(key);
+        let seed = self.services.entropy.number();
+        let listener = &mut self.listeners[at];
+        let Some(mut connection) = listener.endpoint.accept(greeting, now, remote, cid, seed)
+        else {
+            self.counters.refused_broken += 1;
+            return;
+        };
+        connection.receive(now, remote, meta.ecn, datagram, &mut NoApplication);
+        if connection.stats().rx_packets == 0 {
+            self.counters.refused_broken += 1;
+            return;
+        }
+        let wish = NewConnection { remote, local: meta.path.local, worker: self.services.worker() };
+        // A handshake that has failed already still has to say so; nobody needs to know.
+        let handler = if connection.is_closed() {
+            Some(Box::new(()) as Box<dyn Handler>)
+        } else {
+            let entered = self.services.overruns.entered(Callback::Accept);
+            let handler = (listener.acceptor)(&wish);
+            self.services.overruns.left(Callback::Accept, entered);
+            handler
+        };
+        let handler = handler.unwrap_or_else(|| {
+            self.counters.refused_by_acceptor += 1;
+            connection.close(now, REFUSED, bytes::Bytes::new());
+            Box::new(())
+        });
+        let initial = InitialKey { dcid: greeting.initial_dcid, remote };
+        let seat = Seat {
+            key,
+            port,
+            path: meta.path,
+            address: None,
+            initial: Some(initial),
+            touched: false,
+        };
+        self.counters.accepted += 1;
+        self.seat_at(Entry { connection, seat, handler });
+    }
+
+    /// Puts a new connection into the slot that its key names.
+    pub(super) fn seat_at(&mut self, entry: Entry) {
+        let initial = entry.seat.initial;
+        let Ok(key) = self.table.insert(|_| entry) else { return };
+        if let Some(initial) = initial {
+            self.counters.handshakes += 1;
+            let _ = self.table.insert_initial(initial, key);
+        }
+        self.wheel.grow(self.table.slots());
+        if let Some(entry) = self.table.get(key) {
+            touch(&mut self.touched, &mut entry.seat);
+        }
+    }
+}
+
+/// The application of a connection that has none yet.
+struct NoApplication;
+
+impl Application for NoApplication {
+    fn data(&mut self, _: &mut Connection, _: StreamId, _: &[u8], _: bool) -> usize {
+        0
+    }
+
+    fn event(&mut self, _: &mut Connection, _: Event) {}
+}

@@ -1,0 +1,102 @@
+//! From what the protocol tells to what the application implements.
+
+use super::super::handler::{ConnectionRef, Handler, Refusal};
+use super::super::overrun::Callback;
+use super::super::services::Services;
+use super::super::sys::Readiness;
+use super::Seat;
+use crate::proto::connection::{Application, Connection, Event};
+use crate::wire::StreamId;
+
+/// One connection's application, with what its callbacks may reach.
+pub(super) struct Bridge<'a> {
+    pub(super) handler: &'a mut dyn Handler,
+    pub(super) seat: &'a mut Seat,
+    pub(super) services: &'a mut Services,
+}
+
+impl Bridge<'_> {
+    /// Calls the application, and notes that it was.
+    fn call<R>(
+        &mut self,
+        connection: &mut Connection,
+        callback: Callback,
+        body: impl FnOnce(&mut dyn Handler, &mut ConnectionRef<'_>) -> R,
+    ) -> R {
+        let entered = self.services.overruns.entered(callback);
+        let mut reference = ConnectionRef::new(connection, self.seat, self.services);
+        let result = body(self.handler, &mut reference);
+        self.services.overruns.left(callback, entered);
+        result
+    }
+
+    pub(super) fn woken(&mut self, connection: &mut Connection, token: u64) {
+        self.call(connection, Callback::Woken, |handler, c| handler.woken(c, token));
+    }
+
+    pub(super) fn refused(&mut self, connection: &mut Connection, refusal: Refusal) {
+        self.call(connection, Callback::Woken, |handler, c| handler.refused(c, refusal));
+    }
+
+    pub(super) fn timer(&mut self, connection: &mut Connection, token: u64) {
+        self.call(connection, Callback::Timer, |handler, c| handler.timer(c, token));
+    }
+
+    pub(super) fn ready(&mut self, connection: &mut Connection, token: u64, ready: Readiness) {
+        self.call(connection, Callback::Ready, |handler, c| handler.ready(c, token, ready));
+    }
+
+    /// Runs a closure with the connection.
+    pub(super) fn run(
+        &mut self,
+        connection: &mut Connection,
+        task: impl FnOnce(&mut ConnectionRef<'_>),
+    ) {
+        self.call(connection, Callback::Task, |_, c| task(c));
+    }
+}
+
+impl Application for Bridge<'_> {
+    fn data(
+        &mut self,
+        connection: &mut Connection,
+        stream: StreamId,
+        data: &[u8],
+        fin: bool,
+    ) -> usize {
+        self.call(connection, Callback::StreamData, |handler, c| {
+            handler.stream_data(c, stream, data, fin)
+        })
+    }
+
+    fn event(&mut self, connection: &mut Connection, event: Event) {
+        let callback = match event {
+            Event::Connected { .. } | Event::HandshakeConfirmed => Callback::Connected,
+            Event::Acknowledged { .. } => Callback::Acknowledged,
+            Event::Closed(_) => Callback::Closed,
+            _ => Callback::StreamEvent,
+        };
+        if matches!(event, Event::Closed(_))
+            && let Some(address) = &self.seat.address
+        {
+            // Who holds a handle hears from now on that nothing can be done any more.
+            address.end();
+        }
+        self.call(connection, callback, |handler, c| tell(handler, c, event));
+    }
+}
+
+fn tell(handler: &mut dyn Handler, c: &mut ConnectionRef<'_>, event: Event) {
+    match event {
+        Event::Connected { resumed } => handler.connected(c, resumed),
+        Event::HandshakeConfirmed => handler.confirmed(c),
+        Event::StreamOpened { stream } => handler.stream_opened(c, stream),
+        Event::Acknowledged { stream, bytes, fin } => handler.acknowledged(c, stream, bytes, fin),
+        Event::StreamReset { stream, code } => handler.stream_reset(c, stream, code),
+        Event::StopSending { stream, code } => handler.stop_sending(c, stream, code),
+        Event::StreamClosed { stream, context } => handler.stream_closed(c, stream, context),
+        Event::StreamsAvailable { dir } => handler.streams_available(c, dir),
+        Event::NewToken { token } => handler.new_token(c, &token),
+        Event::Closed(reason) => handler.closed(c, reason),
+    }
+}

@@ -1,0 +1,298 @@
+//! What handles, closures, timers and descriptors ask of the lane.
+
+use super::super::config::ClientConfig;
+use super::super::handle::{Address, Command, Op, Place};
+use super::super::handler::{Handler, Refusal, WorkerRef};
+use super::super::overrun::Callback;
+use super::super::port::PortError;
+use super::super::registration::Control;
+use super::super::services::{Job, TimerTarget, WatchId, WatchTarget};
+use super::super::sys::Readiness;
+use super::super::table::Key;
+use super::bridge::Bridge;
+use super::{Entry, JOB_BUDGET, Lane, Seat, touch};
+use crate::datapath::{Link, Path};
+use crate::proto::connection::{ClientArgs, ConnectError, Connection, TransportConfig};
+use crate::proto::crypto::ClientTls;
+use crate::wire::ConnectionId;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+/// A connection to be made to a server.
+pub(in crate::exec) struct ConnectRequest {
+    /// The server.
+    pub(in crate::exec) remote: SocketAddr,
+    server_name: String,
+    transport: Arc<TransportConfig>,
+    tls: Arc<ClientTls>,
+    token: Vec<u8>,
+    handler: Box<dyn Handler>,
+    /// The datapath to send through, by number.
+    pub(in crate::exec) port: usize,
+    /// Our address.
+    pub(in crate::exec) local: SocketAddr,
+    /// What the handle that was given out holds.
+    address: Arc<Address>,
+}
+
+impl ConnectRequest {
+    pub(in crate::exec) fn new(
+        remote: SocketAddr,
+        server_name: &str,
+        config: &ClientConfig,
+        handler: Box<dyn Handler>,
+        address: Arc<Address>,
+    ) -> Self {
+        let any = match remote {
+            SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        };
+        Self {
+            remote,
+            server_name: server_name.to_owned(),
+            transport: config.transport.clone(),
+            tls: config.tls.clone(),
+            token: config.token.clone(),
+            handler,
+            port: 0,
+            local: SocketAddr::new(any, 0),
+            address,
+        }
+    }
+}
+
+/// A connection that could not be begun: whom to tell, and why.
+type NotBegun = (Box<dyn Handler>, ConnectFailure);
+
+/// Why a connection could not be made.
+#[derive(Debug)]
+pub enum ConnectFailure {
+    /// The worker's table is full.
+    TableFull,
+    /// There is no socket to send from, or no route.
+    Port(PortError),
+    /// The protocol refused.
+    Protocol(ConnectError),
+}
+
+impl fmt::Display for ConnectFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TableFull => f.write_str("the worker has no place for another connection"),
+            Self::Port(error) => error.fmt(f),
+            Self::Protocol(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for ConnectFailure {}
+
+impl Lane {
+    /// Carries out what was posted. What is for the worker itself is given back.
+    pub(in crate::exec) fn command(&mut self, command: Command) -> Option<Control> {
+        match command {
+            Command::Connection { target, op } => self.carry_out(target, op),
+            Command::Worker(task) => self.on_worker(Callback::Task, |worker| task(worker)),
+            Command::Control(control) => return Some(control),
+        }
+        self.counters.commands += 1;
+        None
+    }
+
+    fn carry_out(&mut self, target: Arc<Address>, op: Op) {
+        match target.place() {
+            Place::At(worker, key) if usize::from(worker) == self.services.worker() => {
+                if !self.with(key, |connection, bridge| perform(connection, bridge, op)) {
+                    self.counters.commands_late += 1;
+                }
+            }
+            // The connection has moved on since the command was posted: so does the command.
+            Place::At(worker, _) => {
+                let fleet = self.services.fleet().clone();
+                let command = Command::Connection { target, op };
+                let posted = fleet.mailbox(usize::from(worker)).map(|inbox| inbox.post(command));
+                if !matches!(posted, Some(Ok(()))) {
+                    self.counters.commands_late += 1;
+                }
+            }
+            Place::Pending | Place::Gone => self.counters.commands_late += 1,
+        }
+    }
+
+    /// Runs `body` with a connection and its application, and tells the application what
+    /// followed. False if the connection is gone.
+    fn with(&mut self, key: Key, body: impl FnOnce(&mut Connection, &mut Bridge<'_>)) -> bool {
+        let Some(entry) = self.table.get(key) else { return false };
+        let (connection, mut bridge) = entry.split(&mut self.services);
+        body(connection, &mut bridge);
+        connection.deliver_events(&mut bridge);
+        touch(&mut self.touched, &mut entry.seat);
+        true
+    }
+
+    fn on_worker(&mut self, callback: Callback, body: impl FnOnce(&mut WorkerRef<'_>)) {
+        let entered = self.services.overruns.entered(callback);
+        body(&mut WorkerRef::new(&mut self.services));
+        self.services.overruns.left(callback, entered);
+    }
+
+    /// Begins a connection to a server.
+    pub(in crate::exec) fn connect(&mut self, request: ConnectRequest) {
+        let address = request.address.clone();
+        if let Err(failed) = self.try_connect(request) {
+            let (handler, failure) = *failed;
+            self.not_connected(&address, handler, failure);
+        }
+    }
+
+    /// Tells that a connection cannot be begun.
+    pub(in crate::exec) fn cannot_connect(&mut self, request: ConnectRequest, error: PortError) {
+        self.not_connected(&request.address, request.handler, ConnectFailure::Port(error));
+    }
+
+    fn not_connected(
+        &mut self,
+        address: &Address,
+        mut handler: Box<dyn Handler>,
+        failure: ConnectFailure,
+    ) {
+        self.counters.connect_failed += 1;
+        address.end();
+        self.on_worker(Callback::Closed, |worker| handler.not_connected(worker, failure));
+    }
+
+    fn try_connect(&mut self, request: ConnectRequest) -> Result<(), Box<NotBegun>> {
+        let Some(key) = self.table.next_key() else {
+            return Err(Box::new((request.handler, ConnectFailure::TableFull)));
+        };
+        let worker = self.services.worker() as u16;
+        let initial_dcid: [u8; 16] = self.services.entropy.bytes();
+        let connection = Connection::connect(ClientArgs {
+            config: request.transport,
+            tls: &request.tls,
+            server_name: &request.server_name,
+            now: self.services.now(),
+            remote: request.remote,
+            local_cid: self.new_cid(key),
+            initial_dcid: ConnectionId::new(&initial_dcid).unwrap_or(ConnectionId::EMPTY),
+            token: request.token,
+            seed: self.services.entropy.number(),
+        });
+        let connection = match connection {
+            Ok(connection) => connection,
+            Err(error) => {
+                return Err(Box::new((request.handler, ConnectFailure::Protocol(error))));
+            }
+        };
+        request.address.move_to(worker, key);
+        let seat = Seat {
+            key,
+            port: request.port,
+            path: Path { local: request.local, remote: request.remote, link: Link::UNKNOWN },
+            address: Some(request.address),
+            initial: None,
+            touched: false,
+        };
+        self.counters.connected += 1;
+        self.seat_at(Entry { connection, seat, handler: request.handler });
+        Ok(())
+    }
+
+    /// Runs closures and application timers, as far as the budget goes. Returns how many.
+    pub fn jobs(&mut self) -> usize {
+        // What a job spawns waits for the next turn: a job that spawns itself ends the turn.
+        let mut waiting = self.services.jobs();
+        let mut served = 0;
+        while served < JOB_BUDGET {
+            if let Some(target) = self.services.due_timer() {
+                self.timer(target);
+            } else if waiting > 0
+                && let Some(job) = self.services.next_job()
+            {
+                waiting -= 1;
+                self.job(job);
+            } else {
+                break;
+            }
+            served += 1;
+        }
+        self.counters.jobs += served as u64;
+        served
+    }
+
+    fn timer(&mut self, target: TimerTarget) {
+        match target {
+            TimerTarget::Connection(key, token) => {
+                self.with(key, |connection, bridge| bridge.timer(connection, token));
+            }
+            TimerTarget::Worker(task) => self.on_worker(Callback::Timer, task),
+        }
+    }
+
+    fn job(&mut self, job: Job) {
+        match job {
+            Job::Connection(key, task) => {
+                self.with(key, |connection, bridge| bridge.run(connection, task));
+            }
+            Job::Worker(task) => self.on_worker(Callback::Task, task),
+        }
+    }
+
+    /// A descriptor that the application watches is ready.
+    pub(in crate::exec) fn ready(&mut self, watch: WatchId, readiness: Readiness) {
+        self.counters.jobs += 1;
+        match self.services.watch_target(watch) {
+            Some(&mut WatchTarget::Connection(key, token)) => {
+                let told =
+                    self.with(key, |connection, bridge| bridge.ready(connection, token, readiness));
+                if !told {
+                    self.services.unwatch(watch);
+                }
+            }
+            Some(WatchTarget::Worker(task)) => {
+                let Some(mut running) = task.take() else { return };
+                self.on_worker(Callback::Ready, |worker| running(worker, readiness));
+                // It may have taken itself out of the list.
+                if let Some(WatchTarget::Worker(task)) = self.services.watch_target(watch) {
+                    *task = Some(running);
+                }
+            }
+            None => {}
+        }
+    }
+}
+
+/// Carries out one posted call.
+fn perform(connection: &mut Connection, bridge: &mut Bridge<'_>, op: Op) {
+    let now = bridge.services.now();
+    let refusal = match op {
+        Op::Send { stream, data, fin } => {
+            connection.send(stream, data, fin).map_err(|error| Refusal::Send { stream, error })
+        }
+        Op::Reset { stream, code } => {
+            connection.reset(stream, code).map_err(|error| Refusal::Send { stream, error })
+        }
+        Op::StopSending { stream, code } => connection
+            .stop_sending(stream, code)
+            .map_err(|error| Refusal::Receive { stream, error }),
+        Op::ResumeReceive { stream } => {
+            connection.resume_receive(stream).map_err(|error| Refusal::Receive { stream, error })
+        }
+        Op::Close { code, reason } => {
+            connection.close(now, code, reason);
+            Ok(())
+        }
+        Op::Wake { token } => {
+            bridge.woken(connection, token);
+            Ok(())
+        }
+        Op::Run(task) => {
+            bridge.run(connection, task);
+            Ok(())
+        }
+    };
+    if let Err(refusal) = refusal {
+        bridge.refused(connection, refusal);
+    }
+}

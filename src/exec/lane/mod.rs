@@ -1,0 +1,343 @@
+//! All of a worker except its datapaths, its clock and its thread.
+//!
+//! A lane owns the connections of one worker: their table, their timers, their ids, what their
+//! application wants of the worker. Time is set from outside, datagrams are lent to it, and
+//! buffers to write into are lent to it, so that a simulation or a benchmark drives it exactly
+//! like a thread does.
+//!
+//! # A turn
+//!
+//! ```text
+//!            datagram                                   buffer
+//!               |                                          ^
+//!   receive: id -> slot -> connection -> callbacks         | transmit: round-robin over the
+//!               |                             |            | touched connections
+//!               +--------- touched list <-----+------------+
+//!                              ^
+//!   expire: timer wheel -------+------- command, job: handles, closures, descriptors
+//! ```
+//!
+//! Everything that happens to a connection puts its slot on the *touched list*, once. Transmit
+//! goes round that list: each connection writes a few datagrams and goes to the end if it has
+//! more. When it has nothing more to write, its accounts are settled: new connection ids if the
+//! peer can hold more, its timer, its removal if it is drained.
+//!
+//! # Who may call whom
+//!
+//! The application is called through `bridge.rs` alone, with the connection, its [`Seat`] and
+//! the [`Services`] of the worker, each borrowed from its own field: no callback can reach the
+//! table, so none can remove the connection that it is called for, and none can recurse.
+
+mod accept;
+mod bridge;
+mod command;
+mod receive;
+#[cfg(test)]
+mod tests;
+mod transmit;
+
+pub(super) use accept::Listener;
+pub use accept::{Acceptor, NewConnection};
+pub use command::ConnectFailure;
+pub(super) use command::ConnectRequest;
+pub use receive::Routed;
+
+use super::handle::Address;
+use super::handler::Handler;
+use super::services::Services;
+use super::table::{InitialKey, Key, Table};
+use super::wheel::Wheel;
+use crate::datapath::Path;
+use crate::lb::{Codec, Route};
+use crate::proto::connection::Connection;
+use crate::proto::crypto::ResetKey;
+use crate::time::{Instant, MILLISECOND_NS};
+use crate::wire::ConnectionId;
+use accept::Answers;
+use bridge::Bridge;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Timers served in one turn. A timer costs about as much as a packet; together with a burst
+/// of packets a turn stays within the callback budget.
+const TIMER_BUDGET: usize = 128;
+/// Closures and timers of the application served in one turn.
+const JOB_BUDGET: usize = 64;
+/// How long the id that a client chose is remembered after its handshake: its first packets
+/// may arrive twice, and would otherwise greet again.
+const INITIAL_LINGER_NS: u64 = 500 * MILLISECOND_NS;
+
+/// Limits of a lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LaneLimits {
+    /// Connections at one time.
+    pub connections: usize,
+    /// Connections that may be in their handshake, or have left it within
+    /// [`INITIAL_LINGER_NS`].
+    pub handshakes: usize,
+}
+
+impl Default for LaneLimits {
+    fn default() -> Self {
+        Self { connections: 1 << 20, handshakes: 1 << 14 }
+    }
+}
+
+/// What a lane is made of.
+pub(super) struct LaneParts {
+    pub(super) services: Services,
+    pub(super) codec: Codec,
+    pub(super) reset: ResetKey,
+    pub(super) limits: LaneLimits,
+}
+
+super::status::counters! {
+    /// Counters of one worker, since its start. Gauges say so.
+    pub struct LaneCounters {
+        /// Gauge: connections, those that are closing included.
+        connections,
+        /// Gauge: handshakes under way.
+        handshakes,
+        /// Datagrams looked at, from the datapath and from other workers.
+        rx_datagrams,
+        /// Datagrams of another worker's connections, handed to it.
+        rx_wrong_queue,
+        /// Datagrams of another worker's connections that could not be handed over.
+        rx_wrong_queue_dropped,
+        /// Datagrams that other workers handed to this one.
+        rx_handed_over,
+        /// Datagrams too short to hold a connection id, or for nobody who listens.
+        rx_unroutable,
+        /// Datagrams of no connection that a listener was asked about.
+        rx_unknown,
+        /// Connections accepted.
+        accepted,
+        /// Connections begun by this side.
+        connected,
+        /// Connections that could not be begun.
+        connect_failed,
+        /// Greetings dropped: the table, or its part for handshakes, was full.
+        refused_full,
+        /// Greetings that the acceptor turned away.
+        refused_by_acceptor,
+        /// Greetings that were not authentic, or broken beyond an answer.
+        refused_broken,
+        /// Datagrams sent in answer to no connection: Retry, Version Negotiation, resets.
+        answers,
+        /// Such answers that found no space.
+        answers_dropped,
+        /// Datagrams written for connections.
+        tx_datagrams,
+        /// Rounds of transmission that ended for want of a buffer.
+        tx_blocked,
+        /// Timers of connections that came due.
+        timers,
+        /// Calls posted by handles that were carried out.
+        commands,
+        /// Calls posted by handles whose connection was gone.
+        commands_late,
+        /// Application timers, closures and descriptors served.
+        jobs,
+    }
+}
+
+/// Where a connection sits: what the worker knows of it besides its state.
+pub(super) struct Seat {
+    pub(super) key: Key,
+    /// The datapath that it sends through.
+    pub(super) port: usize,
+    pub(super) path: Path,
+    /// Made when somebody asks for a handle.
+    pub(super) address: Option<Arc<Address>>,
+    /// The id that the client chose, until the handshake is done.
+    initial: Option<InitialKey>,
+    /// On the touched list.
+    touched: bool,
+}
+
+/// A connection with its application.
+struct Entry {
+    connection: Connection,
+    seat: Seat,
+    handler: Box<dyn Handler>,
+}
+
+impl Entry {
+    /// The connection, and its application as the protocol wants to see it.
+    fn split<'a>(&'a mut self, services: &'a mut Services) -> (&'a mut Connection, Bridge<'a>) {
+        let Self { connection, seat, handler } = self;
+        (connection, Bridge { handler: &mut **handler, seat, services })
+    }
+}
+
+/// See the [module](self). Drive it so, in each turn: [`set_now`](Self::set_now), `receive` for
+/// each datagram, [`expire`](Self::expire), [`jobs`](Self::jobs), `transmit`.
+pub struct Lane {
+    table: Table<Entry>,
+    wheel: Wheel,
+    touched: VecDeque<u32>,
+    services: Services,
+    codec: Codec,
+    reset: ResetKey,
+    listeners: Vec<Listener>,
+    answers: Answers,
+    /// Ids that clients chose, of handshakes that are done, with the time to forget them.
+    lingering: VecDeque<(Instant, InitialKey)>,
+    counters: LaneCounters,
+}
+
+impl Lane {
+    pub(super) fn new(parts: LaneParts) -> Self {
+        let limits = parts.limits;
+        Self {
+            table: Table::new(limits.connections, limits.handshakes),
+            wheel: Wheel::new(parts.services.now()),
+            touched: VecDeque::new(),
+            services: parts.services,
+            codec: parts.codec,
+            reset: parts.reset,
+            listeners: Vec::new(),
+            answers: Answers::default(),
+            lingering: VecDeque::new(),
+            counters: LaneCounters::default(),
+        }
+    }
+
+    /// The number of the worker.
+    #[must_use]
+    pub fn number(&self) -> usize {
+        self.services.worker()
+    }
+
+    /// The time of this turn.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.services.now()
+    }
+
+    /// Begins a turn. Time never runs back.
+    pub fn set_now(&mut self, now: Instant) {
+        self.services.set_now(now);
+        while self.lingering.front().is_some_and(|(until, _)| *until <= now) {
+            if let Some((_, initial)) = self.lingering.pop_front() {
+                self.table.remove_initial(&initial);
+            }
+        }
+    }
+
+    /// The counters.
+    #[must_use]
+    pub fn counters(&self) -> LaneCounters {
+        LaneCounters { connections: self.table.len() as u64, ..self.counters }
+    }
+
+    /// True when no connection is left.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
+    /// True when a turn at this time would find something to do without any new datagram:
+    /// do not sleep.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        !self.touched.is_empty() || !self.answers.is_empty() || self.services.jobs() > 0
+    }
+
+    /// Nothing is due before this instant, unless something arrives.
+    #[must_use]
+    pub fn next_timeout(&self) -> Instant {
+        if self.is_busy() {
+            return self.now();
+        }
+        self.wheel.next_expiry().min(self.services.next_timer())
+    }
+
+    pub(super) fn services(&mut self) -> &mut Services {
+        &mut self.services
+    }
+
+    pub(super) fn counters_mut(&mut self) -> &mut LaneCounters {
+        &mut self.counters
+    }
+
+    /// Serves the timers of connections that have come due, as far as the budget goes. Returns
+    /// how many.
+    pub fn expire(&mut self) -> usize {
+        let now = self.services.now();
+        let mut served = 0;
+        while served < TIMER_BUDGET
+            && let Some(slot) = self.wheel.pop_due(now)
+        {
+            served += 1;
+            if let Some((_, entry)) = self.table.get_slot(slot) {
+                let (connection, mut application) = entry.split(&mut self.services);
+                connection.handle_timeout(now, &mut application);
+                touch(&mut self.touched, &mut entry.seat);
+            }
+        }
+        self.counters.timers += served as u64;
+        served
+    }
+
+    /// Closes every connection that is not closing yet, with an application code.
+    pub fn close_all(&mut self, code: u64) {
+        let now = self.services.now();
+        for slot in 0..self.table.slots() as u32 {
+            if let Some((_, entry)) = self.table.get_slot(slot)
+                && !entry.connection.is_closed()
+            {
+                let (connection, mut application) = entry.split(&mut self.services);
+                connection.close(now, code, bytes::Bytes::new());
+                connection.deliver_events(&mut application);
+                touch(&mut self.touched, &mut entry.seat);
+            }
+        }
+    }
+
+    /// An id that leads to `key`.
+    fn new_cid(&mut self, key: Key) -> ConnectionId {
+        let worker = self.services.worker() as u16;
+        let route = Route { worker, slot: key.slot, generation: key.generation };
+        self.codec.encode(route, self.services.entropy.number())
+    }
+
+    /// What is due after a connection has written all it has: new ids are not, for they have to
+    /// be announced (see `transmit`), but its timer is, and its removal.
+    fn settle(&mut self, slot: u32) {
+        let Some((key, entry)) = self.table.get_slot(slot) else { return };
+        if entry.connection.is_drained() {
+            return self.remove(key);
+        }
+        let at = entry.connection.next_timeout().unwrap_or(Instant::NEVER);
+        if entry.seat.initial.is_some() && !entry.connection.is_handshaking() {
+            let initial = entry.seat.initial.take();
+            self.handshake_ended(initial);
+        }
+        self.wheel.set(slot, at);
+    }
+
+    /// A handshake is over, well or badly.
+    fn handshake_ended(&mut self, initial: Option<InitialKey>) {
+        let Some(initial) = initial else { return };
+        self.counters.handshakes -= 1;
+        self.lingering.push_back((self.services.now().plus_ns(INITIAL_LINGER_NS), initial));
+    }
+
+    fn remove(&mut self, key: Key) {
+        let Some(entry) = self.table.remove(key) else { return };
+        self.wheel.remove(key.slot);
+        self.handshake_ended(entry.seat.initial);
+        if let Some(address) = entry.seat.address {
+            address.end();
+        }
+    }
+}
+
+/// Puts a connection on the touched list, once.
+fn touch(touched: &mut VecDeque<u32>, seat: &mut Seat) {
+    if !seat.touched {
+        seat.touched = true;
+        touched.push_back(seat.key.slot);
+    }
+}

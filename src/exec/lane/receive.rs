@@ -1,0 +1,117 @@
+//! From a datagram to the connection that it belongs to.
+//!
+//! The destination id decides (RFC 9000 §5.2):
+//!
+//! 1. one that we issued says worker, slot and generation. Another worker: the datagram is
+//!    handed over. This worker, and the generation fits: that is the connection;
+//! 2. one that a client chose for a handshake under way is in the table's map;
+//! 3. otherwise a listener's endpoint judges: a greeting, an answer without state, nothing.
+
+use super::accept::Answer;
+use super::{Lane, touch};
+use crate::datapath::RxMeta;
+use crate::exec::table::{InitialKey, Key};
+use crate::lb::CID_LEN;
+use crate::proto::endpoint::{Context, Incoming};
+use crate::wire::ConnectionId;
+use crate::wire::packet::{self, Form};
+
+/// What became of a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Routed {
+    /// It was dealt with here.
+    Here,
+    /// It is untouched, and belongs to this worker.
+    Elsewhere(usize),
+    /// Nobody here has use for it; counted.
+    Dropped,
+}
+
+impl Lane {
+    /// Takes in a datagram that arrived at `port`. It is decrypted where it lies.
+    pub fn receive(&mut self, port: usize, meta: &RxMeta, datagram: &mut [u8]) -> Routed {
+        self.counters.rx_datagrams += 1;
+        let Some((form, dcid)) = packet::destination(datagram, CID_LEN) else {
+            self.counters.rx_unroutable += 1;
+            return Routed::Dropped;
+        };
+        if let Some(route) = self.codec.decode(dcid) {
+            let worker = usize::from(route.worker);
+            if worker != self.services.worker() {
+                // A worker that never was: an id of an earlier life of this host.
+                if worker < self.services.fleet().len() {
+                    return Routed::Elsewhere(worker);
+                }
+            } else if self.deliver(
+                Key { slot: route.slot, generation: route.generation },
+                meta,
+                datagram,
+            ) {
+                return Routed::Here;
+            }
+        } else if form == Form::Long
+            && let Some(dcid) = ConnectionId::new(dcid)
+            && let Some(key) =
+                self.table.find_initial(&InitialKey { dcid, remote: meta.path.remote })
+            && self.deliver(key, meta, datagram)
+        {
+            return Routed::Here;
+        }
+        self.judge(port, meta, datagram)
+    }
+
+    /// Gives a datagram to the connection `key`; false if there is none.
+    fn deliver(&mut self, key: Key, meta: &RxMeta, datagram: &mut [u8]) -> bool {
+        let Some(entry) = self.table.get(key) else { return false };
+        let now = self.services.now();
+        let relinked = entry.seat.path.link != meta.path.link && meta.path.link.is_known();
+        let authentic = if relinked { entry.connection.stats().rx_packets } else { 0 };
+        let (connection, mut application) = entry.split(&mut self.services);
+        connection.receive(now, meta.path.remote, meta.ecn, datagram, &mut application);
+        if relinked && entry.connection.stats().rx_packets > authentic {
+            // The peer's packets come from another neighbour now, or for the first time: so
+            // do the answers go. Only what was authentic may say so.
+            entry.seat.path.link = meta.path.link;
+            entry.seat.path.local = meta.path.local;
+        }
+        touch(&mut self.touched, &mut entry.seat);
+        true
+    }
+
+    /// What to do about a datagram of no connection.
+    fn judge(&mut self, port: usize, meta: &RxMeta, datagram: &mut [u8]) -> Routed {
+        let found = self.listeners.iter().position(|l| l.hears(port, meta.path.local));
+        let Some(at) = found else {
+            self.counters.rx_unroutable += 1;
+            return Routed::Dropped;
+        };
+        self.counters.rx_unknown += 1;
+        let Some(mut answer) = self.answers.vacant() else {
+            self.counters.answers_dropped += 1;
+            return Routed::Dropped;
+        };
+        let mut context = Context {
+            now: self.services.now(),
+            remote: meta.path.remote,
+            handshakes: self.counters.handshakes as usize,
+            random: self.services.entropy.bytes(),
+            answer: &mut answer.bytes[..],
+        };
+        let verdict = self.listeners[at].endpoint.incoming(datagram, CID_LEN, &mut context);
+        match verdict {
+            Incoming::Answer(len) => {
+                self.answers.push(Answer { port, path: Some(meta.path), len, ..answer });
+                Routed::Here
+            }
+            Incoming::Accept(greeting) => {
+                self.answers.give_back(answer);
+                self.greet(at, &greeting, port, meta, datagram);
+                Routed::Here
+            }
+            Incoming::Drop => {
+                self.answers.give_back(answer);
+                Routed::Dropped
+            }
+        }
+    }
+}

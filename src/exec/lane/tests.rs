@@ -1,0 +1,271 @@
+//! Lanes, driven with virtual time through workers without threads.
+
+use super::*;
+use crate::datapath::{Link, RxMeta};
+use crate::ecn::Ecn;
+use crate::exec::testing::{CLIENT, SERVER, Scene, Told, server_config};
+use crate::exec::{HandleError, ServerConfig};
+use crate::proto::connection::CloseReason;
+use crate::proto::endpoint::RetryPolicy;
+use bytes::Bytes;
+use std::time::Duration;
+
+fn few(connections: usize, handshakes: usize) -> LaneLimits {
+    LaneLimits { connections, handshakes }
+}
+
+#[test]
+fn a_connection_lives_from_greeting_to_removal() {
+    let mut scene = Scene::new(1, LaneLimits::default());
+    let handle = scene.connect(Some(b"hello"));
+    scene.run(20);
+    let echoed = |told: &Told| matches!(told, Told::Data(_, data, true) if data == b"hello");
+    assert!(scene.told_server().iter().any(echoed), "{:?}", scene.told_server());
+    assert!(scene.told_client().iter().any(echoed), "{:?}", scene.told_client());
+    assert!(scene.told_client().contains(&Told::Acknowledged(5, true)));
+    let counters = scene.servers[0].lane().counters();
+    assert_eq!((counters.accepted, counters.connections, counters.handshakes), (1, 1, 0));
+
+    handle.close(7, Bytes::from_static(b"done")).unwrap();
+    scene.run(3);
+    assert_eq!(scene.told_client().last(), Some(&Told::Closed(CloseReason::Local { code: 7 })));
+    let reason = CloseReason::PeerApplication { code: 7, reason: Bytes::from_static(b"done") };
+    assert_eq!(scene.told_server().last(), Some(&Told::Closed(reason)));
+    assert_eq!(handle.wake(1), Err(HandleError::Closed), "nothing follows the end");
+    scene.run(3_000);
+    assert!(scene.client.lane().is_empty() && scene.servers[0].lane().is_empty());
+    assert_eq!(scene.client.lane().next_timeout(), Instant::NEVER, "nothing is left to wait for");
+    assert!(scene.servers[0].lane().lingering.is_empty());
+    assert!(scene.servers[0].lane().table.has_room_for_initial());
+}
+
+#[test]
+fn the_touched_list_holds_a_connection_once_and_is_left_empty() {
+    let mut scene = Scene::new(1, LaneLimits::default());
+    let handle = scene.connect(None);
+    scene.run(20);
+    for token in 0..10 {
+        handle.wake(token).unwrap();
+    }
+    let client = &mut scene.client;
+    while let Some(command) = client.fleet().clone().mailbox(0).unwrap().command() {
+        assert!(client.lane().command(command).is_none());
+    }
+    assert_eq!(client.lane().touched.len(), 1);
+    scene.run(30);
+    assert!(scene.client.lane().touched.is_empty());
+    let woken = |n| Told::Woken(n);
+    let told = scene.told_client();
+    let tokens: Vec<_> = told.iter().filter(|t| matches!(t, Told::Woken(_))).cloned().collect();
+    assert_eq!(tokens, (0..10).map(woken).collect::<Vec<_>>(), "in the order they were posted");
+}
+
+#[test]
+fn a_full_datapath_delays_and_loses_nothing() {
+    let mut scene = Scene::new(1, LaneLimits::default());
+    let big: &'static [u8] = &[5; 100_000];
+    scene.connect(Some(big));
+    for _ in 0..2_000 {
+        // One buffer in a turn.
+        scene.client.ports()[0].room = Some(1);
+        scene.servers[0].ports()[0].room = Some(1);
+        scene.step();
+    }
+    let echoed: usize = scene
+        .told_client()
+        .iter()
+        .map(|told| if let Told::Data(_, data, _) = told { data.len() } else { 0 })
+        .sum();
+    assert_eq!(echoed, big.len());
+    assert!(scene.client.lane().counters().tx_blocked > 0);
+}
+
+#[test]
+fn attack_09_ids_that_clients_choose_are_found_with_their_address_and_forgotten() {
+    let mut scene = Scene::new(1, few(10, 2));
+    for _ in 0..2 {
+        scene.connect(None);
+    }
+    scene.run(5);
+    assert_eq!(scene.servers[0].lane().counters().connections, 2);
+    // Done, but remembered for a while, so that a late copy of a greeting is no new greeting.
+    assert!(!scene.servers[0].lane().table.has_room_for_initial());
+    scene.connect(None);
+    scene.run(3);
+    assert!(scene.servers[0].lane().counters().refused_full >= 1);
+    scene.run(2_000);
+    assert_eq!(scene.servers[0].lane().counters().connections, 3, "greeted again, with room");
+}
+
+#[test]
+fn a_late_copy_of_a_greeting_makes_no_second_connection() {
+    let mut scene = Scene::new(1, LaneLimits::default());
+    scene.connect(None);
+    scene.client.turn(scene.now).unwrap();
+    let greeting = scene.client.ports()[0].sent[0].clone();
+    scene.run(20);
+    scene.servers[0].ports()[0].carry(greeting);
+    scene.run(5);
+    let counters = scene.servers[0].lane().counters();
+    assert_eq!((counters.accepted, counters.connections), (1, 1));
+}
+
+#[test]
+fn a_greeting_that_is_not_authentic_never_reaches_the_application() {
+    let mut scene = Scene::new(1, LaneLimits::default());
+    scene.connect(None);
+    scene.client.turn(scene.now).unwrap();
+    let mut greeting = scene.client.ports()[0].sent.pop_front().unwrap();
+    let last = greeting.2.len() - 1;
+    greeting.2[last] ^= 1;
+    greeting.2[last / 2] ^= 1;
+    scene.servers[0].ports()[0].carry(greeting);
+    scene.servers[0].turn(scene.now).unwrap();
+    let counters = scene.servers[0].lane().counters();
+    assert_eq!((counters.refused_broken, counters.connections), (1, 0));
+    assert!(scene.told_server().is_empty());
+}
+
+#[test]
+fn retry_is_answered_without_a_place_in_the_table() {
+    let config = ServerConfig { retry: RetryPolicy::Always, ..server_config() };
+    let mut scene = Scene::with_config(1, LaneLimits::default(), &config);
+    scene.connect(Some(b"after retry"));
+    scene.step();
+    let counters = scene.servers[0].lane().counters();
+    assert_eq!((counters.answers, counters.connections), (1, 0));
+    scene.run(30);
+    assert!(scene.told_client().iter().any(|t| matches!(t, Told::Data(..))));
+    assert_eq!(scene.servers[0].lane().endpoint_stats().retries, 1);
+}
+
+#[test]
+fn what_is_for_nobody_is_counted_and_dropped() {
+    let mut scene = Scene::new(1, LaneLimits::default());
+    let path = crate::datapath::Path {
+        local: ([192, 0, 2, 1], 5555).into(),
+        remote: CLIENT.into(),
+        link: Link::UNKNOWN,
+    };
+    let meta = RxMeta { path, ecn: Ecn::NotEct };
+    let lane = scene.servers[0].lane();
+    assert_eq!(lane.receive(0, &meta, &mut [0x40; 100]), Routed::Dropped, "a port of nobody");
+    assert_eq!(lane.receive(0, &meta, &mut [0x40; 3]), Routed::Dropped, "too short for an id");
+    assert_eq!(lane.receive(0, &meta, &mut []), Routed::Dropped);
+    assert_eq!(lane.counters().rx_unroutable, 3);
+    let path = crate::datapath::Path { local: SERVER.into(), ..path };
+    let meta = RxMeta { path, ..meta };
+    // A short header of no connection: a stateless reset goes back.
+    assert_eq!(lane.receive(0, &meta, &mut [0x40; 100]), Routed::Here);
+    assert_eq!((lane.counters().rx_unknown, lane.endpoint_stats().resets), (1, 1));
+    assert!(lane.is_busy());
+}
+
+#[test]
+fn more_ids_are_issued_than_the_first_and_lead_to_the_same_connection() {
+    let mut scene = Scene::new(1, LaneLimits::default());
+    scene.connect(None);
+    scene.run(20);
+    let lane = scene.servers[0].lane();
+    let (key, entry) = lane.table.get_slot(0).unwrap();
+    let ids: Vec<ConnectionId> = entry.connection.local_cids().copied().collect();
+    assert!(ids.len() >= 2, "{ids:?}");
+    for id in ids {
+        let route = lane.codec.decode(id.as_slice()).unwrap();
+        assert_eq!((route.slot, route.generation), (key.slot, key.generation));
+    }
+}
+
+#[test]
+fn a_datagram_of_another_worker_is_handed_over() {
+    let mut scene = Scene::new(2, LaneLimits::default());
+    let first = scene.connect(Some(b"before"));
+    scene.run(20);
+    assert_eq!(scene.servers[0].lane().counters().connections, 1);
+    // The NIC steers the flow to the other queue from now on.
+    scene.queue = 1;
+    scene.connect(None); // A second connection, which belongs to worker 1.
+    scene.run(20);
+    assert_eq!(scene.servers[1].lane().counters().connections, 1);
+    assert_eq!(scene.told_server().iter().filter(|t| **t == Told::Connected(1)).count(), 1);
+    let before = scene.told_server().len();
+    first
+        .open(crate::wire::Dir::Bi, |c, stream| {
+            c.send(stream.unwrap(), Bytes::from_static(b"after"), true).unwrap();
+        })
+        .unwrap();
+    scene.run(20);
+    let told = &scene.told_server()[before..];
+    assert!(told.iter().any(|t| matches!(t, Told::Data(_, d, true) if d == b"after")), "{told:?}");
+    let wrong = scene.servers[1].lane().counters();
+    assert!(wrong.rx_wrong_queue >= 1);
+    assert_eq!(wrong.rx_wrong_queue_dropped, 0);
+    assert_eq!(scene.servers[0].lane().counters().rx_handed_over, wrong.rx_wrong_queue);
+}
+
+#[test]
+fn timers_and_closures_of_a_connection_run_while_it_lives() {
+    let mut scene = Scene::new(1, LaneLimits::default());
+    let handle = scene.connect(None);
+    scene.run(20);
+    handle
+        .run(|c| {
+            c.set_timer(Duration::from_millis(5), 1);
+            let late = c.set_timer(Duration::from_millis(5), 2);
+            assert!(c.cancel_timer(late));
+            c.set_timer(Duration::from_secs(600), 3);
+            c.spawn(|c| {
+                c.set_timer(Duration::from_millis(1), 4);
+            });
+        })
+        .unwrap();
+    scene.run(10);
+    let told = scene.told_client();
+    assert!(told.ends_with(&[Told::Timer(4), Told::Timer(1)]), "{told:?}");
+    handle.run(|c| c.close(0, Bytes::new())).unwrap();
+    scene.run(3_000);
+    let counted = scene.client.lane().counters();
+    assert_eq!((counted.connections, counted.jobs), (0, 3));
+}
+
+#[test]
+fn a_refused_call_is_told_to_the_handler() {
+    let mut scene = Scene::new(1, LaneLimits::default());
+    let handle = scene.connect(None);
+    scene.run(20);
+    handle.send(crate::wire::StreamId::from_raw(400), Bytes::from_static(b"x"), false).unwrap();
+    scene.run(2);
+    assert_eq!(scene.told_client().last(), Some(&Told::Refused));
+}
+
+#[test]
+fn a_connection_that_cannot_be_begun_is_told_too() {
+    let mut scene = Scene::new(1, LaneLimits::default());
+    let log = scene.client_log.clone();
+    let name = "not a name";
+    let handle = scene.client.connect(
+        0,
+        CLIENT.into(),
+        SERVER.into(),
+        name,
+        &crate::exec::testing::client_config(),
+        Box::new(crate::exec::testing::Scribe::new(&log)),
+    );
+    assert_eq!(scene.told_client(), [Told::NotConnected]);
+    assert!(handle.is_closed());
+    assert_eq!(scene.client.lane().counters().connect_failed, 1);
+}
+
+#[test]
+fn close_all_says_goodbye_to_everybody() {
+    let mut scene = Scene::new(1, LaneLimits::default());
+    for _ in 0..3 {
+        scene.connect(None);
+    }
+    scene.run(20);
+    scene.servers[0].lane().close_all(9);
+    scene.run(5);
+    let closed =
+        |told: &&Told| matches!(told, Told::Closed(CloseReason::PeerApplication { code: 9, .. }));
+    assert_eq!(scene.told_client().iter().filter(closed).count(), 3);
+}

@@ -1,0 +1,110 @@
+//! From the touched connections to the wire.
+
+use super::Lane;
+use crate::datapath::{Datapath, Path};
+use crate::ecn::Ecn;
+
+/// Datagrams that one connection writes before the next has its turn. Fewer would break up
+/// what segmentation offload can send at once, more would let one connection hold up others.
+const CONNECTION_BUDGET: usize = 16;
+/// Datagrams written in one turn: about as many as a TX ring takes while a burst is received.
+const TRANSMIT_BUDGET: usize = 512;
+
+/// How one connection's turn to write ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// It has written all that it has.
+    Done,
+    /// It has more.
+    More,
+    /// The datapath has no buffer.
+    Blocked,
+}
+
+impl Lane {
+    /// Lets the touched connections write, each into the buffers of its own port, until they
+    /// are done, the budget is spent, or no buffer is left. Returns the number of datagrams.
+    pub fn transmit<D: Datapath>(&mut self, ports: &mut [D]) -> usize {
+        let mut sent = self.transmit_answers(ports);
+        while sent < TRANSMIT_BUDGET
+            && let Some(slot) = self.touched.pop_front()
+        {
+            let (count, outcome) = self.transmit_one(slot, ports);
+            sent += count;
+            match outcome {
+                Outcome::Done => {
+                    if let Some((_, entry)) = self.table.get_slot(slot) {
+                        entry.seat.touched = false;
+                    }
+                }
+                Outcome::More => self.touched.push_back(slot),
+                Outcome::Blocked => {
+                    // It keeps its place, and whoever is behind it waits too: workers have
+                    // one datapath as a rule, and what is full for one is full for all.
+                    self.counters.tx_blocked += 1;
+                    self.touched.push_front(slot);
+                    self.settle(slot);
+                    break;
+                }
+            }
+            self.settle(slot);
+        }
+        self.counters.tx_datagrams += sent as u64;
+        sent
+    }
+
+    fn transmit_one<D: Datapath>(&mut self, slot: u32, ports: &mut [D]) -> (usize, Outcome) {
+        let now = self.services.now();
+        self.issue_cids(slot);
+        let Some((_, entry)) = self.table.get_slot(slot) else { return (0, Outcome::Done) };
+        let Some(port) = ports.get_mut(entry.seat.port) else { return (0, Outcome::Done) };
+        let mut path = entry.seat.path;
+        for sent in 0..CONNECTION_BUDGET {
+            if !entry.connection.wants_transmit() {
+                return (sent, Outcome::Done);
+            }
+            let Some(buffer) = port.tx_buffer(&path) else { return (sent, Outcome::Blocked) };
+            let Some(written) = entry.connection.transmit(now, buffer) else {
+                return (sent, Outcome::Done);
+            };
+            if written.remote != path.remote {
+                path = Path { remote: written.remote, ..path };
+            }
+            port.tx_commit(written.len, &path, written.ecn);
+        }
+        (CONNECTION_BUDGET, Outcome::More)
+    }
+
+    /// Makes the connection ids that the peer is ready to hold.
+    fn issue_cids(&mut self, slot: u32) {
+        while let Some((key, entry)) = self.table.get_slot(slot)
+            && entry.connection.wants_cid()
+        {
+            let cid = self.new_cid(key);
+            let token = self.reset.token(cid.as_slice());
+            if let Some(entry) = self.table.get(key) {
+                entry.connection.add_cid(cid, token);
+            }
+        }
+    }
+
+    fn transmit_answers<D: Datapath>(&mut self, ports: &mut [D]) -> usize {
+        let mut sent = 0;
+        while let Some(answer) = self.answers.pop() {
+            let Some((port, path)) = ports.get_mut(answer.port).zip(answer.path) else {
+                self.answers.give_back(answer);
+                continue;
+            };
+            let Some(buffer) = port.tx_buffer(&path) else {
+                self.answers.push(answer);
+                break;
+            };
+            buffer[..answer.len].copy_from_slice(&answer.bytes[..answer.len]);
+            port.tx_commit(answer.len, &path, Ecn::NotEct);
+            self.answers.give_back(answer);
+            self.counters.answers += 1;
+            sent += 1;
+        }
+        sent
+    }
+}

@@ -1,0 +1,200 @@
+//! Who holds the worker up: callbacks that take longer than they may.
+//!
+//! A clock read costs 25 ns. For callbacks that come once in a while that is nothing, and they
+//! are timed one by one. For those that come with packets ([`Callback::is_hot`]) it would be
+//! felt, so these only leave a mark, and the worker compares the clock at the start of one turn
+//! with that at the start of the next, which it reads anyway:
+//!
+//! - a turn within the budget costs one store for each hot callback;
+//! - a turn beyond it is counted; and if a hot callback ran in it, the next turns are *traced*:
+//!   in them hot callbacks are timed too, and the one that overruns is counted by name.
+
+use super::clock::Clock;
+use crate::time::{Instant, MICROSECOND_NS};
+
+/// How long the callbacks of one turn, or one callback while tracing, may take. At 64 packets
+/// in a burst and 1 us each a turn is done in a tenth of it; a peer's round-trip estimate
+/// notices ten times as much.
+pub const CALLBACK_BUDGET_NS: u64 = 500 * MICROSECOND_NS;
+/// Turns that are traced after a long one.
+const TRACED_TURNS: u32 = 1024;
+
+/// What an application is called for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Callback {
+    /// A listener's acceptor.
+    Accept,
+    /// [`Handler::connected`](super::Handler::connected) and `confirmed`.
+    Connected,
+    /// [`Handler::stream_data`](super::Handler::stream_data).
+    StreamData,
+    /// [`Handler::acknowledged`](super::Handler::acknowledged).
+    Acknowledged,
+    /// Any other method about a stream.
+    StreamEvent,
+    /// [`Handler::woken`](super::Handler::woken) and `refused`.
+    Woken,
+    /// [`Handler::timer`](super::Handler::timer), and timers of the worker.
+    Timer,
+    /// [`Handler::ready`](super::Handler::ready), and descriptors of the worker.
+    Ready,
+    /// Closures: posted from other threads, or spawned on the worker.
+    Task,
+    /// [`Handler::closed`](super::Handler::closed).
+    Closed,
+}
+
+impl Callback {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 10] = [
+        Self::Accept,
+        Self::Connected,
+        Self::StreamData,
+        Self::Acknowledged,
+        Self::StreamEvent,
+        Self::Woken,
+        Self::Timer,
+        Self::Ready,
+        Self::Task,
+        Self::Closed,
+    ];
+
+    /// True for those that come with packets, as often as these.
+    #[must_use]
+    pub const fn is_hot(self) -> bool {
+        matches!(self, Self::StreamData | Self::Acknowledged | Self::StreamEvent)
+    }
+
+    /// The name that status lines use.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Accept => "accept",
+            Self::Connected => "connected",
+            Self::StreamData => "stream_data",
+            Self::Acknowledged => "acknowledged",
+            Self::StreamEvent => "stream_event",
+            Self::Woken => "woken",
+            Self::Timer => "timer",
+            Self::Ready => "ready",
+            Self::Task => "task",
+            Self::Closed => "closed",
+        }
+    }
+}
+
+/// Counts overruns.
+#[derive(Debug, Default)]
+pub(super) struct Overruns {
+    /// None in a simulation, where callbacks take no time.
+    clock: Option<Clock>,
+    /// A callback ran in this turn; one that was not timed.
+    called: bool,
+    untimed: bool,
+    traced_turns: u32,
+    /// Turns beyond the budget in which the application was called.
+    pub(super) turns: u64,
+    /// Overruns by name.
+    pub(super) by_name: [u64; Callback::ALL.len()],
+}
+
+impl Overruns {
+    pub(super) fn new(clock: Option<Clock>) -> Self {
+        Self { clock, ..Self::default() }
+    }
+
+    /// Before a callback. Give the result to [`left`](Self::left) after it.
+    #[inline]
+    pub(super) fn entered(&mut self, callback: Callback) -> Option<Instant> {
+        self.called = true;
+        if callback.is_hot() && self.traced_turns == 0 {
+            self.untimed = true;
+            return None;
+        }
+        self.clock.as_ref().map(Clock::now)
+    }
+
+    /// After a callback.
+    #[inline]
+    pub(super) fn left(&mut self, callback: Callback, entered: Option<Instant>) {
+        if let (Some(entered), Some(clock)) = (entered, &self.clock) {
+            self.judge(callback, clock.now().ns_since(entered));
+        }
+    }
+
+    fn judge(&mut self, callback: Callback, took_ns: u64) {
+        if took_ns > CALLBACK_BUDGET_NS {
+            self.by_name[callback as usize] += 1;
+        }
+    }
+
+    /// A turn is over, and took this long without the time that the worker slept.
+    pub(super) fn turn_ended(&mut self, took_ns: u64) {
+        let called = std::mem::take(&mut self.called);
+        let untimed = std::mem::take(&mut self.untimed);
+        self.traced_turns = self.traced_turns.saturating_sub(1);
+        if called && took_ns > CALLBACK_BUDGET_NS {
+            self.turns += 1;
+            if untimed {
+                self.traced_turns = TRACED_TURNS;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: u64 = CALLBACK_BUDGET_NS + 1;
+
+    #[test]
+    fn rare_callbacks_are_always_timed_and_hot_ones_after_a_long_turn() {
+        let mut overruns = Overruns::new(Some(Clock::monotonic()));
+        assert!(overruns.entered(Callback::Task).is_some());
+        assert!(overruns.entered(Callback::StreamData).is_none());
+        overruns.turn_ended(LONG);
+        assert_eq!((overruns.turns, overruns.by_name), (1, [0; Callback::ALL.len()]));
+        assert!(overruns.entered(Callback::StreamData).is_some());
+        overruns.judge(Callback::StreamData, CALLBACK_BUDGET_NS);
+        overruns.judge(Callback::StreamData, LONG);
+        assert_eq!(overruns.by_name[Callback::StreamData as usize], 1);
+    }
+
+    #[test]
+    fn a_long_turn_that_called_nobody_is_nobodys_fault() {
+        let mut overruns = Overruns::new(Some(Clock::monotonic()));
+        overruns.turn_ended(LONG);
+        overruns.entered(Callback::Timer);
+        overruns.turn_ended(CALLBACK_BUDGET_NS);
+        assert_eq!(overruns.turns, 0);
+        assert!(overruns.entered(Callback::Acknowledged).is_none());
+    }
+
+    #[test]
+    fn tracing_ends_by_itself() {
+        let mut overruns = Overruns::new(Some(Clock::monotonic()));
+        overruns.entered(Callback::StreamData);
+        overruns.turn_ended(LONG);
+        for _ in 0..TRACED_TURNS {
+            overruns.turn_ended(0);
+        }
+        assert_eq!(overruns.entered(Callback::StreamData), None);
+    }
+
+    #[test]
+    fn a_simulation_times_nothing() {
+        let mut overruns = Overruns::new(None);
+        let entered = overruns.entered(Callback::Task);
+        overruns.left(Callback::Task, entered);
+        assert_eq!(entered, None);
+    }
+
+    #[test]
+    fn every_name_has_its_own_number() {
+        for (number, callback) in Callback::ALL.into_iter().enumerate() {
+            assert_eq!(callback as usize, number, "{}", callback.name());
+        }
+    }
+}

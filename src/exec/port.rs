@@ -1,0 +1,216 @@
+//! The datapaths that a registration's workers use, and how they are opened.
+
+use super::config::UdpTuning;
+use super::status::LadderStep;
+use crate::datapath::udp::{UdpDatapath, UdpError};
+use crate::datapath::xdp::{Ladder, PortUse, XdpDatapath, XdpDevice, XdpError};
+use crate::datapath::{Capabilities, Datapath, DatapathError, Path, QueueStats, RxMeta};
+use crate::ecn::Ecn;
+use std::fmt;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+/// What all workers of a registration open their datapaths from.
+#[derive(Clone)]
+pub(super) enum Source {
+    /// A device with our program attached.
+    Xdp { device: Arc<XdpDevice>, ladder: Ladder },
+    /// The kernel's sockets, and why nothing better.
+    Udp { tuning: UdpTuning, ladder: Vec<LadderStep> },
+}
+
+/// Why a datapath, or an address on it, could not be opened.
+#[derive(Debug)]
+pub enum PortError {
+    /// A kernel socket.
+    Udp(UdpError),
+    /// An AF_XDP queue, or a kernel socket beside it.
+    Xdp(XdpError),
+    /// There is no route to the address, or it is none that one can send to.
+    NoRoute {
+        /// The address.
+        remote: SocketAddr,
+        /// What the kernel said.
+        error: std::io::Error,
+    },
+    /// The worker cannot wait for it.
+    Wait(std::io::Error),
+}
+
+impl fmt::Display for PortError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Udp(error) => error.fmt(f),
+            Self::Xdp(error) => error.fmt(f),
+            Self::NoRoute { remote, error } => write!(f, "no route to {remote}: {error}"),
+            Self::Wait(error) => write!(f, "the socket cannot be waited for: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for PortError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Udp(error) => Some(error),
+            Self::Xdp(error) => Some(error),
+            Self::NoRoute { error, .. } | Self::Wait(error) => Some(error),
+        }
+    }
+}
+
+impl From<UdpError> for PortError {
+    fn from(error: UdpError) -> Self {
+        Self::Udp(error)
+    }
+}
+
+impl From<XdpError> for PortError {
+    fn from(error: XdpError) -> Self {
+        Self::Xdp(error)
+    }
+}
+
+/// A worker's datapath: the kind is chosen at start, and a call costs one branch.
+pub(super) enum Port {
+    Udp(Box<UdpDatapath>),
+    Xdp(Box<XdpDatapath>),
+}
+
+/// What a port is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Clients send to it, and every worker has a socket on it.
+    Listen,
+    /// Servers answer to it.
+    Connect,
+}
+
+impl Source {
+    /// The steps of the ladder that were taken down.
+    pub(super) fn ladder(&self) -> Vec<LadderStep> {
+        match self {
+            Self::Udp { ladder, .. } => ladder.clone(),
+            // A queue may refuse zero-copy after the device has promised it.
+            Self::Xdp { device, ladder } => {
+                let now = device.ladder();
+                steps(if now.steps.len() >= ladder.steps.len() { &now } else { ladder })
+            }
+        }
+    }
+
+    /// The datapath of a worker that has one from its start: a queue of the device.
+    pub(super) fn at_start(&self, queue: u32) -> Result<Option<Port>, PortError> {
+        match self {
+            Self::Udp { .. } => Ok(None),
+            Self::Xdp { device, .. } => {
+                Ok(Some(Port::Xdp(Box::new(device.open_queue(queue, &[])?))))
+            }
+        }
+    }
+
+    /// Opens `address` on a worker's datapath, or makes that datapath. Returns the address with
+    /// the port that the kernel chose, if it was to choose.
+    pub(super) fn open(
+        &self,
+        port: Option<&mut Port>,
+        address: SocketAddr,
+        purpose: Purpose,
+    ) -> Result<(SocketAddr, Option<Port>), PortError> {
+        match (self, port) {
+            (Self::Udp { tuning, .. }, port) => {
+                let config = tuning.config(address, purpose == Purpose::Listen);
+                if let Some(Port::Udp(datapath)) = port {
+                    return Ok((datapath.add_socket(&config)?, None));
+                }
+                let datapath = UdpDatapath::bind(&config)?;
+                Ok((datapath.local_addr(), Some(Port::Udp(Box::new(datapath)))))
+            }
+            (Self::Xdp { device, .. }, Some(Port::Xdp(datapath))) => {
+                let bound = datapath.open_port(address)?;
+                if purpose == Purpose::Connect {
+                    device.listen_as(bound, PortUse::Client)?;
+                }
+                Ok((bound, None))
+            }
+            (Self::Xdp { .. }, _) => unreachable!("a worker of a device has its queue"),
+        }
+    }
+
+    /// Steers what clients send to `address` to the workers, once all of them can take it.
+    pub(super) fn steer(&self, address: SocketAddr) -> Result<(), PortError> {
+        match self {
+            Self::Udp { .. } => Ok(()),
+            Self::Xdp { device, .. } => Ok(device.listen_as(address, PortUse::Server)?),
+        }
+    }
+
+    /// Our address on the way to `remote`, for a client that sends from `bound`.
+    pub(super) fn local_towards(
+        &self,
+        bound: SocketAddr,
+        remote: SocketAddr,
+    ) -> Result<SocketAddr, PortError> {
+        match self {
+            // The kernel chooses for every datagram.
+            Self::Udp { .. } => Ok(bound),
+            Self::Xdp { .. } => {
+                let any = SocketAddr::new(bound.ip(), 0);
+                let chosen = UdpSocket::bind(any)
+                    .and_then(|socket| socket.connect(remote).and_then(|()| socket.local_addr()))
+                    .map_err(|error| PortError::NoRoute { remote, error })?;
+                Ok(SocketAddr::new(chosen.ip(), bound.port()))
+            }
+        }
+    }
+}
+
+/// The steps of a device's ladder.
+pub(super) fn steps(ladder: &Ladder) -> Vec<LadderStep> {
+    let step = |(tried, reason): &(_, String)| LadderStep { tried: *tried, reason: reason.clone() };
+    ladder.steps.iter().map(step).collect()
+}
+
+/// One call of either kind.
+macro_rules! either {
+    ($port:expr, $datapath:ident => $call:expr) => {
+        match $port {
+            Self::Udp($datapath) => $call,
+            Self::Xdp($datapath) => $call,
+        }
+    };
+}
+
+impl Datapath for Port {
+    fn capabilities(&self) -> &Capabilities {
+        either!(self, datapath => datapath.capabilities())
+    }
+
+    fn receive(&mut self, budget: usize, sink: &mut dyn FnMut(&RxMeta, &mut [u8])) -> usize {
+        either!(self, datapath => datapath.receive(budget, sink))
+    }
+
+    fn tx_buffer(&mut self, path: &Path) -> Option<&mut [u8]> {
+        either!(self, datapath => datapath.tx_buffer(path))
+    }
+
+    fn tx_commit(&mut self, len: usize, path: &Path, ecn: Ecn) {
+        either!(self, datapath => datapath.tx_commit(len, path, ecn));
+    }
+
+    fn flush(&mut self) -> Result<(), DatapathError> {
+        either!(self, datapath => datapath.flush())
+    }
+
+    fn prepare_sleep(&mut self) -> bool {
+        either!(self, datapath => datapath.prepare_sleep())
+    }
+
+    fn poll_fds(&self) -> &[RawFd] {
+        either!(self, datapath => datapath.poll_fds())
+    }
+
+    fn stats(&self) -> QueueStats {
+        either!(self, datapath => datapath.stats())
+    }
+}

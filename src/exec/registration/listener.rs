@@ -1,0 +1,159 @@
+//! Accepting connections.
+
+use super::super::config::ServerConfig;
+use super::super::handle::Command;
+use super::super::handler::Handler;
+use super::super::lane::{self, Acceptor, NewConnection};
+use super::super::port::{PortError, Purpose};
+use super::run::on_worker_thread;
+use super::{Control, Registration, Shared};
+use crate::proto::endpoint::Endpoint;
+use crossbeam::channel;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Why a listener could not be opened.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ListenError {
+    /// A worker could not open the address.
+    Port {
+        /// The worker.
+        worker: usize,
+        /// Why.
+        error: PortError,
+    },
+    /// The device could not be told to steer the address to the workers.
+    Steering(PortError),
+    /// A worker's inbox is full, or it has ended, or nobody turns it.
+    Worker(usize),
+    /// Called on a worker's thread, which cannot wait for itself: call it elsewhere.
+    OnWorkerThread,
+}
+
+impl fmt::Display for ListenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Port { worker, error } => write!(f, "worker {worker}: {error}"),
+            Self::Steering(error) => error.fmt(f),
+            Self::Worker(worker) => write!(f, "worker {worker} does not answer"),
+            Self::OnWorkerThread => {
+                f.write_str("a worker's thread cannot wait for itself: listen on another thread")
+            }
+        }
+    }
+}
+
+impl std::error::Error for ListenError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Port { error, .. } | Self::Steering(error) => Some(error),
+            Self::Worker(_) | Self::OnWorkerThread => None,
+        }
+    }
+}
+
+/// Accepts connections on all workers, until it is dropped. The connections that it has
+/// accepted go on.
+#[must_use = "a listener stops when it is dropped"]
+pub struct Listener {
+    shared: Arc<Shared>,
+    id: u32,
+    local: SocketAddr,
+}
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listener")
+            .field("id", &self.id)
+            .field("local", &self.local)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Listener {
+    /// The address, with the port that the kernel chose if it was to choose.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        for worker in 0..self.shared.fleet.len() {
+            if let Some(mailbox) = self.shared.fleet.mailbox(worker) {
+                // A full inbox: the worker hears greetings a little longer than it should.
+                let _ = mailbox.post(Command::Control(Control::StopListening(self.id)));
+            }
+        }
+    }
+}
+
+impl Registration {
+    /// Accepts connections to `address` on all workers. `acceptor` is called for each on the
+    /// thread of the worker that will own it, on all of them in parallel; it gives the
+    /// connection's application, or `None` to turn the client away.
+    ///
+    /// Returns when every worker listens. With [`open_without_threads`] the workers have to be
+    /// turned meanwhile.
+    ///
+    /// [`open_without_threads`]: Self::open_without_threads
+    ///
+    /// # Errors
+    /// [`ListenError`].
+    pub fn listen(
+        &self,
+        address: SocketAddr,
+        config: &ServerConfig,
+        acceptor: impl Fn(&NewConnection) -> Option<Box<dyn Handler>> + Send + Sync + 'static,
+    ) -> Result<Listener, ListenError> {
+        if on_worker_thread() {
+            return Err(ListenError::OnWorkerThread);
+        }
+        let mut local = address;
+        for worker in 0..self.workers() {
+            // The first worker learns the port that the kernel chose; the others join it.
+            local = self.open_on(worker, local)?;
+        }
+        let id = self.shared.next_listener.fetch_add(1, Ordering::Relaxed);
+        let acceptor: Acceptor = Arc::new(acceptor);
+        // From here on dropping it undoes what has been done.
+        let listener = Listener { shared: self.shared.clone(), id, local };
+        for worker in 0..self.workers() {
+            let part = lane::Listener {
+                id,
+                port: 0,
+                local,
+                endpoint: Endpoint::new(
+                    config.transport.clone(),
+                    config.tls.clone(),
+                    self.shared.secrets.tokens(&self.shared.used_tokens),
+                    self.shared.secrets.reset_key(),
+                    config.retry,
+                ),
+                acceptor: acceptor.clone(),
+            };
+            self.ask(worker, Control::Listen(Box::new(part)))?;
+        }
+        self.shared.source.steer(local).map_err(ListenError::Steering)?;
+        tracing::info!(%local, workers = self.workers(), "listening");
+        Ok(listener)
+    }
+
+    fn open_on(&self, worker: usize, address: SocketAddr) -> Result<SocketAddr, ListenError> {
+        let (reply, answer) = channel::bounded(1);
+        self.ask(worker, Control::Open { address, purpose: Purpose::Listen, reply })?;
+        match answer.recv() {
+            Ok(opened) => opened.map_err(|error| ListenError::Port { worker, error }),
+            Err(_) => Err(ListenError::Worker(worker)),
+        }
+    }
+
+    fn ask(&self, worker: usize, control: Control) -> Result<(), ListenError> {
+        let mailbox = self.shared.fleet.mailbox(worker).ok_or(ListenError::Worker(worker))?;
+        mailbox.post(Command::Control(control)).map_err(|_| ListenError::Worker(worker))
+    }
+}

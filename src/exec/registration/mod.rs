@@ -1,0 +1,245 @@
+//! The front door: workers, listeners, connections.
+//!
+//! A [`Registration`] is a set of workers with one configuration, as in MsQuic. From it come
+//! listeners and connections:
+//!
+//! ```text
+//!   Registration --listen--> Listener   accepts on all workers in parallel
+//!        |        --connect-> Handle    a connection on one worker
+//!        |
+//!        +-- worker 0: thread, queue 0, table, timers, inbox
+//!        +-- worker 1: thread, queue 1, table, timers, inbox
+//! ```
+
+mod control;
+mod listener;
+mod run;
+mod start;
+
+pub(super) use control::Control;
+pub use listener::{ListenError, Listener};
+pub use run::{Progress, WorkerLoop};
+pub use start::{OpenError, WorkerSeed};
+
+use super::clock::Clock;
+use super::config::{ClientConfig, RegistrationConfig};
+use super::handle::{Address, Command, Handle, HandleError};
+use super::handler::{Handler, WorkerRef};
+use super::handoff::Fleet;
+use super::lane::ConnectRequest;
+use super::port::Source;
+use super::status::{Board, WorkerStatus};
+use crate::proto::token::UsedTokens;
+use crate::topology::Note;
+use start::Secrets;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// What the registration, its listeners and its workers share.
+struct Shared {
+    fleet: Arc<Fleet<Command>>,
+    boards: Vec<Arc<Board>>,
+    source: Source,
+    secrets: Secrets,
+    used_tokens: UsedTokens,
+    next_listener: AtomicU32,
+    next_worker: AtomicUsize,
+    notes: Vec<Note>,
+}
+
+/// A set of workers with one configuration. Dropping it closes every connection.
+///
+/// An echo server:
+///
+/// ```no_run
+/// use bytes::Bytes;
+/// use quiclane::exec::{ConnectionRef, Handler, Registration, RegistrationConfig, ServerConfig};
+/// use quiclane::proto::crypto::ServerTls;
+/// use quiclane::wire::StreamId;
+///
+/// struct Echo;
+///
+/// impl Handler for Echo {
+///     fn stream_data(
+///         &mut self,
+///         connection: &mut ConnectionRef<'_>,
+///         stream: StreamId,
+///         data: &[u8],
+///         fin: bool,
+///     ) -> usize {
+///         // Fails only if the peer does not want an answer.
+///         let _ = connection.send(stream, Bytes::copy_from_slice(data), fin);
+///         data.len()
+///     }
+/// }
+///
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     let tls = ServerTls::builder()
+///         .certificate_pem(&std::fs::read("cert.pem")?, &std::fs::read("key.pem")?)?
+///         .alpn(["echo"])
+///         .build()?;
+///     // AF_XDP: a worker for each queue, pinned beside the device.
+///     let registration = Registration::open(RegistrationConfig::xdp("eth0"))?;
+///     let config = ServerConfig::new(tls);
+///     let _listener = registration
+///         .listen("0.0.0.0:4433".parse()?, &config, |_new| Some(Box::new(Echo)))?;
+///     loop {
+///         std::thread::park();
+///     }
+/// }
+/// ```
+pub struct Registration {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+    clock: Clock,
+}
+
+/// How a shutdown went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ShutdownReport {
+    /// Connections that had not finished closing when time was up.
+    pub abandoned: u64,
+    /// Workers that did not end: stuck in a callback.
+    pub stuck: usize,
+}
+
+impl Registration {
+    /// Places and starts the workers, each on a thread of its own, and opens their queues.
+    ///
+    /// # Errors
+    /// [`OpenError`] says what is missing and what to do about it.
+    pub fn open(config: RegistrationConfig) -> Result<Self, OpenError> {
+        let (mut registration, seeds) = start::prepare(config)?;
+        registration.threads = start::spawn(seeds)?;
+        Ok(registration)
+    }
+
+    /// As [`open`](Self::open), without threads: the application starts each worker on a thread
+    /// of its own with [`WorkerSeed::start`], and turns it.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open_without_threads(
+        config: RegistrationConfig,
+    ) -> Result<(Self, Vec<WorkerSeed>), OpenError> {
+        start::prepare(config)
+    }
+
+    /// How many workers there are.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.shared.fleet.len()
+    }
+
+    /// What an operator should know about where the workers were placed.
+    #[must_use]
+    pub fn notes(&self) -> &[Note] {
+        &self.shared.notes
+    }
+
+    /// What every worker does and has done. A busy worker tells at most 50 ms late.
+    #[must_use]
+    pub fn status(&self) -> Vec<WorkerStatus> {
+        let row = |(number, board): (usize, &Arc<Board>)| WorkerStatus::new(number, board);
+        self.shared.boards.iter().enumerate().map(row).collect()
+    }
+
+    /// Begins a connection to `remote`, which has to prove that it is `server_name`. Workers
+    /// take turns. The handler is told on the worker's thread how it goes.
+    ///
+    /// # Errors
+    /// The worker's inbox is full, or it has ended.
+    pub fn connect(
+        &self,
+        remote: SocketAddr,
+        server_name: &str,
+        config: &ClientConfig,
+        handler: impl Handler,
+    ) -> Result<Handle, HandleError> {
+        let next = self.shared.next_worker.fetch_add(1, Ordering::Relaxed);
+        self.connect_on(next % self.workers(), remote, server_name, config, handler)
+    }
+
+    /// As [`connect`](Self::connect), on the worker of that number.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect); also if there is no such worker.
+    pub fn connect_on(
+        &self,
+        worker: usize,
+        remote: SocketAddr,
+        server_name: &str,
+        config: &ClientConfig,
+        handler: impl Handler,
+    ) -> Result<Handle, HandleError> {
+        let mailbox = self.shared.fleet.mailbox(worker).ok_or(HandleError::Closed)?;
+        let address = Address::pending(worker as u16);
+        let request =
+            ConnectRequest::new(remote, server_name, config, Box::new(handler), address.clone());
+        mailbox.post(Command::Control(Control::Connect(Box::new(request))))?;
+        Ok(Handle::new(address, self.shared.fleet.clone()))
+    }
+
+    /// Has `task` run on a worker's thread.
+    ///
+    /// # Errors
+    /// The worker's inbox is full, or it has ended, or there is no such worker.
+    pub fn on_worker(
+        &self,
+        worker: usize,
+        task: impl FnOnce(&mut WorkerRef<'_>) + Send + 'static,
+    ) -> Result<(), HandleError> {
+        let mailbox = self.shared.fleet.mailbox(worker).ok_or(HandleError::Closed)?;
+        Ok(mailbox.post(Command::Worker(Box::new(task)))?)
+    }
+
+    /// Closes every connection with an application code, and waits until all are gone, but no
+    /// longer than `patience`; then the workers end. Connections take a few round trips to
+    /// close: their last packet may be lost.
+    ///
+    /// Workers that an application turns itself are told, and not waited for.
+    pub fn shutdown(mut self, code: u64, patience: Duration) -> ShutdownReport {
+        self.finish(code, patience)
+    }
+
+    fn finish(&mut self, code: u64, patience: Duration) -> ShutdownReport {
+        let until = self.clock.now() + patience;
+        for worker in 0..self.workers() {
+            self.post_for_certain(worker, || Control::Finish { code, until });
+        }
+        let mut report = ShutdownReport::default();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                report.stuck += 1;
+            }
+        }
+        report.abandoned =
+            self.shared.boards.iter().map(|board| board.read().lane.connections).sum();
+        report
+    }
+
+    /// Posts to a worker whose inbox may be full just now.
+    fn post_for_certain(&self, worker: usize, control: impl Fn() -> Control) {
+        let Some(mailbox) = self.shared.fleet.mailbox(worker) else { return };
+        while mailbox.post(Command::Control(control())) == Err(super::handoff::PostError::Full) {
+            std::thread::yield_now();
+        }
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        if !self.threads.is_empty() {
+            self.finish(0, Duration::ZERO);
+        }
+    }
+}
+
+impl std::fmt::Debug for Registration {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Registration").field("workers", &self.workers()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,214 @@
+//! A worker's thread, or what an application turns in place of one.
+
+use super::super::affinity::Berth;
+use super::super::clock::Clock;
+use super::super::lane::ConnectRequest;
+use super::super::port::{Port, PortError, Purpose, Source};
+use super::super::status::Board;
+use super::super::worker::{Turn, Worker};
+use super::control::Control;
+use crate::datapath::{Datapath, DatapathError};
+use crate::time::{Instant, MILLISECOND_NS};
+use std::cell::Cell;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a worker whose datapath is lost waits before it tries again.
+const LOST_PAUSE_NS: u64 = 100 * MILLISECOND_NS;
+
+thread_local! {
+    static ON_WORKER: Cell<bool> = const { Cell::new(false) };
+}
+
+/// True on a thread that turns a worker: it must not wait for one.
+pub(super) fn on_worker_thread() -> bool {
+    ON_WORKER.get()
+}
+
+/// A worker that an application turns on a thread of its own. Made by
+/// [`WorkerSeed::start`](super::WorkerSeed::start) on that thread, and bound to it.
+pub struct WorkerLoop {
+    worker: Worker<Port>,
+    clock: Clock,
+    source: Source,
+    board: Arc<Board>,
+    berth: Berth,
+    /// Where connections are sent from, by address family: IPv4, IPv6.
+    client_ports: [Option<SocketAddr>; 2],
+    /// The end was asked for: no later than this.
+    finish_at: Option<Instant>,
+    failed: bool,
+}
+
+/// Whether a worker goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Turn it again.
+    Running,
+    /// The registration was shut down and every connection is gone: drop it.
+    Ended,
+}
+
+impl WorkerLoop {
+    pub(super) fn new(
+        worker: Worker<Port>,
+        clock: Clock,
+        source: Source,
+        board: Arc<Board>,
+        berth: Berth,
+    ) -> Self {
+        ON_WORKER.set(true);
+        Self {
+            worker,
+            clock,
+            source,
+            board,
+            berth,
+            client_ports: [None; 2],
+            finish_at: None,
+            failed: false,
+        }
+    }
+
+    /// Opens what a worker has from its start.
+    pub(super) fn open_queue(&mut self) -> Result<(), PortError> {
+        self.worker.watch_own().map_err(PortError::Wait)?;
+        if let Some(port) = self.source.at_start(self.berth.queue)? {
+            self.add_port(port)?;
+        }
+        self.tell_facts();
+        Ok(())
+    }
+
+    /// Turns until the registration ends.
+    pub(super) fn run(mut self) {
+        while self.turn(None) == Progress::Running {}
+    }
+
+    /// One turn; then, if there is nothing to do, sleeps as the registration's polling says,
+    /// for `patience` at most.
+    pub fn turn(&mut self, patience: Option<Duration>) -> Progress {
+        let now = self.clock.now();
+        let turn = match self.worker.turn(now) {
+            Ok(turn) => {
+                self.failed = false;
+                turn
+            }
+            Err(error) => self.lost(now, &error),
+        };
+        while let Some(control) = self.worker.next_control() {
+            self.carry_out(control);
+        }
+        let mut until = patience.map_or(Instant::NEVER, |patience| now + patience);
+        if let Some(finish_at) = self.finish_at {
+            if self.worker.lane().is_empty() || finish_at <= now {
+                self.finish();
+                return Progress::Ended;
+            }
+            until = until.min(finish_at);
+        }
+        self.worker.wait(now, turn, until);
+        Progress::Running
+    }
+
+    fn carry_out(&mut self, control: Control) {
+        match control {
+            Control::Open { address, purpose, reply } => {
+                // Who asked may have given up.
+                drop(reply.send(self.open(address, purpose)));
+            }
+            Control::Listen(listener) => self.worker.lane().listen(*listener),
+            Control::StopListening(id) => self.worker.lane().stop_listening(id),
+            Control::Connect(request) => self.connect(*request),
+            Control::Finish { code, until } => {
+                self.worker.lane().close_all(code);
+                // A turn more at least: what was closed has to say so.
+                self.finish_at = Some(until.max(self.clock.now().plus_ns(1)));
+            }
+        }
+    }
+
+    fn open(&mut self, address: SocketAddr, purpose: Purpose) -> Result<SocketAddr, PortError> {
+        let port = self.worker.ports().first_mut();
+        let (bound, made) = self.source.open(port, address, purpose)?;
+        match made {
+            Some(port) => self.add_port(port)?,
+            None => self.worker.watch_port(0).map_err(PortError::Wait)?,
+        }
+        self.tell_facts();
+        Ok(bound)
+    }
+
+    fn add_port(&mut self, port: Port) -> Result<(), PortError> {
+        self.worker.add_port(port).map(drop).map_err(PortError::Wait)
+    }
+
+    fn connect(&mut self, mut request: ConnectRequest) {
+        match self.client_address(request.remote) {
+            Ok(local) => {
+                request.local = local;
+                self.worker.lane().connect(request);
+            }
+            Err(error) => self.worker.lane().cannot_connect(request, error),
+        }
+    }
+
+    /// Where to send from towards `remote`; opens a port of the family once.
+    fn client_address(&mut self, remote: SocketAddr) -> Result<SocketAddr, PortError> {
+        let (family, any) = match remote {
+            SocketAddr::V4(_) => (0, IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+            SocketAddr::V6(_) => (1, IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
+        };
+        let bound = match self.client_ports[family] {
+            Some(bound) => bound,
+            None => {
+                let bound = self.open(SocketAddr::new(any, 0), Purpose::Connect)?;
+                self.client_ports[family] = Some(bound);
+                bound
+            }
+        };
+        self.source.local_towards(bound, remote)
+    }
+
+    /// A datapath is lost. Its connections time out; others, and handles, go on.
+    fn lost(&mut self, now: Instant, error: &DatapathError) -> Turn {
+        if !self.failed {
+            let worker = self.worker.lane().number();
+            tracing::error!(worker, %error, "a datapath is lost");
+            self.board.change_facts(|facts| facts.error = Some(error.to_string()));
+            self.failed = true;
+        }
+        Turn { work: 0, next: now.plus_ns(LOST_PAUSE_NS) }
+    }
+
+    fn tell_facts(&mut self) {
+        let mode = self.worker.ports().first().map(|port| port.capabilities().clone());
+        let (berth, ladder) = (self.berth, self.source.ladder());
+        self.board.change_facts(|facts| {
+            facts.queue = berth.queue;
+            facts.cpu = berth.cpu;
+            facts.node = berth.node;
+            facts.ladder = ladder;
+            facts.device = mode.as_ref().and_then(|capabilities| capabilities.device.clone());
+            facts.mode = mode.map(|capabilities| capabilities.mode);
+        });
+    }
+
+    fn finish(&mut self) {
+        let number = self.worker.lane().number();
+        let left = self.worker.lane().counters().connections;
+        if left > 0 {
+            tracing::warn!(worker = number, connections = left, "ended before they were closed");
+        }
+        self.worker.close_inbox();
+        self.worker.publish();
+    }
+}
+
+impl Drop for WorkerLoop {
+    fn drop(&mut self) {
+        self.worker.close_inbox();
+        ON_WORKER.set(false);
+    }
+}

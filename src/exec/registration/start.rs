@@ -1,0 +1,373 @@
+//! From a configuration to running workers.
+
+use super::super::affinity::{self, Berth, BerthError};
+use super::super::clock::Clock;
+use super::super::config::{Io, Profile, RegistrationConfig, UdpTuning};
+use super::super::entropy::Entropy;
+use super::super::handle::Command;
+use super::super::handoff::Fleet;
+use super::super::lane::{Lane, LaneLimits, LaneParts};
+use super::super::port::{PortError, Source, steps};
+use super::super::services::{Services, Setting};
+use super::super::status::{Board, LadderStep};
+use super::super::sys::{self, Poller};
+use super::super::worker::{Polling, Worker};
+use super::{Registration, Shared, WorkerLoop};
+use crate::datapath::Mode;
+use crate::datapath::xdp::{XdpConfig, XdpDevice, XdpError};
+use crate::lb::{Codec, MAX_WORKERS, ReservedConfigId};
+use crate::proto::crypto::ResetKey;
+use crate::proto::token::{TokenConfig, Tokens, UsedTokens};
+use crate::topology::{self, Note, Placement, PlacementError, Request, Sharing};
+use crossbeam::channel;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicUsize};
+use std::thread::JoinHandle;
+
+/// Why a registration did not start.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The queues could not be placed on CPUs.
+    Placement(PlacementError),
+    /// The device could not be had.
+    Xdp(XdpError),
+    /// A worker's queue could not be opened.
+    Queue {
+        /// The worker.
+        worker: usize,
+        /// Why.
+        error: PortError,
+    },
+    /// A worker could not be put in its place.
+    Berth {
+        /// The worker.
+        worker: usize,
+        /// Why.
+        error: BerthError,
+    },
+    /// The configuration id for connection ids is reserved.
+    CidConfig(ReservedConfigId),
+    /// More workers than connection ids can name, or none.
+    Workers(usize),
+    /// A system call of the workers' own failed.
+    System(io::Error),
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Placement(error) => error.fmt(f),
+            Self::Xdp(error) => error.fmt(f),
+            Self::Queue { worker, error } => write!(f, "worker {worker}: {error}"),
+            Self::Berth { worker, error } => write!(f, "worker {worker}: {error}"),
+            Self::CidConfig(error) => error.fmt(f),
+            Self::Workers(count) => {
+                write!(f, "{count} workers: 1 to {MAX_WORKERS} are possible")
+            }
+            Self::System(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for OpenError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Placement(error) => Some(error),
+            Self::Xdp(error) => Some(error),
+            Self::Queue { error, .. } => Some(error),
+            Self::Berth { error, .. } => Some(error),
+            Self::CidConfig(error) => Some(error),
+            Self::Workers(_) => None,
+            Self::System(error) => Some(error),
+        }
+    }
+}
+
+/// A worker that has not started: what a thread needs to become it.
+pub struct WorkerSeed {
+    number: usize,
+    name: String,
+    berth: Berth,
+    profile: Profile,
+    polling: Polling,
+    limits: LaneLimits,
+    codec: Codec,
+    secrets: Secrets,
+    fleet: Arc<Fleet<Command>>,
+    source: Source,
+    board: Arc<Board>,
+    clock: Clock,
+}
+
+impl fmt::Debug for WorkerSeed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkerSeed")
+            .field("number", &self.number)
+            .field("berth", &self.berth)
+            .finish_non_exhaustive()
+    }
+}
+
+impl WorkerSeed {
+    /// The number of the worker.
+    #[must_use]
+    pub fn number(&self) -> usize {
+        self.number
+    }
+
+    /// The CPU that the worker was placed on: [`start`](Self::start) pins the thread to it.
+    #[must_use]
+    pub fn cpu(&self) -> Option<u32> {
+        self.berth.cpu
+    }
+
+    /// Makes the calling thread this worker: pins it, and opens its queue.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn start(self) -> Result<WorkerLoop, OpenError> {
+        let worker = self.number;
+        affinity::take(&self.berth, self.profile)
+            .map_err(|error| OpenError::Berth { worker, error })?;
+        let services = Services::new(Setting {
+            now: self.clock.now(),
+            worker: worker as u16,
+            fleet: self.fleet.clone(),
+            entropy: Entropy::system(),
+            clock: Some(self.clock),
+            poller: Some(Poller::new().map_err(OpenError::System)?),
+        });
+        let (codec, reset, limits) = (self.codec, self.secrets.reset_key(), self.limits);
+        let lane = Lane::new(LaneParts { services, codec, reset, limits });
+        let worker_with_board =
+            Worker::new(lane, self.fleet, self.polling).with_board(self.board.clone());
+        let mut running =
+            WorkerLoop::new(worker_with_board, self.clock, self.source, self.board, self.berth);
+        running.open_queue().map_err(|error| OpenError::Queue { worker, error })?;
+        Ok(running)
+    }
+}
+
+/// Everything up to the threads.
+pub(super) fn prepare(
+    config: RegistrationConfig,
+) -> Result<(Registration, Vec<WorkerSeed>), OpenError> {
+    let source = source(&config.io)?;
+    let placement = placement(&config, &source)?;
+    for note in &placement.notes {
+        tracing::warn!(%note, "placement");
+    }
+    let workers = placement.rows.len();
+    if workers == 0 || workers > MAX_WORKERS {
+        return Err(OpenError::Workers(workers));
+    }
+    let fleet = Fleet::new(workers, config.inbox_commands.max(1)).map_err(OpenError::System)?;
+    let secrets = Secrets::derive(&config);
+    let codec = Codec::new(&config.cid_config(secrets.cid_secret, secrets.cid_key))
+        .map_err(OpenError::CidConfig)?;
+    let boards: Vec<Arc<Board>> = (0..workers).map(|_| Arc::default()).collect();
+    let clock = Clock::monotonic();
+    let polling = match config.profile {
+        Profile::Scavenger => Polling::Sleep,
+        Profile::LowLatency | Profile::RealTime => config.polling,
+    };
+    let seed = |(number, row): (usize, &topology::Assignment)| WorkerSeed {
+        number,
+        name: format!("{}-{number}", config.name),
+        berth: if config.pin {
+            Berth::from(*row)
+        } else {
+            Berth { queue: row.queue, ..Berth::default() }
+        },
+        profile: config.profile,
+        polling,
+        limits: config.limits,
+        codec: codec.clone(),
+        secrets,
+        fleet: fleet.clone(),
+        source: source.clone(),
+        board: boards[number].clone(),
+        clock,
+    };
+    let seeds = placement.rows.iter().enumerate().map(seed).collect();
+    let shared = Arc::new(Shared {
+        fleet,
+        boards,
+        source,
+        secrets,
+        used_tokens: UsedTokens::new(&TokenConfig::default(), UsedTokens::DEFAULT_CAPACITY),
+        next_listener: AtomicU32::new(0),
+        next_worker: AtomicUsize::new(0),
+        notes: placement.notes,
+    });
+    Ok((Registration { shared, threads: Vec::new(), clock }, seeds))
+}
+
+/// A thread for each seed; all of them have started when this returns.
+pub(super) fn spawn(seeds: Vec<WorkerSeed>) -> Result<Vec<JoinHandle<()>>, OpenError> {
+    let (started, reports) = channel::bounded(seeds.len());
+    let mut threads = Vec::new();
+    let fleet = seeds.first().map(|seed| seed.fleet.clone());
+    let mut outcome = Ok(());
+    for seed in seeds {
+        let started = started.clone();
+        let thread = std::thread::Builder::new().name(seed.name.clone());
+        let spawned = thread.spawn(move || match seed.start() {
+            Ok(running) => {
+                drop(started.send(Ok(())));
+                running.run();
+            }
+            Err(error) => drop(started.send(Err(error))),
+        });
+        match spawned {
+            Ok(thread) => threads.push(thread),
+            Err(error) => {
+                outcome = Err(OpenError::System(error));
+                break;
+            }
+        }
+        // One after the other: queues are opened in order, and the first failure ends it.
+        match reports.recv() {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => outcome = Err(error),
+            Err(_) => unreachable!("a sender is held here"),
+        }
+        if outcome.is_err() {
+            break;
+        }
+    }
+    if outcome.is_err() {
+        end(fleet, threads);
+        return outcome.map(|()| Vec::new());
+    }
+    Ok(threads)
+}
+
+/// Ends workers that had started before one failed.
+fn end(fleet: Option<Arc<Fleet<Command>>>, threads: Vec<JoinHandle<()>>) {
+    use super::Control;
+    use crate::time::Instant;
+    let Some(fleet) = fleet else { return };
+    for worker in 0..fleet.len() {
+        if let Some(mailbox) = fleet.mailbox(worker) {
+            let finish = Control::Finish { code: 0, until: Instant::EPOCH };
+            let _ = mailbox.post(Command::Control(finish));
+        }
+    }
+    for thread in threads {
+        drop(thread.join());
+    }
+}
+
+fn source(io: &Io) -> Result<Source, OpenError> {
+    match io {
+        Io::Udp(tuning) => Ok(Source::Udp { tuning: tuning.clone(), ladder: Vec::new() }),
+        Io::Xdp(config) => attach(config).map_err(OpenError::Xdp),
+        Io::Auto(config) => attach(config).or_else(|error| {
+            if !config.require.allows(Mode::Udp) {
+                return Err(OpenError::Xdp(error));
+            }
+            tracing::warn!(device = config.device, %error, "kernel UDP instead of AF_XDP");
+            let ladder = match error {
+                XdpError::Refused { ladder, .. } => steps(&ladder),
+                error => vec![LadderStep { tried: Mode::Generic, reason: error.to_string() }],
+            };
+            Ok(Source::Udp { tuning: UdpTuning::default(), ladder })
+        }),
+    }
+}
+
+fn attach(config: &XdpConfig) -> Result<Source, XdpError> {
+    let (device, ladder) = XdpDevice::attach(config)?;
+    Ok(Source::Xdp { device, ladder })
+}
+
+/// Which CPU serves which queue; without a device, workers are placed as if they were queues.
+fn placement(config: &RegistrationConfig, source: &Source) -> Result<Placement, OpenError> {
+    let machine = topology::Source::live().machine();
+    let allowed = sys::allowed_cpus().map_err(OpenError::System)?;
+    let mut request = Request {
+        device: None,
+        queues: config.queues.clone(),
+        cpus: config.cpus.clone(),
+        allowed,
+        sharing: config.sharing,
+    };
+    match source {
+        Source::Xdp { device, .. } => request.device = Some(device.name().to_owned()),
+        Source::Udp { .. } => {
+            let cpus = if config.cpus.is_empty() { &request.allowed } else { &config.cpus };
+            let workers = config.workers.unwrap_or(cpus.len());
+            if workers == 0 || workers > MAX_WORKERS {
+                return Err(OpenError::Workers(workers));
+            }
+            request.queues = (0..workers as u32).collect();
+        }
+    }
+    if !config.pin {
+        request.sharing = Sharing::Allow;
+    }
+    let mut placement = topology::place(&machine, &request).map_err(OpenError::Placement)?;
+    if !config.pin {
+        // Nothing is placed, so there is nothing to say about it.
+        placement.notes.retain(|note| matches!(note, Note::NodeUnknown { .. }));
+    }
+    Ok(placement)
+}
+
+/// What is derived from the host's secret, each from bytes of its own.
+#[derive(Clone, Copy)]
+pub(super) struct Secrets {
+    cid_secret: [u8; 16],
+    cid_key: [u8; 16],
+    reset: [u8; 32],
+    tokens: [u8; 32],
+}
+
+impl Secrets {
+    /// A worker's key for the tokens of stateless resets.
+    pub(super) fn reset_key(&self) -> ResetKey {
+        ResetKey::new(&self.reset)
+    }
+
+    /// A worker's part in tokens.
+    pub(super) fn tokens(&self, used: &UsedTokens) -> Tokens {
+        Tokens::new(&self.tokens, TokenConfig::default(), used.clone())
+    }
+
+    fn derive(config: &RegistrationConfig) -> Self {
+        let secret = config.secret.unwrap_or_else(|| Entropy::system().bytes());
+        // HMAC of a label under the secret, as key derivation does (RFC 5869, expand).
+        let root = ResetKey::new(&secret);
+        let half = |label: &[u8]| root.token(label);
+        let whole = |a: &[u8], b: &[u8]| {
+            let (a, b) = (half(a), half(b));
+            std::array::from_fn(|at| if at < 16 { a[at] } else { b[at - 16] })
+        };
+        Self {
+            cid_secret: half(b"quiclane cid secret"),
+            cid_key: half(b"quiclane cid key"),
+            reset: whole(b"quiclane reset 1", b"quiclane reset 2"),
+            tokens: whole(b"quiclane tokens 1", b"quiclane tokens 2"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_follow_from_the_hosts_secret_and_differ_from_each_other() {
+        let config = |byte| RegistrationConfig { secret: Some([byte; 32]), ..Default::default() };
+        let (a, b) = (Secrets::derive(&config(1)), Secrets::derive(&config(1)));
+        assert_eq!((a.cid_key, a.reset, a.tokens), (b.cid_key, b.reset, b.tokens));
+        let other = Secrets::derive(&config(2));
+        assert!(a.cid_key != other.cid_key && a.reset != other.reset && a.tokens != other.tokens);
+        assert!(a.reset != a.tokens && a.cid_secret != a.cid_key);
+        assert!(a.reset[..16] != a.reset[16..]);
+    }
+}

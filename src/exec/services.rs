@@ -1,0 +1,388 @@
+//! What a worker does for its application besides connections: timers, descriptors, closures.
+//!
+//! A callback reaches these through its [`ConnectionRef`](super::ConnectionRef) while the
+//! connection itself is borrowed, so they live beside the table and not in it. Nothing here
+//! calls the application: the lane takes out what is due, and calls.
+
+use super::clock::Clock;
+use super::entropy::Entropy;
+use super::handle::Command;
+use super::handler::{ConnectionRef, WorkerRef};
+use super::handoff::Fleet;
+use super::overrun::Overruns;
+use super::sys::{Interest, Poller, Readiness};
+use super::table::Key;
+use super::wheel::Wheel;
+use crate::time::Instant;
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A closure for a connection, from its own thread.
+pub(super) type LocalTask = Box<dyn FnOnce(&mut ConnectionRef<'_>)>;
+/// A closure for the worker, from its own thread.
+pub(super) type LocalWorkerTask = Box<dyn FnOnce(&mut WorkerRef<'_>)>;
+/// A closure that is called whenever a descriptor is ready.
+pub(super) type WatchTask = Box<dyn FnMut(&mut WorkerRef<'_>, Readiness)>;
+
+/// Names a timer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TimerId(Key);
+
+/// Names a watched descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct WatchId(Key);
+
+/// Work to be done between stages of a turn.
+pub(super) enum Job {
+    Connection(Key, LocalTask),
+    Worker(LocalWorkerTask),
+}
+
+/// Whom a timer is for.
+pub(super) enum TimerTarget {
+    Connection(Key, u64),
+    Worker(LocalWorkerTask),
+}
+
+/// Whom a descriptor is watched for.
+pub(super) enum WatchTarget {
+    Connection(Key, u64),
+    /// Empty while the closure runs.
+    Worker(Option<WatchTask>),
+}
+
+struct Watch {
+    fd: RawFd,
+    target: WatchTarget,
+}
+
+/// See the [module](self).
+pub(super) struct Services {
+    now: Instant,
+    worker: u16,
+    fleet: Arc<Fleet<Command>>,
+    pub(super) entropy: Entropy,
+    pub(super) overruns: Overruns,
+    timers: Slab<TimerTarget>,
+    timer_wheel: Wheel,
+    watches: Slab<Watch>,
+    /// None in a simulation.
+    poller: Option<Poller>,
+    jobs: VecDeque<Job>,
+}
+
+/// What a worker is made of, besides connections.
+pub(super) struct Setting {
+    pub(super) now: Instant,
+    pub(super) worker: u16,
+    pub(super) fleet: Arc<Fleet<Command>>,
+    pub(super) entropy: Entropy,
+    pub(super) clock: Option<Clock>,
+    pub(super) poller: Option<Poller>,
+}
+
+impl Services {
+    pub(super) fn new(setting: Setting) -> Self {
+        Self {
+            now: setting.now,
+            worker: setting.worker,
+            fleet: setting.fleet,
+            entropy: setting.entropy,
+            overruns: Overruns::new(setting.clock),
+            timers: Slab::default(),
+            timer_wheel: Wheel::new(setting.now),
+            watches: Slab::default(),
+            poller: setting.poller,
+            jobs: VecDeque::new(),
+        }
+    }
+
+    /// The time of this turn.
+    pub(super) fn now(&self) -> Instant {
+        self.now
+    }
+
+    pub(super) fn set_now(&mut self, now: Instant) {
+        self.now = self.now.max(now);
+    }
+
+    pub(super) fn worker(&self) -> usize {
+        usize::from(self.worker)
+    }
+
+    pub(super) fn fleet(&self) -> &Arc<Fleet<Command>> {
+        &self.fleet
+    }
+
+    // ---- closures --------------------------------------------------------------------------
+
+    pub(super) fn spawn_for_connection(&mut self, key: Key, task: LocalTask) {
+        self.jobs.push_back(Job::Connection(key, task));
+    }
+
+    pub(super) fn spawn(&mut self, task: LocalWorkerTask) {
+        self.jobs.push_back(Job::Worker(task));
+    }
+
+    pub(super) fn next_job(&mut self) -> Option<Job> {
+        self.jobs.pop_front()
+    }
+
+    pub(super) fn jobs(&self) -> usize {
+        self.jobs.len()
+    }
+
+    // ---- timers ----------------------------------------------------------------------------
+
+    pub(super) fn set_connection_timer(
+        &mut self,
+        key: Key,
+        after: Duration,
+        token: u64,
+    ) -> TimerId {
+        self.set_timer(after, TimerTarget::Connection(key, token))
+    }
+
+    pub(super) fn set_worker_timer(&mut self, after: Duration, task: LocalWorkerTask) -> TimerId {
+        self.set_timer(after, TimerTarget::Worker(task))
+    }
+
+    fn set_timer(&mut self, after: Duration, target: TimerTarget) -> TimerId {
+        let key = self.timers.insert(target);
+        self.timer_wheel.grow(self.timers.len());
+        self.timer_wheel.set(key.slot, self.now + after);
+        TimerId(key)
+    }
+
+    pub(super) fn cancel_timer(&mut self, timer: TimerId) -> bool {
+        let found = self.timers.remove(timer.0).is_some();
+        if found {
+            self.timer_wheel.remove(timer.0.slot);
+        }
+        found
+    }
+
+    /// The next timer that has come due.
+    pub(super) fn due_timer(&mut self) -> Option<TimerTarget> {
+        while let Some(slot) = self.timer_wheel.pop_due(self.now) {
+            if let Some(target) = self.timers.remove_slot(slot) {
+                return Some(target);
+            }
+        }
+        None
+    }
+
+    /// No timer comes due before this instant.
+    pub(super) fn next_timer(&self) -> Instant {
+        self.timer_wheel.next_expiry()
+    }
+
+    // ---- descriptors -----------------------------------------------------------------------
+
+    pub(super) fn watch_for_connection(
+        &mut self,
+        key: Key,
+        descriptor: BorrowedFd<'_>,
+        interest: Interest,
+        token: u64,
+    ) -> io::Result<WatchId> {
+        self.watch(descriptor, interest, WatchTarget::Connection(key, token))
+    }
+
+    pub(super) fn watch_for_worker(
+        &mut self,
+        descriptor: BorrowedFd<'_>,
+        interest: Interest,
+        task: WatchTask,
+    ) -> io::Result<WatchId> {
+        self.watch(descriptor, interest, WatchTarget::Worker(Some(task)))
+    }
+
+    fn watch(
+        &mut self,
+        descriptor: BorrowedFd<'_>,
+        interest: Interest,
+        target: WatchTarget,
+    ) -> io::Result<WatchId> {
+        let Some(poller) = &self.poller else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
+        let fd = descriptor.as_raw_fd();
+        let key = self.watches.insert(Watch { fd, target });
+        match poller.add(fd, interest, token_of(key)) {
+            Ok(()) => Ok(WatchId(key)),
+            Err(error) => {
+                self.watches.remove(key);
+                Err(error)
+            }
+        }
+    }
+
+    pub(super) fn unwatch(&mut self, watch: WatchId) {
+        if let (Some(watch), Some(poller)) = (self.watches.remove(watch.0), &self.poller) {
+            // An error means that the descriptor was closed: it is not watched any more.
+            drop(poller.remove(watch.fd));
+        }
+    }
+
+    /// How many descriptors of the application are watched.
+    pub(super) fn watched(&self) -> usize {
+        self.watches.used
+    }
+
+    /// Whom the readiness of `watch` is for.
+    pub(super) fn watch_target(&mut self, watch: WatchId) -> Option<&mut WatchTarget> {
+        self.watches.get(watch.0).map(|watch| &mut watch.target)
+    }
+
+    /// What the worker sleeps with.
+    pub(super) fn poller(&mut self) -> Option<&mut Poller> {
+        self.poller.as_mut()
+    }
+}
+
+/// The token that a watch is registered with; the worker's own descriptors have tokens with
+/// the highest bit set.
+fn token_of(key: Key) -> u64 {
+    u64::from(key.generation) << u32::BITS | u64::from(key.slot)
+}
+
+/// The watch that a token stands for.
+pub(super) fn watch_of(token: u64) -> WatchId {
+    WatchId(Key { slot: token as u32, generation: (token >> u32::BITS) as u32 })
+}
+
+/// Values by number, with generations; nothing is allocated once it has grown.
+struct Slab<T> {
+    slots: Vec<(u32, Option<T>)>,
+    free: Vec<u32>,
+    used: usize,
+}
+
+impl<T> Default for Slab<T> {
+    fn default() -> Self {
+        Self { slots: Vec::new(), free: Vec::new(), used: 0 }
+    }
+}
+
+impl<T> Slab<T> {
+    fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    fn insert(&mut self, value: T) -> Key {
+        self.used += 1;
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push((0, None));
+            (self.slots.len() - 1) as u32
+        });
+        let entry = &mut self.slots[slot as usize];
+        entry.1 = Some(value);
+        Key { slot, generation: entry.0 }
+    }
+
+    fn get(&mut self, key: Key) -> Option<&mut T> {
+        let (generation, value) = self.slots.get_mut(key.slot as usize)?;
+        if *generation == key.generation { value.as_mut() } else { None }
+    }
+
+    fn remove(&mut self, key: Key) -> Option<T> {
+        self.get(key)?;
+        self.remove_slot(key.slot)
+    }
+
+    fn remove_slot(&mut self, slot: u32) -> Option<T> {
+        let entry = self.slots.get_mut(slot as usize)?;
+        let value = entry.1.take()?;
+        // The highest bit stays free: tokens with it are the worker's own.
+        entry.0 = (entry.0 + 1) % (1 << 31);
+        self.free.push(slot);
+        self.used -= 1;
+        Some(value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::MILLISECOND_NS;
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
+    const KEY: Key = Key { slot: 1, generation: 2 };
+
+    fn services(poller: Option<Poller>) -> Services {
+        Services::new(Setting {
+            now: Instant::from_nanos(MILLISECOND_NS),
+            worker: 1,
+            fleet: Fleet::new(2, 4).unwrap(),
+            entropy: Entropy::seeded(1),
+            clock: None,
+            poller,
+        })
+    }
+
+    fn due(services: &mut Services) -> Vec<u64> {
+        std::iter::from_fn(|| services.due_timer())
+            .map(|target| match target {
+                TimerTarget::Connection(KEY, token) => token,
+                _ => panic!("not what was set"),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn timers_come_due_once_unless_they_are_taken_back() {
+        let mut services = services(None);
+        let start = services.now();
+        let first = services.set_connection_timer(KEY, Duration::from_millis(1), 10);
+        let second = services.set_connection_timer(KEY, Duration::from_millis(2), 20);
+        assert!(services.next_timer() <= start + Duration::from_millis(2));
+        assert!(due(&mut services).is_empty());
+        assert!(services.cancel_timer(first));
+        assert!(!services.cancel_timer(first));
+        let third = services.set_connection_timer(KEY, Duration::from_millis(3), 30);
+        assert_ne!(first, third, "a name is not used twice, though its place is");
+        services.set_now(start + Duration::from_millis(9));
+        assert_eq!(due(&mut services), [20, 30]);
+        assert!(!services.cancel_timer(second));
+        assert_eq!(services.next_timer(), Instant::NEVER);
+    }
+
+    #[test]
+    fn time_never_runs_back() {
+        let mut services = services(None);
+        services.set_now(Instant::EPOCH);
+        assert_eq!(services.now(), Instant::from_nanos(MILLISECOND_NS));
+    }
+
+    #[test]
+    fn a_watched_descriptor_reports_to_whom_it_was_watched_for() {
+        let mut services = services(Some(Poller::new().unwrap()));
+        let (here, there) = UnixStream::pair().unwrap();
+        let watch =
+            services.watch_for_connection(KEY, here.as_fd(), Interest::Readable, 5).unwrap();
+        assert!(services.watch_for_connection(KEY, here.as_fd(), Interest::Both, 6).is_err());
+        assert_eq!(services.watched(), 1);
+        std::io::Write::write_all(&mut &there, b"x").unwrap();
+        let mut tokens = Vec::new();
+        services.poller().unwrap().wait(0, |token, _| tokens.push(token)).unwrap();
+        assert_eq!(tokens.iter().map(|&t| watch_of(t)).collect::<Vec<_>>(), [watch]);
+        assert!(matches!(services.watch_target(watch), Some(WatchTarget::Connection(KEY, 5))));
+        services.unwatch(watch);
+        assert!(services.watch_target(watch).is_none());
+        assert_eq!(services.poller().unwrap().wait(0, |_, _| ()).unwrap(), 0);
+        services.watch_for_connection(KEY, here.as_fd(), Interest::Both, 6).unwrap();
+    }
+
+    #[test]
+    fn a_simulation_has_no_descriptors() {
+        let (here, _there) = UnixStream::pair().unwrap();
+        let error =
+            services(None).watch_for_connection(KEY, here.as_fd(), Interest::Both, 0).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::Unsupported);
+    }
+}

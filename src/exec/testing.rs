@@ -1,0 +1,281 @@
+//! What unit tests of this room share: a wire in memory, a certificate, a host of two workers.
+
+use super::config::{ClientConfig, ServerConfig};
+use super::handler::{ConnectionRef, Handler};
+use super::lane::LaneLimits;
+use super::{Acceptor, Crew, Handle, Worker};
+use crate::datapath::{
+    Capabilities, Datapath, DatapathError, Link, Mode, Path, QueueStats, RxMeta,
+};
+use crate::ecn::Ecn;
+use crate::proto::connection::CloseReason;
+use crate::proto::crypto::{ClientTls, ServerTls};
+use crate::time::{Instant, MILLISECOND_NS};
+use crate::wire::{Dir, StreamId};
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::os::fd::RawFd;
+use std::sync::{Arc, Mutex, OnceLock};
+
+pub(super) const SERVER: ([u8; 4], u16) = ([192, 0, 2, 1], 4433);
+pub(super) const CLIENT: ([u8; 4], u16) = ([192, 0, 2, 2], 9999);
+
+/// A datapath that keeps what was sent, and hands out what was put in.
+pub(super) struct Pipe {
+    capabilities: Capabilities,
+    pub(super) arrived: VecDeque<(RxMeta, Vec<u8>)>,
+    pub(super) sent: VecDeque<(Path, Ecn, Vec<u8>)>,
+    buffer: Vec<u8>,
+    /// How many buffers are left to lend; `None`: any number.
+    pub(super) room: Option<usize>,
+}
+
+impl Pipe {
+    pub(super) fn new() -> Self {
+        Self {
+            capabilities: Capabilities {
+                mode: Mode::Simulated,
+                queue: 0,
+                device: None,
+                max_datagram_bytes: 1500,
+                ecn: true,
+                segmentation_offload: false,
+            },
+            arrived: VecDeque::new(),
+            sent: VecDeque::new(),
+            buffer: vec![0; 1500],
+            room: None,
+        }
+    }
+
+    /// What was sent over there arrives here.
+    pub(super) fn carry(&mut self, sent: (Path, Ecn, Vec<u8>)) {
+        let (path, ecn, bytes) = sent;
+        let path = Path { local: path.remote, remote: path.local, link: Link::UNKNOWN };
+        self.arrived.push_back((RxMeta { path, ecn }, bytes));
+    }
+}
+
+impl Datapath for Pipe {
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn receive(&mut self, budget: usize, sink: &mut dyn FnMut(&RxMeta, &mut [u8])) -> usize {
+        let count = budget.min(self.arrived.len());
+        for (meta, mut bytes) in self.arrived.drain(..count) {
+            sink(&meta, &mut bytes);
+        }
+        count
+    }
+
+    fn tx_buffer(&mut self, _path: &Path) -> Option<&mut [u8]> {
+        if self.room == Some(0) { None } else { Some(&mut self.buffer) }
+    }
+
+    fn tx_commit(&mut self, len: usize, path: &Path, ecn: Ecn) {
+        self.room = self.room.map(|room| room - 1);
+        self.sent.push_back((*path, ecn, self.buffer[..len].to_vec()));
+    }
+
+    fn flush(&mut self) -> Result<(), DatapathError> {
+        Ok(())
+    }
+
+    fn prepare_sleep(&mut self) -> bool {
+        self.arrived.is_empty()
+    }
+
+    fn poll_fds(&self) -> &[RawFd] {
+        &[]
+    }
+
+    fn stats(&self) -> QueueStats {
+        QueueStats::default()
+    }
+}
+
+fn certificate() -> &'static (Vec<u8>, Vec<u8>) {
+    static MADE: OnceLock<(Vec<u8>, Vec<u8>)> = OnceLock::new();
+    MADE.get_or_init(|| {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        (made.cert.der().to_vec(), made.signing_key.serialize_der())
+    })
+}
+
+pub(super) fn server_config() -> ServerConfig {
+    let (certificate, key) = certificate();
+    let tls = ServerTls::builder()
+        .certificate_der(&[certificate], key)
+        .unwrap()
+        .alpn(["test"])
+        .build()
+        .unwrap();
+    ServerConfig::new(tls)
+}
+
+pub(super) fn client_config() -> ClientConfig {
+    let tls = ClientTls::builder().dangerous_insecure().alpn(["test"]).build().unwrap();
+    ClientConfig::new(tls)
+}
+
+/// What happened, told by handlers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    Connected(usize),
+    Data(StreamId, Vec<u8>, bool),
+    Acknowledged(u64, bool),
+    Woken(u64),
+    Timer(u64),
+    Refused,
+    Closed(CloseReason),
+    NotConnected,
+}
+
+pub(super) type Log = Arc<Mutex<Vec<Told>>>;
+
+/// Writes down what it is told; echoes, or sends a greeting of its own.
+pub(super) struct Scribe {
+    pub(super) log: Log,
+    pub(super) echo: bool,
+    pub(super) greeting: Option<Bytes>,
+}
+
+impl Scribe {
+    pub(super) fn new(log: &Log) -> Self {
+        Self { log: log.clone(), echo: false, greeting: None }
+    }
+
+    fn tell(&self, told: Told) {
+        self.log.lock().unwrap().push(told);
+    }
+}
+
+impl Handler for Scribe {
+    fn connected(&mut self, c: &mut ConnectionRef<'_>, _: bool) {
+        self.tell(Told::Connected(c.worker()));
+        if let Some(greeting) = self.greeting.take() {
+            let stream = c.open(Dir::Bi).unwrap();
+            c.send(stream, greeting, true).unwrap();
+        }
+    }
+
+    fn stream_data(
+        &mut self,
+        c: &mut ConnectionRef<'_>,
+        stream: StreamId,
+        data: &[u8],
+        fin: bool,
+    ) -> usize {
+        self.tell(Told::Data(stream, data.to_vec(), fin));
+        if self.echo {
+            c.send(stream, Bytes::copy_from_slice(data), fin).unwrap();
+        }
+        data.len()
+    }
+
+    fn acknowledged(&mut self, _: &mut ConnectionRef<'_>, _: StreamId, bytes: u64, fin: bool) {
+        self.tell(Told::Acknowledged(bytes, fin));
+    }
+
+    fn woken(&mut self, _: &mut ConnectionRef<'_>, token: u64) {
+        self.tell(Told::Woken(token));
+    }
+
+    fn timer(&mut self, _: &mut ConnectionRef<'_>, token: u64) {
+        self.tell(Told::Timer(token));
+    }
+
+    fn refused(&mut self, _: &mut ConnectionRef<'_>, _: super::Refusal) {
+        self.tell(Told::Refused);
+    }
+
+    fn not_connected(&mut self, _: &mut super::WorkerRef<'_>, _: super::ConnectFailure) {
+        self.tell(Told::NotConnected);
+    }
+
+    fn closed(&mut self, _: &mut ConnectionRef<'_>, reason: CloseReason) {
+        self.tell(Told::Closed(reason));
+    }
+}
+
+/// A server of some workers and a client of one, joined by a wire.
+pub(super) struct Scene {
+    pub(super) now: Instant,
+    pub(super) servers: Vec<Worker<Pipe>>,
+    pub(super) client: Worker<Pipe>,
+    pub(super) server_log: Log,
+    pub(super) client_log: Log,
+    /// Which server worker gets what the client sends.
+    pub(super) queue: usize,
+}
+
+impl Scene {
+    pub(super) fn new(workers: usize, limits: LaneLimits) -> Self {
+        Self::with_config(workers, limits, &server_config())
+    }
+
+    pub(super) fn with_config(workers: usize, limits: LaneLimits, config: &ServerConfig) -> Self {
+        let now = Instant::from_nanos(1_000 * MILLISECOND_NS);
+        let crew = Crew::new(workers, 1).unwrap();
+        let server_log = Log::default();
+        let servers = (0..workers).map(|number| {
+            let mut worker = crew.worker(number, now, limits);
+            worker.add_port(Pipe::new()).unwrap();
+            let log = server_log.clone();
+            let acceptor: Acceptor = Arc::new(move |_| {
+                Some(Box::new(Scribe { echo: true, ..Scribe::new(&log) }) as Box<dyn Handler>)
+            });
+            worker.listen(0, SERVER.into(), config, acceptor);
+            worker
+        });
+        let servers = servers.collect();
+        let mut client = Crew::new(1, 2).unwrap().worker(0, now, LaneLimits::default());
+        client.add_port(Pipe::new()).unwrap();
+        Self { now, servers, client, server_log, client_log: Log::default(), queue: 0 }
+    }
+
+    pub(super) fn connect(&mut self, greeting: Option<&'static [u8]>) -> Handle {
+        let greeting = greeting.map(Bytes::from_static);
+        let handler = Box::new(Scribe { greeting, ..Scribe::new(&self.client_log) });
+        self.connect_with(handler)
+    }
+
+    pub(super) fn connect_with(&mut self, handler: Box<dyn Handler>) -> Handle {
+        let (local, remote): (SocketAddr, SocketAddr) = (CLIENT.into(), SERVER.into());
+        self.client.connect(0, local, remote, "localhost", &client_config(), handler)
+    }
+
+    /// Turns everybody, and carries what was sent, for `ms` milliseconds.
+    pub(super) fn run(&mut self, ms: u64) {
+        for _ in 0..ms {
+            self.step();
+        }
+    }
+
+    /// A millisecond.
+    pub(super) fn step(&mut self) {
+        self.now = self.now.plus_ns(MILLISECOND_NS);
+        self.client.turn(self.now).unwrap();
+        let sent: Vec<_> = self.client.ports()[0].sent.drain(..).collect();
+        for datagram in sent {
+            self.servers[self.queue].ports()[0].carry(datagram);
+        }
+        for server in &mut self.servers {
+            server.turn(self.now).unwrap();
+            let sent: Vec<_> = server.ports()[0].sent.drain(..).collect();
+            for datagram in sent {
+                self.client.ports()[0].carry(datagram);
+            }
+        }
+    }
+
+    pub(super) fn told_server(&self) -> Vec<Told> {
+        self.server_log.lock().unwrap().clone()
+    }
+
+    pub(super) fn told_client(&self) -> Vec<Told> {
+        self.client_log.lock().unwrap().clone()
+    }
+}

@@ -1,0 +1,377 @@
+//! A worker: a lane, the datapaths it reads from, an inbox, and when to sleep.
+//!
+//! # The turn
+//!
+//! [`Worker::turn`] does once, in this order, and each as far as its budget goes:
+//!
+//! 1. a burst of datagrams from every datapath: to connections, and so to callbacks;
+//! 2. the inbox: datagrams that other workers received for us, commands of handles;
+//! 3. timers of connections that have come due;
+//! 4. closures, timers and ready descriptors of the application;
+//! 5. transmission: the touched connections write in round-robin;
+//! 6. each datapath submits what was written and takes back what was sent.
+//!
+//! [`Worker::wait`] then decides: go on at once, or sleep until something arrives or the next
+//! timer comes due. The time is read once, before the turn, and passed in; the worker never
+//! looks at a clock, so a simulation turns it with virtual time.
+
+use super::crew::Keys;
+use super::handle::Command;
+use super::handoff::{Dispatch, Fleet, Sent};
+use super::lane::{Lane, Routed};
+use super::registration::Control;
+use super::services::watch_of;
+use super::status::{Board, PUBLISH_INTERVAL_NS, Snapshot, TurnCounters, sum};
+use super::sys::{Interest, MAX_EVENTS, Readiness};
+use crate::datapath::{Datapath, DatapathError, MAX_BURST, QueueStats};
+use crate::time::{Instant, MICROSECOND_NS};
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Datagrams from other workers taken in one turn: a burst, like that of the datapath.
+const INBOX_BUDGET: usize = MAX_BURST;
+/// Commands carried out in one turn.
+const COMMAND_BUDGET: usize = 128;
+/// How often descriptors of the application are looked at while the worker does not sleep: a
+/// look is a system call, and would cost as much as a packet in every turn.
+const DESCRIPTOR_INTERVAL_NS: u64 = 50 * MICROSECOND_NS;
+
+/// Tokens of the poller with this bit are the worker's own: an inbox or a datapath is ready,
+/// which the next turn finds by itself.
+const OWN_TOKEN: u64 = 1 << 63;
+
+/// When a worker that has nothing to do sleeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Polling {
+    /// Never: the lowest latency, and a CPU of its own for each worker.
+    Spin,
+    /// After it has found nothing to do for this long.
+    Adaptive {
+        /// How long it looks again before it sleeps.
+        spin: Duration,
+    },
+    /// At once.
+    Sleep,
+}
+
+impl Default for Polling {
+    /// Sleeping costs about 80 us of wake-up on small machines: a worker that has just been
+    /// busy pays a little CPU to not pay that, and an idle one costs nothing.
+    fn default() -> Self {
+        Self::Adaptive { spin: Duration::from_micros(50) }
+    }
+}
+
+/// What a turn found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// Datagrams received and sent, timers, commands and jobs served.
+    pub work: usize,
+    /// Nothing is due before, unless something arrives. Not after now: turn again at once.
+    pub next: Instant,
+}
+
+/// See the [module](self). `D` is the kind of its datapaths.
+pub struct Worker<D> {
+    lane: Lane,
+    ports: Vec<D>,
+    fleet: Arc<Fleet<Command>>,
+    dispatch: Dispatch,
+    /// Workers that were sent datagrams in this turn.
+    to_wake: Vec<usize>,
+    polling: Polling,
+    controls: VecDeque<Control>,
+    counters: TurnCounters,
+    board: Arc<Board>,
+    /// What the poller reported, until the next turn serves it.
+    ready: Vec<(u64, Readiness)>,
+    turned_at: Option<Instant>,
+    worked_at: Instant,
+    looked_at: Instant,
+    published_at: Instant,
+    /// Of a worker without a registration.
+    keys: Option<Keys>,
+}
+
+impl<D: Datapath> Worker<D> {
+    pub(super) fn new(lane: Lane, fleet: Arc<Fleet<Command>>, polling: Polling) -> Self {
+        let now = lane.now();
+        Self {
+            dispatch: Dispatch::new(lane.number()),
+            lane,
+            ports: Vec::new(),
+            fleet,
+            to_wake: Vec::new(),
+            polling,
+            controls: VecDeque::new(),
+            counters: TurnCounters::default(),
+            board: Arc::default(),
+            ready: Vec::with_capacity(MAX_EVENTS),
+            turned_at: None,
+            worked_at: now,
+            looked_at: now,
+            published_at: now,
+            keys: None,
+        }
+    }
+
+    pub(super) fn with_board(mut self, board: Arc<Board>) -> Self {
+        self.board = board;
+        self
+    }
+
+    pub(super) fn with_keys(mut self, keys: Keys) -> Self {
+        self.keys = Some(keys);
+        self
+    }
+
+    pub(super) fn keys(&self) -> Option<Keys> {
+        self.keys.clone()
+    }
+
+    pub(super) fn fleet(&self) -> &Arc<Fleet<Command>> {
+        &self.fleet
+    }
+
+    /// Lets the worker be woken: by other threads, and by what its datapaths wait for.
+    pub(super) fn watch_own(&mut self) -> io::Result<()> {
+        let number = self.lane.number();
+        let fd = self.fleet.mailbox(number).map(|mailbox| mailbox.wakeup.fd());
+        match (self.lane.services().poller(), fd) {
+            (Some(poller), Some(fd)) => poller.add(fd, Interest::Readable, OWN_TOKEN),
+            _ => Ok(()),
+        }
+    }
+
+    /// Adds a datapath, and says which number it has.
+    ///
+    /// # Errors
+    /// Its descriptors cannot be waited for.
+    pub fn add_port(&mut self, datapath: D) -> io::Result<usize> {
+        self.ports.push(datapath);
+        let number = self.ports.len() - 1;
+        self.watch_port(number)?;
+        Ok(number)
+    }
+
+    /// Waits for what a datapath waits for since its sockets became more.
+    pub(super) fn watch_port(&mut self, number: usize) -> io::Result<()> {
+        let Self { ports, lane, .. } = self;
+        let Some((port, poller)) = ports.get(number).zip(lane.services().poller()) else {
+            return Ok(());
+        };
+        for fd in port.poll_fds() {
+            match poller.add(*fd, Interest::Readable, OWN_TOKEN) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes no command any more: handles see that the worker has ended.
+    pub(super) fn close_inbox(&self) {
+        if let Some(mailbox) = self.fleet.mailbox(self.lane.number()) {
+            mailbox.close();
+        }
+    }
+
+    /// The datapaths, by number.
+    pub fn ports(&mut self) -> &mut [D] {
+        &mut self.ports
+    }
+
+    /// What it does for connections.
+    pub fn lane(&mut self) -> &mut Lane {
+        &mut self.lane
+    }
+
+    /// What the registration asked for, in order.
+    pub(super) fn next_control(&mut self) -> Option<Control> {
+        self.controls.pop_front()
+    }
+
+    /// One turn, at `now`.
+    ///
+    /// # Errors
+    /// A datapath is lost. The turn was finished all the same; connections that use another
+    /// one go on.
+    pub fn turn(&mut self, now: Instant) -> Result<Turn, DatapathError> {
+        // The clock is read once for each turn: the time between two reads, if the worker did
+        // not sleep in between, is what the turn took.
+        if let Some(before) = self.turned_at.replace(now) {
+            self.lane.services().overruns.turn_ended(now.ns_since(before));
+        }
+        self.lane.set_now(now);
+        let mut work = self.receive();
+        work += self.read_inbox();
+        work += self.lane.expire();
+        work += self.serve_descriptors();
+        work += self.lane.jobs();
+        work += self.lane.transmit(&mut self.ports);
+        let mut result = Ok(());
+        for port in &mut self.ports {
+            result = result.and(port.flush());
+        }
+        self.account(now, work);
+        result.map(|()| Turn { work, next: self.lane.next_timeout() })
+    }
+
+    fn receive(&mut self) -> usize {
+        let Self { lane, ports, dispatch, fleet, to_wake, .. } = self;
+        let mut received = 0;
+        for (number, port) in ports.iter_mut().enumerate() {
+            received += port.receive(MAX_BURST, &mut |meta, datagram| {
+                let Routed::Elsewhere(owner) = lane.receive(number, meta, datagram) else { return };
+                match dispatch.send(fleet, owner, number, meta, datagram) {
+                    Sent::Yes => {
+                        lane.counters_mut().rx_wrong_queue += 1;
+                        if !to_wake.contains(&owner) {
+                            to_wake.push(owner);
+                        }
+                    }
+                    Sent::Dropped => lane.counters_mut().rx_wrong_queue_dropped += 1,
+                }
+            });
+        }
+        // Once for each burst and owner: a wake-up is a fence, and perhaps a system call.
+        for owner in to_wake.drain(..) {
+            if let Some(mailbox) = fleet.mailbox(owner) {
+                mailbox.wakeup.wake();
+            }
+        }
+        received
+    }
+
+    fn read_inbox(&mut self) -> usize {
+        let Self { lane, fleet, controls, .. } = self;
+        let Some(mailbox) = fleet.mailbox(lane.number()) else { return 0 };
+        let mut work = 0;
+        for _ in 0..INBOX_BUDGET {
+            let Some(mut parcel) = mailbox.datagram() else { break };
+            work += 1;
+            lane.counters_mut().rx_handed_over += 1;
+            if let Some(meta) = parcel.meta
+                && let Routed::Elsewhere(_) = lane.receive(parcel.port, &meta, &mut parcel.bytes)
+            {
+                // Not ours either: it is not sent round.
+                lane.counters_mut().rx_wrong_queue_dropped += 1;
+            }
+            fleet.give_back(parcel);
+        }
+        for _ in 0..COMMAND_BUDGET {
+            let Some(command) = mailbox.command() else { break };
+            work += 1;
+            if let Some(control) = lane.command(command) {
+                controls.push_back(control);
+            }
+        }
+        work
+    }
+
+    fn serve_descriptors(&mut self) -> usize {
+        let now = self.lane.now();
+        let due = now.ns_since(self.looked_at) >= DESCRIPTOR_INTERVAL_NS;
+        if self.ready.is_empty() && due && self.lane.services().watched() > 0 {
+            self.look(0);
+        }
+        let served = self.ready.len();
+        for at in 0..served {
+            let (token, readiness) = self.ready[at];
+            self.lane.ready(watch_of(token), readiness);
+        }
+        self.ready.clear();
+        served
+    }
+
+    /// Asks the poller, and keeps what it says of the application's descriptors.
+    fn look(&mut self, timeout_ns: u64) {
+        self.looked_at = self.lane.now();
+        let Self { lane, ready, .. } = self;
+        let Some(poller) = lane.services().poller() else { return };
+        let result = poller.wait(timeout_ns, |token, readiness| {
+            if token & OWN_TOKEN == 0 {
+                ready.push((token, readiness));
+            }
+        });
+        if let Err(error) = result {
+            // It waits on descriptors that are its own: this is no error of operation.
+            tracing::error!(%error, "a worker cannot wait");
+        }
+    }
+
+    fn account(&mut self, now: Instant, work: usize) {
+        self.counters.turns += 1;
+        if work == 0 {
+            self.counters.idle_turns += 1;
+        } else {
+            self.worked_at = now;
+        }
+        if now.ns_since(self.published_at) >= PUBLISH_INTERVAL_NS {
+            self.publish();
+        }
+    }
+
+    /// What the worker has counted.
+    pub fn snapshot(&mut self) -> Snapshot {
+        let queue =
+            self.ports.iter().fold(QueueStats::default(), |all, port| sum(&all, &port.stats()));
+        let overruns = &self.lane.services().overruns;
+        let (overrun_turns, by_name) = (overruns.turns, overruns.by_name);
+        Snapshot {
+            lane: self.lane.counters(),
+            turns: TurnCounters { overruns: overrun_turns, ..self.counters },
+            queue,
+            overruns: by_name,
+        }
+    }
+
+    pub(super) fn publish(&mut self) {
+        self.published_at = self.lane.now();
+        let snapshot = self.snapshot();
+        self.board.publish(&snapshot);
+    }
+
+    /// After a turn: returns at once, or sleeps until something arrives, `turn.next` comes, or
+    /// `until`, whichever is first. `now` is the time of the turn.
+    pub fn wait(&mut self, now: Instant, turn: Turn, until: Instant) {
+        let wake_at = turn.next.min(until);
+        if !self.controls.is_empty() || wake_at <= now || !self.may_sleep(now, turn.work) {
+            return;
+        }
+        let number = self.lane.number();
+        let fleet = self.fleet.clone();
+        let Some(mailbox) = fleet.mailbox(number) else { return };
+        mailbox.wakeup.announce_sleep();
+        let mut quiet = true;
+        for port in &mut self.ports {
+            // Every wake-up is armed, also when an earlier one says that there is no need.
+            quiet &= port.prepare_sleep();
+        }
+        if quiet && mailbox.is_empty() {
+            // Who looks at the counters of a sleeping worker sees its last ones.
+            self.publish();
+            self.counters.sleeps += 1;
+            let timeout_ns = match wake_at {
+                Instant::NEVER => Instant::NEVER.as_nanos(),
+                at => at.ns_since(now),
+            };
+            self.look(timeout_ns);
+            // What the worker slept is no part of a turn.
+            self.turned_at = None;
+        }
+        mailbox.wakeup.awake();
+    }
+
+    fn may_sleep(&self, now: Instant, work: usize) -> bool {
+        match self.polling {
+            Polling::Spin => false,
+            Polling::Sleep => work == 0,
+            Polling::Adaptive { spin } => {
+                u128::from(now.ns_since(self.worked_at)) >= spin.as_nanos()
+            }
+        }
+    }
+}
