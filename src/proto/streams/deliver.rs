@@ -197,11 +197,8 @@ impl Streams {
     }
 
     /// Data for a half that takes none: counted, so that both sides agree on the connection's
-    /// window (RFC 9000 §3.5).
+    /// window (RFC 9000 §3.5). A half that is over stays so.
     fn throw_away(&mut self, slot: u32, end: u64, fin: bool) {
-        if self.stream(slot).recv.is_done() {
-            return;
-        }
         self.note_received(slot, end, fin);
         self.discard_unread(slot);
         if fin {

@@ -22,12 +22,14 @@ pub(super) struct Window {
 
 impl Window {
     /// A window that starts at offset 0.
+    #[inline]
     pub(super) fn new(size: u64) -> Self {
         let size = size.min(VARINT_MAX);
         Self { received: 0, consumed: 0, max: size, size }
     }
 
     /// How far a frame that ends at `end` moves the largest offset.
+    #[inline]
     pub(super) const fn rise(&self, end: u64) -> u64 {
         end.saturating_sub(self.received)
     }
@@ -36,6 +38,7 @@ impl Window {
     ///
     /// Less often, and a sender at full speed would stall; more often is frames for nothing
     /// (RFC 9000 §4.2).
+    #[inline]
     pub(super) fn update_due(&self) -> bool {
         self.target() - self.max >= (self.size / 2).max(1)
     }
@@ -47,6 +50,7 @@ impl Window {
     }
 
     /// What would be granted now; never below what was granted before.
+    #[inline]
     fn target(&self) -> u64 {
         self.consumed.saturating_add(self.size).min(VARINT_MAX).max(self.max)
     }
@@ -63,6 +67,7 @@ pub(super) struct Credit {
 
 impl Credit {
     /// Bytes that may still be sent.
+    #[inline]
     pub(super) const fn left(&self) -> u64 {
         self.max.saturating_sub(self.used)
     }

@@ -13,6 +13,7 @@
 //! from a hint that the stream keeps while it repairs, and that follows the lost ranges upwards.
 
 use super::list::NONE;
+use super::table::make_room;
 use bytes::Bytes;
 
 /// A piece of a stream's data.
@@ -28,6 +29,11 @@ struct Piece {
 impl Piece {
     fn end(&self) -> u64 {
         self.start + self.data.len() as u64
+    }
+
+    /// Whether nobody's data is in it: nobody lends nothing.
+    fn is_free(&self) -> bool {
+        self.data.is_empty()
     }
 }
 
@@ -56,16 +62,16 @@ impl Chain {
 pub(super) struct Lent {
     pieces: Vec<Piece>,
     free: u32,
-    used: u32,
 }
 
 impl Lent {
     /// Nothing lent, no heap.
     pub(super) const fn new() -> Self {
-        Self { pieces: Vec::new(), free: NONE, used: 0 }
+        Self { pieces: Vec::new(), free: NONE }
     }
 
     /// Appends `data`, whose first byte has offset `start` in its stream, to `chain`.
+    #[inline]
     pub(super) fn push(&mut self, chain: &mut Chain, data: Bytes, start: u64) {
         debug_assert!(!data.is_empty(), "an empty piece would stop the cursor");
         let at = self.take(Piece { data, start, next: NONE });
@@ -81,6 +87,7 @@ impl Lent {
     }
 
     /// Gives back every piece that lies wholly below `acked`.
+    #[inline]
     pub(super) fn pop_below(&mut self, chain: &mut Chain, acked: u64) {
         while let Some(piece) = self.pieces.get(chain.head as usize) {
             if piece.end() > acked {
@@ -108,6 +115,7 @@ impl Lent {
 
     /// Fills `out` with the bytes at `offset`, which are the next that were never sent, and
     /// moves the cursor past them.
+    #[inline]
     pub(super) fn copy_next(&self, chain: &mut Chain, offset: u64, out: &mut [u8]) {
         chain.cursor = self.copy(chain.cursor, offset, out);
     }
@@ -129,6 +137,7 @@ impl Lent {
     }
 
     /// Copies from the piece `at`, which holds `offset`, on; returns the piece of the byte after.
+    #[inline]
     fn copy(&self, mut at: u32, mut offset: u64, mut out: &mut [u8]) -> u32 {
         while !out.is_empty() {
             let Some(piece) = self.pieces.get(at as usize) else {
@@ -151,9 +160,16 @@ impl Lent {
 
     /// Gives unused memory back.
     pub(super) fn shrink(&mut self) {
-        if self.used == 0 {
-            self.pieces = Vec::new();
-            self.free = NONE;
+        while self.pieces.last().is_some_and(Piece::is_free) {
+            self.pieces.pop();
+        }
+        self.pieces.shrink_to_fit();
+        self.free = NONE;
+        for (at, piece) in self.pieces.iter_mut().enumerate().rev() {
+            if piece.is_free() {
+                piece.next = self.free;
+                self.free = at as u32;
+            }
         }
     }
 
@@ -162,28 +178,25 @@ impl Lent {
         self.pieces.capacity() * size_of::<Piece>()
     }
 
+    #[inline]
     fn take(&mut self, piece: Piece) -> u32 {
-        self.used += 1;
         let at = self.free;
         if let Some(place) = self.pieces.get_mut(at as usize) {
             self.free = place.next;
             *place = piece;
             return at;
         }
-        if self.pieces.len() == self.pieces.capacity() {
-            // From one on: most connections lend one piece at a time.
-            self.pieces.reserve_exact(self.pieces.len().max(1));
-        }
+        make_room(&mut self.pieces);
         self.pieces.push(piece);
         (self.pieces.len() - 1) as u32
     }
 
+    #[inline]
     fn give(&mut self, at: u32) {
         let piece = &mut self.pieces[at as usize];
         piece.data = Bytes::new();
         piece.next = self.free;
         self.free = at;
-        self.used -= 1;
     }
 }
 
@@ -221,7 +234,7 @@ mod tests {
         lent.pop_below(&mut chain, 599);
         assert!(!owner.is_unique());
         lent.pop_below(&mut chain, 600);
-        assert_eq!(lent.used, 1);
+        assert_eq!(lent.pieces.iter().filter(|piece| piece.is_free()).count(), 1);
         lent.pop_below(&mut chain, 1000);
         assert!(owner.is_unique() && chain.is_empty());
     }
@@ -254,5 +267,26 @@ mod tests {
         assert_eq!(lent.heap_bytes(), held);
         lent.shrink();
         assert_eq!(lent.heap_bytes(), 0);
+    }
+
+    #[test]
+    fn shrinking_keeps_what_is_lent() {
+        let (mut lent, mut a, mut b) = (Lent::new(), Chain::EMPTY, Chain::EMPTY);
+        for at in 0..100 {
+            lend(&mut lent, &mut a, at, b"a");
+            if at == 20 {
+                lend(&mut lent, &mut b, 0, b"bee");
+            }
+        }
+        lent.clear(&mut a);
+        lent.shrink();
+        assert_eq!(lent.pieces.len(), 22);
+        let mut out = [0; 3];
+        lent.copy_next(&mut b, 0, &mut out);
+        assert_eq!(&out, b"bee");
+        for at in 0..30 {
+            lend(&mut lent, &mut a, at, b"c");
+        }
+        assert_eq!(lent.pieces.len(), 31);
     }
 }

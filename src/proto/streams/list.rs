@@ -59,6 +59,7 @@ impl List {
     }
 
     /// Puts `slot`, which is in no queue of this way, at the end.
+    #[inline]
     pub(super) fn push(&mut self, slots: &mut [Stream], way: Way, slot: u32) {
         slots[slot as usize].links[way as usize] = Link { prev: self.tail, next: NONE };
         if self.tail == NONE {
@@ -70,6 +71,7 @@ impl List {
     }
 
     /// Takes `slot`, which is in this queue, out of it.
+    #[inline]
     pub(super) fn remove(&mut self, slots: &mut [Stream], way: Way, slot: u32) {
         let Link { prev, next } = slots[slot as usize].links[way as usize];
         if prev == NONE {
@@ -86,6 +88,7 @@ impl List {
     }
 
     /// Puts the first at the end.
+    #[inline]
     pub(super) fn rotate(&mut self, slots: &mut [Stream], way: Way) {
         if self.head != self.tail {
             let first = self.head;

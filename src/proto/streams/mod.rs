@@ -24,9 +24,9 @@
 //!
 //! *To send*, ask [`Streams::has_control`] and [`Streams::has_data`], both O(1), and let
 //! [`Streams::write_control`] and [`Streams::write_data`] fill the packet. Every frame written is
-//! reported as a [`SentFrame`]; when its packet is acknowledged or lost, give that back to
-//! [`Streams::on_acked`] or [`Streams::on_lost`]. Acknowledgements are cheapest in the order of
-//! sending: then each one moves an offset.
+//! reported as a [`SentFrame`](crate::proto::sent::SentFrame); when its packet is acknowledged
+//! or lost, give that back to [`Streams::on_acked`] or [`Streams::on_lost`]. Acknowledgements
+//! are cheapest in the order of sending: then each one moves an offset.
 //!
 //! # Life of a stream
 //!
@@ -119,6 +119,10 @@ pub struct StreamsStats {
 }
 
 /// All streams of a connection.
+///
+/// The order of the fields is that of their use: with thousands of connections every request
+/// finds them cold, and an ordinary one needs the first six cache lines.
+#[repr(C)]
 #[derive(Debug)]
 pub struct Streams {
     side: Side,
@@ -130,13 +134,6 @@ pub struct Streams {
     data_blocked_told: bool,
     /// Events for the application that concern no stream: a bit for each [`Dir`].
     available: u8,
-    /// What we grant on all streams together.
-    window: Window,
-    /// What the peer grants us on all streams together.
-    credit: Credit,
-    table: Table,
-    lent: Lent,
-    pool: Pool,
     /// Streams with data to send again.
     repair: List,
     /// Streams with new data that their own limit lets through.
@@ -147,12 +144,19 @@ pub struct Streams {
     events: List,
     /// Streams to deliver again.
     resumed: List,
-    opening: [Opening; 2],
+    /// What we grant on all streams together.
+    window: Window,
+    /// What the peer grants us on all streams together.
+    credit: Credit,
+    table: Table,
+    lent: Lent,
     accepting: [Accepting; 2],
-    /// Streams of the peer that count as open because a later one was used, see [`skip_key`].
-    skipped: Spans,
     local: Limits,
     peer: Limits,
+    opening: [Opening; 2],
+    /// Streams of the peer that count as open because a later one was used, see [`skip_key`].
+    skipped: Spans,
+    pool: Pool,
     resent_bytes: u64,
     buffered_frames: u64,
     duplicate_frames: u64,
@@ -173,21 +177,21 @@ impl Streams {
             owed: 0,
             data_blocked_told: false,
             available: 0,
-            window: Window::new(local.data),
-            credit: Credit::default(),
-            table: Table::new(),
-            lent: Lent::new(),
-            pool: Pool::new(local.data),
             repair: List::EMPTY,
             fresh: List::EMPTY,
             control: List::EMPTY,
             events: List::EMPTY,
             resumed: List::EMPTY,
-            opening: [Opening::default(); 2],
+            window: Window::new(local.data),
+            credit: Credit::default(),
+            table: Table::new(),
+            lent: Lent::new(),
             accepting: [Accepting::new(local.streams_bidi), Accepting::new(local.streams_uni)],
-            skipped: Spans::new(),
             local,
             peer: Limits::default(),
+            opening: [Opening::default(); 2],
+            skipped: Spans::new(),
+            pool: Pool::new(local.data),
             resent_bytes: 0,
             buffered_frames: 0,
             duplicate_frames: 0,
@@ -298,15 +302,16 @@ impl Streams {
             (Dir::Bi, false) => self.local.stream_data_bidi_remote,
             (Dir::Uni, _) => self.local.stream_data_uni,
         };
-        let mut stream = Stream::new(id, window, self.send_limit(id));
+        let slot = self.table.insert(id, window, self.send_limit(id));
         if id.dir() == Dir::Uni {
+            let stream = self.stream_mut(slot);
             if ours {
                 stream.recv.state = RecvState::Absent;
             } else {
                 stream.send.state = SendState::Absent;
             }
         }
-        self.table.insert(stream)
+        slot
     }
 
     /// What the peer granted for the stream `id` at first.
@@ -333,15 +338,19 @@ impl Streams {
     }
 
     /// Puts the stream into the queue where its data belongs now.
+    #[inline]
     fn schedule(&mut self, slot: u32) {
         let stream = &mut self.table.slots[slot as usize];
         let (now, wanted) = (stream.send.queue, stream.send.wanted_queue());
         if stream.send.tell_blocked() {
             self.owe(slot, owed::STREAM_DATA_BLOCKED);
         }
-        if now == wanted {
-            return;
+        if now != wanted {
+            self.move_between(slot, now, wanted);
         }
+    }
+
+    fn move_between(&mut self, slot: u32, now: SendQueue, wanted: SendQueue) {
         let slots = &mut self.table.slots;
         match now {
             SendQueue::Idle => {}
@@ -379,6 +388,7 @@ impl Streams {
     }
 
     /// Notes that the application is to be told of the stream: bits of [`news`].
+    #[inline]
     fn tell(&mut self, slot: u32, events: u8) {
         let stream = &mut self.table.slots[slot as usize];
         let before = stream.news;
@@ -389,6 +399,7 @@ impl Streams {
     }
 
     /// Ends the stream if both its halves have ended.
+    #[inline]
     fn close_if_done(&mut self, slot: u32) {
         let stream = self.stream(slot);
         if !stream.send.is_done() || !stream.recv.is_done() {
@@ -403,6 +414,7 @@ impl Streams {
     }
 
     /// Frees the slot of a stream whose end was told, and gives the peer credit for it.
+    #[inline]
     fn release(&mut self, slot: u32) {
         let stream = self.stream_mut(slot);
         let id = stream.id;

@@ -57,6 +57,7 @@ pub(super) struct RecvHalf {
 
 impl RecvHalf {
     /// An open half with a window of `window` bytes.
+    #[inline]
     pub(super) fn new(window: u64) -> Self {
         Self {
             window: Window::new(window),
@@ -89,6 +90,7 @@ impl RecvHalf {
     }
 
     /// Checks a frame that ends at `end` against the final size and both windows.
+    #[inline]
     pub(super) const fn check(
         &self,
         end: u64,
@@ -117,6 +119,7 @@ impl RecvHalf {
     }
 
     /// Where the bytes `offset..end` of an open half belong; `fin`: the stream ends there.
+    #[inline]
     pub(super) fn place(&self, offset: u64, end: u64, fin: bool) -> Place {
         let consumed = self.window.consumed;
         if end < consumed || (end == consumed && !fin && !self.ends_at(end)) {
@@ -138,6 +141,7 @@ impl RecvHalf {
     }
 
     /// Whether the application may have data from the buffer.
+    #[inline]
     pub(super) fn is_ready(&self) -> bool {
         self.state == RecvState::Open
             && !self.paused

@@ -103,6 +103,7 @@ const _: () = assert!(size_of::<SendHalf>() == 64, "a sending half is a cache li
 
 impl SendHalf {
     /// An open half that may send `max` bytes.
+    #[inline]
     pub(super) const fn new(max: u64) -> Self {
         Self {
             next: 0,
@@ -119,16 +120,19 @@ impl SendHalf {
     }
 
     /// Whether nothing more will be sent.
+    #[inline]
     pub(super) const fn is_done(&self) -> bool {
         !matches!(self.state, SendState::Open | SendState::Reset)
     }
 
     /// Whether the application ended it.
+    #[inline]
     pub(super) const fn is_finished(&self) -> bool {
         self.flags & FIN_WANTED != 0
     }
 
     /// Whether data and FIN were acknowledged.
+    #[inline]
     pub(super) const fn is_acked(&self) -> bool {
         self.flags & FIN_ACKED != 0 && self.acked == self.written
     }
@@ -144,16 +148,19 @@ impl SendHalf {
     }
 
     /// New bytes that the stream's own limit lets through.
+    #[inline]
     pub(super) fn sendable(&self) -> u64 {
         self.written.min(self.max).saturating_sub(self.next)
     }
 
     /// Whether data waits for nothing but a larger limit of this stream.
+    #[inline]
     pub(super) const fn is_blocked(&self) -> bool {
         matches!(self.state, SendState::Open) && self.next >= self.max && self.next < self.written
     }
 
     /// Whether the peer is to be told now that it blocks us: once for each limit.
+    #[inline]
     pub(super) const fn tell_blocked(&mut self) -> bool {
         let tell = self.is_blocked() && self.flags & BLOCKED_TOLD == 0;
         if tell {
@@ -173,6 +180,7 @@ impl SendHalf {
     }
 
     /// Lends more data, and perhaps ends the stream.
+    #[inline]
     pub(super) fn write(&mut self, lent: &mut Lent, data: Bytes, fin: bool) {
         if !data.is_empty() {
             let len = data.len() as u64;
@@ -185,6 +193,7 @@ impl SendHalf {
     }
 
     /// The queue it belongs in.
+    #[inline]
     pub(super) fn wanted_queue(&self) -> SendQueue {
         if !matches!(self.state, SendState::Open) {
             SendQueue::Idle
@@ -198,6 +207,7 @@ impl SendHalf {
     }
 
     /// What to send next: repairs first, then a lone FIN, then new data.
+    #[inline]
     pub(super) fn segment(&self) -> Segment {
         if let Some(lost) = self.repair.as_ref().and_then(|repair| repair.lost.first()) {
             return Segment { offset: lost.lo, len: lost.hi - lost.lo, again: true };
@@ -206,11 +216,13 @@ impl SendHalf {
     }
 
     /// Whether a frame that ends at `end` carries FIN.
+    #[inline]
     pub(super) const fn fin_at(&self, end: u64) -> bool {
         self.is_finished() && end == self.written
     }
 
     /// Fills `out` with the first bytes of `segment` and counts them as sent.
+    #[inline]
     pub(super) fn emit(&mut self, lent: &Lent, segment: Segment, out: &mut [u8]) {
         let end = segment.offset + out.len() as u64;
         if !segment.again {
@@ -227,6 +239,7 @@ impl SendHalf {
 
     /// The frame `offset..offset + len` was acknowledged; says whether `acked` moved or the
     /// stream ended.
+    #[inline]
     pub(super) fn on_acked(&mut self, lent: &mut Lent, offset: u64, len: u64, fin: bool) -> bool {
         if !matches!(self.state, SendState::Open) {
             return false;
@@ -277,6 +290,12 @@ impl SendHalf {
         self.state = SendState::Reset;
     }
 
+    /// Frees what repairs needed.
+    #[inline]
+    pub(super) fn forget_repair(&mut self) {
+        self.repair = None;
+    }
+
     /// Bytes of heap held.
     pub(super) fn heap_bytes(&self) -> usize {
         self.repair.as_ref().map_or(0, |repair| {
@@ -284,11 +303,13 @@ impl SendHalf {
         })
     }
 
+    #[inline]
     fn has_lost(&self) -> bool {
         self.repair.as_ref().is_some_and(|repair| !repair.lost.is_empty())
     }
 
     /// Whether a FIN is to be sent that no data will carry.
+    #[inline]
     const fn owes_lone_fin(&self) -> bool {
         self.flags & (FIN_WANTED | FIN_SENT) == FIN_WANTED && self.next == self.written
     }

@@ -63,13 +63,12 @@ pub(super) struct Stream {
 const _: () = assert!(size_of::<Stream>() == 192, "a stream is three cache lines");
 
 impl Stream {
-    /// A stream with windows of `recv_window` bytes for the peer and `send_max` bytes for us;
-    /// both halves are open.
-    pub(super) fn new(id: StreamId, recv_window: u64, send_max: u64) -> Self {
+    /// A slot without a stream.
+    pub(super) fn vacant() -> Self {
         Self {
-            id,
-            recv: RecvHalf::new(recv_window),
-            send: SendHalf::new(send_max),
+            id: VACANT,
+            recv: RecvHalf::new(0),
+            send: SendHalf::new(0),
             context: 0,
             reset_code: 0,
             recv_code: 0,
@@ -80,10 +79,25 @@ impl Stream {
         }
     }
 
-    /// A slot without a stream.
-    #[cfg(test)]
-    pub(super) fn vacant() -> Self {
-        Self::new(VACANT, 0, 0)
+    /// Makes the free slot a stream, told from others by `generation`, with windows of
+    /// `recv_window` bytes for the peer and `send_max` bytes for us. Both halves are open.
+    #[inline]
+    pub(super) fn occupy(
+        &mut self,
+        id: StreamId,
+        generation: u32,
+        recv_window: u64,
+        send_max: u64,
+    ) {
+        debug_assert!(self.is_vacant(), "a stream would be overwritten");
+        self.id = id;
+        self.recv = RecvHalf::new(recv_window);
+        self.send = SendHalf::new(send_max);
+        self.context = 0;
+        self.generation = generation;
+        self.owed = 0;
+        self.news = 0;
+        self.links = [Link::FREE; WAYS];
     }
 
     /// Whether the slot is free.
@@ -91,11 +105,12 @@ impl Stream {
         self.id == VACANT
     }
 
-    /// Frees the slot and everything it holds; `next` is the free slot after it.
+    /// Frees the slot and what it holds of the heap; `next` is the free slot after it.
+    #[inline]
     pub(super) fn vacate(&mut self, next: u32) {
-        let generation = self.generation;
-        *self = Self::new(VACANT, 0, 0);
-        self.generation = generation;
+        self.id = VACANT;
+        self.recv.buffer = None;
+        self.send.forget_repair();
         self.links[0] = Link { prev: NONE, next };
     }
 

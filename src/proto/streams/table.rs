@@ -6,11 +6,11 @@
 //! - a [`StreamRef`], kept with every sent frame: an index and a generation, checked in one
 //!   comparison. Generations count over the whole connection and not per slot, so that a name
 //!   stays stale even when the slots were given back in between;
-//! - the id on the wire, through an index of buckets of eight. A bucket is a cache line, and an
-//!   id belongs to the bucket of its low bits: ids in use lie close together, so the buckets
-//!   fill evenly without a hash, and a key to keep secret is not needed. A peer that
-//!   picks its ids to fill one bucket sends the ninth to a sorted list, where a search takes
-//!   log2(streams) steps: there is no chain to make long.
+//! - the id on the wire. A handful of slots is searched one by one. More have an index of
+//!   buckets of eight: a bucket is a cache line, and an id belongs to the bucket of its low
+//!   bits. Ids in use lie close together, so the buckets fill evenly without a hash, and a key
+//!   to keep secret is not needed. A peer that picks its ids to fill one bucket sends the ninth
+//!   to a sorted list, where a search takes log2(streams) steps: there is no chain to make long.
 
 use super::list::NONE;
 use super::slot::Stream;
@@ -22,6 +22,12 @@ const WAYS: usize = 8;
 /// The index doubles when its buckets hold more than this on average: then ids in a row fill
 /// none of them, and survivors at random overflow rarely.
 const LOAD_MAX: usize = 5;
+
+/// Up to so many slots are searched one by one: a connection with a stream or two then has no
+/// index to keep warm.
+const SCAN_MAX: usize = 4;
+/// Slots double up to here.
+const DOUBLING_MAX: usize = 64;
 
 /// One cache line of the index.
 #[repr(C, align(64))]
@@ -39,6 +45,7 @@ impl Bucket {
     const EMPTY: Self = Self { tags: [0; WAYS], slots: [NONE; WAYS] };
 
     /// Bits of the entries whose tag is that of `id`.
+    #[inline]
     fn matches(&self, id: StreamId) -> u32 {
         let tag = tag(id);
         (0..WAYS).fold(0, |bits, i| bits | u32::from(self.tags[i] == tag) << i)
@@ -50,7 +57,7 @@ impl Bucket {
 pub(super) struct Table {
     /// All slots; those in use are the streams.
     pub(super) slots: Vec<Stream>,
-    /// A power of two of buckets, or none.
+    /// A power of two of buckets; none as long as there are at most [`SCAN_MAX`] slots.
     buckets: Vec<Bucket>,
     /// Streams whose bucket was full, by id.
     overflow: Vec<(StreamId, u32)>,
@@ -84,6 +91,7 @@ impl Table {
     }
 
     /// The slot of the stream `id`.
+    #[inline]
     pub(super) fn find(&mut self, id: StreamId) -> Option<u32> {
         if let Some(stream) = self.slots.get(self.recent as usize)
             && stream.id == id
@@ -97,7 +105,9 @@ impl Table {
 
     /// As [`Table::find`], without remembering.
     pub(super) fn search(&self, id: StreamId) -> Option<u32> {
-        let bucket = self.buckets.get(self.bucket_of(id))?;
+        let Some(bucket) = self.buckets.get(self.bucket_of(id)) else {
+            return self.slots.iter().position(|stream| stream.id == id).map(|slot| slot as u32);
+        };
         let mut bits = bucket.matches(id);
         while bits != 0 {
             let slot = bucket.slots[bits.trailing_zeros() as usize];
@@ -111,36 +121,44 @@ impl Table {
     }
 
     /// The slot that `name` names, if its stream still lives.
+    #[inline]
     pub(super) fn resolve(&self, name: StreamRef) -> Option<u32> {
         let stream = self.slots.get(name.slot as usize)?;
         (stream.generation == name.generation && !stream.is_vacant()).then_some(name.slot)
     }
 
     /// The name of the stream in `slot`.
+    #[inline]
     pub(super) fn name(&self, slot: u32) -> StreamRef {
         StreamRef { slot, generation: self.slots[slot as usize].generation }
     }
 
-    /// Finds a place for `stream`, whose id is not in the table.
-    pub(super) fn insert(&mut self, mut stream: Stream) -> u32 {
-        stream.generation = self.generation;
+    /// Makes the stream `id`, which is not in the table, with both halves open: `recv_window`
+    /// and `send_max` as for [`Stream::occupy`].
+    #[inline]
+    pub(super) fn insert(&mut self, id: StreamId, recv_window: u64, send_max: u64) -> u32 {
+        let slot = self.take_slot();
+        self.slots[slot as usize].occupy(id, self.generation, recv_window, send_max);
         self.generation = self.generation.wrapping_add(1);
         self.open += 1;
-        let id = stream.id;
-        let slot = self.take_slot(stream);
-        if self.open as usize > self.buckets.len() * LOAD_MAX {
-            self.rebuild((self.buckets.len() * 2).max(1));
-        } else {
-            self.enter(id, slot);
+        if self.slots.len() > SCAN_MAX {
+            if self.open as usize > self.buckets.len() * LOAD_MAX {
+                self.rebuild((self.buckets.len() * 2).max(1));
+            } else {
+                self.enter(id, slot);
+            }
         }
         self.recent = slot;
         slot
     }
 
     /// Forgets the stream in `slot`.
+    #[inline]
     pub(super) fn remove(&mut self, slot: u32) {
         let id = self.slots[slot as usize].id;
-        self.leave(id, slot);
+        if !self.buckets.is_empty() {
+            self.leave(id, slot);
+        }
         self.open -= 1;
         self.slots[slot as usize].vacate(self.free);
         self.free = slot;
@@ -159,9 +177,10 @@ impl Table {
                 self.free = slot as u32;
             }
         }
-        let buckets = match self.len().div_ceil(LOAD_MAX) {
-            0 => 0,
-            wanted => wanted.next_power_of_two(),
+        let buckets = if self.slots.len() > SCAN_MAX {
+            self.len().div_ceil(LOAD_MAX).next_power_of_two()
+        } else {
+            0
         };
         if buckets < self.buckets.len() {
             self.rebuild(buckets);
@@ -175,27 +194,26 @@ impl Table {
             + self.overflow.capacity() * size_of::<(StreamId, u32)>()
     }
 
-    fn take_slot(&mut self, stream: Stream) -> u32 {
+    #[inline]
+    fn take_slot(&mut self) -> u32 {
         let slot = self.free;
-        if let Some(place) = self.slots.get_mut(slot as usize) {
+        if let Some(place) = self.slots.get(slot as usize) {
             self.free = place.next_vacant();
-            *place = stream;
             return slot;
         }
-        if self.slots.len() == self.slots.capacity() {
-            // From one on: many connections carry one stream.
-            self.slots.reserve_exact(self.slots.len().max(1));
-        }
-        self.slots.push(stream);
+        make_room(&mut self.slots);
+        self.slots.push(Stream::vacant());
         (self.slots.len() - 1) as u32
     }
 
     /// The bucket of `id`; meaningless if there are none. All four kinds of ids share the
     /// buckets, each kind filling them evenly.
+    #[inline]
     const fn bucket_of(&self, id: StreamId) -> usize {
         id.index() as usize & self.buckets.len().wrapping_sub(1)
     }
 
+    #[inline]
     fn enter(&mut self, id: StreamId, slot: u32) {
         let at = self.bucket_of(id);
         let bucket = &mut self.buckets[at];
@@ -207,6 +225,7 @@ impl Table {
         }
     }
 
+    #[inline]
     fn leave(&mut self, id: StreamId, slot: u32) {
         let at = self.bucket_of(id);
         let bucket = &mut self.buckets[at];
@@ -221,10 +240,19 @@ impl Table {
         self.buckets = vec![Bucket::EMPTY; buckets];
         self.overflow = Vec::new();
         for slot in 0..self.slots.len() {
-            if !self.slots[slot].is_vacant() {
+            if buckets > 0 && !self.slots[slot].is_vacant() {
                 self.enter(self.slots[slot].id, slot as u32);
             }
         }
+    }
+}
+
+/// Makes room for one more: from one on, because many connections carry one stream; doubling
+/// while that is cheap; by a quarter where doubling would leave much memory idle.
+pub(super) fn make_room<T>(items: &mut Vec<T>) {
+    let len = items.len();
+    if len == items.capacity() {
+        items.reserve_exact(if len < DOUBLING_MAX { len.max(1) } else { len / 4 });
     }
 }
 
@@ -240,10 +268,6 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::HashMap;
 
-    fn stream(id: StreamId) -> Stream {
-        Stream::new(id, 0, 0)
-    }
-
     fn id(index: u64) -> StreamId {
         StreamId::new(Side::Client, Dir::Bi, index)
     }
@@ -251,7 +275,7 @@ mod tests {
     #[test]
     fn ten_thousand_in_a_row_fill_the_buckets_evenly() {
         let mut table = Table::new();
-        let slots: Vec<u32> = (0..10_000).map(|i| table.insert(stream(id(i)))).collect();
+        let slots: Vec<u32> = (0..10_000).map(|i| table.insert(id(i), 0, 0)).collect();
         assert!(table.overflow.is_empty());
         for (i, &slot) in slots.iter().enumerate() {
             assert_eq!(table.find(id(i as u64)), Some(slot));
@@ -264,7 +288,7 @@ mod tests {
     fn attack_09_ids_that_collide_cost_a_search_not_a_walk() {
         // Survivors chosen so that all fall into one bucket, whatever the size of the index.
         let mut table = Table::new();
-        let slots: Vec<u32> = (0..2_000).map(|i| table.insert(stream(id(i << 32)))).collect();
+        let slots: Vec<u32> = (0..2_000).map(|i| table.insert(id(i << 32), 0, 0)).collect();
         assert!(table.buckets.len() <= 512, "collisions alone must not grow the index");
         assert_eq!(table.overflow.len(), 2_000 - WAYS);
         for (i, &slot) in slots.iter().enumerate() {
@@ -280,24 +304,24 @@ mod tests {
     #[test]
     fn a_name_is_stale_after_reuse_and_after_shrinking() {
         let mut table = Table::new();
-        let slot = table.insert(stream(id(0)));
+        let slot = table.insert(id(0), 0, 0);
         let old = table.name(slot);
         assert_eq!(table.resolve(old), Some(slot));
         table.remove(slot);
         assert_eq!(table.resolve(old), None);
-        assert_eq!(table.insert(stream(id(1))), slot);
+        assert_eq!(table.insert(id(1), 0, 0), slot);
         assert_eq!(table.resolve(old), None);
         table.remove(slot);
         table.shrink();
         assert_eq!(table.heap_bytes(), 0);
-        assert_eq!(table.insert(stream(id(2))), slot);
+        assert_eq!(table.insert(id(2), 0, 0), slot);
         assert_eq!(table.resolve(old), None);
     }
 
     #[test]
     fn shrinking_keeps_the_streams_in_use() {
         let mut table = Table::new();
-        let slots: Vec<u32> = (0..1_000).map(|i| table.insert(stream(id(i)))).collect();
+        let slots: Vec<u32> = (0..1_000).map(|i| table.insert(id(i), 0, 0)).collect();
         let before = table.heap_bytes();
         for &slot in slots.iter().filter(|&&slot| slot != 3 && slot != 40) {
             table.remove(slot);
@@ -305,8 +329,9 @@ mod tests {
         table.shrink();
         assert!(table.heap_bytes() < before / 10);
         assert_eq!((table.find(id(3)), table.find(id(40)), table.len()), (Some(3), Some(40), 2));
-        let reused: Vec<u32> = (1_000..1_045).map(|i| table.insert(stream(id(i)))).collect();
+        let reused: Vec<u32> = (1_000..1_045).map(|i| table.insert(id(i), 0, 0)).collect();
         assert!(reused.iter().all(|&slot| slot != 3 && slot != 40));
+        assert_eq!(table.slots.len(), 47, "the free slots below come first");
     }
 
     proptest! {
@@ -321,7 +346,7 @@ mod tests {
                 prop_assert_eq!(table.find(id), model.get(&id).copied());
                 match model.remove(&id) {
                     Some(slot) => table.remove(slot),
-                    None => { model.insert(id, table.insert(stream(id))); }
+                    None => { model.insert(id, table.insert(id, 0, 0)); }
                 }
                 if index == 63 {
                     table.shrink();

@@ -305,6 +305,7 @@ impl Streams {
 }
 
 /// Writes padding and header; says whether they fitted, as they do if `fit` was asked.
+#[inline]
 fn write_header(w: &mut Writer<'_>, id: StreamId, offset: u64, fit: Fit, fin: bool) -> bool {
     if fit.padding > 0 {
         w.rest_mut()[..fit.padding].fill(0);
@@ -325,4 +326,48 @@ fn write_frame(
         sent(record);
     }
     fits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEADER: usize = 5;
+
+    #[test]
+    fn a_segment_is_laid_out_for_every_room() {
+        for room in 0..200 {
+            for wanted in 0..250 {
+                for to_end in [false, true] {
+                    let Some(Fit { padding, len, explicit }) = fit(room, HEADER, wanted, to_end)
+                    else {
+                        assert!(room < HEADER + FRAGMENT_MIN + 2 || room < HEADER + 1);
+                        continue;
+                    };
+                    let length = if explicit { varint_len(len as u64) } else { 0 };
+                    let end = padding + HEADER + length + len;
+                    assert!(end <= room && len as u64 <= wanted);
+                    assert!(explicit || (to_end && end == room));
+                    assert!(padding == 0 || len as u64 == wanted);
+                    assert!(len as u64 == wanted || len >= FRAGMENT_MIN);
+                    // What is cut off must not have fitted.
+                    assert!(len as u64 == wanted || room - end <= 1);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_frame_is_never_longer_than_its_record_can_say() {
+        // `SentFrame::Stream` counts bytes in 16 bits.
+        let all = usize::from(u16::MAX);
+        for to_end in [false, true] {
+            let fit = fit(100_000, HEADER, u64::MAX, to_end);
+            assert_eq!(fit, Some(Fit { padding: 0, len: all, explicit: true }));
+        }
+        let exactly = fit(HEADER + all, HEADER, u64::MAX, true);
+        assert_eq!(exactly, Some(Fit { padding: 0, len: all, explicit: false }));
+        let lone_fin = fit(HEADER + 1, HEADER, 0, false);
+        assert_eq!(lone_fin, Some(Fit { padding: 0, len: 0, explicit: true }));
+    }
 }

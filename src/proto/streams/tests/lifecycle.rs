@@ -1,6 +1,6 @@
 //! From opening to closing: states, events, credit for streams.
 
-use super::harness::{AMPLE, Pair, pattern};
+use super::harness::{AMPLE, End, Pair, pattern};
 use crate::proto::sent::SentFrame;
 use crate::proto::streams::{
     Delivery, Limits, OpenError, ReceiveError, SendError, StreamEvent, StreamsStats,
@@ -68,6 +68,33 @@ fn no_more_streams_than_allowed_and_new_ones_after_old_ones_closed() {
     assert_eq!(pair.client.streams.open(Dir::Uni).map(StreamId::index), Ok(4));
     // Streams of the other kind are not concerned.
     assert!(pair.client.streams.open(Dir::Bi).is_ok());
+}
+
+#[test]
+fn a_complaint_that_was_answered_is_not_made() {
+    let mut pair = Pair::new(AMPLE, Limits { streams_uni: 0, ..AMPLE });
+    assert!(pair.client.streams.open(Dir::Uni).is_err());
+    assert!(pair.client.streams.has_control());
+    pair.client.streams.on_max_streams(Dir::Uni, 3).unwrap();
+    assert!(!pair.client.streams.has_control());
+    pair.client.streams.on_lost(&SentFrame::StreamsBlocked { dir: Dir::Uni });
+    assert!(!pair.client.streams.has_control());
+}
+
+#[test]
+fn a_stream_that_closes_takes_along_what_it_owed() {
+    let limits = Limits { stream_data_uni: 100, ..AMPLE };
+    let mut server = End::new(Side::Server, limits);
+    let id = |index| StreamId::new(Side::Client, Dir::Uni, index);
+    for index in 0..2 {
+        server.stream(id(index), 0, &[0; 60], false).unwrap();
+    }
+    server.stream(id(0), 60, b"", true).unwrap();
+    assert_eq!(server.streams.stats().closed, 1);
+    // Takes the slot.
+    server.stream(id(2), 0, b"x", false).unwrap();
+    let packet = server.packet(1_200).unwrap();
+    assert_eq!(packet.read(), [Frame::MaxStreamData { stream: id(1), max: 160 }]);
 }
 
 #[test]

@@ -69,6 +69,9 @@ fn every_size_of_data_fits_every_room_without_a_misread() {
             let sent = len.min(if explicit { 96 } else { 98 });
             assert!(read[0].1 >= sent - 1, "{len}: {read:?}");
             assert_eq!(read.len(), 1);
+            // Without a length, data that does not reach the end would swallow what follows.
+            let has_length = packet.bytes.iter().find(|&&byte| byte != 0).unwrap() & 0x02 != 0;
+            assert!(has_length || packet.bytes.len() == 100, "{len}");
             assert_eq!(read[0].2, read[0].1 == len, "{len}: FIN with the last byte");
             assert!(matches!(packet.frames[0],
                 SentFrame::Stream { len, .. } if usize::from(len) == read[0].1));
@@ -231,6 +234,8 @@ fn a_lone_fin_may_be_acknowledged_before_the_data() {
     pair.client.streams.send(id, Bytes::new(), true).unwrap();
     let fin = pair.client.packet(1_200).unwrap();
     pair.client.acked(&fin);
+    pair.client.lost(&fin);
+    assert!(!pair.client.streams.has_data(), "an acknowledged FIN is not lost");
     assert_eq!(pair.client.streams.buffered(id), 4);
     pair.client.lost(&data);
     let again = pair.client.packet(1_200).unwrap();
@@ -295,10 +300,31 @@ fn blocked_is_said_once_for_each_limit() {
     // A new limit ends it: what was lost means nothing any more.
     pair.client.streams.on_lost(&SentFrame::DataBlocked);
     pair.client.streams.on_max_data(1_000).unwrap();
-    pair.client.streams.on_max_stream_data(ids[0], 1_000).unwrap();
+    assert!(!pair.client.streams.has_control());
     pair.client.streams.on_lost(&SentFrame::DataBlocked);
+    assert!(!pair.client.streams.has_control());
+    // And it is said of the new limit as of the old one.
+    pair.client.streams.on_max_stream_data(ids[0], 150).unwrap();
+    let _data = pair.client.packet(1_200).unwrap();
     let packet = pair.client.packet(1_200).unwrap();
-    assert_eq!(count(&packet.frames, |f| matches!(f, SentFrame::DataBlocked)), 0);
+    assert!(packet.read().contains(&Frame::StreamDataBlocked { stream: ids[0], limit: 150 }));
+}
+
+#[test]
+fn a_connection_without_credit_says_so_when_there_is_more_to_send() {
+    let mut pair = Pair::new(AMPLE, Limits { data: 100, ..AMPLE });
+    let id = pair.client_sends(Dir::Uni, &pattern(100), false);
+    let _data = pair.client.packet(1_200).unwrap();
+    assert!(!pair.client.streams.has_control());
+    pair.client.streams.send(id, Bytes::from_static(b"more"), false).unwrap();
+    assert!(!pair.client.streams.has_data());
+    let blocked = pair.client.packet(1_200).unwrap();
+    assert_eq!(blocked.read(), [Frame::DataBlocked(100)]);
+    // Nothing is blocked once the stream is gone.
+    pair.client.lost(&blocked);
+    pair.client.streams.reset(id, 0).unwrap();
+    let reset = pair.client.packet(1_200).unwrap();
+    assert_eq!(reset.read(), [Frame::ResetStream { stream: id, code: 0, final_size: 100 }]);
 }
 
 #[test]
@@ -319,8 +345,10 @@ fn nothing_is_sent_before_the_peers_limits_are_known() {
     let mut client = Streams::new(crate::wire::Side::Client, AMPLE);
     assert!(client.open(Dir::Bi).is_err());
     assert!(!client.has_control() && !client.has_data());
+    assert!(client.open(Dir::Uni).is_err());
     client.set_peer_limits(&AMPLE);
     assert_eq!(client.pop_event(), Some(StreamEvent::Available { dir: Dir::Bi }));
+    assert_eq!(client.pop_event(), Some(StreamEvent::Available { dir: Dir::Uni }));
     assert_eq!(client.pop_event(), None);
     assert!(client.open(Dir::Bi).is_ok());
 }
