@@ -248,6 +248,10 @@ impl Connection {
             Err(e) => return self.close_transport(now, e),
         };
         self.on_authentic(now);
+        // The end of the handshake may stand in the same datagram: it is told before its data.
+        if !self.events.is_empty() {
+            self.deliver(app);
+        }
         let cid_end = start + 1 + usize::from(self.local_cid_len);
         let dcid = ConnectionId::new(&datagram[start + 1..cid_end]).unwrap_or(ConnectionId::EMPTY);
         let arrival = Arrival { space: SpaceId::Data, pn: plain.pn, ecn, dcid };

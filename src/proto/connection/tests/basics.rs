@@ -36,6 +36,15 @@ fn a_stream_is_echoed_byte_for_byte() {
 }
 
 #[test]
+fn data_that_comes_with_the_end_of_the_handshake_is_told_after_it() {
+    let mut pair = Pair::new();
+    pair.client_app.greeting = Some(pattern(100));
+    pair.settle();
+    assert_eq!(pair.client_app.data.values().next(), Some(&pattern(100).to_vec()));
+    assert!(!pair.server_app.early && !pair.client_app.early);
+}
+
+#[test]
 fn many_streams_pass_the_limit_by_waiting_for_credit() {
     let mut pair = Pair::connected();
     let mut opened = 0;

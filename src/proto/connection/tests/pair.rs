@@ -13,6 +13,10 @@ pub(super) const DELAY_NS: u64 = 1_000_000;
 pub(super) struct Recorder {
     pub(super) data: BTreeMap<StreamId, Vec<u8>>,
     pub(super) fins: Vec<StreamId>,
+    /// Data came before the connection was said to be there.
+    pub(super) early: bool,
+    /// Sends this at once when connected.
+    pub(super) greeting: Option<Bytes>,
     pub(super) events: Vec<Event>,
     /// Answers each finished stream with its own bytes.
     pub(super) echo: bool,
@@ -22,6 +26,7 @@ pub(super) struct Recorder {
 
 impl Application for Recorder {
     fn data(&mut self, c: &mut Connection, stream: StreamId, data: &[u8], fin: bool) -> usize {
+        self.early |= !self.events.iter().any(|e| matches!(e, Event::Connected { .. }));
         let taken = self.appetite.map_or(data.len(), |n| n.min(data.len()));
         let all = self.data.entry(stream).or_default();
         all.extend_from_slice(&data[..taken]);
@@ -34,7 +39,11 @@ impl Application for Recorder {
         taken
     }
 
-    fn event(&mut self, _: &mut Connection, event: Event) {
+    fn event(&mut self, c: &mut Connection, event: Event) {
+        if let (Event::Connected { .. }, Some(greeting)) = (&event, self.greeting.take()) {
+            let stream = c.open(Dir::Bi).unwrap();
+            c.send(stream, greeting, true).unwrap();
+        }
         self.events.push(event);
     }
 }
