@@ -52,6 +52,14 @@ impl ClientTls {
             key_log: None,
         }
     }
+
+    /// The same settings without the memory of servers.
+    #[cfg(test)]
+    pub(super) fn forgetful(&self) -> Self {
+        let mut config = ClientConfig::clone(&self.0);
+        config.resumption = Resumption::in_memory_sessions(DEFAULT_SESSIONS);
+        Self(Arc::new(config))
+    }
 }
 
 impl fmt::Debug for ClientTls {

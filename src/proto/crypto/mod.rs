@@ -31,6 +31,8 @@
 
 mod client;
 mod config;
+#[cfg(test)]
+mod costs;
 mod error;
 mod keys;
 mod provider;

@@ -40,11 +40,17 @@ impl Identity {
 
 /// A server and a client that trusts it, both with the protocol "test".
 pub(crate) fn pair() -> (ServerTls, ClientTls) {
+    pair_with_tickets(2)
+}
+
+/// As [`pair`], with this many tickets for each handshake.
+pub(crate) fn pair_with_tickets(tickets: usize) -> (ServerTls, ClientTls) {
     let identity = Identity::new();
     let server = ServerTls::builder()
         .certificate_der(&[&identity.certificate], &identity.key)
         .unwrap()
         .alpn(["test"])
+        .tickets(tickets)
         .build()
         .unwrap();
     let client = ClientTls::builder()

@@ -200,8 +200,12 @@ fn key_updates_agree_and_differ_from_each_other() {
     let (mut client_next, mut server_next) = (at_client.next.unwrap(), at_server.next.unwrap());
     let mut phases = vec![first];
     for _ in 0..3 {
+        let ahead = server_next.next_remote();
         let (client_seals, _) = client_next.next_keys();
         let (_, server_opens) = server_next.next_keys();
+        let mut packet = [0x55; 64];
+        let len = client_seals.seal(1, &mut packet, 8, 40).expect("room for the tag");
+        assert_eq!(ahead.open(1, &mut packet[..len], 8), Some(40));
         phases.push((client_seals, server_opens));
     }
     for (sealing, (seals, _)) in phases.iter().enumerate() {

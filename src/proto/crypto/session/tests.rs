@@ -140,6 +140,41 @@ fn attack_14_no_protocol_in_common() {
     assert_eq!(server.read(Level::Initial, b"more"), Err(error));
 }
 
+/// Groups that only one side prefers: the server asks for another key share, all at the
+/// Initial level (RFC 8446 §4.1.4).
+#[test]
+fn a_hello_retry_request_stays_at_the_initial_level() {
+    let identity = Identity::new();
+    let mut provider = super::super::provider::provider().as_ref().clone();
+    provider.kx_groups.retain(|group| group.name() == rustls::NamedGroup::secp384r1);
+    let key = rustls::pki_types::PrivateKeyDer::try_from(identity.key.clone()).unwrap();
+    let mut config = rustls::ServerConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![identity.certificate.clone().into()], key)
+        .unwrap();
+    config.alpn_protocols = vec![b"test".to_vec()];
+    let pinned = ClientTls::builder().pinned_certificate_der(&identity.certificate);
+    let client_tls = pinned.alpn(["test"]).build().unwrap();
+    let (mut client, mut server) = sessions(&client_tls, &ServerTls(Arc::new(config)));
+
+    let (mut at_client, mut at_server) = (Outcome::default(), Outcome::default());
+    let hello = drain(&mut client, &mut at_client);
+    let retry = answer(&mut server, &mut at_server, &hello).unwrap();
+    assert_eq!(retry.len(), 1);
+    assert_eq!((retry[0].0, server.read_level()), (Level::Initial, Level::Initial));
+    assert!(at_server.handshake.is_none());
+    let second = answer(&mut client, &mut at_client, &retry).unwrap();
+    assert_eq!((second.len(), second[0].0), (1, Level::Initial));
+    let mut up = second;
+    while !up.is_empty() {
+        let down = answer(&mut server, &mut at_server, &up).unwrap();
+        up = answer(&mut client, &mut at_client, &down).unwrap();
+    }
+    assert!(!client.is_handshaking() && !server.is_handshaking());
+}
+
 /// A raw rustls session, for what our builders do not let a user do wrong.
 fn odd_client(edit: impl FnOnce(&mut rustls::ClientConfig)) -> ClientTls {
     let tls = ClientTls::builder().dangerous_insecure().alpn(["test"]).build().unwrap();
