@@ -13,6 +13,13 @@ use crate::wire::{Dir, StreamId, Writer, varint_len};
 /// few bytes of room at the end of a packet are worth.
 const FRAGMENT_MIN: usize = 16;
 
+/// Control frames, and STREAM frames, that one call writes. The record of a packet counts its
+/// frames in eight bits, and a peer could make us owe more: a RESET_STREAM for each of its
+/// STOP_SENDINGs is four bytes. What is left over goes into the next packet.
+const FRAMES_MAX: usize = 100;
+
+const _: () = assert!(2 * FRAMES_MAX < 230, "both calls and the other rooms fill one record");
+
 /// How a segment of a stream is laid into the room that a packet has left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Fit {
@@ -63,7 +70,8 @@ impl Streams {
         self.owed != 0 || !self.control.is_empty()
     }
 
-    /// Writes the control frames that are owed, as many as fit; the others stay owed.
+    /// Writes the control frames that are owed, as many as fit and at most 100; the others stay
+    /// owed.
     pub fn write_control(&mut self, w: &mut Writer<'_>, sent: &mut impl FnMut(SentFrame)) {
         while self.owed != 0 {
             let bit = self.owed & self.owed.wrapping_neg();
@@ -72,7 +80,9 @@ impl Streams {
             }
             self.owed &= !bit;
         }
-        while let Some(slot) = self.control.first() {
+        // Less the connection's own, at most six.
+        for _ in 6..FRAMES_MAX {
+            let Some(slot) = self.control.first() else { return };
             let owed = self.stream(slot).owed;
             let bit = owed & owed.wrapping_neg();
             if !self.write_owed(slot, bit, w, sent) {
@@ -85,8 +95,8 @@ impl Streams {
         }
     }
 
-    /// Fills the packet with STREAM frames: what was lost first, then new data, one frame of
-    /// each stream in turn. A frame that reaches exactly the end of `w` has no length field, so
+    /// Fills the packet with STREAM frames, at most 100: what was lost first, then new data, one
+    /// frame of each stream in turn. A frame that reaches exactly the end of `w` has no length field, so
     /// nothing may follow it in the packet.
     pub fn write_data(&mut self, w: &mut Writer<'_>, sent: &mut impl FnMut(SentFrame)) {
         self.write_segments(w, true, sent);
@@ -250,20 +260,25 @@ impl Streams {
         to_end: bool,
         sent: &mut impl FnMut(SentFrame),
     ) {
-        while let Some(slot) = self.repair.first() {
+        for _ in 0..FRAMES_MAX {
+            let Some(slot) = self.next_sender() else { return };
             if !self.write_segment(slot, w, to_end, sent) {
                 return;
             }
         }
-        while let Some(slot) = self.fresh.first() {
-            if self.credit.left() == 0 {
-                self.tell_data_blocked();
-                return;
-            }
-            if !self.write_segment(slot, w, to_end, sent) {
-                return;
-            }
+    }
+
+    /// Whose turn it is to send data.
+    fn next_sender(&mut self) -> Option<u32> {
+        if let Some(slot) = self.repair.first() {
+            return Some(slot);
         }
+        let slot = self.fresh.first()?;
+        if self.credit.left() == 0 {
+            self.tell_data_blocked();
+            return None;
+        }
+        Some(slot)
     }
 
     /// Writes one frame of the stream, which is first in its queue; says whether there was room.

@@ -341,6 +341,25 @@ fn control_that_does_not_fit_stays_owed() {
 }
 
 #[test]
+fn attack_22_a_packet_never_has_more_frames_than_its_record_can_count() {
+    let many = Limits { streams_bidi: 1_000, ..AMPLE };
+    let mut pair = Pair::new(many, many);
+    let ids: Vec<_> = (0..1_000).map(|_| pair.client_sends(Dir::Bi, b"", true)).collect();
+    ids.iter().for_each(|&id| pair.client.streams.stop_sending(id, 0).unwrap());
+    let flight = pair.client.flight(9_000);
+    assert!(flight.iter().all(|packet| packet.frames.len() <= 200));
+    deliver_all(&mut pair, &flight);
+    flight.iter().for_each(|packet| pair.client.acked(packet));
+    assert_eq!(pair.server.ended.len(), 1_000);
+    // The peer's wish makes us owe a frame for each stream.
+    let flight = pair.server.flight(9_000);
+    assert!(flight.iter().all(|packet| packet.frames.len() <= 200));
+    let resets = flight.iter().flat_map(|packet| &packet.frames);
+    let resets = resets.filter(|frame| matches!(frame, SentFrame::ResetStream { .. })).count();
+    assert_eq!(resets, 1_000);
+}
+
+#[test]
 fn nothing_is_sent_before_the_peers_limits_are_known() {
     let mut client = Streams::new(crate::wire::Side::Client, AMPLE);
     assert!(client.open(Dir::Bi).is_err());
