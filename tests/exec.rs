@@ -170,6 +170,15 @@ fn connected(told: &Receiver<Told>) -> usize {
     wait_for(told, |t| if let Told::Connected { worker } = t { Some(*worker) } else { None })
 }
 
+/// Returns when every worker has done what was posted before.
+fn settled(registration: &Registration) {
+    for worker in 0..registration.workers() {
+        let (tell, told) = channel();
+        registration.on_worker(worker, move |_| tell.send(()).unwrap()).unwrap();
+        told.recv_timeout(PATIENCE).unwrap();
+    }
+}
+
 /// Looks until the status shows what is wanted.
 fn status_until(registration: &Registration, wanted: impl Fn(&[WorkerStatus]) -> bool) {
     let mut last = Vec::new();
@@ -443,7 +452,11 @@ fn descriptors_timers_and_closures_are_served_between_turns() {
         let (here, mut there) = UnixStream::pair().unwrap();
         let here = Arc::new(here);
         let watched = here.clone();
-        handle.run(move |c| drop(c.watch(&*watched, Interest::Readable, 5).unwrap())).unwrap();
+        handle
+            .run(move |c| {
+                c.watch(&*watched, Interest::Readable, 5).unwrap();
+            })
+            .unwrap();
         there.write_all(b"x").unwrap();
         wait_for(&told, |t| (*t == Told::Ready(5)).then_some(()));
 
@@ -475,6 +488,7 @@ fn a_listener_that_is_dropped_turns_clients_away_and_keeps_those_it_has() {
     let handle = client.connect(address, "localhost", &client_config, handler).unwrap();
     connected(&told);
     drop(listener);
+    settled(&server);
     let second = Client::new(&b"too late"[..]);
     client.connect(address, "localhost", &client_config, second.0).unwrap();
     let unheard =
@@ -500,11 +514,36 @@ fn an_acceptor_may_turn_clients_away() {
     let client = open(workers(1));
     let (handler, told) = Client::new(Bytes::new());
     client.connect(listener.local_addr(), "localhost", &client_config, handler).unwrap();
+    // RFC 9000 §20.1, CONNECTION_REFUSED.
     let reason = wait_for_close(&told);
-    assert!(matches!(reason, CloseReason::PeerTransport { .. }), "{reason}");
+    assert!(matches!(reason, CloseReason::PeerTransport { code: 2, .. }), "{reason}");
     let asked = asked.lock().unwrap();
     assert_eq!(asked.len(), 1, "a client that was turned away is asked about once");
     assert_eq!((asked[0].local, asked[0].worker), (listener.local_addr(), 0));
+}
+
+#[test]
+fn what_is_posted_right_after_connecting_is_carried_out() {
+    let (server_config, client_config) = configs();
+    let server = open(workers(1));
+    let listener = echo_server(&server, &server_config);
+    let client = open(workers(1));
+    for _ in 0..20 {
+        let (handler, told) = Client::new(Bytes::new());
+        let handle =
+            client.connect(listener.local_addr(), "localhost", &client_config, handler).unwrap();
+        handle.wake(9).unwrap();
+        wait_for(&told, |t| (*t == Told::Woken(9)).then_some(()));
+        let (next, told) = Client::new(Bytes::new());
+        let (address, config) = (listener.local_addr(), client_config.clone());
+        handle
+            .run(move |c| {
+                let handle = c.on_worker().connect(address, "localhost", &config, next);
+                handle.wake(8).unwrap();
+            })
+            .unwrap();
+        wait_for(&told, |t| (*t == Told::Woken(8)).then_some(()));
+    }
 }
 
 fn wait_for_close(told: &Receiver<Told>) -> CloseReason {
@@ -545,9 +584,11 @@ fn dropping_a_registration_closes_its_connections() {
     let server = open(workers(2));
     let listener = echo_server(&server, &server_config);
     let client = open(workers(1));
-    let (handler, told) = Client::new(Bytes::new());
+    // What came back shows that the server's handshake is done too: before, it may only say
+    // that the application is gone (RFC 9000 §10.2.3).
+    let (handler, told) = Client::new(&b"hello"[..]);
     client.connect(listener.local_addr(), "localhost", &client_config, handler).unwrap();
-    connected(&told);
+    assert_eq!(echoed(&told), b"hello");
     drop(server);
     assert!(matches!(wait_for_close(&told), CloseReason::PeerApplication { code: 0, .. }));
 }

@@ -32,8 +32,9 @@
 //!
 //! What may leave is a [`Handle`](super::Handle): calls on it are posted to the owner.
 
+use super::config::ClientConfig;
 use super::handle::{Address, Handle};
-use super::lane::{ConnectFailure, Seat};
+use super::lane::{ConnectFailure, ConnectRequest, Seat};
 use super::services::{Services, TimerId, WatchId};
 use super::sys::{Interest, Readiness};
 use crate::proto::connection::{CloseReason, Connection, ConnectionStats};
@@ -395,6 +396,23 @@ impl<'a> WorkerRef<'a> {
     #[must_use]
     pub fn now(&self) -> Instant {
         self.services.now()
+    }
+
+    /// Begins a connection from this worker to `remote`, as
+    /// [`Registration::connect`](super::Registration::connect) does from outside: what a proxy
+    /// does in the callback of the connection that it serves. It is made after the callback.
+    pub fn connect(
+        &mut self,
+        remote: SocketAddr,
+        server_name: &str,
+        config: &ClientConfig,
+        handler: impl Handler,
+    ) -> Handle {
+        let address = Address::pending(self.services.worker() as u16);
+        let request =
+            ConnectRequest::new(remote, server_name, config, Box::new(handler), address.clone());
+        self.services.order(request);
+        Handle::new(address, self.services.fleet().clone())
     }
 
     /// Has `task` run between turns.

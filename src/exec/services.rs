@@ -9,6 +9,7 @@ use super::entropy::Entropy;
 use super::handle::Command;
 use super::handler::{ConnectionRef, WorkerRef};
 use super::handoff::Fleet;
+use super::lane::ConnectRequest;
 use super::overrun::Overruns;
 use super::sys::{Interest, Poller, Readiness};
 use super::table::Key;
@@ -72,6 +73,8 @@ pub(super) struct Services {
     /// None in a simulation.
     poller: Option<Poller>,
     jobs: VecDeque<Job>,
+    /// Connections that callbacks have ordered: made when no callback runs.
+    orders: VecDeque<Box<ConnectRequest>>,
 }
 
 /// What a worker is made of, besides connections.
@@ -97,6 +100,7 @@ impl Services {
             watches: Slab::default(),
             poller: setting.poller,
             jobs: VecDeque::new(),
+            orders: VecDeque::new(),
         }
     }
 
@@ -133,6 +137,16 @@ impl Services {
 
     pub(super) fn jobs(&self) -> usize {
         self.jobs.len()
+    }
+
+    // ---- connections ------------------------------------------------------------------------
+
+    pub(super) fn order(&mut self, request: ConnectRequest) {
+        self.orders.push_back(Box::new(request));
+    }
+
+    pub(super) fn next_order(&mut self) -> Option<Box<ConnectRequest>> {
+        self.orders.pop_front()
     }
 
     // ---- timers ----------------------------------------------------------------------------

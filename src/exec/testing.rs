@@ -127,6 +127,7 @@ pub(super) enum Told {
     Data(StreamId, Vec<u8>, bool),
     Acknowledged(u64, bool),
     Woken(u64),
+    Token(Vec<u8>),
     Timer(u64),
     Refused,
     Closed(CloseReason),
@@ -177,6 +178,10 @@ impl Handler for Scribe {
 
     fn acknowledged(&mut self, _: &mut ConnectionRef<'_>, _: StreamId, bytes: u64, fin: bool) {
         self.tell(Told::Acknowledged(bytes, fin));
+    }
+
+    fn new_token(&mut self, _: &mut ConnectionRef<'_>, token: &[u8]) {
+        self.tell(Told::Token(token.to_vec()));
     }
 
     fn woken(&mut self, _: &mut ConnectionRef<'_>, token: u64) {
@@ -243,8 +248,16 @@ impl Scene {
     }
 
     pub(super) fn connect_with(&mut self, handler: Box<dyn Handler>) -> Handle {
+        self.connect_as(&client_config(), handler)
+    }
+
+    pub(super) fn connect_as(
+        &mut self,
+        config: &ClientConfig,
+        handler: Box<dyn Handler>,
+    ) -> Handle {
         let (local, remote): (SocketAddr, SocketAddr) = (CLIENT.into(), SERVER.into());
-        self.client.connect(0, local, remote, "localhost", &client_config(), handler)
+        self.client.connect(0, local, remote, "localhost", config, handler)
     }
 
     /// Turns everybody, and carries what was sent, for `ms` milliseconds.

@@ -206,10 +206,12 @@ impl<D: Datapath> Worker<D> {
         }
         self.lane.set_now(now);
         let mut work = self.receive();
-        work += self.read_inbox();
+        work += self.read_parcels();
+        work += self.read_commands();
         work += self.lane.expire();
         work += self.serve_descriptors();
         work += self.lane.jobs();
+        self.take_orders();
         work += self.lane.transmit(&mut self.ports);
         let mut result = Ok(());
         for port in &mut self.ports {
@@ -245,8 +247,8 @@ impl<D: Datapath> Worker<D> {
         received
     }
 
-    fn read_inbox(&mut self) -> usize {
-        let Self { lane, fleet, controls, .. } = self;
+    fn read_parcels(&mut self) -> usize {
+        let Self { lane, fleet, .. } = self;
         let Some(mailbox) = fleet.mailbox(lane.number()) else { return 0 };
         let mut work = 0;
         for _ in 0..INBOX_BUDGET {
@@ -261,14 +263,37 @@ impl<D: Datapath> Worker<D> {
             }
             fleet.give_back(parcel);
         }
-        for _ in 0..COMMAND_BUDGET {
-            let Some(command) = mailbox.command() else { break };
+        work
+    }
+
+    /// Carries out what was posted, up to the next thing that the registration has to do
+    /// first: what follows a connection's order is meant for that connection.
+    fn read_commands(&mut self) -> usize {
+        let fleet = self.fleet.clone();
+        let Some(mailbox) = fleet.mailbox(self.lane.number()) else { return 0 };
+        let mut work = 0;
+        self.take_orders();
+        while work < COMMAND_BUDGET
+            && self.controls.is_empty()
+            && let Some(command) = mailbox.command()
+        {
             work += 1;
-            if let Some(control) = lane.command(command) {
-                controls.push_back(control);
-            }
+            let control = self.lane.command(command);
+            self.controls.extend(control);
+            self.take_orders();
         }
         work
+    }
+
+    /// Connections that callbacks have ordered.
+    fn take_orders(&mut self) {
+        while let Some(request) = self.lane.services().next_order() {
+            match self.keys {
+                // A registration has to find a socket for it first.
+                None => self.controls.push_back(Control::Connect(request)),
+                Some(_) => self.lane.connect(*request),
+            }
+        }
     }
 
     fn serve_descriptors(&mut self) -> usize {

@@ -13,7 +13,7 @@ use crate::time::{Instant, SECOND_NS};
 use crate::wire::frame::Frame;
 use crate::wire::packet::{self, LongHeader, Packet, PacketType, patch_length};
 use crate::wire::{ConnectionId, Side, VERSION_1, Writer};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// RFC 9000 §7.2: a client's first destination id has at least this length.
@@ -134,6 +134,14 @@ impl Endpoint {
     #[must_use]
     pub fn reset_token(&self, cid: &ConnectionId) -> [u8; 16] {
         self.reset.token(cid.as_slice())
+    }
+
+    /// A token for [`Connection::send_new_token`]: it lets the client at `remote` return without
+    /// proving its address again. `nonce` must be random.
+    pub fn new_token(&mut self, now: Instant, nonce: &[u8; 12], remote: IpAddr) -> Vec<u8> {
+        let mut token = Vec::new();
+        self.tokens.new_token(now, nonce, remote, &mut token);
+        token
     }
 
     /// Judges a datagram whose connection is not known. `short_cid_len` is the length of the

@@ -17,9 +17,6 @@ use std::sync::Arc;
 const ANSWERS: usize = 64;
 /// The largest answer: a Retry with a token, far below it.
 const ANSWER_BYTES: usize = 1200;
-/// RFC 9000 §20.1, CONNECTION_REFUSED, is for the transport to say; the code that an
-/// application's refusal carries.
-const REFUSED: u64 = 0;
 
 /// A client that wants to connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,9 +181,10 @@ impl Lane {
             self.services.overruns.left(Callback::Accept, entered);
             handler
         };
+        let id = listener.id;
         let handler = handler.unwrap_or_else(|| {
             self.counters.refused_by_acceptor += 1;
-            connection.close(now, REFUSED, bytes::Bytes::new());
+            connection.refuse(now);
             Box::new(())
         });
         let initial = InitialKey { dcid: greeting.initial_dcid, remote };
@@ -196,6 +194,7 @@ impl Lane {
             path: meta.path,
             address: None,
             initial: Some(initial),
+            listener: Some(id),
             touched: false,
         };
         self.counters.accepted += 1;

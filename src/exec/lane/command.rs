@@ -192,6 +192,7 @@ impl Lane {
             path: Path { local: request.local, remote: request.remote, link: Link::UNKNOWN },
             address: Some(request.address),
             initial: None,
+            listener: None,
             touched: false,
         };
         self.counters.connected += 1;

@@ -151,6 +151,8 @@ pub(super) struct Seat {
     pub(super) address: Option<Arc<Address>>,
     /// The id that the client chose, until the handshake is done.
     initial: Option<InitialKey>,
+    /// The listener that accepted it.
+    listener: Option<u32>,
     /// On the touched list.
     touched: bool,
 }
@@ -302,18 +304,13 @@ impl Lane {
         self.codec.encode(route, self.services.entropy.number())
     }
 
-    /// What is due after a connection has written all it has: new ids are not, for they have to
-    /// be announced (see `transmit`), but its timer is, and its removal.
+    /// What is due after a connection has written: its timer, and its removal.
     fn settle(&mut self, slot: u32) {
         let Some((key, entry)) = self.table.get_slot(slot) else { return };
         if entry.connection.is_drained() {
             return self.remove(key);
         }
         let at = entry.connection.next_timeout().unwrap_or(Instant::NEVER);
-        if entry.seat.initial.is_some() && !entry.connection.is_handshaking() {
-            let initial = entry.seat.initial.take();
-            self.handshake_ended(initial);
-        }
         self.wheel.set(slot, at);
     }
 

@@ -3,8 +3,8 @@
 use super::*;
 use crate::datapath::{Link, RxMeta};
 use crate::ecn::Ecn;
-use crate::exec::testing::{CLIENT, SERVER, Scene, Told, server_config};
-use crate::exec::{HandleError, ServerConfig};
+use crate::exec::testing::{CLIENT, SERVER, Scene, Scribe, Told, client_config, server_config};
+use crate::exec::{ClientConfig, HandleError, ServerConfig};
 use crate::proto::connection::CloseReason;
 use crate::proto::endpoint::RetryPolicy;
 use bytes::Bytes;
@@ -140,6 +140,28 @@ fn retry_is_answered_without_a_place_in_the_table() {
 }
 
 #[test]
+fn a_client_that_returns_with_a_token_needs_no_retry() {
+    let config = ServerConfig { retry: RetryPolicy::Always, ..server_config() };
+    let mut scene = Scene::with_config(1, LaneLimits::default(), &config);
+    scene.connect(None);
+    scene.run(30);
+    let told = scene.told_client();
+    let tokens: Vec<_> = told.iter().filter(|told| matches!(told, Told::Token(_))).collect();
+    let [Told::Token(token)] = tokens[..] else { panic!("{told:?}") };
+    let config = ClientConfig { token: token.clone(), ..client_config() };
+    let retries = |scene: &mut Scene| scene.servers[0].lane().endpoint_stats().retries;
+    assert_eq!(retries(&mut scene), 1);
+    for expected in [1, 2] {
+        // A token works once.
+        let handler = Box::new(Scribe::new(&scene.client_log));
+        scene.connect_as(&config, handler);
+        scene.run(30);
+        assert_eq!(retries(&mut scene), expected);
+    }
+    assert_eq!(scene.servers[0].lane().counters().connections, 3);
+}
+
+#[test]
 fn what_is_for_nobody_is_counted_and_dropped() {
     let mut scene = Scene::new(1, LaneLimits::default());
     let path = crate::datapath::Path {
@@ -239,6 +261,25 @@ fn a_refused_call_is_told_to_the_handler() {
 }
 
 #[test]
+fn a_callback_may_begin_a_connection_of_its_own() {
+    let mut scene = Scene::new(1, LaneLimits::default());
+    let handle = scene.connect(None);
+    scene.run(20);
+    let second = Scribe::new(&scene.client_log);
+    handle
+        .run(|c| {
+            let config = client_config();
+            let handle = c.on_worker().connect(SERVER.into(), "localhost", &config, second);
+            handle.wake(3).unwrap(); // Posted before it exists, and carried out after.
+        })
+        .unwrap();
+    scene.run(20);
+    let told = scene.told_client();
+    assert_eq!(told.iter().filter(|told| **told == Told::Connected(0)).count(), 2, "{told:?}");
+    assert!(told.contains(&Told::Woken(3)));
+}
+
+#[test]
 fn a_connection_that_cannot_be_begun_is_told_too() {
     let mut scene = Scene::new(1, LaneLimits::default());
     let log = scene.client_log.clone();
@@ -248,8 +289,8 @@ fn a_connection_that_cannot_be_begun_is_told_too() {
         CLIENT.into(),
         SERVER.into(),
         name,
-        &crate::exec::testing::client_config(),
-        Box::new(crate::exec::testing::Scribe::new(&log)),
+        &client_config(),
+        Box::new(Scribe::new(&log)),
     );
     assert_eq!(scene.told_client(), [Told::NotConnected]);
     assert!(handle.is_closed());

@@ -55,7 +55,7 @@ impl Lane {
 
     fn transmit_one<D: Datapath>(&mut self, slot: u32, ports: &mut [D]) -> (usize, Outcome) {
         let now = self.services.now();
-        self.issue_cids(slot);
+        self.supply(slot);
         let Some((_, entry)) = self.table.get_slot(slot) else { return (0, Outcome::Done) };
         let Some(port) = ports.get_mut(entry.seat.port) else { return (0, Outcome::Done) };
         let mut path = entry.seat.path;
@@ -75,8 +75,15 @@ impl Lane {
         (CONNECTION_BUDGET, Outcome::More)
     }
 
-    /// Makes the connection ids that the peer is ready to hold.
-    fn issue_cids(&mut self, slot: u32) {
+    /// Gives a connection what only its owner can make, before it writes: ids that the peer is
+    /// ready to hold, and once the handshake is done a token to return with.
+    fn supply(&mut self, slot: u32) {
+        let Some((_, entry)) = self.table.get_slot(slot) else { return };
+        if entry.seat.initial.is_some() && !entry.connection.is_handshaking() {
+            let initial = entry.seat.initial.take();
+            self.handshake_ended(initial);
+            self.supply_token(slot);
+        }
         while let Some((key, entry)) = self.table.get_slot(slot)
             && entry.connection.wants_cid()
         {
@@ -85,6 +92,21 @@ impl Lane {
             if let Some(entry) = self.table.get(key) {
                 entry.connection.add_cid(cid, token);
             }
+        }
+    }
+
+    fn supply_token(&mut self, slot: u32) {
+        let now = self.services.now();
+        let Some((_, entry)) = self.table.get_slot(slot) else { return };
+        let id = entry.seat.listener;
+        if !entry.connection.is_established() {
+            return;
+        }
+        // A listener that was closed gives no tokens for a return.
+        if let Some(listener) = self.listeners.iter_mut().find(|l| Some(l.id) == id) {
+            let nonce = self.services.entropy.bytes();
+            let remote = entry.connection.remote().ip();
+            entry.connection.send_new_token(&listener.endpoint.new_token(now, &nonce, remote));
         }
     }
 

@@ -382,6 +382,13 @@ impl Connection {
         self.close_application(now, code, reason);
     }
 
+    /// Turns a client away that the application does not want (RFC 9000 §20.1,
+    /// CONNECTION_REFUSED).
+    pub fn refuse(&mut self, now: Instant) {
+        let reason = "the application turned the connection away";
+        self.close_transport(now, TransportError::new(code::CONNECTION_REFUSED, reason));
+    }
+
     // ---- connection ids -------------------------------------------------------------------
 
     /// True while the peer is ready to hold another connection id of ours.
