@@ -1,3 +1,60 @@
 //! The command line of Quiclane.
+//!
+//! Standard output is data, standard error is talk. Exit codes: 0 fine, 1 failed or found
+//! something, 2 usage, 3 permission, 4 unsupported, 5 partly applied.
 
-fn main() {}
+mod args;
+mod error;
+mod get;
+mod hq;
+mod identity;
+mod io;
+mod perf;
+mod serve;
+mod signals;
+mod status;
+
+use args::{Cli, Command};
+use clap::Parser;
+use error::Failure;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_log(cli.verbose);
+    let result = match cli.command {
+        Command::Serve(args) => serve::run(&args),
+        Command::Get(args) => get::run(&args),
+        Command::Perf(args) => perf::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        // A reader that has seen enough is no failure.
+        Err(Failure::BrokenPipe) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("quiclane: {failure}");
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+/// Logs go to standard error; `QUICLANE_LOG` overrides the verbosity flags.
+fn start_log(verbose: u8) {
+    use std::io::IsTerminal;
+    let level = match verbose {
+        0 => "warn",
+        1 => "info",
+        2 => "debug",
+        _ => "trace",
+    };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("QUICLANE_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
+    let color = std::env::var_os("NO_COLOR").is_none() && std::io::stderr().is_terminal();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(color)
+        .without_time()
+        .with_target(false)
+        .init();
+}

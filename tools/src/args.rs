@@ -1,0 +1,270 @@
+//! Arguments as they are typed.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// QUIC on AF_XDP: serve, measure, inspect.
+#[derive(Debug, Parser)]
+#[command(name = "quiclane", version, about)]
+pub(crate) struct Cli {
+    /// Say more on standard error; repeat for more.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve files (ALPN hq-interop) and measurements (ALPN perf).
+    Serve(ServeArgs),
+    /// Fetch one file (ALPN hq-interop).
+    Get(GetArgs),
+    /// Measure (ALPN perf, draft-banks-quic-performance).
+    Perf(PerfArgs),
+}
+
+/// How datagrams are sent and received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum IoKind {
+    /// AF_XDP; fails where it cannot be had.
+    Xdp,
+    /// Kernel UDP sockets.
+    Udp,
+    /// AF_XDP if it can be had, else kernel UDP; says which and why.
+    Auto,
+}
+
+/// What a datapath has to be at least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RequireKind {
+    /// AF_XDP in any mode.
+    Xdp,
+    /// AF_XDP in the driver.
+    Native,
+    /// AF_XDP without copies.
+    Zerocopy,
+}
+
+/// When a worker with nothing to do sleeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PollKind {
+    /// Never: the lowest latency, and a whole CPU for each worker.
+    Spin,
+    /// After a short while.
+    Adaptive,
+    /// At once.
+    Sleep,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct IoArgs {
+    /// How datagrams are sent and received [default: xdp with --dev, else udp].
+    #[arg(long, value_enum)]
+    pub(crate) io: Option<IoKind>,
+    /// The network device for AF_XDP.
+    #[arg(long, value_name = "DEV")]
+    pub(crate) dev: Option<String>,
+    /// Queues of the device to serve, such as 0-3 or 0,2 [default: all].
+    #[arg(long, value_name = "LIST")]
+    pub(crate) queues: Option<String>,
+    /// Fail unless the datapath is at least this good.
+    #[arg(long, value_enum)]
+    pub(crate) require: Option<RequireKind>,
+    /// Use generic (skb) mode even where the driver could do better.
+    #[arg(long)]
+    pub(crate) generic: bool,
+    /// Workers for kernel UDP [default: 1].
+    #[arg(long, value_name = "N")]
+    pub(crate) workers: Option<usize>,
+    /// CPUs for the workers, such as 2-5 [default: beside the device].
+    #[arg(long, value_name = "LIST")]
+    pub(crate) cpus: Option<String>,
+    /// When a worker with nothing to do sleeps.
+    #[arg(long, value_enum, default_value = "adaptive")]
+    pub(crate) poll: PollKind,
+    /// Let workers share CPUs when there are fewer CPUs than queues.
+    #[arg(long)]
+    pub(crate) share_cpus: bool,
+    /// Bytes of a UMEM frame: 2048 or 4096.
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) frame_size: Option<usize>,
+    /// The largest UDP payload to send and accept, in bytes.
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) max_datagram: Option<u16>,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// Where to listen.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:4433")]
+    pub(crate) listen: SocketAddr,
+    #[command(flatten)]
+    pub(crate) io: IoArgs,
+    /// The directory whose files are served; none serves measurements only.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) files: Option<PathBuf>,
+    /// The certificate chain, PEM; a self-signed one is made if none is given.
+    #[arg(long, value_name = "FILE", requires = "key")]
+    pub(crate) cert: Option<PathBuf>,
+    /// The private key, PEM.
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    pub(crate) key: Option<PathBuf>,
+    /// Where to write the self-signed certificate, for clients to pin.
+    #[arg(long, value_name = "FILE", conflicts_with = "cert")]
+    pub(crate) cert_out: Option<PathBuf>,
+    /// Make every client prove its address first.
+    #[arg(long)]
+    pub(crate) retry: bool,
+    /// One JSON object a line on standard output: ready, and the state at the end.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Whom a client trusts.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct TrustArgs {
+    /// Certificates to trust, PEM.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+    /// Trust whatever certificate the server shows. For tests.
+    #[arg(long, conflicts_with = "ca")]
+    pub(crate) insecure: bool,
+    /// The name that the server has to prove.
+    #[arg(long, value_name = "NAME", default_value = "localhost")]
+    pub(crate) server_name: String,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct GetArgs {
+    /// The server.
+    #[arg(value_name = "ADDR:PORT")]
+    pub(crate) server: SocketAddr,
+    /// The path of the file, such as /index.html.
+    pub(crate) path: String,
+    /// Where to write it; - is standard output.
+    #[arg(short, long, value_name = "FILE", default_value = "-")]
+    pub(crate) output: PathBuf,
+    #[command(flatten)]
+    pub(crate) trust: TrustArgs,
+    #[command(flatten)]
+    pub(crate) io: IoArgs,
+    /// Give up after this many seconds.
+    #[arg(long, value_name = "S", default_value_t = 60)]
+    pub(crate) timeout: u64,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct PerfArgs {
+    #[command(subcommand)]
+    pub(crate) command: PerfCommand,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum PerfCommand {
+    /// Run a scenario against a server.
+    Run(PerfRunArgs),
+    /// Be the server: the same as `serve` without files.
+    Server(ServeArgs),
+}
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Scenario {
+    /// Bytes to the server.
+    Upload,
+    /// Bytes from the server.
+    Download,
+    /// Requests a second.
+    Rps,
+    /// Handshakes a second.
+    Hps,
+    /// The time of one small request at a time.
+    Latency,
+}
+
+impl Scenario {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Upload => "upload",
+            Self::Download => "download",
+            Self::Rps => "rps",
+            Self::Hps => "hps",
+            Self::Latency => "latency",
+        }
+    }
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct PerfRunArgs {
+    /// The server.
+    #[arg(value_name = "ADDR:PORT")]
+    pub(crate) server: SocketAddr,
+    /// What is measured.
+    #[arg(long, value_enum, default_value = "download")]
+    pub(crate) scenario: Scenario,
+    /// Connections at one time [default: 1; rps 100; hps 16].
+    #[arg(long, value_name = "N")]
+    pub(crate) connections: Option<usize>,
+    /// Requests at one time on each connection [default: rps 10, else 1].
+    #[arg(long, value_name = "N")]
+    pub(crate) streams: Option<usize>,
+    /// Bytes of a request [default: rps 512, latency 100].
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) up: Option<u64>,
+    /// Bytes of a response [default: rps 4000, latency 100].
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) down: Option<u64>,
+    /// How long it runs.
+    #[arg(long, value_name = "S", default_value_t = 5.0)]
+    pub(crate) seconds: f64,
+    #[command(flatten)]
+    pub(crate) trust: TrustArgs,
+    #[command(flatten)]
+    pub(crate) io: IoArgs,
+    /// One JSON object on standard output.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// A list such as `0-3,6`.
+///
+/// # Errors
+/// Says which part is not a number or a range.
+pub(crate) fn parse_list(what: &str, text: &str) -> Result<Vec<u32>, String> {
+    let mut out = Vec::new();
+    let bad = |part: &str| {
+        format!("--{what} {text}: \"{part}\" is neither a number nor a range such as 0-3")
+    };
+    for part in text.split(',') {
+        let (from, to) = part.split_once('-').unwrap_or((part, part));
+        let from: u32 = from.trim().parse().map_err(|_| bad(part))?;
+        let to: u32 = to.trim().parse().map_err(|_| bad(part))?;
+        if to < from || to - from > 4095 {
+            return Err(bad(part));
+        }
+        out.extend(from..=to);
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_numbers_and_ranges() {
+        assert_eq!(parse_list("queues", "0-2,5"), Ok(vec![0, 1, 2, 5]));
+        let error = parse_list("queues", "0-x").unwrap_err();
+        assert!(error.contains("--queues") && error.contains("0-x"), "{error}");
+        assert!(parse_list("queues", "3-1").is_err());
+        assert!(parse_list("queues", "").is_err());
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,127 @@
+//! What went wrong, and the exit code for it.
+
+use quiclane::datapath::udp::{UdpError, UdpErrorKind};
+use quiclane::datapath::xdp::XdpError;
+use quiclane::exec::{HandleError, ListenError, OpenError, PortError};
+use std::fmt;
+use std::io;
+
+/// Why a command failed.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The arguments do not make sense.
+    Usage(String),
+    /// A privilege is missing.
+    Permission(String),
+    /// The kernel, driver or device cannot do it.
+    Unsupported(String),
+    /// It was tried and did not work.
+    Failed(String),
+    /// The reader of standard output has gone.
+    BrokenPipe,
+}
+
+impl Failure {
+    pub(crate) const fn exit_code(&self) -> u8 {
+        match self {
+            Self::BrokenPipe => 0,
+            Self::Failed(_) => 1,
+            Self::Usage(_) => 2,
+            Self::Permission(_) => 3,
+            Self::Unsupported(_) => 4,
+        }
+    }
+
+    /// A file could not be used.
+    pub(crate) fn file(verb: &str, path: &std::path::Path, error: &io::Error) -> Self {
+        let text = format!("cannot {verb} {}: {error}", path.display());
+        if error.kind() == io::ErrorKind::PermissionDenied {
+            Self::Permission(text)
+        } else {
+            Self::Failed(text)
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Usage(text)
+            | Self::Permission(text)
+            | Self::Unsupported(text)
+            | Self::Failed(text) => f.write_str(text),
+            Self::BrokenPipe => f.write_str("nobody reads the output"),
+        }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(e: io::Error) -> Self {
+        if e.kind() == io::ErrorKind::BrokenPipe {
+            Self::BrokenPipe
+        } else {
+            Self::Failed(e.to_string())
+        }
+    }
+}
+
+impl From<OpenError> for Failure {
+    fn from(e: OpenError) -> Self {
+        match &e {
+            OpenError::Xdp(x) => xdp(x, e.to_string()),
+            OpenError::Queue { error, .. } => port(error, e.to_string()),
+            OpenError::Placement(_) | OpenError::Workers(_) | OpenError::CidConfig(_) => {
+                Self::Usage(e.to_string())
+            }
+            _ => Self::Failed(e.to_string()),
+        }
+    }
+}
+
+impl From<ListenError> for Failure {
+    fn from(e: ListenError) -> Self {
+        match &e {
+            ListenError::Port { error, .. } | ListenError::Steering(error) => {
+                port(error, e.to_string())
+            }
+            _ => Self::Failed(e.to_string()),
+        }
+    }
+}
+
+impl From<HandleError> for Failure {
+    fn from(e: HandleError) -> Self {
+        Self::Failed(e.to_string())
+    }
+}
+
+fn port(e: &PortError, text: String) -> Failure {
+    match e {
+        PortError::Xdp(x) => xdp(x, text),
+        PortError::Udp(u) => udp(u, text),
+        _ => Failure::Failed(text),
+    }
+}
+
+fn udp(e: &UdpError, text: String) -> Failure {
+    match e.kind {
+        UdpErrorKind::Permission => Failure::Permission(text),
+        UdpErrorKind::Unsupported => Failure::Unsupported(text),
+        UdpErrorKind::Settings => Failure::Usage(text),
+        _ => Failure::Failed(text),
+    }
+}
+
+fn xdp(e: &XdpError, text: String) -> Failure {
+    match e {
+        XdpError::Privilege { .. } | XdpError::MemoryLock { .. } => Failure::Permission(text),
+        XdpError::Config { .. }
+        | XdpError::NoSuchDevice { .. }
+        | XdpError::QueueOutOfRange { .. }
+        | XdpError::MtuTooLarge { .. }
+        | XdpError::ChunkTooSmall { .. } => Failure::Usage(text),
+        XdpError::Kernel { .. } | XdpError::Refused { .. } => Failure::Unsupported(text),
+        XdpError::Port(u) => udp(u, text),
+        _ => Failure::Failed(text),
+    }
+}

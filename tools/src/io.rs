@@ -1,0 +1,93 @@
+//! From what was typed about datapaths to a registration.
+
+use crate::args::{IoArgs, IoKind, PollKind, RequireKind, parse_list};
+use crate::error::Failure;
+use quiclane::datapath::Mode;
+use quiclane::datapath::xdp::{Require, XdpConfig};
+use quiclane::exec::{Io, Polling, Registration, RegistrationConfig, UdpTuning};
+use quiclane::proto::connection::TransportConfig;
+use quiclane::topology::Sharing;
+
+/// Opens the workers that the arguments ask for.
+pub(crate) fn open(args: &IoArgs) -> Result<Registration, Failure> {
+    let registration = Registration::open(config(args)?)?;
+    for note in registration.notes() {
+        tracing::info!("{note}");
+    }
+    for worker in registration.status() {
+        for step in &worker.ladder {
+            tracing::warn!("queue {}: not {}: {}", worker.queue, step.tried, step.reason);
+        }
+    }
+    Ok(registration)
+}
+
+fn config(args: &IoArgs) -> Result<RegistrationConfig, Failure> {
+    let kind = args.io.unwrap_or(if args.dev.is_some() { IoKind::Xdp } else { IoKind::Udp });
+    let mut config = match kind {
+        IoKind::Udp => {
+            let tuning = UdpTuning::default();
+            RegistrationConfig {
+                io: Io::Udp(tuning),
+                workers: Some(args.workers.unwrap_or(1)),
+                ..RegistrationConfig::default()
+            }
+        }
+        IoKind::Xdp => RegistrationConfig { io: Io::Xdp(xdp(args, Require::Xdp)?), ..base() },
+        IoKind::Auto if args.dev.is_none() => RegistrationConfig {
+            workers: Some(args.workers.unwrap_or(1)),
+            ..RegistrationConfig::default()
+        },
+        IoKind::Auto => RegistrationConfig { io: Io::Auto(xdp(args, Require::Any)?), ..base() },
+    };
+    if let Some(list) = &args.queues {
+        config.queues = parse_list("queues", list).map_err(Failure::Usage)?;
+    }
+    if let Some(list) = &args.cpus {
+        config.cpus = parse_list("cpus", list).map_err(Failure::Usage)?;
+    }
+    if args.share_cpus {
+        config.sharing = Sharing::Allow;
+    }
+    config.polling = match args.poll {
+        PollKind::Spin => Polling::Spin,
+        PollKind::Adaptive => Polling::default(),
+        PollKind::Sleep => Polling::Sleep,
+    };
+    Ok(config)
+}
+
+fn base() -> RegistrationConfig {
+    RegistrationConfig::default()
+}
+
+fn xdp(args: &IoArgs, least: Require) -> Result<XdpConfig, Failure> {
+    let Some(device) = &args.dev else {
+        return Err(Failure::Usage(
+            "--io xdp needs --dev DEV, the network device; `ip link` lists them".to_owned(),
+        ));
+    };
+    let mut config = XdpConfig::new(device.as_str());
+    config.require = match args.require {
+        None => least,
+        Some(RequireKind::Xdp) => Require::Xdp,
+        Some(RequireKind::Native) => Require::Native,
+        Some(RequireKind::Zerocopy) => Require::Zerocopy,
+    };
+    if args.generic {
+        config.force_mode = Some(Mode::Generic);
+    }
+    if let Some(bytes) = args.frame_size {
+        config.chunk_bytes = bytes;
+    }
+    Ok(config)
+}
+
+/// The transport settings that the arguments ask for.
+pub(crate) fn transport(args: &IoArgs) -> TransportConfig {
+    let mut config = TransportConfig::default();
+    if let Some(bytes) = args.max_datagram {
+        config.max_mtu_bytes = bytes;
+    }
+    config
+}

@@ -1,0 +1,38 @@
+//! Measurements between two endpoints: ALPN perf (draft-banks-quic-performance).
+//!
+//! A request is a stream that begins with eight bytes, the number of bytes that the server
+//! shall answer with, and goes on with any bytes up to FIN. One number is special to this
+//! program: [`STATUS_REQUEST`] asks a Quiclane server what it has spent.
+
+pub(crate) mod client;
+mod cycles;
+mod report;
+mod run;
+pub(crate) mod server;
+pub(crate) mod usage;
+
+pub(crate) use run::run;
+
+use quiclane::proto::connection::TransportConfig;
+
+/// The protocol's name.
+pub(crate) const ALPN: &str = "perf";
+/// Bytes at the start of a request.
+const HEADER_BYTES: usize = 8;
+/// A size that no one means ("quiclane" in ASCII): answered with what the server has spent.
+const STATUS_REQUEST: u64 = u64::from_be_bytes(*b"quiclane");
+/// What uploads and downloads are made of, lent again and again.
+const CHUNK_BYTES: usize = 256 * 1024;
+static CHUNK: [u8; CHUNK_BYTES] = [0x51; CHUNK_BYTES];
+/// Bytes that a stream lends at one time.
+const LENT_MAX: u64 = 8 << 20;
+
+/// Windows that do not hold a measurement back.
+pub(crate) fn widened(config: TransportConfig) -> TransportConfig {
+    TransportConfig {
+        stream_window_bytes: 8 << 20,
+        connection_window_bytes: 32 << 20,
+        bidi_streams: 1000,
+        ..config
+    }
+}

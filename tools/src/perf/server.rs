@@ -1,0 +1,100 @@
+//! The server's part of a measurement.
+
+use super::{CHUNK, CHUNK_BYTES, HEADER_BYTES, LENT_MAX, STATUS_REQUEST, usage};
+use bytes::Bytes;
+use quiclane::exec::ConnectionRef;
+use quiclane::wire::{Dir, StreamId};
+use std::collections::HashMap;
+
+/// One connection's requests that are not answered yet.
+#[derive(Default)]
+pub(crate) struct PerfServer {
+    requests: HashMap<StreamId, Request>,
+}
+
+#[derive(Default)]
+struct Request {
+    header: [u8; HEADER_BYTES],
+    have: usize,
+    /// The whole request has arrived.
+    complete: bool,
+    /// Bytes of the answer that are not lent yet.
+    left: u64,
+}
+
+impl PerfServer {
+    pub(crate) fn data(
+        &mut self,
+        connection: &mut ConnectionRef<'_>,
+        stream: StreamId,
+        data: &[u8],
+        fin: bool,
+    ) {
+        // The usual request is one packet, and its answer one loan: nothing is remembered.
+        if fin
+            && !self.requests.contains_key(&stream)
+            && let Some(header) = data.first_chunk::<HEADER_BYTES>()
+        {
+            let size = u64::from_be_bytes(*header);
+            if size <= CHUNK_BYTES as u64 && stream.dir() == Dir::Bi {
+                let answer = Bytes::from_static(&CHUNK[..size as usize]);
+                // Fails only if the client does not want it any more.
+                let _ = connection.send(stream, answer, true);
+                return;
+            }
+        }
+        let request = self.requests.entry(stream).or_default();
+        let missing = HEADER_BYTES - request.have;
+        let take = missing.min(data.len());
+        request.header[request.have..request.have + take].copy_from_slice(&data[..take]);
+        request.have += take;
+        if fin {
+            self.answer(connection, stream);
+        }
+    }
+
+    fn answer(&mut self, connection: &mut ConnectionRef<'_>, stream: StreamId) {
+        let Some(request) = self.requests.get_mut(&stream) else { return };
+        let size = u64::from_be_bytes(request.header);
+        if stream.dir() == Dir::Uni {
+            self.requests.remove(&stream);
+            // RFC 9000 §2.1: the answer to a unidirectional stream needs one of our own.
+            if let Ok(back) = connection.open(Dir::Uni) {
+                let answer = Request { complete: true, left: size, ..Request::default() };
+                self.requests.insert(back, answer);
+                self.top_up(connection, back);
+            }
+            return;
+        }
+        if size == STATUS_REQUEST {
+            self.requests.remove(&stream);
+            let spent = serde_json::json!({ "cpu_seconds": usage::cpu_seconds() });
+            let _ = connection.send(stream, Bytes::from(spent.to_string()), true);
+            return;
+        }
+        request.complete = true;
+        request.left = size;
+        self.top_up(connection, stream);
+    }
+
+    /// Lends more of an answer, as long as less than a bound is under way.
+    pub(crate) fn top_up(&mut self, connection: &mut ConnectionRef<'_>, stream: StreamId) {
+        let Some(request) = self.requests.get_mut(&stream).filter(|r| r.complete) else { return };
+        let mut lent = connection.buffered(stream);
+        while lent < LENT_MAX {
+            let piece = request.left.min(CHUNK_BYTES as u64);
+            request.left -= piece;
+            lent += piece;
+            let last = request.left == 0;
+            let data = Bytes::from_static(&CHUNK[..piece as usize]);
+            if connection.send(stream, data, last).is_err() || last {
+                self.requests.remove(&stream);
+                return;
+            }
+        }
+    }
+
+    pub(crate) fn gone(&mut self, stream: StreamId) {
+        self.requests.remove(&stream);
+    }
+}

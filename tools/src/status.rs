@@ -1,0 +1,94 @@
+//! A row for each queue, for people and for programs.
+
+use quiclane::exec::WorkerStatus;
+use serde::Serialize;
+
+/// One queue and the worker that serves it.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct QueueRow {
+    pub(crate) queue: u32,
+    pub(crate) cpu: Option<u32>,
+    pub(crate) node: Option<u32>,
+    pub(crate) mode: Option<&'static str>,
+    pub(crate) rx_packets: u64,
+    pub(crate) tx_packets: u64,
+    pub(crate) drops: u64,
+    pub(crate) wrong_queue: u64,
+    /// Connections accepted or opened since the start.
+    pub(crate) connections: u64,
+}
+
+impl QueueRow {
+    fn new(w: &WorkerStatus) -> Self {
+        Self {
+            queue: w.queue,
+            cpu: w.cpu,
+            node: w.node,
+            mode: w.mode.map(quiclane::datapath::Mode::name),
+            rx_packets: w.counters.queue.rx_packets,
+            tx_packets: w.counters.queue.tx_packets,
+            drops: w.counters.queue.drops(),
+            wrong_queue: w.wrong_queue,
+            connections: w.counters.lane.connected,
+        }
+    }
+}
+
+/// A row for each worker.
+pub(crate) fn rows(status: &[WorkerStatus]) -> Vec<QueueRow> {
+    status.iter().map(QueueRow::new).collect()
+}
+
+/// Every counter of every worker that is not zero, by name.
+pub(crate) fn counters(status: &[WorkerStatus]) -> Vec<serde_json::Value> {
+    let one = |w: &WorkerStatus| {
+        let lane = quiclane::exec::LaneCounters::NAMES.iter().zip(w.counters.lane.values());
+        let lane: serde_json::Map<_, _> =
+            lane.filter(|(_, v)| *v != 0).map(|(name, v)| ((*name).to_owned(), v.into())).collect();
+        let queue: serde_json::Map<_, _> = quiclane::exec::named_queue_stats(&w.counters.queue)
+            .filter(|(_, v)| *v != 0)
+            .map(|(name, v)| (name.to_owned(), v.into()))
+            .collect();
+        serde_json::json!({ "queue": w.queue, "lane": lane, "datapath": queue })
+    };
+    status.iter().map(one).collect()
+}
+
+/// A table of the rows.
+pub(crate) fn table(rows: &[QueueRow]) -> String {
+    use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+    let mut table = Table::new();
+    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+    table.set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header([
+        "queue",
+        "cpu",
+        "node",
+        "mode",
+        "rx packets",
+        "tx packets",
+        "drops",
+        "wrong queue",
+        "connections",
+    ]);
+    let unknown = |v: Option<u32>| v.map_or_else(|| "-".to_owned(), |v| v.to_string());
+    for r in rows {
+        table.add_row([
+            r.queue.to_string(),
+            unknown(r.cpu),
+            unknown(r.node),
+            r.mode.unwrap_or("-").to_owned(),
+            r.rx_packets.to_string(),
+            r.tx_packets.to_string(),
+            r.drops.to_string(),
+            r.wrong_queue.to_string(),
+            r.connections.to_string(),
+        ]);
+    }
+    for (i, column) in table.column_iter_mut().enumerate() {
+        if i != 3 {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table.to_string()
+}
