@@ -35,3 +35,7 @@ pub mod proto;
 pub mod time;
 pub mod topology;
 pub mod wire;
+
+#[doc = include_str!("../README.md")]
+#[cfg(doctest)]
+struct ReadmeDoctests;

@@ -29,7 +29,7 @@ impl QueueRow {
             tx_packets: w.counters.queue.tx_packets,
             drops: w.counters.queue.drops(),
             wrong_queue: w.wrong_queue,
-            connections: w.counters.lane.connected,
+            connections: w.counters.lane.connected + w.counters.lane.accepted,
         }
     }
 }
