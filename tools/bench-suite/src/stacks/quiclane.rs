@@ -1,41 +1,47 @@
-//! Quiclane: connections in the table, the wheel and behind the ids of a worker.
+//! Quiclane: a worker, its lane and its connections, on a datapath in memory.
 //!
-//! What a lane does per packet is done here: the id is decrypted, the slot looked up, the
-//! datagram opened in its frame, callbacks run inline, the connection put on the touched list
-//! once; after the batch the touched connections transmit in turn, and each sets its timer.
-//! Settings are the library's defaults but for those that the suite fixes for all.
+//! What is measured is a worker's whole turn: the burst, the id decrypted and its slot looked
+//! up, decryption in the frame, callbacks through the public API, timers, transmission into
+//! the datapath's buffers. Settings are the library's defaults but for those that the suite
+//! fixes for all. Requests are asked for from outside, as an application thread would, through
+//! a handle: that is on the client's account.
 
-use std::collections::VecDeque;
+use std::os::fd::RawFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
+use quiclane::datapath::{
+    Capabilities, Datapath, DatapathError, Link, Mode, Path, QueueStats, RxMeta,
+};
 use quiclane::ecn::Ecn;
-use quiclane::exec::table::{InitialKey, Key, Table};
-use quiclane::exec::wheel::Wheel;
-use quiclane::lb::{CID_LEN, Codec, Config, Route};
-use quiclane::proto::connection::{Application, ClientArgs, Connection, Event, TransportConfig};
-use quiclane::proto::crypto::{ClientTls, ResetKey, ServerTls};
-use quiclane::proto::endpoint::{Context, Endpoint as Greeter, Incoming, RetryPolicy};
-use quiclane::proto::token::{TokenConfig, Tokens, UsedTokens};
-use quiclane::time::Instant;
-use quiclane::wire::{ConnectionId, Dir, StreamId};
+use quiclane::exec::{
+    ClientConfig, ConnectionRef, Crew, Handle, Handler, LaneLimits, ServerConfig, Worker,
+};
+use quiclane::proto::connection::TransportConfig;
+use quiclane::proto::crypto::{ClientTls, ServerTls};
+use quiclane::proto::endpoint::RetryPolicy;
+use quiclane::time::{Instant, SECOND_NS};
+use quiclane::wire::{Dir, StreamId};
 
 use crate::Failure;
 use crate::identity::{ALPN, SERVER_NAME};
 use crate::stack::{
-    BULK_AHEAD_BYTES, CHUNK_BYTES, Client, Endpoint, MAX_STREAMS, REQUEST_BYTES, RESPONSE_BYTES,
-    Server, Setup, Stack, WINDOW_BYTES,
+    BATCH_DATAGRAMS, BULK_AHEAD_BYTES, CHUNK_BYTES, Client, Endpoint, MAX_STREAMS, REQUEST_BYTES,
+    RESPONSE_BYTES, Server, Setup, Stack, WINDOW_BYTES,
 };
 use crate::stacks::{CLIENT, SERVER};
 use crate::wire::{Frames, MAX_DATAGRAM_BYTES, Wire};
 
-/// Connections of a side at one time, and handshakes among them.
-const MAX_CONNECTIONS: usize = 1 << 16;
-/// Datagrams that a touched connection writes before it is the next one's turn.
-const TRANSMIT_BUDGET: usize = 16;
-/// Seeds, keys and ids of the two sides differ by this.
-const SIDE_SEEDS: [u64; 2] = [0x5851_f42d_4c95_7f2d, 0x1405_7b7e_f767_814f];
+/// Seeds of the two hosts.
+const SEEDS: [u64; 2] = [1, 2];
+/// Longer than a closed connection lives on.
+const LONG_NS: u64 = 60 * SECOND_NS;
+/// What a handle's wake-up asks for.
+const REQUEST: u64 = 0;
+/// What a handle's wake-up asks for.
+const BULK: u64 = 1;
 
 /// This library.
 pub(crate) struct Quiclane;
@@ -56,7 +62,7 @@ impl Stack for Quiclane {
         if !setup.resume {
             client = client.sessions(0);
         }
-        let config = Arc::new(TransportConfig {
+        let transport = Arc::new(TransportConfig {
             idle_timeout: Duration::ZERO,
             connection_window_bytes: WINDOW_BYTES,
             stream_window_bytes: WINDOW_BYTES,
@@ -65,365 +71,262 @@ impl Stack for Quiclane {
             max_mtu_bytes: setup.mtu,
             ..TransportConfig::default()
         });
-        let greeter = greeter(config.clone(), Arc::new(server));
-        Ok((
-            Side::new(SIDE_SEEDS[0], config.clone(), Some(Arc::new(client.build()?)), None)?,
-            Side::new(SIDE_SEEDS[1], config, None, Some(greeter))?,
-        ))
+        let config = ServerConfig {
+            transport: transport.clone(),
+            retry: RetryPolicy::Never,
+            ..ServerConfig::new(server)
+        };
+        let mut listening = Side::new(true, None)?;
+        let state = listening.state.clone();
+        let accept = move |_: &_| Some(Box::new(App::new(&state)) as Box<dyn Handler>);
+        listening.worker.listen(0, SERVER, &config, Arc::new(accept));
+        let config = ClientConfig { transport, ..ClientConfig::new(client.build()?) };
+        Ok((Side::new(false, Some(config))?, listening))
     }
 }
 
-fn greeter(config: Arc<TransportConfig>, tls: Arc<ServerTls>) -> Greeter {
-    let tokens = TokenConfig::default();
-    let used = UsedTokens::new(&tokens, MAX_CONNECTIONS);
-    let tokens = Tokens::new(&[1; 32], tokens, used);
-    Greeter::new(config, tls, tokens, ResetKey::new(&[2; 32]), RetryPolicy::Never)
+/// A datapath whose two ends are in the suite's hands.
+struct Memory {
+    capabilities: Capabilities,
+    meta: RxMeta,
+    arrived: Frames,
+    sent: Wire,
 }
 
-/// One side of a pair.
-pub(crate) struct Side {
-    config: Arc<TransportConfig>,
-    tls: Option<Arc<ClientTls>>,
-    greeter: Option<Greeter>,
-    reset: ResetKey,
-    codec: Codec,
-    /// `None` only while a connection could not be made.
-    table: Table<Option<Entry>>,
-    wheel: Wheel,
-    touched: VecDeque<u32>,
-    frames: Frames,
-    app: App,
-    random: u64,
+impl Memory {
+    fn new(local: std::net::SocketAddr, remote: std::net::SocketAddr) -> Self {
+        Self {
+            capabilities: Capabilities {
+                mode: Mode::Simulated,
+                queue: 0,
+                device: None,
+                max_datagram_bytes: MAX_DATAGRAM_BYTES,
+                ecn: true,
+                segmentation_offload: false,
+            },
+            meta: RxMeta { path: Path { local, remote, link: Link::UNKNOWN }, ecn: Ecn::Ect0 },
+            arrived: Frames::default(),
+            sent: Wire::default(),
+        }
+    }
 }
 
-struct Entry {
-    connection: Connection,
-    touched: bool,
-    initial: Option<InitialKey>,
+impl Datapath for Memory {
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn receive(&mut self, budget: usize, sink: &mut dyn FnMut(&RxMeta, &mut [u8])) -> usize {
+        let count = self.arrived.len();
+        assert!(count <= budget, "the suite's batches fit a burst");
+        for at in 0..count {
+            sink(&self.meta, self.arrived.get(at));
+        }
+        self.arrived.clear();
+        count
+    }
+
+    fn tx_buffer(&mut self, _path: &Path) -> Option<&mut [u8]> {
+        (self.sent.len() < BATCH_DATAGRAMS).then(|| self.sent.next_datagram())
+    }
+
+    fn tx_commit(&mut self, len: usize, _path: &Path, _ecn: Ecn) {
+        self.sent.commit(len, len);
+    }
+
+    fn flush(&mut self) -> Result<(), DatapathError> {
+        Ok(())
+    }
+
+    fn prepare_sleep(&mut self) -> bool {
+        self.arrived.len() == 0
+    }
+
+    fn poll_fds(&self) -> &[RawFd] {
+        &[]
+    }
+
+    fn stats(&self) -> QueueStats {
+        QueueStats::default()
+    }
 }
 
-/// The application's state, and what it sends.
-struct App {
+/// What the applications of a side's connections have in common. Handlers are `Send`, hence
+/// the atomics; nobody else writes, hence no read-modify-write.
+struct State {
     is_server: bool,
-    bulk: Option<StreamId>,
     chunk: Bytes,
     request: Bytes,
     response: Bytes,
-    handshakes: u64,
-    resumptions: u64,
-    responses: u64,
-    received_bytes: u64,
+    handshakes: AtomicU64,
+    resumptions: AtomicU64,
+    responses: AtomicU64,
+    received_bytes: AtomicU64,
 }
 
-impl Application for App {
-    fn data(&mut self, c: &mut Connection, stream: StreamId, data: &[u8], fin: bool) -> usize {
-        self.received_bytes += data.len() as u64;
-        if fin && self.is_server {
-            assert!(c.send(stream, self.response.clone(), true).is_ok(), "no response");
+fn add(counter: &AtomicU64, amount: u64) {
+    counter.store(counter.load(Relaxed) + amount, Relaxed);
+}
+
+/// The application of one connection.
+struct App {
+    state: Arc<State>,
+    bulk: Option<StreamId>,
+}
+
+impl App {
+    fn new(state: &Arc<State>) -> Self {
+        Self { state: state.clone(), bulk: None }
+    }
+
+    /// Keeps the bulk stream full.
+    fn fill(&self, c: &mut ConnectionRef<'_>, stream: StreamId) {
+        while c.buffered(stream) < BULK_AHEAD_BYTES {
+            assert!(c.send(stream, self.state.chunk.clone(), false).is_ok(), "no bulk");
+        }
+    }
+}
+
+impl Handler for App {
+    fn connected(&mut self, _: &mut ConnectionRef<'_>, resumed: bool) {
+        add(&self.state.handshakes, 1);
+        add(&self.state.resumptions, u64::from(resumed));
+    }
+
+    fn stream_data(
+        &mut self,
+        c: &mut ConnectionRef<'_>,
+        stream: StreamId,
+        data: &[u8],
+        fin: bool,
+    ) -> usize {
+        add(&self.state.received_bytes, data.len() as u64);
+        if fin && self.state.is_server {
+            assert!(c.send(stream, self.state.response.clone(), true).is_ok(), "no response");
         } else if fin {
-            self.responses += 1;
+            add(&self.state.responses, 1);
         }
         data.len()
     }
 
-    fn event(&mut self, c: &mut Connection, event: Event) {
-        match event {
-            Event::Connected { resumed } => {
-                self.handshakes += 1;
-                self.resumptions += u64::from(resumed);
-            }
-            Event::Acknowledged { stream, .. } if self.bulk == Some(stream) => {
-                self.fill(c, stream);
-            }
-            _ => {}
+    fn acknowledged(&mut self, c: &mut ConnectionRef<'_>, stream: StreamId, _: u64, _: bool) {
+        if self.bulk == Some(stream) {
+            self.fill(c, stream);
+        }
+    }
+
+    fn woken(&mut self, c: &mut ConnectionRef<'_>, what: u64) {
+        let Ok(stream) = c.open(Dir::Bi) else { return };
+        if what == BULK {
+            self.bulk = Some(stream);
+            self.fill(c, stream);
+        } else {
+            assert!(c.send(stream, self.state.request.clone(), true).is_ok(), "no request");
         }
     }
 }
 
-impl App {
-    /// Keeps the bulk stream full.
-    fn fill(&self, c: &mut Connection, stream: StreamId) {
-        while c.buffered(stream) < BULK_AHEAD_BYTES {
-            assert!(c.send(stream, self.chunk.clone(), false).is_ok(), "no bulk");
-        }
-    }
+/// One side of a pair.
+pub(crate) struct Side {
+    worker: Worker<Memory>,
+    state: Arc<State>,
+    config: Option<ClientConfig>,
+    handles: Vec<Handle>,
+    /// How far the worker's time is ahead, so that forgotten connections are over.
+    ahead_ns: u64,
 }
 
 impl Side {
-    fn new(
-        seed: u64,
-        config: Arc<TransportConfig>,
-        tls: Option<Arc<ClientTls>>,
-        greeter: Option<Greeter>,
-    ) -> Result<Self, Failure> {
-        let app = App {
-            is_server: greeter.is_some(),
-            bulk: None,
+    fn new(is_server: bool, config: Option<ClientConfig>) -> Result<Self, Failure> {
+        let state = State {
+            is_server,
             chunk: vec![0; CHUNK_BYTES].into(),
             request: vec![0; REQUEST_BYTES].into(),
             response: vec![0; RESPONSE_BYTES].into(),
-            handshakes: 0,
-            resumptions: 0,
-            responses: 0,
-            received_bytes: 0,
+            handshakes: AtomicU64::new(0),
+            resumptions: AtomicU64::new(0),
+            responses: AtomicU64::new(0),
+            received_bytes: AtomicU64::new(0),
         };
-        let secret = (u128::from(seed) * u128::from(seed)).to_be_bytes();
-        let ids = Config { config_id: 0, server_id: seed as u32, key: Some(secret), secret };
-        Ok(Self {
-            config,
-            tls,
-            greeter,
-            reset: ResetKey::new(&[2; 32]),
-            codec: Codec::new(&ids)?,
-            table: Table::new(MAX_CONNECTIONS, MAX_CONNECTIONS),
-            wheel: Wheel::new(Instant::EPOCH),
-            touched: VecDeque::new(),
-            frames: Frames::default(),
-            app,
-            random: seed,
-        })
+        let crew = Crew::new(1, SEEDS[usize::from(is_server)])?;
+        let mut worker = crew.worker(0, Instant::EPOCH, LaneLimits::default());
+        let (local, remote) = if is_server { (SERVER, CLIENT) } else { (CLIENT, SERVER) };
+        worker.add_port(Memory::new(local, remote))?;
+        Ok(Self { worker, state: Arc::new(state), config, handles: Vec::new(), ahead_ns: 0 })
     }
 
-    /// SplitMix64: the suite's stand-in for a worker's buffered system randomness.
-    fn random(&mut self) -> u64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.random ^ (self.random >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb)
+    fn turn(&mut self, now_ns: u64) {
+        let turned = self.worker.turn(Instant::from_nanos(now_ns + self.ahead_ns));
+        assert!(turned.is_ok(), "memory does not fail");
     }
 
-    fn new_cid(&mut self, key: Key) -> ConnectionId {
-        let random = self.random();
-        self.codec.encode(route(key), random)
+    fn port(&mut self) -> &mut Memory {
+        &mut self.worker.ports()[0]
     }
-
-    /// The connection that a datagram is for; a new one for a greeting.
-    fn find(&mut self, now: Instant, datagram: &[u8]) -> Option<Key> {
-        let long = datagram.first()? & 0x80 != 0;
-        let dcid = if long {
-            datagram.get(6..6 + usize::from(*datagram.get(5)?))?
-        } else {
-            datagram.get(1..1 + CID_LEN)?
-        };
-        if let Some(Route { slot, generation, .. }) = self.codec.decode(dcid) {
-            return Some(Key { slot, generation: generation as u16 });
-        }
-        let remote = if self.app.is_server { CLIENT } else { SERVER };
-        let initial = InitialKey { dcid: ConnectionId::new(dcid)?, remote };
-        self.table.find_initial(&initial).or_else(|| self.greet(now, datagram, initial))
-    }
-
-    fn greet(&mut self, now: Instant, datagram: &[u8], initial: InitialKey) -> Option<Key> {
-        let mut random = [0; 32];
-        for bytes in random.chunks_exact_mut(8) {
-            bytes.copy_from_slice(&self.random().to_be_bytes());
-        }
-        let (cid_random, seed) = (self.random(), self.random());
-        let greeter = self.greeter.as_mut()?;
-        let mut answer = [0; MAX_DATAGRAM_BYTES];
-        let handshakes = self.table.initials();
-        let mut cx = Context { now, remote: CLIENT, handshakes, random, answer: &mut answer };
-        let Incoming::Accept(greeting) = greeter.incoming(datagram, CID_LEN, &mut cx) else {
-            return None;
-        };
-        let codec = &self.codec;
-        let key = self.table.insert(|key| {
-            let cid = codec.encode(route(key), cid_random);
-            let connection = greeter.accept(&greeting, now, CLIENT, cid, seed)?;
-            Some(Entry { connection, touched: false, initial: Some(initial) })
-        });
-        let key = key.ok()?;
-        if self.table.get(key).is_some_and(|entry| entry.is_none()) {
-            self.table.remove(key);
-            return None;
-        }
-        self.wheel.grow(self.table.slots());
-        self.table.insert_initial(initial, key).is_ok().then_some(key)
-    }
-
-    /// Sets the timer of a connection that has written all it has, or ends it.
-    fn settle(&mut self, slot: u32) {
-        let Some((key, Some(entry))) = self.table.get_slot(slot) else { return };
-        if let Some(initial) = &entry.initial
-            && !entry.connection.is_handshaking()
-        {
-            let initial = *initial;
-            entry.initial = None;
-            self.wheel.set(slot, entry.connection.next_timeout().unwrap_or(Instant::NEVER));
-            self.table.remove_initial(&initial);
-        } else if entry.connection.is_drained() {
-            self.table.remove(key);
-            self.wheel.remove(slot);
-        } else {
-            self.wheel.set(slot, entry.connection.next_timeout().unwrap_or(Instant::NEVER));
-        }
-    }
-
-    fn expire(&mut self, now: Instant) {
-        while let Some(slot) = self.wheel.pop_due(now) {
-            if let Some((_, Some(entry))) = self.table.get_slot(slot) {
-                entry.connection.handle_timeout(now, &mut self.app);
-                touch(&mut self.touched, slot, entry);
-            }
-        }
-    }
-
-    fn issue_cids(&mut self, key: Key) {
-        while self
-            .table
-            .get(key)
-            .is_some_and(|e| e.as_ref().is_some_and(|e| e.connection.wants_cid()))
-        {
-            let cid = self.new_cid(key);
-            let token = self.reset.token(cid.as_slice());
-            if let Some(Some(entry)) = self.table.get(key) {
-                entry.connection.add_cid(cid, token);
-            }
-        }
-    }
-}
-
-fn touch(touched: &mut VecDeque<u32>, slot: u32, entry: &mut Entry) {
-    if !entry.touched {
-        entry.touched = true;
-        touched.push_back(slot);
-    }
-}
-
-fn route(key: Key) -> Route {
-    Route { worker: 0, slot: key.slot, generation: key.generation.into() }
 }
 
 impl Endpoint for Side {
     fn stage(&mut self, wire: &mut Wire) {
-        self.frames.fill(wire);
+        self.port().arrived.fill(wire);
     }
 
+    /// A server's turn receives and transmits: it is taken in `transmit`. A client's responses
+    /// are wanted now; what it has to say leaves with the next `transmit`.
     fn receive(&mut self, now_ns: u64) {
-        let now = Instant::from_nanos(now_ns);
-        let remote = if self.app.is_server { CLIENT } else { SERVER };
-        let mut frames = std::mem::take(&mut self.frames);
-        for at in 0..frames.len() {
-            let datagram = frames.get(at);
-            let Some(key) = self.find(now, datagram) else { continue };
-            if let Some(Some(entry)) = self.table.get(key) {
-                entry.connection.receive(now, remote, Ecn::Ect0, datagram, &mut self.app);
-                touch(&mut self.touched, key.slot, entry);
-            }
-        }
-        frames.clear();
-        self.frames = frames;
-    }
-
-    fn transmit(&mut self, now_ns: u64, wire: &mut Wire, budget: usize) {
-        let now = Instant::from_nanos(now_ns);
-        self.expire(now);
-        while wire.len() < budget
-            && let Some(slot) = self.touched.pop_front()
-        {
-            let Some((key, Some(entry))) = self.table.get_slot(slot) else { continue };
-            entry.touched = false;
-            if entry.connection.wants_cid() {
-                self.issue_cids(key);
-            }
-            let Some(Some(entry)) = self.table.get(key) else { continue };
-            let mut left = TRANSMIT_BUDGET.min(budget - wire.len());
-            while left > 0
-                && let Some(made) = entry.connection.transmit(now, wire.next_datagram())
-            {
-                wire.commit(made.len, made.len);
-                left -= 1;
-            }
-            if left == 0 {
-                touch(&mut self.touched, slot, entry);
-            } else {
-                self.settle(slot);
-            }
+        if !self.state.is_server {
+            self.turn(now_ns);
         }
     }
 
-    fn forget_all(&mut self, _now_ns: u64) {
-        for slot in 0..self.table.slots() as u32 {
-            if let Some((key, _)) = self.table.get_slot(slot) {
-                self.table.remove(key);
-                self.wheel.remove(slot);
-            }
+    fn transmit(&mut self, now_ns: u64, wire: &mut Wire, _budget: usize) {
+        if self.port().sent.len() < BATCH_DATAGRAMS {
+            self.turn(now_ns);
         }
-        self.touched.clear();
+        std::mem::swap(wire, &mut self.port().sent);
+    }
+
+    fn forget_all(&mut self, now_ns: u64) {
+        self.worker.lane().close_all(0);
+        while !self.worker.lane().is_empty() {
+            self.turn(now_ns);
+            self.port().sent.clear();
+            self.ahead_ns += LONG_NS;
+        }
+        self.handles.clear();
     }
 
     fn handshakes(&self) -> u64 {
-        self.app.handshakes
+        self.state.handshakes.load(Relaxed)
     }
 }
 
 impl Client for Side {
-    fn connect(&mut self, now_ns: u64) -> Result<usize, Failure> {
-        let tls = self.tls.clone().ok_or("a server does not connect")?;
-        let (cid_random, seed, dcid) = (self.random(), self.random(), self.random());
-        let initial_dcid = ConnectionId::new(&dcid.to_be_bytes()).ok_or("no id")?;
-        let mut error = None;
-        let (codec, config) = (&self.codec, &self.config);
-        let key = self.table.insert(|key| {
-            let made = Connection::connect(ClientArgs {
-                config: config.clone(),
-                tls: &tls,
-                server_name: SERVER_NAME,
-                now: Instant::from_nanos(now_ns),
-                remote: SERVER,
-                local_cid: codec.encode(route(key), cid_random),
-                initial_dcid,
-                token: Vec::new(),
-                seed,
-            });
-            match made {
-                Ok(connection) => Some(Entry { connection, touched: true, initial: None }),
-                Err(cause) => {
-                    error = Some(cause);
-                    None
-                }
-            }
-        });
-        let key = key.map_err(|_| "the table is full")?;
-        if let Some(cause) = error {
-            return Err(cause.to_string().into());
-        }
-        self.wheel.grow(self.table.slots());
-        self.touched.push_back(key.slot);
-        Ok(key.slot as usize)
+    fn connect(&mut self, _now_ns: u64) -> Result<usize, Failure> {
+        let config = self.config.as_ref().ok_or("a server does not connect")?;
+        let app = Box::new(App::new(&self.state));
+        self.handles.push(self.worker.connect(0, CLIENT, SERVER, SERVER_NAME, config, app));
+        Ok(self.handles.len() - 1)
     }
 
     fn request(&mut self, _now_ns: u64, index: usize) {
-        let slot = index as u32;
-        let Some((_, Some(entry))) = self.table.get_slot(slot) else { return };
-        let sent = entry
-            .connection
-            .open(Dir::Bi)
-            .map(|stream| entry.connection.send(stream, self.app.request.clone(), true).is_ok());
-        assert!(matches!(sent, Ok(true)), "no request");
-        touch(&mut self.touched, slot, entry);
+        assert!(self.handles[index].wake(REQUEST).is_ok(), "no request");
     }
 
     fn responses(&self) -> u64 {
-        self.app.responses
+        self.state.responses.load(Relaxed)
     }
 
     fn start_bulk(&mut self, _now_ns: u64, index: usize) {
-        let slot = index as u32;
-        let Some((_, Some(entry))) = self.table.get_slot(slot) else { return };
-        if let Ok(stream) = entry.connection.open(Dir::Bi) {
-            self.app.bulk = Some(stream);
-            self.app.fill(&mut entry.connection, stream);
-        }
-        touch(&mut self.touched, slot, entry);
+        assert!(self.handles[index].wake(BULK).is_ok(), "no bulk");
     }
 
     fn resumptions(&self) -> u64 {
-        self.app.resumptions
+        self.state.resumptions.load(Relaxed)
     }
 }
 
 impl Server for Side {
     fn received_bytes(&self) -> u64 {
-        self.app.received_bytes
+        self.state.received_bytes.load(Relaxed)
     }
 }
