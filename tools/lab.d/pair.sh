@@ -37,7 +37,7 @@ pair_remove() {
 pair_wait_for() {
     local tries
     for ((tries = 0; tries < 100; tries++)); do
-        grep -q "$1" "$2" && return 0
+        grep -qs "$1" "$2" && return 0
         kill -0 "$3" 2>/dev/null || return 1
         sleep 0.1
     done
