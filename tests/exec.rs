@@ -2,6 +2,8 @@
 //! public API alone. Nothing here depends on how fast the machine is: what is waited for comes,
 //! or the test fails after a patience that no machine needs.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use bytes::Bytes;
 use quiclane::exec::{
     ClientConfig, ConnectionRef, Handle, HandleError, Handler, Interest, ListenError, Listener,

@@ -4,6 +4,7 @@
 //! lay out ourselves. The numbers are printed with `--nocapture`; the bounds fail when a new
 //! version of the TLS library, or the other provider, breaks the budget.
 
+#![expect(clippy::expect_used, reason = "a test fails by panicking")]
 #![cfg(all(target_os = "linux", target_env = "gnu"))]
 
 use quiclane::proto::crypto::{

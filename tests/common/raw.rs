@@ -125,11 +125,6 @@ impl Frame {
         14 + 4 * self.tags.len()
     }
 
-    /// Where the UDP header begins.
-    pub(crate) fn transport(&self) -> usize {
-        self.network() + if self.source.is_ipv4() { 20 + self.options.len() } else { 40 }
-    }
-
     /// The bytes, with right checksums.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut frame = [&self.destination_mac[..], &self.source_mac[..]].concat();

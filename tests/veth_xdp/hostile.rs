@@ -162,7 +162,9 @@ fn attack_46_lying_lengths_and_checksums_are_dropped_and_counted() {
     let udp_checksum: Counter = |c| c.drop_udp_checksum;
     let malformed: Counter = |c| c.drop_malformed;
     let ip_checksum: Counter = |c| c.drop_ip_checksum;
-    let cases: [(&str, bool, usize, [u8; 2], Option<Counter>); 11] = [
+    /// Name, IPv6, where to write, what, and the counter that it shall move.
+    type Case = (&'static str, bool, usize, [u8; 2], Option<Counter>);
+    let cases: [Case; 11] = [
         ("UDP length 7", false, 38, [0, 7], Some(udp_length)),
         ("UDP length beyond IP", false, 38, [4, 0], Some(udp_length)),
         ("UDP length 0 in IPv6", true, 58, [0, 0], Some(udp_length)),

@@ -1,6 +1,8 @@
 //! AF_XDP over veth pairs in namespaces. Needs root; skips loudly without, fails without where
 //! `QUICLANE_REQUIRE_ROOT=1`.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
 #[path = "../common/echo.rs"]
 mod echo;
 #[path = "../common/netns.rs"]

@@ -44,12 +44,12 @@ impl Connection {
         lengths: bool,
     ) -> bool {
         let received = &mut self.data.received;
-        if received.unacked > 0 || received.ack_due(now) {
-            if let Some(largest) = write_received(w, received, now) {
-                self.data.sent.push_frame(SentFrame::Ack { largest });
-                if let Some(keys) = &mut self.keys {
-                    keys.answered();
-                }
+        if received.owes_ack(now)
+            && let Some(largest) = write_received(w, received, now)
+        {
+            self.data.sent.push_frame(SentFrame::Ack { largest });
+            if let Some(keys) = &mut self.keys {
+                keys.answered();
             }
         }
         if permit == Permit::AckOnly {
@@ -289,10 +289,10 @@ fn draft_in_space(
     let mut w = Writer::new(&mut buf[..room]);
     let layout = header.write(&mut w, pn, pn_len(pn, s.sent.largest_acked())).ok()?;
     let payload_at = w.position();
-    if s.received.unacked > 0 || s.received.ack_due(now) {
-        if let Some(largest) = write_received(&mut w, &mut s.received, now) {
-            s.sent.push_frame(SentFrame::Ack { largest });
-        }
+    if s.received.owes_ack(now)
+        && let Some(largest) = write_received(&mut w, &mut s.received, now)
+    {
+        s.sent.push_frame(SentFrame::Ack { largest });
     }
     let mut ack_eliciting = false;
     while (full || probing)

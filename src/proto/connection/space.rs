@@ -131,6 +131,12 @@ impl Received {
         self.deadline.is_some_and(|d| d <= now)
     }
 
+    /// True when a packet that leaves anyway should carry an acknowledgement.
+    #[inline]
+    pub(super) fn owes_ack(&self, now: Instant) -> bool {
+        self.unacked > 0 || self.ack_due(now)
+    }
+
     /// An ACK frame with everything in it was written.
     #[inline]
     pub(super) fn ack_sent(&mut self) {
