@@ -36,6 +36,11 @@ pub mod time;
 pub mod topology;
 pub mod wire;
 
+pub use proto::connection::{CloseReason, ConnectionStats, TransportConfig};
+pub use proto::crypto::{ClientTls, ServerTls};
+pub use proto::endpoint::RetryPolicy;
+pub use wire::{Dir, Side, StreamId};
+
 #[doc = include_str!("../README.md")]
 #[cfg(doctest)]
 struct ReadmeDoctests;

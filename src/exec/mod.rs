@@ -75,6 +75,7 @@ mod testing;
 mod wheel;
 mod worker;
 
+pub use crate::datapath::udp::{UdpError, UdpErrorKind};
 pub use affinity::BerthError;
 pub use config::{ClientConfig, Io, Profile, RegistrationConfig, ServerConfig, UdpTuning};
 pub use crew::Crew;

@@ -49,7 +49,6 @@ impl Drop for Holder {
 
 /// Not a test: what the other process runs.
 #[test]
-#[ignore = "run by other tests, in a process of its own"]
 fn holds_the_device() {
     let Ok(device) = std::env::var(CHILD_DEVICE) else { return };
     let config = XdpConfig { force_mode: Some(Mode::NativeCopy), ..XdpConfig::new(device) };

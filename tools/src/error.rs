@@ -1,8 +1,7 @@
 //! What went wrong, and the exit code for it.
 
-use quiclane::datapath::udp::{UdpError, UdpErrorKind};
 use quiclane::datapath::xdp::XdpError;
-use quiclane::exec::{HandleError, ListenError, OpenError, PortError};
+use quiclane::exec::{HandleError, ListenError, OpenError, PortError, UdpError, UdpErrorKind};
 use std::fmt;
 use std::io;
 

@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 use quiclane::exec::ConnectionRef;
-use quiclane::wire::{Dir, StreamId};
+use quiclane::{Dir, StreamId};
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Component, Path, PathBuf};
@@ -103,10 +103,7 @@ fn open(root: &Path, path: &str) -> Option<Bytes> {
     if meta.len() == 0 {
         return Some(Bytes::new());
     }
-    // SAFETY: the mapping is read only. Whoever truncates a file that is being served gets what
-    // every server that maps files gives: a fault; the documentation of --files says so.
-    let map = unsafe { memmap2::Mmap::map(&file) }.ok()?;
-    Some(Bytes::from_owner(map))
+    Some(Bytes::from_owner(crate::sys::map(&file).ok()?))
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use crate::args::{ServeArgs, TrustArgs};
 use crate::error::Failure;
-use quiclane::proto::crypto::{ClientTls, ServerTls};
+use quiclane::{ClientTls, ServerTls};
 use std::path::Path;
 
 /// The server's certificate and key, PEM.

@@ -2,10 +2,10 @@
 
 use crate::args::{IoArgs, IoKind, PollKind, RequireKind, parse_list};
 use crate::error::Failure;
+use quiclane::TransportConfig;
 use quiclane::datapath::Mode;
 use quiclane::datapath::xdp::{Require, XdpConfig};
 use quiclane::exec::{Io, Polling, Registration, RegistrationConfig, UdpTuning};
-use quiclane::proto::connection::TransportConfig;
 use quiclane::topology::Sharing;
 
 /// Opens the workers that the arguments ask for.

@@ -13,6 +13,7 @@ mod perf;
 mod serve;
 mod signals;
 mod status;
+mod sys;
 
 use args::{Cli, Command};
 use clap::Parser;

@@ -4,14 +4,14 @@ use crate::args::ServeArgs;
 use crate::error::Failure;
 use crate::hq::{self, Files};
 use crate::identity::Identity;
+use crate::perf;
 use crate::perf::server::PerfServer;
-use crate::perf::{self, usage};
 use crate::signals::End;
 use crate::{io, status};
+use quiclane::CloseReason;
+use quiclane::RetryPolicy;
+use quiclane::StreamId;
 use quiclane::exec::{ConnectionRef, Handler, Registration, ServerConfig};
-use quiclane::proto::connection::CloseReason;
-use quiclane::proto::endpoint::RetryPolicy;
-use quiclane::wire::StreamId;
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -47,7 +47,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
             "event": "end",
             "queues": rows,
             "counters": status::counters(&last),
-            "cpu_seconds": usage::cpu_seconds(),
+            "cpu_seconds": crate::sys::cpu_seconds(),
         });
         writeln!(std::io::stdout(), "{state}")?;
     } else {

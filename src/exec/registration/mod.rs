@@ -57,8 +57,7 @@ struct Shared {
 /// ```no_run
 /// use bytes::Bytes;
 /// use quiclane::exec::{ConnectionRef, Handler, Registration, RegistrationConfig, ServerConfig};
-/// use quiclane::proto::crypto::ServerTls;
-/// use quiclane::wire::StreamId;
+/// use quiclane::{ServerTls, StreamId};
 ///
 /// struct Echo;
 ///

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::FromRawFd;
 
 /// Counts cycles of the calling thread and of the threads that it starts afterwards.
 pub(crate) struct Cycles(File);
@@ -21,12 +20,7 @@ impl Cycles {
         attr[4..8].copy_from_slice(&(ATTR_BYTES as u32).to_ne_bytes());
         attr[8..16].copy_from_slice(&PERF_COUNT_HW_CPU_CYCLES.to_ne_bytes());
         attr[40..48].copy_from_slice(&FLAG_INHERIT.to_ne_bytes());
-        // SAFETY: the attribute's size field says how many bytes the kernel may read, and the
-        // array has them. pid 0, cpu -1: this thread on any CPU.
-        let fd = unsafe { libc::syscall(libc::SYS_perf_event_open, attr.as_ptr(), 0, -1, -1, 0) };
-        let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0)?;
-        // SAFETY: the descriptor was just opened and belongs to nobody else.
-        Some(Self(unsafe { File::from_raw_fd(fd) }))
+        crate::sys::perf_event_open(&attr).map(Self)
     }
 
     pub(crate) fn read(&mut self) -> Option<u64> {

@@ -9,11 +9,10 @@ mod cycles;
 mod report;
 mod run;
 pub(crate) mod server;
-pub(crate) mod usage;
 
 pub(crate) use run::run;
 
-use quiclane::proto::connection::TransportConfig;
+use quiclane::TransportConfig;
 
 /// The protocol's name.
 pub(crate) const ALPN: &str = "perf";

@@ -3,7 +3,7 @@
 use super::client::{News, PerfClient, Plan, StatusClient, Tally};
 use super::cycles::Cycles;
 use super::report::{Report, Spent};
-use super::{ALPN, usage, widened};
+use super::{ALPN, widened};
 use crate::args::{PerfArgs, PerfCommand, PerfRunArgs, Scenario};
 use crate::error::Failure;
 use crate::identity::client_tls;
@@ -61,7 +61,7 @@ fn measure(args: &PerfRunArgs) -> Result<(), Failure> {
     run.connect_all()?;
     let server_before = run.server_cpu();
     let (bytes_before, requests_before) = run.totals();
-    let cpu_before = usage::cpu_seconds();
+    let cpu_before = crate::sys::cpu_seconds();
     let cycles_before = cycles.as_mut().and_then(Cycles::read);
     let start = clock();
     run.plan.measuring.store(true, Ordering::Relaxed);
@@ -69,7 +69,7 @@ fn measure(args: &PerfRunArgs) -> Result<(), Failure> {
     run.plan.measuring.store(false, Ordering::Relaxed);
     let seconds = start.elapsed().as_secs_f64();
     let (bytes, requests) = run.totals();
-    let client_cpu = usage::cpu_seconds() - cpu_before;
+    let client_cpu = crate::sys::cpu_seconds() - cpu_before;
     let cycles = cycles.as_mut().and_then(Cycles::read).zip(cycles_before).map(|(a, b)| a - b);
     let server_cpu = run.server_cpu().zip(server_before).map(|(a, b)| a - b);
     run.plan.stopping.store(true, Ordering::Relaxed);

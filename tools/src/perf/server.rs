@@ -1,9 +1,9 @@
 //! The server's part of a measurement.
 
-use super::{CHUNK, CHUNK_BYTES, HEADER_BYTES, LENT_MAX, STATUS_REQUEST, usage};
+use super::{CHUNK, CHUNK_BYTES, HEADER_BYTES, LENT_MAX, STATUS_REQUEST};
 use bytes::Bytes;
 use quiclane::exec::ConnectionRef;
-use quiclane::wire::{Dir, StreamId};
+use quiclane::{Dir, StreamId};
 use std::collections::HashMap;
 
 /// One connection's requests that are not answered yet.
@@ -68,7 +68,7 @@ impl PerfServer {
         }
         if size == STATUS_REQUEST {
             self.requests.remove(&stream);
-            let spent = serde_json::json!({ "cpu_seconds": usage::cpu_seconds() });
+            let spent = serde_json::json!({ "cpu_seconds": crate::sys::cpu_seconds() });
             let _ = connection.send(stream, Bytes::from(spent.to_string()), true);
             return;
         }

@@ -74,9 +74,8 @@ fn the_wish_to_be_woken_is_seen() {
 }
 
 /// What a burst costs by hand and through the C functions that xsk-rs calls for each descriptor.
-/// Run by hand: `cargo test --release --lib rings::tests::figures -- --ignored --nocapture`.
+/// To see them: `cargo test --release --lib rings::tests::figures -- --nocapture`.
 #[test]
-#[ignore = "prints figures"]
 fn figures() {
     for burst in [1, 32, 64] {
         let by_hand = median(|| rings_by_hand(burst));
@@ -88,7 +87,7 @@ fn figures() {
     }
 }
 
-const ROUNDS: u32 = 20_000;
+const ROUNDS: u32 = if cfg!(debug_assertions) { 20 } else { 20_000 };
 const SIZE: u32 = 1024;
 
 fn median(mut measure: impl FnMut() -> f64) -> f64 {

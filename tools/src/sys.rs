@@ -1,0 +1,40 @@
+//! Every call of the command line that the compiler cannot check.
+
+use memmap2::Mmap;
+use std::fs::File;
+use std::io;
+use std::os::fd::FromRawFd;
+
+/// Maps a file for reading. Whoever truncates it meanwhile ends the process with a fault, as in
+/// every server that maps files.
+pub(crate) fn map(file: &File) -> io::Result<Mmap> {
+    // SAFETY: the mapping is private to us and read only; that nobody truncates the file is
+    // what the doc asks of the operator.
+    unsafe { Mmap::map(file) }
+}
+
+/// Seconds of CPU, user and system, of all threads since the start.
+pub(crate) fn cpu_seconds() -> f64 {
+    // SAFETY: `rusage` is plain numbers, for which zero is a value.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: the pointer is to a live rusage, which the call fills.
+    if unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) } != 0 {
+        return 0.0;
+    }
+    let seconds = |t: libc::timeval| t.tv_sec as f64 + t.tv_usec as f64 / 1e6;
+    seconds(usage.ru_utime) + seconds(usage.ru_stime)
+}
+
+/// Opens a performance counter for the calling thread, on any CPU. The attribute says its own
+/// size in bytes 4 to 7, as `perf_event_attr` does.
+pub(crate) fn perf_event_open(attr: &[u8; 64]) -> Option<File> {
+    let size = u32::from_ne_bytes([attr[4], attr[5], attr[6], attr[7]]);
+    if size as usize > attr.len() {
+        return None;
+    }
+    // SAFETY: as checked above, the kernel reads at most the 64 bytes that are there.
+    let fd = unsafe { libc::syscall(libc::SYS_perf_event_open, attr.as_ptr(), 0, -1, -1, 0) };
+    let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0)?;
+    // SAFETY: the descriptor was just opened and belongs to nobody else.
+    Some(unsafe { File::from_raw_fd(fd) })
+}
