@@ -16,6 +16,7 @@ use clap::{Args, Parser, Subcommand};
 mod cases;
 mod clock;
 mod counts;
+mod echo;
 mod floor;
 mod heap;
 mod identity;
@@ -74,6 +75,9 @@ enum Sub {
     /// One slice of one case on one stack: what runs under callgrind
     #[command(hide = true)]
     One(What),
+    /// A raw AF_XDP echo, or its client: a part of `tools/bench net`
+    #[command(hide = true)]
+    Echo(echo::EchoArgs),
 }
 
 fn main() -> ExitCode {
@@ -90,6 +94,7 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
     match &cli.command {
         None => run(cli),
         Some(Sub::Counts(what)) => counts::print(&what.cases()?, what.columns()?),
+        Some(Sub::Echo(args)) => echo::run(args),
         Some(Sub::One(what)) => {
             let identity = Rc::new(Identity::new()?);
             for case in what.cases()? {
