@@ -48,13 +48,11 @@ impl Side {
 pub(crate) struct LabConfig {
     /// Queues of each end, for both directions.
     pub(crate) queues: u32,
-    /// NAPI of both ends in kernel threads, which can be pinned, instead of on the sender's core.
-    pub(crate) threaded_napi: bool,
 }
 
 impl Default for LabConfig {
     fn default() -> Self {
-        Self { queues: 2, threaded_napi: false }
+        Self { queues: 2 }
     }
 }
 
@@ -94,12 +92,12 @@ impl Lab {
             end(Side::Client)
         ));
         for side in [Side::Server, Side::Client] {
-            lab.configure(side, config);
+            lab.configure(side);
         }
         lab
     }
 
-    fn configure(&self, side: Side, config: LabConfig) {
+    fn configure(&self, side: Side) {
         let device = self.device(side);
         let namespace = self.namespace(side);
         let inside = |arguments: &str| ip(&format!("-n {namespace} {arguments}"));
@@ -109,10 +107,6 @@ impl Lab {
         inside(&format!("link set {device} up"));
         // Checksums that the kernel leaves to hardware would never be filled in on a veth.
         self.must_run(side, &["ethtool", "-K", &device, "tx", "off"]);
-        if config.threaded_napi {
-            let line = format!("echo 1 > /sys/class/net/{device}/threaded");
-            self.must_run(side, &["sh", "-c", &line]);
-        }
     }
 
     /// The name of the device in a namespace; unique on the machine.
@@ -146,9 +140,13 @@ impl Lab {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    /// Pins the NAPI threads of an end to a CPU. They exist once XDP is attached to it.
-    pub(crate) fn pin_napi(&self, side: Side, cpu: usize) -> usize {
-        let prefix = format!("napi/{}-", self.device(side));
+    /// Moves the NAPI of an end from the sender's core into kernel threads on `cpu`. It exists once
+    /// XDP is attached to the device. Returns how many threads there are.
+    pub(crate) fn thread_napi(&self, side: Side, cpu: usize) -> usize {
+        let device = self.device(side);
+        let line = format!("echo 1 > /sys/class/net/{device}/threaded");
+        self.must_run(side, &["sh", "-c", &line]);
+        let prefix = format!("napi/{device}-");
         // The kernel cuts names to 15 bytes.
         let prefix = &prefix[..prefix.len().min(15)];
         let mut pinned = 0;
@@ -192,5 +190,5 @@ fn ip(arguments: &str) {
 
 /// Not every test program uses all of it.
 const _: () = {
-    let _ = (Lab::run, Lab::pin_napi, Lab::enter, Side::ip, privileged);
+    let _ = (Lab::run, Lab::thread_napi, Lab::enter, Side::ip, privileged);
 };

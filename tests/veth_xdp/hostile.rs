@@ -18,7 +18,7 @@ struct Rig {
 
 impl Rig {
     fn new(mode: Mode) -> Self {
-        let lab = Lab::new(LabConfig { queues: 1, ..LabConfig::default() });
+        let lab = Lab::new(LabConfig { queues: 1 });
         let device = listening(&lab, mode);
         let datapath = device.open_queue(0, &[any(false), any(true)]).unwrap();
         let raw = Raw::open(&lab, Side::Client);
@@ -238,7 +238,7 @@ fn attack_49_an_empty_fill_ring_is_counted_and_recovers_at_once() {
     if !privileged("attack_49_an_empty_fill_ring_is_counted_and_recovers_at_once") {
         return;
     }
-    let lab = Lab::new(LabConfig { queues: 1, ..LabConfig::default() });
+    let lab = Lab::new(LabConfig { queues: 1 });
     lab.enter(Side::Server);
     let config = XdpConfig { rx_entries: 256, ..config(&lab, Mode::NativeCopy) };
     let device = XdpDevice::attach(&config).unwrap().0;
@@ -274,7 +274,7 @@ fn a_storm_of_noise_is_accounted_for_to_the_last_frame() {
     if !privileged("a_storm_of_noise_is_accounted_for_to_the_last_frame") {
         return;
     }
-    let lab = Lab::new(LabConfig { queues: 1, ..LabConfig::default() });
+    let lab = Lab::new(LabConfig { queues: 1 });
     let device = listening(&lab, Mode::NativeCopy);
     let echo = Echo::start(&lab, &device, &[0], &[any(false), any(true)]);
     let raw = Raw::open(&lab, Side::Client);

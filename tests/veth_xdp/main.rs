@@ -10,6 +10,7 @@ mod netns;
 #[path = "../common/raw.rs"]
 mod raw;
 
+mod figures;
 mod hostile;
 mod refused;
 mod traffic;

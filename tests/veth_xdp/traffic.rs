@@ -104,7 +104,7 @@ fn a_client_finds_its_neighbour_by_sending_through_the_kernel() {
     if !privileged("a_client_finds_its_neighbour_by_sending_through_the_kernel") {
         return;
     }
-    let lab = Lab::new(LabConfig { queues: 1, ..LabConfig::default() });
+    let lab = Lab::new(LabConfig { queues: 1 });
     for v6 in [false, true] {
         let peer = inside(&lab, Side::Client, move || {
             UdpSocket::bind(SocketAddr::new(Side::Client.ip(v6), 0)).unwrap()
@@ -150,7 +150,7 @@ fn destinations_elsewhere_and_on_this_machine_go_through_the_kernel() {
     if !privileged("destinations_elsewhere_and_on_this_machine_go_through_the_kernel") {
         return;
     }
-    let lab = Lab::new(LabConfig { queues: 1, ..LabConfig::default() });
+    let lab = Lab::new(LabConfig { queues: 1 });
     lab.enter(Side::Server);
     let device = XdpDevice::attach(&config(&lab, Mode::NativeCopy)).unwrap().0;
     let mut datapath = device.open_queue(0, &[any(false)]).unwrap();
@@ -176,7 +176,7 @@ fn ecn_marks_are_read_and_written() {
     if !privileged("ecn_marks_are_read_and_written") {
         return;
     }
-    let lab = Lab::new(LabConfig { queues: 1, ..LabConfig::default() });
+    let lab = Lab::new(LabConfig { queues: 1 });
     let device = listening(&lab, Mode::NativeCopy);
     let echo = Echo::start(&lab, &device, &[0], &[any(false), any(true)]);
     let raw = super::raw::Raw::open(&lab, Side::Client);
@@ -202,7 +202,7 @@ fn a_worker_can_sleep_until_packets_come() {
     if !privileged("a_worker_can_sleep_until_packets_come") {
         return;
     }
-    let lab = Lab::new(LabConfig { queues: 1, ..LabConfig::default() });
+    let lab = Lab::new(LabConfig { queues: 1 });
     let device = listening(&lab, Mode::NativeCopy);
     let mut datapath = device.open_queue(0, &[any(false)]).unwrap();
     let socket = client(&lab, false);
@@ -254,7 +254,7 @@ fn busy_polling_is_accepted_and_harmless() {
     if !privileged("busy_polling_is_accepted_and_harmless") {
         return;
     }
-    let lab = Lab::new(LabConfig { queues: 1, ..LabConfig::default() });
+    let lab = Lab::new(LabConfig { queues: 1 });
     lab.enter(Side::Server);
     let config =
         XdpConfig { busy_poll: Some(BusyPoll::default()), ..config(&lab, Mode::NativeCopy) };
@@ -273,7 +273,7 @@ fn ports_come_and_go_at_run_time() {
     if !privileged("ports_come_and_go_at_run_time") {
         return;
     }
-    let lab = Lab::new(LabConfig { queues: 1, ..LabConfig::default() });
+    let lab = Lab::new(LabConfig { queues: 1 });
     lab.enter(Side::Server);
     let device = XdpDevice::attach(&config(&lab, Mode::NativeCopy)).unwrap().0;
     let mut datapath = device.open_queue(0, &[]).unwrap();

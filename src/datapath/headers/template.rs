@@ -6,7 +6,7 @@ use super::{
 };
 use crate::datapath::Path;
 use crate::ecn::Ecn;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::ops::Range;
 
 /// The longest headers that are ever written, in bytes.
@@ -20,6 +20,9 @@ const DONT_FRAGMENT: u16 = 0x4000;
 /// A template is copied as a block of this size, which ends where the payload begins: a copy of a
 /// fixed length is a few vector stores.
 const BLOCK_BYTES: usize = 80;
+
+/// Where the UDP header lies in a block.
+const UDP_AT: usize = BLOCK_BYTES - UDP_BYTES;
 
 const _: () = assert!(HEADERS_MAX_BYTES <= BLOCK_BYTES, "a block holds the longest headers");
 
@@ -36,14 +39,13 @@ impl FlowKey {
     }
 
     /// The flow label of two endpoints: 20 bits, never zero.
-    fn label(self, local: SocketAddr, remote: SocketAddr) -> u32 {
+    fn label(self, local: SocketAddrV6, remote: SocketAddrV6) -> u32 {
         let mut hash = self.0;
         for endpoint in [local, remote] {
-            let SocketAddr::V6(endpoint) = endpoint else { continue };
             let bits = u128::from_be_bytes(endpoint.ip().octets());
-            hash = mix(hash ^ bits as u64);
-            hash = mix(hash ^ (bits >> 64) as u64);
-            hash = mix(hash ^ u64::from(endpoint.port()));
+            // Rotated, so that halves which differ in the same bits do not cancel.
+            let folded = bits as u64 ^ ((bits >> 64) as u64).rotate_left(17);
+            hash = mix(hash ^ folded ^ u64::from(endpoint.port()).rotate_left(41));
         }
         ((hash >> 44) as u32).max(1)
     }
@@ -74,34 +76,46 @@ impl Template {
     /// families.
     #[must_use]
     pub fn new(path: &Path, flow: FlowKey) -> Option<Self> {
-        let link_bytes = usize::from(path.link.len);
         if !path.link.is_known() {
             return None;
         }
-        let (ip_bytes, ethertype) = match (path.local, path.remote) {
-            (SocketAddr::V4(_), SocketAddr::V4(_)) => (IPV4_BYTES, ETHERTYPE_IPV4),
-            (SocketAddr::V6(_), SocketAddr::V6(_)) => (IPV6_BYTES, ETHERTYPE_IPV6),
-            _ => return None,
-        };
-        let headers_bytes = link_bytes + ip_bytes + UDP_BYTES;
-        let mut template = Self {
-            block: [0; BLOCK_BYTES],
+        match (path.local, path.remote) {
+            (SocketAddr::V4(local), SocketAddr::V4(remote)) => {
+                Some(Self::assemble(path, ETHERTYPE_IPV4, ipv4_header(local, remote), 12))
+            }
+            (SocketAddr::V6(local), SocketAddr::V6(remote)) => {
+                let label = flow.label(local, remote);
+                Some(Self::assemble(path, ETHERTYPE_IPV6, ipv6_header(local, remote, label), 8))
+            }
+            _ => None,
+        }
+    }
+
+    /// Puts the headers together. Addresses begin at `addresses_at` and end with the IP header.
+    fn assemble<const IP: usize>(
+        path: &Path,
+        ethertype: u16,
+        ip: [u8; IP],
+        addresses_at: usize,
+    ) -> Self {
+        let headers_bytes = usize::from(path.link.len) + IP + UDP_BYTES;
+        let (start, ip_at) = (BLOCK_BYTES - headers_bytes, UDP_AT - IP);
+        let ports = [path.local.port().to_be_bytes(), path.remote.port().to_be_bytes()];
+        let mut block = [0; BLOCK_BYTES];
+        // All that a link header may be, since a fixed length is cheaper than the right one: what
+        // follows lies over the rest.
+        block[start..start + path.link.header.len()].copy_from_slice(&path.link.header);
+        block[ip_at - 2..ip_at].copy_from_slice(&ethertype.to_be_bytes());
+        block[ip_at..UDP_AT].copy_from_slice(&ip);
+        block[UDP_AT..UDP_AT + 4].copy_from_slice(ports.as_flattened());
+        block[UDP_AT + 4..].fill(0);
+        Self {
             headers_bytes,
-            ip_sum: 0,
-            udp_sum: 0,
-            ipv6: ip_bytes == IPV6_BYTES,
-        };
-        let headers = &mut template.block[BLOCK_BYTES - headers_bytes..];
-        let (link, rest) = headers.split_at_mut(link_bytes);
-        link.copy_from_slice(&path.link.header[..link_bytes]);
-        link[link_bytes - 2..].copy_from_slice(&ethertype.to_be_bytes());
-        let (ip, udp) = rest.split_at_mut(ip_bytes);
-        let addresses_sum = write_ip(ip, path, flow);
-        udp[..2].copy_from_slice(&path.local.port().to_be_bytes());
-        udp[2..4].copy_from_slice(&path.remote.port().to_be_bytes());
-        template.ip_sum = sum(ip);
-        template.udp_sum = addresses_sum + sum(udp);
-        Some(template)
+            ip_sum: sum(&ip),
+            udp_sum: sum(&ip[addresses_at..]) + sum(ports.as_flattened()),
+            ipv6: IP == IPV6_BYTES,
+            block,
+        }
     }
 
     /// Bytes of all headers together.
@@ -129,7 +143,7 @@ impl Template {
             self.set_ipv4(block, udp_bytes, ecn);
         }
         let length = (udp_bytes as u16).to_be_bytes();
-        block[BLOCK_BYTES - 4..BLOCK_BYTES - 2].copy_from_slice(&length);
+        block[UDP_AT + 4..UDP_AT + 6].copy_from_slice(&length);
         // The length stands in the pseudo header and in the header.
         let total = self.udp_sum
             + pseudo_tail(udp_bytes)
@@ -140,7 +154,7 @@ impl Template {
             0 => 0xffff,
             checksum => checksum,
         };
-        block[BLOCK_BYTES - 2..].copy_from_slice(&checksum.to_ne_bytes());
+        block[UDP_AT + 6..].copy_from_slice(&checksum.to_ne_bytes());
         payload.start - self.headers_bytes..payload.end
     }
 
@@ -148,7 +162,7 @@ impl Template {
     pub const ROOM_BYTES: usize = BLOCK_BYTES;
 
     fn set_ipv4(&self, block: &mut [u8], udp_bytes: usize, ecn: Ecn) {
-        let ip = &mut block[BLOCK_BYTES - UDP_BYTES - IPV4_BYTES..BLOCK_BYTES - UDP_BYTES];
+        let ip = &mut block[UDP_AT - IPV4_BYTES..UDP_AT];
         let length = ((IPV4_BYTES + udp_bytes) as u16).to_be_bytes();
         ip[1] = ecn.bits();
         ip[2..4].copy_from_slice(&length);
@@ -160,35 +174,32 @@ impl Template {
 }
 
 fn set_ipv6(block: &mut [u8], udp_bytes: usize, ecn: Ecn) {
-    let ip = &mut block[BLOCK_BYTES - UDP_BYTES - IPV6_BYTES..BLOCK_BYTES - UDP_BYTES];
+    let ip = &mut block[UDP_AT - IPV6_BYTES..UDP_AT];
     // RFC 8200 §3: the low bits of the traffic class are the high nibble of the second octet.
     ip[1] |= ecn.bits() << 4;
     ip[4..6].copy_from_slice(&(udp_bytes as u16).to_be_bytes());
 }
 
-/// Writes what is constant of the network header; returns the sum of its addresses.
-fn write_ip(ip: &mut [u8], path: &Path, flow: FlowKey) -> u64 {
-    match (path.local, path.remote) {
-        (SocketAddr::V4(local), SocketAddr::V4(remote)) => {
-            ip[0] = 0x45;
-            // RFC 6864 §4.1: a datagram that is never fragmented needs no identification.
-            ip[6..8].copy_from_slice(&DONT_FRAGMENT.to_be_bytes());
-            ip[8] = HOP_LIMIT;
-            ip[9] = PROTOCOL_UDP;
-            ip[12..16].copy_from_slice(&local.ip().octets());
-            ip[16..20].copy_from_slice(&remote.ip().octets());
-            sum(&ip[12..20])
-        }
-        (SocketAddr::V6(local), SocketAddr::V6(remote)) => {
-            let word = 6 << 28 | flow.label(path.local, path.remote);
-            ip[..4].copy_from_slice(&word.to_be_bytes());
-            ip[6] = PROTOCOL_UDP;
-            ip[7] = HOP_LIMIT;
-            ip[8..24].copy_from_slice(&local.ip().octets());
-            ip[24..40].copy_from_slice(&remote.ip().octets());
-            sum(&ip[8..40])
-        }
-        // Template::new has refused mixed families.
-        _ => 0,
-    }
+/// What is constant of an IPv4 header.
+fn ipv4_header(local: SocketAddrV4, remote: SocketAddrV4) -> [u8; IPV4_BYTES] {
+    let mut ip = [0; IPV4_BYTES];
+    ip[0] = 0x45;
+    // RFC 6864 §4.1: a datagram that is never fragmented needs no identification.
+    ip[6..8].copy_from_slice(&DONT_FRAGMENT.to_be_bytes());
+    ip[8] = HOP_LIMIT;
+    ip[9] = PROTOCOL_UDP;
+    ip[12..16].copy_from_slice(&local.ip().octets());
+    ip[16..20].copy_from_slice(&remote.ip().octets());
+    ip
+}
+
+/// What is constant of an IPv6 header.
+fn ipv6_header(local: SocketAddrV6, remote: SocketAddrV6, label: u32) -> [u8; IPV6_BYTES] {
+    let mut ip = [0; IPV6_BYTES];
+    ip[..4].copy_from_slice(&(6 << 28 | label).to_be_bytes());
+    ip[6] = PROTOCOL_UDP;
+    ip[7] = HOP_LIMIT;
+    ip[8..24].copy_from_slice(&local.ip().octets());
+    ip[24..40].copy_from_slice(&remote.ip().octets());
+    ip
 }

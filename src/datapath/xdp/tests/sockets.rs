@@ -64,7 +64,7 @@ fn attack_50_completions_that_stop_replace_the_socket() {
     if !privileged("attack_50_completions_that_stop_replace_the_socket") {
         return;
     }
-    let lab = Lab::new(LabConfig { queues: 1, ..LabConfig::default() });
+    let lab = Lab::new(LabConfig { queues: 1 });
     let device = device(&lab);
     let mut datapath = device.open_queue(0, &[server()]).unwrap();
     device.listen(server()).unwrap();
