@@ -368,3 +368,6 @@ impl Limiter {
         self.used <= ANSWERS_PER_SECOND
     }
 }
+
+#[cfg(test)]
+mod tests;

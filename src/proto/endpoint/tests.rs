@@ -1,0 +1,198 @@
+//! Datagrams of strangers.
+
+use super::*;
+use crate::ecn::Ecn;
+use crate::proto::connection::{Application, ClientArgs, CloseReason, Connection, Event};
+use crate::proto::crypto::testing;
+use crate::proto::token::{TokenConfig, UsedTokens};
+use crate::wire::StreamId;
+use crate::wire::packet::versions;
+
+fn addr(port: u16) -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, 7], port))
+}
+
+fn at(ms: u64) -> Instant {
+    Instant::from_nanos(1_000_000_000 + ms * 1_000_000)
+}
+
+fn endpoint(retry: RetryPolicy) -> (Endpoint, Connection) {
+    let (server, client) = testing::pair();
+    let config = TokenConfig::default();
+    let used = UsedTokens::new(&config, 64);
+    let tokens = Tokens::new(&[1; 32], config, used);
+    let reset = ResetKey::new(&[2; 32]);
+    let endpoint = Endpoint::new(Arc::default(), Arc::new(server), tokens, reset, retry);
+    let client = Connection::connect(ClientArgs {
+        config: Arc::default(),
+        tls: &Arc::new(client),
+        server_name: "localhost",
+        now: at(0),
+        remote: addr(443),
+        local_cid: ConnectionId::new(&[1; 8]).unwrap(),
+        initial_dcid: ConnectionId::new(&[2; 8]).unwrap(),
+        token: Vec::new(),
+        seed: 7,
+    })
+    .unwrap();
+    (endpoint, client)
+}
+
+fn ask(
+    endpoint: &mut Endpoint,
+    datagram: &[u8],
+    from: SocketAddr,
+    now: Instant,
+) -> (Incoming, Vec<u8>) {
+    let mut answer = [0; 1500];
+    let random = std::array::from_fn(|i| i as u8 * 3 + 1);
+    let mut cx = Context { now, remote: from, handshakes: 0, random, answer: &mut answer };
+    let incoming = endpoint.incoming(datagram, 8, &mut cx);
+    let len = if let Incoming::Answer(len) = incoming { len } else { 0 };
+    (incoming, answer[..len].to_vec())
+}
+
+fn greeting(client: &mut Connection, now: Instant) -> Vec<u8> {
+    let mut buf = [0; 1500];
+    let t = client.transmit(now, &mut buf).unwrap();
+    buf[..t.len].to_vec()
+}
+
+/// An application that wants nothing.
+struct Nobody;
+
+impl Application for Nobody {
+    fn data(&mut self, _: &mut Connection, _: StreamId, d: &[u8], _: bool) -> usize {
+        d.len()
+    }
+    fn event(&mut self, _: &mut Connection, _: Event) {}
+}
+
+#[test]
+fn a_greeting_is_accepted_without_retry() {
+    let (mut endpoint, mut client) = endpoint(RetryPolicy::Above(10));
+    let first = greeting(&mut client, at(0));
+    assert!(matches!(ask(&mut endpoint, &first, addr(9), at(0)).0, Incoming::Accept(_)));
+}
+
+#[test]
+fn attack_07_retry_then_refusals_and_duplicates_leave_nothing_behind() {
+    let (mut endpoint, mut client) = endpoint(RetryPolicy::Always);
+    let first = greeting(&mut client, at(0));
+    let (incoming, mut retry) = ask(&mut endpoint, &first, addr(9), at(0));
+    assert!(matches!(incoming, Incoming::Answer(_)));
+    // The client's Initial comes twice: it is asked to prove itself twice.
+    let (again, _) = ask(&mut endpoint, &first, addr(9), at(1));
+    assert!(matches!(again, Incoming::Answer(_)));
+    client.receive(at(1), addr(443), Ecn::NotEct, &mut retry, &mut Nobody);
+    let second = greeting(&mut client, at(1));
+    // Turned away by not calling `accept`, any number of times, and accepted after all.
+    for _ in 0..3 {
+        let (incoming, _) = ask(&mut endpoint, &second, addr(9), at(2));
+        let Incoming::Accept(greeting) = incoming else { panic!("{incoming:?}") };
+        assert!(greeting.address_validated);
+        assert_eq!(greeting.original_dcid.as_slice(), [2; 8]);
+    }
+    let (incoming, _) = ask(&mut endpoint, &second, addr(9), at(3));
+    let Incoming::Accept(greeting) = incoming else { panic!("{incoming:?}") };
+    let local = ConnectionId::new(&[5; 8]).unwrap();
+    assert!(endpoint.accept(&greeting, at(3), addr(9), local, 1).is_some());
+    assert_eq!(endpoint.stats().retries, 2);
+}
+
+#[test]
+fn attack_05_a_retry_token_of_another_address_or_time_is_refused() {
+    let (mut endpoint, mut client) = endpoint(RetryPolicy::Always);
+    let first = greeting(&mut client, at(0));
+    let (_, mut retry) = ask(&mut endpoint, &first, addr(9), at(0));
+    client.receive(at(1), addr(443), Ecn::NotEct, &mut retry, &mut Nobody);
+    let second = greeting(&mut client, at(1));
+    for (from, when) in [(addr(10), at(2)), (addr(9), at(3_600_000))] {
+        let (incoming, mut refusal) = ask(&mut endpoint, &second, from, when);
+        assert!(matches!(incoming, Incoming::Answer(_)), "{incoming:?}");
+        // The client understands it, and ends.
+        let mut told = Told(None);
+        let (_, mut fresh) = fresh_after_retry();
+        fresh.receive(at(1), addr(443), Ecn::NotEct, &mut refusal, &mut told);
+        let code = match told.0 {
+            Some(CloseReason::PeerTransport { code, .. }) => code,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(code, code::INVALID_TOKEN);
+    }
+    assert_eq!(endpoint.stats().invalid_tokens, 2);
+}
+
+struct Told(Option<CloseReason>);
+
+impl Application for Told {
+    fn data(&mut self, _: &mut Connection, _: StreamId, d: &[u8], _: bool) -> usize {
+        d.len()
+    }
+    fn event(&mut self, _: &mut Connection, event: Event) {
+        if let Event::Closed(reason) = event {
+            self.0 = Some(reason);
+        }
+    }
+}
+
+/// A client that has followed the same Retry as the one under test.
+fn fresh_after_retry() -> (Endpoint, Connection) {
+    let (mut endpoint, mut client) = endpoint(RetryPolicy::Always);
+    let first = greeting(&mut client, at(0));
+    let (_, mut retry) = ask(&mut endpoint, &first, addr(9), at(0));
+    client.receive(at(1), addr(443), Ecn::NotEct, &mut retry, &mut Nobody);
+    (endpoint, client)
+}
+
+#[test]
+fn attack_02_small_greetings_and_short_ids_are_dropped() {
+    let (mut endpoint, mut client) = endpoint(RetryPolicy::Never);
+    let first = greeting(&mut client, at(0));
+    let (small, _) = ask(&mut endpoint, &first[..1199], addr(9), at(0));
+    assert!(matches!(small, Incoming::Drop));
+}
+
+#[test]
+fn attack_10_versions_are_listed_for_full_datagrams_only_and_never_for_a_list() {
+    let (mut endpoint, _) = endpoint(RetryPolicy::Never);
+    let mut unknown = vec![0xc0, 0x1a, 0x2a, 0x3a, 0x4a, 8];
+    unknown.extend_from_slice(&[7; 8]);
+    unknown.push(3);
+    unknown.extend_from_slice(&[8; 3]);
+    unknown.resize(1200, 0);
+    let (incoming, list) = ask(&mut endpoint, &unknown, addr(9), at(0));
+    assert!(matches!(incoming, Incoming::Answer(_)));
+    let p = packet::parse(&list, 0, 8).unwrap();
+    assert_eq!(p.kind, PacketType::VersionNegotiation);
+    assert_eq!((p.dcid.as_slice(), p.scid.as_slice()), (&[8; 3][..], &[7; 8][..]));
+    assert!(versions(&p, &list).any(|v| v == VERSION_1));
+    let (short, _) = ask(&mut endpoint, &unknown[..1199], addr(9), at(0));
+    assert!(matches!(short, Incoming::Drop));
+    let (answered, _) = ask(&mut endpoint, &list, addr(9), at(0));
+    assert!(matches!(answered, Incoming::Drop), "a list is not answered by a list");
+}
+
+#[test]
+fn attack_38_resets_are_shorter_than_what_they_answer_and_limited() {
+    let (mut endpoint, _) = endpoint(RetryPolicy::Never);
+    let mut datagram = vec![0x41; 60];
+    let mut rounds = 0;
+    loop {
+        let (incoming, reset) = ask(&mut endpoint, &datagram, addr(9), at(0));
+        let Incoming::Answer(len) = incoming else { break };
+        assert!(len < datagram.len());
+        let cid = ConnectionId::new(&datagram[1..9]).unwrap();
+        assert_eq!(reset[len - 16..], endpoint.reset_token(&cid));
+        datagram = reset;
+        rounds += 1;
+    }
+    assert!((1..=2).contains(&rounds), "a loop dies out: {rounds}");
+    let datagram = vec![0x41; 1200];
+    let asked = 2 * ANSWERS_PER_SECOND as usize;
+    for _ in 0..asked {
+        ask(&mut endpoint, &datagram, addr(9), at(0));
+    }
+    assert!(endpoint.stats().resets <= u64::from(ANSWERS_PER_SECOND));
+    assert!(endpoint.stats().limited >= u64::from(ANSWERS_PER_SECOND));
+}
