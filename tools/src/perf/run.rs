@@ -48,6 +48,8 @@ struct Run<'a> {
     inbox: Receiver<News>,
     status: Option<Handle>,
     handshakes: Histogram<u64>,
+    /// Handshakes that ended while something else was awaited: hps owes each a successor.
+    owed: usize,
 }
 
 fn measure(args: &PerfRunArgs) -> Result<(), Failure> {
@@ -112,6 +114,7 @@ impl<'a> Run<'a> {
             inbox,
             status: None,
             handshakes,
+            owed: 0,
         })
     }
 
@@ -168,6 +171,8 @@ impl<'a> Run<'a> {
     /// to.
     fn wait(&mut self, start: Instant) -> Result<(), Failure> {
         let until = start + Duration::from_secs_f64(self.args.seconds);
+        let owed = std::mem::take(&mut self.owed);
+        self.succeed(owed)?;
         loop {
             let left = until.saturating_duration_since(clock());
             if left.is_zero() {
@@ -176,12 +181,7 @@ impl<'a> Run<'a> {
             match self.inbox.recv_timeout(left) {
                 Ok(News::Connected { handshake_ns }) => {
                     self.handshakes.saturating_record(handshake_ns);
-                    if self.plan.scenario == Scenario::Hps {
-                        // A tally has one writer: each connection gets its own.
-                        let tally = Arc::new(Tally::default());
-                        self.tallies.push(Arc::clone(&tally));
-                        self.connect_one(&tally)?;
-                    }
+                    self.succeed(1)?;
                 }
                 Ok(News::Failed(why)) => {
                     return Err(Failure::Failed(format!("a connection ended early: {why}")));
@@ -189,6 +189,20 @@ impl<'a> Run<'a> {
                 Ok(News::Status(_) | News::Latencies(_)) | Err(_) => {}
             }
         }
+    }
+
+    /// In hps each handshake is followed by another.
+    fn succeed(&mut self, handshakes: usize) -> Result<(), Failure> {
+        if self.plan.scenario != Scenario::Hps {
+            return Ok(());
+        }
+        for _ in 0..handshakes {
+            // A tally has one writer: each connection gets its own.
+            let tally = Arc::new(Tally::default());
+            self.tallies.push(Arc::clone(&tally));
+            self.connect_one(&tally)?;
+        }
+        Ok(())
     }
 
     fn totals(&self) -> (u64, u64) {
@@ -223,6 +237,7 @@ impl<'a> Run<'a> {
                 }
                 News::Connected { handshake_ns } => {
                     self.handshakes.saturating_record(handshake_ns);
+                    self.owed += 1;
                 }
                 News::Failed(_) | News::Latencies(_) => {}
             }
