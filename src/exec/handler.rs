@@ -157,7 +157,8 @@ pub enum Refusal {
 
 /// A connection, in a callback of its own.
 ///
-/// Not `Send`, and bound to the callback: see the [module](self).
+/// Not `Send`, and bound to the callback: see the top of
+/// `exec/handler.rs`.
 pub struct ConnectionRef<'a> {
     connection: &'a mut Connection,
     seat: &'a mut Seat,

@@ -73,7 +73,7 @@ pub struct Turn {
     pub next: Instant,
 }
 
-/// See the [module](self). `D` is the kind of its datapaths.
+/// See the top of `exec/worker.rs`. `D` is the kind of its datapaths.
 pub struct Worker<D> {
     lane: Lane,
     ports: Vec<D>,

@@ -50,13 +50,23 @@ fn headers() {
             let path = parse(&frame, Checksums::Verify).unwrap().path;
             let template = Template::new(&path, FlowKey::new(1)).unwrap();
             let mut buffer = vec![7; 4096];
-            let verified = best(|| drop(black_box(parse(black_box(&frame), Checksums::Verify))));
-            let trusted = best(|| drop(black_box(parse(black_box(&frame), Checksums::Trusted))));
-            let summed = best(|| drop(black_box(sum(black_box(&frame)))));
-            let made = best(|| drop(black_box(Template::new(black_box(&path), FlowKey::new(1)))));
-            let compared = best(|| drop(black_box(black_box(&path) == black_box(&path))));
+            let verified = best(|| {
+                let _ = black_box(parse(black_box(&frame), Checksums::Verify));
+            });
+            let trusted = best(|| {
+                let _ = black_box(parse(black_box(&frame), Checksums::Trusted));
+            });
+            let summed = best(|| {
+                black_box(sum(black_box(&frame)));
+            });
+            let made = best(|| {
+                black_box(Template::new(black_box(&path), FlowKey::new(1)));
+            });
+            let compared = best(|| {
+                black_box(black_box(&path) == black_box(&path));
+            });
             let written = best(|| {
-                drop(black_box(template.write(&mut buffer, 128..128 + length, Ecn::Ect0)));
+                black_box(template.write(&mut buffer, 128..128 + length, Ecn::Ect0));
             });
             println!(
                 "IPv{} {length} B: parse {verified:.1} ns (checksums trusted {trusted:.1}), write \

@@ -73,7 +73,7 @@ pub struct LaneLimits {
     /// Connections at one time.
     pub connections: usize,
     /// Connections that may be in their handshake, or have left it within
-    /// [`INITIAL_LINGER_NS`].
+    /// `INITIAL_LINGER_NS`.
     pub handshakes: usize,
 }
 
@@ -172,7 +172,7 @@ impl Entry {
     }
 }
 
-/// See the [module](self). Drive it so, in each turn: [`set_now`](Self::set_now), `receive` for
+/// See the top of `exec/lane/mod.rs`. Drive it so, in each turn: [`set_now`](Self::set_now), `receive` for
 /// each datagram, [`expire`](Self::expire), [`jobs`](Self::jobs), `transmit`.
 pub struct Lane {
     table: Table<Entry>,
