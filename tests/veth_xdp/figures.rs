@@ -1,5 +1,5 @@
 //! Figures, printed and never judged. Run by hand, on a quiet machine:
-//! `cargo test --release --test veth_xdp figures -- --ignored --nocapture --test-threads 1`
+//! `QUICLANE_FIGURES=1 cargo test --release --test veth_xdp figures -- --nocapture --test-threads 1`
 
 use super::echo::{send, turn};
 use super::netns::{Lab, LabConfig, Side, privileged};
@@ -33,8 +33,10 @@ fn best(mut call: impl FnMut()) -> f64 {
 }
 
 #[test]
-#[ignore = "prints figures"]
 fn headers() {
+    if !wanted() {
+        return;
+    }
     for v6 in [false, true] {
         for length in [64, 1200, 1400, 1472] {
             let frame = Frame {
@@ -189,8 +191,10 @@ fn transmit(mode: Mode, threaded_napi: bool, length: usize) -> String {
 }
 
 #[test]
-#[ignore = "prints figures"]
 fn wire() {
+    if !wanted() {
+        return;
+    }
     if !privileged("wire") {
         return;
     }
@@ -203,4 +207,9 @@ fn wire() {
             println!("{name}: transmit {length} B: {}", transmit(mode, threaded, length));
         }
     }
+}
+
+/// Figures are for whoever asks: they take time and decide nothing.
+fn wanted() -> bool {
+    std::env::var_os("QUICLANE_FIGURES").is_some()
 }
