@@ -4,8 +4,9 @@
 # Built in, or there to be loaded; those they depend on come along.
 GUEST_MODULES=(virtio_pci virtio_console igb virtio_net veth dummy tun 8021q sch_ingress cls_bpf
     act_bpf sch_netem sch_fq udp_diag xsk_diag)
-# Real ones: busybox's `ip` and `tc` know too little.
-GUEST_TOOLS=(bash ethtool ip tc)
+# Real ones: busybox's `ip` and `tc` know too little, and a busybox program that starts another
+# prefers its own: its `timeout ip` is not `ip`.
+GUEST_TOOLS=(bash ethtool ip tc timeout env taskset setsid xargs)
 GUEST_LIBRARIES=/usr/lib/x86_64-linux-gnu
 
 # initramfs_base ROOT: everything that does not depend on the command.
