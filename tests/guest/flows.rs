@@ -116,7 +116,8 @@ impl Flows {
     }
 }
 
-fn address(lane: &Lane, family: Family, host: u16) -> IpAddr {
+/// The address of a host on a pair: 1 is ours, 2 the peer.
+pub(crate) fn address(lane: &Lane, family: Family, host: u16) -> IpAddr {
     match family {
         Family::V4 => IpAddr::V4(Ipv4Addr::new(10, 77, lane.pair, host as u8)),
         Family::V6 => Ipv6Addr::new(0xfd77, lane.pair.into(), 0, 0, 0, 0, 0, host).into(),

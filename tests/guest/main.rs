@@ -9,9 +9,11 @@
 //! tests start this program again, in the namespace or on certain CPUs.
 
 mod flows;
+mod lane;
 mod nic;
 mod numa;
 mod rss;
+mod server;
 mod zerocopy;
 
 use std::process::ExitCode;
@@ -28,6 +30,10 @@ const TESTS: &[Test] = &[
     ("rss::udp_without_ports_meets_on_one_queue", rss::udp_without_ports_meets_on_one_queue),
     ("rss::flows_go_where_toeplitz_says", rss::flows_go_where_toeplitz_says),
     ("zerocopy::echoes_every_flow_on_its_queue", zerocopy::echoes_every_flow_on_its_queue),
+    ("lane::workers_and_frames_are_on_the_node", lane::workers_and_frames_are_on_the_node),
+    ("lane::downloads_are_byte_exact", lane::downloads_are_byte_exact),
+    ("lane::connections_land_where_toeplitz_says", lane::connections_land_where_toeplitz_says),
+    ("lane::a_killed_server_leaves_nothing", lane::a_killed_server_leaves_nothing),
 ];
 
 /// What this program does when a test starts it again, elsewhere: a name, and what it stands for.

@@ -10,7 +10,7 @@ vm_test() {
     for binary in "${binaries[@]}"; do
         bins+=(--bin "$binary")
     done
-    vm_run command "${bins[@]}" --timeout "${QUICLANE_LAB_TIMEOUT:-300}" \
+    vm_run command "${bins[@]}" --timeout "${QUICLANE_LAB_TIMEOUT:-600}" \
         --env QUICLANE_LAB_GUEST=1 --env RUST_BACKTRACE=1 -- "${binaries[0]##*/}" "$@"
 }
 

@@ -106,6 +106,7 @@ impl Server {
 
 impl Handler for Server {
     fn connected(&mut self, connection: &mut ConnectionRef<'_>, _resumed: bool) {
+        tracing::debug!(remote = %connection.remote(), worker = connection.worker(), "connected");
         if let Self::Undecided(root) = self {
             *self = if connection.alpn() == Some(perf::ALPN.as_bytes()) {
                 Self::Perf(PerfServer::default())

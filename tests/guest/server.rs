@@ -1,0 +1,137 @@
+//! `quiclane serve` in the guest: started, asked, ended.
+
+use crate::ensure;
+use crate::nic::{Lane, run};
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+/// What is served.
+pub(crate) const FILES: &str = "/tmp/files";
+/// What clients trust.
+pub(crate) const CERTIFICATE: &str = "/tmp/certificate.pem";
+const LOG: &str = "/tmp/serve.log";
+
+/// A server on all queues of a lane. Dropped, it is killed.
+pub(crate) struct Server {
+    child: Child,
+    stdout: BufReader<ChildStdout>,
+    /// The queues when it was ready.
+    pub(crate) queues: Vec<QueueRow>,
+}
+
+/// A row of `"queues"` in what the server prints.
+#[derive(Clone, Debug)]
+pub(crate) struct QueueRow {
+    pub(crate) queue: u32,
+    pub(crate) cpu: Option<u32>,
+    pub(crate) node: Option<u32>,
+    pub(crate) mode: String,
+    pub(crate) rx_packets: u64,
+    pub(crate) wrong_queue: u64,
+    pub(crate) connections: u64,
+}
+
+impl Server {
+    /// Starts it in zero-copy or not at all, and waits until it is ready.
+    pub(crate) fn start(lane: &Lane, listen: SocketAddr) -> Result<Self, String> {
+        fs::create_dir_all(FILES).map_err(|error| format!("{FILES}: {error}"))?;
+        let log = File::create(LOG).map_err(|error| format!("{LOG}: {error}"))?;
+        let mut child = Command::new("quiclane")
+            .args(["-vv", "serve", "--json", "--listen", &listen.to_string()])
+            .args(["--io", "xdp", "--dev", lane.dev, "--queues", "0-3", "--share-cpus"])
+            .args(["--require", "zerocopy", "--files", FILES, "--cert-out", CERTIFICATE])
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .map_err(|error| format!("quiclane serve: {error}"))?;
+        let stdout = child.stdout.take().ok_or("no stdout")?;
+        let mut server = Self { child, stdout: BufReader::new(stdout), queues: Vec::new() };
+        let ready = server.line()?;
+        ensure!(ready.contains("\"event\":\"ready\""), "serve: {ready:?}; {}", log_end());
+        server.queues = rows(&ready)?;
+        Ok(server)
+    }
+
+    pub(crate) fn pid(&self) -> String {
+        self.child.id().to_string()
+    }
+
+    /// Ends it as an operator would; the queues at the end.
+    pub(crate) fn stop(mut self) -> Result<Vec<QueueRow>, String> {
+        run("kill", &["-TERM", &self.pid()])?;
+        let end = self.line()?;
+        let status = self.child.wait().map_err(|error| format!("serve: {error}"))?;
+        ensure!(status.success(), "serve: {status}; {}", log_end());
+        ensure!(end.contains("\"event\":\"end\""), "serve: {end:?}; {}", log_end());
+        rows(&end)
+    }
+
+    /// Kills it with SIGKILL, and waits until it is gone.
+    pub(crate) fn kill(mut self) -> Result<(), String> {
+        self.child.kill().map_err(|error| format!("kill: {error}"))?;
+        self.child.wait().map(drop).map_err(|error| format!("wait: {error}"))
+    }
+
+    fn line(&mut self) -> Result<String, String> {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).map_err(|error| format!("serve: {error}"))?;
+        Ok(line)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Fails if it has ended, which is as well.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// Each connection that the server has told of: the client's address, and the worker.
+pub(crate) fn connections_in_log() -> Result<Vec<(SocketAddr, u32)>, String> {
+    let log = fs::read_to_string(LOG).map_err(|error| format!("{LOG}: {error}"))?;
+    let told = |line: &str| {
+        let value = |key: &str| Some(line.split_once(key)?.1.split_whitespace().next()?.to_owned());
+        Some((value(" remote=")?.parse().ok()?, value(" worker=")?.parse().ok()?))
+    };
+    Ok(log.lines().filter(|line| line.contains(" connected ")).filter_map(told).collect())
+}
+
+/// The end of the server's log, for messages.
+pub(crate) fn log_end() -> String {
+    let mut log = String::new();
+    let read = File::open(LOG).and_then(|mut file| file.read_to_string(&mut log));
+    if let Err(error) = read {
+        return format!("{LOG}: {error}");
+    }
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(12)..].join("\n")
+}
+
+/// The rows of `"queues":[{...},...]`: objects without objects in them.
+fn rows(line: &str) -> Result<Vec<QueueRow>, String> {
+    let bad = || format!("no queues in {line}");
+    let (_, rest) = line.split_once("\"queues\":[").ok_or_else(bad)?;
+    let (list, _) = rest.split_once(']').ok_or_else(bad)?;
+    list.split('}').filter(|object| object.contains(':')).map(row).collect()
+}
+
+fn row(object: &str) -> Result<QueueRow, String> {
+    let value = |key: &str| {
+        let (_, rest) = object.split_once(&format!("\"{key}\":"))?;
+        rest.split(',').next().map(|value| value.trim_matches('"'))
+    };
+    let number = |key: &str| value(key)?.parse::<u64>().ok();
+    let some = |key: &str| number(key).ok_or_else(|| format!("no {key} in {object}"));
+    Ok(QueueRow {
+        queue: some("queue")? as u32,
+        cpu: number("cpu").map(|cpu| cpu as u32),
+        node: number("node").map(|node| node as u32),
+        mode: value("mode").unwrap_or_default().to_owned(),
+        rx_packets: some("rx_packets")?,
+        wrong_queue: some("wrong_queue")?,
+        connections: some("connections")?,
+    })
+}
