@@ -253,6 +253,13 @@ impl<'a> ConnectionRef<'a> {
         self.connection.close(now, code, reason);
     }
 
+    /// Changes the keys of what is sent from now on (RFC 9001 §6). False when the last change is
+    /// not confirmed yet, or the handshake is not. Connections do it by themselves long before
+    /// a key is worn out.
+    pub fn update_keys(&mut self) -> bool {
+        self.connection.update_keys()
+    }
+
     /// Which end of the connection this is.
     #[must_use]
     pub fn side(&self) -> Side {

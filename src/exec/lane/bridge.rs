@@ -9,6 +9,10 @@ use crate::proto::connection::{Application, Connection, Event};
 use crate::wire::StreamId;
 
 /// One connection's application, with what its callbacks may reach.
+///
+/// A connection lives on for a while after it has closed, to answer what still arrives. Its
+/// application has heard the last by then: timers, descriptors and calls of handles are for
+/// nobody.
 pub(super) struct Bridge<'a> {
     pub(super) handler: &'a mut dyn Handler,
     pub(super) seat: &'a mut Seat,
@@ -31,19 +35,27 @@ impl Bridge<'_> {
     }
 
     pub(super) fn woken(&mut self, connection: &mut Connection, token: u64) {
-        self.call(connection, Callback::Woken, |handler, c| handler.woken(c, token));
+        if !connection.is_closed() {
+            self.call(connection, Callback::Woken, |handler, c| handler.woken(c, token));
+        }
     }
 
     pub(super) fn refused(&mut self, connection: &mut Connection, refusal: Refusal) {
-        self.call(connection, Callback::Woken, |handler, c| handler.refused(c, refusal));
+        if !connection.is_closed() {
+            self.call(connection, Callback::Woken, |handler, c| handler.refused(c, refusal));
+        }
     }
 
     pub(super) fn timer(&mut self, connection: &mut Connection, token: u64) {
-        self.call(connection, Callback::Timer, |handler, c| handler.timer(c, token));
+        if !connection.is_closed() {
+            self.call(connection, Callback::Timer, |handler, c| handler.timer(c, token));
+        }
     }
 
     pub(super) fn ready(&mut self, connection: &mut Connection, token: u64, ready: Readiness) {
-        self.call(connection, Callback::Ready, |handler, c| handler.ready(c, token, ready));
+        if !connection.is_closed() {
+            self.call(connection, Callback::Ready, |handler, c| handler.ready(c, token, ready));
+        }
     }
 
     /// Runs a closure with the connection.

@@ -245,9 +245,12 @@ impl Lane {
         self.counters.jobs += 1;
         match self.services.watch_target(watch) {
             Some(&mut WatchTarget::Connection(key, token)) => {
-                let told =
-                    self.with(key, |connection, bridge| bridge.ready(connection, token, readiness));
-                if !told {
+                let mut open = false;
+                self.with(key, |connection, bridge| {
+                    open = !connection.is_closed();
+                    bridge.ready(connection, token, readiness);
+                });
+                if !open {
                     self.services.unwatch(watch);
                 }
             }

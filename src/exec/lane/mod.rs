@@ -282,6 +282,16 @@ impl Lane {
         served
     }
 
+    /// Shows every connection to `look`, with a number that no later connection of the lane
+    /// gets: for simulations, which check after each turn what must hold between turns.
+    pub fn inspect(&mut self, mut look: impl FnMut(u64, &Connection)) {
+        for slot in 0..self.table.slots() as u32 {
+            if let Some((key, entry)) = self.table.get_slot(slot) {
+                look(u64::from(key.generation) << 32 | u64::from(slot), &entry.connection);
+            }
+        }
+    }
+
     /// Closes every connection that is not closing yet, with an application code.
     pub fn close_all(&mut self, code: u64) {
         let now = self.services.now();

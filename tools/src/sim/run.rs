@@ -1,0 +1,325 @@
+//! One run of one seed, in virtual time.
+
+use crate::agent::{Agent, CLOSE_CODE};
+use crate::oracle::{Sampler, Shared, Watch};
+use crate::scenario::{Plan, Scenario};
+use bytes::Bytes;
+use quiclane::datapath::sim::{SimConfig, SimDatapath, SimNet};
+use quiclane::exec::{
+    Acceptor, ClientConfig, Crew, Handle, Handler, LaneLimits, ServerConfig, Worker,
+};
+use quiclane::proto::crypto::{ClientTls, ServerTls};
+use quiclane::time::{Instant, SECOND_NS};
+use quiclane::wire::Side;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::rc::Rc;
+use std::sync::{Arc, OnceLock};
+
+/// A seed that is not over by then is stuck.
+const WATCHDOG_NS: u64 = 400 * SECOND_NS;
+/// Turns at one instant: more, and time does not go on.
+const MAX_TURNS_AT_ONCE: u32 = 10_000;
+const SERVER_PORT: u16 = 4433;
+/// The seed of the server's Ed25519 key, which protects nothing. Ed25519, because the length of
+/// its signatures does not depend on luck.
+const KEY_SEED: [u8; 32] = *b"quiclane simulates in the open..";
+/// What PKCS #8 puts before it (RFC 8410 §7).
+const KEY_PREFIX: [u8; 16] =
+    [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
+
+/// What came of a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    /// The same for every run of a seed.
+    pub(crate) hash: u64,
+    /// What did not hold.
+    pub(crate) complaints: Vec<String>,
+    /// Datagrams sent.
+    pub(crate) datagrams: u64,
+    /// Ends of connections whose streams had all closed.
+    pub(crate) finished: u64,
+    /// When it was over.
+    pub(crate) over_at_ns: u64,
+}
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+/// The server's certificate and key in DER, the same in every process.
+fn identity() -> Result<&'static (Vec<u8>, Vec<u8>)> {
+    static MADE: OnceLock<(Vec<u8>, Vec<u8>)> = OnceLock::new();
+    if let Some(made) = MADE.get() {
+        return Ok(made);
+    }
+    let key = [&KEY_PREFIX[..], &KEY_SEED[..]].concat();
+    let pair = rcgen::KeyPair::try_from(&key[..])?;
+    let certificate = rcgen::CertificateParams::new(["sim".to_owned()])?.self_signed(&pair)?;
+    Ok(MADE.get_or_init(|| (certificate.der().to_vec(), key)))
+}
+
+struct Host {
+    workers: Vec<Worker<SimDatapath>>,
+    sampler: Sampler,
+}
+
+struct World {
+    net: SimNet,
+    now: Instant,
+    client: Host,
+    server: Host,
+    /// Whom the clients call, and from where.
+    addresses: [IpAddr; 2],
+    client_config: ClientConfig,
+    shared: Shared,
+    watch: Rc<RefCell<Watch>>,
+    handles: BTreeMap<u16, Handle>,
+}
+
+/// Something that the scenario does from outside.
+#[derive(Clone, Debug)]
+enum Deed {
+    Connect(Plan),
+    GiveUp(u16),
+    Steer(Vec<usize>),
+}
+
+/// What is done when.
+fn deeds(scenario: &Scenario) -> Vec<(Instant, Deed)> {
+    let mut all = Vec::new();
+    for plan in &scenario.connections {
+        all.push((plan.begins, Deed::Connect(plan.clone())));
+        if let Some(after) = plan.gives_up {
+            all.push((plan.begins.plus_ns(after), Deed::GiveUp(plan.port)));
+        }
+    }
+    for (at, table) in &scenario.steering {
+        all.push((*at, Deed::Steer(table.clone())));
+    }
+    all.sort_by_key(|(at, _)| *at);
+    all
+}
+
+/// Runs a seed once.
+pub(crate) fn run(seed: u64) -> Result<Outcome> {
+    let scenario = Scenario::new(seed);
+    let mut world = World::new(&scenario)?;
+    let mut deeds = deeds(&scenario).into_iter().peekable();
+    let mut next = Instant::EPOCH;
+    while !world.shared.has_complaints() {
+        if let Some((at, _)) = deeds.peek() {
+            next = next.min(*at);
+        }
+        if next == Instant::NEVER {
+            break;
+        }
+        let now = Instant::from_nanos(next.as_nanos().next_multiple_of(scenario.turn_ns));
+        if now.as_nanos() > WATCHDOG_NS {
+            let open = world.shared.unfinished();
+            world.shared.complain(format!("not over after {WATCHDOG_NS} ns: {open:?}"));
+            break;
+        }
+        world.now = now;
+        while let Some((_, deed)) = deeds.next_if(|(at, _)| *at <= now) {
+            world.carry_out(deed);
+        }
+        next = world.step()?;
+    }
+    Ok(world.outcome())
+}
+
+impl World {
+    fn new(scenario: &Scenario) -> Result<Self> {
+        let net = SimNet::new(scenario.seed, SimConfig::default());
+        let addresses: [IpAddr; 2] = if scenario.ipv6 {
+            [Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1), Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2)]
+                .map(IpAddr::V6)
+        } else {
+            [Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2)].map(IpAddr::V4)
+        };
+        let ports = [
+            net.attach(&addresses[..1], scenario.workers[0])?,
+            net.attach(&addresses[1..], scenario.workers[1])?,
+        ];
+        let [here, there] = [ports[0][0].host(), ports[1][0].host()];
+        net.set_path(here, there, scenario.paths[0].clone());
+        net.set_path(there, here, scenario.paths[1].clone());
+        let shared = Shared::new(scenario);
+        let server_address = SocketAddr::new(addresses[1], SERVER_PORT);
+        let watch = Rc::new(RefCell::new(Watch::new(server_address, shared.clone())));
+        let tap = watch.clone();
+        net.observe(move |event| tap.borrow_mut().see(event));
+        let (server_config, client_config) = configs(scenario)?;
+        let acceptor = acceptor(scenario, &shared);
+        let [client_ports, server_ports] = ports;
+        let [own, peer] = &scenario.transport;
+        let client = host(scenario.seed ^ 1 << 32, client_ports, |_| {})?;
+        let server = host(scenario.seed ^ 2 << 32, server_ports, |worker| {
+            worker.listen(0, server_address, &server_config, acceptor.clone());
+        })?;
+        Ok(Self {
+            net,
+            now: Instant::EPOCH,
+            client: Host { workers: client, sampler: Sampler::new(own, peer, shared.clone()) },
+            server: Host { workers: server, sampler: Sampler::new(peer, own, shared.clone()) },
+            addresses,
+            client_config,
+            shared,
+            watch,
+            handles: BTreeMap::new(),
+        })
+    }
+
+    fn carry_out(&mut self, deed: Deed) {
+        match deed {
+            Deed::Connect(plan) => self.connect(plan),
+            Deed::GiveUp(port) => {
+                if let Some(handle) = self.handles.get(&port) {
+                    // It may be over already.
+                    let _ = handle.close(CLOSE_CODE, Bytes::from_static(b"gave up"));
+                }
+            }
+            Deed::Steer(table) => {
+                let host = self.server.workers[0].ports()[0].host();
+                if !self.net.set_queue_table(host, &table) {
+                    self.shared.complain("the queue table was refused".to_owned());
+                }
+            }
+        }
+    }
+
+    fn connect(&mut self, plan: Plan) {
+        let port = plan.port;
+        let count = self.client.workers.len();
+        let worker = &mut self.client.workers[usize::from(port) % count];
+        let agent = Agent::new(plan, Side::Client, self.shared.clone());
+        let local = SocketAddr::new(self.addresses[0], port);
+        let remote = SocketAddr::new(self.addresses[1], SERVER_PORT);
+        // The lane's own time may be that of an earlier turn.
+        worker.lane().set_now(self.now);
+        let handle = worker.connect(0, local, remote, "sim", &self.client_config, Box::new(agent));
+        self.handles.insert(port, handle);
+    }
+
+    /// Everything that happens now. Returns when something happens next.
+    fn step(&mut self) -> Result<Instant> {
+        self.net.advance(self.now);
+        let mut turns = 0;
+        loop {
+            let (mut work, mut next) = (0, Instant::NEVER);
+            for host in [&mut self.client, &mut self.server] {
+                for (number, worker) in host.workers.iter_mut().enumerate() {
+                    let turn = worker.turn(self.now)?;
+                    work += turn.work;
+                    next = next.min(turn.next);
+                    if turn.work > 0 {
+                        let sampler = &mut host.sampler;
+                        let name = (number as u64) << 62;
+                        worker.lane().inspect(|id, c| sampler.look(id ^ name, c));
+                    }
+                }
+            }
+            turns += 1;
+            if turns == MAX_TURNS_AT_ONCE {
+                self.shared.complain(format!("time stands still at {:?}", self.now));
+            }
+            if self.shared.has_complaints() {
+                return Ok(next);
+            }
+            if let Some(event) = self.net.next_event() {
+                next = next.min(event);
+            }
+            if work == 0 && next > self.now {
+                return Ok(next);
+            }
+            self.net.advance(self.now);
+        }
+    }
+
+    fn outcome(mut self) -> Outcome {
+        if !self.shared.has_complaints() {
+            self.check_end();
+        }
+        let shape = self.watch.borrow().shape();
+        Outcome {
+            hash: shape ^ self.shared.hash().rotate_left(32),
+            complaints: self.shared.take_complaints(),
+            datagrams: self.net.stats().sent,
+            finished: self.shared.finished(),
+            over_at_ns: self.now.as_nanos(),
+        }
+    }
+
+    /// Nothing may be left.
+    fn check_end(&mut self) {
+        let open = self.shared.unfinished();
+        if !open.is_empty() {
+            self.shared.complain(format!("never told of their end: {open:?}"));
+        }
+        for host in [&mut self.client, &mut self.server] {
+            let left = host.workers.iter_mut().map(|w| usize::from(!w.lane().is_empty()));
+            let left: usize = left.sum();
+            if left > 0 {
+                self.shared.complain(format!("{left} workers still have connections"));
+            }
+        }
+        let frames = self.net.frames_in_use();
+        // A datapath may keep one that it lent and that was not used.
+        let lent = self.client.workers.len() + self.server.workers.len();
+        if frames > lent {
+            self.shared.complain(format!("{frames} frames never came back"));
+        }
+        self.client.workers.clear();
+        self.server.workers.clear();
+        let frames = self.net.frames_in_use();
+        if frames > 0 {
+            self.shared.complain(format!("{frames} frames outlive their datapaths"));
+        }
+    }
+}
+
+fn configs(scenario: &Scenario) -> Result<(ServerConfig, ClientConfig)> {
+    let (certificate, key) = identity()?;
+    let server =
+        ServerTls::builder().certificate_der(&[certificate], key)?.alpn(["sim"]).build()?;
+    let client = ClientTls::builder().pinned_certificate_der(certificate).alpn(["sim"]).build()?;
+    let [client_transport, server_transport] = scenario.transport.clone();
+    let mut server = ServerConfig::new(server);
+    server.transport = Arc::new(server_transport);
+    server.retry = scenario.retry;
+    let mut client = ClientConfig::new(client);
+    client.transport = Arc::new(client_transport);
+    Ok((server, client))
+}
+
+/// The listener: it knows clients by their port.
+fn acceptor(scenario: &Scenario, shared: &Shared) -> Acceptor {
+    let plans: BTreeMap<u16, Plan> =
+        scenario.connections.iter().map(|plan| (plan.port, plan.clone())).collect();
+    let shared = shared.clone();
+    Arc::new(move |new| {
+        let Some(plan) = plans.get(&new.remote.port()) else {
+            shared.complain(format!("a connection from {}, which has none", new.remote));
+            return None;
+        };
+        let agent = || Box::new(Agent::new(plan.clone(), Side::Server, shared.clone()));
+        (!plan.refused).then(|| agent() as Box<dyn Handler>)
+    })
+}
+
+fn host(
+    seed: u64,
+    ports: Vec<SimDatapath>,
+    prepare: impl Fn(&mut Worker<SimDatapath>),
+) -> Result<Vec<Worker<SimDatapath>>> {
+    let crew = Crew::new(ports.len(), seed)?;
+    let mut workers = Vec::new();
+    for (number, port) in ports.into_iter().enumerate() {
+        let mut worker = crew.worker(number, Instant::EPOCH, LaneLimits::default());
+        worker.add_port(port)?;
+        prepare(&mut worker);
+        workers.push(worker);
+    }
+    Ok(workers)
+}

@@ -1,0 +1,308 @@
+//! What one seed stands for: a network, two hosts, their settings, and what applications do.
+//!
+//! Everything here is a function of the seed. What a stream carries is a function of the seed,
+//! the connection's port and the stream's id, so that both ends know it without being told.
+
+use quiclane::datapath::sim::{Chance, Fault, Rng};
+use quiclane::ecn::Ecn;
+use quiclane::proto::congestion::Algorithm;
+use quiclane::proto::connection::TransportConfig;
+use quiclane::proto::endpoint::RetryPolicy;
+use quiclane::time::{Instant, MICROSECOND_NS, MILLISECOND_NS, SECOND_NS};
+use quiclane::wire::{Dir, Side, StreamId};
+use std::time::Duration;
+
+/// Connections of a seed at most.
+const MAX_CONNECTIONS: u64 = 20;
+/// The longest stream.
+const MAX_STREAM_BYTES: u64 = 300_000;
+/// Local ports of the client begin here: one for each connection.
+const FIRST_PORT: u16 = 10_000;
+/// A path loses nothing smaller than this (RFC 9000 §14).
+const MIN_MTU_BYTES: u64 = 1_200;
+
+/// Everything that a seed decides.
+#[derive(Debug)]
+pub(crate) struct Scenario {
+    pub(crate) seed: u64,
+    pub(crate) ipv6: bool,
+    /// Of the client and of the server.
+    pub(crate) workers: [usize; 2],
+    /// Turns happen at multiples of this: what arrives in between arrives as a burst.
+    pub(crate) turn_ns: u64,
+    /// What datagrams to the server meet, and those to the client.
+    pub(crate) paths: [Vec<Fault>; 2],
+    /// Settings of the client and of the server.
+    pub(crate) transport: [TransportConfig; 2],
+    pub(crate) retry: RetryPolicy,
+    /// When the server's flows are given other queues.
+    pub(crate) steering: Vec<(Instant, Vec<usize>)>,
+    pub(crate) connections: Vec<Plan>,
+    /// The network can be silent for so long that giving up is right.
+    pub(crate) severe: bool,
+}
+
+/// What happens on one connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    seed: u64,
+    pub(crate) port: u16,
+    pub(crate) begins: Instant,
+    /// How many streams of each kind: see [`kinds`].
+    counts: [u64; 4],
+    /// Streams carry some hundred bytes at most.
+    small: bool,
+    /// The listener turns it away.
+    pub(crate) refused: bool,
+    /// One side closes it at some time after its handshake.
+    pub(crate) closes: Option<(Side, Duration)>,
+    /// The client closes it so long after it began, done or not.
+    pub(crate) gives_up: Option<u64>,
+    /// Key updates, of the client and of the server.
+    pub(crate) key_updates: [Vec<Duration>; 2],
+    /// Nobody closes it.
+    pub(crate) ends_idle: bool,
+}
+
+/// The four kinds of streams.
+pub(crate) const KINDS: [(Side, Dir); 4] = [
+    (Side::Client, Dir::Bi),
+    (Side::Client, Dir::Uni),
+    (Side::Server, Dir::Bi),
+    (Side::Server, Dir::Uni),
+];
+
+/// What the responder of a bidirectional stream does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reply {
+    /// Sends back what it gets.
+    Echo,
+    /// Sends so many bytes of its own.
+    Bytes(u64),
+}
+
+/// What happens on one stream.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StreamPlan {
+    /// Where in the pattern its bytes begin.
+    pub(crate) pattern: u64,
+    /// What its initiator sends.
+    pub(crate) bytes: u64,
+    pub(crate) reply: Reply,
+    /// The initiator resets it when so many bytes are acknowledged.
+    pub(crate) reset_at: Option<u64>,
+    /// The receiver asks to stop when it has so many bytes.
+    pub(crate) stop_at: Option<u64>,
+    /// A receiver takes no more than this from one callback.
+    pub(crate) appetite: Option<u64>,
+    /// What an initiator lends at one time.
+    pub(crate) lent_bytes: u64,
+}
+
+fn one_in(rng: &mut Rng, n: u64) -> bool {
+    rng.below(n) == 0
+}
+
+impl Plan {
+    /// How many streams of a kind.
+    pub(crate) fn count(&self, kind: (Side, Dir)) -> u64 {
+        KINDS.iter().position(|k| *k == kind).map_or(0, |at| self.counts[at])
+    }
+
+    /// How many streams of all kinds.
+    pub(crate) fn total(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// What happens on that stream.
+    pub(crate) fn stream(&self, stream: StreamId) -> StreamPlan {
+        let rng = Rng::new(self.seed).fork(u64::from(self.port)).fork(stream.raw());
+        let mut rng = rng.fork(1);
+        let size = |rng: &mut Rng| match rng.below(20) {
+            0..3 => 0,
+            _ if self.small => rng.below(600),
+            3..10 => rng.below(100),
+            10..16 => rng.below(5_000),
+            16..19 => rng.below(50_000),
+            _ => rng.below(MAX_STREAM_BYTES),
+        };
+        let bytes = size(&mut rng);
+        let reply = if rng.below(2) == 0 { Reply::Echo } else { Reply::Bytes(size(&mut rng)) };
+        StreamPlan {
+            pattern: rng.next_u64() >> 1,
+            bytes,
+            reply,
+            reset_at: one_in(&mut rng, 12).then(|| rng.below(bytes + 1)),
+            stop_at: one_in(&mut rng, 12).then(|| rng.below(bytes + 1)),
+            appetite: one_in(&mut rng, 4).then(|| rng.between(1, 20_000)),
+            lent_bytes: if rng.below(2) == 0 { u64::MAX } else { rng.between(1, 40_000) },
+        }
+    }
+
+    fn new(seed: u64, number: u64, rng: &mut Rng, few: bool) -> Self {
+        let small = one_in(rng, 4);
+        let most = if small { 40 } else { 3 };
+        let mut counts = [0; 4];
+        for count in &mut counts {
+            *count = if rng.below(2) == 0 { 0 } else { rng.between(0, most) };
+        }
+        let moment = |rng: &mut Rng| Duration::from_nanos(rng.below(2 * SECOND_NS));
+        let mut updates = [const { Vec::new() }; 2];
+        for times in &mut updates {
+            let updates = if one_in(rng, 3) { rng.between(1, 4) } else { 0 };
+            times.extend((0..updates).map(|_| moment(rng)));
+        }
+        let side = if rng.below(2) == 0 { Side::Client } else { Side::Server };
+        Self {
+            seed,
+            port: FIRST_PORT + number as u16,
+            begins: Instant::from_nanos(rng.below(if few { 1 } else { SECOND_NS }) + SECOND_NS),
+            counts,
+            small,
+            refused: one_in(rng, 40),
+            closes: one_in(rng, 8).then(|| (side, moment(rng))),
+            gives_up: one_in(rng, 16).then(|| rng.below(SECOND_NS / 2)),
+            key_updates: updates,
+            ends_idle: one_in(rng, 8),
+        }
+    }
+}
+
+impl Scenario {
+    /// What `seed` stands for.
+    pub(crate) fn new(seed: u64) -> Self {
+        let root = Rng::new(seed);
+        let mut rng = root.fork(1);
+        let count = match rng.below(4) {
+            0 => 1,
+            1 | 2 => rng.between(1, 6),
+            _ => rng.between(1, MAX_CONNECTIONS),
+        };
+        let workers = [1 + rng.below(2) as usize, 1 + rng.below(2) as usize];
+        let turns = [MICROSECOND_NS, 20 * MICROSECOND_NS, 200 * MICROSECOND_NS, MILLISECOND_NS];
+        let retries = [RetryPolicy::Never, RetryPolicy::Always, RetryPolicy::Above(2)];
+        let mut network = root.fork(2);
+        let (to_server, long_one) = path(&mut network.fork(1));
+        let (to_client, long_other) = path(&mut network.fork(2));
+        let mut settings = root.fork(3);
+        let mut plans = root.fork(4);
+        let few = network.below(2) == 0;
+        Self {
+            seed,
+            ipv6: rng.below(2) == 0,
+            workers,
+            turn_ns: *rng.pick(&turns).unwrap_or(&MICROSECOND_NS),
+            paths: [to_server, to_client],
+            transport: [transport(&mut settings), transport(&mut settings)],
+            retry: *rng.pick(&retries).unwrap_or(&RetryPolicy::Never),
+            steering: steering(&mut root.fork(5), workers[1]),
+            connections: (0..count).map(|n| Plan::new(seed, n, &mut plans, few)).collect(),
+            severe: long_one || long_other,
+        }
+    }
+}
+
+/// The server's indirection table changes under living connections.
+fn steering(rng: &mut Rng, workers: usize) -> Vec<(Instant, Vec<usize>)> {
+    if workers == 1 || rng.below(2) == 0 {
+        return Vec::new();
+    }
+    let times = rng.between(1, 4);
+    let mut changes: Vec<_> = (0..times)
+        .map(|_| {
+            let at = Instant::from_nanos(SECOND_NS + rng.below(2 * SECOND_NS));
+            (at, (0..8).map(|_| rng.below(workers as u64) as usize).collect::<Vec<_>>())
+        })
+        .collect();
+    changes.sort();
+    changes
+}
+
+/// Faults of one direction, and whether they can be so bad that connections give up.
+fn path(rng: &mut Rng) -> (Vec<Fault>, bool) {
+    let base_ns = rng.between(50 * MICROSECOND_NS, 60 * MILLISECOND_NS);
+    let jitter_ns = if one_in(rng, 3) { rng.below(base_ns) } else { 0 };
+    let mut faults = vec![Fault::Delay { base_ns, jitter_ns, keep_order: rng.below(2) == 0 }];
+    let percent = |rng: &mut Rng, most: u64| Chance::per_million(rng.below(most * 10_000) as u32);
+    if one_in(rng, 3) {
+        faults.push(Fault::Drop(percent(rng, 10)));
+    }
+    if one_in(rng, 6) {
+        faults.push(Fault::DropBursts {
+            good_to_bad: percent(rng, 2),
+            bad_to_good: Chance::percent(20 + rng.below(60) as u32),
+            drop_good: Chance::NEVER,
+            drop_bad: Chance::percent(20 + rng.below(70) as u32),
+        });
+    }
+    if one_in(rng, 4) {
+        let extra_ns = rng.between(MICROSECOND_NS, 30 * MILLISECOND_NS);
+        faults.push(Fault::Reorder { chance: percent(rng, 20), extra_ns });
+    }
+    if one_in(rng, 4) {
+        let copies = rng.between(1, 3) as u8;
+        let spacing_ns = rng.below(20 * MILLISECOND_NS);
+        faults.push(Fault::Duplicate { chance: percent(rng, 20), copies, spacing_ns });
+    }
+    if one_in(rng, 4) {
+        faults.push(Fault::Corrupt { chance: percent(rng, 5), max_bits: rng.between(1, 20) as u8 });
+    }
+    if one_in(rng, 8) {
+        faults.push(Fault::Truncate(percent(rng, 3)));
+    }
+    if one_in(rng, 4) {
+        faults.push(Fault::Mtu { max_bytes: rng.between(MIN_MTU_BYTES, 1_500) as usize });
+    }
+    if one_in(rng, 4) {
+        let queue_bytes = rng.between(15_000, 200_000);
+        faults.push(Fault::Bottleneck {
+            bytes_per_second: rng.between(100_000, 5_000_000),
+            queue_bytes,
+            mark_above_bytes: (rng.below(2) == 0).then_some(queue_bytes / 2),
+        });
+    }
+    match rng.below(12) {
+        0 => faults.push(Fault::MarkEcn(percent(rng, 10))),
+        1 => faults.push(Fault::RewriteEcn(Ecn::NotEct)),
+        2 => faults.push(Fault::RewriteEcn(Ecn::Ce)),
+        _ => {}
+    }
+    let mut severe = false;
+    if one_in(rng, 6) {
+        let from = Instant::from_nanos(SECOND_NS + rng.below(2 * SECOND_NS));
+        let long = one_in(rng, 4);
+        let length_ns = rng.between(MILLISECOND_NS, if long { 40 } else { 1 } * SECOND_NS);
+        faults.push(Fault::blackout(from, from.plus_ns(length_ns)));
+        severe = length_ns > SECOND_NS;
+    }
+    (faults, severe)
+}
+
+/// Settings of one side.
+fn transport(rng: &mut Rng) -> TransportConfig {
+    let size_class = rng.below(10);
+    let stream_window_bytes = rng.between(2_000, 2 << (10 + size_class));
+    let max_mtu_bytes = rng.between(MIN_MTU_BYTES, 1_500) as u16;
+    let limit = |rng: &mut Rng| if one_in(rng, 3) { rng.between(1, 4) } else { 100 };
+    let algorithms = [Algorithm::NewReno, Algorithm::Cubic];
+    TransportConfig {
+        // Long enough for probes to find the way back after a second of silence.
+        idle_timeout: Duration::from_millis(rng.between(40_000, 60_000)),
+        handshake_timeout: Duration::from_secs(60),
+        keep_alive: None,
+        initial_rtt: Duration::from_millis(rng.between(50, 333)),
+        max_ack_delay: Duration::from_millis(rng.between(1, 40)),
+        ack_threshold: rng.between(1, 10) as u32,
+        connection_window_bytes: stream_window_bytes * rng.between(1, 8),
+        stream_window_bytes,
+        bidi_streams: limit(rng),
+        uni_streams: limit(rng),
+        congestion: *rng.pick(&algorithms).unwrap_or(&Algorithm::NewReno),
+        pacing: rng.below(2) == 0,
+        ecn: rng.below(4) != 0,
+        initial_mtu_bytes: MIN_MTU_BYTES as u16,
+        max_mtu_bytes,
+        active_connection_ids: rng.between(2, 8),
+        key_update_packets: if one_in(rng, 6) { rng.between(20, 200) } else { 1 << 22 },
+    }
+}
