@@ -1,0 +1,357 @@
+//! A flood of garbage at a server while it serves files. Needs root; skips loudly without, fails
+//! without where `QUICLANE_REQUIRE_ROOT=1`.
+//!
+//! What must hold: every download is exact, memory stays bounded, and every frame that the server's
+//! device took is counted once. The account, with the driver's own counters as witness (all since
+//! before the flood):
+//!
+//! ```text
+//!   sent by the flooder   <=  frames that arrived + frames the veth had no room for
+//!   frames that arrived    =  redirected + dropped by the XDP program + refused by the socket
+//!                             + passed to the kernel (neighbour discovery: a handful)
+//!   redirected             =  the datapath's rx_packets + its drop_* counters
+//!   rx_packets             =  the lanes' rx_datagrams - those handed over between workers
+//! ```
+//!
+//! The verdicts of the XDP program are not in what `serve --json` prints; the driver's `xdp_drops`
+//! counts the one that drops: Initials in small datagrams.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+#[path = "../../tests/common/netns.rs"]
+mod netns;
+
+use netns::{Lab, LabConfig, Side, privileged};
+use serde_json::Value;
+use std::io::{BufRead, BufReader};
+use std::net::UdpSocket;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+const SERVER: &str = "10.77.0.1:4433";
+/// How long the flood lasts where `QUICLANE_FLOOD_SECONDS` does not say, in CI and in an optimized
+/// build.
+const LONG_FLOOD_SECONDS: u64 = 30;
+/// How long it lasts otherwise.
+const SHORT_FLOOD_SECONDS: u64 = 5;
+/// Datagrams in a burst, and the pause between two: about 20,000 in a second.
+const BURST: usize = 20;
+const PAUSE: Duration = Duration::from_millis(1);
+/// Sockets, each with a port of its own, that the flood comes from.
+const SOCKETS: usize = 8;
+/// No datagram of the flood is fragmented: the kernel would take it from the account.
+const MAX_DATAGRAM_BYTES: usize = 1400;
+/// What the server may grow by under flood, after its first second.
+const GROWTH_KIB: u64 = 64 * 1024;
+/// Frames that are not of the flood and that the program passes: ARP, neighbour discovery.
+const MAX_PASSED: u64 = 200;
+
+fn flood_seconds() -> u64 {
+    if let Ok(text) = std::env::var("QUICLANE_FLOOD_SECONDS") {
+        return text.parse().expect("QUICLANE_FLOOD_SECONDS is a number");
+    }
+    let ci = std::env::var_os("CI").is_some_and(|value| value == "true");
+    if ci || !cfg!(debug_assertions) { LONG_FLOOD_SECONDS } else { SHORT_FLOOD_SECONDS }
+}
+
+/// Pseudo-random numbers (xorshift64), the same in each run.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn below(&mut self, end: usize) -> usize {
+        (self.next() % end as u64) as usize
+    }
+
+    fn fill(&mut self, bytes: &mut [u8]) {
+        bytes.iter_mut().for_each(|byte| *byte = self.next() as u8);
+    }
+}
+
+/// A directory that goes when the test does.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Self {
+        let path = std::env::temp_dir().join(format!("quiclane-flood-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The program in a namespace; `ip` becomes it, so the process is the program's.
+fn quiclane(lab: &Lab, side: Side, arguments: &[&str]) -> Command {
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", &lab.namespace(side), env!("CARGO_BIN_EXE_quiclane")]);
+    command.args(arguments);
+    command
+}
+
+struct Server {
+    child: Child,
+    out: BufReader<ChildStdout>,
+}
+
+impl Server {
+    fn start(lab: &Lab, dir: &Path) -> Self {
+        let device = lab.device(Side::Server);
+        let files = dir.to_str().unwrap();
+        let cert = dir.join("cert.pem");
+        let arguments = ["serve", "--listen", SERVER, "--io", "xdp", "--dev", &device];
+        let more = ["--require", "native", "--share-cpus", "--files", files, "--json"];
+        let mut command = quiclane(lab, Side::Server, &arguments);
+        command.args(more).arg("--cert-out").arg(cert);
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        let mut server = Self { child, out };
+        assert_eq!(server.line()["event"], "ready");
+        server
+    }
+
+    fn line(&mut self) -> Value {
+        let mut line = String::new();
+        self.out.read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
+    }
+
+    fn rss_kib(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(path).expect("the server runs");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
+        line.split_ascii_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    /// Ends it in good order. Returns its last words.
+    fn end(mut self) -> Value {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        let last = self.line();
+        assert_eq!(last["event"], "end");
+        assert!(self.child.wait().unwrap().success());
+        last
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Only after a panic does it still run.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The first datagrams of a real client, sent to a socket that does not answer.
+fn record_initials(lab: &Lab) -> Vec<Vec<u8>> {
+    std::thread::scope(|scope| {
+        let recorder = scope.spawn(|| {
+            lab.enter(Side::Client);
+            UdpSocket::bind("127.0.0.1:4433").unwrap()
+        });
+        let socket = recorder.join().unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let arguments = ["get", "127.0.0.1:4433", "/x", "--insecure", "--timeout", "1"];
+        let mut command = quiclane(lab, Side::Client, &arguments);
+        let mut client = command.stderr(Stdio::null()).spawn().unwrap();
+        let mut bytes = [0; 2048];
+        let length = socket.recv(&mut bytes).expect("a client sends an Initial");
+        client.wait().unwrap();
+        assert_eq!(bytes[0] & 0xc0, 0xc0, "a long header");
+        vec![bytes[..length.min(MAX_DATAGRAM_BYTES)].to_vec()]
+    })
+}
+
+/// Writes the next datagram of the flood.
+fn compose(random: &mut Random, initials: &[Vec<u8>], out: &mut Vec<u8>) {
+    out.clear();
+    let kind = random.below(8);
+    match kind {
+        0 => {}
+        1 | 2 => {
+            out.resize(random.below(MAX_DATAGRAM_BYTES + 1), 0);
+            random.fill(out);
+        }
+        3 => {
+            // A short header with an id of nobody.
+            out.resize(1 + random.below(MAX_DATAGRAM_BYTES), 0);
+            random.fill(out);
+            out[0] = 0x40 | (out[0] & 0x3f);
+        }
+        4 => {
+            // An Initial by its header, with ids of 8 bytes, and noise after it.
+            out.resize(1200, 0);
+            random.fill(out);
+            out[..6].copy_from_slice(&[0xc3, 0, 0, 0, 1, 8]);
+            out[14] = 8;
+            out[23] = 0;
+            out[24..26].copy_from_slice(&(0x4000_u16 | 1174).to_be_bytes());
+        }
+        _ => {
+            out.extend_from_slice(&initials[random.below(initials.len())]);
+            if kind != 5 {
+                for _ in 0..=random.below(8) {
+                    let at = random.below(out.len());
+                    out[at] = random.next() as u8;
+                }
+            }
+            if kind != 6 {
+                out.truncate(random.below(out.len()));
+            }
+        }
+    }
+}
+
+/// Sends until told to stop. Returns how many datagrams the kernel took.
+fn flood(lab: &Lab, initials: &[Vec<u8>], stop: &AtomicBool) -> u64 {
+    lab.enter(Side::Client);
+    let connect = |_| {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.connect(SERVER).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        socket
+    };
+    let sockets: Vec<UdpSocket> = (0..SOCKETS).map(connect).collect();
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let mut datagram = Vec::with_capacity(MAX_DATAGRAM_BYTES);
+    let mut sent = 0;
+    while !stop.load(Ordering::Relaxed) {
+        for _ in 0..BURST {
+            compose(&mut random, initials, &mut datagram);
+            let socket = &sockets[random.below(SOCKETS)];
+            sent += u64::from(socket.send(&datagram).is_ok());
+        }
+        std::thread::sleep(PAUSE);
+    }
+    sent
+}
+
+/// Downloads the file and compares.
+fn download(lab: &Lab, dir: &Path, expected: &[u8]) {
+    let got = dir.join("got");
+    let arguments = ["get", SERVER, "/file", "--insecure", "--timeout", "60", "--output"];
+    let output = quiclane(lab, Side::Client, &arguments).arg(&got).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(std::fs::read(&got).unwrap() == expected, "the download differs");
+}
+
+/// What the veth driver counted.
+#[derive(Debug)]
+struct Witness {
+    arrived: u64,
+    redirected: u64,
+    dropped_by_program: u64,
+    refused: u64,
+    no_room: u64,
+}
+
+impl Witness {
+    fn read(lab: &Lab) -> Self {
+        let text = lab.must_run(Side::Server, &["ethtool", "-S", &lab.device(Side::Server)]);
+        let sum = |suffix: &str| -> u64 {
+            let named = |line: &str| {
+                let (name, value) = line.trim().split_once(": ")?;
+                let name = name.strip_prefix("rx_queue_")?.split_once('_')?.1;
+                (name == suffix).then(|| value.parse::<u64>().unwrap())
+            };
+            let values: Vec<u64> = text.lines().filter_map(named).collect();
+            assert!(!values.is_empty(), "no {suffix} in {text}");
+            values.iter().sum()
+        };
+        let path = format!("/sys/class/net/{}/statistics/tx_dropped", lab.device(Side::Client));
+        let no_room = lab.must_run(Side::Client, &["cat", &path]);
+        Self {
+            arrived: sum("xdp_packets"),
+            redirected: sum("xdp_redirect"),
+            dropped_by_program: sum("xdp_drops"),
+            refused: sum("drops"),
+            no_room: no_room.trim().parse().unwrap(),
+        }
+    }
+}
+
+/// Adds up a counter of all queues, from the server's last words; counters of zero are not there.
+fn total(last: &Value, layer: &str, name: &str) -> u64 {
+    let queues = last["counters"].as_array().unwrap().iter();
+    queues.map(|queue| queue[layer][name].as_u64().unwrap_or(0)).sum()
+}
+
+/// See the account in the [module](self).
+fn audit(sent: u64, before: &Witness, after: &Witness, last: &Value) {
+    let story = format!("{sent} sent; {before:?}; {after:?}; {last}");
+    let arrived = after.arrived - before.arrived;
+    assert!(sent <= arrived + after.no_room - before.no_room, "frames vanished: {story}");
+    let passed = after
+        .arrived
+        .checked_sub(after.redirected + after.dropped_by_program + after.refused)
+        .unwrap_or_else(|| panic!("frames counted twice: {story}"));
+    assert!(passed <= MAX_PASSED, "{passed} frames were passed: {story}");
+    let datapath = |name: &str| total(last, "datapath", name);
+    let drops = ["malformed", "ip_checksum", "udp_checksum", "udp_length", "truncated", "empty"];
+    let drops: u64 = drops.iter().map(|name| datapath(&format!("drop_{name}"))).sum();
+    let taken = datapath("rx_packets") - datapath("rx_via_kernel") + drops;
+    assert_eq!(after.redirected, taken, "redirected and not counted: {story}");
+    let lane = |name: &str| total(last, "lane", name);
+    let seen = lane("rx_datagrams") - lane("rx_handed_over");
+    assert_eq!(seen, datapath("rx_packets"), "the lanes did not look at all: {story}");
+    assert!(drops > 0, "empty datagrams were sent: {story}");
+    assert!(after.dropped_by_program > 0, "small Initials were sent: {story}");
+    eprintln!("{story}");
+}
+
+#[test]
+fn a_flood_of_garbage_does_not_disturb_a_transfer() {
+    if !privileged("a_flood_of_garbage_does_not_disturb_a_transfer") {
+        return;
+    }
+    let lab = Lab::new(LabConfig::default());
+    let scratch = Scratch::new();
+    let mut file = vec![0; if cfg!(debug_assertions) { 8 << 20 } else { 50 << 20 }];
+    Random(7).fill(&mut file);
+    std::fs::write(scratch.0.join("file"), &file).unwrap();
+    let initials = record_initials(&lab);
+    let server = Server::start(&lab, &scratch.0);
+    // The neighbours know each other before the account begins.
+    download(&lab, &scratch.0, &file);
+    let before = Witness::read(&lab);
+    let stop = AtomicBool::new(false);
+    let end = Instant::now() + Duration::from_secs(flood_seconds());
+    let (sent, early_kib) = std::thread::scope(|scope| {
+        let flooder = scope.spawn(|| flood(&lab, &initials, &stop));
+        let downloads = scope.spawn(|| {
+            loop {
+                download(&lab, &scratch.0, &file);
+                if Instant::now() >= end {
+                    break;
+                }
+            }
+            // The flood goes on until the last download is there.
+        });
+        std::thread::sleep(Duration::from_secs(1));
+        let early_kib = server.rss_kib();
+        let outcome = downloads.join();
+        stop.store(true, Ordering::Relaxed);
+        let sent = flooder.join().unwrap();
+        assert!(outcome.is_ok(), "a download failed under flood");
+        (sent, early_kib)
+    });
+    let late_kib = server.rss_kib();
+    // What is in the rings is served, and the workers publish their counters.
+    std::thread::sleep(Duration::from_secs(1));
+    let after = Witness::read(&lab);
+    let last = server.end();
+    audit(sent, &before, &after, &last);
+    assert!(late_kib <= early_kib + GROWTH_KIB, "{early_kib} KiB grew to {late_kib} KiB");
+}
