@@ -16,6 +16,7 @@
 //! The verdicts of the XDP program are not in what `serve --json` prints; the driver's `xdp_drops`
 //! counts the one that drops: Initials in small datagrams.
 
+#![expect(clippy::disallowed_methods, reason = "a flood ends by the clock")]
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 #[path = "../../tests/common/netns.rs"]
