@@ -21,7 +21,7 @@ impl Holder {
         let mut child = Command::new("ip")
             .args(["netns", "exec", &lab.namespace(Side::Server)])
             .arg(program)
-            .args(["--exact", "refused::holds_the_device", "--ignored", "--nocapture"])
+            .args(["--exact", "refused::holds_the_device", "--nocapture"])
             .env(CHILD_DEVICE, lab.device(Side::Server))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -32,8 +32,11 @@ impl Ports {
     pub(super) fn open(&mut self, address: SocketAddr) -> Result<SocketAddr, XdpError> {
         // Held by one socket alone for a moment: fails if anybody else has the port.
         let probe = || SideSocket::bind(address, None, false).map(drop);
+        // A port that the kernel chooses is this socket's alone: among sockets that share, it may
+        // choose one that another worker has.
+        let shared = address.port() != 0;
         let open = || {
-            SideSocket::bind(address, None, true).map(|socket| {
+            SideSocket::bind(address, None, shared).map(|socket| {
                 let bound = socket.local_addr();
                 (socket, bound)
             })
