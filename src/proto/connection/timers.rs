@@ -145,7 +145,11 @@ impl Connection {
         };
         if let Some(h) = self.handshake.as_deref() {
             for (s, id) in [(&h.initial, SpaceId::Initial), (&h.handshake, SpaceId::Handshake)] {
-                if s.sent.has_ack_eliciting() {
+                // A lost flight that waits behind a window full of 1-RTT packets is due as well:
+                // those are acknowledged only once it has arrived, and nothing else would ever
+                // make room for it (RFC 9002 §7.5 lets probes pass).
+                let held_back = s.crypto_send.has_pending() && s.sent.next_pn() > 0;
+                if s.sent.has_ack_eliciting() || held_back {
                     offer(s.sent.last_eliciting_sent_at().plus_ns(short), id);
                 }
             }

@@ -224,6 +224,29 @@ fn attack_19_the_last_client_flight_lost_again_and_again_ends_by_probes() {
 }
 
 #[test]
+fn attack_19_a_window_full_of_data_does_not_hold_back_the_last_flight() {
+    // The client's Finished is lost while 1-RTT packets fill the window, and lost again in the
+    // first probe; the PING beside it arrives, so that no packet of the space is outstanding.
+    let mut pair = Pair::new();
+    pair.client_app.greeting = Some(Bytes::from(vec![7; 100_000]));
+    let mut finished = 0;
+    pair.filter = Box::new(move |f| {
+        let carries = f.to == Side::Server && f.bytes[0] & 0xb0 == 0xa0 && f.bytes.len() > 80
+            || f.to == Side::Server && f.bytes[0] & 0x80 != 0 && finished == 0 && {
+                crate::wire::packet::parse(&f.bytes, 0, 8).is_ok_and(|p| p.end < f.bytes.len())
+            };
+        finished += u32::from(carries);
+        !carries || finished > 2
+    });
+    let start = pair.now;
+    while !pair.server.is_confirmed() {
+        assert!(pair.step(start.plus_ns(9_900_000_000)), "stalled");
+    }
+    pair.settle();
+    assert!(pair.client.is_confirmed());
+}
+
+#[test]
 fn attack_20_unknown_and_truncated_frames_are_encoding_errors() {
     assert_eq!(raw_verdict(&[0x3f, 0, 0, 0]), Some(code::FRAME_ENCODING_ERROR));
     assert_eq!(raw_verdict(&[0x08, 0x40]), Some(code::FRAME_ENCODING_ERROR));
