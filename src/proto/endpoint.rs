@@ -11,7 +11,7 @@ use super::crypto::{ResetKey, ServerTls, TAG_LEN, initial_keys, retry_tag};
 use super::token::{MAX_TOKEN_LEN, Tokens, Validation};
 use crate::time::{Instant, SECOND_NS};
 use crate::wire::frame::Frame;
-use crate::wire::packet::{self, LongHeader, Packet, PacketType, patch_length};
+use crate::wire::packet::{self, LongHeader, Packet, PacketType, decode_pn, patch_length};
 use crate::wire::{ConnectionId, Side, VERSION_1, Writer};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -226,6 +226,10 @@ impl Endpoint {
             }
             Validation::NewToken => greeting.address_validated = true,
             Validation::Retry { .. } | Validation::BadRetry(_) => {
+                if !is_intact(datagram, p) {
+                    self.stats.dropped += 1;
+                    return Incoming::Drop;
+                }
                 return self.refuse_token(p, cx);
             }
             // RFC 9000 §8.1.3: a token that is not worth anything is as good as none.
@@ -258,7 +262,8 @@ impl Endpoint {
     /// RFC 9000 §8.1.2: tells a client with a bad Retry token at once, or it would wait for its
     /// time-out.
     fn refuse_token(&mut self, p: &Packet, cx: &mut Context<'_>) -> Incoming {
-        let len = write_refusal(cx.answer, p);
+        let [a, b, c, d, ..] = cx.random;
+        let len = write_refusal(cx.answer, p, u32::from_be_bytes([a, b, c, d]));
         self.answer(cx.now, len, |s| &mut s.invalid_tokens)
     }
 
@@ -328,7 +333,24 @@ fn write_retry(
     Some(w.position())
 }
 
-fn write_refusal(out: &mut [u8], p: &Packet) -> Option<usize> {
+/// Whether a greeting came as it was sent. A token that was damaged on the way is no lie of the
+/// client's: it sends the greeting again, and must not be told that all is lost.
+fn is_intact(datagram: &[u8], p: &Packet) -> bool {
+    let Some(keys) = initial_keys(VERSION_1, p.dcid.as_slice(), Side::Server) else {
+        return false;
+    };
+    let mut packet = datagram[..p.end].to_vec();
+    let Some(u) = keys.remote.header.unmask(&mut packet, p.pn_offset) else { return false };
+    // It is among the client's first packets: the number is as short as it looks.
+    let pn = decode_pn(u.truncated_pn, u.pn_len, None);
+    keys.remote.packet.open(pn, &mut packet, p.pn_offset + u.pn_len).is_some()
+}
+
+/// `random` is where the packet number comes from: nothing is remembered of refusals, and no two
+/// packets under one key may have the same number (RFC 9001 §5.3).
+fn write_refusal(out: &mut [u8], p: &Packet, random: u32) -> Option<usize> {
+    // Below 2^31 its four bytes are read as they are by who has seen no packet yet.
+    let pn = u64::from(random >> 1);
     let keys = initial_keys(VERSION_1, p.dcid.as_slice(), Side::Server)?;
     let room = out.len().checked_sub(TAG_LEN)?;
     let mut w = Writer::new(&mut out[..room]);
@@ -339,7 +361,7 @@ fn write_refusal(out: &mut [u8], p: &Packet) -> Option<usize> {
         scid: p.dcid,
         token: b"",
     };
-    let layout = header.write(&mut w, 0, 4).ok()?;
+    let layout = header.write(&mut w, pn, 4).ok()?;
     let payload_at = w.position();
     let reason = b"token is expired or not for this address";
     Frame::ConnectionClose { code: code::INVALID_TOKEN, frame_type: 0, reason }
@@ -347,7 +369,7 @@ fn write_refusal(out: &mut [u8], p: &Packet) -> Option<usize> {
         .ok()?;
     let end = w.position();
     patch_length(out, layout.length_at, end + TAG_LEN - layout.pn_at);
-    let total = keys.local.packet.seal(0, out, payload_at, end - payload_at)?;
+    let total = keys.local.packet.seal(pn, out, payload_at, end - payload_at)?;
     keys.local.header.mask(&mut out[..total], layout.pn_at).then_some(total)
 }
 

@@ -123,6 +123,39 @@ fn attack_05_a_retry_token_of_another_address_or_time_is_refused() {
     assert_eq!(endpoint.stats().invalid_tokens, 2);
 }
 
+#[test]
+fn attack_05_a_token_damaged_on_the_way_is_dropped_in_silence() {
+    let (mut endpoint, mut client) = endpoint(RetryPolicy::Always);
+    let first = greeting(&mut client, at(0));
+    let (_, mut retry) = ask(&mut endpoint, &first, addr(9), at(0));
+    client.receive(at(1), addr(443), Ecn::NotEct, &mut retry, &mut Nobody);
+    let second = greeting(&mut client, at(1));
+    let token = crate::wire::packet::parse(&second, 0, 8).unwrap().token;
+    // The last byte of the token, and one of the id that it is bound to.
+    for place in [token.end - 1, 6] {
+        let mut damaged = second.clone();
+        damaged[place] ^= 1;
+        let (incoming, _) = ask(&mut endpoint, &damaged, addr(9), at(2));
+        assert!(matches!(incoming, Incoming::Drop), "{incoming:?}");
+    }
+    assert_eq!(endpoint.stats().invalid_tokens, 0);
+    assert!(matches!(ask(&mut endpoint, &second, addr(9), at(3)).0, Incoming::Accept(_)));
+}
+
+#[test]
+fn no_two_refusals_of_a_greeting_have_the_same_packet_number() {
+    // RFC 9001 §5.3.
+    let (_, mut client) = endpoint(RetryPolicy::Always);
+    let first = greeting(&mut client, at(0));
+    let p = crate::wire::packet::parse(&first, 0, 8).unwrap();
+    let refusal = |random| {
+        let mut out = [0; 1200];
+        let len = super::write_refusal(&mut out, &p, random).unwrap();
+        out[..len].to_vec()
+    };
+    assert_ne!(refusal(2), refusal(4));
+}
+
 struct Told(Option<CloseReason>);
 
 impl Application for Told {
