@@ -16,8 +16,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// RFC 9000 §20.1.
 const CONNECTION_REFUSED: u64 = 2;
+const INVALID_TOKEN: u64 = 0xb;
 /// RFC 9000 §8.1: how much more than it received a server may send to an unproven address.
 const AMPLIFICATION: u64 = 3;
+/// RFC 9000 §14.1: what a datagram with an Initial is padded to.
+const INITIAL_BYTES: u64 = 1_200;
 /// Complaints kept of one seed: the first says most.
 const MAX_COMPLAINTS: usize = 8;
 /// Memory of a connection apart from what windows and streams explain.
@@ -94,6 +97,8 @@ impl Ledger {
             CloseReason::Local { code } => *code == CLOSE_CODE && (agent.closing || gave_up),
             CloseReason::PeerApplication { code, .. } => *code == CLOSE_CODE && peer_over,
             CloseReason::PeerTransport { code: CONNECTION_REFUSED, .. } => plan.refused,
+            // A client that the network kept silent for longer than its token is good for.
+            CloseReason::PeerTransport { code: INVALID_TOKEN, .. } => self.severe,
             // RFC 9000 §10.2.3: before the handshake is done, an application's close travels as
             // APPLICATION_ERROR.
             CloseReason::PeerTransport { code: 0xc, .. } => peer_over,
@@ -334,8 +339,12 @@ impl Sampler {
         };
         let before = self.before.insert(id, now).unwrap_or_default();
         // RFC 9002 §7: more than the window may be in flight after it shrank, and probes may
-        // exceed it.
-        let excused = now.congestion_events != before.congestion_events || now.ptos != before.ptos;
+        // exceed it. Nor does it hold back the acknowledgement of an Initial, which counts all
+        // the same because it is padded.
+        let excused = now.congestion_events != before.congestion_events
+            || now.ptos != before.ptos
+            || connection.is_handshaking()
+                && now.in_flight.saturating_sub(before.in_flight) <= INITIAL_BYTES;
         let allowed = stats.window_bytes + self.max_mtu_bytes;
         if now.in_flight > allowed && now.in_flight > before.in_flight && !excused {
             let (was, is) = (before.in_flight, now.in_flight);

@@ -128,13 +128,15 @@ impl Plan {
         };
         let bytes = size(&mut rng);
         let reply = if rng.below(2) == 0 { Reply::Echo } else { Reply::Bytes(size(&mut rng)) };
+        let longest = if let Reply::Bytes(reply) = reply { bytes.max(reply) } else { bytes };
         StreamPlan {
             pattern: rng.next_u64() >> 1,
             bytes,
             reply,
             reset_at: one_in(&mut rng, 12).then(|| rng.below(bytes + 1)),
             stop_at: one_in(&mut rng, 12).then(|| rng.below(bytes + 1)),
-            appetite: one_in(&mut rng, 4).then(|| rng.between(1, 20_000)),
+            // Not so little that it takes more than some seconds to eat all.
+            appetite: one_in(&mut rng, 4).then(|| rng.between(1 + longest / 200, 20_000)),
             lent_bytes: if rng.below(2) == 0 { u64::MAX } else { rng.between(1, 40_000) },
         }
     }
