@@ -35,9 +35,9 @@ const BLACK_HOLE_INTERVAL_NS: u64 = 60 * SECOND_NS;
 /// less than the probes cost.
 const SEARCH_GRAIN_BYTES: u16 = 20;
 
-/// This many events in which full-size packets were lost, and no full-size packet
-/// acknowledged between them, are a black hole. Congestion loses some of a flight, and what
-/// passes of it ends the count.
+/// This many events in which large packets (of more than 1,200 bytes) were lost, and none as
+/// large acknowledged between them, are a black hole. Congestion loses some of a flight, and
+/// what passes of it ends the count.
 const BLACK_HOLE_EVENTS: u8 = 3;
 
 /// What the search is doing.
@@ -68,6 +68,8 @@ pub struct Mtu {
     state: State,
     /// Events towards a black hole.
     suspicions: u8,
+    /// The smallest of what was lost in them: when so much passes, there is none.
+    suspicious_bytes: u16,
     /// Times that a black hole was found.
     black_holes: u64,
 }
@@ -83,6 +85,7 @@ impl Mtu {
             max: max.max(current),
             state: State::Disabled,
             suspicions: 0,
+            suspicious_bytes: u16::MAX,
             black_holes: 0,
         }
     }
@@ -151,7 +154,7 @@ impl Mtu {
             return None;
         }
         self.current = size;
-        self.suspicions = 0;
+        self.trust();
         if let State::Searching { failed, .. } = self.state {
             self.state = State::Searching {
                 size: middle(size, failed),
@@ -195,39 +198,46 @@ impl Mtu {
     /// An ordinary packet of `size` bytes was acknowledged.
     #[inline]
     pub fn on_packet_acked(&mut self, size: u16) {
-        if size >= self.current {
-            self.suspicions = 0;
+        if size >= self.suspicious_bytes {
+            self.trust();
         }
     }
 
     /// Ordinary packets were found lost at one time, the largest of `size` bytes. Returns the
     /// new size if that makes a black hole.
     pub fn on_packets_lost(&mut self, now: Instant, size: u16) -> Option<u16> {
-        if size < self.current { None } else { self.suspect(now) }
+        if size > MIN_MTU { self.suspect(now, size) } else { None }
     }
 
     /// The connection's probe timer ran out: nothing comes back, perhaps because nothing
     /// passes. Returns the new size if that makes a black hole.
     pub fn on_probe_timeout(&mut self, now: Instant) -> Option<u16> {
-        self.suspect(now)
+        self.suspect(now, self.current)
     }
 
-    fn suspect(&mut self, now: Instant) -> Option<u16> {
+    fn suspect(&mut self, now: Instant, size: u16) -> Option<u16> {
+        // Packets sent before an earlier fall may still be larger than what is sent now.
         if self.current <= MIN_MTU {
             return None;
         }
         self.suspicions += 1;
+        self.suspicious_bytes = self.suspicious_bytes.min(size);
         if self.suspicions < BLACK_HOLE_EVENTS {
             return None;
         }
         // RFC 8899 §4.3: down to what is known to pass.
-        self.suspicions = 0;
+        self.trust();
         self.black_holes += 1;
         self.current = MIN_MTU;
         if self.state != State::Disabled {
             self.state = State::Settled { until: now.plus_ns(BLACK_HOLE_INTERVAL_NS) };
         }
         Some(MIN_MTU)
+    }
+
+    fn trust(&mut self) {
+        self.suspicions = 0;
+        self.suspicious_bytes = u16::MAX;
     }
 }
 
@@ -327,16 +337,21 @@ mod tests {
             assert_eq!(mtu.on_packets_lost(T0, 1_472), None);
             mtu.on_packet_acked(1_472);
         }
+        // Packets that are not quite full count as well.
+        for _ in 0..10 {
+            assert_eq!(mtu.on_packets_lost(T0, 1_460), None);
+            mtu.on_packet_acked(1_465);
+        }
         // Small packets that pass prove nothing; neither do small ones that are lost.
-        assert_eq!(mtu.on_packets_lost(T0, 1_472), None);
-        mtu.on_packet_acked(100);
-        assert_eq!(mtu.on_packets_lost(T0, 1_000), None);
+        assert_eq!(mtu.on_packets_lost(T0, 1_471), None);
+        mtu.on_packet_acked(1_470);
+        assert_eq!(mtu.on_packets_lost(T0, 1_200), None);
         assert_eq!(mtu.on_probe_timeout(T0), None);
         assert_eq!(mtu.on_packets_lost(T0, 1_472), Some(1_200));
         assert_eq!((mtu.current(), mtu.black_holes(), mtu.probe(T0)), (1_200, 1, None));
         // 1,200 bytes always pass: there is no hole below.
         for _ in 0..10 {
-            assert_eq!(mtu.on_packets_lost(T0, 1_200), None);
+            assert_eq!(mtu.on_packets_lost(T0, 1_472), None);
         }
         let later = T0.plus_ns(BLACK_HOLE_INTERVAL_NS);
         search(&mut mtu, later, 1_472);

@@ -7,9 +7,13 @@
 //! address alone, live for hours, and work once.
 //!
 //! ```text
-//!  1 byte        12 bytes    sealed with AES-256-GCM                            16 bytes
-//! | kind, key   | nonce     | issued ns, expires ns, address, (port, two ids)  | tag      |
+//!  1 byte        12 bytes  4 bytes  sealed with AES-256-GCM                       16 bytes
+//! | kind, key   | nonce   | mark   | issued, expires, address, (port, two ids)  | tag      |
 //! ```
+//!
+//! The mark says that a token is one of ours even where it cannot be opened: a client may
+//! bring a token of another server of the same name, which counts as none, while a bad token
+//! of a Retry ends the connection.
 //!
 //! A server calls [`Tokens::validate`] with the token of an Initial and acts on the
 //! [`Validation`]. Everything it needs is in the token: a flood of Initials costs no memory.
@@ -33,17 +37,18 @@ use super::crypto::{TOKEN_KEY_LEN, TOKEN_NONCE_LEN, TokenKey, TokenSecret};
 use crate::time::{Instant, SECOND_NS};
 use crate::wire::{ConnectionId, Reader, Writer};
 
-/// The first byte's upper bits. A token of someone else (a client may bring one from another
-/// server under the same name) begins like this by chance 1 time in 32.
-const MARK: u8 = 0b1010_1000;
-const MARK_MASK: u8 = 0b1111_1000;
+/// Bytes by which a token of ours is recognised: their difference from the nonce's first is
+/// made from the secret. It says nothing to who has not seen another token of ours, and
+/// nothing about the client.
+const MARK_LEN: usize = 4;
+
 /// Set in the first byte of a Retry's token.
 const RETRY_BIT: u8 = 0b100;
 /// The key's period, modulo 4, in the first byte.
 const PERIOD_MASK: u8 = 0b011;
 
 const TAG_LEN: usize = 16;
-const OVERHEAD: usize = 1 + TOKEN_NONCE_LEN + TAG_LEN;
+const OVERHEAD: usize = 1 + TOKEN_NONCE_LEN + MARK_LEN + TAG_LEN;
 const MAX_CID_LEN: usize = crate::wire::MAX_CID_LEN;
 /// Issued, expires, address.
 const NEW_TOKEN_PLAIN_LEN: usize = 8 + 8 + 16;
@@ -207,9 +212,18 @@ impl PeriodKeys {
 pub struct Tokens {
     config: TokenConfig,
     secret: TokenSecret,
+    mark: [u8; MARK_LEN],
     retry_keys: PeriodKeys,
     new_token_keys: PeriodKeys,
     used: UsedTokens,
+}
+
+/// The parts of a token.
+struct Token<'a> {
+    first: u8,
+    kind: TokenKind,
+    nonce: &'a [u8; TOKEN_NONCE_LEN],
+    sealed: &'a [u8],
 }
 
 /// What is inside a token.
@@ -228,9 +242,11 @@ impl Tokens {
     #[must_use]
     pub fn new(secret: &[u8; TOKEN_KEY_LEN], config: TokenConfig, used: UsedTokens) -> Self {
         let retry_period_ns = nanos(config.retry_lifetime).max(RETRY_PERIOD_MIN_NS);
+        let secret = TokenSecret::new(secret);
         Self {
             config,
-            secret: TokenSecret::new(secret),
+            mark: secret.mark(b"quiclane token mark"),
+            secret,
             retry_keys: PeriodKeys::new(retry_period_ns),
             new_token_keys: PeriodKeys::new(nanos(config.new_token_lifetime)),
             used,
@@ -278,19 +294,34 @@ impl Tokens {
     /// Judges the token of an Initial that came from `remote`. A NEW_TOKEN token that is
     /// found good is used up by this.
     pub fn validate(&mut self, now: Instant, remote: SocketAddr, token: &[u8]) -> Validation {
-        let kind = token.first().and_then(|first| kind_of(*first));
-        match (self.judge(now, remote, token), kind) {
+        let Some(token) = self.recognise(token) else {
+            return Validation::Absent(Refusal::Unreadable);
+        };
+        match (self.judge(now, remote, &token), token.kind) {
             (Ok(good), _) => good,
-            (Err(refusal), Some(TokenKind::Retry)) => Validation::BadRetry(refusal),
-            (Err(refusal), _) => Validation::Absent(refusal),
+            (Err(refusal), TokenKind::Retry) => Validation::BadRetry(refusal),
+            (Err(refusal), TokenKind::NewToken) => Validation::Absent(refusal),
         }
+    }
+
+    /// The parts of a token of ours.
+    fn recognise<'a>(&self, token: &'a [u8]) -> Option<Token<'a>> {
+        let (first, rest) = token.split_first()?;
+        let (nonce, rest) = rest.split_first_chunk::<TOKEN_NONCE_LEN>()?;
+        let (mark, sealed) = rest.split_first_chunk::<MARK_LEN>()?;
+        let kind = if first & RETRY_BIT != 0 { TokenKind::Retry } else { TokenKind::NewToken };
+        (*mark == self.mark_for(nonce)).then_some(Token { first: *first, kind, nonce, sealed })
+    }
+
+    fn mark_for(&self, nonce: &[u8; TOKEN_NONCE_LEN]) -> [u8; MARK_LEN] {
+        core::array::from_fn(|at| self.mark[at] ^ nonce[at])
     }
 
     fn judge(
         &mut self,
         now: Instant,
         remote: SocketAddr,
-        token: &[u8],
+        token: &Token<'_>,
     ) -> Result<Validation, Refusal> {
         let content = self.open(now, token).ok_or(Refusal::Unreadable)?;
         if content.address != remote.ip().to_canonical() {
@@ -308,7 +339,7 @@ impl Tokens {
                 // The tag is as good as random to who has no key, so that nobody can choose
                 // tokens that collide in the filter.
                 let mut id = [0; 8];
-                id.iter_mut().zip(token.iter().rev()).for_each(|(to, from)| *to = *from);
+                id.iter_mut().zip(token.sealed.iter().rev()).for_each(|(to, from)| *to = *from);
                 self.used.use_up(now, u64::from_le_bytes(id))?;
                 Ok(Validation::NewToken)
             }
@@ -328,35 +359,34 @@ impl Tokens {
         let _ = content.write(&mut writer);
         let plain = writer.written();
 
+        let mark = self.mark_for(nonce);
         let (keys, kind, kind_bit) = match content.retry {
             Some(_) => (&mut self.retry_keys, TokenKind::Retry, RETRY_BIT),
             None => (&mut self.new_token_keys, TokenKind::NewToken, 0),
         };
         let period = keys.period(now);
-        let first = MARK | kind_bit | (period as u8 & PERIOD_MASK);
+        let first = kind_bit | (period as u8 & PERIOD_MASK);
         let key = keys.key(&self.secret, kind, period);
         let Some(tag) = key.seal(nonce, &[first], plain) else { return };
         out.push(first);
         out.extend_from_slice(nonce);
+        out.extend_from_slice(&mark);
         out.extend_from_slice(plain);
         out.extend_from_slice(&tag);
     }
 
-    fn open(&mut self, now: Instant, token: &[u8]) -> Option<Content> {
-        let (first, rest) = token.split_first()?;
-        let (nonce, sealed) = rest.split_first_chunk::<TOKEN_NONCE_LEN>()?;
+    fn open(&mut self, now: Instant, token: &Token<'_>) -> Option<Content> {
         let mut buffer = [0; MAX_PLAIN_LEN + TAG_LEN];
-        let buffer = buffer.get_mut(..sealed.len())?;
-        buffer.copy_from_slice(sealed);
+        let buffer = buffer.get_mut(..token.sealed.len())?;
+        buffer.copy_from_slice(token.sealed);
 
-        let kind = kind_of(*first)?;
-        let keys = match kind {
+        let keys = match token.kind {
             TokenKind::Retry => &mut self.retry_keys,
             TokenKind::NewToken => &mut self.new_token_keys,
         };
-        let period = keys.period_ending_in(now, first & PERIOD_MASK)?;
-        let key = keys.key(&self.secret, kind, period);
-        Content::read(kind, key.open(nonce, &[*first], buffer)?)
+        let period = keys.period_ending_in(now, token.first & PERIOD_MASK)?;
+        let key = keys.key(&self.secret, token.kind, period);
+        Content::read(token.kind, key.open(token.nonce, &[token.first], buffer)?)
     }
 }
 
@@ -401,14 +431,6 @@ fn to_v6(address: IpAddr) -> Ipv6Addr {
     match address.to_canonical() {
         IpAddr::V4(v4) => v4.to_ipv6_mapped(),
         IpAddr::V6(v6) => v6,
-    }
-}
-
-fn kind_of(first: u8) -> Option<TokenKind> {
-    match (first & MARK_MASK == MARK, first & RETRY_BIT != 0) {
-        (false, _) => None,
-        (true, true) => Some(TokenKind::Retry),
-        (true, false) => Some(TokenKind::NewToken),
     }
 }
 

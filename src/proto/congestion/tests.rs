@@ -200,12 +200,15 @@ fn w_cubic(w_max: f64, t: f64) -> f64 {
     0.4 * (t - k).powi(3) + w_max
 }
 
-/// A path past slow start with a window of 10,000 packets, where the curve leads, at an event.
+/// W_max of [`cubic_after_event`], in packets.
+const W_MAX: u64 = 2_000;
+
+/// A path past slow start, with a window and a round trip where the curve leads, at an event.
 fn cubic_after_event() -> Path<Cubic> {
-    let mut path = Path::new(Cubic::new(MTU), 100 * MS);
-    path.controller.window = 10_000 * MSS;
+    let mut path = Path::new(Cubic::new(MTU), 200 * MS);
+    path.controller.window = W_MAX * MSS;
     path.lose();
-    assert_eq!(path.controller.window(), 7_000 * MSS);
+    assert_eq!(path.controller.window(), 1_400 * MSS);
     path
 }
 
@@ -213,15 +216,20 @@ fn cubic_after_event() -> Path<Cubic> {
 fn cubic_follows_its_curve() {
     let mut path = cubic_after_event();
     let start_ns = path.now_ns;
-    // K is the cube root of 7,500: 19.6 s. Follow it up, through the flat part, and beyond.
-    for _ in 0..300 {
+    // K is the cube root of 1,500: 11.4 s. Follow it up, through the flat part, and beyond.
+    for _ in 0..100 {
         path.round();
         let t = (path.now_ns - start_ns) as f64 / SECOND_NS as f64;
         let got = path.controller.window() as f64 / MSS as f64;
-        // The epoch starts with the first acknowledgement after the event, a round trip later;
-        // the window heads for where the curve is one round trip ahead.
-        let (low, high) = (w_cubic(10_000.0, t - 0.2), w_cubic(10_000.0, t + 0.1));
-        assert!(got > low - 20.0 && got < high + 20.0, "{t:.1} s: {low:.0} {got:.0} {high:.0}");
+        // Within a step of the curve, once the first steps have found it; without its look
+        // ahead of one round trip it would be 31 packets behind at first, 7 after 6 s.
+        let slack = match t {
+            t if t < 3.0 => 12.0,
+            t if t < 7.0 => 4.0,
+            _ => 2.0,
+        };
+        let curve = w_cubic(W_MAX as f64, t);
+        assert!((got - curve).abs() < slack, "{t:.1} s: {got:.1} against {curve:.1}");
     }
 }
 
@@ -233,13 +241,13 @@ fn cubic_is_flat_at_w_max() {
         path.rounds(rounds);
         path.controller.window() / MSS
     };
-    // The event was at about 1 s, so that the middle is at about 20.7 s.
+    // The event was at 1.2 s, so that the middle is at 12.6 s.
     let (before, middle, after) =
-        (at_seconds(&mut path, 17), at_seconds(&mut path, 21), at_seconds(&mut path, 25));
-    assert!((9_970..=10_005).contains(&middle), "{middle}");
-    assert!(middle - before < 30, "{before} {middle}");
-    assert!(after - middle < 45, "{middle} {after}");
-    assert!(at_seconds(&mut path, 45) > 15_000);
+        (at_seconds(&mut path, 9), at_seconds(&mut path, 13), at_seconds(&mut path, 17));
+    assert!((1_995..=2_001).contains(&middle), "{middle}");
+    assert!((10..30).contains(&(middle - before)), "{before} {middle}");
+    assert!((20..45).contains(&(after - middle)), "{middle} {after}");
+    assert!(at_seconds(&mut path, 30) > 3_900);
 }
 
 #[test]
@@ -270,13 +278,13 @@ fn cubic_converges_fast_when_its_share_shrinks() {
     let mut path = cubic_after_event();
     path.rounds(3);
     let window = path.controller.window();
-    assert!(window < 10_000 * MSS);
+    assert!(window < W_MAX * MSS);
     path.lose();
     assert_eq!(path.controller.w_max as u64, (window as f64 * 0.85) as u64);
     // An event above it aims at the window itself.
-    path.controller.window = 9_990 * MSS;
+    path.controller.window = 1_990 * MSS;
     path.lose();
-    assert_eq!(path.controller.w_max as u64, 9_990 * MSS);
+    assert_eq!(path.controller.w_max as u64, 1_990 * MSS);
 }
 
 #[test]
@@ -306,11 +314,11 @@ fn after_persistent_congestion_the_curve_starts_flat() {
     let now = at(path.now_ns);
     path.controller.on_congestion(now, now, true, false);
     path.now_ns += 1;
-    // Slow start from 2 packets to 4,900 ends in the 12th round. Then K is 0 (RFC 9438 §4.8): in
-    // half a second the curve rises by 0.05 packets, and Reno's share by one a round.
-    path.rounds(12);
+    // Slow start from 2 packets to 980 ends in the 9th round. Then K is 0 (RFC 9438 §4.8): in
+    // a second the curve rises by 0.4 packets, and Reno's share by one a round.
+    path.rounds(9);
     let start = path.controller.window();
-    assert!((4_900..=4_903).contains(&(start / MSS)), "{start}");
+    assert!((980..=983).contains(&(start / MSS)), "{start}");
     path.rounds(5);
     let grown = (path.controller.window() - start) / MSS;
     assert!((4..=6).contains(&grown), "{grown}");
@@ -445,6 +453,40 @@ proptest! {
             controller.on_discarded(1);
             prop_assert!(controller.window() >= min_window(mtu).min(before));
             prop_assert!(controller.window() <= WINDOW_MAX_BYTES);
+        }
+    }
+}
+
+/// What an acknowledged packet costs in the steady state. Prints, asserts nothing about time:
+///
+/// ```text
+/// cargo test --release --lib congestion::tests::costs -- --nocapture
+/// ```
+#[test]
+fn costs() {
+    let packets: u64 = if cfg!(debug_assertions) { 1_000 } else { 1_000_000 };
+    for algorithm in [Algorithm::NewReno, Algorithm::Cubic] {
+        for window_packets in [20, 1_000] {
+            let mut controller = AnyController::new(algorithm, MTU);
+            let rtt = rtt_of(10 * MS);
+            controller.on_congestion(at(1), at(1), false, false);
+            while controller.window() < window_packets * MSS {
+                controller.on_acked(at(2), at(2), MSS, 0, false, &rtt);
+            }
+            let mut best = f64::INFINITY;
+            for _ in 0..5 {
+                #[expect(clippy::disallowed_methods, reason = "this measures, and decides nothing")]
+                let start = std::time::Instant::now();
+                for i in 0..packets {
+                    let now = at(SECOND_NS + i * 1_000);
+                    controller.on_sent(now, MSS, i);
+                    controller.on_acked(now, now, MSS, i, false, &rtt);
+                    std::hint::black_box(controller.window());
+                }
+                best = best.min(start.elapsed().as_nanos() as f64 / packets as f64);
+            }
+            let name = controller.name();
+            println!("{name:<8} from {window_packets:>5} packets: {best:.2} ns per packet");
         }
     }
 }

@@ -72,10 +72,14 @@ impl TokenSecret {
         let mut context = hmac::Context::with_key(&self.0);
         context.update(label);
         context.update(&period.to_be_bytes());
-        let tag = context.sign();
-        let mut secret = [0; TOKEN_KEY_LEN];
-        secret.iter_mut().zip(tag.as_ref()).for_each(|(to, from)| *to = *from);
-        TokenKey::new(&secret)
+        TokenKey::new(&prefix(&context.sign()))
+    }
+
+    /// Bytes that only who has the secret knows. They are not secret afterwards: `label` must
+    /// not be one of a key.
+    #[must_use]
+    pub fn mark<const N: usize>(&self, label: &[u8]) -> [u8; N] {
+        prefix(&hmac::sign(&self.0, label))
     }
 }
 
@@ -99,10 +103,7 @@ impl ResetKey {
     /// The stateless reset token of connection id `cid`.
     #[must_use]
     pub fn token(&self, cid: &[u8]) -> [u8; 16] {
-        let tag = hmac::sign(&self.0, cid);
-        let mut token = [0; 16];
-        token.iter_mut().zip(tag.as_ref()).for_each(|(to, from)| *to = *from);
-        token
+        prefix(&hmac::sign(&self.0, cid))
     }
 }
 
@@ -110,6 +111,13 @@ impl fmt::Debug for ResetKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("ResetKey(..)")
     }
+}
+
+/// The first bytes of a tag of 32; zeros beyond.
+fn prefix<const N: usize>(tag: &hmac::Tag) -> [u8; N] {
+    let mut bytes = [0; N];
+    bytes.iter_mut().zip(tag.as_ref()).for_each(|(to, from)| *to = *from);
+    bytes
 }
 
 #[cfg(test)]

@@ -148,7 +148,8 @@ fn attack_05_expired_tokens() {
     );
 }
 
-/// ATTACKS row 5: any damage. What still says that it is of a Retry is a bad Retry token.
+/// ATTACKS row 5: any damage. What still says that it is of one of our Retries is a bad Retry
+/// token, and what does not is none.
 #[test]
 fn attack_05_damaged_tokens() {
     let mut tokens = tokens();
@@ -156,9 +157,11 @@ fn attack_05_damaged_tokens() {
         for at in 0..token.len() * 8 {
             let mut damaged = token.clone();
             damaged[at / 8] ^= 1 << (at % 8);
-            let expected = match kind_of(damaged[0]) {
-                Some(TokenKind::Retry) => Validation::BadRetry(Refusal::Unreadable),
-                _ => Validation::Absent(Refusal::Unreadable),
+            let is_ours = !(1..=MARK_LEN).contains(&(at / 8)) && !(13..17).contains(&(at / 8));
+            let expected = if is_ours && damaged[0] & RETRY_BIT != 0 {
+                Validation::BadRetry(Refusal::Unreadable)
+            } else {
+                Validation::Absent(Refusal::Unreadable)
             };
             assert_eq!(tokens.validate(NOW, v4(), &damaged), expected, "bit {at}");
         }
@@ -169,6 +172,15 @@ fn attack_05_damaged_tokens() {
         longer.push(0);
         assert!(!is_good(tokens.validate(NOW, v4(), &longer)));
         assert!(is_good(tokens.validate(NOW, v4(), &token)));
+    }
+}
+
+/// A token of another server, whatever it looks like, is no bad Retry token of ours.
+#[test]
+fn tokens_of_others_count_as_none() {
+    let (mut ours, mut theirs) = (tokens(), with_secret(&[3; TOKEN_KEY_LEN], 10));
+    for token in [retry(&mut theirs, v4()), new_token(&mut theirs, 1, v4())] {
+        assert_eq!(ours.validate(NOW, v4(), &token), Validation::Absent(Refusal::Unreadable));
     }
 }
 
@@ -271,10 +283,10 @@ proptest! {
     #[test]
     fn bytes_that_are_no_token_are_none(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         prop_assert!(!is_good(tokens().validate(NOW, v4(), &bytes)));
-        let mut marked = bytes;
-        if let Some(first) = marked.first_mut() {
-            *first = MARK | (*first & !MARK_MASK);
-        }
+        // With our mark on it, which anyone can copy from a token of theirs.
+        let mut marked = retry(&mut tokens(), v4());
+        marked.truncate(1 + TOKEN_NONCE_LEN + MARK_LEN);
+        marked.extend_from_slice(&bytes);
         prop_assert!(!is_good(tokens().validate(NOW, v4(), &marked)));
     }
 }
