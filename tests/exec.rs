@@ -602,8 +602,18 @@ fn a_port_that_is_taken_is_an_error_that_names_it() {
     let address = taken.local_addr().unwrap();
     let server = open(workers(2));
     let error = server.listen(address, &server_config, |_| None).unwrap_err();
-    assert!(matches!(error, ListenError::Port { worker: 0, .. }), "{error}");
+    assert!(matches!(error, ListenError::Address(_)), "{error}");
     assert!(error.to_string().contains(&address.port().to_string()), "{error}");
+    drop(taken);
+    let listener = server.listen(address, &server_config, |_| None).unwrap();
+    // The kernel would let processes of one user share the port, and each get some datagrams.
+    let second = open(workers(2));
+    let error = second.listen(address, &server_config, |_| None).unwrap_err();
+    assert!(matches!(error, ListenError::Address(_)), "{error}");
+    let error = server.listen(address, &server_config, |_| None).unwrap_err();
+    assert!(matches!(error, ListenError::Taken(_)), "{error}");
+    drop(listener);
+    drop(server.listen(address, &server_config, |_| None).unwrap());
 }
 
 #[test]

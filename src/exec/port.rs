@@ -2,7 +2,7 @@
 
 use super::config::UdpTuning;
 use super::status::LadderStep;
-use crate::datapath::udp::{UdpDatapath, UdpError};
+use crate::datapath::udp::{SideSocket, UdpDatapath, UdpError};
 use crate::datapath::xdp::{Ladder, PortUse, XdpDatapath, XdpDevice, XdpError};
 use crate::datapath::{Capabilities, Datapath, DatapathError, Path, QueueStats, RxMeta};
 use crate::ecn::Ecn;
@@ -134,6 +134,19 @@ impl Source {
                 Ok((bound, None))
             }
             (Self::Xdp { .. }, _) => unreachable!("a worker of a device has its queue"),
+        }
+    }
+
+    /// Whether `address` is free. Workers share its port among themselves, and the kernel would
+    /// let them share it with another process of the same user as well, which would then get
+    /// some of their datagrams: so it is first asked for without sharing.
+    pub(super) fn probe(&self, address: SocketAddr) -> Result<(), PortError> {
+        match self {
+            Self::Udp { tuning, .. } => {
+                Ok(SideSocket::bind(address, tuning.device.as_deref(), false).map(drop)?)
+            }
+            // A device knows its own sockets.
+            Self::Xdp { .. } => Ok(()),
         }
     }
 

@@ -3,7 +3,7 @@
 use super::super::handler::Handler;
 use super::super::overrun::Callback;
 use super::super::table::InitialKey;
-use super::{Entry, Lane, Seat, touch};
+use super::{Entry, Lane, Seat, enlist};
 use crate::datapath::{Path, RxMeta};
 use crate::proto::connection::{Application, Connection, Event};
 use crate::proto::endpoint::{Endpoint, EndpointStats, Greeting};
@@ -188,15 +188,8 @@ impl Lane {
             Box::new(())
         });
         let initial = InitialKey { dcid: greeting.initial_dcid, remote };
-        let seat = Seat {
-            key,
-            port,
-            path: meta.path,
-            address: None,
-            initial: Some(initial),
-            listener: Some(id),
-            touched: false,
-        };
+        let mut seat = Seat::new(key, port, meta.path, now);
+        (seat.initial, seat.listener) = (Some(initial), Some(id));
         self.counters.accepted += 1;
         self.seat_at(Entry { connection, seat, handler });
     }
@@ -211,7 +204,7 @@ impl Lane {
         }
         self.wheel.grow(self.table.slots());
         if let Some(entry) = self.table.get(key) {
-            touch(&mut self.touched, &mut entry.seat);
+            enlist(&mut self.touched, &mut entry.seat);
         }
     }
 }

@@ -88,13 +88,15 @@ impl Application for Bridge<'_> {
             Event::Closed(_) => Callback::Closed,
             _ => Callback::StreamEvent,
         };
-        if matches!(event, Event::Closed(_))
-            && let Some(address) = &self.seat.address
-        {
-            // Who holds a handle hears from now on that nothing can be done any more.
-            address.end();
-        }
+        let over = matches!(event, Event::Closed(_));
         self.call(connection, callback, |handler, c| tell(handler, c, event));
+        if over {
+            self.seat.over = true;
+            // Who holds a handle hears from now on that nothing can be done any more.
+            if let Some(address) = &self.seat.address {
+                address.end();
+            }
+        }
     }
 }
 

@@ -121,13 +121,16 @@ impl Lane {
     }
 
     /// Runs `body` with a connection and its application, and tells the application what
-    /// followed. False if the connection is gone.
+    /// followed. False if the connection is over.
     fn with(&mut self, key: Key, body: impl FnOnce(&mut Connection, &mut Bridge<'_>)) -> bool {
-        let Some(entry) = self.table.get(key) else { return false };
+        let now = self.services.now();
+        let Some(entry) = self.table.get(key).filter(|entry| !entry.seat.over) else {
+            return false;
+        };
         let (connection, mut bridge) = entry.split(&mut self.services);
         body(connection, &mut bridge);
         connection.deliver_events(&mut bridge);
-        touch(&mut self.touched, &mut entry.seat);
+        touch(&mut self.touched, &mut entry.seat, now);
         true
     }
 
@@ -186,15 +189,9 @@ impl Lane {
             }
         };
         request.address.move_to(worker, key);
-        let seat = Seat {
-            key,
-            port: request.port,
-            path: Path { local: request.local, remote: request.remote, link: Link::UNKNOWN },
-            address: Some(request.address),
-            initial: None,
-            listener: None,
-            touched: false,
-        };
+        let path = Path { local: request.local, remote: request.remote, link: Link::UNKNOWN };
+        let mut seat = Seat::new(key, request.port, path, self.services.now());
+        seat.address = Some(request.address);
         self.counters.connected += 1;
         self.seat_at(Entry { connection, seat, handler: request.handler });
         Ok(())

@@ -51,7 +51,7 @@ use crate::datapath::Path;
 use crate::lb::{Codec, Route};
 use crate::proto::connection::Connection;
 use crate::proto::crypto::ResetKey;
-use crate::time::{Instant, MILLISECOND_NS};
+use crate::time::{Instant, MILLISECOND_NS, SECOND_NS};
 use crate::wire::ConnectionId;
 use accept::Answers;
 use bridge::Bridge;
@@ -63,6 +63,10 @@ use std::sync::Arc;
 const TIMER_BUDGET: usize = 128;
 /// Closures and timers of the application served in one turn.
 const JOB_BUDGET: usize = 64;
+/// A connection to which nothing has happened for so long gives back what only a busy one
+/// needs. Long beside a round trip, so that it is not given back and taken again; short beside
+/// the idle timeout, so that most of many connections are small.
+const IDLE_NS: u64 = SECOND_NS;
 /// How long the id that a client chose is remembered after its handshake: its first packets
 /// may arrive twice, and would otherwise greet again.
 const INITIAL_LINGER_NS: u64 = 500 * MILLISECOND_NS;
@@ -155,6 +159,29 @@ pub(super) struct Seat {
     listener: Option<u32>,
     /// On the touched list.
     touched: bool,
+    /// The application was told that it is over: nothing more is told.
+    pub(super) over: bool,
+    /// When something happened to it last.
+    touched_at: Instant,
+    /// It gave back what an idle connection does not need.
+    shrunk: bool,
+}
+
+impl Seat {
+    fn new(key: Key, port: usize, path: Path, now: Instant) -> Self {
+        Self {
+            key,
+            port,
+            path,
+            address: None,
+            initial: None,
+            listener: None,
+            touched: false,
+            over: false,
+            touched_at: now,
+            shrunk: false,
+        }
+    }
 }
 
 /// A connection with its application.
@@ -275,7 +302,12 @@ impl Lane {
             if let Some((_, entry)) = self.table.get_slot(slot) {
                 let (connection, mut application) = entry.split(&mut self.services);
                 connection.handle_timeout(now, &mut application);
-                touch(&mut self.touched, &mut entry.seat);
+                let idle = now.ns_since(entry.seat.touched_at) >= IDLE_NS;
+                if idle && !entry.seat.shrunk {
+                    entry.connection.shrink();
+                    entry.seat.shrunk = true;
+                }
+                enlist(&mut self.touched, &mut entry.seat);
             }
         }
         self.counters.timers += served as u64;
@@ -302,7 +334,7 @@ impl Lane {
                 let (connection, mut application) = entry.split(&mut self.services);
                 connection.close(now, code, bytes::Bytes::new());
                 connection.deliver_events(&mut application);
-                touch(&mut self.touched, &mut entry.seat);
+                touch(&mut self.touched, &mut entry.seat, now);
             }
         }
     }
@@ -320,7 +352,14 @@ impl Lane {
         if entry.connection.is_drained() {
             return self.remove(key);
         }
-        let at = entry.connection.next_timeout().unwrap_or(Instant::NEVER);
+        if entry.seat.over {
+            // What it holds is of no use any more; that it is kept until it is drained is.
+            entry.handler = Box::new(());
+        }
+        let mut at = entry.connection.next_timeout().unwrap_or(Instant::NEVER);
+        if !entry.seat.shrunk {
+            at = at.min(entry.seat.touched_at.plus_ns(IDLE_NS));
+        }
         self.wheel.set(slot, at);
     }
 
@@ -341,8 +380,15 @@ impl Lane {
     }
 }
 
+/// Something happened to a connection.
+fn touch(touched: &mut VecDeque<u32>, seat: &mut Seat, now: Instant) {
+    seat.touched_at = now;
+    seat.shrunk = false;
+    enlist(touched, seat);
+}
+
 /// Puts a connection on the touched list, once.
-fn touch(touched: &mut VecDeque<u32>, seat: &mut Seat) {
+fn enlist(touched: &mut VecDeque<u32>, seat: &mut Seat) {
     if !seat.touched {
         seat.touched = true;
         touched.push_back(seat.key.slot);

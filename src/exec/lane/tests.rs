@@ -247,7 +247,50 @@ fn timers_and_closures_of_a_connection_run_while_it_lives() {
     handle.run(|c| c.close(0, Bytes::new())).unwrap();
     scene.run(3_000);
     let counted = scene.client.lane().counters();
-    assert_eq!((counted.connections, counted.jobs), (0, 3));
+    assert_eq!((counted.connections, counted.jobs), (0, 3), "timer 3 never came due");
+}
+
+#[test]
+fn nothing_is_told_after_the_end() {
+    let mut scene = Scene::new(1, LaneLimits::default());
+    let handle = scene.connect(None);
+    scene.run(20);
+    handle
+        .run(|c| {
+            c.set_timer(Duration::from_millis(3), 1);
+            c.close(0, Bytes::new());
+            c.spawn(|_| panic!("the connection is over"));
+        })
+        .unwrap();
+    scene.run(10);
+    let told = scene.told_client();
+    assert_eq!(told.last(), Some(&Told::Closed(CloseReason::Local { code: 0 })), "{told:?}");
+    assert!(!scene.client.lane().is_empty(), "it is drained later, and silently");
+}
+
+#[test]
+fn an_idle_connection_gives_memory_back_and_goes_on() {
+    let mut scene = Scene::new(1, LaneLimits::default());
+    let big: &'static [u8] = &[9; 300_000];
+    let handle = scene.connect(Some(big));
+    scene.run(300);
+    let bytes = |scene: &mut Scene| {
+        scene.servers[0].lane().table.get_slot(0).unwrap().1.connection.memory_bytes()
+    };
+    let busy = bytes(&mut scene);
+    scene.run(2_000);
+    let idle = bytes(&mut scene);
+    assert!(idle < busy, "{idle} of {busy} bytes are kept");
+    assert!(scene.servers[0].lane().table.get_slot(0).unwrap().1.seat.shrunk);
+    handle
+        .open(crate::wire::Dir::Bi, |c, stream| {
+            c.send(stream.unwrap(), Bytes::from_static(b"again"), true).unwrap();
+        })
+        .unwrap();
+    scene.run(20);
+    assert!(
+        scene.told_client().iter().any(|t| matches!(t, Told::Data(_, d, true) if d == b"again"))
+    );
 }
 
 #[test]

@@ -18,6 +18,10 @@ use std::sync::atomic::Ordering;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ListenError {
+    /// This registration has a listener on the address already.
+    Taken(SocketAddr),
+    /// The address cannot be had, most likely since another process has it.
+    Address(PortError),
     /// A worker could not open the address.
     Port {
         /// The worker.
@@ -36,8 +40,9 @@ pub enum ListenError {
 impl fmt::Display for ListenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Taken(address) => write!(f, "there is a listener on {address} already"),
             Self::Port { worker, error } => write!(f, "worker {worker}: {error}"),
-            Self::Steering(error) => error.fmt(f),
+            Self::Address(error) | Self::Steering(error) => error.fmt(f),
             Self::Worker(worker) => write!(f, "worker {worker} does not answer"),
             Self::OnWorkerThread => {
                 f.write_str("a worker's thread cannot wait for itself: listen on another thread")
@@ -49,8 +54,8 @@ impl fmt::Display for ListenError {
 impl std::error::Error for ListenError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Port { error, .. } | Self::Steering(error) => Some(error),
-            Self::Worker(_) | Self::OnWorkerThread => None,
+            Self::Port { error, .. } | Self::Address(error) | Self::Steering(error) => Some(error),
+            Self::Taken(_) | Self::Worker(_) | Self::OnWorkerThread => None,
         }
     }
 }
@@ -83,6 +88,7 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
+        self.shared.listening().retain(|address| *address != self.local);
         for worker in 0..self.shared.fleet.len() {
             if let Some(mailbox) = self.shared.fleet.mailbox(worker) {
                 // A full inbox: the worker hears greetings a little longer than it should.
@@ -113,11 +119,22 @@ impl Registration {
         if on_worker_thread() {
             return Err(ListenError::OnWorkerThread);
         }
+        // Held until the end: what one listener opens, another must not find half open.
+        let mut listening = self.shared.listening();
+        if listening.contains(&address) {
+            return Err(ListenError::Taken(address));
+        }
+        if !self.shared.opened().contains(&address) {
+            self.shared.source.probe(address).map_err(ListenError::Address)?;
+        }
         let mut local = address;
         for worker in 0..self.workers() {
             // The first worker learns the port that the kernel chose; the others join it.
             local = self.open_on(worker, local)?;
         }
+        self.shared.opened().push(local);
+        listening.push(local);
+        drop(listening);
         let id = self.shared.next_listener.fetch_add(1, Ordering::Relaxed);
         let acceptor: Acceptor = Arc::new(acceptor);
         // From here on dropping it undoes what has been done.

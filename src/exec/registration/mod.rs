@@ -33,8 +33,8 @@ use crate::proto::token::UsedTokens;
 use crate::topology::Note;
 use start::Secrets;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -48,6 +48,20 @@ struct Shared {
     next_listener: AtomicU32,
     next_worker: AtomicUsize,
     notes: Vec<Note>,
+    /// Addresses that have a listener.
+    listening: Mutex<Vec<SocketAddr>>,
+    /// Addresses that had one once: the workers keep their sockets.
+    opened: Mutex<Vec<SocketAddr>>,
+}
+
+impl Shared {
+    fn listening(&self) -> MutexGuard<'_, Vec<SocketAddr>> {
+        self.listening.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn opened(&self) -> MutexGuard<'_, Vec<SocketAddr>> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A set of workers with one configuration. Dropping it closes every connection.

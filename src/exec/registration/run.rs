@@ -36,6 +36,9 @@ pub struct WorkerLoop {
     berth: Berth,
     /// Where connections are sent from, by address family: IPv4, IPv6.
     client_ports: [Option<SocketAddr>; 2],
+    /// Addresses opened for listeners. They stay open for the connections that were accepted
+    /// there.
+    listened: Vec<SocketAddr>,
     /// The end was asked for: no later than this.
     finish_at: Option<Instant>,
     failed: bool,
@@ -66,6 +69,7 @@ impl WorkerLoop {
             board,
             berth,
             client_ports: [None; 2],
+            listened: Vec::new(),
             finish_at: None,
             failed: false,
         }
@@ -130,11 +134,17 @@ impl WorkerLoop {
     }
 
     fn open(&mut self, address: SocketAddr, purpose: Purpose) -> Result<SocketAddr, PortError> {
+        if purpose == Purpose::Listen && self.listened.contains(&address) {
+            return Ok(address); // Still open since an earlier listener.
+        }
         let port = self.worker.ports().first_mut();
         let (bound, made) = self.source.open(port, address, purpose)?;
         match made {
             Some(port) => self.add_port(port)?,
             None => self.worker.watch_port(0).map_err(PortError::Wait)?,
+        }
+        if purpose == Purpose::Listen {
+            self.listened.push(bound);
         }
         self.tell_facts();
         Ok(bound)
@@ -208,6 +218,10 @@ impl WorkerLoop {
 
 impl Drop for WorkerLoop {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let error = "a callback panicked, and the worker with it".to_owned();
+            self.board.change_facts(|facts| facts.error = Some(error));
+        }
         self.worker.close_inbox();
         ON_WORKER.set(false);
     }

@@ -22,8 +22,8 @@ use crate::topology::{self, Note, Placement, PlacementError, Request, Sharing};
 use crossbeam::channel;
 use std::fmt;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 /// Why a registration did not start.
@@ -202,6 +202,8 @@ pub(super) fn prepare(
         next_listener: AtomicU32::new(0),
         next_worker: AtomicUsize::new(0),
         notes: placement.notes,
+        listening: Mutex::default(),
+        opened: Mutex::default(),
     });
     Ok((Registration { shared, threads: Vec::new(), clock }, seeds))
 }
