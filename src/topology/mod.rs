@@ -13,18 +13,24 @@
 //! ```
 
 mod cpus;
+mod live;
 mod nics;
 mod placement;
+mod record;
 mod source;
+pub mod survey;
 pub mod toeplitz;
 
 pub use placement::{Assignment, Note, Placement, PlacementError, Request, Sharing, place};
+pub use record::Recorder;
 pub use source::Source;
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// Something that was read, or the reason why it could not be.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Reading<T> {
     /// What the machine said.
     Known(T),

@@ -44,13 +44,12 @@ fn device_chain(source: &Source, base: &str) -> Vec<PathBuf> {
     let link = PathBuf::from(base).join("device");
     let Some(device) = resolve(source, &link) else {
         // A captured tree may hold the directory itself in place of the link.
-        let captured = source.path(&link).is_dir();
+        let captured = source.exists(&link);
         return if captured { vec![link] } else { Vec::new() };
     };
     let parent = device.parent().map(Path::to_path_buf);
-    let pci_above = parent.filter(|parent| source.path(parent.join("vendor")).exists());
-    let is_pci =
-        source.path(device.join("msi_irqs")).exists() || source.path(device.join("irq")).exists();
+    let pci_above = parent.filter(|parent| source.exists(parent.join("vendor")));
+    let is_pci = source.exists(device.join("msi_irqs")) || source.exists(device.join("irq"));
     let mut chain = vec![device];
     if !is_pci {
         chain.extend(pci_above);
@@ -62,11 +61,11 @@ fn device_chain(source: &Source, base: &str) -> Vec<PathBuf> {
 fn resolve(source: &Source, link: &Path) -> Option<PathBuf> {
     // A link of a class directory leads through another link: the directory is resolved first.
     let directory = link.parent()?;
-    let directory = match std::fs::read_link(source.path(directory)) {
-        Ok(target) => normal(&directory.parent()?.join(target)),
-        Err(_) => directory.to_path_buf(),
+    let directory = match source.link_target(directory) {
+        Some(target) => normal(&directory.parent()?.join(target)),
+        None => directory.to_path_buf(),
     };
-    let target = std::fs::read_link(source.path(directory.join(link.file_name()?))).ok()?;
+    let target = source.link_target(directory.join(link.file_name()?))?;
     Some(normal(&directory.join(target)))
 }
 

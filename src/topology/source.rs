@@ -1,13 +1,25 @@
 //! Where a machine is read from: a directory that stands for `/`.
+//!
+//! Everything passes through here: files by [`Source::text`] and its kin, and what only the
+//! running kernel can answer by `Source::ask`. So whoever watches a source ([`Source::recorded`])
+//! has seen all that was read, and can write it down as a tree that gives the same answers.
 
+use super::record::Recorder;
 use super::{Machine, Reading, cpus, nics};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Where a captured tree has the kernel's answers, as JSON.
+const ANSWERS: &str = "/quiclane/answers";
 
 /// A tree of `/sys` and `/proc` files: of the running machine, or captured from another.
 #[derive(Clone, Debug)]
 pub struct Source {
     root: PathBuf,
+    recorder: Option<Arc<Recorder>>,
 }
 
 impl Source {
@@ -19,7 +31,13 @@ impl Source {
 
     /// The files below `root`.
     pub fn captured(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        Self { root: root.into(), recorder: None }
+    }
+
+    /// The same, and everything that is read is written down.
+    #[must_use]
+    pub fn recorded(self, recorder: Arc<Recorder>) -> Self {
+        Self { recorder: Some(recorder), ..self }
     }
 
     /// True for the machine that this process runs on: libraries that can only look at that
@@ -45,10 +63,62 @@ impl Source {
     /// The text of a file without the white space around it.
     pub(super) fn text(&self, path: impl AsRef<Path>) -> Reading<String> {
         let path = path.as_ref();
-        match fs::read_to_string(self.path(path)) {
+        let text = fs::read_to_string(self.path(path));
+        if let Some(recorder) = &self.recorder {
+            recorder.file(path, &text);
+        }
+        match text {
             Ok(text) => Reading::Known(text.trim().to_owned()),
             Err(error) => Reading::unknown(format!("{}: {error}", path.display())),
         }
+    }
+
+    /// Where a symbolic link leads, as it is written.
+    pub(super) fn link_target(&self, path: impl AsRef<Path>) -> Option<PathBuf> {
+        let target = fs::read_link(self.path(path.as_ref())).ok()?;
+        if let Some(recorder) = &self.recorder {
+            recorder.link(path.as_ref(), &target);
+        }
+        Some(target)
+    }
+
+    /// True if there is something at `path`.
+    pub(super) fn exists(&self, path: impl AsRef<Path>) -> bool {
+        let exists = self.path(path.as_ref()).exists();
+        if let (true, Some(recorder)) = (exists, &self.recorder) {
+            recorder.presence(path.as_ref(), self.path(path.as_ref()).is_dir());
+        }
+        exists
+    }
+
+    /// What the running kernel answers to a question called `name`, or what it answered when the
+    /// tree was captured.
+    pub(super) fn ask<T: Serialize + DeserializeOwned>(
+        &self,
+        name: &str,
+        live: impl FnOnce() -> Reading<T>,
+    ) -> Reading<T> {
+        if !self.is_live() {
+            return self.captured_answer(name);
+        }
+        let answer = live();
+        if let Some(recorder) = &self.recorder {
+            recorder.answer(&format!("{ANSWERS}/{name}.json"), &answer);
+        }
+        answer
+    }
+
+    fn captured_answer<T: DeserializeOwned>(&self, name: &str) -> Reading<T> {
+        let path = format!("{ANSWERS}/{name}.json");
+        let text = match fs::read_to_string(self.path(&path)) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Reading::unknown(format!("the captured tree has no answer {name}"));
+            }
+            Err(error) => return Reading::unknown(format!("{path}: {error}")),
+        };
+        serde_json::from_str(&text)
+            .unwrap_or_else(|error| Reading::unknown(format!("{path}: {error}")))
     }
 
     /// A file that holds one number.
@@ -78,10 +148,14 @@ impl Source {
 
     /// The names in a directory, sorted; none if it cannot be read.
     pub(super) fn names(&self, path: impl AsRef<Path>) -> Vec<String> {
+        let path = path.as_ref();
         let Ok(entries) = fs::read_dir(self.path(path)) else { return Vec::new() };
         let mut names: Vec<String> =
             entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
         names.sort();
+        if let Some(recorder) = &self.recorder {
+            recorder.directory(path, &names);
+        }
         names
     }
 

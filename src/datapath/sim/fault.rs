@@ -411,7 +411,7 @@ mod tests {
             flipped[bits as usize] += 1;
         }
         assert_eq!(flipped, [470, 170, 193, 167]);
-        assert_eq!(pass(&mut some, at(0), 0).1, []);
+        assert_eq!(pass(&mut some, at(0), 0).1, [0u8; 0]);
     }
 
     #[test]

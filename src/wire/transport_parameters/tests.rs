@@ -67,7 +67,7 @@ fn everything_comes_back() {
 
 #[test]
 fn defaults_are_not_sent_and_hold_when_absent() {
-    assert_eq!(encoded(&TransportParameters::default()), []);
+    assert_eq!(encoded(&TransportParameters::default()), [0u8; 0]);
     let parameters = from_server(&[]).unwrap();
     assert_eq!(parameters, TransportParameters::default());
     // RFC 9000 §18.2
