@@ -16,6 +16,10 @@ pub(crate) enum Failure {
     Unsupported(String),
     /// It was tried and did not work.
     Failed(String),
+    /// Some of it was done, and some could not be.
+    Partly(String),
+    /// Something was found, and it has been printed.
+    Findings,
     /// The reader of standard output has gone.
     BrokenPipe,
 }
@@ -24,10 +28,11 @@ impl Failure {
     pub(crate) const fn exit_code(&self) -> u8 {
         match self {
             Self::BrokenPipe => 0,
-            Self::Failed(_) => 1,
+            Self::Failed(_) | Self::Findings => 1,
             Self::Usage(_) => 2,
             Self::Permission(_) => 3,
             Self::Unsupported(_) => 4,
+            Self::Partly(_) => 5,
         }
     }
 
@@ -48,7 +53,9 @@ impl fmt::Display for Failure {
             Self::Usage(text)
             | Self::Permission(text)
             | Self::Unsupported(text)
+            | Self::Partly(text)
             | Self::Failed(text) => f.write_str(text),
+            Self::Findings => f.write_str("there are findings"),
             Self::BrokenPipe => f.write_str("nobody reads the output"),
         }
     }

@@ -8,6 +8,7 @@ mod error;
 mod get;
 mod hq;
 mod identity;
+mod inspect;
 mod io;
 mod perf;
 mod serve;
@@ -32,6 +33,8 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         // A reader that has seen enough is no failure.
         Err(Failure::BrokenPipe) => ExitCode::SUCCESS,
+        // What was found has been printed.
+        Err(Failure::Findings) => ExitCode::from(Failure::Findings.exit_code()),
         Err(failure) => {
             eprintln!("quiclane: {failure}");
             ExitCode::from(failure.exit_code())

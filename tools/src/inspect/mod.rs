@@ -1,0 +1,97 @@
+//! What the inspection verbs share: where they read from, and how they speak.
+//!
+//! Every reading verb takes `--root DIR`, a captured machine, and `--json`, one object with a
+//! `schema` name and version. What could not be read is `null` there, and stands with its reason
+//! under `unknown`; for people it is a `?`, with the reasons below the table.
+
+use crate::error::Failure;
+use clap::Args;
+use quiclane::topology::survey::Survey;
+use quiclane::topology::survey::device::Device;
+use quiclane::topology::{Nic, Reading, Source};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+
+/// Arguments of every reading verb.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ReadArgs {
+    /// Look at a captured machine (`quiclane bundle`) in place of this one.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) root: Option<PathBuf>,
+    /// One JSON object on standard output.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl ReadArgs {
+    /// Where to read.
+    pub(crate) fn source(&self) -> Result<Source, Failure> {
+        let Some(root) = &self.root else { return Ok(Source::live()) };
+        if !root.join("sys").is_dir() {
+            return Err(Failure::Usage(format!(
+                "{} is no captured machine: it has no directory sys; `quiclane bundle` makes one",
+                root.display()
+            )));
+        }
+        Ok(Source::captured(root))
+    }
+}
+
+/// Both halves of a device, or an error that names those that there are.
+pub(crate) fn device<'a>(
+    survey: &'a Survey,
+    name: &str,
+    source: &Source,
+) -> Result<(&'a Nic, &'a Device), Failure> {
+    survey.device(name).ok_or_else(|| {
+        let names: Vec<String> = source.machine().nics.into_iter().map(|nic| nic.name).collect();
+        Failure::Usage(format!("there is no device {name}; there are: {}", names.join(", ")))
+    })
+}
+
+/// Reasons for what could not be read, by field: the `unknown` of a row.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub(crate) struct Unknowns(pub(crate) BTreeMap<String, String>);
+
+impl Unknowns {
+    /// The value; or none, and the reason is kept under `field`.
+    pub(crate) fn take<T: Clone>(&mut self, field: &str, reading: &Reading<T>) -> Option<T> {
+        match reading {
+            Reading::Known(value) => Some(value.clone()),
+            Reading::Unknown(reason) => {
+                self.0.insert(field.to_owned(), reason.clone());
+                None
+            }
+        }
+    }
+}
+
+/// Prints `value` as one JSON object that begins with its schema, such as `quiclane.nic_list/1`.
+pub(crate) fn print_json<T: Serialize>(schema: &'static str, value: &T) -> Result<(), Failure> {
+    #[derive(Serialize)]
+    struct Named<'a, T> {
+        schema: &'static str,
+        #[serde(flatten)]
+        value: &'a T,
+    }
+    let text = serde_json::to_string_pretty(&Named { schema, value })
+        .map_err(|error| Failure::Failed(format!("JSON: {error}")))?;
+    print(&(text + "\n"))
+}
+
+/// Writes to standard output; a reader that has gone is no error.
+pub(crate) fn print(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()?;
+    Ok(())
+}
+
+/// True if what is printed may be coloured: a terminal, and nobody said NO_COLOR.
+pub(crate) fn has_color() -> bool {
+    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    !refused && std::io::stdout().is_terminal()
+}
