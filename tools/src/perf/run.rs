@@ -60,8 +60,12 @@ fn measure(args: &PerfRunArgs) -> Result<(), Failure> {
     let mut cycles = Cycles::start();
     let mut run = Run::prepare(args)?;
     run.ask_status_first();
+    // Handshakes begin with the measurement: who asks in between would take the news of the
+    // first ones, and nobody would begin the next.
+    let is_hps = args.scenario == Scenario::Hps;
+    let before_all = if is_hps { run.server_cpu() } else { None };
     run.connect_all()?;
-    let server_before = run.server_cpu();
+    let server_before = if is_hps { before_all } else { run.server_cpu() };
     let (bytes_before, requests_before) = run.totals();
     let cpu_before = crate::sys::cpu_seconds();
     let cycles_before = cycles.as_mut().and_then(Cycles::read);
