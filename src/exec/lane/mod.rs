@@ -132,6 +132,12 @@ super::status::counters! {
         answers_dropped,
         /// Datagrams written for connections.
         tx_datagrams,
+        /// Packets that connections which have ended took for lost.
+        ended_lost_packets,
+        /// Probe timeouts of connections which have ended.
+        ended_ptos,
+        /// Times that connections which have ended reduced their windows.
+        ended_congestion_events,
         /// Rounds of transmission that ended for want of a buffer.
         tx_blocked,
         /// Timers of connections that came due.
@@ -372,6 +378,10 @@ impl Lane {
 
     fn remove(&mut self, key: Key) {
         let Some(entry) = self.table.remove(key) else { return };
+        let stats = entry.connection.stats();
+        self.counters.ended_lost_packets += stats.lost_packets;
+        self.counters.ended_ptos += stats.ptos;
+        self.counters.ended_congestion_events += stats.congestion_events;
         self.wheel.remove(key.slot);
         self.handshake_ended(entry.seat.initial);
         if let Some(address) = entry.seat.address {
