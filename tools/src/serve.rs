@@ -1,5 +1,7 @@
 //! `quiclane serve`.
 
+mod status_file;
+
 use crate::args::ServeArgs;
 use crate::error::Failure;
 use crate::hq::{self, Files};
@@ -12,6 +14,7 @@ use quiclane::CloseReason;
 use quiclane::RetryPolicy;
 use quiclane::StreamId;
 use quiclane::exec::{ConnectionRef, Handler, Registration, ServerConfig};
+use status_file::StatusFile;
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -34,8 +37,12 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let listener = registration.listen(args.listen, &config, move |_new| {
         Some(Box::new(Server::new(root.clone())) as Box<dyn Handler>)
     })?;
+    let mut file = StatusFile::new(listener.local_addr());
+    file.write(&registration.status());
     announce(args, &registration, listener.local_addr())?;
-    end.wait();
+    while !end.wait(status_file::INTERVAL) {
+        file.write(&registration.status());
+    }
     let last = registration.status();
     drop(listener);
     let report = registration.shutdown(0, SHUTDOWN_PATIENCE);

@@ -1,6 +1,7 @@
 //! What is known of a network device beyond the files that placement needs.
 
 use super::rss::{FlowHash, NtupleRule, RssContext};
+use crate::topology::source::parse_list;
 use crate::topology::{Nic, Reading, Source};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -52,6 +53,10 @@ pub struct Device {
     pub gro_flush_timeout_ns: Reading<u64>,
     /// NAPI runs in kernel threads of its own: 0 no, 1 yes.
     pub threaded: Reading<u32>,
+    /// The kernel threads that run its NAPI instances, and where they may run.
+    pub napi_threads: Vec<NapiThread>,
+    /// RDMA devices of the same function, which have queues and interrupts of their own.
+    pub rdma_devices: Vec<String>,
 }
 
 /// The link layer (`ip -d link`).
@@ -230,6 +235,17 @@ pub struct Napi {
     pub threaded: Option<bool>,
 }
 
+/// A kernel thread that runs a NAPI instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NapiThread {
+    /// Its process id.
+    pub pid: u32,
+    /// The instance.
+    pub napi: u32,
+    /// The CPUs that it may run on.
+    pub cpus: Reading<Vec<u32>>,
+}
+
 /// Counters of one queue (netdev netlink, `qstats-get`). None: the driver does not count it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueueCounters {
@@ -376,6 +392,7 @@ pub(super) fn read(source: &Source, nic: &Nic) -> Device {
     let name = nic.name.as_str();
     let base = format!("/sys/class/net/{name}");
     let number = |file: &str| source.parsed(format!("{base}/{file}"), |text| text.parse().ok());
+    let napis = source.napis(name);
     Device {
         link: source.link(name),
         identity: source.identity(name),
@@ -390,7 +407,8 @@ pub(super) fn read(source: &Source, nic: &Nic) -> Device {
         hash_fields: source.hash_fields(name),
         rules: source.rules(name),
         queue_links: source.queue_links(name),
-        napis: source.napis(name),
+        napi_threads: napi_threads(source, &napis),
+        napis,
         queue_counters: source.queue_counters(name),
         statistics: source.statistics(name),
         rps: nic.queues.iter().map(|queue| rps(source, &base, queue.index)).collect(),
@@ -398,8 +416,21 @@ pub(super) fn read(source: &Source, nic: &Nic) -> Device {
         defer_hard_irqs: source.number(format!("{base}/napi_defer_hard_irqs")),
         gro_flush_timeout_ns: number("gro_flush_timeout"),
         threaded: source.number(format!("{base}/threaded")),
+        rdma_devices: source.names(format!("{base}/device/infiniband")),
         name: name.to_owned(),
     }
+}
+
+fn napi_threads(source: &Source, napis: &Reading<Vec<Napi>>) -> Vec<NapiThread> {
+    let thread = |napi: &Napi| {
+        let pid = napi.thread?;
+        let cpus = source.parsed(format!("/proc/{pid}/status"), |status| {
+            let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
+            parse_list(list.trim())
+        });
+        Some(NapiThread { pid, napi: napi.id, cpus })
+    };
+    napis.known().into_iter().flatten().filter_map(thread).collect()
 }
 
 fn rps(source: &Source, base: &str, queue: u32) -> Rps {

@@ -22,10 +22,12 @@
 pub mod device;
 pub mod host;
 pub mod rss;
+pub mod server;
 
 use crate::topology::{Machine, Nic, Reading, Source};
 use device::{Device, Program, XskSocket};
 use host::Host;
+use server::Server;
 
 /// What there is to see of a machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +42,8 @@ pub struct Survey {
     pub programs: Reading<Vec<Program>>,
     /// The AF_XDP sockets of this network namespace, as far as the kernel shows them.
     pub sockets: Reading<Vec<XskSocket>>,
+    /// The servers of ours that run in this network namespace.
+    pub servers: Vec<Server>,
 }
 
 impl Survey {
@@ -64,6 +68,7 @@ impl Survey {
             devices,
             programs: source.programs(),
             sockets: source.sockets(),
+            servers: server::read(source),
             machine,
         }
     }
