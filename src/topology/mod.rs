@@ -12,6 +12,7 @@
 //!   hwloc (live only) +--> Machine --place--> Placement: queue -> CPU, and what was noticed
 //! ```
 
+mod captured;
 mod cpus;
 mod live;
 mod nics;
@@ -22,7 +23,7 @@ pub mod survey;
 pub mod toeplitz;
 
 pub use placement::{Assignment, Note, Placement, PlacementError, Request, Sharing, place};
-pub use record::Recorder;
+pub use record::{Record, Recorder};
 pub use source::Source;
 
 use serde::{Deserialize, Serialize};

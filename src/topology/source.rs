@@ -4,11 +4,15 @@
 //! running kernel can answer by `Source::ask`. So whoever watches a source ([`Source::recorded`])
 //! has seen all that was read, and can write it down as a tree that gives the same answers.
 
-use super::record::Recorder;
+use super::captured::Captured;
+use super::record::{Record, Recorder};
 use super::{Machine, Reading, cpus, nics};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,7 +22,8 @@ const ANSWERS: &str = "/quiclane/answers";
 /// A tree of `/sys` and `/proc` files: of the running machine, or captured from another.
 #[derive(Clone, Debug)]
 pub struct Source {
-    root: PathBuf,
+    /// None: the machine that this process runs on.
+    captured: Option<Arc<Captured>>,
     recorder: Option<Arc<Recorder>>,
 }
 
@@ -26,12 +31,22 @@ impl Source {
     /// The machine that this process runs on.
     #[must_use]
     pub fn live() -> Self {
-        Self::captured("/")
+        Self { captured: None, recorder: None }
     }
 
-    /// The files below `root`.
+    /// The files below `root`. Links that lead out of it are not followed.
     pub fn captured(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into(), recorder: None }
+        let root = root.into();
+        if root == Path::new("/") {
+            return Self::live();
+        }
+        Self { captured: Some(Arc::new(Captured::directory(root))), ..Self::live() }
+    }
+
+    /// What was recorded of a machine, by path from `/`.
+    #[must_use]
+    pub fn records(records: BTreeMap<PathBuf, Record>) -> Self {
+        Self { captured: Some(Arc::new(Captured::records(records))), ..Self::live() }
     }
 
     /// The same, and everything that is read is written down.
@@ -43,8 +58,8 @@ impl Source {
     /// True for the machine that this process runs on: libraries that can only look at that
     /// one may be asked as well.
     #[must_use]
-    pub fn is_live(&self) -> bool {
-        self.root == Path::new("/")
+    pub const fn is_live(&self) -> bool {
+        self.captured.is_none()
     }
 
     /// Reads all that placement needs.
@@ -54,41 +69,50 @@ impl Source {
         Machine { cpus, nodes, nics: nics::read(self) }
     }
 
-    /// `path`, which begins with `/`, below the root.
-    pub(super) fn path(&self, path: impl AsRef<Path>) -> PathBuf {
-        let path = path.as_ref();
-        self.root.join(path.strip_prefix("/").unwrap_or(path))
-    }
-
     /// The text of a file without the white space around it.
     pub(super) fn text(&self, path: impl AsRef<Path>) -> Reading<String> {
         let path = path.as_ref();
-        let text = fs::read_to_string(self.path(path));
-        if let Some(recorder) = &self.recorder {
-            recorder.file(path, &text);
-        }
-        match text {
+        match self.raw_text(path) {
             Ok(text) => Reading::Known(text.trim().to_owned()),
             Err(error) => Reading::unknown(format!("{}: {error}", path.display())),
         }
     }
 
+    fn raw_text(&self, path: &Path) -> io::Result<String> {
+        let text = match &self.captured {
+            Some(tree) => tree.text(path),
+            None => fs::read_to_string(path),
+        };
+        if let Some(recorder) = &self.recorder {
+            recorder.file(path, &text);
+        }
+        text
+    }
+
     /// Where a symbolic link leads, as it is written.
     pub(super) fn link_target(&self, path: impl AsRef<Path>) -> Option<PathBuf> {
-        let target = fs::read_link(self.path(path.as_ref())).ok()?;
+        let path = path.as_ref();
+        let target = match &self.captured {
+            Some(tree) => tree.link_target(path),
+            None => fs::read_link(path).ok(),
+        }?;
         if let Some(recorder) = &self.recorder {
-            recorder.link(path.as_ref(), &target);
+            recorder.link(path, &target);
         }
         Some(target)
     }
 
     /// True if there is something at `path`.
     pub(super) fn exists(&self, path: impl AsRef<Path>) -> bool {
-        let exists = self.path(path.as_ref()).exists();
-        if let (true, Some(recorder)) = (exists, &self.recorder) {
-            recorder.presence(path.as_ref(), self.path(path.as_ref()).is_dir());
+        let path = path.as_ref();
+        let is_directory = match &self.captured {
+            Some(tree) => tree.presence(path),
+            None => fs::metadata(path).ok().map(|metadata| metadata.is_dir()),
+        };
+        if let (Some(is_directory), Some(recorder)) = (is_directory, &self.recorder) {
+            recorder.presence(path, is_directory);
         }
-        exists
+        is_directory.is_some()
     }
 
     /// What the running kernel answers to a question called `name`, or what it answered when the
@@ -110,9 +134,9 @@ impl Source {
 
     fn captured_answer<T: DeserializeOwned>(&self, name: &str) -> Reading<T> {
         let path = format!("{ANSWERS}/{name}.json");
-        let text = match fs::read_to_string(self.path(&path)) {
+        let text = match self.raw_text(Path::new(&path)) {
             Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Reading::unknown(format!("the captured tree has no answer {name}"));
             }
             Err(error) => return Reading::unknown(format!("{path}: {error}")),
@@ -149,14 +173,22 @@ impl Source {
     /// The names in a directory, sorted; none if it cannot be read.
     pub(super) fn names(&self, path: impl AsRef<Path>) -> Vec<String> {
         let path = path.as_ref();
-        let Ok(entries) = fs::read_dir(self.path(path)) else { return Vec::new() };
+        let Some(names) = self.names_there(path) else { return Vec::new() };
         let mut names: Vec<String> =
-            entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+            names.into_iter().filter_map(|name| name.into_string().ok()).collect();
         names.sort();
         if let Some(recorder) = &self.recorder {
             recorder.directory(path, &names);
         }
         names
+    }
+
+    fn names_there(&self, path: &Path) -> Option<Vec<OsString>> {
+        if let Some(tree) = &self.captured {
+            return tree.names(path);
+        }
+        let entries = fs::read_dir(path).ok()?;
+        Some(entries.filter_map(|entry| Some(entry.ok()?.file_name())).collect())
     }
 
     /// The numbers N of the entries called `prefixN` in a directory, ascending.
