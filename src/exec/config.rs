@@ -128,7 +128,8 @@ pub struct RegistrationConfig {
     /// that outlives the process lets clients return, and lets a host that restarted end the
     /// connections that it has forgotten. Random if none is given.
     pub secret: Option<[u8; 32]>,
-    /// The names of the threads begin with this.
+    /// The names of the threads begin with this; `-qN` with the queue, or `-N` with the number of
+    /// the worker, follows. Linux cuts names to 15 bytes.
     pub name: String,
 }
 

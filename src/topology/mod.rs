@@ -20,6 +20,7 @@ mod placement;
 mod record;
 mod source;
 pub mod survey;
+mod sys;
 pub mod toeplitz;
 
 pub use placement::{Assignment, Note, Placement, PlacementError, Request, Sharing, place};

@@ -5,6 +5,7 @@
 //! has seen all that was read, and can write it down as a tree that gives the same answers.
 
 use super::captured::Captured;
+use super::live::Kernel;
 use super::record::{Record, Recorder};
 use super::{Machine, Reading, cpus, nics};
 use serde::Serialize;
@@ -25,13 +26,15 @@ pub struct Source {
     /// None: the machine that this process runs on.
     captured: Option<Arc<Captured>>,
     recorder: Option<Arc<Recorder>>,
+    kernel: Arc<Kernel>,
 }
 
 impl Source {
-    /// The machine that this process runs on.
+    /// The machine that this process runs on. The kernel is asked in the network namespace of the
+    /// thread that reads first; `/sys` shows that in which it was mounted.
     #[must_use]
     pub fn live() -> Self {
-        Self { captured: None, recorder: None }
+        Self { captured: None, recorder: None, kernel: Arc::default() }
     }
 
     /// The files below `root`. Links that lead out of it are not followed.
@@ -60,6 +63,10 @@ impl Source {
     #[must_use]
     pub const fn is_live(&self) -> bool {
         self.captured.is_none()
+    }
+
+    pub(super) fn kernel(&self) -> &Kernel {
+        &self.kernel
     }
 
     /// Reads all that placement needs.

@@ -176,7 +176,7 @@ pub(super) fn prepare(
     };
     let seed = |(number, row): (usize, &topology::Assignment)| WorkerSeed {
         number,
-        name: format!("{}-{number}", config.name),
+        name: thread_name(&config.name, &source, number, row.queue),
         berth: if config.pin {
             Berth::from(*row)
         } else {
@@ -206,6 +206,15 @@ pub(super) fn prepare(
         opened: Mutex::default(),
     });
     Ok((Registration { shared, threads: Vec::new(), clock }, seeds))
+}
+
+/// What `ps -L` shows. A worker of an AF_XDP queue is named after the queue, by which inspection
+/// finds it; a worker with a UDP socket after its number.
+fn thread_name(name: &str, source: &Source, number: usize, queue: u32) -> String {
+    match source {
+        Source::Xdp { .. } => format!("{name}-q{queue}"),
+        Source::Udp { .. } => format!("{name}-{number}"),
+    }
 }
 
 /// A thread for each seed; all of them have started when this returns.
