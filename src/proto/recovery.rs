@@ -147,6 +147,12 @@ impl SentPackets {
         self.eliciting > 0
     }
 
+    /// How many packets that ask for an acknowledgement are outstanding.
+    #[must_use]
+    pub fn eliciting(&self) -> u32 {
+        self.eliciting
+    }
+
     /// When the last packet that asks for an acknowledgement left.
     #[must_use]
     pub fn last_eliciting_sent_at(&self) -> Instant {
@@ -218,6 +224,12 @@ impl SentPackets {
             fate: Fate::Skipped,
             flags: 0,
         });
+    }
+
+    /// True if the next packet already follows a number that was left out.
+    #[must_use]
+    pub fn has_just_skipped(&self) -> bool {
+        self.packets.back().is_some_and(|e| e.fate == Fate::Skipped)
     }
 
     /// Checks that an acknowledgement may name `largest`, before any of it is believed.
@@ -303,6 +315,8 @@ impl SentPackets {
             return losses;
         }
         let mut run_start: Option<Instant> = None;
+        // Numbers that were left out are no packets that overtook another.
+        let mut skipped = self.skipped_below(largest);
         for pn in self.base..largest {
             let Some(entry) = self.packets.get_mut((pn - self.base) as usize) else { break };
             match entry.fate {
@@ -311,10 +325,14 @@ impl SentPackets {
                     run_start = None;
                     continue;
                 }
-                Fate::Skipped | Fate::Lost => continue,
+                Fate::Skipped => {
+                    skipped -= 1;
+                    continue;
+                }
+                Fate::Lost => continue,
             }
             let lost_at = entry.sent_at.plus_ns(loss_delay_ns);
-            if pn + PACKET_THRESHOLD > largest && lost_at > now {
+            if pn + PACKET_THRESHOLD + skipped > largest && lost_at > now {
                 losses.loss_time = Some(losses.loss_time.map_or(lost_at, |t| t.min(lost_at)));
                 run_start = None;
                 continue;
@@ -332,6 +350,12 @@ impl SentPackets {
         self.loss_time = losses.loss_time;
         self.trim();
         losses
+    }
+
+    /// How many numbers in the ring below `largest` were left out.
+    fn skipped_below(&self, largest: u64) -> u64 {
+        let below = usize::try_from(largest - self.base).unwrap_or(usize::MAX);
+        self.packets.iter().take(below).filter(|e| e.fate == Fate::Skipped).count() as u64
     }
 
     /// The frames of the oldest outstanding packet that asks for an acknowledgement: what a
@@ -494,6 +518,20 @@ mod tests {
         assert_eq!(lost, [0, 1]);
         assert_eq!(losses.packets, 2);
         assert_eq!(losses.loss_time, Some(at(1_002)), "packet 2 waits for its time");
+    }
+
+    #[test]
+    fn a_number_left_out_overtakes_nothing() {
+        let mut sent = filled(2);
+        sent.skip();
+        assert!(sent.has_just_skipped());
+        sent.push_frame(SentFrame::Crypto { offset: 3, len: 1 });
+        sent.commit(at(3), eliciting(100));
+        assert!(!sent.has_just_skipped());
+        ack(&mut sent, 3, 3).unwrap();
+        let mut lost = Vec::new();
+        sent.detect_losses(at(3), 1_000 * MILLISECOND_NS, None, |p, _| lost.push(p.pn));
+        assert!(lost.is_empty(), "packet 0 was overtaken by two");
     }
 
     #[test]

@@ -136,7 +136,13 @@ impl Connection {
         if let Some(sent_at) = acked.largest_sent_at
             && acked.ack_eliciting
         {
-            self.sample_rtt(now, space, sent_at, ack.delay_raw);
+            let delay_ns = self.sample_rtt(now, space, sent_at, ack.delay_raw);
+            self.patience.on_ack(
+                acked.packets,
+                delay_ns,
+                self.peer_max_ack_delay_ns,
+                self.rtt.smoothed_ns(),
+            );
         }
         if space == SpaceId::Data {
             self.read_ecn_report(now, ack.ecn, acked.marked, acked.largest_sent_at);
@@ -254,8 +260,14 @@ impl Connection {
         Ok(acked)
     }
 
-    /// RFC 9002 §5.
-    fn sample_rtt(&mut self, now: Instant, space: SpaceId, sent_at: Instant, delay_raw: u64) {
+    /// RFC 9002 §5. Returns by how much the acknowledgement was held back.
+    fn sample_rtt(
+        &mut self,
+        now: Instant,
+        space: SpaceId,
+        sent_at: Instant,
+        delay_raw: u64,
+    ) -> u64 {
         let delay_us = delay_raw.checked_shl(u32::from(self.peer_ack_delay_exponent));
         let delay_ns = delay_us.unwrap_or(u64::MAX).saturating_mul(MICROSECOND_NS);
         let ack_delay_ns = match space {
@@ -266,6 +278,7 @@ impl Connection {
         };
         self.rtt.update(now.ns_since(sent_at), ack_delay_ns, now);
         self.first_rtt_sample_at.get_or_insert(now);
+        ack_delay_ns
     }
 
     fn read_ecn_report(

@@ -5,6 +5,7 @@ use super::config::nanos;
 use super::crypto_stream::{BufferExceeded, CryptoRecv};
 use super::error::{CloseReason, TransportError, code};
 use super::keys::OneRttKeys;
+use super::patience::Patience;
 use super::space::HandshakeSpace;
 use super::{
     Connection, ConnectionStats, DataSpace, Deadlines, EcnSender, Event, LocalCids, Pending,
@@ -232,6 +233,7 @@ impl Connection {
             ecn: EcnSender::new(config.ecn),
             mtu: Mtu::new(mtu, config.max_mtu_bytes.max(mtu)),
             skip_at: 0,
+            patience: Patience::default(),
             remote_cids: RemoteCids::new(
                 base.remote_cid,
                 config.parameters().active_connection_id_limit,

@@ -23,6 +23,7 @@
 //! | `transmit.rs`, `assemble.rs` | from frames to packets, from packets to a datagram |
 //! | `acks.rs` | acknowledgements and losses |
 //! | `timers.rs` | what is due when |
+//! | `patience.rs` | acknowledgements that would come too late |
 //! | `handshake.rs` | TLS, transport parameters, Retry, Version Negotiation |
 //! | `keys.rs`, `space.rs`, `crypto_stream.rs`, `cids.rs`, `ecn.rs` | the parts |
 //! | `close.rs` | the end |
@@ -39,6 +40,7 @@ mod event;
 mod frames;
 mod handshake;
 mod keys;
+mod patience;
 mod receive;
 mod space;
 mod timers;
@@ -66,6 +68,7 @@ use crypto_stream::CryptoSend;
 use ecn::EcnSender;
 use handshake::Handshake;
 use keys::OneRttKeys;
+use patience::Patience;
 use space::Received;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -206,6 +209,8 @@ pub struct Connection {
     mtu: Mtu,
     /// The packet number to leave out next.
     skip_at: u64,
+    /// What the peer waits for before it acknowledges.
+    patience: Patience,
     remote_cids: RemoteCids,
     local_cids: LocalCids,
     pending: Pending,

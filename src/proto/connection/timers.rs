@@ -12,7 +12,7 @@ use crate::wire::Side;
 /// Doublings of the probe timeout that are told apart.
 const MAX_BACKOFF: u8 = 20;
 /// Packets that one probe timeout may send (RFC 9002 §6.2.4).
-const PROBES: u8 = 2;
+pub(super) const PROBES: u8 = 2;
 
 /// Takes lost packets out of flight.
 pub(super) struct LossBudget<'a> {

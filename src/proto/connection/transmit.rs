@@ -2,6 +2,7 @@
 //! RFC 9002 §7).
 
 use super::assemble::Draft;
+use super::timers::PROBES;
 use super::{Connection, SpaceId, State, Transmit};
 use crate::ecn::Ecn;
 use crate::proto::congestion::Controller;
@@ -86,6 +87,9 @@ impl Connection {
         let permit = if probing { Permit::Full } else { self.permit(now, mtu) };
         if permit == Permit::AckOnly && !ack_due {
             return None;
+        }
+        if self.data.probes == PROBES || (permit == Permit::Full && self.peer_would_wait(mtu)) {
+            self.skip();
         }
         let len = self.write_data_packet(now, &mut buf[..mtu], permit)?;
         if probing {
@@ -223,8 +227,25 @@ impl Connection {
         if self.data.sent.next_pn() < self.skip_at {
             return;
         }
-        self.data.sent.skip();
+        self.skip();
         self.plan_skip();
+    }
+
+    /// Leaves out the next packet number, unless the one before it was.
+    fn skip(&mut self) {
+        if !self.data.sent.has_just_skipped() {
+            self.data.sent.skip();
+        }
+    }
+
+    /// True if the next packet, of up to `bytes`, fills the window, there will be more to send,
+    /// and the peer is known to sit on as much as is in flight: without a gap before this
+    /// packet, nothing would happen until its delay is over. See `patience.rs`.
+    #[inline]
+    fn peer_would_wait(&self, bytes: usize) -> bool {
+        self.bytes_in_flight + 2 * bytes as u64 > self.congestion.window()
+            && self.patience.outlasts(self.data.sent.eliciting() + 1)
+            && self.streams.has_data()
     }
 
     /// The next number to leave out lies one to two windows ahead: the more a cheating peer

@@ -4,5 +4,6 @@ mod attacks;
 mod basics;
 mod forge;
 mod pair;
+mod recovery;
 
 use super::*;

@@ -1,0 +1,48 @@
+//! How fast data flows over paths that lose some of it, and to peers with habits of their own.
+
+use super::pair::*;
+use super::*;
+use crate::time::MILLISECOND_NS;
+
+/// Drops so many of 1,024 datagrams to the client, the same ones each time.
+fn lossy(of_1024: u32) -> Box<dyn FnMut(&mut Flight) -> bool> {
+    let mut state = 12_345u32;
+    Box::new(move |f| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        f.to == Side::Server || state >> 16 & 0x3ff >= of_1024
+    })
+}
+
+/// Sends 6 MB from the server to a client that acknowledges every so many packets, over a path
+/// that loses 3%; returns the milliseconds that it took. Not `helped`, the server learns
+/// nothing of the client's patience.
+fn download_ms(ack_threshold: u32, helped: bool) -> u64 {
+    const BYTES: usize = 6_000_000;
+    let client = TransportConfig { ack_threshold, ..TransportConfig::default() };
+    let mut pair = Pair::with(client, TransportConfig::default());
+    pair.settle();
+    let stream = pair.server.open(Dir::Uni).unwrap();
+    pair.filter = lossy(30);
+    let begin = pair.now;
+    pair.server.send(stream, Bytes::from(vec![7; BYTES]), true).unwrap();
+    let limit = pair.now.plus_ns(100_000 * MILLISECOND_NS);
+    while pair.client_app.fins.is_empty() && pair.step(limit) {
+        if !helped {
+            pair.server.patience = Patience::default();
+        }
+    }
+    assert_eq!(pair.client_app.data[&stream].len(), BYTES);
+    assert!(pair.server.stats().congestion_events > 10);
+    pair.now.ns_since(begin) / MILLISECOND_NS
+}
+
+#[test]
+fn a_peer_that_acknowledges_every_tenth_packet_is_served_nearly_as_fast() {
+    // Less than ten packets are what 3% of loss leaves of a window: without help, most flights
+    // wait for the peer's 25 ms.
+    let [every_second, helped, unhelped] =
+        [(2, true), (10, true), (10, false)].map(|(n, helped)| download_ms(n, helped));
+    eprintln!("every second: {every_second} ms; every tenth: {helped} ms, unhelped {unhelped} ms");
+    assert!(helped < 3 * every_second, "{helped} ms against {every_second} ms");
+    assert!(3 * helped < 2 * unhelped, "{helped} ms against {unhelped} ms");
+}
