@@ -11,5 +11,6 @@ pub mod ranges;
 pub mod recovery;
 pub mod rtt;
 pub mod sent;
+pub mod spurious;
 pub mod streams;
 pub mod token;

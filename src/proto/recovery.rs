@@ -300,11 +300,13 @@ impl SentPackets {
     }
 
     /// RFC 9002 §6.1: declares packets lost by count and by time, and hands each out with its
-    /// frames. `first_sample_at` bounds persistent congestion (§7.6.2).
+    /// frames. The count is at least [`PACKET_THRESHOLD`]; `first_sample_at` bounds persistent
+    /// congestion (§7.6.2).
     pub fn detect_losses(
         &mut self,
         now: Instant,
         loss_delay_ns: u64,
+        packet_threshold: u64,
         first_sample_at: Option<Instant>,
         mut each: impl FnMut(Resolved, &mut dyn Iterator<Item = SentFrame>),
     ) -> Losses {
@@ -332,7 +334,7 @@ impl SentPackets {
                 Fate::Lost => continue,
             }
             let lost_at = entry.sent_at.plus_ns(loss_delay_ns);
-            if pn + PACKET_THRESHOLD + skipped > largest && lost_at > now {
+            if pn + packet_threshold + skipped > largest && lost_at > now {
                 losses.loss_time = Some(losses.loss_time.map_or(lost_at, |t| t.min(lost_at)));
                 run_start = None;
                 continue;
@@ -514,7 +516,9 @@ mod tests {
         ack(&mut sent, 4, 4).unwrap();
         let mut lost = Vec::new();
         let losses =
-            sent.detect_losses(at(4), 1_000 * MILLISECOND_NS, None, |p, _| lost.push(p.pn));
+            sent.detect_losses(at(4), 1_000 * MILLISECOND_NS, PACKET_THRESHOLD, None, |p, _| {
+                lost.push(p.pn)
+            });
         assert_eq!(lost, [0, 1]);
         assert_eq!(losses.packets, 2);
         assert_eq!(losses.loss_time, Some(at(1_002)), "packet 2 waits for its time");
@@ -530,7 +534,9 @@ mod tests {
         assert!(!sent.has_just_skipped());
         ack(&mut sent, 3, 3).unwrap();
         let mut lost = Vec::new();
-        sent.detect_losses(at(3), 1_000 * MILLISECOND_NS, None, |p, _| lost.push(p.pn));
+        sent.detect_losses(at(3), 1_000 * MILLISECOND_NS, PACKET_THRESHOLD, None, |p, _| {
+            lost.push(p.pn)
+        });
         assert!(lost.is_empty(), "packet 0 was overtaken by two");
     }
 
@@ -540,10 +546,15 @@ mod tests {
         let mut sent = filled(3);
         ack(&mut sent, 2, 2).unwrap();
         let mut lost = Vec::new();
-        let losses = sent.detect_losses(at(9), 9 * MILLISECOND_NS, None, |p, _| lost.push(p.pn));
+        let losses =
+            sent.detect_losses(at(9), 9 * MILLISECOND_NS, PACKET_THRESHOLD, None, |p, _| {
+                lost.push(p.pn)
+            });
         assert_eq!(lost, [0]);
         assert_eq!(losses.loss_time, Some(at(10)));
-        sent.detect_losses(at(10), 9 * MILLISECOND_NS, None, |p, _| lost.push(p.pn));
+        sent.detect_losses(at(10), 9 * MILLISECOND_NS, PACKET_THRESHOLD, None, |p, _| {
+            lost.push(p.pn)
+        });
         assert_eq!(lost, [0, 1]);
         assert_eq!(sent.loss_time(), None);
     }
@@ -554,7 +565,8 @@ mod tests {
         let mut sent = filled(12);
         ack(&mut sent, 11, 11).unwrap();
         ack(&mut sent, 3, 3).unwrap();
-        let losses = sent.detect_losses(at(100), MILLISECOND_NS, Some(at(0)), |_, _| {});
+        let losses =
+            sent.detect_losses(at(100), MILLISECOND_NS, PACKET_THRESHOLD, Some(at(0)), |_, _| {});
         assert_eq!(losses.packets, 10);
         assert_eq!(losses.longest_run_ns, 6 * MILLISECOND_NS, "packets 4 to 10");
     }
@@ -569,8 +581,9 @@ mod tests {
         }
         ack(&mut sent, 1, 5).unwrap();
         let mut probe = false;
-        let losses =
-            sent.detect_losses(at(9), MILLISECOND_NS, None, |p, _| probe = p.info.mtu_probe);
+        let losses = sent.detect_losses(at(9), MILLISECOND_NS, PACKET_THRESHOLD, None, |p, _| {
+            probe = p.info.mtu_probe
+        });
         assert!(probe);
         assert_eq!((losses.packets, losses.newest_sent_at), (0, None));
     }

@@ -49,6 +49,18 @@ pub struct Cubic {
     /// Since when acknowledgements came without the window being used.
     app_limited_since: Option<Instant>,
     pub(super) hystart: HyStart,
+    /// What the last congestion event changed.
+    before_event: Option<BeforeEvent>,
+}
+
+/// RFC 9438 §4.9.2: the state to go back to when a congestion event was none.
+#[derive(Clone, Copy, Debug)]
+struct BeforeEvent {
+    window: u64,
+    ssthresh: u64,
+    w_max: f64,
+    prior_window: f64,
+    epoch: Option<Epoch>,
 }
 
 /// A stretch of congestion avoidance.
@@ -78,6 +90,7 @@ impl Cubic {
             epoch: None,
             app_limited_since: None,
             hystart: HyStart::new(),
+            before_event: None,
         }
     }
 
@@ -180,8 +193,22 @@ impl Controller for Cubic {
         }
     }
 
-    fn on_congestion(&mut self, now: Instant, sent_time: Instant, persistent: bool, _ecn: bool) {
-        if !self.recovery.covers(sent_time) {
+    fn on_congestion(
+        &mut self,
+        now: Instant,
+        sent_time: Instant,
+        persistent: bool,
+        _ecn: bool,
+    ) -> bool {
+        let reduces = !self.recovery.covers(sent_time);
+        if reduces {
+            self.before_event = Some(BeforeEvent {
+                window: self.window,
+                ssthresh: self.ssthresh,
+                w_max: self.w_max,
+                prior_window: self.prior_window,
+                epoch: self.epoch,
+            });
             self.recovery.start(now);
             self.end_epoch();
             let window = self.window as f64;
@@ -199,7 +226,20 @@ impl Controller for Cubic {
             self.prior_window = 0.0;
             self.end_epoch();
             self.recovery.end();
+            self.before_event = None;
         }
+        reduces || persistent
+    }
+
+    fn on_spurious(&mut self) {
+        let Some(before) = self.before_event.take() else { return };
+        self.end_epoch();
+        self.window = self.window.max(before.window);
+        self.ssthresh = before.ssthresh;
+        self.w_max = before.w_max;
+        self.prior_window = before.prior_window;
+        self.epoch = before.epoch;
+        self.recovery.end();
     }
 
     fn on_mtu(&mut self, mtu: u16) {

@@ -67,8 +67,18 @@ pub trait Controller: Send {
 
     /// Packets were lost, or (`ecn`) a router marked some. `sent_time` is of the newest of
     /// them. Losses of the same flight as an earlier one change nothing. `persistent` says
-    /// that the losses span the time of RFC 9002 §7.6.
-    fn on_congestion(&mut self, now: Instant, sent_time: Instant, persistent: bool, ecn: bool);
+    /// that the losses span the time of RFC 9002 §7.6. Returns whether the window was reduced.
+    fn on_congestion(
+        &mut self,
+        now: Instant,
+        sent_time: Instant,
+        persistent: bool,
+        ecn: bool,
+    ) -> bool;
+
+    /// Everything that the last congestion event was about has arrived: it was none. What it
+    /// changed is changed back (RFC 9438 §4.9.2), unless persistent congestion came after it.
+    fn on_spurious(&mut self);
 
     /// Packets of `bytes` left flight and told nothing about the network: their keys were
     /// discarded, or they were MTU probes.
@@ -147,8 +157,18 @@ impl Controller for AnyController {
         each!(self, controller => controller.on_acked(now, sent_time, bytes, pn, app_limited, rtt));
     }
 
-    fn on_congestion(&mut self, now: Instant, sent_time: Instant, persistent: bool, ecn: bool) {
-        each!(self, controller => controller.on_congestion(now, sent_time, persistent, ecn));
+    fn on_congestion(
+        &mut self,
+        now: Instant,
+        sent_time: Instant,
+        persistent: bool,
+        ecn: bool,
+    ) -> bool {
+        each!(self, controller => controller.on_congestion(now, sent_time, persistent, ecn))
+    }
+
+    fn on_spurious(&mut self) {
+        each!(self, controller => controller.on_spurious());
     }
 
     fn on_discarded(&mut self, bytes: u64) {

@@ -16,6 +16,8 @@ pub struct NewReno {
     recovery: Recovery,
     /// Bytes acknowledged in congestion avoidance since the window last grew.
     acked_bytes: u64,
+    /// Window and ssthresh before the last congestion event.
+    before_event: Option<(u64, u64)>,
 }
 
 impl NewReno {
@@ -28,6 +30,7 @@ impl NewReno {
             ssthresh: u64::MAX,
             recovery: Recovery::default(),
             acked_bytes: 0,
+            before_event: None,
         }
     }
 }
@@ -64,8 +67,16 @@ impl Controller for NewReno {
     }
 
     // RFC 9002 §B.6, OnCongestionEvent, and §B.8.
-    fn on_congestion(&mut self, now: Instant, sent_time: Instant, persistent: bool, _ecn: bool) {
-        if !self.recovery.covers(sent_time) {
+    fn on_congestion(
+        &mut self,
+        now: Instant,
+        sent_time: Instant,
+        persistent: bool,
+        _ecn: bool,
+    ) -> bool {
+        let reduces = !self.recovery.covers(sent_time);
+        if reduces {
+            self.before_event = Some((self.window, self.ssthresh));
             self.recovery.start(now);
             self.window = (self.window / LOSS_REDUCTION_DIVISOR).max(min_window(self.mtu));
             self.ssthresh = self.window;
@@ -73,6 +84,16 @@ impl Controller for NewReno {
         }
         if persistent {
             self.window = min_window(self.mtu);
+            self.recovery.end();
+            self.before_event = None;
+        }
+        reduces || persistent
+    }
+
+    fn on_spurious(&mut self) {
+        if let Some((window, ssthresh)) = self.before_event.take() {
+            self.window = self.window.max(window);
+            self.ssthresh = ssthresh;
             self.recovery.end();
         }
     }

@@ -123,6 +123,35 @@ fn losses_of_one_flight_count_once() {
 }
 
 #[test]
+fn an_event_that_was_none_leaves_no_trace() {
+    // RFC 9438 §4.9.2.
+    for algorithm in [Algorithm::NewReno, Algorithm::Cubic] {
+        let mut path = Path::new(AnyController::new(algorithm, MTU), 20 * MS);
+        path.rounds(4);
+        path.lose();
+        path.rounds(10);
+        let mut undisturbed = path.controller.clone();
+        let now = at(path.now_ns);
+        assert!(path.controller.on_congestion(now, now, false, false));
+        assert!(!path.controller.on_congestion(now, now, false, false), "the same event");
+        path.controller.on_spurious();
+        assert_eq!(path.controller.window(), undisturbed.window());
+        assert_eq!(path.controller.ssthresh(), undisturbed.ssthresh());
+        path.controller.on_spurious();
+        let mut path = Path { controller: path.controller, ..path };
+        let mut other = Path { controller: undisturbed, ..path };
+        path.rounds(30);
+        other.rounds(30);
+        let (a, b) = (path.controller.window(), other.controller.window());
+        assert!(a.abs_diff(b) <= MSS, "{a} {b}");
+        undisturbed = other.controller;
+        assert!(undisturbed.on_congestion(at(path.now_ns), at(path.now_ns), true, false));
+        undisturbed.on_spurious();
+        assert_eq!(undisturbed.window(), min_window(MTU), "persistent congestion stands");
+    }
+}
+
+#[test]
 fn ecn_counts_as_loss() {
     for algorithm in [Algorithm::NewReno, Algorithm::Cubic] {
         let mut marked = AnyController::new(algorithm, MTU);
@@ -408,6 +437,7 @@ enum Event {
     Sent(u64, u64),
     Acked(u64, u64, u64, bool, u64),
     Congestion(u64, u64, bool, bool),
+    Spurious,
     Mtu(u16),
 }
 
@@ -420,6 +450,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
             .prop_map(|(now, sent, bytes, app, rtt)| Event::Acked(now, sent, bytes, app, rtt)),
         2 => (any::<u64>(), any::<u64>(), any::<bool>(), any::<bool>())
             .prop_map(|(now, sent, p, ecn)| Event::Congestion(now, sent, p, ecn)),
+        1 => Just(Event::Spurious),
         1 => (1_200..u16::MAX).prop_map(Event::Mtu),
     ];
     prop::collection::vec(event, 0..200)
@@ -444,6 +475,10 @@ proptest! {
                 Event::Congestion(now, sent, persistent, ecn) => {
                     controller.on_congestion(at(now), at(sent), persistent, ecn);
                     prop_assert!(controller.window() <= before);
+                }
+                Event::Spurious => {
+                    controller.on_spurious();
+                    prop_assert!(controller.window() >= before);
                 }
                 Event::Mtu(to) => {
                     controller.on_mtu(to);

@@ -7,7 +7,7 @@ use super::space::AckPolicy;
 use super::{Connection, SpaceId, timers::LossBudget};
 use crate::ecn::Ecn;
 use crate::proto::congestion::Controller;
-use crate::proto::recovery::{Losses, NeverSent, Resolved};
+use crate::proto::recovery::{Losses, NeverSent, PACKET_THRESHOLD, Resolved};
 use crate::proto::sent::SentFrame;
 use crate::time::{Instant, MICROSECOND_NS};
 use crate::wire::ConnectionId;
@@ -215,10 +215,26 @@ impl Connection {
         if let Some(mtu) = new_mtu {
             self.set_mtu(mtu);
         }
+        self.read_late_arrivals(ack);
         if let Some(keys) = &mut self.keys {
             keys.acknowledged(ack.largest);
         }
         Ok(acked)
+    }
+
+    /// What was declared lost and arrived after all: an event that it caused is taken back.
+    #[inline]
+    fn read_late_arrivals(&mut self, ack: &Ack<'_>) {
+        let Some(oldest) = self.suspects.oldest() else { return };
+        for (lo, hi) in ack.ranges() {
+            if hi < oldest {
+                break;
+            }
+            if self.suspects.on_range(lo, hi, ack.largest) {
+                self.stats.spurious_congestion_events += 1;
+                self.congestion.on_spurious();
+            }
+        }
     }
 
     /// Datagrams have another size from now on.
@@ -291,8 +307,9 @@ impl Connection {
         if self.ecn.on_report(counts, marked) == EcnVerdict::Congestion
             && let Some(sent_at) = largest_sent_at
         {
-            self.stats.congestion_events += 1;
-            self.congestion.on_congestion(now, sent_at, false, true);
+            let reduced = self.congestion.on_congestion(now, sent_at, false, true);
+            self.stats.congestion_events += u64::from(reduced);
+            self.suspects.convict();
         }
     }
 
@@ -312,9 +329,14 @@ impl Connection {
         let Some(newest) = losses.newest_sent_at else { return };
         // RFC 9002 §7.6.
         let persistent = losses.longest_run_ns > self.persistent_congestion_ns();
-        self.stats.congestion_events += 1;
         self.stats.persistent_congestions += u64::from(persistent);
-        self.congestion.on_congestion(now, newest, persistent, false);
+        let reduced = self.congestion.on_congestion(now, newest, persistent, false);
+        self.stats.congestion_events += u64::from(reduced);
+        if persistent {
+            self.suspects.convict();
+        } else {
+            self.suspects.on_event(reduced);
+        }
     }
 
     fn detect_data_losses(
@@ -332,13 +354,19 @@ impl Connection {
             &mut self.tickets,
         );
         let mtu = &mut self.mtu;
+        let threshold = self.suspects.packet_threshold();
+        let suspects = &mut self.suspects;
         let mut largest_lost = 0;
-        let losses = self.data.sent.detect_losses(now, delay, first_sample, |p, frames| {
+        let sent = &mut self.data.sent;
+        let losses = sent.detect_losses(now, delay, threshold, first_sample, |p, frames| {
             budget.lost(&p);
             if p.info.mtu_probe {
                 mtu.on_probe_lost(now, p.info.bytes);
             } else {
                 largest_lost = largest_lost.max(p.info.bytes);
+                if p.info.in_flight {
+                    suspects.on_lost(p.pn);
+                }
             }
             for frame in frames {
                 match frame {
@@ -376,7 +404,7 @@ impl Connection {
             return Losses::default();
         };
         let crypto = &mut s.crypto_send;
-        s.sent.detect_losses(now, delay, first_sample, |p, frames| {
+        s.sent.detect_losses(now, delay, PACKET_THRESHOLD, first_sample, |p, frames| {
             budget.lost(&p);
             for frame in frames {
                 if let SentFrame::Crypto { offset, len } = frame {

@@ -18,6 +18,7 @@ use crate::proto::crypto::{
 use crate::proto::mtu::Mtu;
 use crate::proto::pacer::Pacer;
 use crate::proto::rtt::Rtt;
+use crate::proto::spurious::Suspects;
 use crate::proto::streams::{Limits, Streams};
 use crate::time::{Instant, MILLISECOND_NS};
 use crate::wire::packet::{self, Packet};
@@ -234,6 +235,7 @@ impl Connection {
             mtu: Mtu::new(mtu, config.max_mtu_bytes.max(mtu)),
             skip_at: 0,
             patience: Patience::default(),
+            suspects: Suspects::default(),
             remote_cids: RemoteCids::new(
                 base.remote_cid,
                 config.parameters().active_connection_id_limit,

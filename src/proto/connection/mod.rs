@@ -58,6 +58,7 @@ use crate::proto::mtu::Mtu;
 use crate::proto::pacer::Pacer;
 use crate::proto::recovery::SentPackets;
 use crate::proto::rtt::Rtt;
+use crate::proto::spurious::Suspects;
 use crate::proto::streams::{OpenError, ReceiveError, SendError, Streams};
 use crate::time::Instant;
 use crate::wire::{ConnectionId, Dir, Side, StreamId};
@@ -172,6 +173,8 @@ pub struct ConnectionStats {
     pub persistent_congestions: u64,
     /// Times that the congestion window was reduced.
     pub congestion_events: u64,
+    /// Those of them that were taken back: everything lost in them arrived after all.
+    pub spurious_congestion_events: u64,
     /// Key updates, by either side.
     pub key_updates: u64,
     /// Bytes in flight now.
@@ -203,6 +206,7 @@ pub struct Connection {
     streams: Streams,
     rtt: Rtt,
     congestion: AnyController,
+    suspects: Suspects,
     pacer: Pacer,
     bytes_in_flight: u64,
     ecn: EcnSender,
@@ -300,7 +304,10 @@ impl Connection {
     /// Bytes of memory that the connection holds, as far as it knows.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
-        size_of::<Self>() + self.data.sent.memory_bytes() + self.streams.memory_bytes()
+        size_of::<Self>()
+            + self.data.sent.memory_bytes()
+            + self.suspects.memory_bytes()
+            + self.streams.memory_bytes()
     }
 
     /// Gives back what an idle connection does not need.

@@ -46,3 +46,28 @@ fn a_peer_that_acknowledges_every_tenth_packet_is_served_nearly_as_fast() {
     assert!(helped < 3 * every_second, "{helped} ms against {every_second} ms");
     assert!(3 * helped < 2 * unhelped, "{helped} ms against {unhelped} ms");
 }
+
+#[test]
+fn reordering_is_told_from_loss() {
+    // One datagram in fifty arrives after the eight behind it: at a few microseconds between
+    // datagrams that is soon, but more than the packet threshold.
+    let mut pair = Pair::new();
+    pair.settle();
+    let mut count = 0u64;
+    pair.filter = Box::new(move |f| {
+        count += 1;
+        // Flights that end at one instant are delivered in the order of sending.
+        f.due = f.due.plus_ns(if count.is_multiple_of(50) { MILLISECOND_NS / 10 } else { 0 });
+        true
+    });
+    let stream = pair.server.open(Dir::Uni).unwrap();
+    pair.server.send(stream, Bytes::from(vec![7; 3_000_000]), true).unwrap();
+    pair.run_ms(5_000);
+    assert_eq!(pair.client_app.fins, [stream]);
+    let stats = pair.server.stats();
+    assert!(stats.spurious_congestion_events > 0, "{stats:?}");
+    // Most events are taken back, unless the next one came before all of the last had arrived;
+    // and they teach the path's reordering, so that there are few.
+    assert!(2 * stats.spurious_congestion_events > stats.congestion_events, "{stats:?}");
+    assert!(stats.congestion_events < 10, "{stats:?}");
+}
