@@ -88,6 +88,16 @@ impl Connection {
         if permit == Permit::AckOnly && !ack_due {
             return None;
         }
+        // Between the data of a transfer that waits for the window anyway: a short answer is
+        // not delayed by it.
+        let pair = mtu + usize::from(self.config.max_mtu_bytes);
+        if permit == Permit::Full
+            && !probing
+            && self.fills_window(pair)
+            && let Some(probe) = self.transmit_mtu_probe(now, buf)
+        {
+            return Some(probe);
+        }
         if self.data.probes == PROBES || (permit == Permit::Full && self.peer_would_wait(mtu)) {
             self.skip();
         }
@@ -238,12 +248,18 @@ impl Connection {
         }
     }
 
+    /// True if the window has no room for so many bytes.
+    #[inline]
+    fn fills_window(&self, bytes: usize) -> bool {
+        self.bytes_in_flight + bytes as u64 > self.congestion.window()
+    }
+
     /// True if the next packet, of up to `bytes`, fills the window, there will be more to send,
     /// and the peer is known to sit on as much as is in flight: without a gap before this
     /// packet, nothing would happen until its delay is over. See `patience.rs`.
     #[inline]
     fn peer_would_wait(&self, bytes: usize) -> bool {
-        self.bytes_in_flight + 2 * bytes as u64 > self.congestion.window()
+        self.fills_window(2 * bytes)
             && self.patience.outlasts(self.data.sent.eliciting() + 1)
             && self.streams.has_data()
     }

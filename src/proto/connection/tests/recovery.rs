@@ -48,6 +48,21 @@ fn a_peer_that_acknowledges_every_tenth_packet_is_served_nearly_as_fast() {
 }
 
 #[test]
+fn a_bulk_transfer_finds_the_size_that_the_path_carries() {
+    let mut pair = Pair::new();
+    pair.settle();
+    let max = TransportConfig::default().max_mtu_bytes;
+    // What was found in the idle time after the handshake shall not count.
+    pair.server.mtu = Mtu::new(MIN_DATAGRAM_BYTES, max);
+    pair.server.mtu.enable(u64::from(max));
+    let stream = pair.server.open(Dir::Uni).unwrap();
+    pair.server.send(stream, Bytes::from(vec![7; 1_000_000]), true).unwrap();
+    pair.run_ms(10);
+    assert!(pair.client_app.fins.is_empty(), "the transfer lasts longer");
+    assert_eq!(pair.server.stats().mtu_bytes, max);
+}
+
+#[test]
 fn reordering_is_told_from_loss() {
     // One datagram in fifty arrives after the eight behind it: at a few microseconds between
     // datagrams that is soon, but more than the packet threshold.
