@@ -50,6 +50,8 @@ pub struct Endpoint {
     retry: RetryPolicy,
     limiter: Limiter,
     stats: EndpointStats,
+    /// Where a greeting is opened to see whether it is one.
+    scratch: Vec<u8>,
 }
 
 /// Counters of an endpoint.
@@ -67,6 +69,8 @@ pub struct EndpointStats {
     pub invalid_tokens: u64,
     /// Initials in datagrams that are too small, or with an id that is too short.
     pub small_initials: u64,
+    /// Greetings that were forged, or damaged on the way.
+    pub forged: u64,
     /// Datagrams dropped for any other reason.
     pub dropped: u64,
     /// Answers that the rate limit held back.
@@ -80,6 +84,8 @@ pub enum Incoming {
     Accept(Greeting),
     /// The first bytes of the answer buffer go back to where the datagram came from.
     Answer(usize),
+    /// Nothing: it looks like a greeting, and does not open.
+    Forged,
     /// Nothing.
     Drop,
 }
@@ -121,7 +127,8 @@ impl Endpoint {
         retry: RetryPolicy,
     ) -> Self {
         let (limiter, stats) = (Limiter::default(), EndpointStats::default());
-        Self { transport, tls, tokens, reset, retry, limiter, stats }
+        let scratch = Vec::new();
+        Self { transport, tls, tokens, reset, retry, limiter, stats, scratch }
     }
 
     /// The counters.
@@ -170,8 +177,8 @@ impl Endpoint {
         }
     }
 
-    /// Makes the connection for a greeting. Give it the datagram next, and drop it if that was
-    /// not authentic ([`Connection::stats`] then counts no packet).
+    /// Makes the connection for a greeting, which [`incoming`](Endpoint::incoming) has opened
+    /// already: a session is not built for noise. Give it the datagram next.
     pub fn accept(
         &mut self,
         greeting: &Greeting,
@@ -226,9 +233,8 @@ impl Endpoint {
             }
             Validation::NewToken => greeting.address_validated = true,
             Validation::Retry { .. } | Validation::BadRetry(_) => {
-                if !is_intact(datagram, p) {
-                    self.stats.dropped += 1;
-                    return Incoming::Drop;
+                if self.is_forged(datagram, p) {
+                    return Incoming::Forged;
                 }
                 return self.refuse_token(p, cx);
             }
@@ -239,7 +245,23 @@ impl Endpoint {
                 }
             }
         }
+        // What costs us little goes without: a Retry is cheaper than opening what it answers. A
+        // session costs fifty times as much.
+        if self.is_forged(datagram, p) {
+            return Incoming::Forged;
+        }
         Incoming::Accept(greeting)
+    }
+
+    /// Whether a greeting is not as it was sent; counted. A token that was damaged on the way is
+    /// no lie of the client's: it sends the greeting again, and must not be told that all is
+    /// lost.
+    fn is_forged(&mut self, datagram: &[u8], p: &Packet) -> bool {
+        self.scratch.clear();
+        self.scratch.extend_from_slice(&datagram[..p.end]);
+        let forged = !opens(&mut self.scratch, p);
+        self.stats.forged += u64::from(forged);
+        forged
     }
 
     fn must_retry(&self, handshakes: usize) -> bool {
@@ -333,17 +355,15 @@ fn write_retry(
     Some(w.position())
 }
 
-/// Whether a greeting came as it was sent. A token that was damaged on the way is no lie of the
-/// client's: it sends the greeting again, and must not be told that all is lost.
-fn is_intact(datagram: &[u8], p: &Packet) -> bool {
+/// Whether an Initial opens under the keys that its destination id makes (RFC 9001 §5.2).
+fn opens(packet: &mut [u8], p: &Packet) -> bool {
     let Some(keys) = initial_keys(VERSION_1, p.dcid.as_slice(), Side::Server) else {
         return false;
     };
-    let mut packet = datagram[..p.end].to_vec();
-    let Some(u) = keys.remote.header.unmask(&mut packet, p.pn_offset) else { return false };
+    let Some(u) = keys.remote.header.unmask(packet, p.pn_offset) else { return false };
     // It is among the client's first packets: the number is as short as it looks.
     let pn = decode_pn(u.truncated_pn, u.pn_len, None);
-    keys.remote.packet.open(pn, &mut packet, p.pn_offset + u.pn_len).is_some()
+    keys.remote.packet.open(pn, packet, p.pn_offset + u.pn_len).is_some()
 }
 
 /// `random` is where the packet number comes from: nothing is remembered of refusals, and no two

@@ -135,6 +135,7 @@ impl Lane {
                 resets: sum.resets + one.resets,
                 invalid_tokens: sum.invalid_tokens + one.invalid_tokens,
                 small_initials: sum.small_initials + one.small_initials,
+                forged: sum.forged + one.forged,
                 dropped: sum.dropped + one.dropped,
                 limited: sum.limited + one.limited,
             }

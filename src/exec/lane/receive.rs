@@ -109,6 +109,11 @@ impl Lane {
                 self.greet(at, &greeting, port, meta, datagram);
                 Routed::Here
             }
+            Incoming::Forged => {
+                self.answers.give_back(answer);
+                self.counters.refused_broken += 1;
+                Routed::Dropped
+            }
             Incoming::Drop => {
                 self.answers.give_back(answer);
                 Routed::Dropped

@@ -123,6 +123,8 @@ fn a_greeting_that_is_not_authentic_never_reaches_the_application() {
     scene.servers[0].turn(scene.now).unwrap();
     let counters = scene.servers[0].lane().counters();
     assert_eq!((counters.refused_broken, counters.connections), (1, 0));
+    let endpoint = scene.servers[0].lane().endpoint_stats();
+    assert_eq!((endpoint.forged, endpoint.accepted), (1, 0), "no session was built for it");
     assert!(scene.told_server().is_empty());
 }
 

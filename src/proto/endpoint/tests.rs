@@ -76,6 +76,24 @@ fn a_greeting_is_accepted_without_retry() {
 }
 
 #[test]
+fn forged_greetings_build_no_session() {
+    let (mut endpoint, mut client) = endpoint(RetryPolicy::Never);
+    let first = greeting(&mut client, at(0));
+    let (mut forged, protected) = (0, 40);
+    for byte in (protected..first.len()).step_by(7) {
+        let mut bad = first.clone();
+        bad[byte] ^= 1 << (byte % 8);
+        let (incoming, _) = ask(&mut endpoint, &bad, addr(9), at(0));
+        assert!(matches!(incoming, Incoming::Forged), "byte {byte}: {incoming:?}");
+        forged += 1;
+    }
+    let stats = endpoint.stats();
+    assert!(forged > 100);
+    assert_eq!((stats.forged, stats.accepted, stats.dropped), (forged, 0, 0));
+    assert!(matches!(ask(&mut endpoint, &first, addr(9), at(0)).0, Incoming::Accept(_)));
+}
+
+#[test]
 fn attack_07_retry_then_refusals_and_duplicates_leave_nothing_behind() {
     let (mut endpoint, mut client) = endpoint(RetryPolicy::Always);
     let first = greeting(&mut client, at(0));
@@ -136,7 +154,7 @@ fn attack_05_a_token_damaged_on_the_way_is_dropped_in_silence() {
         let mut damaged = second.clone();
         damaged[place] ^= 1;
         let (incoming, _) = ask(&mut endpoint, &damaged, addr(9), at(2));
-        assert!(matches!(incoming, Incoming::Drop), "{incoming:?}");
+        assert!(matches!(incoming, Incoming::Forged), "{incoming:?}");
     }
     assert_eq!(endpoint.stats().invalid_tokens, 0);
     assert!(matches!(ask(&mut endpoint, &second, addr(9), at(3)).0, Incoming::Accept(_)));
