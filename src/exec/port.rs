@@ -3,7 +3,7 @@
 use super::config::UdpTuning;
 use super::status::LadderStep;
 use crate::datapath::udp::{SideSocket, UdpDatapath, UdpError};
-use crate::datapath::xdp::{Ladder, PortUse, XdpDatapath, XdpDevice, XdpError};
+use crate::datapath::xdp::{Ladder, PortUse, VerdictCounters, XdpDatapath, XdpDevice, XdpError};
 use crate::datapath::{Capabilities, Datapath, DatapathError, Path, QueueStats, RxMeta};
 use crate::ecn::Ecn;
 use std::fmt;
@@ -96,6 +96,14 @@ impl Source {
                 let now = device.ladder();
                 steps(if now.steps.len() >= ladder.steps.len() { &now } else { ladder })
             }
+        }
+    }
+
+    /// What the device's program did.
+    pub(super) fn verdicts(&self) -> Option<VerdictCounters> {
+        match self {
+            Self::Udp { .. } => None,
+            Self::Xdp { device, .. } => Some(device.verdicts()),
         }
     }
 

@@ -43,7 +43,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     while !end.wait(status_file::INTERVAL) {
         file.write(&registration.status());
     }
-    let last = registration.status();
+    let (last, verdicts) = (registration.status(), registration.verdicts());
     drop(listener);
     let report = registration.shutdown(0, SHUTDOWN_PATIENCE);
     tracing::info!("{} connections were abandoned", report.abandoned);
@@ -54,6 +54,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
             "event": "end",
             "queues": rows,
             "counters": status::counters(&last),
+            "xdp_verdicts": verdicts.as_ref().map(status::verdicts),
             "cpu_seconds": crate::sys::cpu_seconds(),
         });
         writeln!(std::io::stdout(), "{state}")?;

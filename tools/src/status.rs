@@ -1,5 +1,6 @@
 //! A row for each queue, for people and for programs.
 
+use quiclane::datapath::xdp::VerdictCounters;
 use quiclane::exec::WorkerStatus;
 use serde::Serialize;
 
@@ -49,9 +50,20 @@ pub(crate) fn counters(status: &[WorkerStatus]) -> Vec<serde_json::Value> {
             .filter(|(_, v)| *v != 0)
             .map(|(name, v)| (name.to_owned(), v.into()))
             .collect();
-        serde_json::json!({ "queue": w.queue, "lane": lane, "datapath": queue })
+        let turns = quiclane::exec::TurnCounters::NAMES.iter().zip(w.counters.turns.values());
+        let turns: serde_json::Map<_, _> =
+            turns.map(|(name, v)| ((*name).to_owned(), v.into())).collect();
+        serde_json::json!({ "queue": w.queue, "lane": lane, "datapath": queue, "turns": turns })
     };
     status.iter().map(one).collect()
+}
+
+/// What the XDP program did with the frames of the device: every verdict that was given, by name.
+pub(crate) fn verdicts(counters: &VerdictCounters) -> serde_json::Value {
+    let given = counters.iter().filter(|(_, count)| *count != 0);
+    given
+        .map(|(verdict, count)| (verdict.name().to_owned(), serde_json::Value::from(count)))
+        .collect()
 }
 
 /// A table of the rows.

@@ -29,6 +29,7 @@ use super::handoff::Fleet;
 use super::lane::ConnectRequest;
 use super::port::Source;
 use super::status::{Board, WorkerStatus};
+use crate::datapath::xdp::VerdictCounters;
 use crate::proto::token::UsedTokens;
 use crate::topology::Note;
 use start::Secrets;
@@ -158,6 +159,13 @@ impl Registration {
     pub fn status(&self) -> Vec<WorkerStatus> {
         let row = |(number, board): (usize, &Arc<Board>)| WorkerStatus::new(number, board);
         self.shared.boards.iter().enumerate().map(row).collect()
+    }
+
+    /// What the XDP program did with the frames of the device, by reason, since it was attached:
+    /// handed to a worker, passed to the kernel, dropped. `None` without a device.
+    #[must_use]
+    pub fn verdicts(&self) -> Option<VerdictCounters> {
+        self.shared.source.verdicts()
     }
 
     /// Begins a connection to `remote`, which has to prove that it is `server_name`. Workers
