@@ -2,7 +2,7 @@
 
 use super::config::nanos;
 use super::error::CloseReason;
-use super::handshake::after;
+use super::handshake::{Handshake, after};
 use super::{Application, Connection, SpaceId, State};
 use crate::proto::recovery::{PERSISTENT_CONGESTION_THRESHOLD, Resolved};
 use crate::proto::sent::SentFrame;
@@ -116,11 +116,23 @@ impl Connection {
     }
 
     /// RFC 9002 A.8: the earliest of the loss times, else of the probe timeouts.
+    #[inline]
     fn loss_detection_timeout(&self) -> Option<(Instant, Cause)> {
-        let h = self.handshake.as_deref();
+        if let Some(h) = &self.handshake {
+            return self.handshake_loss_timeout(h);
+        }
+        match self.data.sent.loss_time() {
+            Some(at) => Some((at, Cause::Loss(SpaceId::Data))),
+            None => self.data_probe_timeout().map(|at| (at, Cause::Probe(SpaceId::Data))),
+        }
+    }
+
+    /// As long as there are three spaces.
+    #[cold]
+    fn handshake_loss_timeout(&self, h: &Handshake) -> Option<(Instant, Cause)> {
         let losses = [
-            (h.and_then(|h| h.initial.sent.loss_time()), SpaceId::Initial),
-            (h.and_then(|h| h.handshake.sent.loss_time()), SpaceId::Handshake),
+            (h.initial.sent.loss_time(), SpaceId::Initial),
+            (h.handshake.sent.loss_time(), SpaceId::Handshake),
             (self.data.sent.loss_time(), SpaceId::Data),
         ];
         let earliest = losses.into_iter().filter_map(|(at, s)| Some((at?, s))).min_by_key(|x| x.0);
@@ -128,46 +140,54 @@ impl Connection {
             return Some((at, Cause::Loss(space)));
         }
         // RFC 9002 §6.2.2.1: a server that may not send anyway is not woken for it.
-        if h.is_some() && self.amplification_budget() == 0 {
+        if self.amplification_budget() == 0 {
             return None;
         }
-        self.probe_timeout().map(|(at, space)| (at, Cause::Probe(space)))
+        self.handshake_probe_timeout(h).map(|(at, space)| (at, Cause::Probe(space)))
     }
 
-    fn probe_timeout(&self) -> Option<(Instant, SpaceId)> {
-        let backoff = 1u64 << self.pto_count.min(MAX_BACKOFF);
-        let short = self.rtt.pto_base_ns(0).saturating_mul(backoff);
+    /// RFC 9002 §6.2.1: not for 1-RTT packets before the handshake is confirmed.
+    #[inline]
+    fn data_probe_timeout(&self) -> Option<Instant> {
+        if !self.confirmed || !self.data.sent.has_ack_eliciting() {
+            return None;
+        }
+        let timeout = self.pto_ns().saturating_mul(self.backoff());
+        Some(self.data.sent.last_eliciting_sent_at().plus_ns(timeout))
+    }
+
+    const fn backoff(&self) -> u64 {
+        1 << if self.pto_count < MAX_BACKOFF { self.pto_count } else { MAX_BACKOFF }
+    }
+
+    fn handshake_probe_timeout(&self, h: &Handshake) -> Option<(Instant, SpaceId)> {
+        let short = self.rtt.pto_base_ns(0).saturating_mul(self.backoff());
         let mut earliest: Option<(Instant, SpaceId)> = None;
         let mut offer = |at: Instant, space| {
             if earliest.is_none_or(|(t, _)| at < t) {
                 earliest = Some((at, space));
             }
         };
-        if let Some(h) = self.handshake.as_deref() {
-            for (s, id) in [(&h.initial, SpaceId::Initial), (&h.handshake, SpaceId::Handshake)] {
-                // A lost flight that waits behind a window full of 1-RTT packets is due as well:
-                // those are acknowledged only once it has arrived, and nothing else would ever
-                // make room for it (RFC 9002 §7.5 lets probes pass).
-                let held_back = s.crypto_send.has_pending() && s.sent.next_pn() > 0;
-                if s.sent.has_ack_eliciting() || held_back {
-                    offer(s.sent.last_eliciting_sent_at().plus_ns(short), id);
-                }
-            }
-            let nothing =
-                !h.initial.sent.has_ack_eliciting() && !h.handshake.sent.has_ack_eliciting();
-            if nothing && self.side == Side::Client && !h.peer_validated_us {
-                // RFC 9002 §6.2.2.1: the server may be unable to send until it hears from us.
-                let last = h.initial.sent.last_eliciting_sent_at();
-                let base = last.max(h.handshake.sent.last_eliciting_sent_at());
-                let space =
-                    if h.handshake.keys.is_some() { SpaceId::Handshake } else { SpaceId::Initial };
-                offer(base.plus_ns(short), space);
+        for (s, id) in [(&h.initial, SpaceId::Initial), (&h.handshake, SpaceId::Handshake)] {
+            // A lost flight that waits behind a window full of 1-RTT packets is due as well:
+            // those are acknowledged only once it has arrived, and nothing else would ever
+            // make room for it (RFC 9002 §7.5 lets probes pass).
+            let held_back = s.crypto_send.has_pending() && s.sent.next_pn() > 0;
+            if s.sent.has_ack_eliciting() || held_back {
+                offer(s.sent.last_eliciting_sent_at().plus_ns(short), id);
             }
         }
-        // RFC 9002 §6.2.1: not for 1-RTT packets before the handshake is confirmed.
-        if self.confirmed && self.data.sent.has_ack_eliciting() {
-            let timeout = self.pto_ns().saturating_mul(backoff);
-            offer(self.data.sent.last_eliciting_sent_at().plus_ns(timeout), SpaceId::Data);
+        let nothing = !h.initial.sent.has_ack_eliciting() && !h.handshake.sent.has_ack_eliciting();
+        if nothing && self.side == Side::Client && !h.peer_validated_us {
+            // RFC 9002 §6.2.2.1: the server may be unable to send until it hears from us.
+            let last = h.initial.sent.last_eliciting_sent_at();
+            let base = last.max(h.handshake.sent.last_eliciting_sent_at());
+            let space =
+                if h.handshake.keys.is_some() { SpaceId::Handshake } else { SpaceId::Initial };
+            offer(base.plus_ns(short), space);
+        }
+        if let Some(at) = self.data_probe_timeout() {
+            offer(at, SpaceId::Data);
         }
         earliest
     }
