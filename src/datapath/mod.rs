@@ -1,6 +1,7 @@
 //! Bursts of datagrams in and out; knows nothing of QUIC.
 //!
-//! A [`Datapath`] belongs to one worker. In each turn the worker calls
+//! A [`Datapath`] belongs to one worker. In each turn the worker may look at what has arrived
+//! with [`preview`](Datapath::preview), and calls
 //! [`receive`](Datapath::receive), which lends every datagram where it lies (a UMEM frame, a
 //! socket buffer) so that it can be decrypted in place; then, once for each datagram to send,
 //! [`tx_buffer`](Datapath::tx_buffer) and [`tx_commit`](Datapath::tx_commit), which write where
@@ -216,6 +217,12 @@ impl std::error::Error for DatapathError {}
 pub trait Datapath {
     /// What this datapath can do.
     fn capabilities(&self) -> &Capabilities;
+
+    /// Shows the datagrams that the next [`receive`](Self::receive) is likely to hand out, as far
+    /// as they wait in memory and at most `budget` of them, in their order: whoever processes them
+    /// may fetch what they need before the first is handed out. They are not checked yet, and
+    /// some may never be handed out. A datapath that has nothing to show shows nothing.
+    fn preview(&mut self, _budget: usize, _look: &mut dyn FnMut(&[u8])) {}
 
     /// Hands at most `budget` datagrams to `sink`, each lent mutably for the call, so that it
     /// can be decrypted where it lies. Returns how many it handed out.

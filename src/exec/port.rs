@@ -207,6 +207,10 @@ impl Datapath for Port {
         either!(self, datapath => datapath.capabilities())
     }
 
+    fn preview(&mut self, budget: usize, look: &mut dyn FnMut(&[u8])) {
+        either!(self, datapath => datapath.preview(budget, look));
+    }
+
     fn receive(&mut self, budget: usize, sink: &mut dyn FnMut(&RxMeta, &mut [u8])) -> usize {
         either!(self, datapath => datapath.receive(budget, sink))
     }

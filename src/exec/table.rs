@@ -18,6 +18,7 @@
 //! the handshake is done. The map's key holds the client's address as well: who guesses another
 //! client's id finds nothing.
 
+use super::sys;
 use crate::lb;
 use crate::wire::ConnectionId;
 use std::collections::HashMap;
@@ -160,6 +161,25 @@ impl<T> Table<T> {
                 Some(value)
             }
             _ => None,
+        }
+    }
+
+    /// As [`get`](Self::get), to look at.
+    pub(super) fn peek(&self, key: Key) -> Option<&T> {
+        match self.slots.get(key.slot as usize) {
+            Some(Slot { generation, place: Place::Live(value) })
+                if *generation == key.generation =>
+            {
+                Some(value)
+            }
+            _ => None,
+        }
+    }
+
+    /// Fetches a slot into the cache, before [`get`](Self::get) wants it.
+    pub(super) fn fetch_slot(&self, slot: u32) {
+        if let Some(slot) = self.slots.get(slot as usize) {
+            sys::prefetch(std::ptr::from_ref(slot).cast(), size_of_val(slot));
         }
     }
 

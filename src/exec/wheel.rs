@@ -26,6 +26,7 @@
 //! Links are indices into one array, which grows with the table of connections and never
 //! otherwise: nothing is allocated when a timer is set, moved or fires.
 
+use super::sys;
 use crate::time::Instant;
 
 /// A tick is 2^16 ns = 65.5 us. Pacing sleeps are a few of these; a finer wheel would cascade
@@ -89,6 +90,13 @@ impl Wheel {
     pub(super) fn grow(&mut self, len: usize) {
         if self.nodes.len() < len {
             self.nodes.resize(len, Node::IDLE);
+        }
+    }
+
+    /// Fetches the timer of `index` into the cache, before [`set`](Self::set) wants it.
+    pub(super) fn fetch(&self, index: u32) {
+        if let Some(node) = self.nodes.get(index as usize) {
+            sys::prefetch(std::ptr::from_ref(node).cast(), size_of_val(node));
         }
     }
 

@@ -225,6 +225,8 @@ impl<D: Datapath> Worker<D> {
         let Self { lane, ports, dispatch, fleet, to_wake, .. } = self;
         let mut received = 0;
         for (number, port) in ports.iter_mut().enumerate() {
+            port.preview(MAX_BURST, &mut |datagram| lane.look_ahead(datagram));
+            lane.fetch_ahead();
             received += port.receive(MAX_BURST, &mut |meta, datagram| {
                 let Routed::Elsewhere(owner) = lane.receive(number, meta, datagram) else { return };
                 match dispatch.send(fleet, owner, number, meta, datagram) {
@@ -237,6 +239,7 @@ impl<D: Datapath> Worker<D> {
                     Sent::Dropped => lane.counters_mut().rx_wrong_queue_dropped += 1,
                 }
             });
+            lane.forget_ahead();
         }
         // Once for each burst and owner: a wake-up is a fence, and perhaps a system call.
         for owner in to_wake.drain(..) {

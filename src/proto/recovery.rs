@@ -391,6 +391,20 @@ impl SentPackets {
         bytes
     }
 
+    /// Bytes that [`hot_memory`](Self::hot_memory) names at most.
+    pub(crate) const HOT_BYTES: usize =
+        IDLE_PACKETS * (size_of::<Entry>() + size_of::<SentFrame>());
+
+    /// Names the memory of the records of the oldest packets.
+    pub fn hot_memory(&self, each: &mut impl FnMut(*const u8, usize)) {
+        let packets = self.packets.as_slices().0;
+        let packets = &packets[..packets.len().min(IDLE_PACKETS)];
+        each(packets.as_ptr().cast(), size_of_val(packets));
+        let frames = self.frames.as_slices().0;
+        let frames = &frames[..frames.len().min(IDLE_PACKETS)];
+        each(frames.as_ptr().cast(), size_of_val(frames));
+    }
+
     /// Gives back memory beyond what an idle connection needs.
     pub fn shrink(&mut self) {
         if self.packets.capacity() > IDLE_PACKETS && self.packets.len() <= IDLE_PACKETS / 2 {

@@ -297,7 +297,8 @@ impl UdpDatapath {
     ) -> receive::Delivered {
         let port = &mut self.ports[index];
         let mut done = port.receiving.deliver(&port.socket, budget, &mut self.stats, sink);
-        while done.used < budget {
+        let drained = port.receiving.take_drained();
+        while done.used < budget && !drained {
             self.stats.rx_calls += 1;
             let more = match port.receiving.fetch(&port.socket, budget - done.used) {
                 Ok(more) => more,
@@ -406,6 +407,19 @@ impl UdpDatapath {
 impl Datapath for UdpDatapath {
     fn capabilities(&self) -> &Capabilities {
         &self.capabilities
+    }
+
+    /// Fetches from every socket at which nothing waits, so that there is something to see.
+    fn preview(&mut self, budget: usize, look: &mut dyn FnMut(&[u8])) {
+        let count = self.ports.len();
+        for turn in 0..count {
+            let port = &mut self.ports[(self.first + turn) % count];
+            self.stats.rx_calls += u64::from(port.receiving.is_empty());
+            if let Err(error) = port.receiving.fetch_ahead(&port.socket, budget) {
+                self.lost = Some(DatapathError::System { call: "recvmmsg", error });
+            }
+            port.receiving.show(budget, look);
+        }
     }
 
     fn receive(&mut self, budget: usize, sink: &mut dyn FnMut(&RxMeta, &mut [u8])) -> usize {

@@ -42,6 +42,8 @@ pub(super) struct Receiver {
     next: usize,
     /// How many bytes of slot `next` have been handed out.
     offset: usize,
+    /// The kernel had no more when datagrams were fetched ahead.
+    drained: bool,
 }
 
 impl Receiver {
@@ -58,6 +60,7 @@ impl Receiver {
             filled: 0,
             next: 0,
             offset: 0,
+            drained: false,
         }
     }
 
@@ -87,6 +90,27 @@ impl Receiver {
             }
         }
         Ok(true)
+    }
+
+    /// Fetches ahead of [`deliver`](Self::deliver), if nothing waits.
+    pub(super) fn fetch_ahead(&mut self, socket: &Socket, budget: usize) -> io::Result<()> {
+        if self.is_empty() {
+            self.drained = !self.fetch(socket, budget)?;
+        }
+        Ok(())
+    }
+
+    /// True, once, if what was fetched ahead is all that the kernel had.
+    pub(super) fn take_drained(&mut self) -> bool {
+        std::mem::take(&mut self.drained)
+    }
+
+    /// Shows what waits: of datagrams that arrived joined the first, for they are of one flow.
+    pub(super) fn show(&self, budget: usize, look: &mut dyn FnMut(&[u8])) {
+        for at in (self.next..self.filled).take(budget) {
+            let start = at * self.stride_bytes;
+            look(&self.arena[start..start + self.slots[at].len]);
+        }
     }
 
     /// Lends what waits to `sink`, for at most `budget` datagrams.

@@ -42,6 +42,8 @@ pub struct XdpDatapath {
     poll: PollSet,
     until_ports: u32,
     stall: Stall,
+    /// The device was polled to look ahead: no need to do it again to receive.
+    polled: bool,
     gone: bool,
     /// A test loses the kicks.
     #[cfg(test)]
@@ -87,6 +89,7 @@ impl XdpDatapath {
             poll,
             until_ports: 0,
             stall: Stall::default(),
+            polled: false,
             gone: false,
             #[cfg(test)]
             withheld: false,
@@ -352,10 +355,28 @@ impl Datapath for XdpDatapath {
         &self.capabilities
     }
 
+    /// What lies in the RX ring. What the kernel socket received waits in the kernel.
+    fn preview(&mut self, budget: usize, look: &mut dyn FnMut(&[u8])) {
+        if self.busy_polls() {
+            self.poll_device();
+            self.polled = true;
+        }
+        let Some(socket) = &mut self.socket else { return };
+        for offset in 0..socket.rx.available(budget.min(MAX_BURST) as u32) {
+            let descriptor = socket.rx.peek(offset);
+            // Checksums are for those who believe what they read.
+            if let Some(bytes) = socket.umem.look_at(descriptor)
+                && let Ok(parsed) = parse(bytes, Checksums::Trusted)
+            {
+                look(&bytes[parsed.payload]);
+            }
+        }
+    }
+
     fn receive(&mut self, budget: usize, sink: &mut dyn FnMut(&RxMeta, &mut [u8])) -> usize {
         let mut handed = 0;
         let mut taken = 0;
-        if self.busy_polls() {
+        if self.busy_polls() && !std::mem::take(&mut self.polled) {
             self.poll_device();
         }
         while taken < budget {

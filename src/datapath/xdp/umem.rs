@@ -159,6 +159,13 @@ impl Umem {
         self.bytes(frame.chunk, frame.offset as usize, frame.length as usize)
     }
 
+    /// The bytes behind a received descriptor that stays in its ring. `None` if it lies outside of
+    /// the memory.
+    pub(super) fn look_at(&mut self, descriptor: Descriptor) -> Option<&[u8]> {
+        let frame = self.layout.received(descriptor)?;
+        Some(self.received_bytes(&frame))
+    }
+
     /// All bytes of a frame to send.
     pub(super) fn frame_bytes(&mut self, frame: &TxFrame) -> &mut [u8] {
         self.bytes(frame.chunk, 0, self.layout.chunk_bytes)

@@ -29,6 +29,7 @@
 //! table, so none can remove the connection that it is called for, and none can recurse.
 
 mod accept;
+mod ahead;
 mod bridge;
 mod command;
 mod receive;
@@ -54,6 +55,7 @@ use crate::proto::crypto::ResetKey;
 use crate::time::{Instant, MILLISECOND_NS, SECOND_NS};
 use crate::wire::ConnectionId;
 use accept::Answers;
+use ahead::Ahead;
 use bridge::Bridge;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -197,6 +199,11 @@ struct Entry {
     handler: Box<dyn Handler>,
 }
 
+/// What an ordinary packet may touch of a connection, its keys aside: each line of it is a miss
+/// where there are thousands.
+const HOT_BYTES: usize = size_of::<Entry>() - size_of::<Connection>() + Connection::HOT_BYTES;
+const _: () = assert!(HOT_BYTES <= 4096, "the hot state of a connection is 4 KiB at most");
+
 impl Entry {
     /// The connection, and its application as the protocol wants to see it.
     fn split<'a>(&'a mut self, services: &'a mut Services) -> (&'a mut Connection, Bridge<'a>) {
@@ -205,8 +212,9 @@ impl Entry {
     }
 }
 
-/// See the top of `exec/lane/mod.rs`. Drive it so, in each turn: [`set_now`](Self::set_now), `receive` for
-/// each datagram, [`expire`](Self::expire), [`jobs`](Self::jobs), `transmit`.
+/// See the top of `exec/lane/mod.rs`. Drive it so, in each turn: [`set_now`](Self::set_now), for
+/// each burst `look_ahead` at all of it and `fetch_ahead` where that can be had, then `receive` for
+/// each datagram and `forget_ahead`, [`expire`](Self::expire), [`jobs`](Self::jobs), `transmit`.
 pub struct Lane {
     table: Table<Entry>,
     wheel: Wheel,
@@ -216,6 +224,7 @@ pub struct Lane {
     reset: ResetKey,
     listeners: Vec<Listener>,
     answers: Answers,
+    ahead: Ahead,
     /// Ids that clients chose, of handshakes that are done, with the time to forget them.
     lingering: VecDeque<(Instant, InitialKey)>,
     counters: LaneCounters,
@@ -233,6 +242,7 @@ impl Lane {
             reset: parts.reset,
             listeners: Vec::new(),
             answers: Answers::default(),
+            ahead: Ahead::new(),
             lingering: VecDeque::new(),
             counters: LaneCounters::default(),
         }

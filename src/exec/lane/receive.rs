@@ -35,7 +35,8 @@ impl Lane {
             self.counters.rx_unroutable += 1;
             return Routed::Dropped;
         };
-        if let Some(route) = self.codec.decode(dcid) {
+        let route = self.ahead.route(dcid).unwrap_or_else(|| self.codec.decode(dcid));
+        if let Some(route) = route {
             let worker = usize::from(route.worker);
             if worker != self.services.worker() {
                 // A worker that never was: an id of an earlier life of this host.

@@ -79,6 +79,18 @@ impl OneRttKeys {
         }
     }
 
+    /// Names the memory that packets of this phase touch.
+    pub(super) fn hot_memory(&self, each: &mut impl FnMut(*const u8, usize)) {
+        for (at, len) in [
+            self.remote_header.memory(),
+            self.remote.memory(),
+            self.local.memory(),
+            self.local_header.memory(),
+        ] {
+            each(at, len);
+        }
+    }
+
     /// The phase bit of the next packet.
     #[inline]
     pub(super) fn phase(&self) -> bool {

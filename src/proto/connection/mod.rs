@@ -310,6 +310,22 @@ impl Connection {
             + self.streams.memory_bytes()
     }
 
+    /// Bytes that an ordinary packet may touch, keys aside: the connection itself, and what
+    /// [`hot_memory`](Self::hot_memory) names.
+    pub(crate) const HOT_BYTES: usize =
+        size_of::<Self>() + Streams::HOT_BYTES + SentPackets::HOT_BYTES;
+
+    /// Names the memory outside of the connection itself that an ordinary packet in either
+    /// direction touches, as addresses and lengths: whoever knows that packets are about to come
+    /// has it fetched into the cache.
+    pub fn hot_memory(&self, each: &mut impl FnMut(*const u8, usize)) {
+        if let Some(keys) = &self.keys {
+            keys.hot_memory(each);
+        }
+        self.streams.hot_memory(each);
+        self.data.sent.hot_memory(each);
+    }
+
     /// Gives back what an idle connection does not need.
     pub fn shrink(&mut self) {
         self.data.sent.shrink();

@@ -70,6 +70,12 @@ impl PacketKey {
         self.0.decrypt_in_place(pn, header, payload).ok().map(<[u8]>::len)
     }
 
+    /// Where the key lies, and its length.
+    #[inline]
+    pub(in crate::proto) fn memory(&self) -> (*const u8, usize) {
+        (std::ptr::from_ref(&*self.0).cast(), size_of_val(&*self.0))
+    }
+
     /// Packets that may be sealed with one key before it must be updated (RFC 9001 §6.6).
     #[must_use]
     pub fn confidentiality_limit(&self) -> u64 {
@@ -100,6 +106,12 @@ pub struct Unmasked {
 pub struct HeaderKey(Box<dyn quic::HeaderProtectionKey>);
 
 impl HeaderKey {
+    /// Where the key lies, and its length.
+    #[inline]
+    pub(in crate::proto) fn memory(&self) -> (*const u8, usize) {
+        (std::ptr::from_ref(&*self.0).cast(), size_of_val(&*self.0))
+    }
+
     /// Hides the header of a sealed packet. `pn_offset` is where the packet number starts; how
     /// long it is stands in the first byte. `false` if the packet is too short to be sampled,
     /// and then nothing was changed: a sender pads so that `pn_len + payload_len >= 4`.

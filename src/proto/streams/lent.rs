@@ -16,6 +16,9 @@ use super::list::NONE;
 use super::table::make_room;
 use bytes::Bytes;
 
+/// Pieces of a connection that does one thing at a time.
+const HOT_PIECES: usize = 2;
+
 /// A piece of a stream's data.
 #[derive(Debug)]
 struct Piece {
@@ -68,6 +71,15 @@ impl Lent {
     /// Nothing lent, no heap.
     pub(super) const fn new() -> Self {
         Self { pieces: Vec::new(), free: NONE }
+    }
+
+    /// Bytes that [`hot_memory`](Self::hot_memory) names at most.
+    pub(super) const HOT_BYTES: usize = HOT_PIECES * size_of::<Piece>();
+
+    /// Names the memory of the pieces that are used first.
+    pub(super) fn hot_memory(&self, each: &mut impl FnMut(*const u8, usize)) {
+        let pieces = &self.pieces[..self.pieces.len().min(HOT_PIECES)];
+        each(pieces.as_ptr().cast(), size_of_val(pieces));
     }
 
     /// Appends `data`, whose first byte has offset `start` in its stream, to `chain`.

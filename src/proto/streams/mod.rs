@@ -163,6 +163,10 @@ pub struct Streams {
     refused_frames: u64,
 }
 
+/// Slots of a connection that does one thing at a time: the stream that has just ended, until
+/// its end is acknowledged, and the next.
+const HOT_SLOTS: usize = 2;
+
 // At most 8 KiB for an idle connection is the whole budget; this room takes its share.
 const _: () = assert!(size_of::<Streams>() <= 640, "an idle connection's streams are small");
 
@@ -231,6 +235,17 @@ impl Streams {
     #[must_use]
     pub const fn open_streams(&self) -> usize {
         self.table.len()
+    }
+
+    /// Bytes of heap that [`hot_memory`](Self::hot_memory) names at most.
+    pub(crate) const HOT_BYTES: usize = HOT_SLOTS * size_of::<Stream>() + Lent::HOT_BYTES;
+
+    /// Names the memory that a request and its answer touch: the slots that are used first, and
+    /// the pieces that are lent first.
+    pub fn hot_memory(&self, each: &mut impl FnMut(*const u8, usize)) {
+        let slots = &self.table.slots[..self.table.slots.len().min(HOT_SLOTS)];
+        each(slots.as_ptr().cast(), size_of_val(slots));
+        self.lent.hot_memory(each);
     }
 
     /// Gives back memory that nothing uses: for a connection that fell idle.

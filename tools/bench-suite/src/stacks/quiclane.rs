@@ -116,6 +116,12 @@ impl Datapath for Memory {
         &self.capabilities
     }
 
+    fn preview(&mut self, budget: usize, look: &mut dyn FnMut(&[u8])) {
+        for at in 0..self.arrived.len().min(budget) {
+            look(self.arrived.get(at));
+        }
+    }
+
     fn receive(&mut self, budget: usize, sink: &mut dyn FnMut(&RxMeta, &mut [u8])) -> usize {
         let count = self.arrived.len();
         assert!(count <= budget, "the suite's batches fit a burst");
