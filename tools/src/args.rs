@@ -23,6 +23,12 @@ pub(crate) enum Command {
     Get(GetArgs),
     /// Measure (ALPN perf, draft-banks-quic-performance).
     Perf(PerfArgs),
+    /// The whole machine as files, which every reading verb takes with --root.
+    Bundle(crate::bundle::BundleArgs),
+    /// Print a script that completes these commands in a shell.
+    Completions(crate::generate::CompletionsArgs),
+    /// Write manual pages.
+    Man(crate::generate::ManArgs),
 }
 
 /// How datagrams are sent and received.

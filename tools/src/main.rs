@@ -4,7 +4,9 @@
 //! something, 2 usage, 3 permission, 4 unsupported, 5 partly applied.
 
 mod args;
+mod bundle;
 mod error;
+mod generate;
 mod get;
 mod hq;
 mod identity;
@@ -28,6 +30,9 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Get(args) => get::run(&args),
         Command::Perf(args) => perf::run(&args),
+        Command::Bundle(args) => bundle::run(&args),
+        Command::Completions(args) => generate::completions(&args),
+        Command::Man(args) => generate::man(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -12,13 +12,13 @@ use quiclane::topology::{Nic, Reading, Source};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Arguments of every reading verb.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ReadArgs {
     /// Look at a captured machine (`quiclane bundle`) in place of this one.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR|FILE")]
     pub(crate) root: Option<PathBuf>,
     /// One JSON object on standard output.
     #[arg(long)]
@@ -29,14 +29,25 @@ impl ReadArgs {
     /// Where to read.
     pub(crate) fn source(&self) -> Result<Source, Failure> {
         let Some(root) = &self.root else { return Ok(Source::live()) };
+        if root.is_file() {
+            let records = crate::bundle::read(root)?;
+            if !records.keys().any(|path| path.starts_with("/sys")) {
+                return Err(no_machine(root));
+            }
+            return Ok(Source::records(records));
+        }
         if !root.join("sys").is_dir() {
-            return Err(Failure::Usage(format!(
-                "{} is no captured machine: it has no directory sys; `quiclane bundle` makes one",
-                root.display()
-            )));
+            return Err(no_machine(root));
         }
         Ok(Source::captured(root))
     }
+}
+
+fn no_machine(root: &Path) -> Failure {
+    Failure::Usage(format!(
+        "{} is no captured machine: it has no directory sys; `quiclane bundle` makes one",
+        root.display()
+    ))
 }
 
 /// Both halves of a device, or an error that names those that there are.

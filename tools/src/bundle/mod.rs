@@ -1,0 +1,160 @@
+//! `quiclane bundle`: everything that the reading verbs read of a machine, as files.
+//!
+//! The verbs are not asked again what they need: the survey that they all start from is read
+//! once with a recorder, and what it read is what is written. So a verb that is given the bundle
+//! with `--root` reads the same, and says the same.
+//!
+//! ```text
+//!   sys/ proc/ run/           files and links, where they were
+//!   quiclane/answers/         what the kernel answered to netlink, ioctls and BPF, as JSON
+//!   quiclane/refused.json     what could not be read, and why
+//!   quiclane/bundle.json      the manifest
+//! ```
+
+mod archive;
+mod redact;
+
+use crate::error::Failure;
+use crate::inspect::{ReadArgs, print, print_json};
+use clap::{Args, ValueEnum};
+use quiclane::exec::clock::Clock;
+use quiclane::time::SECOND_NS;
+use quiclane::topology::survey::Survey;
+use quiclane::topology::{Record, Recorder};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub(crate) use archive::read;
+
+/// A tree, by path from `/`.
+pub(crate) type Records = BTreeMap<PathBuf, Record>;
+
+const SCHEMA: &str = "quiclane.bundle/1";
+const MANIFEST: &str = "/quiclane/bundle.json";
+const ANSWERS: &str = "/quiclane/answers";
+
+/// What is replaced by tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Redact {
+    /// MAC and IP addresses, the host's name, processes' names, values of boot arguments.
+    Names,
+    /// The RSS keys too; `flow explain` cannot tell a queue without them.
+    All,
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BundleArgs {
+    #[command(flatten)]
+    pub(crate) read: ReadArgs,
+    /// A directory to be made, or a file whose name ends in .tar or .tar.gz.
+    #[arg(short, long, value_name = "DIR|FILE", default_value = "quiclane-bundle.tar.gz")]
+    pub(crate) output: PathBuf,
+    /// Put tokens in the place of names and addresses, the same for the same.
+    #[arg(
+        long,
+        value_name = "WHAT",
+        value_enum,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "names"
+    )]
+    pub(crate) redact: Option<Redact>,
+}
+
+/// What a bundle is: its manifest, and what the verb prints.
+#[derive(Debug, Serialize)]
+struct Manifest {
+    /// The version of the command that made it.
+    version: &'static str,
+    taken_unix_s: u64,
+    kernel: Option<String>,
+    redacted: Option<Redact>,
+    files: usize,
+    links: usize,
+    unanswered: Vec<Unanswered>,
+    /// Where it is; the manifest itself does not know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output: Option<String>,
+}
+
+/// A question that the kernel did not answer.
+#[derive(Debug, Serialize)]
+struct Unanswered {
+    question: String,
+    reason: String,
+}
+
+/// Makes a bundle.
+///
+/// # Errors
+/// There is no machine to read, or the bundle cannot be written.
+pub(crate) fn run(args: &BundleArgs) -> Result<(), Failure> {
+    let format = archive::Format::of(&args.output)?;
+    let recorder = Arc::new(Recorder::default());
+    let survey = Survey::read(&args.read.source()?.recorded(recorder.clone()));
+    let mut records = recorder.records();
+    if let Some(level) = args.redact {
+        records = redact::redacted(records, level == Redact::All);
+    }
+    let mut manifest = Manifest {
+        version: env!("CARGO_PKG_VERSION"),
+        taken_unix_s: Clock::monotonic().now().as_nanos() / SECOND_NS,
+        kernel: survey.host.kernel.known().cloned(),
+        redacted: args.redact,
+        files: count(&records, |record| matches!(record, Record::File(_))),
+        links: count(&records, |record| matches!(record, Record::Link(_))),
+        unanswered: unanswered(&records),
+        output: None,
+    };
+    records.insert(PathBuf::from(MANIFEST), Record::File(manifest_text(&manifest)?));
+    archive::write(&args.output, format, &records)?;
+    manifest.output = Some(args.output.display().to_string());
+    if args.read.json {
+        return print_json(SCHEMA, &manifest);
+    }
+    say(&manifest, &args.output)
+}
+
+fn count(records: &Records, is: impl Fn(&Record) -> bool) -> usize {
+    records.values().filter(|record| is(record)).count()
+}
+
+fn manifest_text(manifest: &Manifest) -> Result<String, Failure> {
+    let mut value = serde_json::to_value(manifest)
+        .map_err(|error| Failure::Failed(format!("the manifest: {error}")))?;
+    value["schema"] = SCHEMA.into();
+    Ok(format!("{value:#}\n"))
+}
+
+/// The questions without an answer, and why.
+fn unanswered(records: &Records) -> Vec<Unanswered> {
+    let reason = |(path, record): (&PathBuf, &Record)| {
+        let Record::File(text) = record else { return None };
+        let question = path.strip_prefix(ANSWERS).ok()?.with_extension("");
+        let answer: serde_json::Value = serde_json::from_str(text).ok()?;
+        let reason = answer.get("unknown")?.as_str()?.to_owned();
+        Some(Unanswered { question: question.display().to_string(), reason })
+    };
+    records.iter().filter_map(reason).collect()
+}
+
+fn say(manifest: &Manifest, output: &Path) -> Result<(), Failure> {
+    for Unanswered { question, reason } in &manifest.unanswered {
+        eprintln!("not answered: {question}: {reason}");
+    }
+    let redacted = match manifest.redacted {
+        None => "not redacted",
+        Some(Redact::Names) => "names and addresses redacted",
+        Some(Redact::All) => "names, addresses and RSS keys redacted",
+    };
+    print(&format!(
+        "{}: {} files, {} links, {} questions not answered, {redacted}\n",
+        output.display(),
+        manifest.files,
+        manifest.links,
+        manifest.unanswered.len()
+    ))
+}

@@ -1,0 +1,102 @@
+//! Completions and manual pages are of every verb, and good for those who read them.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use quiclane_fixtures::Tree;
+use quiclane_fixtures::verbs::{Cli, Verb};
+use std::process::{Command, Stdio};
+
+fn cli() -> Cli {
+    Cli::new(env!("CARGO_BIN_EXE_quiclane"))
+}
+
+fn completions(shell: &str) -> String {
+    let out = cli().run(&["completions", shell]);
+    assert!(out.status.success(), "{out:?}");
+    String::from_utf8(out.stdout).unwrap()
+}
+
+/// True if the program is there; a test that needs it says that it skips.
+fn has(program: &str) -> bool {
+    let found = Command::new("sh").args(["-c", &format!("command -v {program}")]).output();
+    let has = found.unwrap().status.success();
+    if !has {
+        eprintln!("SKIPPED a part of the test: there is no {program}");
+    }
+    has
+}
+
+#[test]
+fn every_shell_completes_every_verb() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = completions(shell);
+        for verb in cli().verbs() {
+            let last = verb.path.last().unwrap();
+            assert!(script.contains(last.as_str()), "{shell} does not know {last}");
+        }
+    }
+    let out = cli().run(&["completions", "tcsh"]);
+    assert_eq!(out.status.code(), Some(2), "{out:?}");
+}
+
+#[test]
+fn bash_takes_the_script_and_completes_with_it() {
+    let mut tree = Tree::new();
+    tree.set("quiclane.bash", completions("bash"));
+    let written = tree.written();
+    let script = written.path().join("quiclane.bash");
+    let status = Command::new("bash").arg("-n").arg(&script).status().unwrap();
+    assert!(status.success());
+    let ask = "source \"$1\"; COMP_WORDS=(quiclane comp); COMP_CWORD=1; \
+               _quiclane quiclane comp quiclane; echo \"${COMPREPLY[@]}\"";
+    let out = Command::new("bash").args(["-c", ask, "bash"]).arg(&script).output().unwrap();
+    assert_eq!(String::from_utf8(out.stdout).unwrap().trim(), "completions");
+}
+
+#[test]
+fn every_verb_has_a_page_that_groff_takes() {
+    let mut tree = Tree::new();
+    tree.directory("share");
+    let written = tree.written();
+    let directory = written.path().join("share/man/man1");
+    let out = cli().command().arg("man").arg(&directory).output().unwrap();
+    assert!(out.status.success() && out.stdout.is_empty(), "{out:?}");
+    let has_groff = has("groff");
+    for verb in cli().verbs() {
+        let name = format!("quiclane-{}.1", verb.path.join("-"));
+        let page = directory.join(&name);
+        let text = std::fs::read_to_string(&page).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert!(text.contains(".SH SYNOPSIS") && text.contains(".SH DESCRIPTION"), "{name}");
+        let synopsis = format!("quiclane {}", verb.path.join(" ")).replace('-', "\\-");
+        assert!(text.contains(&synopsis), "{name} does not say {synopsis}: {text}");
+        if has_groff {
+            let mut groff = Command::new("groff");
+            groff.args(["-man", "-ww", "-z", "-Tutf8"]).arg(&page).stderr(Stdio::piped());
+            let out = groff.output().unwrap();
+            let said = String::from_utf8(out.stderr).unwrap();
+            assert!(out.status.success() && said.is_empty(), "{name}: {said}");
+        }
+    }
+    assert!(directory.join("quiclane.1").is_file());
+    let pages = std::fs::read_dir(&directory).unwrap().count();
+    assert!(pages > cli().verbs().len(), "{pages} pages");
+    let help = std::fs::read_dir(&directory).unwrap().map(|page| page.unwrap().file_name());
+    assert!(help.into_iter().all(|name| !name.to_str().unwrap().contains("help")));
+}
+
+#[test]
+fn a_place_that_takes_no_pages_is_named() {
+    let out = cli().run(&["man", "/proc/no/pages"]);
+    assert_eq!(out.status.code(), Some(1), "{out:?}");
+    let error = String::from_utf8(out.stderr).unwrap();
+    assert!(error.contains("/proc/no/pages"), "{error}");
+}
+
+#[test]
+fn reading_verbs_are_found_by_their_help() {
+    for verb in cli().reading_verbs() {
+        assert!(verb.takes("--json"), "{:?} has no --json", verb.path);
+    }
+    let names: Vec<String> = cli().verbs().iter().map(Verb::name).collect();
+    assert!(names.contains(&"bundle".to_owned()) && names.contains(&"perf_run".to_owned()));
+}
