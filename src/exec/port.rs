@@ -145,16 +145,16 @@ impl Source {
         }
     }
 
-    /// Whether `address` is free. Workers share its port among themselves, and the kernel would
-    /// let them share it with another process of the same user as well, which would then get
-    /// some of their datagrams: so it is first asked for without sharing.
-    pub(super) fn probe(&self, address: SocketAddr) -> Result<(), PortError> {
+    /// Claims `address` until what is returned is dropped, for workers to join. They share its port
+    /// among themselves, and the kernel would let them share it with another process of the same
+    /// user as well, which would then get some of their datagrams. A device knows its own sockets,
+    /// and claims by itself.
+    pub(super) fn claim(&self, address: SocketAddr) -> Result<Option<SideSocket>, PortError> {
         match self {
             Self::Udp { tuning, .. } => {
-                Ok(SideSocket::bind(address, tuning.device.as_deref(), false).map(drop)?)
+                Ok(Some(SideSocket::claim(address, tuning.device.as_deref())?))
             }
-            // A device knows its own sockets.
-            Self::Xdp { .. } => Ok(()),
+            Self::Xdp { .. } => Ok(None),
         }
     }
 

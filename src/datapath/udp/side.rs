@@ -11,7 +11,7 @@
 //! [`drain_errors`](SideSocket::drain_errors).
 
 use super::abi::Control;
-use super::error::{SendError, UdpError, is_icmp};
+use super::error::{SendError, UdpError, UdpErrorKind, is_icmp};
 use super::socket::{Options, Socket};
 use super::syscall::{self, Outgoing, Slot};
 use super::{DEFAULT_BUFFER_BYTES, QUEUED_ERRORS_PER_CALL};
@@ -20,6 +20,13 @@ use crate::ecn::Ecn;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
+use std::time::Duration;
+
+/// How often, and after which pause, a port that is in use is claimed again. The kernel closes the
+/// sockets of a process that was killed a little after the process is gone; and a process that
+/// starts others lives on in each of them, with all its sockets, until the other program runs.
+const CLAIM_ATTEMPTS: u32 = 100;
+const CLAIM_PAUSE: Duration = Duration::from_millis(10);
 
 /// A kernel UDP socket that sends and receives one datagram at a time.
 #[derive(Debug)]
@@ -75,6 +82,28 @@ impl SideSocket {
             busy_poll_us: None,
         })?;
         Ok(Self { socket })
+    }
+
+    /// Binds `local`, which nobody else may hold, and lets sockets join it that are bound with
+    /// `reuse_port` from now on. To ask first and to bind then would leave a moment in between.
+    ///
+    /// # Errors
+    /// Names the call, the address, the device and the remedy.
+    pub fn claim(local: SocketAddr, device: Option<&str>) -> Result<Self, UdpError> {
+        let mut attempt = 0;
+        let claimed = loop {
+            match Self::bind(local, device, false) {
+                Err(e) if e.kind == UdpErrorKind::PortInUse && attempt < CLAIM_ATTEMPTS => {
+                    attempt += 1;
+                    std::thread::sleep(CLAIM_PAUSE);
+                }
+                done => break done?,
+            }
+        };
+        claimed.socket.let_join().map_err(|e| {
+            UdpError::new("setsockopt SO_REUSEPORT", claimed.local_addr(), device, e)
+        })?;
+        Ok(claimed)
     }
 
     /// The bound address, with the port that the kernel chose if none was asked for.
@@ -216,6 +245,21 @@ mod tests {
                 assert!(!got.truncated);
             }
         }
+    }
+
+    #[test]
+    fn a_claimed_port_is_joined_and_not_shared_with_those_who_were_there() {
+        let claimed = SideSocket::claim("127.0.0.1:0".parse().unwrap(), None).unwrap();
+        let address = claimed.local_addr();
+        let joined = SideSocket::bind(address, None, true).unwrap();
+        let alone = SideSocket::bind(address, None, false).unwrap_err();
+        assert_eq!(alone.kind, UdpErrorKind::PortInUse);
+        // The one that joined keeps the port, whoever claimed it.
+        drop(claimed);
+        let taken = SideSocket::claim(address, None).unwrap_err();
+        assert_eq!(taken.kind, UdpErrorKind::PortInUse);
+        drop(joined);
+        SideSocket::claim(address, None).unwrap();
     }
 
     #[test]

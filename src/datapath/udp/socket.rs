@@ -76,6 +76,11 @@ impl Socket {
         Ok(Self { fd, local, ecn, gso, gro })
     }
 
+    /// Lets sockets that ask for it bind the same address from now on.
+    pub(super) fn let_join(&self) -> io::Result<()> {
+        syscall::set_option(self.fd(), libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)
+    }
+
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }

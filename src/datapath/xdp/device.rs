@@ -306,20 +306,17 @@ impl XdpDevice {
             .collect())
     }
 
-    /// Checks that nobody but this process receives on `address`, the first time it is asked for.
-    /// Workers share a port (SO_REUSEPORT), and so could another process of the same user: it would
-    /// take a part of the packets without an error. Returns what `open` makes.
+    /// Returns what `open` makes on `address`, and counts it. `open` is told whether the address is
+    /// ours already: the first socket claims it. Workers share a port (SO_REUSEPORT), and so could
+    /// another process of the same user: it would take a part of the packets without an error.
     pub(super) fn reserve_port<T>(
         &self,
         address: SocketAddr,
-        probe: impl FnOnce() -> Result<(), UdpError>,
-        open: impl FnOnce() -> Result<(T, SocketAddr), UdpError>,
+        open: impl FnOnce(bool) -> Result<(T, SocketAddr), UdpError>,
     ) -> Result<T, XdpError> {
         let mut state = self.state();
-        if address.port() != 0 && !state.reserved.contains_key(&address) {
-            probe().map_err(XdpError::Port)?;
-        }
-        let (value, bound) = open().map_err(XdpError::Port)?;
+        let ours = state.reserved.contains_key(&address);
+        let (value, bound) = open(ours).map_err(XdpError::Port)?;
         *state.reserved.entry(bound).or_default() += 1;
         Ok(value)
     }

@@ -6,21 +6,15 @@
 
 use super::device::XdpDevice;
 use super::error::XdpError;
-use crate::datapath::udp::{SideSocket, UdpError, UdpErrorKind};
+use crate::datapath::udp::SideSocket;
 use crate::datapath::{Path, QueueStats, RxMeta};
 use crate::ecn::Ecn;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// The largest payload that UDP can carry: what fragments may add up to.
 const BUFFER_BYTES: usize = 65_507;
-
-/// How often, and after which pause, a port that is in use is tried again: the kernel closes the
-/// sockets of a killed process a little after the process is gone.
-const PORT_ATTEMPTS: u32 = 25;
-const PORT_PAUSE: Duration = Duration::from_millis(10);
 
 /// The ports of one queue.
 pub(super) struct Ports {
@@ -36,18 +30,17 @@ impl Ports {
 
     /// Opens a kernel socket on `address`. Returns the address that it got.
     pub(super) fn open(&mut self, address: SocketAddr) -> Result<SocketAddr, XdpError> {
-        // Held by one socket alone for a moment: fails if anybody else has the port.
-        let probe = || bind_alone(address);
-        // A port that the kernel chooses is this socket's alone: among sockets that share, it may
-        // choose one that another worker has.
-        let shared = address.port() != 0;
-        let open = || {
-            SideSocket::bind(address, None, shared).map(|socket| {
-                let bound = socket.local_addr();
-                (socket, bound)
-            })
-        };
-        let socket = self.device.reserve_port(address, probe, open)?;
+        let socket = self.device.reserve_port(address, |ours| {
+            let socket = match (address.port(), ours) {
+                // A port that the kernel chooses is this socket's alone: among sockets that
+                // share, it may choose one that another worker has.
+                (0, _) => SideSocket::bind(address, None, false),
+                (_, false) => SideSocket::claim(address, None),
+                (_, true) => SideSocket::bind(address, None, true),
+            }?;
+            let bound = socket.local_addr();
+            Ok((socket, bound))
+        })?;
         let bound = socket.local_addr();
         self.sockets.push(socket);
         Ok(bound)
@@ -157,19 +150,4 @@ pub(super) fn scoped(address: SocketAddr, ifindex: u32) -> SocketAddr {
 /// Whether [`scoped`] changes an address of this kind.
 pub(super) const fn needs_scope(ip: IpAddr) -> bool {
     matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
-}
-
-/// Binds and lets go again: fails if anybody else holds the port, and goes on holding it.
-fn bind_alone(address: SocketAddr) -> Result<(), UdpError> {
-    let mut attempt = 0;
-    loop {
-        match SideSocket::bind(address, None, false) {
-            Ok(_) => return Ok(()),
-            Err(e) if e.kind == UdpErrorKind::PortInUse && attempt < PORT_ATTEMPTS => {
-                attempt += 1;
-                std::thread::sleep(PORT_PAUSE);
-            }
-            Err(e) => return Err(e),
-        }
-    }
 }

@@ -17,6 +17,10 @@ use xsk_rs::umem::{CompQueue, FillQueue};
 /// A queue stays busy for about 20 ms after the process that had it is gone, until its rings are
 /// unmapped: so often, and so long in between, it is tried again.
 const REBIND_ATTEMPTS: u32 = 50;
+/// And so often if no other process can be seen that has it. A process that starts others lives on
+/// in each of them, with all its sockets, until the other program runs; where devices come and go
+/// the kernel can take a second to let go of them all.
+const REBIND_ATTEMPTS_UNHELD: u32 = 300;
 const REBIND_PAUSE: Duration = Duration::from_millis(10);
 
 /// `XDP_MAX_TX_SKB_BUDGET` (6.17): packets that one kick sends in copy mode. 32 by default, so that
@@ -140,9 +144,12 @@ fn bind(binding: &Binding<'_>, umem: &Umem) -> Result<Owners, BindError> {
         binding.device.parse().map_err(|_| XdpError::config("a device name holds a zero byte"))?;
     let config = socket_config(binding)?;
     let mut last = std::io::Error::from_raw_os_error(libc::EBUSY);
-    for attempt in 0..REBIND_ATTEMPTS {
+    for attempt in 0..REBIND_ATTEMPTS_UNHELD {
         if attempt > 0 {
             thread::sleep(REBIND_PAUSE);
+        }
+        if attempt == REBIND_ATTEMPTS && !who::socket_holders().is_empty() {
+            break;
         }
         // SAFETY: the rings of the socket are given to nobody but `Socket`, which keeps the UMEM
         // for as long as the queues that are returned here.

@@ -7,6 +7,7 @@ use super::super::lane::{self, Acceptor, NewConnection};
 use super::super::port::{PortError, Purpose};
 use super::run::on_worker_thread;
 use super::{Control, Registration, Shared};
+use crate::datapath::udp::SideSocket;
 use crate::proto::endpoint::Endpoint;
 use crossbeam::channel;
 use std::fmt;
@@ -124,14 +125,17 @@ impl Registration {
         if listening.contains(&address) {
             return Err(ListenError::Taken(address));
         }
-        if !self.shared.opened().contains(&address) {
-            self.shared.source.probe(address).map_err(ListenError::Address)?;
-        }
-        let mut local = address;
+        let claimed = if self.shared.opened().contains(&address) {
+            None
+        } else {
+            self.shared.source.claim(address).map_err(ListenError::Address)?
+        };
+        let mut local = claimed.as_ref().map_or(address, SideSocket::local_addr);
         for worker in 0..self.workers() {
-            // The first worker learns the port that the kernel chose; the others join it.
+            // On a device the first worker learns the port that the kernel chose.
             local = self.open_on(worker, local)?;
         }
+        drop(claimed);
         self.shared.opened().push(local);
         listening.push(local);
         drop(listening);
