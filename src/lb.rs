@@ -112,6 +112,22 @@ impl fmt::Display for ReservedConfigId {
 
 impl Error for ReservedConfigId {}
 
+/// What the first byte of an id says to everybody (draft, "First CID octet").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FirstOctet {
+    /// The configuration, 0 to 6; [`RESERVED_CONFIG_ID`] is none.
+    pub config_id: u8,
+    /// How many bytes follow, if the configuration says so; else random bits.
+    pub length: u8,
+}
+
+/// What can be told of an id without any key; none if it is empty.
+#[must_use]
+pub fn first_octet(id: &[u8]) -> Option<FirstOctet> {
+    let first = *id.first()?;
+    Some(FirstOctet { config_id: first >> 5, length: first & 0x1f })
+}
+
 /// Where on its host a connection lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Route {
@@ -190,6 +206,16 @@ impl Codec {
     #[inline]
     #[must_use]
     pub fn decode(&self, id: &[u8]) -> Option<Route> {
+        let (server_id, route) = self.open(id)?;
+        (server_id == self.server_id).then_some(route)
+    }
+
+    /// The host and the place on it that this id names, whichever host that is; none if its
+    /// configuration or length is another. An id that nobody issued names something too, so
+    /// that only who knows the hosts can tell whether it means anything.
+    #[inline]
+    #[must_use]
+    pub fn open(&self, id: &[u8]) -> Option<(u32, Route)> {
         let id: &[u8; CID_LEN] = id.try_into().ok()?;
         let block = *id.last_chunk::<BLOCK_LEN>()?;
         if id[0] != self.first {
@@ -203,7 +229,7 @@ impl Codec {
             let hidden = u128::from_be_bytes(block);
             hidden ^ self.mask(hidden)
         };
-        (plain >> NONCE_BITS == u128::from(self.server_id)).then(|| unpack(plain))
+        Some(((plain >> NONCE_BITS) as u32, unpack(plain)))
     }
 
     /// What hides the route in a block whose host and random bits are in the clear.
@@ -303,6 +329,17 @@ mod tests {
         // Nor does another host's secret unmask it.
         let config = Config { config_id: 2, server_id: 0xed79_3a51, key: None, secret: [8; 16] };
         assert_ne!(Codec::new(&config).unwrap().decode(a.as_slice()), Some(ROUTE));
+    }
+
+    #[test]
+    fn an_id_of_another_host_is_opened_but_not_taken() {
+        let (key, secret) = (Some(KEY), [9; 16]);
+        let other = Config { config_id: 2, server_id: 0xed79_3a50, key, secret };
+        let id = Codec::new(&other).unwrap().encode(ROUTE, 77);
+        assert_eq!(codec(key).open(id.as_slice()), Some((0xed79_3a50, ROUTE)));
+        assert_eq!(codec(key).decode(id.as_slice()), None);
+        assert_eq!(first_octet(id.as_slice()), Some(FirstOctet { config_id: 2, length: 16 }));
+        assert_eq!(first_octet(&[]), None);
     }
 
     #[test]

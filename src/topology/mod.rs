@@ -13,7 +13,10 @@
 //! ```
 
 mod captured;
+pub mod counters;
 mod cpus;
+pub mod explain;
+pub mod joined;
 mod live;
 mod nics;
 mod placement;

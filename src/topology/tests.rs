@@ -9,10 +9,10 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A directory that stands for `/`, removed in the end.
-struct Tree(PathBuf);
+pub(super) struct Tree(pub(super) PathBuf);
 
 impl Tree {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("quiclane-topology-{}-{number}", std::process::id());
@@ -21,14 +21,14 @@ impl Tree {
         Self(root)
     }
 
-    fn file(&self, path: &str, text: &str) -> &Self {
+    pub(super) fn file(&self, path: &str, text: &str) -> &Self {
         let path = self.0.join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
         self
     }
 
-    fn link(&self, path: &str, target: &str) -> &Self {
+    pub(super) fn link(&self, path: &str, target: &str) -> &Self {
         let path = self.0.join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         symlink(target, path).unwrap();
@@ -36,7 +36,7 @@ impl Tree {
     }
 
     /// CPUs `(id, package, core, siblings)` and nodes `(id, cpus)`.
-    fn cpus(&self, cpus: &[(u32, u32, u32, &str)], nodes: &[(u32, &str)]) -> &Self {
+    pub(super) fn cpus(&self, cpus: &[(u32, u32, u32, &str)], nodes: &[(u32, &str)]) -> &Self {
         for (id, package, core, siblings) in cpus {
             let at = format!("sys/devices/system/cpu/cpu{id}/topology");
             self.file(&format!("{at}/physical_package_id"), &format!("{package}\n"));
@@ -53,7 +53,14 @@ impl Tree {
     }
 
     /// A PCI device of `driver` with `queues` queues, whose interrupts begin at `first_irq`.
-    fn pci_nic(&self, name: &str, address: &str, driver: &str, node: i32, queues: u32) -> &Self {
+    pub(super) fn pci_nic(
+        &self,
+        name: &str,
+        address: &str,
+        driver: &str,
+        node: i32,
+        queues: u32,
+    ) -> &Self {
         let pci = format!("sys/devices/pci0000:16/{address}");
         let net = format!("{pci}/net/{name}");
         self.link(
@@ -72,7 +79,7 @@ impl Tree {
         self
     }
 
-    fn irq(&self, device: &str, number: u32, cpus: &str) -> &Self {
+    pub(super) fn irq(&self, device: &str, number: u32, cpus: &str) -> &Self {
         self.file(&format!("sys/devices/pci0000:16/{device}/msi_irqs/{number}"), "msix\n");
         self.file(&format!("proc/irq/{number}/effective_affinity_list"), cpus);
         self.file(&format!("proc/irq/{number}/smp_affinity_list"), "0-7\n")
@@ -90,7 +97,7 @@ impl Drop for Tree {
 }
 
 /// Made: two nodes of two cores with two threads each, an `ice` with 4 queues on node 1.
-fn two_nodes() -> Tree {
+pub(super) fn two_nodes() -> Tree {
     let tree = Tree::new();
     let cpus = [
         (0, 0, 0, "0,4"),

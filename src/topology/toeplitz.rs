@@ -51,6 +51,21 @@ pub enum HashFields {
     AddressesAndPorts,
 }
 
+/// How a NIC changes the fields before it hashes them, so that both directions of a flow meet
+/// (`ethtool -X DEV xfrm`). The definitions are the kernel's ("Scaling in the Linux Networking
+/// Stack", RSS: symmetric hash).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Transform {
+    /// Not at all.
+    #[default]
+    None,
+    /// `symmetric-xor`: source XOR destination takes the place of both.
+    SymmetricXor,
+    /// `symmetric-or-xor`: source OR destination takes the place of the source, source XOR
+    /// destination that of the destination.
+    SymmetricOrXor,
+}
+
 /// Where a packet comes from and goes to, as the receiving NIC sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Flow {
@@ -132,6 +147,31 @@ impl Input {
             input.push(&flow.destination.port().to_be_bytes());
         }
         Ok(input)
+    }
+
+    /// The same fields, changed as `transform` says.
+    #[must_use]
+    pub fn transformed(mut self, transform: Transform) -> Self {
+        if transform == Transform::None {
+            return self;
+        }
+        let (addresses, ports) = match self.len {
+            8 | 12 => self.bytes.split_at_mut(8),
+            _ => self.bytes.split_at_mut(32),
+        };
+        // Without ports these are zero bytes beyond the end, which stay zero.
+        for pair in [addresses, &mut ports[..4]] {
+            let (sources, destinations) = pair.split_at_mut(pair.len() / 2);
+            for (source, destination) in sources.iter_mut().zip(destinations) {
+                let both = *source ^ *destination;
+                *source = match transform {
+                    Transform::SymmetricOrXor => *source | *destination,
+                    _ => both,
+                };
+                *destination = both;
+            }
+        }
+        self
     }
 
     /// The bytes.
@@ -219,7 +259,15 @@ impl Rss {
     /// # Errors
     /// The key is too short for the flow, or the flow mixes address families.
     pub fn place(&self, flow: &Flow, fields: HashFields) -> Result<Placement, RssError> {
-        let hash = hash(&self.key, Input::new(flow, fields)?.as_slice())?;
+        self.place_input(&Input::new(flow, fields)?)
+    }
+
+    /// The queue that packets with these fields go to, when no filter rule comes first.
+    ///
+    /// # Errors
+    /// The key is too short for the input.
+    pub fn place_input(&self, input: &Input) -> Result<Placement, RssError> {
+        let hash = hash(&self.key, input.as_slice())?;
         // A power of two of slots (checked in `new`): the low bits are the slot.
         let slot = hash as usize & (self.table.len() - 1);
         Ok(Placement { hash, slot, queue: self.table[slot] })
@@ -280,6 +328,36 @@ mod tests {
         let rss = Rss::new(MICROSOFT_KEY.to_vec(), vec![3]).unwrap();
         let flow = flow("192.0.2.1:1", "192.0.2.2:2");
         assert_eq!(rss.place(&flow, HashFields::Addresses).unwrap().queue, 3);
+    }
+
+    #[test]
+    fn symmetric_inputs_are_the_kernels() {
+        // "Scaling in the Linux Networking Stack": (S ^ D, S ^ D, SP ^ DP, SP ^ DP), and
+        // (S | D, S ^ D, SP | DP, SP ^ DP).
+        let input =
+            Input::new(&flow("10.0.0.5:256", "10.0.0.6:770"), HashFields::AddressesAndPorts);
+        let input = input.unwrap();
+        let xor = [0, 0, 0, 3, 0, 0, 0, 3, 2, 2, 2, 2];
+        assert_eq!(input.transformed(Transform::SymmetricXor).as_slice(), xor);
+        let or_xor = [10, 0, 0, 7, 0, 0, 0, 3, 3, 2, 2, 2];
+        // 256 | 770 = 0x0302, 256 ^ 770 = 0x0202.
+        assert_eq!(input.transformed(Transform::SymmetricOrXor).as_slice(), or_xor);
+        assert_eq!(input.transformed(Transform::None), input);
+    }
+
+    #[test]
+    fn symmetric_inputs_are_the_same_in_both_directions() {
+        for (there, back) in [
+            (flow("192.0.2.1:7", "198.51.100.9:443"), flow("198.51.100.9:443", "192.0.2.1:7")),
+            (flow("[2001:db8::1]:7", "[fe80::9]:443"), flow("[fe80::9]:443", "[2001:db8::1]:7")),
+        ] {
+            for fields in [HashFields::Addresses, HashFields::AddressesAndPorts] {
+                for transform in [Transform::SymmetricXor, Transform::SymmetricOrXor] {
+                    let of = |flow| Input::new(flow, fields).unwrap().transformed(transform);
+                    assert_eq!(of(&there), of(&back), "{fields:?} {transform:?}");
+                }
+            }
+        }
     }
 
     /// The definition, bit by bit and without a window: the other way to the same number.
