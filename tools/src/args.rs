@@ -29,6 +29,16 @@ pub(crate) enum Command {
     Completions(crate::generate::CompletionsArgs),
     /// Write manual pages.
     Man(crate::generate::ManArgs),
+    /// Network devices.
+    Nic(crate::nic::NicArgs),
+    /// Receive queues, and what hangs on them.
+    Queue(crate::queue::QueueArgs),
+    /// How a device spreads packets over its queues.
+    Rss(crate::rss::RssArgs),
+    /// Where a flow goes, and why.
+    Flow(crate::flow::FlowArgs),
+    /// XDP programs and AF_XDP sockets.
+    Xdp(crate::xdp::XdpArgs),
 }
 
 /// How datagrams are sent and received.

@@ -6,17 +6,22 @@
 mod args;
 mod bundle;
 mod error;
+mod flow;
 mod generate;
 mod get;
 mod hq;
 mod identity;
 mod inspect;
 mod io;
+mod nic;
 mod perf;
+mod queue;
+mod rss;
 mod serve;
 mod signals;
 mod status;
 mod sys;
+mod xdp;
 
 use args::{Cli, Command};
 use clap::Parser;
@@ -33,6 +38,11 @@ fn main() -> ExitCode {
         Command::Bundle(args) => bundle::run(&args),
         Command::Completions(args) => generate::completions(&args),
         Command::Man(args) => generate::man(&args),
+        Command::Nic(args) => nic::run(&args),
+        Command::Queue(args) => queue::run(&args),
+        Command::Flow(args) => flow::run(&args),
+        Command::Rss(args) => rss::run(&args),
+        Command::Xdp(args) => xdp::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

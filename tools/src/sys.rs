@@ -3,7 +3,7 @@
 use memmap2::Mmap;
 use std::fs::File;
 use std::io;
-use std::os::fd::FromRawFd;
+use std::os::fd::{AsRawFd, FromRawFd};
 
 /// Maps a file for reading. Whoever truncates it meanwhile ends the process with a fault, as in
 /// every server that maps files.
@@ -37,4 +37,13 @@ pub(crate) fn perf_event_open(attr: &[u8; 64]) -> Option<File> {
     let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0)?;
     // SAFETY: the descriptor was just opened and belongs to nobody else.
     Some(unsafe { File::from_raw_fd(fd) })
+}
+
+/// Moves the calling thread into a network namespace of `ip netns`, for good.
+pub(crate) fn enter_netns(namespace: &File) -> io::Result<()> {
+    // SAFETY: no pointers are passed, and the descriptor is open for the duration of the call.
+    match unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }

@@ -4,6 +4,8 @@
 //! `schema` name and version. What could not be read is `null` there, and stands with its reason
 //! under `unknown`; for people it is a `?`, with the reasons below the table.
 
+pub(crate) mod sheet;
+
 use crate::error::Failure;
 use clap::Args;
 use quiclane::topology::survey::Survey;
@@ -68,6 +70,12 @@ pub(crate) fn device<'a>(
 pub(crate) struct Unknowns(pub(crate) BTreeMap<String, String>);
 
 impl Unknowns {
+    /// The same without these fields, for which nobody waits.
+    pub(crate) fn without(&self, fields: &[&str]) -> Self {
+        let kept = self.0.iter().filter(|(field, _)| !fields.contains(&field.as_str()));
+        Self(kept.map(|(field, reason)| (field.clone(), reason.clone())).collect())
+    }
+
     /// The value; or none, and the reason is kept under `field`.
     pub(crate) fn take<T: Clone>(&mut self, field: &str, reading: &Reading<T>) -> Option<T> {
         match reading {
