@@ -8,6 +8,7 @@
 //! runs those with WORD in their names. The first word may also be one of [`ROLES`], for which the
 //! tests start this program again, in the namespace or on certain CPUs.
 
+mod explain;
 mod flows;
 mod lane;
 mod nic;
@@ -29,6 +30,10 @@ const TESTS: &[Test] = &[
     ("nic::the_library_reads_the_same_machine", nic::the_library_reads_the_same_machine),
     ("rss::udp_without_ports_meets_on_one_queue", rss::udp_without_ports_meets_on_one_queue),
     ("rss::flows_go_where_toeplitz_says", rss::flows_go_where_toeplitz_says),
+    (
+        "explain::every_flow_goes_where_it_was_explained",
+        explain::every_flow_goes_where_it_was_explained,
+    ),
     ("zerocopy::echoes_every_flow_on_its_queue", zerocopy::echoes_every_flow_on_its_queue),
     ("lane::workers_and_frames_are_on_the_node", lane::workers_and_frames_are_on_the_node),
     ("lane::downloads_are_byte_exact", lane::downloads_are_byte_exact),
