@@ -23,9 +23,8 @@ pub(super) struct OneRttKeys {
     pub(super) remote_header: HeaderKey,
     local: PacketKey,
     remote: PacketKey,
-    /// What the peer would turn to, and what we would answer with.
+    /// What the peer would turn to. What we would answer with is made when it has.
     next_remote: PacketKey,
-    next_local: PacketKey,
     previous_remote: Option<PacketKey>,
     previous_expires: Instant,
     secrets: OneRttSecrets,
@@ -56,15 +55,13 @@ pub(super) enum Opened {
 }
 
 impl OneRttKeys {
-    pub(super) fn new(keys: Keys, mut secrets: OneRttSecrets) -> Self {
-        let (next_local, next_remote) = secrets.next_keys();
+    pub(super) fn new(keys: Keys, secrets: OneRttSecrets) -> Self {
         Self {
             local_header: keys.local.header,
             remote_header: keys.remote.header,
             local: keys.local.packet,
             remote: keys.remote.packet,
-            next_remote,
-            next_local,
+            next_remote: secrets.next_remote(),
             previous_remote: None,
             previous_expires: Instant::NEVER,
             secrets,
@@ -179,9 +176,9 @@ impl OneRttKeys {
     /// `next_pn` the number of our next packet; the old key is good until `expires`.
     pub(super) fn update(&mut self, received: Option<u64>, next_pn: u64, expires: Instant) {
         let (local, remote) = self.secrets.next_keys();
-        self.local = std::mem::replace(&mut self.next_local, local);
-        let current = std::mem::replace(&mut self.next_remote, remote);
-        self.previous_remote = Some(std::mem::replace(&mut self.remote, current));
+        self.local = local;
+        self.previous_remote = Some(std::mem::replace(&mut self.remote, remote));
+        self.next_remote = self.secrets.next_remote();
         self.previous_expires = expires;
         self.phase = !self.phase;
         self.phase_received = received;
