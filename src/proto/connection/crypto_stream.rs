@@ -94,6 +94,12 @@ pub(super) struct CryptoRecv {
 }
 
 impl CryptoRecv {
+    /// Bytes that TLS was given.
+    #[cfg(test)]
+    pub(super) const fn read_bytes(&self) -> u64 {
+        self.read
+    }
+
     /// Takes a frame in and hands what is in order to `tls`.
     pub(super) fn receive<E>(
         &mut self,

@@ -2,7 +2,7 @@
 //! (RFC 9000 §6, §7, §8.1; RFC 9001 §4).
 
 use super::config::nanos;
-use super::crypto_stream::{BufferExceeded, CryptoRecv};
+use super::crypto_stream::BufferExceeded;
 use super::error::{CloseReason, TransportError, code};
 use super::keys::OneRttKeys;
 use super::patience::Patience;
@@ -278,37 +278,16 @@ impl Connection {
         offset: u64,
         data: &[u8],
     ) -> Result<(), TransportError> {
-        let level = match space {
-            SpaceId::Initial => Level::Initial,
-            SpaceId::Handshake => Level::Handshake,
-            SpaceId::Data => Level::OneRtt,
-        };
+        let level = if space == SpaceId::Initial { Level::Initial } else { Level::Handshake };
         let recv = match (space, &mut self.handshake) {
             (SpaceId::Initial, Some(h)) => &mut h.initial.crypto_recv,
             (SpaceId::Handshake, Some(h)) => &mut h.handshake.crypto_recv,
-            (SpaceId::Data, _) => {
-                &mut **self.tickets_received.get_or_insert_with(|| Box::new(CryptoRecv::default()))
-            }
+            (SpaceId::Data, _) => return self.on_late_crypto(offset, data),
             _ => return Ok(()),
         };
-        let Some(session) = &mut self.session else {
-            // A server is done with TLS once its tickets are written: a client has nothing more
-            // to say, and KeyUpdate is forbidden (RFC 9001 §6).
-            return Err(TransportError::new(
-                code::UNEXPECTED_MESSAGE,
-                "TLS message after the handshake",
-            ));
-        };
-        match recv.receive(offset, data, |bytes| session.read(level, bytes)) {
-            Err(BufferExceeded) => {
-                return Err(TransportError::new(
-                    code::CRYPTO_BUFFER_EXCEEDED,
-                    "CRYPTO data beyond the buffer",
-                ));
-            }
-            Ok(Err(e)) => return Err(tls_error(&e)),
-            Ok(Ok(())) => {}
-        }
+        let Some(session) = &mut self.session else { return Ok(()) };
+        let read = |bytes: &[u8]| session.read(level, bytes).map_err(|e| tls_error(&e));
+        recv.receive(offset, data, read).unwrap_or_else(|e| Err(e.into()))?;
         self.apply_peer_parameters()?;
         self.pump_tls();
         self.check_complete(now)
@@ -418,6 +397,7 @@ impl Connection {
         self.discard_space(SpaceId::Handshake);
         // A server keeps the count of what it may send only until here.
         self.handshake = None;
+        self.release_tls(false);
         self.events.push_back(Event::HandshakeConfirmed);
         self.rearm_keep_alive(now);
         self.mtu.enable(self.peer_max_datagram_bytes);
@@ -577,13 +557,19 @@ impl Handshake {
     }
 }
 
+impl From<BufferExceeded> for TransportError {
+    fn from(_: BufferExceeded) -> Self {
+        Self::new(code::CRYPTO_BUFFER_EXCEEDED, "CRYPTO data beyond the buffer")
+    }
+}
+
 fn encoded(parameters: &TransportParameters) -> Vec<u8> {
     let mut out = Vec::with_capacity(160);
     parameters.encode(&mut out);
     out
 }
 
-fn tls_error(e: &TlsError) -> TransportError {
+pub(super) fn tls_error(e: &TlsError) -> TransportError {
     TransportError::new(e.code(), "TLS handshake failed")
 }
 

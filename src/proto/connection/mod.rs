@@ -25,6 +25,7 @@
 //! | `timers.rs` | what is due when |
 //! | `patience.rs` | acknowledgements that would come too late |
 //! | `handshake.rs` | TLS, transport parameters, Retry, Version Negotiation |
+//! | `late_crypto.rs` | TLS after the handshake |
 //! | `keys.rs`, `space.rs`, `crypto_stream.rs`, `cids.rs`, `ecn.rs` | the parts |
 //! | `close.rs` | the end |
 
@@ -40,6 +41,7 @@ mod event;
 mod frames;
 mod handshake;
 mod keys;
+mod late_crypto;
 mod patience;
 mod receive;
 mod space;
@@ -233,7 +235,7 @@ pub struct Connection {
     session: Option<Box<Session>>,
     /// TLS bytes in 1-RTT packets: session tickets.
     tickets: Option<Box<CryptoSend>>,
-    tickets_received: Option<Box<crypto_stream::CryptoRecv>>,
+    tickets_received: Option<Box<late_crypto::LateCrypto>>,
     new_token: Option<Box<[u8]>>,
     closing: Option<Box<Closing>>,
     alpn: Option<Box<[u8]>>,
@@ -331,6 +333,7 @@ impl Connection {
         self.data.sent.shrink();
         self.streams.shrink();
         self.events.shrink_to(0);
+        self.release_tls(true);
     }
 
     // ---- what the application does --------------------------------------------------------

@@ -39,7 +39,11 @@ const DEFAULT_SESSIONS: usize = 256;
 /// Resumption is on: a connection to a server that gave a ticket uses it up, and gets a new
 /// one. Early data is off.
 #[derive(Clone)]
-pub struct ClientTls(pub(super) Arc<ClientConfig>);
+pub struct ClientTls(
+    pub(super) Arc<ClientConfig>,
+    /// Tickets are remembered.
+    pub(super) bool,
+);
 
 impl ClientTls {
     /// Starts with nothing: whom to trust and a protocol must be given.
@@ -58,7 +62,7 @@ impl ClientTls {
     pub(super) fn forgetful(&self) -> Self {
         let mut config = ClientConfig::clone(&self.0);
         config.resumption = Resumption::in_memory_sessions(DEFAULT_SESSIONS);
-        Self(Arc::new(config))
+        Self(Arc::new(config), self.1)
     }
 }
 
@@ -205,7 +209,7 @@ impl ClientTlsBuilder {
         if let Some(log) = self.key_log {
             config.key_log = Arc::new(log);
         }
-        Ok(ClientTls(Arc::new(config)))
+        Ok(ClientTls(Arc::new(config), self.sessions > 0))
     }
 }
 

@@ -19,9 +19,10 @@ use super::{ClientTls, Level, ServerTls, TlsError};
 ///
 /// A server may drop the session when the handshake is complete and everything that it wrote
 /// is acknowledged: it reads nothing more (what a client sends then is an error, 0x10a). A
-/// client keeps it, or takes no tickets.
+/// client keeps it for as long as it wants tickets, see [`Session::wants_tickets`].
 pub struct Session {
     tls: Connection,
+    wants_tickets: bool,
     /// Keys of the Handshake level were given out.
     has_handshake_keys: bool,
     /// What [`Session::write`] appends to belongs to this level.
@@ -51,7 +52,7 @@ impl Session {
         let parameters = transport_parameters.to_vec();
         let session = ClientConnection::new(config, Version::V1, name.to_owned(), parameters)
             .map_err(|error| internal(&error))?;
-        Ok(Self::boxed(Connection::Client(session)))
+        Ok(Self::boxed(Connection::Client(session), tls.1))
     }
 
     /// A server's session. `transport_parameters` is the encoded extension.
@@ -62,11 +63,24 @@ impl Session {
         let parameters = transport_parameters.to_vec();
         let session = ServerConnection::new(Arc::clone(&tls.0), Version::V1, parameters)
             .map_err(|error| internal(&error))?;
-        Ok(Self::boxed(Connection::Server(session)))
+        Ok(Self::boxed(Connection::Server(session), false))
     }
 
-    fn boxed(tls: Connection) -> Box<Self> {
-        Box::new(Self { tls, has_handshake_keys: false, write_level: Level::Initial, failed: None })
+    fn boxed(tls: Connection, wants_tickets: bool) -> Box<Self> {
+        Box::new(Self {
+            tls,
+            wants_tickets,
+            has_handshake_keys: false,
+            write_level: Level::Initial,
+            failed: None,
+        })
+    }
+
+    /// Whether there is a use for the tickets that come after the handshake: a client that
+    /// remembers sessions has one.
+    #[must_use]
+    pub fn wants_tickets(&self) -> bool {
+        self.wants_tickets
     }
 
     /// Takes the next bytes that the peer sent in CRYPTO frames at `level`.

@@ -45,6 +45,15 @@ pub(crate) fn pair() -> (ServerTls, ClientTls) {
 
 /// As [`pair`], with this many tickets for each handshake.
 pub(crate) fn pair_with_tickets(tickets: usize) -> (ServerTls, ClientTls) {
+    pair_with(tickets, 256)
+}
+
+/// As [`pair`], with a client that remembers no server.
+pub(crate) fn pair_without_memory() -> (ServerTls, ClientTls) {
+    pair_with(2, 0)
+}
+
+fn pair_with(tickets: usize, sessions: usize) -> (ServerTls, ClientTls) {
     let identity = Identity::new();
     let server = ServerTls::builder()
         .certificate_der(&[&identity.certificate], &identity.key)
@@ -57,6 +66,7 @@ pub(crate) fn pair_with_tickets(tickets: usize) -> (ServerTls, ClientTls) {
         .roots_der(&[&identity.certificate])
         .unwrap()
         .alpn(["test"])
+        .sessions(sessions)
         .build()
         .unwrap();
     (server, client)

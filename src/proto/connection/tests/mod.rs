@@ -3,6 +3,7 @@
 mod attacks;
 mod basics;
 mod forge;
+mod late_crypto;
 mod pair;
 mod recovery;
 

@@ -180,7 +180,7 @@ fn odd_client(edit: impl FnOnce(&mut rustls::ClientConfig)) -> ClientTls {
     let tls = ClientTls::builder().dangerous_insecure().alpn(["test"]).build().unwrap();
     let mut config = rustls::ClientConfig::clone(&tls.0);
     edit(&mut config);
-    ClientTls(Arc::new(config))
+    ClientTls(Arc::new(config), true)
 }
 
 /// ATTACKS row 14: a client that offers no protocol at all.
