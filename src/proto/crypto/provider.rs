@@ -1,13 +1,15 @@
 //! The library that does the arithmetic: aws-lc-rs or ring.
 //!
-//! The two have the same shape, so that one name, [`lib`], stands for either. aws-lc-rs wins
-//! when both features are on (a build of the whole workspace can turn both on).
+//! The two have the same shape, so that one name, [`lib`], stands for either. With both features
+//! on, each does what it does best: aws-lc-rs the handshakes, ring the packets.
 
 use std::sync::{Arc, OnceLock};
 
-use rustls::CipherSuite;
 use rustls::crypto::CryptoProvider;
 use rustls::quic::Suite;
+use rustls::{CipherSuite, SupportedCipherSuite};
+#[cfg(all(feature = "aws-lc-rs", feature = "ring"))]
+use rustls::{Tls13CipherSuite, crypto::CipherSuiteCommon};
 
 #[cfg(feature = "aws-lc-rs")]
 pub(super) use aws_lc_rs as lib;
@@ -39,6 +41,7 @@ pub(super) fn provider() -> &'static Arc<CryptoProvider> {
     PROVIDER.get_or_init(|| {
         let mut provider = tls::default_provider();
         provider.cipher_suites.retain(|suite| suite.tls13().is_some_and(|s| s.quic.is_some()));
+        provider.cipher_suites.iter_mut().for_each(|suite| *suite = with_packets(*suite));
         provider.cipher_suites.sort_by_key(|suite| match suite.suite() {
             CipherSuite::TLS13_AES_128_GCM_SHA256 => 0,
             CipherSuite::TLS13_AES_256_GCM_SHA384 => 1,
@@ -48,8 +51,37 @@ pub(super) fn provider() -> &'static Arc<CryptoProvider> {
     })
 }
 
+/// The suite as it is: its library protects packets too.
+#[cfg(not(all(feature = "aws-lc-rs", feature = "ring")))]
+const fn with_packets(suite: SupportedCipherSuite) -> SupportedCipherSuite {
+    suite
+}
+
+/// The suite with ring's packet protection.
+///
+/// ring lays a key out in one piece, aws-lc-rs behind a pointer of its own: a key that is not in
+/// the cache is then missed twice, the second time where nobody can be told to look ahead. And
+/// ring's fixed cost per packet is lower, which is most of a small packet.
+#[cfg(all(feature = "aws-lc-rs", feature = "ring"))]
+fn with_packets(suite: SupportedCipherSuite) -> SupportedCipherSuite {
+    let same = rustls::crypto::ring::ALL_CIPHER_SUITES.iter().find(|s| s.suite() == suite.suite());
+    let (Some(tls), Some(packets)) = (suite.tls13(), same.and_then(|same| same.tls13())) else {
+        return suite;
+    };
+    let CipherSuiteCommon { suite, hash_provider, confidentiality_limit } = tls.common;
+    // One value for each suite and process.
+    SupportedCipherSuite::Tls13(Box::leak(Box::new(Tls13CipherSuite {
+        common: CipherSuiteCommon { suite, hash_provider, confidentiality_limit },
+        hkdf_provider: tls.hkdf_provider,
+        aead_alg: tls.aead_alg,
+        quic: packets.quic,
+    })))
+}
+
 /// The suite of Initial packets, which is AES-128-GCM whatever is negotiated later
 /// (RFC 9001 §5.2).
 pub(super) fn initial_suite() -> Option<Suite> {
-    tls::cipher_suite::TLS13_AES_128_GCM_SHA256.tls13()?.quic_suite()
+    let suites = &provider().cipher_suites;
+    let wanted = CipherSuite::TLS13_AES_128_GCM_SHA256;
+    suites.iter().find(|suite| suite.suite() == wanted)?.tls13()?.quic_suite()
 }
