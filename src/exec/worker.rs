@@ -225,8 +225,10 @@ impl<D: Datapath> Worker<D> {
         let Self { lane, ports, dispatch, fleet, to_wake, .. } = self;
         let mut received = 0;
         for (number, port) in ports.iter_mut().enumerate() {
-            port.preview(MAX_BURST, &mut |datagram| lane.look_ahead(datagram));
-            lane.fetch_ahead();
+            if lane.looks_ahead() {
+                port.preview(MAX_BURST, &mut |datagram| lane.look_ahead(datagram));
+                lane.fetch_ahead();
+            }
             received += port.receive(MAX_BURST, &mut |meta, datagram| {
                 let Routed::Elsewhere(owner) = lane.receive(number, meta, datagram) else { return };
                 match dispatch.send(fleet, owner, number, meta, datagram) {
