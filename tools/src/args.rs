@@ -1,5 +1,6 @@
 //! Arguments as they are typed.
 
+use crate::doctor::DoctorArgs;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -39,6 +40,8 @@ pub(crate) enum Command {
     Flow(crate::flow::FlowArgs),
     /// XDP programs and AF_XDP sockets.
     Xdp(crate::xdp::XdpArgs),
+    /// Find what is wrong with this machine for lanes, and the commands that mend it.
+    Doctor(DoctorArgs),
 }
 
 /// How datagrams are sent and received.

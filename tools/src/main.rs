@@ -5,6 +5,7 @@
 
 mod args;
 mod bundle;
+mod doctor;
 mod error;
 mod flow;
 mod generate;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         Command::Flow(args) => flow::run(&args),
         Command::Rss(args) => rss::run(&args),
         Command::Xdp(args) => xdp::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,301 @@
+//! What is being lost: counters of sockets, servers, the NIC and the kernel's stack. With two
+//! looks (`--watch-seconds`) it is what was lost between them.
+
+use crate::doctor::context::{Context, Host, count, known, named};
+use crate::doctor::finding::{Check, Found, Judgement, Kind, Severity};
+use quiclane::topology::survey::device::{QueueCounters, XskCounters, XskSocket};
+use quiclane::topology::survey::host::Backlog;
+
+/// One squeeze in so many packets is the ordinary course of a busy machine.
+const PACKETS_PER_SQUEEZE: u64 = 10_000;
+
+/// The drivers' own names for packets that the NIC had no room for.
+const NIC_DROPS: &[&str] = &[
+    "rx_missed_errors",
+    "rx_no_buffer_count",
+    "rx_no_dma_resources",
+    "rx_out_of_buffer",
+    "rx_discards_phy",
+    "rx_dropped.nic",
+    "port.rx_dropped",
+    "rx_fifo_errors",
+    "rx_queue_drops",
+    "rx_overruns",
+];
+
+pub(super) const KINDS: &[Kind] = &[
+    Kind {
+        id: "QL050",
+        severity: Severity::Warn,
+        title: "Packets arrive on wrong queues",
+        reads: "wrong_queue of each worker: /run/quiclane/PID.json",
+        why: "They are of connections of other workers, and are handed over from thread to \
+              thread: each costs what a lane was made to spare. The table, the key or the hashed \
+              fields changed under the server, a rule sends flows away, or clients move.",
+        mend: "quiclane plan DEV",
+        afterwards: "quiclane doctor DEV --watch-seconds 10: gone",
+        check: Check::Device(wrong_queue),
+    },
+    Kind {
+        id: "QL051",
+        severity: Severity::Warn,
+        title: "A socket's receive ring was full",
+        reads: "rx_ring_full of the sockets (XDP_STATISTICS, sock_diag)",
+        why: "Packets came faster than the worker took them, and were dropped. It shares its CPU, \
+              or the load asks for more queues.",
+        mend: "quiclane plan DEV",
+        afterwards: "quiclane doctor DEV --watch-seconds 10: gone",
+        check: Check::Device(ring_full),
+    },
+    Kind {
+        id: "QL052",
+        severity: Severity::Warn,
+        title: "A socket's fill ring was empty",
+        reads: "fill_ring_empty of the sockets (XDP_STATISTICS, sock_diag)",
+        why: "The kernel had no frame to put a packet into: the worker came too late to give \
+              frames back, or an application holds on to them. The packet was dropped.",
+        mend: "quiclane plan DEV",
+        afterwards: "quiclane doctor DEV --watch-seconds 10: gone",
+        check: Check::Device(fill_empty),
+    },
+    Kind {
+        id: "QL053",
+        severity: Severity::Warn,
+        title: "A socket refused packets or descriptors",
+        reads: "rx_dropped, rx_invalid and tx_invalid of the sockets (XDP_STATISTICS, sock_diag)",
+        why: "rx_dropped counts packets that did not fit a chunk, as a rule merged ones; invalid \
+              descriptors are a fault of the program that owns the socket.",
+        mend: "ethtool -K DEV gro off lro off",
+        afterwards: "quiclane doctor DEV --watch-seconds 10: gone",
+        check: Check::Device(refused),
+    },
+    Kind {
+        id: "QL054",
+        severity: Severity::Warn,
+        title: "The NIC drops packets",
+        reads: "drops of each queue (netdev netlink, qstats-get) and the driver's counters \
+                (ethtool -S DEV)",
+        why: "The NIC had no descriptor for them: nobody emptied its ring in time. They appear in \
+              no counter of any socket or server.",
+        mend: "ethtool -G DEV rx 2048",
+        afterwards: "quiclane doctor DEV --watch-seconds 10: gone",
+        check: Check::Device(nic_drops),
+    },
+    Kind {
+        id: "QL055",
+        severity: Severity::Warn,
+        title: "The kernel's backlog drops packets",
+        reads: "/proc/net/softnet_stat, second column",
+        why: "Packets that the kernel's own stack was to take were dropped on their way between \
+              CPUs: it concerns kernel UDP sockets, generic XDP behind RPS, and veth.",
+        mend: "sysctl -w net.core.netdev_max_backlog=5000",
+        afterwards: "quiclane doctor --watch-seconds 10: gone",
+        check: Check::Host(softnet_drops),
+    },
+    Kind {
+        id: "QL056",
+        severity: Severity::Note,
+        title: "Softirqs run out of their budget",
+        reads: "/proc/net/softnet_stat, first and third column; net.core.netdev_budget",
+        why: "NAPI had more to do than it may at one time, and left packets waiting. Often the \
+              CPU of the interrupt is shared with something else.",
+        mend: "sysctl -w net.core.netdev_budget=600",
+        afterwards: "quiclane doctor --watch-seconds 10: gone",
+        check: Check::Host(squeezes),
+    },
+];
+
+/// What a counter grew by since the earlier look; its whole value if there was none.
+fn since(now: u64, before: Option<u64>) -> u64 {
+    now.saturating_sub(before.unwrap_or(0))
+}
+
+fn when(is_watched: bool) -> &'static str {
+    if is_watched { "while watched" } else { "so far" }
+}
+
+fn wrong_queue(cx: &Context<'_>) -> Judgement {
+    let before = cx.before();
+    let mut hits = Vec::new();
+    let mut is_served = false;
+    for (server, worker) in cx.served() {
+        is_served = true;
+        let earlier = before.and_then(|before| {
+            let mut all = before.served();
+            let same = all.find(|(s, w)| s.pid == server.pid && w.queue == worker.queue);
+            same.map(|(_, worker)| worker.wrong_queue)
+        });
+        // A server tells by itself what came in the last second.
+        let rise = match earlier {
+            Some(earlier) => since(worker.wrong_queue, Some(earlier)),
+            None => worker.wrong_queue_recent,
+        };
+        if rise > 0 {
+            hits.push((server.pid, worker, rise));
+        }
+    }
+    if !is_served && !cx.socket_queues()?.is_empty() {
+        return Err("the process with the sockets does not count it in /run/quiclane".to_owned());
+    }
+    if hits.is_empty() {
+        return Ok(None);
+    }
+    let queues: Vec<u32> = hits.iter().map(|(_, worker, _)| worker.queue).collect();
+    let total = hits.iter().map(|(_, _, rise)| rise).sum::<u64>();
+    let period = if before.is_some() { "while watched" } else { "in the last second" };
+    let packets = count(usize::try_from(total).unwrap_or(usize::MAX), "packet");
+    let verb = if total == 1 { "is" } else { "are" };
+    let says =
+        format!("{packets} on {} {verb} of other workers, {period}", named("queue", &queues));
+    hits.iter()
+        .fold(Found::new(says), |found, (pid, worker, rise)| {
+            let what = format!("queue {}: {rise}, {} in all", worker.queue, worker.wrong_queue);
+            found.read(what, format!("/run/quiclane/{pid}.json"))
+        })
+        .judged()
+}
+
+/// Sockets and one of their counters, where it rose.
+fn socket_counter(cx: &Context<'_>, name: &str, of: fn(&XskCounters) -> u64) -> Judgement {
+    let before = cx.before();
+    let earlier = |socket: &XskSocket| {
+        let sockets = before?.sockets().ok()?;
+        let same = sockets.into_iter().find(|other| other.inode == socket.inode)?;
+        same.counters.as_ref().map(of)
+    };
+    let mut hits = Vec::new();
+    let mut silent = false;
+    for socket in cx.sockets()? {
+        let Some(counters) = &socket.counters else {
+            silent = true;
+            continue;
+        };
+        let rise = since(of(counters), earlier(socket));
+        if rise > 0 {
+            hits.push((socket, rise));
+        }
+    }
+    if hits.is_empty() {
+        let reason = "the kernel does not tell the counters of a socket (XDP_SOCKETS_DIAG)";
+        return if silent { Err(reason.to_owned()) } else { Ok(None) };
+    }
+    let total = hits.iter().map(|(_, rise)| rise).sum::<u64>();
+    let sockets = count(hits.len(), "socket");
+    let found = Found::new(format!("{name} is {total} on {sockets} {}", when(before.is_some())));
+    hits.iter()
+        .fold(found, |found, (socket, rise)| {
+            let queue = socket.queue.map_or_else(|| "?".to_owned(), |queue| queue.to_string());
+            found.read(format!("queue {queue}: {name} {rise}"), "ss --xdp -e")
+        })
+        .judged()
+}
+
+fn ring_full(cx: &Context<'_>) -> Judgement {
+    socket_counter(cx, "rx_ring_full", |counters| counters.rx_ring_full)
+}
+
+fn fill_empty(cx: &Context<'_>) -> Judgement {
+    socket_counter(cx, "fill_ring_empty", |counters| counters.fill_ring_empty)
+}
+
+fn refused(cx: &Context<'_>) -> Judgement {
+    socket_counter(cx, "rx_dropped + rx_invalid + tx_invalid", |counters| {
+        counters.rx_dropped + counters.rx_invalid + counters.tx_invalid
+    })
+}
+
+fn nic_drops(cx: &Context<'_>) -> Judgement {
+    let before = cx.before();
+    let mut hits: Vec<(String, u64, String)> = Vec::new();
+    if let Some(queues) = cx.device.queue_counters.known() {
+        let earlier = before.and_then(|before| before.device.queue_counters.known());
+        for queue in queues {
+            let same = |other: &&QueueCounters| {
+                (other.index, other.direction) == (queue.index, queue.direction)
+            };
+            let lost = |it: &QueueCounters| it.hw_drops.unwrap_or(0) + it.alloc_fail.unwrap_or(0);
+            let rise = since(lost(queue), earlier.and_then(|all| all.iter().find(same)).map(lost));
+            if rise > 0 {
+                let what = format!("queue {}: {rise}", queue.index);
+                hits.push((what, rise, format!("netdev netlink, qstats-get, {}", cx.name())));
+            }
+        }
+    }
+    if let (Some(statistics), true) = (cx.device.statistics.known(), hits.is_empty()) {
+        let earlier = before.and_then(|before| before.device.statistics.known());
+        for (name, value) in statistics.iter().filter(|(name, _)| NIC_DROPS.contains(&&**name)) {
+            let same = earlier.and_then(|all| all.iter().find(|(other, _)| other == name));
+            let rise = since(*value, same.map(|(_, value)| *value));
+            if rise > 0 {
+                hits.push((format!("{name} {rise}"), rise, cx.ethtool("-S")));
+            }
+        }
+    }
+    if hits.is_empty() {
+        // One of the two is enough to judge by.
+        return known(&cx.device.queue_counters)
+            .map(|_| None)
+            .or_else(|_| known(&cx.device.statistics).map(|_| None));
+    }
+    let total = hits.iter().map(|(_, rise, _)| rise).sum::<u64>();
+    let packets = count(usize::try_from(total).unwrap_or(usize::MAX), "packet");
+    let found = Found::new(format!("the NIC dropped {packets} {}", when(before.is_some())));
+    hits.into_iter().fold(found, |found, (what, _, from)| found.read(what, from)).judged()
+}
+
+/// CPUs and their backlog since the earlier look.
+fn backlogs(host: &Host<'_>) -> Result<Vec<(u32, Backlog)>, String> {
+    let earlier = |cpu: u32| {
+        let states = &host.before?.host.cpus;
+        states.iter().find(|state| state.cpu == cpu)?.backlog.known().copied()
+    };
+    let states = &host.survey.host.cpus;
+    states
+        .iter()
+        .map(|state| {
+            let now = *known(&state.backlog)?;
+            let before = earlier(state.cpu).unwrap_or_default();
+            let rise = Backlog {
+                processed: now.processed.saturating_sub(before.processed),
+                dropped: now.dropped.saturating_sub(before.dropped),
+                squeezed: now.squeezed.saturating_sub(before.squeezed),
+            };
+            Ok((state.cpu, rise))
+        })
+        .collect()
+}
+
+fn softnet_drops(host: &Host<'_>) -> Judgement {
+    let mut all = backlogs(host)?;
+    all.retain(|(_, backlog)| backlog.dropped > 0);
+    if all.is_empty() {
+        return Ok(None);
+    }
+    let cpus: Vec<u32> = all.iter().map(|(cpu, _)| *cpu).collect();
+    let total = all.iter().map(|(_, backlog)| backlog.dropped).sum::<u64>();
+    let packets = count(usize::try_from(total).unwrap_or(usize::MAX), "packet");
+    let period = when(host.before.is_some());
+    let found =
+        Found::new(format!("the backlog of {} dropped {packets} {period}", named("cpu", &cpus)));
+    all.iter()
+        .fold(found, |found, (cpu, backlog)| {
+            found.read(format!("cpu {cpu}: {} dropped", backlog.dropped), "/proc/net/softnet_stat")
+        })
+        .judged()
+}
+
+fn squeezes(host: &Host<'_>) -> Judgement {
+    let mut all = backlogs(host)?;
+    all.retain(|(_, it)| it.squeezed > 0 && it.squeezed * PACKETS_PER_SQUEEZE > it.processed);
+    if all.is_empty() {
+        return Ok(None);
+    }
+    let cpus: Vec<u32> = all.iter().map(|(cpu, _)| *cpu).collect();
+    let found = Found::new(format!("softirqs of {} run out of budget", named("cpu", &cpus)));
+    all.iter()
+        .fold(found, |found, (cpu, it)| {
+            let what = format!("cpu {cpu}: {} times in {} packets", it.squeezed, it.processed);
+            found.read(what, "/proc/net/softnet_stat")
+        })
+        .judged()
+}

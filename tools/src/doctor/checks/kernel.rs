@@ -1,0 +1,131 @@
+//! What the kernel was built with, how it is set, and what this process may do.
+
+use crate::doctor::context::{Host, known};
+use crate::doctor::finding::{Check, Found, Judgement, Kind, Severity};
+
+const CONFIG: &str = "the kernel's configuration (/proc/config.gz, /boot/config-*)";
+
+pub(super) const KINDS: &[Kind] = &[
+    Kind {
+        id: "QL090",
+        severity: Severity::Error,
+        title: "The kernel has no AF_XDP",
+        reads: "CONFIG_XDP_SOCKETS: the kernel's configuration (/proc/config.gz, /boot/config-*)",
+        why: "AF_XDP sockets cannot be opened: only kernel UDP sockets remain.",
+        mend: "quiclane serve --io udp",
+        afterwards: "zgrep XDP_SOCKETS= /proc/config.gz: y, on a kernel that was built with it",
+        check: Check::Host(xdp_sockets),
+    },
+    Kind {
+        id: "QL091",
+        severity: Severity::Warn,
+        title: "BPF programs are not compiled",
+        reads: "/proc/sys/net/core/bpf_jit_enable",
+        why: "The steering program is interpreted, about ten times slower, for every packet of \
+              the device.",
+        mend: "sysctl -w net.core.bpf_jit_enable=1",
+        afterwards: "sysctl net.core.bpf_jit_enable: 1",
+        check: Check::Host(jit),
+    },
+    Kind {
+        id: "QL092",
+        severity: Severity::Note,
+        title: "The kernel has no type information",
+        reads: "CONFIG_DEBUG_INFO_BTF: the kernel's configuration (/proc/config.gz, \
+                /boot/config-*)",
+        why: "Programs that read RX metadata (the NIC's hash and timestamps) cannot be loaded \
+              without BTF, so `quiclane flow explain --verify` has to go by counters.",
+        mend: "apt install linux-image-amd64",
+        afterwards: "ls /sys/kernel/btf/vmlinux",
+        check: Check::Host(btf),
+    },
+    Kind {
+        id: "QL093",
+        severity: Severity::Note,
+        title: "The kernel does not tell about AF_XDP sockets",
+        reads: "CONFIG_XDP_SOCKETS_DIAG: the kernel's configuration (/proc/config.gz, \
+                /boot/config-*)",
+        why: "Which socket is bound to which queue, its mode and its counters cannot be asked for \
+              (`ss --xdp` shows nothing): what the tools say of other people's sockets stays \
+              incomplete. Servers of Quiclane tell by themselves, in /run/quiclane.",
+        mend: "modprobe xsk_diag",
+        afterwards: "ss --xdp",
+        check: Check::Host(diag),
+    },
+    Kind {
+        id: "QL094",
+        severity: Severity::Note,
+        title: "This process may not open lanes",
+        reads: "CapEff of the process that looks: /proc/self/status",
+        why: "AF_XDP wants CAP_NET_RAW for the socket, CAP_NET_ADMIN and CAP_BPF for the program. \
+              A server started from this shell gets kernel UDP sockets, or none; a unit with \
+              AmbientCapabilities is not concerned.",
+        mend: "setcap cap_net_raw,cap_net_admin,cap_bpf+ep /usr/bin/quiclane",
+        afterwards: "getcap /usr/bin/quiclane; quiclane serve --require native",
+        check: Check::Host(capabilities),
+    },
+];
+
+fn xdp_sockets(host: &Host<'_>) -> Judgement {
+    match host.option("CONFIG_XDP_SOCKETS")? {
+        Some(_) => Ok(None),
+        None => Found::new("the kernel was built without AF_XDP")
+            .read("CONFIG_XDP_SOCKETS is not set", CONFIG)
+            .judged(),
+    }
+}
+
+fn jit(host: &Host<'_>) -> Judgement {
+    if *known(&host.survey.host.bpf_jit)? != 0 {
+        return Ok(None);
+    }
+    Found::new("BPF programs are interpreted")
+        .read("0", "/proc/sys/net/core/bpf_jit_enable")
+        .judged()
+}
+
+fn btf(host: &Host<'_>) -> Judgement {
+    match host.option("CONFIG_DEBUG_INFO_BTF")? {
+        Some(_) => Ok(None),
+        None => Found::new("the kernel has no BTF: no RX metadata")
+            .read("CONFIG_DEBUG_INFO_BTF is not set", CONFIG)
+            .judged(),
+    }
+}
+
+fn diag(host: &Host<'_>) -> Judgement {
+    let found = Found::new("sockets of others are seen in part: no XDP_SOCKETS_DIAG");
+    match host.option("CONFIG_XDP_SOCKETS_DIAG")? {
+        Some("y") => Ok(None),
+        // A module is loaded by who asks; if it is there the sockets say where they are bound.
+        Some(_) => {
+            let sockets = host.survey.sockets.known();
+            let is_blind = sockets.is_some_and(|all| all.iter().any(|it| it.device.is_none()));
+            if !is_blind {
+                return Ok(None);
+            }
+            found.read("CONFIG_XDP_SOCKETS_DIAG=m, and no answer", CONFIG).judged()
+        }
+        None => found
+            .read("CONFIG_XDP_SOCKETS_DIAG is not set", CONFIG)
+            .mend("quiclane serve (its state is in /run/quiclane)")
+            .judged(),
+    }
+}
+
+fn capabilities(host: &Host<'_>) -> Judgement {
+    let it = known(&host.survey.host.capabilities)?;
+    let can_bpf = it.bpf || it.sys_admin;
+    let missing: Vec<&str> =
+        [(it.net_raw, "CAP_NET_RAW"), (it.net_admin, "CAP_NET_ADMIN"), (can_bpf, "CAP_BPF")]
+            .into_iter()
+            .filter_map(|(has, name)| (!has).then_some(name))
+            .collect();
+    if missing.is_empty() {
+        return Ok(None);
+    }
+    let missing = missing.join(", ");
+    Found::new(format!("this process has no {missing}"))
+        .read(format!("CapEff without {missing}"), "/proc/self/status")
+        .judged()
+}

@@ -1,0 +1,230 @@
+//! Every finding is tried on a machine that has it and on one that has not.
+
+mod triggers;
+
+use super::finding::{Report, Severity};
+use super::render::{Page, explanation, text};
+use super::{checks, devices, judge};
+use quiclane::topology::survey::Survey;
+use quiclane::topology::{Record, Source};
+use quiclane_fixtures::{Tree, two_node_ice};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use triggers::TRIGGERS;
+
+fn survey(tree: &Tree) -> Survey {
+    use quiclane_fixtures::Entry;
+    let record = |(path, entry): (&str, &Entry)| {
+        let record = match entry {
+            Entry::File(text) => Record::File(text.clone()),
+            Entry::Link(target) => Record::Link(PathBuf::from(target)),
+            Entry::Directory => Record::Directory,
+        };
+        (PathBuf::from("/").join(path), record)
+    };
+    Survey::read(&Source::records(tree.entries().map(record).collect()))
+}
+
+fn examined(tree: &Tree, device: &str) -> Report {
+    let survey = survey(tree);
+    assert!(survey.device(device).is_some(), "the machine has no {device}");
+    judge(&survey, None, &[device.to_owned()], &checks::all())
+}
+
+fn ids(report: &Report) -> Vec<&'static str> {
+    report.findings.iter().map(|finding| finding.id).collect()
+}
+
+#[test]
+fn a_machine_that_is_well_has_no_findings_and_no_gaps() {
+    let survey = survey(&two_node_ice());
+    let devices = devices(&survey);
+    assert_eq!(devices, ["eth0", "eth1"]);
+    let report = judge(&survey, None, &devices, &checks::all());
+    assert_eq!(report.findings, [], "{:#?}", ids(&report));
+    assert_eq!(report.not_judged, []);
+    assert!(report.judged >= 2 * 60, "{}", report.judged);
+}
+
+#[test]
+fn every_finding_is_found_where_it_is_and_not_where_it_is_not() {
+    let mut missing: BTreeSet<&str> = checks::all().iter().map(|kind| kind.id).collect();
+    for trigger in TRIGGERS {
+        let mut tree = (trigger.machine)();
+        (trigger.breaks)(&mut tree);
+        let report = examined(&tree, trigger.device);
+        let found = report.findings.iter().find(|finding| finding.id == trigger.id);
+        let found = found.unwrap_or_else(|| {
+            let gap = report.not_judged.iter().find(|gap| gap.id == trigger.id);
+            panic!("{} is not found: {gap:?}; found are {:?}", trigger.id, ids(&report))
+        });
+        assert!(found.says.contains(trigger.says), "{}: {}", found.id, found.says);
+        assert!(!found.read.is_empty(), "{} does not say what was read", found.id);
+        assert!(!found.mend.contains("DEV"), "{}: {}", found.id, found.mend);
+        missing.remove(trigger.id);
+        // Without it, it is the machine that has neither findings nor gaps.
+        let Some(mends) = trigger.mends else { continue };
+        let mut well = (trigger.machine)();
+        mends(&mut well);
+        let report = examined(&well, trigger.device);
+        assert!(!ids(&report).contains(&trigger.id), "{} is found in health", trigger.id);
+        let is_judged = !report.not_judged.iter().any(|gap| gap.id == trigger.id);
+        assert!(is_judged, "{} is not judged in health", trigger.id);
+    }
+    assert!(missing.is_empty(), "findings without a trigger: {missing:?}");
+}
+
+#[test]
+fn what_is_not_answered_is_not_judged() {
+    // Neither the kernel nor a server of ours tells anything: only sysfs and procfs are left.
+    let mut tree = two_node_ice();
+    tree.remove("quiclane/answers").remove("run/quiclane");
+    let report = examined(&tree, "eth0");
+    assert_eq!(report.findings, [], "{:?}", ids(&report));
+    let gaps: BTreeSet<&str> = report.not_judged.iter().map(|gap| gap.id).collect();
+    let judged: Vec<&str> =
+        checks::all().iter().map(|kind| kind.id).filter(|id| !gaps.contains(id)).collect();
+    let from_files = [
+        "QL010", "QL011", "QL020", "QL021", "QL022", "QL024", "QL026", "QL035", "QL045", "QL050",
+        "QL055", "QL056", "QL060", "QL061", "QL062", "QL063", "QL064", "QL065", "QL066", "QL068",
+        "QL069", "QL070", "QL071", "QL072", "QL080", "QL081", "QL082", "QL091", "QL094",
+    ];
+    let unexpected: Vec<_> = judged.iter().filter(|id| !from_files.contains(id)).collect();
+    assert!(unexpected.is_empty(), "judged without an answer: {unexpected:?}");
+    assert!(report.not_judged.iter().all(|gap| !gap.reason.is_empty()));
+}
+
+#[test]
+fn files_that_cannot_be_read_are_not_judged() {
+    let mut tree = two_node_ice();
+    for path in [
+        "sys/class/net/eth0/mtu",
+        "sys/class/net/eth0/gro_flush_timeout",
+        "proc/net/softnet_stat",
+        "proc/sys/net/core/bpf_jit_enable",
+        "proc/self/status",
+        "sys/devices/system/cpu/cpu3/cpufreq",
+        "sys/devices/system/cpu/cpu3/cpuidle",
+        "proc/irq/121/effective_affinity_list",
+        "sys/class/net/eth0/queues/rx-2/rps_cpus",
+        "sys/class/net/eth0/queues/tx-2/xps_cpus",
+    ] {
+        tree.remove(path);
+    }
+    let report = examined(&tree, "eth0");
+    let gaps: Vec<&str> = report.not_judged.iter().map(|gap| gap.id).collect();
+    for id in [
+        "QL010", "QL011", "QL013", "QL018", "QL020", "QL022", "QL024", "QL025", "QL026", "QL035",
+        "QL055", "QL056", "QL071", "QL080", "QL081", "QL091", "QL094",
+    ] {
+        assert!(gaps.contains(&id), "{id} is judged without its file");
+    }
+    assert_eq!(report.findings, []);
+}
+
+#[test]
+fn a_watched_counter_is_judged_by_what_it_rose() {
+    let count = |full: u64, drops: u64, wrong: u64| {
+        let mut tree = two_node_ice();
+        tree.edit_answer("sockets", |sockets| {
+            sockets[0]["counters"]["tx_ring_empty"] = 6.into();
+            sockets[0]["counters"]["rx_ring_full"] = full.into();
+        });
+        tree.edit_answer("device/eth0/queue_counters", |counters| {
+            counters[0]["packets"] = 5.into();
+            counters[0]["hw_drops"] = drops.into();
+        });
+        triggers::server_with(&mut tree, |worker| {
+            worker["wrong_queue"] = wrong.into();
+            worker["wrong_queue_recent"] = 1.into();
+        });
+        survey(&tree)
+    };
+    let watched = |before: &Survey, after: &Survey| {
+        let report = judge(after, Some(before), &["eth0".to_owned()], &checks::all());
+        let line = |id| report.findings.iter().find(|it| it.id == id).map(|it| it.says.clone());
+        (line("QL050"), line("QL051"), line("QL054"))
+    };
+    let (old, new) = (count(100, 50, 7), count(130, 51, 9));
+    assert_eq!(watched(&old, &old), (None, None, None));
+    let (wrong, full, drops) = watched(&old, &new);
+    assert_eq!(wrong.unwrap(), "2 packets on queue 0 are of other workers, while watched");
+    assert_eq!(full.unwrap(), "rx_ring_full is 30 on 1 socket while watched");
+    assert_eq!(drops.unwrap(), "the NIC dropped 1 packet while watched");
+}
+
+#[test]
+fn kinds_are_complete_and_their_ids_are_for_ever() {
+    let kinds = checks::all();
+    assert!(kinds.len() >= 60, "{}", kinds.len());
+    let ids: BTreeSet<&str> = kinds.iter().map(|kind| kind.id).collect();
+    assert_eq!(ids.len(), kinds.len(), "an id is given twice");
+    for kind in kinds {
+        let number = kind.id.strip_prefix("QL").unwrap();
+        assert!(number.len() == 3 && number.parse::<u32>().is_ok(), "{}", kind.id);
+        for text in [kind.title, kind.reads, kind.why, kind.mend, kind.afterwards] {
+            assert!(!text.is_empty() && !text.contains("  "), "{}: {text:?}", kind.id);
+        }
+        assert!(kind.why.ends_with('.'), "{}", kind.id);
+    }
+}
+
+#[test]
+fn lines_are_sorted_aligned_and_folded() {
+    let mut tree = two_node_ice();
+    tree.answer("irqbalance", 733).set("sys/class/net/eth0/mtu", "9000");
+    tree.refuse("device/eth0/rings", "no").refuse("device/eth0/rules", "no");
+    let report = examined(&tree, "eth0");
+    let wide = text(&report, Page { columns: None, color: false });
+    let lines: Vec<&str> = wide.lines().collect();
+    assert_eq!(
+        lines[..2],
+        [
+            "ERROR QL035 MTU 9000: a frame of 4096 bytes holds 3818 >>> ip link set eth0 mtu 1500",
+            "WARN  QL012 irqbalance may move 17 IRQs                >>> systemctl disable --now \
+             irqbalance && quiclane plan eth0",
+        ]
+    );
+    assert_eq!(lines[3..6], ["not judged", "  QL007 QL030 QL031", "      no"]);
+    assert!(lines[7].starts_with("eth0: 1 error, 1 warning; "), "{wide}");
+    let narrow = text(&report, Page { columns: Some(60), color: false });
+    assert!(narrow.lines().all(|line| line.chars().count() <= 60), "{narrow}");
+    assert!(narrow.contains("\n            >>> systemctl"), "{narrow}");
+    let color = text(&report, Page { columns: None, color: true });
+    assert!(color.contains("\x1b[1;31mERROR\x1b[0m QL035"), "{color}");
+}
+
+#[test]
+fn an_explanation_has_all_texts_and_what_is_so_here() {
+    let mut tree = two_node_ice();
+    tree.answer("irqbalance", 733);
+    let survey = survey(&tree);
+    let kind = checks::all().into_iter().find(|kind| kind.id == "QL012").unwrap();
+    let report = judge(&survey, None, &["eth0".to_owned()], &[kind]);
+    let text = explanation(kind, &report, Page { columns: Some(80), color: false });
+    for part in ["QL012 WARN", "Read", "Why", "Mend", "Afterwards", "/proc/733/comm", "17 IRQs"] {
+        assert!(text.contains(part), "no {part} in {text}");
+    }
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+}
+
+#[test]
+fn the_worst_comes_first() {
+    let mut tree = two_node_ice();
+    tree.answer("irqbalance", 733).set("sys/class/net/eth0/mtu", "9000");
+    tree.edit_answer("device/eth0/coalesce", |coalesce| coalesce["rx_usecs"] = 500.into());
+    let report = examined(&tree, "eth0");
+    let severities: Vec<Severity> = report.findings.iter().map(|it| it.severity).collect();
+    assert_eq!(severities, [Severity::Error, Severity::Warn, Severity::Note]);
+}
+
+#[test]
+fn devices_of_interest_are_physical_or_have_xdp() {
+    let mut tree = two_node_ice();
+    tree.edit_answer("device/eth1/link", |link| link["is_up"] = false.into());
+    assert_eq!(devices(&survey(&tree)), ["eth0"]);
+    tree.edit_answer("device/lo/attached", |attached| {
+        *attached = serde_json::json!([{"mode": "generic", "program": 198}]);
+    });
+    assert_eq!(devices(&survey(&tree)), ["eth0", "lo"]);
+}
