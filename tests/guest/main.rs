@@ -15,6 +15,7 @@ mod nic;
 mod numa;
 mod rss;
 mod server;
+mod survey;
 mod zerocopy;
 
 use std::process::ExitCode;
@@ -38,6 +39,16 @@ const TESTS: &[Test] = &[
     ("lane::workers_and_frames_are_on_the_node", lane::workers_and_frames_are_on_the_node),
     ("lane::downloads_are_byte_exact", lane::downloads_are_byte_exact),
     ("lane::connections_land_where_toeplitz_says", lane::connections_land_where_toeplitz_says),
+    ("survey::ethtool_and_the_survey_agree", survey::ethtool_and_the_survey_agree),
+    (
+        "survey::keys_tables_and_fields_are_those_of_ethtool",
+        survey::keys_tables_and_fields_are_those_of_ethtool,
+    ),
+    ("survey::queues_lead_to_interrupts_and_cpus", survey::queues_lead_to_interrupts_and_cpus),
+    (
+        "survey::a_zerocopy_server_is_seen_on_its_queues",
+        survey::a_zerocopy_server_is_seen_on_its_queues,
+    ),
     ("lane::a_killed_server_leaves_nothing", lane::a_killed_server_leaves_nothing),
 ];
 

@@ -153,6 +153,7 @@ fn read_features(answer: Attributes<'_>) -> BTreeMap<String, Feature> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::netlink::recorded;
     use super::*;
 
     fn set(bits: &[(&str, bool)], has_mask: bool) -> Question {
@@ -187,6 +188,37 @@ mod tests {
         let expected = [("legacy-rx", true), ("vf-true-promisc-support", false)];
         let expected = expected.map(|(name, set)| (name.to_owned(), set));
         assert_eq!(read_bits(Attributes(flags.as_bytes())), expected);
+    }
+
+    /// From a virtio_net of one queue, Linux 6.18; without the generic header.
+    #[test]
+    fn recorded_answers_are_read() {
+        let channels = recorded(
+            "18000180 08000100 04000000 09000200 65746830 00000000 08000500 01000000
+             08000900 01000000",
+        );
+        let expected = Channels { combined: (1, 1), ..Channels::default() };
+        assert_eq!(read_channels(Attributes(&channels)), expected);
+        let rings = recorded(
+            "18000180 08000100 04000000 09000200 65746830 00000000 08000200 00010000
+             08000600 00010000 08000500 00010000 08000900 00010000 05000d00 00000000
+             05000e00 00000000",
+        );
+        let expected = Rings { rx: (256, 256), tx: (256, 256) };
+        assert_eq!(read_rings(Attributes(&rings)), expected);
+        let coalesce = recorded(
+            "18000180 08000100 04000000 09000200 65746830 00000000 08000200 00000000
+             08000300 01000000 08000600 00000000 08000700 01000000 05000b00 00000000",
+        );
+        let expected = Coalesce {
+            rx_usecs: Some(0),
+            rx_frames: Some(1),
+            tx_usecs: Some(0),
+            tx_frames: Some(1),
+            adaptive_rx: Some(false),
+            adaptive_tx: None,
+        };
+        assert_eq!(read_coalesce(Attributes(&coalesce)), expected);
     }
 
     #[test]

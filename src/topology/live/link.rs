@@ -41,7 +41,7 @@ pub(super) fn attached(kernel: &Kernel, device: &str) -> Result<Vec<Attached>, R
 }
 
 fn ask(kernel: &Kernel, device: &str) -> Result<Vec<u8>, Refused> {
-    /// Without counters, which nobody reads here.
+    /// Without the counters of protocols, which nobody reads here.
     const SKIP_STATISTICS: u32 = 1 << 3;
     let question = Question::default().text(NAME, device).u32(EXTENSIONS, SKIP_STATISTICS);
     let body = [&[0; FIXED_BYTES], question.as_bytes()].concat();
@@ -108,7 +108,43 @@ fn read_attached(xdp: Attributes<'_>) -> Vec<Attached> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::netlink::recorded;
     use super::*;
+
+    /// From a veth with two queues and a native program, Linux 6.18, without counters.
+    #[test]
+    fn a_recorded_link_is_read() {
+        let answer = recorded(
+            "00000100 03000000 43100100 00000000 07000300 76610000 08000d00 e8030000
+             05001000 06000000 05001100 00000000 05004300 00000000 08000400 dc050000
+             08003200 44000000 08003300 ffff0000 08001b00 00000000 08001f00 02000000
+             08000500 02000000 08002000 02000000 05002100 01000000 0a000100 aa8e6393
+             c0e90000 1c002b00 08000500 f81d0000 05000200 01000000 08000400 f81d0000
+             10001200 09000100 76657468 00000000",
+        );
+        let expected = Link {
+            kind: Some("veth".to_owned()),
+            address: "aa:8e:63:93:c0:e9".to_owned(),
+            state: "up".to_owned(),
+            is_up: true,
+            has_carrier: true,
+            lower: Some(2),
+            rx_queues: Some(2),
+            tx_queues: Some(2),
+            max_mtu_bytes: Some(65_535),
+            ..Link::default()
+        };
+        assert_eq!(read_link(&answer), Some(expected));
+        let xdp = Attributes(&answer[FIXED_BYTES..]).nest(XDP);
+        let native = Attached { mode: AttachMode::Native, program: 7_672 };
+        assert_eq!(read_attached(xdp), [native]);
+        for cut in 0..answer.len() {
+            // No cut is a panic, and none invents a program.
+            let xdp = Attributes(answer[..cut].get(FIXED_BYTES..).unwrap_or_default()).nest(XDP);
+            assert!(read_attached(xdp).len() <= 1);
+            drop(read_link(&answer[..cut]));
+        }
+    }
 
     #[test]
     fn programs_in_two_places_are_both_seen() {

@@ -190,6 +190,7 @@ fn read_counters(answer: Attributes<'_>) -> Option<QueueCounters> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::netlink::recorded;
     use super::*;
 
     #[test]
@@ -212,6 +213,48 @@ mod tests {
         let with = queue.clone().nest(7, &Question::default());
         let read = |tells| read_queue(Attributes(with.as_bytes()), tells).unwrap();
         assert_eq!(read(false).has_xsk, Some(true));
+    }
+
+    /// From a virtio_net of one queue, Linux 6.18; without the generic header.
+    #[test]
+    fn recorded_answers_are_read() {
+        let support = recorded(
+            "08000100 04000000 0c000300 2b000000 00000000 0c000500 00000000 00000000
+             0c000600 00000000 00000000 08000400 01000000",
+        );
+        let support = read_support(Attributes(&support));
+        assert_eq!(support.features, ["basic", "redirect", "xsk-zerocopy", "rx-sg"]);
+        let queue =
+            recorded("08000100 00000000 08000300 00000000 08000200 04000000 08000400 01010000");
+        let expected =
+            QueueLink { index: 0, direction: Direction::Rx, napi: Some(257), has_xsk: Some(false) };
+        assert_eq!(read_queue(Attributes(&queue), true), Some(expected));
+        let napi = recorded(
+            "08000200 01010000 08000100 04000000 08000800 00000000 08000500 00000000
+             08000700 00000000 08000600 00000000",
+        );
+        let expected = Napi {
+            id: 257,
+            defer_hard_irqs: Some(0),
+            gro_flush_timeout_ns: Some(0),
+            irq_suspend_timeout_ns: Some(0),
+            threaded: Some(false),
+            ..Napi::default()
+        };
+        assert_eq!(read_napi(Attributes(&napi)), Some(expected));
+        let counters = recorded(
+            "08000100 04000000 08000200 00000000 08000300 00000000 08000800 2f990000
+             08000900 4da0fc4c",
+        );
+        let expected = QueueCounters {
+            index: 0,
+            direction: Direction::Rx,
+            packets: Some(39_215),
+            bytes: Some(1_291_624_525),
+            hw_drops: None,
+            alloc_fail: None,
+        };
+        assert_eq!(read_counters(Attributes(&counters)), Some(expected));
     }
 
     #[test]

@@ -388,6 +388,13 @@ fn read_family(answer: Attributes<'_>) -> Option<Family> {
     Some(Family { id, commands: commands.collect() })
 }
 
+/// Bytes that were recorded, written as hex.
+#[cfg(test)]
+pub(super) fn recorded(hex: &str) -> Vec<u8> {
+    let digits: Vec<u32> = hex.chars().filter_map(|digit| digit.to_digit(16)).collect();
+    digits.chunks_exact(2).map(|pair| (pair[0] << 4 | pair[1]) as u8).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

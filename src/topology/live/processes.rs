@@ -109,7 +109,14 @@ mod tests {
         assert!(descriptors(pid).count() > 0);
         let thread = std::thread::Builder::new().name("lane-q5".to_owned());
         let (end, wait) = std::sync::mpsc::channel::<()>();
-        let thread = thread.spawn(move || wait.recv()).unwrap();
+        let (begin, begun) = std::sync::mpsc::channel();
+        let thread = thread.spawn(move || {
+            // A thread takes its name before anything of ours runs in it.
+            begin.send(()).unwrap();
+            wait.recv()
+        });
+        let thread = thread.unwrap();
+        begun.recv().unwrap();
         let found = workers(pid).into_iter().find(|thread| thread.name == "lane-q5").unwrap();
         assert_eq!(found.queue, Some(5));
         assert!(!found.cpus.is_empty() && found.tid != pid);

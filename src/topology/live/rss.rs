@@ -117,7 +117,6 @@ fn named(bits: u32, names: &[&str], what: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::netlink::Question;
     use super::*;
 
     #[test]

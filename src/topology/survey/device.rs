@@ -302,7 +302,8 @@ pub struct Program {
     pub uid: u32,
     /// The maps that it uses.
     pub maps: Vec<ProgramMap>,
-    /// The links that hold it attached: (id, index of the device).
+    /// The links that hold it attached: (id, index of the device, in whatever network namespace
+    /// that is).
     pub links: Vec<(u32, Option<u32>)>,
     /// Processes that have it or its link open.
     pub processes: Vec<Process>,
