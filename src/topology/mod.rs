@@ -11,7 +11,10 @@
 //!   Source (files) ---+
 //!   hwloc (live only) +--> Machine --place--> Placement: queue -> CPU, and what was noticed
 //! ```
+//!
+//! What a device would have to be told for that is a [`plan`], which [`apply`] writes.
 
+pub mod apply;
 mod captured;
 pub mod counters;
 mod cpus;
@@ -20,6 +23,7 @@ pub mod joined;
 mod live;
 mod nics;
 mod placement;
+pub mod plan;
 mod record;
 mod source;
 pub mod survey;
@@ -178,5 +182,7 @@ impl Machine {
     }
 }
 
+#[cfg(test)]
+mod rig;
 #[cfg(test)]
 mod tests;

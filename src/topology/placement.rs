@@ -225,7 +225,7 @@ fn queues(nic: Option<&Nic>, request: &Request) -> Result<Vec<u32>, PlacementErr
 }
 
 /// The CPUs to choose from, best first.
-fn candidates<'a>(
+pub(super) fn candidates<'a>(
     machine: &'a Machine,
     nic: Option<&Nic>,
     allowed: &[u32],

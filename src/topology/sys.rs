@@ -121,6 +121,33 @@ impl Ethtool {
         Ok(buffer)
     }
 
+    /// ETHTOOL_SRSSH: a new table (its slots, 4 bytes each) or key for context 0, behind what
+    /// `change` says of them in the structure.
+    pub(super) fn set_rss(&self, device: &str, change: RssChange<'_>) -> Result<(), Refused> {
+        const SRSSH: u32 = 0x47;
+        /// ETH_RXFH_INDIR_NO_CHANGE.
+        const SAME_TABLE: u32 = u32::MAX;
+        const TRANSFORM_AT: usize = 17;
+        let told = self.rss(device, 0)?;
+        let mut buffer = vec![0; RSS_BYTES];
+        // The transform has a value for "as it is" in new kernels only: it is told again.
+        buffer[TRANSFORM_AT] = told[TRANSFORM_AT];
+        let (slots, key) = match change {
+            RssChange::DefaultTable => (0, 0),
+            RssChange::Table(table) => {
+                buffer.extend(table.iter().flat_map(|slot| slot.to_ne_bytes()));
+                (table.len() as u32, 0)
+            }
+            RssChange::Key(key) => {
+                buffer.extend(key);
+                (SAME_TABLE, key.len() as u32)
+            }
+        };
+        buffer[8..12].copy_from_slice(&slots.to_ne_bytes());
+        buffer[12..16].copy_from_slice(&key.to_ne_bytes());
+        self.call("ioctl ETHTOOL_SRSSH", device, SRSSH, &mut buffer)
+    }
+
     /// Every caller has made `buffer` as large as what the kernel writes for `command`.
     fn call(
         &self,
@@ -140,10 +167,22 @@ impl Ethtool {
     }
 }
 
+/// What is changed of RSS context 0.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum RssChange<'a> {
+    /// The kernel's own table.
+    DefaultTable,
+    /// The queue of each slot.
+    Table(&'a [u32]),
+    /// The key, of the length that the device has.
+    Key(&'a [u8]),
+}
+
 /// The commands that take and return a `struct ethtool_rxnfc`.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum FlowCall {
     Fields = 0x29,
+    SetFields = 0x2a,
     RuleCount = 0x2e,
     Rule = 0x2f,
 }
@@ -152,6 +191,7 @@ impl FlowCall {
     const fn name(self) -> &'static str {
         match self {
             Self::Fields => "ioctl ETHTOOL_GRXFH",
+            Self::SetFields => "ioctl ETHTOOL_SRXFH",
             Self::RuleCount => "ioctl ETHTOOL_GRXCLSRLCNT",
             Self::Rule => "ioctl ETHTOOL_GRXCLSRULE",
         }

@@ -13,7 +13,7 @@ const FAMILY: &str = "ethtool";
 /// The device that is asked about, in every question and answer.
 const HEADER: u16 = 1;
 
-const fn command(call: &'static str, id: u8, since: &'static str) -> Command {
+pub(super) const fn command(call: &'static str, id: u8, since: &'static str) -> Command {
     Command { family: FAMILY, call, id, since }
 }
 

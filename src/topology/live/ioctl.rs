@@ -82,10 +82,17 @@ fn fields(
 }
 
 /// The bits of `RXH_*`, in the order in which [`FlowHash`] wants their letters.
+const LETTERS: [(u32, char); 9] =
+    [(1, 'm'), (2, 'v'), (3, 't'), (4, 's'), (5, 'd'), (6, 'f'), (7, 'n'), (31, 'r'), (8, 'e')];
+
 fn letters(bits: u32) -> String {
-    const LETTERS: [(u32, char); 9] =
-        [(1, 'm'), (2, 'v'), (3, 't'), (4, 's'), (5, 'd'), (6, 'f'), (7, 'n'), (31, 'r'), (8, 'e')];
     LETTERS.into_iter().filter(|&(bit, _)| bits >> bit & 1 == 1).map(|(_, letter)| letter).collect()
+}
+
+/// The bits of letters; what is no letter of ethtool's has none.
+pub(super) fn letter_bits(letters: &str) -> u32 {
+    let set = LETTERS.into_iter().filter(|&(_, letter)| letters.contains(letter));
+    set.fold(0, |bits, (bit, _)| bits | 1 << bit)
 }
 
 fn read_identity(answer: &[u8]) -> Identity {

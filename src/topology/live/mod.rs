@@ -9,6 +9,7 @@
 //!   ioctl     driver, counters, hashed fields                   SIOCETHTOOL
 //!   rules     classification rules                              SIOCETHTOOL
 //!   netdev    XDP features, queues, NAPI, counters of queues    generic netlink, family netdev
+//!   set       what `topology::apply` writes                  ethtool, netdev, SIOCETHTOOL
 //!   link      the link layer, attached programs                 rtnetlink
 //!   programs  BPF programs, their maps and links                bpf(), /proc/PID/fdinfo, bpffs
 //!   sockets   AF_XDP sockets and the threads beside them        sock_diag, /proc, pidfd_getfd
@@ -29,6 +30,7 @@ mod programs;
 mod refused;
 mod rss;
 mod rules;
+mod set;
 mod sockets;
 
 pub(super) use refused::Refused;

@@ -9,7 +9,7 @@ use crate::topology::survey::device::{Direction, Napi, QueueCounters, QueueLink,
 
 const FAMILY: &str = "netdev";
 
-const fn command(call: &'static str, id: u8, since: &'static str) -> Command {
+pub(super) const fn command(call: &'static str, id: u8, since: &'static str) -> Command {
     Command { family: FAMILY, call, id, since }
 }
 

@@ -179,7 +179,8 @@ impl Netlink {
     }
 
     fn send(&self, kind: u16, dump: bool, body: &[u8]) -> io::Result<()> {
-        let flags = if dump { NlmF::REQUEST | NlmF::DUMP } else { NlmF::REQUEST };
+        // What is told to the kernel is acknowledged, or there would be no answer to wait for.
+        let flags = NlmF::REQUEST | if dump { NlmF::DUMP } else { NlmF::ACK };
         let length = HEADER_BYTES + body.len();
         let mut message = Vec::with_capacity(length);
         message.extend((length as u32).to_ne_bytes());
@@ -308,6 +309,11 @@ impl Generic {
             found = found.take().or_else(|| Some(answer.0.to_vec()));
         })?;
         found.ok_or(Refused::Garbled(command.call))
+    }
+
+    /// Tells the kernel something.
+    pub(super) fn tell(&mut self, command: &Command, told: &Question) -> Result<(), Refused> {
+        self.ask(command, false, told, &mut |_| {})
     }
 
     /// Asks for everything; each answer's attributes go to `sink`.

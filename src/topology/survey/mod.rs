@@ -61,7 +61,7 @@ impl Survey {
         Self::of(source, machine)
     }
 
-    fn of(source: &Source, machine: Machine) -> Self {
+    pub(super) fn of(source: &Source, machine: Machine) -> Self {
         let devices = machine.nics.iter().map(|nic| device::read(source, nic)).collect();
         Self {
             host: host::read(source, &machine),
