@@ -13,6 +13,7 @@ mod flows;
 mod lane;
 mod nic;
 mod numa;
+mod place;
 mod rss;
 mod server;
 mod survey;
@@ -48,6 +49,14 @@ const TESTS: &[Test] = &[
     (
         "survey::a_zerocopy_server_is_seen_on_its_queues",
         survey::a_zerocopy_server_is_seen_on_its_queues,
+    ),
+    (
+        "place::what_a_nic_has_is_written_and_put_back",
+        place::what_a_nic_has_is_written_and_put_back,
+    ),
+    (
+        "place::a_plan_of_the_tool_brings_queue_and_cpu_together",
+        place::a_plan_of_the_tool_brings_queue_and_cpu_together,
     ),
     ("lane::a_killed_server_leaves_nothing", lane::a_killed_server_leaves_nothing),
 ];

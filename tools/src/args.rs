@@ -1,6 +1,7 @@
 //! Arguments as they are typed.
 
 use crate::doctor::DoctorArgs;
+use crate::place;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -42,6 +43,19 @@ pub(crate) enum Command {
     Xdp(crate::xdp::XdpArgs),
     /// Find what is wrong with this machine for lanes, and the commands that mend it.
     Doctor(DoctorArgs),
+    /// Say how a device's queues, interrupts and CPUs should be, and what that would change.
+    Plan(place::PlanArgs),
+    /// Write a plan to its device, with a way back.
+    Apply(place::ApplyArgs),
+    /// Keep what `apply --confirm` has written.
+    Confirm(place::ConfirmArgs),
+    /// Put back what was there before `apply`.
+    Undo(place::UndoArgs),
+    /// Write files for systemd that apply a plan at every boot.
+    Persist(place::PersistArgs),
+    /// Wait for `confirm`, and put a snapshot back without it.
+    #[command(hide = true)]
+    Revert(place::RevertArgs),
 }
 
 /// How datagrams are sent and received.

@@ -16,6 +16,7 @@ mod inspect;
 mod io;
 mod nic;
 mod perf;
+mod place;
 mod queue;
 mod rss;
 mod serve;
@@ -45,6 +46,12 @@ fn main() -> ExitCode {
         Command::Rss(args) => rss::run(&args),
         Command::Xdp(args) => xdp::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Plan(args) => place::plan(&args),
+        Command::Apply(args) => place::apply(&args),
+        Command::Confirm(args) => place::confirm(&args),
+        Command::Undo(args) => place::undo(&args),
+        Command::Persist(args) => place::persist(&args),
+        Command::Revert(args) => place::revert(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -47,3 +47,12 @@ pub(crate) fn enter_netns(namespace: &File) -> io::Result<()> {
         _ => Err(io::Error::last_os_error()),
     }
 }
+
+/// Leaves the terminal and the group of processes that this one was started in: what ends those
+/// does not end this one.
+pub(crate) fn leave_terminal() -> io::Result<()> {
+    // SAFETY: no pointers are passed; ignoring a signal runs no code of ours.
+    unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
+    // SAFETY: no pointers are passed.
+    if unsafe { libc::setsid() } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

@@ -1,0 +1,173 @@
+//! `quiclane plan`, `apply` and `undo` on igb: what a veth has not, as ethtool and procfs show it.
+
+use crate::nic::{LANES, Lane, read, rss, run};
+use crate::{Outcome, ensure};
+use std::collections::BTreeMap;
+use std::fs;
+
+const PLAN: &str = "/tmp/plan.toml";
+/// Microsoft's key with its bytes in reverse: a key that no driver has by itself.
+const KEY: &str = "fa:01:ac:be:3b:b7:42:6a:0c:f2:30:80:a3:2d:cb:77:b4:30:7b:ae:cb:2b:ca:d0:b0:\
+                   8f:a3:43:3d:25:67:41:c2:0e:5b:25:da:56:5a:6d";
+
+/// Everything of a lane that a plan may hold, read without the library.
+fn settings(dev: &str) -> Result<BTreeMap<String, String>, String> {
+    let mut all = BTreeMap::new();
+    for option in ["-l", "-g", "-x", "-k", "-c"] {
+        all.insert(option.to_owned(), run("ethtool", &[option, dev])?);
+    }
+    for flow in ["udp4", "udp6"] {
+        all.insert(flow.to_owned(), run("ethtool", &["-n", dev, "rx-flow-hash", flow])?);
+    }
+    for file in ["napi_defer_hard_irqs", "gro_flush_timeout", "threaded"] {
+        all.insert(file.to_owned(), read(&format!("/sys/class/net/{dev}/{file}"))?);
+    }
+    let queues = format!("/sys/class/net/{dev}/queues");
+    let names = fs::read_dir(&queues).map_err(|error| format!("{queues}: {error}"))?;
+    for name in names.filter_map(|entry| entry.ok()?.file_name().into_string().ok()) {
+        for file in ["rps_cpus", "rps_flow_cnt", "xps_cpus"] {
+            if let Ok(value) = read(&format!("{queues}/{name}/{file}")) {
+                all.insert(format!("{name} {file}"), value);
+            }
+        }
+    }
+    for (queue, number) in irqs(dev)? {
+        let value = read(&format!("/proc/irq/{number}/smp_affinity_list"))?;
+        all.insert(format!("irq {queue}"), value);
+    }
+    Ok(all)
+}
+
+/// The number of each queue's interrupt, by `lane0-TxRx-3`.
+fn irqs(dev: &str) -> Result<BTreeMap<u32, u32>, String> {
+    let text = read("/proc/interrupts")?;
+    let line = |line: &str| {
+        let (number, rest) = line.trim_start().split_once(':')?;
+        let queue = rest.split_whitespace().next_back()?.strip_prefix(dev)?;
+        let queue = queue.strip_prefix("-TxRx-").or_else(|| queue.strip_prefix("-rx-"))?;
+        Some((queue.parse().ok()?, number.parse().ok()?))
+    };
+    Ok(text.lines().filter_map(line).collect())
+}
+
+/// Runs the tool; its outcomes by setting.
+fn outcomes(arguments: &[&str]) -> Result<BTreeMap<String, String>, String> {
+    let mut command = std::process::Command::new("quiclane");
+    let output = command
+        .args(arguments)
+        .env("QUICLANE_STATE", "/tmp/state")
+        .output()
+        .map_err(|error| format!("quiclane: {error}"))?;
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "quiclane {arguments:?}: {}: {stderr}{stdout}", output.status);
+    let json: serde_json::Value = serde_json::from_str(&stdout)
+        .map_err(|error| format!("quiclane {arguments:?}: {error}: {stdout}"))?;
+    let lines = json["lines"].as_array().cloned().unwrap_or_default();
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    Ok(lines.iter().map(|line| (text(&line["setting"]), text(&line["outcome"]))).collect())
+}
+
+/// A plan by hand with everything that igb has, for fewer queues than it has now.
+fn by_hand(lane: &Lane) -> String {
+    let cpu = if lane.node == 0 { 0 } else { 2 };
+    let (first, second) = (cpu, cpu + 1);
+    format!(
+        "version = 1\ndevice.name = \"{}\"\n\
+         [features]\nrx-vlan-hw-parse = {{ new = false }}\n\
+         [queues]\nchannels = {{ new = \"combined 2\" }}\nrings = {{ new = \"rx 512 tx 512\" }}\n\
+         [rss]\nkey = {{ new = \"{KEY}\" }}\ntable = {{ new = \"0*32 1*96\" }}\n\
+         udp4 = {{ new = \"sd\" }}\nudp6 = {{ new = \"sd\" }}\n\
+         [irq]\nrx-0 = {{ new = \"{second}\" }}\nrx-1 = {{ new = \"{first}\" }}\n\
+         [rps]\nrx-1 = {{ new = \"{first}\" }}\n\
+         [xps]\ntx-0 = {{ new = \"{second}\" }}\ntx-1 = {{ new = \"{first}\" }}\n\
+         [napi]\ndefer-hard-irqs = {{ new = 3 }}\ngro-flush-timeout-ns = {{ new = 30000 }}\n\
+         threaded = {{ new = 1 }}\n",
+        lane.dev
+    )
+}
+
+pub(crate) fn what_a_nic_has_is_written_and_put_back() -> Outcome {
+    let [lane, other] = &LANES;
+    let (before, others) = (settings(lane.dev)?, settings(other.dev)?);
+    fs::write(PLAN, by_hand(lane)).map_err(|error| format!("{PLAN}: {error}"))?;
+    let written = outcomes(&["apply", PLAN, "--json"])?;
+    for (setting, outcome) in &written {
+        ensure!(outcome == "done", "{setting}: {outcome}");
+    }
+    check_written(lane)?;
+    ensure!(settings(other.dev)? == others, "{} was written to", other.dev);
+    let undone = outcomes(&["undo", "--json"])?;
+    ensure!(undone.len() >= written.len(), "{undone:?}");
+    same(lane.dev, &before, &settings(lane.dev)?)?;
+    ensure!(settings(other.dev)? == others, "{} was written to", other.dev);
+    Ok(())
+}
+
+fn check_written(lane: &Lane) -> Outcome {
+    let now = settings(lane.dev)?;
+    let rss = rss(lane.dev)?;
+    let key: Vec<String> = rss.key().iter().map(|byte| format!("{byte:02x}")).collect();
+    ensure!(key.join(":") == KEY, "the key is {}", key.join(":"));
+    let table: Vec<u32> = (0..128).map(|slot| u32::from(slot >= 32)).collect();
+    ensure!(rss.table() == table, "the table is {:?}", rss.table());
+    ensure!(!now["udp4"].contains("L4 bytes"), "{}", now["udp4"]);
+    ensure!(now["-k"].contains("rx-vlan-offload: off"), "{}", now["-k"]);
+    let numbers = irqs(lane.dev)?;
+    ensure!(numbers.len() == 2, "two queues: {numbers:?}");
+    let cpu = if lane.node == 0 { 0 } else { 2 };
+    for (what, value) in [
+        ("irq 0", (cpu + 1).to_string()),
+        ("irq 1", cpu.to_string()),
+        ("rx-1 rps_cpus", format!("{:x}", 1 << cpu)),
+        ("tx-0 xps_cpus", format!("{:x}", 1 << (cpu + 1))),
+        ("napi_defer_hard_irqs", "3".to_owned()),
+        ("gro_flush_timeout", "30000".to_owned()),
+        ("threaded", "1".to_owned()),
+    ] {
+        ensure!(now.get(what) == Some(&value), "{what}: {:?}, and not {value}", now.get(what));
+    }
+    Ok(())
+}
+
+fn same(dev: &str, before: &BTreeMap<String, String>, after: &BTreeMap<String, String>) -> Outcome {
+    for (what, value) in before {
+        ensure!(after.get(what) == Some(value), "{dev} {what}: {:?}, was {value}", after.get(what));
+    }
+    ensure!(before.len() == after.len(), "{dev} has more than before: {after:?}");
+    Ok(())
+}
+
+/// The plan that the tool itself makes: workers of the NIC's node, each on its interrupt's CPU.
+pub(crate) fn a_plan_of_the_tool_brings_queue_and_cpu_together() -> Outcome {
+    for lane in &LANES {
+        let before = settings(lane.dev)?;
+        run("quiclane", &["plan", lane.dev, "-o", PLAN])?;
+        let written = outcomes(&["apply", PLAN, "--json"])?;
+        let checked = check_own(lane, &written);
+        outcomes(&["undo", "--json"])?;
+        checked?;
+        same(lane.dev, &before, &settings(lane.dev)?)?;
+    }
+    Ok(())
+}
+
+fn check_own(lane: &Lane, written: &BTreeMap<String, String>) -> Outcome {
+    for (setting, outcome) in written {
+        ensure!(outcome == "done" || outcome == "already", "{} {setting}: {outcome}", lane.dev);
+    }
+    println!("  {}: {} settings", lane.dev, written.len());
+    let now = settings(lane.dev)?;
+    let first = if lane.node == 0 { 0 } else { 2 };
+    for (queue, cpu) in [(0, first), (1, first + 1)] {
+        let (irq, xps) = (&now[&format!("irq {queue}")], &now[&format!("tx-{queue} xps_cpus")]);
+        ensure!(*irq == cpu.to_string(), "{} irq of queue {queue}: {irq}", lane.dev);
+        ensure!(*xps == format!("{:x}", 1 << cpu), "{} xps of queue {queue}: {xps}", lane.dev);
+    }
+    ensure!(!now.contains_key("irq 2"), "{} has queues without a worker", lane.dev);
+    ensure!(now["udp4"].contains("L4 bytes"), "{}: {}", lane.dev, now["udp4"]);
+    for setting in ["rss.table", "queues.channels", "irq.rx-1"] {
+        ensure!(written.contains_key(setting), "{} has no line {setting}: {written:?}", lane.dev);
+    }
+    Ok(())
+}

@@ -1,0 +1,167 @@
+//! `quiclane undo`: what was there before is written back, and read again.
+
+use super::apply::{failed, lock, say, write};
+use super::{now_unix_s, refused, show, store};
+use crate::error::Failure;
+use crate::inspect;
+use clap::Args;
+use quiclane::topology::apply::{
+    Hardware, LineReport, Live, Lost, Mark, Refusal, Snapshot, Store, check,
+};
+use quiclane::topology::plan::Plan;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct UndoArgs {
+    /// The snapshot [default: the one before the last `apply` that was not undone].
+    #[arg(value_name = "ID")]
+    id: Option<String>,
+    /// Show the snapshots that there are.
+    #[arg(long, conflicts_with = "id")]
+    list: bool,
+    /// One JSON object on standard output.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn undo(args: &UndoArgs) -> Result<(), Failure> {
+    if args.list {
+        return list(args.json);
+    }
+    let store = store()?;
+    let snapshot = match &args.id {
+        Some(id) => store.load(id).map_err(|error| Failure::Usage(error.to_string()))?,
+        None => latest(&store)?,
+    };
+    let _lock = lock(&store, &snapshot.device.name)?;
+    let restored = put_back(&store, &snapshot, "undo")?;
+    say(args.json, &restored.plan, &restored.redo, Some(&snapshot.id), &restored.report)?;
+    eprintln!("quiclane: `quiclane undo {}` takes this back again", restored.redo);
+    restored.judge(&snapshot)
+}
+
+/// The last `apply` that still stands.
+fn latest(store: &Store) -> Result<Snapshot, Failure> {
+    let stands = |s: &Snapshot| s.cause == "apply" && store.marked(&s.id, Mark::Undone).is_none();
+    store.list().into_iter().rev().find(stands).ok_or_else(|| {
+        let place = store.root().display();
+        Failure::Failed(format!("there is nothing to undo in {place}; `quiclane undo --list`"))
+    })
+}
+
+/// What came of putting a snapshot back.
+pub(super) struct Restored {
+    plan: Plan,
+    /// The snapshot of what was there until now.
+    redo: String,
+    pub(super) report: Vec<LineReport>,
+    lost: Vec<Lost>,
+}
+
+impl Restored {
+    fn judge(&self, snapshot: &Snapshot) -> Result<(), Failure> {
+        let mut bad = failed(&self.report);
+        bad.extend(self.lost.iter().map(|lost| format!("{} ({})", lost.setting, lost.reason)));
+        if bad.is_empty() {
+            return Ok(());
+        }
+        Err(Failure::Partly(format!(
+            "{} of {} settings of {} could not be put back: {}",
+            bad.len(),
+            self.report.len() + self.lost.len(),
+            snapshot.id,
+            bad.join(", ")
+        )))
+    }
+}
+
+/// Puts a snapshot back; the caller has locked the device.
+pub(super) fn put_back(
+    store: &Store,
+    snapshot: &Snapshot,
+    verb: &str,
+) -> Result<Restored, Failure> {
+    let mut device = Live::new(&snapshot.device.name);
+    let survey = device.look();
+    let after = store.marked(&snapshot.id, Mark::Applied);
+    let after: Option<BTreeMap<String, String>> =
+        after.and_then(|text| serde_json::from_str(&text).ok());
+    let (plan, lost) = snapshot.way_back(&survey, after.as_ref());
+    check(&survey, &plan).map_err(|refusal| match refusal {
+        Refusal::Privilege(_) => refused(&refusal),
+        other => Failure::Partly(format!(
+            "none of the {} settings of {} could be put back: {other}",
+            plan.lines.len(),
+            snapshot.id
+        )),
+    })?;
+    let cause = format!("{verb} {}", snapshot.id);
+    let mut redo = Snapshot::take(&survey, &plan, &cause, now_unix_s());
+    store.keep(&mut redo)?;
+    let report = write(store, &mut device, &plan, &redo)?;
+    let failed = failed(&report);
+    // What was put back is not put back again by the reverter, nor offered by `undo`.
+    store.mark(&snapshot.id, Mark::Undone, &format!("{cause}: {} failed\n", failed.len()))?;
+    Ok(Restored { plan, redo: redo.id, report, lost })
+}
+
+#[derive(Serialize)]
+struct ListJson {
+    snapshots: Vec<Entry>,
+}
+
+#[derive(Serialize)]
+struct Entry {
+    id: String,
+    device: String,
+    cause: String,
+    taken_unix_s: u64,
+    settings: usize,
+    state: &'static str,
+    deadline_unix_s: Option<u64>,
+}
+
+fn entry(store: &Store, snapshot: &Snapshot) -> Entry {
+    let pending = store.pending(&snapshot.id);
+    let is = |mark| store.marked(&snapshot.id, mark).is_some();
+    let state = if is(Mark::Undone) {
+        "undone"
+    } else if is(Mark::Confirmed) {
+        "confirmed"
+    } else if pending.is_some() {
+        "waits for confirm"
+    } else if is(Mark::Applied) {
+        "applied"
+    } else {
+        "interrupted"
+    };
+    Entry {
+        id: snapshot.id.clone(),
+        device: snapshot.device.name.clone(),
+        cause: snapshot.cause.clone(),
+        taken_unix_s: snapshot.taken_unix_s,
+        settings: snapshot.wanted.len(),
+        state,
+        deadline_unix_s: pending.map(|pending| pending.deadline_unix_s),
+    }
+}
+
+fn list(json: bool) -> Result<(), Failure> {
+    let snapshots: Vec<Entry> = match store() {
+        Ok(store) => store.list().iter().map(|snapshot| entry(&store, snapshot)).collect(),
+        Err(_) => Vec::new(),
+    };
+    if json {
+        return inspect::print_json("quiclane.undo_list/1", &ListJson { snapshots });
+    }
+    if snapshots.is_empty() {
+        return inspect::print("there are no snapshots\n");
+    }
+    let mut table = show::table(["id", "device", "before", "settings", "state"]);
+    for entry in snapshots {
+        let settings = entry.settings.to_string();
+        table.add_row([entry.id, entry.device, entry.cause, settings, entry.state.to_owned()]);
+    }
+    inspect::print(&format!("{}\n", show::trimmed(&table)))
+}
