@@ -5,23 +5,10 @@
 use quiclane::topology::survey::Survey;
 use quiclane::topology::survey::device::Direction;
 use quiclane::topology::{Reading, Source};
-use quiclane_fixtures::Tree;
+use quiclane_fixtures::{Tree, machines};
 
 fn survey(tree: &Tree) -> Survey {
     Survey::read(&Source::captured(tree.written().path()))
-}
-
-/// All of them, by name.
-fn machines() -> Vec<(&'static str, Tree)> {
-    vec![
-        ("two_node_ice", quiclane_fixtures::two_node_ice()),
-        ("two_node_ice_64", quiclane_fixtures::two_node_ice_64()),
-        ("two_node_mlx5_crossed", quiclane_fixtures::two_node_mlx5_crossed()),
-        ("ena", quiclane_fixtures::ena()),
-        ("virtio", quiclane_fixtures::virtio()),
-        ("veth", quiclane_fixtures::veth()),
-        ("lost_node", quiclane_fixtures::lost_node()),
-    ]
 }
 
 /// The parts of a survey that are unknown, with their reasons, by their place in its Debug form.

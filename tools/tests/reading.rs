@@ -69,8 +69,8 @@ fn a_server_that_is_well() {
 
 #[test]
 fn a_server_whose_interrupts_are_on_the_wrong_node() {
-    let machine = written(&quiclane_fixtures::two_node_mlx5_crossed());
-    expect("two_node_mlx5_crossed.txt", &all_about(machine.path(), "eth0"));
+    let machine = written(&quiclane_fixtures::two_node_ice_crossed());
+    expect("two_node_ice_crossed.txt", &all_about(machine.path(), "eth0"));
 }
 
 #[test]

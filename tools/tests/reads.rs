@@ -1,0 +1,71 @@
+//! How much a reading verb reads, counted and not timed: what is fast on a small machine must
+//! not be slow on a large one. Every file is read once, and none that nobody needs.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use quiclane_fixtures::verbs::{Cli, devices};
+use quiclane_fixtures::{Entry, Tree};
+use std::fs;
+use std::io::Read;
+use std::process::Stdio;
+
+/// System calls to start: libraries, the locale, the terminal.
+const START: u64 = 200;
+/// A file is read until nothing comes any more.
+const CALLS_A_FILE: u64 = 3;
+
+/// read(2) calls of a whole run, from the accounts that the kernel keeps of a process until its
+/// parent has taken note of its end.
+fn read_calls(arguments: &[String]) -> u64 {
+    let mut command = Cli::new(env!("CARGO_BIN_EXE_quiclane")).command();
+    command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut printed = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut printed).unwrap();
+    let process = format!("/proc/{}", child.id());
+    let is_over = || {
+        let stat = fs::read_to_string(format!("{process}/stat")).unwrap();
+        stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('Z'))
+    };
+    while !is_over() {
+        std::thread::yield_now();
+    }
+    let accounts = fs::read_to_string(format!("{process}/io")).unwrap();
+    let status = child.wait().unwrap();
+    assert!(status.code().is_some_and(|code| code <= 1), "{arguments:?}: {status} {printed}");
+    let calls = accounts.lines().find_map(|line| line.strip_prefix("syscr: "));
+    calls.unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_large_machine_is_read_once() {
+    if !fs::exists("/proc/self/io").unwrap() {
+        eprintln!("SKIPPED: this kernel keeps no accounts of reads (CONFIG_TASK_IO_ACCOUNTING)");
+        return;
+    }
+    let machine = quiclane_fixtures::two_node_ice_64();
+    let files = machine.entries().filter(|(_, entry)| matches!(entry, Entry::File(_))).count();
+    let written = machine.written();
+    let root = written.path().to_str().unwrap();
+    let most = START + files as u64 * CALLS_A_FILE;
+    let mut calls_of = |path: &[String], more: &[&str]| {
+        let mut all = path.to_vec();
+        all.extend(more.iter().map(|&word| word.to_owned()));
+        all.extend(["--root".to_owned(), root.to_owned()]);
+        let calls = read_calls(&all);
+        println!("{calls} reads of {files} files: {all:?}");
+        assert!(calls <= most, "{all:?}: {calls} reads of {files} files");
+        calls
+    };
+    for verb in Cli::new(env!("CARGO_BIN_EXE_quiclane")).reading_verbs() {
+        let call = verb.calls(&devices(written.path())).into_iter().next().unwrap();
+        let call: Vec<&str> = call.iter().map(String::as_str).collect();
+        calls_of(&verb.path, &call);
+    }
+    let mut place = Tree::new();
+    place.directory("here");
+    let place = place.written();
+    let output = place.path().join("bundle");
+    let all = calls_of(&["bundle".to_owned()], &["-o", output.to_str().unwrap()]);
+    assert!(all >= files as u64 / 2, "{all} reads of {files} files: is anything read at all?");
+}
