@@ -405,3 +405,6 @@ impl<D: Datapath> Worker<D> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
