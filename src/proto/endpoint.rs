@@ -246,7 +246,7 @@ impl Endpoint {
             }
         }
         // What costs us little goes without: a Retry is cheaper than opening what it answers. A
-        // session costs fifty times as much.
+        // session costs far more than either.
         if self.is_forged(datagram, p) {
             return Incoming::Forged;
         }
