@@ -240,12 +240,16 @@ impl Row {
         join(held.into_iter()).into()
     }
 
-    /// `0-7 pid 812`, for each process.
+    /// `0-7`; and `pid 812`, unless that is who has the program.
     fn sockets_text(&self) -> String {
         let pids: BTreeSet<Option<u32>> = self.sockets.iter().map(|socket| socket.pid).collect();
         join(pids.into_iter().map(|pid| {
             let mine = self.sockets.iter().filter(|socket| socket.pid == pid);
             let queues: Vec<u32> = mine.map(|socket| socket.queue).collect();
+            let holders = self.processes.as_deref().unwrap_or_default();
+            if matches!(holders, [only] if Some(only.pid) == pid) {
+                return sheet::ranges(&queues);
+            }
             let whose = pid.map_or_else(|| sheet::UNKNOWN.to_owned(), |pid| pid.to_string());
             format!("{} pid {whose}", sheet::ranges(&queues))
         }))

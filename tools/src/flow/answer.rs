@@ -294,9 +294,11 @@ impl Steps<'_> {
             self.push("cpu", sheet::ranges(cpus), source);
         }
         if let Some(node) = row.node.known() {
-            let home = self.nic.node.known().map(|home| format!("; the device is on {home}"));
-            let source = format!("/sys/devices/system/node{}", home.unwrap_or_default());
-            self.push("node", node.to_string(), source);
+            let value = match (row.crosses_node, self.nic.node.known()) {
+                (Some(true), Some(home)) => format!("{node}, the device is on {home}"),
+                _ => node.to_string(),
+            };
+            self.push("node", value, "/sys/devices/system/node");
             if let (Some(step), Some(true)) = (self.list.last_mut(), row.crosses_node) {
                 step.is_alarm = true;
             }

@@ -18,14 +18,14 @@ use std::fs::File;
 use std::net::UdpSocket;
 use std::path::PathBuf;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Emulated devices push nobody back: 16 packets, then a pause, is below 8,000 a second.
 const BURST_PACKETS: u32 = 16;
 const PAUSE: Duration = Duration::from_millis(2);
 /// Some drivers bring their counters up to date every two seconds.
-const COUNTERS_PATIENCE: Duration = Duration::from_millis(2500);
 const COUNTERS_STEP: Duration = Duration::from_millis(20);
+const COUNTERS_STEPS: u32 = 125;
 /// A queue stands out if it has counted so many times as much as any other.
 const STANDS_OUT: u64 = 10;
 
@@ -171,7 +171,7 @@ fn settled(
     before: &ReceiveCounters,
     least: u64,
 ) -> Reading<BTreeMap<u32, u64>> {
-    let start = Instant::now();
+    let mut steps = COUNTERS_STEPS;
     loop {
         let now = match ReceiveCounters::read(source, device) {
             Reading::Known(now) => now,
@@ -182,9 +182,10 @@ fn settled(
         };
         let counted: BTreeMap<u32, u64> = now.packets.iter().map(more).collect();
         let is_enough = counted.values().any(|&packets| packets >= least);
-        if is_enough || start.elapsed() > COUNTERS_PATIENCE {
+        if is_enough || steps == 0 {
             return Reading::Known(counted);
         }
+        steps -= 1;
         thread::sleep(COUNTERS_STEP);
     }
 }

@@ -75,9 +75,9 @@ impl Sheet {
         let is_all = |at: usize, text: &str| {
             self.rows.iter().all(|row| row.get(at).is_none_or(|cell| cell.text == text))
         };
-        let is_shown =
-            |&at: &usize| !is_all(at, NONE) && !(self.hides_unknown && is_all(at, UNKNOWN));
-        let kept: Vec<usize> = (0..self.columns.len()).filter(is_shown).collect();
+        let is_left_out = |at: usize| is_all(at, NONE) || self.hides_unknown && is_all(at, UNKNOWN);
+        let columns = 0..self.columns.len();
+        let kept: Vec<usize> = columns.filter(|&at| !is_left_out(at)).collect();
         let color = has_color();
         let mut table = Table::new();
         table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
