@@ -166,7 +166,10 @@ fn check_own(lane: &Lane, written: &BTreeMap<String, String>) -> Outcome {
     }
     ensure!(!now.contains_key("irq 2"), "{} has queues without a worker", lane.dev);
     ensure!(now["udp4"].contains("L4 bytes"), "{}: {}", lane.dev, now["udp4"]);
-    for setting in ["rss.table", "queues.channels", "irq.rx-1"] {
+    // The NAPI of each queue that has a worker, and not all of the device's.
+    let device = &now["napi_defer_hard_irqs"];
+    ensure!(device == "0", "{}: napi_defer_hard_irqs is {device}", lane.dev);
+    for setting in ["rss.table", "queues.channels", "irq.rx-1", "napi.rx-1"] {
         ensure!(written.contains_key(setting), "{} has no line {setting}: {written:?}", lane.dev);
     }
     Ok(())

@@ -10,8 +10,9 @@
 mod netns;
 
 use netns::{Lab, LabConfig, Side, privileged};
+use quiclane::topology::plan::Plan;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
@@ -391,6 +392,56 @@ fn a_device_that_is_gone_is_said_to_be() {
     let (_, id) = rig.snapshot("apply").unwrap();
     let (code, _) = rig.fails(&["undo", &id]);
     assert_eq!(code, 5, "it is still there to be undone");
+}
+
+/// Plans for machines that are not this one, under every policy: the file is read back, and says
+/// what the JSON says.
+#[test]
+fn captured_machines_are_planned_for() {
+    let machines = [
+        ("two_node_ice_64", quiclane_fixtures::two_node_ice_64()),
+        ("two_node_ice_crossed", quiclane_fixtures::two_node_ice_crossed()),
+        ("ena", quiclane_fixtures::ena()),
+        ("virtio", quiclane_fixtures::virtio()),
+        ("lost_node", quiclane_fixtures::lost_node()),
+    ];
+    for (name, tree) in machines {
+        let tree = tree.written();
+        let root = tree.path().to_str().unwrap();
+        let device = if name == "virtio" { "enp1s0" } else { "eth0" };
+        for policy in ["node", "ccx", "spread"] {
+            let run = |more: &[&str]| {
+                let out = Command::new(env!("CARGO_BIN_EXE_quiclane"))
+                    .args(["plan", device, "--root", root, "--policy", policy])
+                    .args(more)
+                    .output()
+                    .unwrap();
+                assert!(out.status.success(), "{name} {policy}: {out:?}");
+                String::from_utf8(out.stdout).unwrap()
+            };
+            let plan = Plan::from_toml(&run(&["-o", "-"])).unwrap();
+            let json: Value = serde_json::from_str(&run(&["--json"])).unwrap();
+            let lines = json["lines"].as_array().unwrap();
+            let names: Vec<&str> = lines.iter().map(|l| l["setting"].as_str().unwrap()).collect();
+            let planned: Vec<String> =
+                plan.lines.iter().map(|line| line.setting.to_string()).collect();
+            assert_eq!(names, planned, "{name} {policy}");
+            let workers = json["workers"].as_array().unwrap();
+            assert!(!workers.is_empty(), "{name} {policy}");
+            let notes = json["notes"].to_string();
+            if name == "lost_node" && policy != "spread" {
+                assert!(notes.contains("node of eth0 is unknown"), "{notes}");
+            }
+            if name.starts_with("two_node") && policy != "spread" {
+                let nodes: BTreeSet<String> =
+                    workers.iter().map(|worker| worker["node"].to_string()).collect();
+                assert_eq!(nodes.len(), 1, "{name} {policy}: one node: {nodes:?}");
+            }
+            let shown = run(&[]);
+            let wide = |line: &&str| line.chars().count() > 120 && line.contains("risk");
+            assert_eq!(shown.lines().find(wide), None, "{name} {policy}: for 120 columns");
+        }
+    }
 }
 
 #[test]

@@ -159,9 +159,15 @@ pub(super) fn trimmed(table: &Table) -> String {
     lines.join("\n")
 }
 
+/// A value for a table: several numbers stand below one another, what is too long is cut.
 fn short(text: &str) -> String {
     if text.chars().count() <= VALUE_COLUMNS {
         return text.to_owned();
+    }
+    let words: Vec<&str> = text.split(' ').collect();
+    let pairs = words.chunks(2);
+    if pairs.clone().all(|pair| pair.len() == 2 && pair[1].parse::<u64>().is_ok()) {
+        return pairs.map(|pair| pair.join(" ")).collect::<Vec<_>>().join("\n");
     }
     text.chars().take(VALUE_COLUMNS - 1).chain(['…']).collect()
 }
