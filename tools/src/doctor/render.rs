@@ -82,6 +82,9 @@ pub(super) fn text(report: &Report, page: Page) -> String {
     }
     out += &page.wrap(&sum(report), 0);
     out.push('\n');
+    if let Some(worst) = report.findings.first() {
+        let _ = writeln!(out, "quiclane doctor --explain {} tells more", worst.id);
+    }
     out
 }
 
@@ -185,11 +188,7 @@ fn sum(report: &Report) -> String {
         devices => devices.join(", "),
     };
     let judged = format!("{} judged, {} not", report.judged, report.not_judged.len());
-    let hint = report
-        .findings
-        .first()
-        .map(|finding| format!("; quiclane doctor --explain {} tells more", finding.id));
-    format!("{devices}: {found}; {judged}{}", hint.unwrap_or_default())
+    format!("{devices}: {found}; {judged}")
 }
 
 /// A kind, as JSON shows it.

@@ -108,7 +108,7 @@ fn diag(host: &Host<'_>) -> Judgement {
         }
         None => found
             .read("CONFIG_XDP_SOCKETS_DIAG is not set", CONFIG)
-            .mend("quiclane serve (its state is in /run/quiclane)")
+            .mend("apt install linux-image-amd64")
             .judged(),
     }
 }

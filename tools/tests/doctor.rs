@@ -1,0 +1,138 @@
+//! `quiclane doctor` on the running kernel: a veth with a server on it, in a namespace. Needs root;
+//! skips loudly without, fails without where `QUICLANE_REQUIRE_ROOT=1`.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "../../tests/common/netns.rs"]
+mod netns;
+
+use netns::{Lab, LabConfig, Side, privileged};
+use serde_json::Value;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+/// The program in the server's namespace; `ip` becomes it, so the process is the program's.
+fn quiclane(lab: &Lab, arguments: &[&str]) -> Command {
+    let mut command = Command::new("ip");
+    command.args(["netns", "exec", &lab.namespace(Side::Server), env!("CARGO_BIN_EXE_quiclane")]);
+    command.args(arguments);
+    command
+}
+
+/// A server that ends with the test.
+struct Server(Child);
+
+impl Server {
+    fn start(lab: &Lab, device: &str) -> Self {
+        let listen = "10.77.0.1:4433";
+        let arguments = ["serve", "--listen", listen, "--dev", device, "--share-cpus", "--json"];
+        let child = quiclane(lab, &arguments).stdout(Stdio::piped()).spawn();
+        let mut server = Self(child.unwrap());
+        let mut ready = String::new();
+        BufReader::new(server.0.stdout.as_mut().unwrap()).read_line(&mut ready).unwrap();
+        assert!(ready.contains("\"ready\""), "{ready}");
+        server
+    }
+
+    fn status_file(&self) -> PathBuf {
+        PathBuf::from(format!("/run/quiclane/{}.json", self.0.id()))
+    }
+
+    /// Ends it as an operator would.
+    fn stop(mut self) {
+        let pid = self.0.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        assert!(self.0.wait().unwrap().success());
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What the doctor says, and its exit code.
+fn doctor(lab: &Lab, arguments: &[&str]) -> (Value, i32) {
+    let out = quiclane(lab, &[&["doctor", "--json"], arguments].concat()).output().unwrap();
+    let report = serde_json::from_slice(&out.stdout).unwrap_or_else(|error| {
+        panic!("{error}: {}", String::from_utf8_lossy(&out.stderr));
+    });
+    (report, out.status.code().unwrap())
+}
+
+fn find<'a>(report: &'a Value, list: &str, id: &str) -> Option<&'a Value> {
+    report[list].as_array().unwrap().iter().find(|entry| entry["id"] == id)
+}
+
+#[test]
+fn a_server_on_a_veth_is_seen_and_judged() {
+    if !privileged("a_server_on_a_veth_is_seen_and_judged") {
+        return;
+    }
+    let lab = Lab::new(LabConfig::default());
+    let device = lab.device(Side::Server);
+    // Nobody is there yet: a virtual device is looked at only by name.
+    let (report, _) = doctor(&lab, &[]);
+    assert_eq!(report["schema"], "quiclane.doctor/1");
+    assert_eq!(report["devices"], serde_json::json!([]));
+    let server = Server::start(&lab, &device);
+    let (report, _) = doctor(&lab, &[]);
+    assert_eq!(report["devices"], serde_json::json!([device]));
+    for id in ["QL003", "QL008", "QL009", "QL020", "QL040", "QL043", "QL045", "QL050"] {
+        assert_eq!(find(&report, "findings", id), None, "{report:#}");
+        // The driver shows no table: it is QL008 that judges the queues.
+        let is_gap = find(&report, "not_judged", id).is_some();
+        assert_eq!(is_gap, id == "QL003", "{id}: {report:#}");
+    }
+    // The other end is in another namespace, and is not guessed at.
+    assert!(find(&report, "not_judged", "QL069").is_some(), "{report:#}");
+    let file = format!("/sys/class/net/{device}/queues/rx-1/rps_cpus");
+    lab.run(Side::Server, &["sh", "-c", &format!("echo 1 > {file}")]);
+    let (report, code) = doctor(&lab, &[&device]);
+    let finding = find(&report, "findings", "QL020").expect("RPS is on");
+    assert_eq!(finding["mend"], format!("quiclane plan {device}"));
+    assert_eq!(finding["read"][0]["from"], *file);
+    assert_eq!((finding["severity"].as_str(), code), (Some("warn"), 1));
+    let status = server.status_file();
+    assert!(status.is_file(), "{} is not there", status.display());
+    server.stop();
+    assert!(!status.exists(), "{} is left behind", status.display());
+}
+
+#[test]
+fn mistakes_are_named() {
+    let run = |arguments: &[&str]| {
+        let out = Command::new(env!("CARGO_BIN_EXE_quiclane")).args(arguments).output().unwrap();
+        (out.status.code().unwrap(), String::from_utf8(out.stderr).unwrap())
+    };
+    let cases: [(&[&str], &str); 5] = [
+        (&["doctor", "no-such-dev0"], "no-such-dev0"),
+        (&["doctor", "--explain", "QL999"], "QL999"),
+        (&["doctor", "--watch-seconds", "0"], "--watch-seconds 0"),
+        (&["doctor", "--watch-seconds", "NaN"], "--watch-seconds NaN"),
+        (&["doctor", "--root", "/nowhere"], "/nowhere"),
+    ];
+    for (arguments, word) in cases {
+        let (code, text) = run(arguments);
+        assert_eq!(code, 2, "{arguments:?}: {text}");
+        assert!(text.contains(word), "{arguments:?} does not name {word}: {text}");
+    }
+}
+
+#[test]
+fn the_list_has_every_text() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_quiclane"));
+    let out = command.args(["doctor", "--list", "--json"]).output().unwrap();
+    let list: Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!(list["schema"], "quiclane.doctor_list/1");
+    let kinds = list["kinds"].as_array().unwrap();
+    assert!(kinds.len() >= 60, "{}", kinds.len());
+    for kind in kinds {
+        for field in ["id", "severity", "title", "scope", "reads", "why", "mend", "afterwards"] {
+            assert!(kind[field].as_str().is_some_and(|text| !text.is_empty()), "{kind}");
+        }
+    }
+}
