@@ -90,8 +90,8 @@ impl Captured {
     }
 
     fn text_here(&self, path: &Path) -> io::Result<String> {
-        let at = self.find(path, &mut 0)?;
-        match self.store.kind(&at) {
+        let (at, kind) = self.find(path, &mut 0)?;
+        match kind {
             Kind::File => self.store.text(&at),
             Kind::Directory => Err(io::Error::from_raw_os_error(libc::EISDIR)),
             Kind::Special => Err(io::Error::other("neither a file nor a directory")),
@@ -115,7 +115,7 @@ impl Captured {
 
     /// True if there is something at the end of all links; and whether it is a directory.
     pub(super) fn presence(&self, path: &Path) -> Option<bool> {
-        match self.store.kind(&self.find(path, &mut 0).ok()?) {
+        match self.find(path, &mut 0).ok()?.1 {
             Kind::Directory => Some(true),
             Kind::File => Some(false),
             Kind::Link(_) | Kind::Special | Kind::Missing => None,
@@ -124,8 +124,8 @@ impl Captured {
 
     /// The names in a directory, in no order; none if there is no such directory.
     pub(super) fn names(&self, path: &Path) -> Option<Vec<OsString>> {
-        let at = self.find(path, &mut 0).ok()?;
-        matches!(self.store.kind(&at), Kind::Directory).then(|| self.store.names(&at))
+        let (at, kind) = self.find(path, &mut 0).ok()?;
+        matches!(kind, Kind::Directory).then(|| self.store.names(&at))
     }
 
     /// The path without links in its directories: where something is to be put in this tree.
@@ -133,33 +133,42 @@ impl Captured {
         Some(self.directory_of(path, &mut 0).ok()?.join(path.file_name()?))
     }
 
-    /// The path without links; `links` counts those on the whole way.
-    fn find(&self, path: &Path, links: &mut u32) -> Result<PathBuf, Blocked> {
-        let Some(name) = path.file_name() else { return Ok(PathBuf::from("/")) };
+    /// The path without links, and what is there; `links` counts those on the whole way.
+    fn find(&self, path: &Path, links: &mut u32) -> Result<(PathBuf, Kind), Blocked> {
+        let Some(name) = path.file_name() else {
+            return Ok((PathBuf::from("/"), Kind::Directory));
+        };
         let at = self.directory_of(path, links)?.join(name);
         match self.store.kind(&at) {
             Kind::Link(target) => self.follow(&at, &target, links),
-            _ => Ok(at),
+            kind => Ok((at, kind)),
         }
     }
 
-    fn follow(&self, link: &Path, target: &Path, links: &mut u32) -> Result<PathBuf, Blocked> {
+    fn follow(
+        &self,
+        link: &Path,
+        target: &Path,
+        links: &mut u32,
+    ) -> Result<(PathBuf, Kind), Blocked> {
         *links += 1;
         if *links > LINKS_MAX {
             return Err(Blocked::Ring);
         }
         let mut at = link.parent().unwrap_or(link).to_path_buf();
+        let mut kind = Kind::Directory;
         for component in target.components() {
             match component {
-                Component::Normal(name) => at = self.find(&at.join(name), links)?,
+                Component::Normal(name) => (at, kind) = self.find(&at.join(name), links)?,
                 Component::CurDir => {}
-                Component::ParentDir if at.pop() => {}
+                // Through a file as well: no tree that the kernel wrote has such a link.
+                Component::ParentDir if at.pop() => kind = Kind::Directory,
                 Component::ParentDir | Component::RootDir | Component::Prefix(_) => {
                     return Err(Blocked::Outside);
                 }
             }
         }
-        Ok(at)
+        Ok((at, kind))
     }
 
     /// The directory that `path` is in, without links; found once for all files in it.
@@ -169,7 +178,7 @@ impl Captured {
         if let Some(found) = known().get(parent) {
             return Ok(found.clone());
         }
-        let found = self.find(parent, links)?;
+        let (found, _) = self.find(parent, links)?;
         known().insert(parent.to_path_buf(), found.clone());
         Ok(found)
     }

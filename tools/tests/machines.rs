@@ -1,7 +1,5 @@
 //! The machines that other tests look at are what they say they are.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use quiclane::topology::survey::Survey;
 use quiclane::topology::survey::device::Direction;
 use quiclane::topology::{Reading, Source};

@@ -48,7 +48,7 @@ fn a_large_machine_is_read_once() {
     let written = machine.written();
     let root = written.path().to_str().unwrap();
     let most = START + files as u64 * CALLS_A_FILE;
-    let mut calls_of = |path: &[String], more: &[&str]| {
+    let calls_of = |path: &[String], more: &[&str]| {
         let mut all = path.to_vec();
         all.extend(more.iter().map(|&word| word.to_owned()));
         all.extend(["--root".to_owned(), root.to_owned()]);
