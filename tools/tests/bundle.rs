@@ -153,6 +153,7 @@ fn a_redacted_bundle_keeps_no_name_and_every_number() {
             "quiclane/answers/device/eth0/link.json",
             "quiclane/answers/device/eth0/rules.json",
             "quiclane/answers/device/eth1/link.json",
+            "run/quiclane/812.json",
         ]
     );
     let key = |tree: &Tree| tree.answered("device/eth0/rss").unwrap()[0]["key"].clone();
