@@ -16,6 +16,8 @@ mod inspect;
 mod io;
 mod nic;
 mod perf;
+#[cfg(test)]
+mod pictures;
 mod place;
 mod queue;
 mod rss;
@@ -23,6 +25,7 @@ mod serve;
 mod signals;
 mod status;
 mod sys;
+mod topo;
 mod xdp;
 
 use args::{Cli, Command};
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Get(args) => get::run(&args),
         Command::Perf(args) => perf::run(&args),
+        Command::Topo(args) => topo::run(&args),
         Command::Bundle(args) => bundle::run(&args),
         Command::Completions(args) => generate::completions(&args),
         Command::Man(args) => generate::man(&args),

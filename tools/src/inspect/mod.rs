@@ -90,6 +90,11 @@ impl Unknowns {
 
 /// Prints `value` as one JSON object that begins with its schema, such as `quiclane.nic_list/1`.
 pub(crate) fn print_json<T: Serialize>(schema: &'static str, value: &T) -> Result<(), Failure> {
+    print(&json_text(schema, value)?)
+}
+
+/// What [`print_json`] prints.
+pub(crate) fn json_text<T: Serialize>(schema: &'static str, value: &T) -> Result<String, Failure> {
     #[derive(Serialize)]
     struct Named<'a, T> {
         schema: &'static str,
@@ -98,7 +103,7 @@ pub(crate) fn print_json<T: Serialize>(schema: &'static str, value: &T) -> Resul
     }
     let text = serde_json::to_string_pretty(&Named { schema, value })
         .map_err(|error| Failure::Failed(format!("JSON: {error}")))?;
-    print(&(text + "\n"))
+    Ok(text + "\n")
 }
 
 /// Writes to standard output; a reader that has gone is no error.
