@@ -25,6 +25,8 @@ pub(crate) enum Command {
     Get(GetArgs),
     /// Measure (ALPN perf, draft-banks-quic-performance).
     Perf(PerfArgs),
+    /// Watch a device: rates, drops and load by queue and CPU.
+    Top(crate::top::TopArgs),
     /// Draw the machine: queues, interrupts, workers and the memory nodes between them.
     Topo(crate::topo::TopoArgs),
     /// The whole machine as files, which every reading verb takes with --root.

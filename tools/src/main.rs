@@ -25,6 +25,7 @@ mod serve;
 mod signals;
 mod status;
 mod sys;
+mod top;
 mod topo;
 mod xdp;
 
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve::run(&args),
         Command::Get(args) => get::run(&args),
         Command::Perf(args) => perf::run(&args),
+        Command::Top(args) => top::run(&args),
         Command::Topo(args) => topo::run(&args),
         Command::Bundle(args) => bundle::run(&args),
         Command::Completions(args) => generate::completions(&args),
