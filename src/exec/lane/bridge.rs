@@ -89,13 +89,24 @@ impl Application for Bridge<'_> {
             _ => Callback::StreamEvent,
         };
         let over = matches!(event, Event::Closed(_));
+        if over {
+            // Before the handler is told: whom it tells may use a handle at once, and has to hear
+            // that nothing can be done any more.
+            self.end_address();
+        }
         self.call(connection, callback, |handler, c| tell(handler, c, event));
         if over {
             self.seat.over = true;
-            // Who holds a handle hears from now on that nothing can be done any more.
-            if let Some(address) = &self.seat.address {
-                address.end();
-            }
+            // The handler may have asked for a handle just now.
+            self.end_address();
+        }
+    }
+}
+
+impl Bridge<'_> {
+    fn end_address(&self) {
+        if let Some(address) = &self.seat.address {
+            address.end();
         }
     }
 }

@@ -4,10 +4,11 @@ use super::*;
 use crate::datapath::{Link, RxMeta};
 use crate::ecn::Ecn;
 use crate::exec::testing::{CLIENT, SERVER, Scene, Scribe, Told, client_config, server_config};
-use crate::exec::{ClientConfig, HandleError, ServerConfig};
+use crate::exec::{ClientConfig, ConnectionRef, Handle, HandleError, Handler, ServerConfig};
 use crate::proto::connection::CloseReason;
 use crate::proto::endpoint::RetryPolicy;
 use bytes::Bytes;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 fn few(connections: usize, handshakes: usize) -> LaneLimits {
@@ -268,6 +269,31 @@ fn nothing_is_told_after_the_end() {
     let told = scene.told_client();
     assert_eq!(told.last(), Some(&Told::Closed(CloseReason::Local { code: 0 })), "{told:?}");
     assert!(!scene.client.lane().is_empty(), "it is drained later, and silently");
+}
+
+/// Uses a handle of the connection whose end it is told.
+struct AsksAtTheEnd {
+    handle: Arc<OnceLock<Handle>>,
+    heard: Arc<OnceLock<Result<(), HandleError>>>,
+}
+
+impl Handler for AsksAtTheEnd {
+    fn closed(&mut self, _: &mut ConnectionRef<'_>, _: CloseReason) {
+        self.heard.set(self.handle.get().unwrap().wake(1)).unwrap();
+    }
+}
+
+#[test]
+fn who_is_told_of_the_end_finds_the_handles_closed() {
+    let mut scene = Scene::new(1, LaneLimits::default());
+    let (known, heard) = (Arc::new(OnceLock::new()), Arc::new(OnceLock::new()));
+    let handler = AsksAtTheEnd { handle: Arc::clone(&known), heard: Arc::clone(&heard) };
+    let handle = scene.connect_with(Box::new(handler));
+    scene.run(20);
+    known.set(handle.clone()).ok().unwrap();
+    handle.close(0, Bytes::new()).unwrap();
+    scene.run(3);
+    assert_eq!(heard.get(), Some(&Err(HandleError::Closed)));
 }
 
 #[test]

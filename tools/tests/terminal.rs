@@ -1,0 +1,89 @@
+//! How the reading verbs behave towards what reads them: a terminal, a terminal of somebody who
+//! does not want colours, and a reader that leaves.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_quiclane");
+
+/// Verbs that have something to colour on a machine whose interrupts are on the wrong node.
+const COLOURED: [&[&str]; 3] = [&["queue", "show", "eth0"], &["doctor", "eth0"], &["topo", "eth0"]];
+
+const ALL: [&[&str]; 8] = [
+    &["nic", "list"],
+    &["queue", "show", "eth0"],
+    &["rss", "show", "eth0"],
+    &["xdp", "list"],
+    &["flow", "explain", "eth0", "192.0.2.7:50123", "198.51.100.1:443"],
+    &["doctor", "eth0"],
+    &["plan", "eth0"],
+    &["topo", "eth0"],
+];
+
+/// What a terminal gets. `script` gives the command one.
+fn on_a_terminal(root: &Path, verb: &[&str], no_color: &str) -> String {
+    let line = format!("{BINARY} {} --root {}", verb.join(" "), root.display());
+    let out = Command::new("script")
+        .args(["--quiet", "--command", &line, "/dev/null"])
+        .env("TERM", "xterm-256color")
+        .env("NO_COLOR", no_color)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let text = String::from_utf8(out.stdout).unwrap();
+    assert!(text.contains("eth0"), "{verb:?}: {text}");
+    text
+}
+
+#[test]
+fn a_terminal_gets_colours_unless_its_owner_says_no() {
+    let machine = quiclane_fixtures::two_node_ice_crossed().written();
+    for verb in COLOURED {
+        // An empty NO_COLOR says nothing (no-color.org).
+        let coloured = on_a_terminal(machine.path(), verb, "");
+        assert!(coloured.contains("\x1b["), "{verb:?}: {coloured:?}");
+        let plain = on_a_terminal(machine.path(), verb, "1");
+        assert!(!plain.contains('\x1b'), "{verb:?}: {plain:?}");
+    }
+}
+
+#[test]
+fn a_pipe_gets_no_colours() {
+    let machine = quiclane_fixtures::two_node_ice_crossed().written();
+    for verb in ALL {
+        let out = Command::new(BINARY)
+            .args(verb)
+            .arg("--root")
+            .arg(machine.path())
+            .env_remove("NO_COLOR")
+            .output()
+            .unwrap();
+        assert!(!out.stdout.is_empty() && !out.stdout.contains(&0x1b), "{verb:?}: {out:?}");
+    }
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_failure() {
+    let machine = quiclane_fixtures::two_node_ice().written();
+    for verb in ALL {
+        for more in [&[][..], &["--json"]] {
+            let (reader, writer) = std::io::pipe().unwrap();
+            drop(reader);
+            let child = Command::new(BINARY)
+                .args(verb)
+                .args(more)
+                .arg("--root")
+                .arg(machine.path())
+                .stdout(writer)
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let out = child.wait_with_output().unwrap();
+            let said = String::from_utf8(out.stderr).unwrap();
+            assert_eq!(out.status.code(), Some(0), "{verb:?} {more:?}: {said}");
+            assert!(!said.contains("panicked") && !said.contains("pipe"), "{verb:?}: {said}");
+        }
+    }
+}
