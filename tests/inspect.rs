@@ -200,7 +200,8 @@ fn check_program(survey: &Survey, attached: Attached) {
     assert_eq!((program.tag.len(), program.uid), (16, 0));
     assert!(program.loaded_ns > 0);
     let pids: Vec<u32> = program.processes.iter().map(|process| process.pid).collect();
-    assert_eq!(pids, [std::process::id()]);
+    // A program that another test starts has all of ours open until it runs.
+    assert!(pids.contains(&std::process::id()), "{pids:?}");
     let device = survey.machine.nics[0].index.known().copied();
     assert!(program.links.iter().any(|&(_, index)| index == device), "{program:?}");
     let xsks = program.maps.iter().find(|map| map.kind == "xskmap").expect("a map of sockets");
