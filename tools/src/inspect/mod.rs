@@ -10,7 +10,7 @@ use crate::error::Failure;
 use clap::Args;
 use quiclane::topology::survey::Survey;
 use quiclane::topology::survey::device::Device;
-use quiclane::topology::{Nic, Reading, Source};
+use quiclane::topology::{Machine, Nic, Reading, Source};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
@@ -58,10 +58,13 @@ pub(crate) fn device<'a>(
     name: &str,
     source: &Source,
 ) -> Result<(&'a Nic, &'a Device), Failure> {
-    survey.device(name).ok_or_else(|| {
-        let names: Vec<String> = source.machine().nics.into_iter().map(|nic| nic.name).collect();
-        Failure::Usage(format!("there is no device {name}; there are: {}", names.join(", ")))
-    })
+    survey.device(name).ok_or_else(|| no_device(name, &source.machine()))
+}
+
+/// The error that names the devices that there are.
+pub(crate) fn no_device(name: &str, machine: &Machine) -> Failure {
+    let names: Vec<&str> = machine.nics.iter().map(|nic| nic.name.as_str()).collect();
+    Failure::Usage(format!("there is no device {name}; there are: {}", names.join(", ")))
 }
 
 /// Reasons for what could not be read, by field: the `unknown` of a row.

@@ -58,8 +58,8 @@ fn parse_interval(text: &str) -> Result<Duration, String> {
 pub(crate) fn run(args: &TopArgs) -> Result<(), Failure> {
     let source = args.read.source()?;
     let machine = source.machine();
-    if let Some(name) = &args.device {
-        inspect::device(&Survey::read_device(&source, name), name, &source)?;
+    if let Some(name) = args.device.as_ref().filter(|name| machine.nic(name).is_none()) {
+        return Err(inspect::no_device(name, &machine));
     }
     let is_wanted = |name: &String| machine.nics.len() == 1 || name != "lo";
     let names = machine.nics.iter().map(|nic| nic.name.clone()).filter(is_wanted).collect();
