@@ -275,11 +275,12 @@ impl Rss {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    /// Microsoft's verification suite: destination, source, hash of addresses, hash with ports.
-    const KNOWN: [(&str, &str, u32, u32); 8] = [
+    /// Microsoft's "Verifying the RSS Hash Calculation": destination, source, hash of addresses,
+    /// hash with ports.
+    pub(in crate::topology) const KNOWN: [(&str, &str, u32, u32); 8] = [
         ("161.142.100.80:1766", "66.9.149.187:2794", 0x323e_8fc2, 0x51cc_c178),
         ("65.69.140.83:4739", "199.92.111.2:14230", 0xd718_262a, 0xc626_b0ea),
         ("12.22.207.184:38024", "24.19.198.95:12898", 0xd2d0_a5de, 0x5c2b_394a),

@@ -1,11 +1,11 @@
 //! `quiclane flow explain` against the NIC: each of 64 flows, sent and counted.
 
 use crate::flows::{Family, Flows};
-use crate::nic::{LANES, Lane, rss, run};
-use crate::rss::{hex, other_key};
+use crate::nic::{LANES, Lane, run};
+use crate::rss::{listen, put_back, under_three_settings};
 use crate::{Outcome, ensure};
 use std::fs;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 
 /// Where no one answers: the counters tell.
@@ -19,27 +19,15 @@ const LINKTYPE_RAW: u32 = 101;
 
 pub(crate) fn every_flow_goes_where_it_was_explained() -> Outcome {
     for (lane, family) in [(&LANES[0], Family::V4), (&LANES[1], Family::V6)] {
-        let before = rss(lane.dev)?;
-        let checked = check_settings(lane, family);
-        run("ethtool", &["-X", lane.dev, "hkey", &hex(before.key())])?;
-        run("ethtool", &["-X", lane.dev, "default"])?;
-        checked?;
+        let flows = Flows::to(lane, family, PORT);
+        let _owner = listen(&flows)?;
+        fs::write(CAPTURE, capture(&flows)).map_err(|error| format!("{CAPTURE}: {error}"))?;
+        put_back(lane, || {
+            under_three_settings(lane, |what, queues| verify(lane, family, what, queues))?;
+            refuted(lane, &flows)
+        })?;
     }
     Ok(())
-}
-
-/// Under the table and key that the driver chose, half of the queues, and another key.
-fn check_settings(lane: &Lane, family: Family) -> Outcome {
-    let flows = Flows::to(lane, family, PORT);
-    // Someone has to own the port, or the kernel answers each packet with an ICMP error.
-    let _owner = UdpSocket::bind(flows.destination).map_err(|error| format!("bind: {error}"))?;
-    fs::write(CAPTURE, capture(&flows)).map_err(|error| format!("{CAPTURE}: {error}"))?;
-    verify(lane, family, "as found", 4)?;
-    run("ethtool", &["-X", lane.dev, "equal", "2"])?;
-    verify(lane, family, "equal 2", 2)?;
-    run("ethtool", &["-X", lane.dev, "hkey", &hex(&other_key()), "equal", "4"])?;
-    verify(lane, family, "other key", 4)?;
-    refuted(lane, &flows)
 }
 
 /// All 64 of them match, and they are on as many queues as there are.

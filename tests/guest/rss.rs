@@ -13,12 +13,12 @@ const STRAY_PACKETS: u64 = 12;
 const PORT: u16 = 4433;
 
 /// Microsoft's key with its bytes in reverse: a key that no driver has by itself.
-pub(crate) fn other_key() -> Vec<u8> {
+fn other_key() -> Vec<u8> {
     MICROSOFT_KEY.iter().rev().copied().collect()
 }
 
 /// A key as ethtool takes it.
-pub(crate) fn hex(key: &[u8]) -> String {
+fn hex(key: &[u8]) -> String {
     let bytes: Vec<String> = key.iter().map(|byte| format!("{byte:02x}")).collect();
     bytes.join(":")
 }
@@ -51,7 +51,7 @@ fn check(what: &str, dev: &str, flows: &Flows, fields: HashFields) -> Outcome {
 }
 
 /// Someone has to own the port, or the kernel answers each packet with an ICMP error.
-fn listen(flows: &Flows) -> Result<UdpSocket, String> {
+pub(crate) fn listen(flows: &Flows) -> Result<UdpSocket, String> {
     UdpSocket::bind(flows.destination).map_err(|error| format!("{}: {error}", flows.destination))
 }
 
@@ -68,27 +68,35 @@ pub(crate) fn udp_without_ports_meets_on_one_queue() -> Outcome {
 pub(crate) fn flows_go_where_toeplitz_says() -> Outcome {
     for lane in &LANES {
         for family in [Family::V4, Family::V6] {
-            let before = rss(lane.dev)?;
-            let checked = check_settings(lane, family);
-            run("ethtool", &["-X", lane.dev, "hkey", &hex(before.key())])?;
-            run("ethtool", &["-X", lane.dev, "default"])?;
-            checked?;
+            let flows = Flows::to(lane, family, PORT);
+            let _owner = listen(&flows)?;
+            put_back(lane, || {
+                under_three_settings(lane, |what, _| {
+                    let what = format!("{family:?} {what}");
+                    check(&what, lane.dev, &flows, HashFields::AddressesAndPorts)
+                })
+            })?;
         }
     }
     Ok(())
 }
 
-/// Under the table and key that the driver chose, half of the queues, and another key.
-fn check_settings(lane: &Lane, family: Family) -> Outcome {
-    let flows = Flows::to(lane, family, PORT);
-    let _owner = listen(&flows)?;
-    let go = |what: &str| {
-        check(&format!("{family:?} {what}"), lane.dev, &flows, HashFields::AddressesAndPorts)
-    };
-    go("as found")?;
+/// Gives the NIC its key and its table back, whatever `body` makes of them.
+pub(crate) fn put_back(lane: &Lane, body: impl FnOnce() -> Outcome) -> Outcome {
+    let before = rss(lane.dev)?;
+    let done = body();
+    run("ethtool", &["-X", lane.dev, "hkey", &hex(before.key())])?;
+    run("ethtool", &["-X", lane.dev, "default"])?;
+    done
+}
+
+/// Checks under the table and key that the driver chose, half of the queues, and another key. The
+/// check is told how many queues there are.
+pub(crate) fn under_three_settings(lane: &Lane, check: impl Fn(&str, usize) -> Outcome) -> Outcome {
+    check("as found", QUEUES)?;
     run("ethtool", &["-X", lane.dev, "equal", "2"])?;
-    go("equal 2")?;
+    check("equal 2", 2)?;
     run("ethtool", &["-X", lane.dev, "hkey", &hex(&other_key()), "equal", "4"])?;
     ensure!(rss(lane.dev)?.key() == other_key(), "{}: the key was not taken", lane.dev);
-    go("other key")
+    check("other key", QUEUES)
 }

@@ -8,6 +8,7 @@ use crate::topology::survey::device::{
 use crate::topology::survey::rss::{FlowHash, NtupleRule, RssContext};
 use crate::topology::tests::{Tree, two_nodes};
 use crate::topology::toeplitz::MICROSOFT_KEY;
+use crate::topology::toeplitz::tests::KNOWN;
 
 /// A two-node machine whose `eth2` (4 queues, node 1) gives these answers too.
 struct Made {
@@ -81,24 +82,6 @@ fn unknown_reason(outcome: Outcome) -> String {
         other => panic!("{other:?}"),
     }
 }
-
-/// Microsoft's "Verifying the RSS Hash Calculation": destination, source, hash by addresses,
-/// hash with ports.
-const KNOWN: [(&str, &str, u32, u32); 8] = [
-    ("161.142.100.80:1766", "66.9.149.187:2794", 0x323e_8fc2, 0x51cc_c178),
-    ("65.69.140.83:4739", "199.92.111.2:14230", 0xd718_262a, 0xc626_b0ea),
-    ("12.22.207.184:38024", "24.19.198.95:12898", 0xd2d0_a5de, 0x5c2b_394a),
-    ("209.142.163.6:2217", "38.27.205.30:48228", 0x8298_9176, 0xafc7_327f),
-    ("202.188.127.2:1303", "153.39.163.191:44251", 0x5d18_09c5, 0x10e8_28a2),
-    ("[3ffe:2501:200:3::1]:1766", "[3ffe:2501:200:1fff::7]:2794", 0x2cc1_8cd5, 0x4020_7d3d),
-    ("[ff02::1]:4739", "[3ffe:501:8::260:97ff:fe40:efab]:14230", 0x0f0c_461c, 0xdde5_1bbf),
-    (
-        "[fe80::200:f8ff:fe21:67cf]:38024",
-        "[3ffe:1900:4545:3:200:f8ff:fe21:67cf]:44251",
-        0x4b61_e985,
-        0x02d1_feef,
-    ),
-];
 
 #[test]
 fn microsofts_known_answers_come_out_of_a_whole_machine() {
