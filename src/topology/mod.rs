@@ -20,6 +20,7 @@ pub mod counters;
 mod cpus;
 pub mod explain;
 pub mod joined;
+pub mod list;
 mod live;
 mod nics;
 mod placement;

@@ -7,7 +7,7 @@
 use super::captured::Captured;
 use super::live::Kernel;
 use super::record::{Record, Recorder};
-use super::{Machine, Reading, cpus, nics};
+use super::{Machine, Reading, cpus, list, nics};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -159,7 +159,7 @@ impl Source {
 
     /// A file that holds a list like `0-3,8`.
     pub(super) fn list(&self, path: impl AsRef<Path>) -> Reading<Vec<u32>> {
-        self.parsed(path, parse_list)
+        self.parsed(path, list::parse)
     }
 
     pub(super) fn parsed<T>(
@@ -206,22 +206,4 @@ impl Source {
         numbers.sort_unstable();
         numbers
     }
-}
-
-/// The kernel's lists of CPUs and nodes: `0-3,8,10-11`. An empty text is an empty list.
-pub(super) fn parse_list(text: &str) -> Option<Vec<u32>> {
-    /// More CPUs than any machine has: a captured file cannot make us allocate without end.
-    const MAX: u32 = 1 << 16;
-    let mut list = Vec::new();
-    for range in text.split(',').map(str::trim).filter(|range| !range.is_empty()) {
-        let (first, last) = range.split_once('-').unwrap_or((range, range));
-        let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
-        if last >= MAX {
-            return None;
-        }
-        list.extend(first..=last);
-    }
-    list.sort_unstable();
-    list.dedup();
-    Some(list)
 }

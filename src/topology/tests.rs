@@ -1,7 +1,6 @@
 //! Machines made from the formats that the kernel documents, written out as trees of files.
 //! Each says what it is modelled on; none was captured from hardware.
 
-use super::source::parse_list;
 use super::*;
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -131,16 +130,6 @@ fn request(device: &str) -> Request {
 
 fn cpus_of(placement: &Placement) -> Vec<u32> {
     placement.rows.iter().map(|row| row.cpu).collect()
-}
-
-#[test]
-fn lists_of_the_kernel_are_read() {
-    assert_eq!(parse_list("0-3,8,10-11"), Some(vec![0, 1, 2, 3, 8, 10, 11]));
-    assert_eq!(parse_list(""), Some(vec![]));
-    assert_eq!(parse_list("7,1"), Some(vec![1, 7]));
-    for wrong in ["a", "1-", "-1", "0-4294967295", "0x3"] {
-        assert_eq!(parse_list(wrong), None, "{wrong}");
-    }
 }
 
 #[test]

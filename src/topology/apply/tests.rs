@@ -74,7 +74,7 @@ impl Fake {
             [.., "threaded"] => device.threaded = Reading::Known(text.parse().unwrap()),
             [.., number, "smp_affinity_list"] => {
                 let number: u32 = number.parse().unwrap();
-                let cpus = crate::topology::source::parse_list(text).unwrap();
+                let cpus = crate::topology::list::parse(text).unwrap();
                 let queues = self.survey.machine.nics[0].queues.iter_mut();
                 let mut irqs = queues.filter_map(|queue| match &mut queue.irq {
                     Reading::Known(irq) => Some(irq),

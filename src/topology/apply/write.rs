@@ -1,10 +1,10 @@
 //! What a line of a plan means on the device as it is now, and what may be written at all.
 
-use crate::topology::plan::{Setting, Table, Value, list, napi_of, today};
+use crate::topology::plan::{Setting, Table, Value, napi_of, today};
 use crate::topology::survey::Survey;
 use crate::topology::survey::device::Device;
 use crate::topology::survey::rss::FlowType;
-use crate::topology::{Nic, Reading};
+use crate::topology::{Nic, Reading, list};
 use std::collections::BTreeMap;
 
 /// One thing to write.
@@ -132,7 +132,10 @@ fn irq_write(nic: &Nic, queue: u32, cpus: &[u32]) -> Result<Write, String> {
     let found = nic.queues.iter().find(|other| other.index == queue);
     let found = found.ok_or_else(|| format!("there is no receive queue {queue}"))?;
     let irq = found.irq.known().ok_or_else(|| found.irq.reason().unwrap_or_default().to_owned())?;
-    Ok(file(format!("/proc/irq/{}/smp_affinity_list", irq.number), list(cpus)))
+    Ok(file(
+        format!("/proc/irq/{}/smp_affinity_list", irq.number),
+        list::format(cpus.iter().copied()),
+    ))
 }
 
 fn table_write(survey: &Survey, nic: &Nic, table: &Table) -> Result<Write, String> {

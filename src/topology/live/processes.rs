@@ -1,6 +1,6 @@
 //! Who has what open: `/proc`, as far as the caller may look into other processes.
 
-use crate::topology::source::parse_list;
+use crate::topology::list;
 use crate::topology::survey::device::{Process, WorkerThread};
 use std::fs;
 use std::os::fd::RawFd;
@@ -67,8 +67,8 @@ fn queue_of(name: &str) -> Option<u32> {
 }
 
 fn allowed_cpus(status: &str) -> Option<Vec<u32>> {
-    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
-    parse_list(list.trim())
+    let cpus = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
+    list::parse(cpus.trim())
 }
 
 fn name(at: &str) -> Option<String> {

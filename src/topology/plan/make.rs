@@ -2,6 +2,7 @@
 
 use super::policy::{Candidates, choose};
 use super::{Line, Omission, Plan, Policy, Setting, Table, Target, Value, today};
+use crate::topology::list;
 use crate::topology::survey::Survey;
 use crate::topology::survey::device::{Channels, Device};
 use crate::topology::survey::rss::FlowType;
@@ -228,7 +229,7 @@ fn fixed(
         notes.push(format!(
             "the device has {queues} queues and no indirection table: queues {} receive as well, \
              and have no worker",
-            super::list(&(workers..queues).collect::<Vec<_>>())
+            list::format(workers..queues)
         ));
     }
     let tx_queues = u32::try_from(nic.tx_queues).unwrap_or(u32::MAX);

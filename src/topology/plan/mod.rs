@@ -34,7 +34,6 @@ use super::{Assignment, Reading};
 use crate::topology::survey::Survey;
 use std::fmt;
 
-pub(crate) use setting::list;
 pub(super) use today::napi_of;
 
 /// Which device a plan is for. What is not known is not compared.

@@ -3,7 +3,7 @@
 
 use crate::topology::placement::{Note, candidates};
 use crate::topology::survey::Survey;
-use crate::topology::{Cpu, Nic};
+use crate::topology::{Cpu, Nic, list};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -81,7 +81,7 @@ fn by_cache<'a>(survey: &Survey, mut cpus: Vec<&'a Cpu>, notes: &mut Vec<String>
     let unknown: Vec<u32> =
         cpus.iter().filter(|cpu| first_of_domain(cpu).is_none()).map(|cpu| cpu.id).collect();
     if !unknown.is_empty() {
-        let list = super::list(&unknown);
+        let list = list::format(unknown);
         notes.push(format!("which last-level cache cpus {list} share is unknown"));
     }
     cpus.sort_by_key(|cpu| (cpu.sibling_rank(), first_of_domain(cpu).unwrap_or(cpu.id), cpu.id));

@@ -3,7 +3,7 @@
 //! The text of a value is what a person types into a plan and what a snapshot keeps, so each
 //! value is read back from its own text ([`Setting::parse`]).
 
-use crate::topology::source::parse_list;
+use crate::topology::list;
 use crate::topology::survey::rss::FlowType;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -173,7 +173,7 @@ impl Setting {
     }
 
     fn cpus(&self, text: &str) -> Result<Value, String> {
-        let list = if text == "none" { Some(Vec::new()) } else { parse_list(text) };
+        let list = if text == "none" { Some(Vec::new()) } else { list::parse(text) };
         match list {
             None => Err(format!("{text:?} is not a list of CPUs such as \"0-3,6\", or \"none\"")),
             Some(cpus) if cpus.is_empty() && matches!(self, Self::Irq(_)) => {
@@ -270,7 +270,7 @@ impl fmt::Display for Value {
                 f.write_str(&words.join(" "))
             }
             Self::Cpus(cpus) if cpus.is_empty() => f.write_str("none"),
-            Self::Cpus(cpus) => f.write_str(&list(cpus)),
+            Self::Cpus(cpus) => f.write_str(&list::format(cpus.iter().copied())),
             Self::Letters(letters) if letters.is_empty() => f.write_str("none"),
             Self::Letters(letters) => f.write_str(letters),
             Self::Key(key) => {
@@ -418,16 +418,6 @@ fn key_bytes(text: &str) -> Result<Value, String> {
         Some(key) if key.len() <= MAX_KEY_BYTES => Ok(Value::Key(key)),
         _ => Err(format!("{text:?} is not a key: bytes in hex with colons, such as \"6d:5a:56\"")),
     }
-}
-
-/// Ranges, as the kernel writes them: `0-3,8`.
-pub(crate) fn list(numbers: &[u32]) -> String {
-    let ranges = numbers.chunk_by(|a, b| a.checked_add(1) == Some(*b));
-    let range = |range: &[u32]| match range {
-        [one] => one.to_string(),
-        _ => format!("{}-{}", range[0], range[range.len() - 1]),
-    };
-    ranges.map(range).collect::<Vec<_>>().join(",")
 }
 
 #[cfg(test)]

@@ -1,8 +1,7 @@
 //! What is known of a network device beyond the files that placement needs.
 
 use super::rss::{FlowHash, NtupleRule, RssContext};
-use crate::topology::source::parse_list;
-use crate::topology::{Nic, Reading, Source};
+use crate::topology::{Nic, Reading, Source, list};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -427,7 +426,7 @@ fn napi_threads(source: &Source, napis: &Reading<Vec<Napi>>) -> Vec<NapiThread> 
         let pid = napi.thread?;
         let cpus = source.parsed(format!("/proc/{pid}/status"), |status| {
             let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
-            parse_list(list.trim())
+            list::parse(list.trim())
         });
         Some(NapiThread { pid, napi: napi.id, cpus })
     };

@@ -6,7 +6,7 @@ use quiclane::topology::survey::device::{
     Attached, Device, Direction, Feature, Program, XskSocket,
 };
 use quiclane::topology::survey::server::{Server, ServerWorker};
-use quiclane::topology::{Irq, Nic, Reading};
+use quiclane::topology::{Irq, Nic, Reading, list};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The machine, and an earlier look at it if there was one.
@@ -344,34 +344,10 @@ impl<'a> Context<'a> {
     }
 }
 
-/// The kernel's way to write lists: `0-3,6`.
-pub(crate) fn list(numbers: impl IntoIterator<Item = u32>) -> String {
-    let sorted: BTreeSet<u32> = numbers.into_iter().collect();
-    let mut ranges: Vec<(u32, u32)> = Vec::new();
-    for number in sorted {
-        match ranges.last_mut() {
-            Some((_, last)) if *last + 1 == number => *last = number,
-            _ => ranges.push((number, number)),
-        }
-    }
-    let range = |(first, last): &(u32, u32)| match last - first {
-        0 => first.to_string(),
-        1 => format!("{first},{last}"),
-        _ => format!("{first}-{last}"),
-    };
-    ranges.iter().map(range).collect::<Vec<_>>().join(",")
-}
-
-/// `1 queue`, `3 queues`.
-pub(crate) fn count(number: usize, what: &str) -> String {
-    let plural = if number == 1 { "" } else { "s" };
-    format!("{number} {what}{plural}")
-}
-
 /// `queue 3`, `queues 0-2,5`.
 pub(crate) fn named(what: &str, numbers: &[u32]) -> String {
     let plural = if numbers.len() == 1 { "" } else { "s" };
-    format!("{what}{plural} {}", list(numbers.iter().copied()))
+    format!("{what}{plural} {}", list::format(numbers.iter().copied()))
 }
 
 #[cfg(test)]
@@ -380,9 +356,6 @@ mod tests {
 
     #[test]
     fn lists_are_short() {
-        assert_eq!(list([3, 1, 0, 2, 7, 8]), "0-3,7,8");
-        assert_eq!(list([]), "");
-        assert_eq!((count(1, "IRQ"), count(2, "IRQ")), ("1 IRQ".into(), "2 IRQs".into()));
         assert_eq!(named("queue", &[4, 5, 6]), "queues 4-6");
     }
 

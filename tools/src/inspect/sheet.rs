@@ -2,8 +2,9 @@
 
 use super::{Unknowns, has_color};
 use comfy_table::{Cell, CellAlignment, Color, ContentArrangement, Table, presets};
+use quiclane::topology::list;
 use std::collections::BTreeMap;
-use std::fmt::{Display, Write};
+use std::fmt::Display;
 
 /// What stands for a value that could not be read.
 pub(crate) const UNKNOWN: &str = "?";
@@ -107,25 +108,9 @@ impl Sheet {
     }
 }
 
-/// A list as the kernel writes it: `0-3,8`.
-pub(crate) fn ranges(list: &[u32]) -> String {
-    let mut text = String::new();
-    let mut rest = list;
-    while let Some((&first, _)) = rest.split_first() {
-        let run = rest.windows(2).take_while(|pair| pair[1] == pair[0] + 1).count();
-        if !text.is_empty() {
-            text.push(',');
-        }
-        let last = rest[run];
-        let written = match run {
-            0 => write!(text, "{first}"),
-            _ => write!(text, "{first}-{last}"),
-        };
-        // A string takes everything.
-        let _ = written;
-        rest = &rest[run + 1..];
-    }
-    if text.is_empty() { NONE.to_owned() } else { text }
+/// A list as the kernel writes it, or a dash.
+pub(crate) fn ranges(numbers: &[u32]) -> String {
+    if numbers.is_empty() { NONE.to_owned() } else { list::format(numbers.iter().copied()) }
 }
 
 /// A count of `what`, which gets an `s` where it has to.
@@ -168,7 +153,7 @@ mod tests {
     #[test]
     fn lists_are_folded_as_the_kernel_does() {
         assert_eq!(ranges(&[0, 1, 2, 3, 8, 10, 11]), "0-3,8,10-11");
-        assert_eq!(ranges(&[7]), "7");
+        assert_eq!((count(1, "IRQ"), count(2, "IRQ")), ("1 IRQ".into(), "2 IRQs".into()));
         assert_eq!(ranges(&[]), NONE);
     }
 

@@ -6,7 +6,7 @@ use crate::inspect::Unknowns;
 use quiclane::topology::joined::{self, QueueRow};
 use quiclane::topology::survey::Survey;
 use quiclane::topology::survey::device::Device;
-use quiclane::topology::{Cpu, Nic, Reading};
+use quiclane::topology::{Cpu, Nic, Reading, list};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -299,20 +299,9 @@ fn cores(cpus: &[&Cpu]) -> Vec<Vec<u32>> {
     cores
 }
 
-/// A list as the kernel writes it, with an en dash: `0–3,8`.
+/// A list as books write it: `0–3, 8`.
 pub(crate) fn ranges(numbers: impl IntoIterator<Item = u32>) -> String {
-    let mut found: Vec<(u32, u32)> = Vec::new();
-    for number in numbers {
-        match found.last_mut() {
-            Some((_, last)) if *last + 1 == number => *last = number,
-            _ => found.push((number, number)),
-        }
-    }
-    let range = |(first, last)| match first == last {
-        true => format!("{first}"),
-        false => format!("{first}–{last}"),
-    };
-    found.into_iter().map(range).collect::<Vec<_>>().join(", ")
+    list::format(numbers).replace('-', "–").replace(',', ", ")
 }
 
 /// `100 Gb/s`.

@@ -1,8 +1,9 @@
 //! What is being lost: counters of sockets, servers, the NIC and the kernel's stack. With two
 //! looks (`--watch-seconds`) it is what was lost between them.
 
-use crate::doctor::context::{Context, Host, count, known, named};
+use crate::doctor::context::{Context, Host, known, named};
 use crate::doctor::finding::{Check, Found, Judgement, Kind, Severity};
+use crate::inspect::sheet::count;
 use quiclane::topology::survey::device::{QueueCounters, XskCounters, XskSocket};
 use quiclane::topology::survey::host::Backlog;
 

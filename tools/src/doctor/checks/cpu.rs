@@ -1,7 +1,8 @@
 //! The CPUs that packets are handled on.
 
-use crate::doctor::context::{Context, Sift, Worker, list, named};
+use crate::doctor::context::{Context, Sift, Worker, named};
 use crate::doctor::finding::{Check, Found, Judgement, Kind, Severity};
+use quiclane::topology::list;
 use quiclane::topology::survey::host::CpuState;
 
 /// An idle state that takes longer to leave than a packet may wait: what a request on a local
@@ -67,7 +68,7 @@ fn governor(cx: &Context<'_>) -> Judgement {
         governors.sort_unstable();
         governors.dedup();
         let says = format!("the governor of {} is {}", named("cpu", &cpus), governors.join(", "));
-        let set = list(cpus.iter().copied());
+        let set = list::format(cpus.iter().copied());
         hits.iter()
             .fold(Found::new(says), |found, (cpu, governor)| {
                 let file = format!("/sys/devices/system/cpu/cpu{cpu}/cpufreq/scaling_governor");
@@ -94,7 +95,7 @@ fn idle_states(cx: &Context<'_>) -> Judgement {
         let cpus: Vec<u32> = hits.iter().map(|(cpu, _)| *cpu).collect();
         let longest = hits.iter().map(|(_, it)| it.exit_latency_us).max().unwrap_or(0);
         let says = format!("{} may sleep {longest} us deep", named("cpu", &cpus));
-        let set = list(cpus.iter().copied());
+        let set = list::format(cpus.iter().copied());
         hits.iter()
             .fold(Found::new(says), |found, (cpu, it)| {
                 let what = format!("{}: {} us to leave it", it.name, it.exit_latency_us);
@@ -124,7 +125,7 @@ fn isolated(cx: &Context<'_>) -> Judgement {
         return Ok(None);
     }
     let queues: Vec<u32> = loose.iter().map(|worker| worker.queue).collect();
-    let free = list(isolated.iter().copied());
+    let free = list::format(isolated.iter().copied());
     let found = Found::new(format!(
         "{} free for workers, and those of {} are elsewhere",
         named("isolated cpu", &isolated),
@@ -133,7 +134,7 @@ fn isolated(cx: &Context<'_>) -> Judgement {
     loose
         .iter()
         .fold(found, |found, worker| {
-            let cpus = list(worker.cpus.iter().copied());
+            let cpus = list::format(worker.cpus.iter().copied());
             let cpus = if cpus.is_empty() { "any".to_owned() } else { cpus };
             found.read(format!("queue {}: cpu {cpus}", worker.queue), &*worker.from)
         })

@@ -1,7 +1,8 @@
 //! Interrupts: where they are delivered, and who moves them.
 
-use crate::doctor::context::{Context, Sift, count, known};
+use crate::doctor::context::{Context, Sift, known};
 use crate::doctor::finding::{Check, Found, Judgement, Kind, Severity};
+use crate::inspect::sheet::count;
 use std::collections::BTreeMap;
 
 pub(super) const KINDS: &[Kind] = &[

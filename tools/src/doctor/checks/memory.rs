@@ -1,7 +1,8 @@
 //! Memory: its nodes, huge pages, and how much of it may be locked.
 
-use crate::doctor::context::{Context, Host, count, known};
+use crate::doctor::context::{Context, Host, known};
 use crate::doctor::finding::{Check, Found, Judgement, Kind, Severity};
+use crate::inspect::sheet::count;
 use quiclane::datapath::xdp::XdpConfig;
 use quiclane::topology::survey::host::HugePages;
 

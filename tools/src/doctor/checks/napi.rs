@@ -1,7 +1,9 @@
 //! When packets are polled: NAPI threads, deferred interrupts, moderation.
 
-use crate::doctor::context::{Context, Sift, Worker, count, known, list};
+use crate::doctor::context::{Context, Sift, Worker, known};
 use crate::doctor::finding::{Check, Found, Judgement, Kind, Severity};
+use crate::inspect::sheet::count;
+use quiclane::topology::list;
 use quiclane::topology::survey::device::NapiThread;
 
 /// Above this the kernel waits longer before it looks at a queue by itself than a small server
@@ -93,7 +95,8 @@ fn threads(cx: &Context<'_>) -> Judgement {
         let commands = hits.iter().map(|(thread, _)| thread.pid).collect::<Vec<_>>();
         let found = hits.iter().fold(Found::new(says), |found, (thread, cpus)| {
             let NapiThread { pid, napi, .. } = thread;
-            let what = format!("NAPI {napi}, thread {pid}: cpus {}", list(cpus.iter().copied()));
+            let what =
+                format!("NAPI {napi}, thread {pid}: cpus {}", list::format(cpus.iter().copied()));
             found.read(what, format!("/proc/{pid}/status"))
         });
         match (&commands[..], beside(cx, &workers)) {

@@ -1,7 +1,8 @@
 //! How the NIC spreads packets over its queues, and who listens there.
 
-use crate::doctor::context::{Context, count, known, named};
+use crate::doctor::context::{Context, known, named};
 use crate::doctor::finding::{Check, Found, Judgement, Kind, Severity};
+use crate::inspect::sheet::count;
 use quiclane::topology::survey::rss::{FlowType, RssContext, RuleAction};
 use std::collections::BTreeSet;
 

@@ -1,7 +1,8 @@
 //! Packets that the kernel moves between CPUs by itself: RPS, RFS, XPS.
 
-use crate::doctor::context::{Context, Sift, Worker, known, list, named};
+use crate::doctor::context::{Context, Sift, Worker, known, named};
 use crate::doctor::finding::{Check, Found, Judgement, Kind, Severity};
+use quiclane::topology::list;
 
 pub(super) const KINDS: &[Kind] = &[
     Kind {
@@ -51,11 +52,11 @@ fn rps(cx: &Context<'_>) -> Judgement {
     }
     sift.judge(|hits| {
         let queues: Vec<u32> = hits.iter().map(|(queue, _)| *queue).collect();
-        let cpus = list(hits.iter().flat_map(|(_, cpus)| cpus).copied());
+        let cpus = list::format(hits.iter().flat_map(|(_, cpus)| cpus).copied());
         let says = format!("RPS moves packets of {} to cpus {cpus}", named("queue", &queues));
         hits.iter().fold(Found::new(says), |found, (queue, cpus)| {
             let file = cx.file(&format!("queues/rx-{queue}/rps_cpus"));
-            found.read(format!("cpus {}", list(cpus.iter().copied())), file)
+            found.read(format!("cpus {}", list::format(cpus.iter().copied())), file)
         })
     })
 }
@@ -110,7 +111,7 @@ fn xps(cx: &Context<'_>) -> Judgement {
         let queues: Vec<u32> = hits.iter().map(|(queue, ..)| *queue).collect();
         let says = format!("XPS of {} is not the CPU that serves it", named("queue", &queues));
         hits.iter().fold(Found::new(says), |found, (queue, cpus, cpu)| {
-            let what = format!("cpus {}; cpu {cpu} serves it", list(cpus.iter().copied()));
+            let what = format!("cpus {}; cpu {cpu} serves it", list::format(cpus.iter().copied()));
             found.read(what, cx.file(&format!("queues/tx-{queue}/xps_cpus")))
         })
     })

@@ -1,7 +1,9 @@
 //! The threads that serve the queues: pinned, near, alone on their cores.
 
-use crate::doctor::context::{Context, Sift, Worker, count, known, list, named};
+use crate::doctor::context::{Context, Sift, Worker, known, named};
 use crate::doctor::finding::{Check, Found, Judgement, Kind, Severity};
+use crate::inspect::sheet::count;
+use quiclane::topology::list;
 use std::collections::BTreeMap;
 
 pub(super) const KINDS: &[Kind] = &[
@@ -158,7 +160,7 @@ fn not_pinned(cx: &Context<'_>) -> Judgement {
         .fold(Found::new(says), |found, worker| {
             let cpus = match worker.cpus[..] {
                 [] => "any cpu".to_owned(),
-                _ => format!("cpus {}", list(worker.cpus.iter().copied())),
+                _ => format!("cpus {}", list::format(worker.cpus.iter().copied())),
             };
             found.read(format!("queue {}, {}: {cpus}", worker.queue, worker.name), &*worker.from)
         })
@@ -180,7 +182,7 @@ fn other_node(cx: &Context<'_>) -> Judgement {
     let says = format!("{} not on node {node}, the NIC's", count(far.len(), "worker"));
     far.iter()
         .fold(Found::new(says), |found, worker| {
-            let cpu = list(worker.cpus.iter().copied());
+            let cpu = list::format(worker.cpus.iter().copied());
             found.read(format!("queue {}: cpu {cpu}", worker.queue), &*worker.from)
         })
         .judged()

@@ -1,7 +1,8 @@
 //! Programs on the device, what is left of others, and how the sockets run.
 
-use crate::doctor::context::{Context, Host, count, known, named};
+use crate::doctor::context::{Context, Host, known, named};
 use crate::doctor::finding::{Check, Found, Judgement, Kind, Severity};
+use crate::inspect::sheet::count;
 use quiclane::topology::survey::device::{AttachMode, Program};
 
 /// The programs of Quiclane.

@@ -162,7 +162,7 @@ pub(super) const TRIGGERS: &[Trigger] = &[
     ice("QL002", "udp6 hashes nothing", |tree| {
         edit(tree, "hash_fields", |fields| fields[3]["letters"] = "".into());
     }),
-    ice("QL003", "queues 14,15 without a socket", |tree| keep_sockets(tree, |queue| queue < 14)),
+    ice("QL003", "queues 14-15 without a socket", |tree| keep_sockets(tree, |queue| queue < 14)),
     ice("QL004", "sockets on queues 8-15", |tree| table(tree, |slot| slot % 8)),
     ice("QL005", "RSS uses 4 of 16 queues", |tree| {
         stop(tree);

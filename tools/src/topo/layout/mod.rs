@@ -21,6 +21,7 @@ mod wires;
 
 use super::map::{Card, Map, speed};
 use super::scene::{Align, Area, Kind, Line, Point, Rect, Scene, Text, Tone, Wire, fit, width};
+use crate::inspect::sheet::count;
 use std::collections::BTreeMap;
 
 /// From the edge of the page.
@@ -159,9 +160,6 @@ fn header(map: &Map, scene: &mut Scene) -> f64 {
     block.text(verdict_style, right, room * 0.55, &verdict);
     block.text(bold(24.0), Point { x: MARGIN, y: 42.0 }, room * 0.42, host);
     let kernel = map.kernel.as_deref().unwrap_or("(unknown release)");
-    let count = |number: usize, what: &str| {
-        format!("{number} {what}{}", if number == 1 { "" } else { "s" })
-    };
     let line = [
         format!("Linux {kernel}"),
         count(map.nodes.iter().filter(|node| node.node.is_some()).count(), "memory node"),
