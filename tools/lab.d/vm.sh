@@ -31,6 +31,7 @@ vm_run() {
         die 2 "no command: tools/lab vm [OPTIONS] -- COMMAND... (see 'tools/lab help')"
     [[ $(uname -m) == x86_64 ]] ||
         die "$EXIT_RIG" "this machine is $(uname -m); the guest's binaries come from it and must be x86_64"
+    [[ -z $GUEST_VIRTIO ]] || virtio_need
     fetch_all || die "$EXIT_RIG" "kernel or QEMU cannot be had (see above)"
     RUN_DIR=$(mktemp -d "${TMPDIR:-/tmp}/quiclane-lab.XXXXXX")
     trap vm_clean EXIT
@@ -38,11 +39,15 @@ vm_run() {
     trap 'exit 143' TERM HUP
     vm_stage
     qemu_command
+    if [[ -n $GUEST_VIRTIO ]]; then
+        virtio_up
+        QEMU=(ip netns exec "$VIRTIO_NAMESPACE" "${QEMU[@]}")
+    fi
     vm_boot "$mode"
 }
 
 vm_parse() {
-    GUEST_BINS=() GUEST_FILES=() GUEST_ENV=() GUEST_COMMAND=() GUEST_OUT='' SHOW_CONSOLE=''
+    GUEST_BINS=() GUEST_FILES=() GUEST_ENV=() GUEST_COMMAND=() GUEST_OUT='' SHOW_CONSOLE='' GUEST_VIRTIO=''
     while (($#)); do
         case $1 in
             --bin) GUEST_BINS+=("${2:?--bin needs a file}") && shift 2 ;;
@@ -51,6 +56,7 @@ vm_parse() {
             --out) GUEST_OUT=${2:?--out needs a directory} && shift 2 ;;
             --timeout) GUEST_TIMEOUT_SECONDS=${2:?--timeout needs seconds} && shift 2 ;;
             --console) SHOW_CONSOLE=1 && shift ;;
+            --virtio) GUEST_VIRTIO=1 && shift ;;
             --) shift && GUEST_COMMAND=("$@") && return ;;
             *) die 2 "no option '$1' for vm: see 'tools/lab help'" ;;
         esac
@@ -106,6 +112,10 @@ vm_machine() {
     vm_add_nic 0 1 1
     vm_add_nic 1 0 1
     vm_add_nic 1 1 0
+    if [[ -n $GUEST_VIRTIO ]]; then
+        virtio_add_nic 0 0
+        virtio_add_nic 1 1
+    fi
 }
 
 # vm_add_nic PAIR SIDE NODE: side 0 is ours, side 1 the peer; the node is where it is plugged in.
@@ -136,6 +146,7 @@ vm_boot() {
     append="console=ttyS0 quiet loglevel=4 panic=-1 no_timer_check nowatchdog maxcpus=1
         rcupdate.rcu_cpu_stall_suppress=1 nokaslr mitigations=off audit=0 cryptomgr.notests"
     append=$(tr -s ' \n' ' ' <<<"$append")
+    append+=${GUEST_VIRTIO:+ lab.virtio}
     vm_machine
     MACHINE+=(-kernel "$(kernel_image)" -initrd "$RUN_DIR/initrd")
     if [[ $mode == shell ]]; then
@@ -223,6 +234,7 @@ vm_clean() {
         kill "$pid" 2>/dev/null || true
     done
     [[ -z ${GUEST_PID:-} ]] || wait "$GUEST_PID" 2>/dev/null || true
+    virtio_down
     rm -rf "$RUN_DIR"
 }
 READER_PIDS=()
