@@ -1,0 +1,10 @@
+# shellcheck shell=bash
+# The captured machines that tests look at: guest/capture, run in the guest, into the sources.
+
+# capture_main [DIR]
+capture_main() {
+    local dir=${1:-$PROJECT_DIR/tools/tests/captured} program
+    program=$(cargo build --quiet --manifest-path "$PROJECT_DIR/Cargo.toml" --message-format=json \
+        --package quiclane-tools --bin quiclane | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
+    vm_run command --bin "$program" --out "$dir" -- bash /lab/capture
+}

@@ -1,0 +1,150 @@
+//! The reading verbs on machines that were captured and not made: the archives in
+//! `tests/captured`.
+//!
+//! `igb` and `veth` are the QEMU guest of `tools/lab` with a server on AF_XDP, on Debian's kernel
+//! 7.3.4: four queues of an emulated igb NIC in zero-copy, and a veth pair with two queues each way
+//! in a namespace of its own. `tools/lab capture` took them, with `quiclane bundle --redact`, and
+//! takes them again; what the verbs say is beside each, was looked at, and is written anew with
+//! `QUICLANE_EXPECTED=write`. Another machine is another archive there, and in no list here.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use quiclane_fixtures::verbs::{Cli, Verb};
+use quiclane_fixtures::{CAPTURED, Entry, Tree, captured};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::Path;
+
+/// An archive is a small file among the sources.
+const ARCHIVE_BYTES_MAX: u64 = 48 << 10;
+/// Where flows go to in the predictions.
+const HERE: ([u8; 4], u16) = ([198, 18, 0, 1], 4433);
+
+fn cli() -> Cli {
+    Cli::new(env!("CARGO_BIN_EXE_quiclane"))
+}
+
+/// What the server of the machine says of itself.
+fn server(tree: &Tree) -> Value {
+    let is_status = |path: &&str| path.starts_with("run/quiclane/");
+    let mut servers = tree.entries().map(|(path, _)| path).filter(is_status);
+    let status = tree.get(servers.next().unwrap()).unwrap();
+    assert_eq!(servers.next(), None, "one server");
+    serde_json::from_str(status).unwrap()
+}
+
+/// The device that it serves.
+fn device(tree: &Tree) -> String {
+    server(tree)["workers"][0]["device"].as_str().unwrap().to_owned()
+}
+
+/// What a verb prints, and how it ends.
+fn said(verb: &Verb, call: &[String], archive: &Path) -> String {
+    let out = cli().look(verb, call, archive, false);
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    let mut said = format!("$ quiclane {} {}\n", verb.path.join(" "), call.join(" "));
+    said = said.replace(" \n", "\n") + &text(out.stdout);
+    match out.status.code() {
+        Some(0) => said + "\n",
+        Some(code) => said + &text(out.stderr) + &format!("exit {code}\n\n"),
+        None => panic!("{said}: {}", out.status),
+    }
+}
+
+#[test]
+fn every_reading_verb_says_what_was_looked_at() {
+    for (name, archive, tree) in captured() {
+        let device = [device(&tree)];
+        let verbs = cli().reading_verbs();
+        let all = verbs.iter().flat_map(|verb| {
+            let calls = verb.calls(&device);
+            calls.into_iter().map(|call| said(verb, &call, &archive)).collect::<Vec<_>>()
+        });
+        let text: String = all.collect();
+        let path = Path::new(CAPTURED).join(format!("{name}.txt"));
+        if std::env::var_os("QUICLANE_EXPECTED").is_some_and(|what| what == "write") {
+            fs::write(&path, &text).unwrap();
+        }
+        let expected = fs::read_to_string(&path).unwrap_or_default();
+        assert!(text == expected, "{}:\n{expected}\nand now:\n{text}", path.display());
+    }
+}
+
+#[test]
+fn a_worker_is_found_behind_every_queue() {
+    for (name, archive, tree) in captured() {
+        let device = device(&tree);
+        let verbs = cli().reading_verbs();
+        let show = verbs.iter().find(|verb| verb.name() == "queue_show").unwrap();
+        let out = cli().look(show, std::slice::from_ref(&device), &archive, true);
+        let show: Value = serde_json::from_slice(&out.stdout).unwrap();
+        let server = server(&tree);
+        let workers = server["workers"].as_array().unwrap();
+        let rows = show["rows"].as_array().unwrap();
+        assert_eq!(rows.len(), workers.len(), "{name}");
+        for (row, told) in rows.iter().zip(workers) {
+            let socket = &row["socket"];
+            assert_eq!(socket["process"]["pid"], server["pid"], "{name}: {row}");
+            assert_eq!(socket["worker"]["cpus"], json!([told["cpu"]]), "{name}: {row}");
+            let is_zerocopy = told["mode"] == "native-zerocopy";
+            assert_eq!(socket["zerocopy"], json!(is_zerocopy), "{name}: {row}");
+        }
+    }
+}
+
+/// The textbook's Toeplitz, which shares nothing with ours: for each bit of the input that is set,
+/// the 32 bits of the key that begin there.
+fn toeplitz(key: &[u8], input: &[u8]) -> u32 {
+    let bit = |at: usize| u32::from(key[at / 8] >> (7 - at % 8) & 1);
+    let window = |at: usize| (at..at + 32).fold(0, |window, at| window << 1 | bit(at));
+    let is_set = |at: &usize| input[at / 8] >> (7 - at % 8) & 1 == 1;
+    (0..input.len() * 8).filter(is_set).fold(0, |hash, at| hash ^ window(at))
+}
+
+#[test]
+fn flows_are_explained_by_the_key_and_table_of_the_nic() {
+    let (_, archive, tree) = captured().into_iter().find(|(name, ..)| name == "igb").unwrap();
+    let device = device(&tree);
+    let rss = tree.answered(&format!("device/{device}/rss")).unwrap()[0].clone();
+    let key: Vec<u8> = serde_json::from_value(rss["key"].clone()).unwrap();
+    let table: Vec<u32> = serde_json::from_value(rss["table"].clone()).unwrap();
+    assert_eq!((key.len(), table.len()), (40, 128));
+    let (to, to_port) = HERE;
+    let mut used = std::collections::BTreeSet::new();
+    for flow in 0..16u16 {
+        let (from, port) = ([192, 0, 2, flow as u8 + 1], 40_000 + 97 * flow);
+        let ports = [port.to_be_bytes(), to_port.to_be_bytes()].concat();
+        let hash = toeplitz(&key, &[&from[..], &to, &ports].concat());
+        let queue = table[hash as usize % table.len()];
+        used.insert(queue);
+        let address = |ip: [u8; 4], port| format!("{}:{port}", std::net::Ipv4Addr::from(ip));
+        let mut command = cli().command();
+        command.args(["flow", "explain", &device, &address(from, port), &address(to, to_port)]);
+        let out = command.args(["--json", "--root"]).arg(&archive).output().unwrap();
+        let answer: Value = serde_json::from_slice(&out.stdout).unwrap();
+        assert_eq!(answer["hash"]["hash"], format!("{hash:#010x}"), "{answer}");
+        assert_eq!((&answer["queue"], &answer["is_sure"]), (&json!(queue), &json!(true)));
+    }
+    assert_eq!(used.len(), 4, "the flows are on all queues");
+}
+
+#[test]
+fn an_archive_is_small_and_names_nobody() {
+    for (name, archive, tree) in captured() {
+        let bytes = fs::metadata(&archive).unwrap().len();
+        assert!(bytes <= ARCHIVE_BYTES_MAX, "{name}: {bytes} bytes");
+        let manifest: Value =
+            serde_json::from_str(tree.get("quiclane/bundle.json").unwrap()).unwrap();
+        assert_eq!(manifest["redacted"], "names", "{name}");
+        assert_eq!(tree.get("proc/sys/kernel/hostname"), Some("host"), "{name}");
+        assert_eq!(server(&tree)["listen"], "198.18.0.1:4433", "{name}");
+        for (path, entry) in tree.entries() {
+            let Entry::File(text) = entry else { continue };
+            let secret = ["52:54:00", "/root", "/home", "/work", "10.77.", "10.79."]
+                .into_iter()
+                .find(|secret| text.contains(secret));
+            assert_eq!(secret, None, "{name}: {path}");
+            assert!(!path.ends_with("cmdline") || !text.contains("ttyS0"), "{name}: {text}");
+        }
+    }
+}
