@@ -2,9 +2,10 @@
 
 use super::echo::{Echo, send, turn};
 use super::netns::{Lab, LabConfig, Side, privileged};
+use super::raw::Raw;
 use super::*;
-use quiclane::datapath::headers::Verdict;
-use quiclane::datapath::xdp::{BusyPoll, Ladder, PortUse, Require};
+use quiclane::datapath::headers::{Checksums, Verdict, parse};
+use quiclane::datapath::xdp::{BusyPoll, Ladder, PortUse, Require, TxChecksum};
 use quiclane::datapath::{Datapath, Link, Path};
 use quiclane::ecn::Ecn;
 
@@ -49,6 +50,64 @@ fn echo_on_two_queues_generic() {
     if privileged("echo_on_two_queues_generic") {
         echo_on_two_queues(Mode::Generic);
     }
+}
+
+/// No NIC here computes checksums for AF_XDP, but the kernel does what such a NIC would, from the
+/// same metadata. What a packet socket sees at the other end shows that it found them.
+fn checksums_by_metadata(mode: Mode) {
+    let lab = Lab::new(LabConfig { queues: 1 });
+    lab.enter(Side::Server);
+    let config = XdpConfig { tx_checksum: TxChecksum::Kernel, ..config(&lab, mode) };
+    let (device, _) = XdpDevice::attach(&config).unwrap();
+    assert_eq!(device.open_queue(0, &[]).unwrap().tx_checksum(), "kernel");
+    for v6 in [false, true] {
+        device.listen(any(v6)).unwrap();
+    }
+    let echo = Echo::start(&lab, &device, &[0], &[any(false), any(true)]);
+    let raw = Raw::open(&lab, Side::Client);
+    let lengths = [1usize, 2, 63, 64, 1199, 1400];
+    for v6 in [false, true] {
+        let socket = client(&lab, v6);
+        for length in lengths {
+            let payload: Vec<u8> = (0..length).map(|i| (i * 13 + length) as u8).collect();
+            round_trip(&socket, &payload);
+            let is_answer = |frame: &[u8]| {
+                parse(frame, Checksums::Trusted).is_ok_and(|parsed| {
+                    parsed.path.remote == server(v6) && frame[parsed.payload] == payload
+                })
+            };
+            let frame = raw.receive(is_answer);
+            assert!(parse(&frame, Checksums::Verify).is_ok(), "{length} bytes, IPv6: {v6}");
+        }
+    }
+    let stats = echo.stop();
+    assert_eq!(total(&stats, |queue| queue.tx_packets), 2 * lengths.len() as u64);
+    assert_eq!(total(&stats, |queue| queue.tx_via_kernel + queue.drops()), 0, "{stats:?}");
+    assert_eq!(total(&stats, |queue| queue.xdp_tx_invalid_descs), 0, "{stats:?}");
+}
+
+#[test]
+fn checksums_by_metadata_native() {
+    if privileged("checksums_by_metadata_native") {
+        checksums_by_metadata(Mode::NativeCopy);
+    }
+}
+
+#[test]
+fn checksums_by_metadata_generic() {
+    if privileged("checksums_by_metadata_generic") {
+        checksums_by_metadata(Mode::Generic);
+    }
+}
+
+#[test]
+fn checksums_are_ours_where_no_nic_offers_them() {
+    if !privileged("checksums_are_ours_where_no_nic_offers_them") {
+        return;
+    }
+    let lab = Lab::new(LabConfig { queues: 1 });
+    let device = listening(&lab, Mode::NativeCopy);
+    assert_eq!(device.open_queue(0, &[]).unwrap().tx_checksum(), "software");
 }
 
 #[test]

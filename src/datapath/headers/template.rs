@@ -66,8 +66,10 @@ pub struct Template {
     headers_bytes: usize,
     /// Sum of the IPv4 header without length, TOS and checksum.
     ip_sum: u64,
-    /// Sum of addresses and ports, for the UDP checksum.
-    udp_sum: u64,
+    /// Sum of the addresses, for the pseudo header.
+    addresses_sum: u64,
+    /// Sum of the ports, for the UDP checksum.
+    ports_sum: u64,
     ipv6: bool,
 }
 
@@ -112,7 +114,8 @@ impl Template {
         Self {
             headers_bytes,
             ip_sum: sum(&ip),
-            udp_sum: sum(&ip[addresses_at..]) + sum(ports.as_flattened()),
+            addresses_sum: sum(&ip[addresses_at..]),
+            ports_sum: sum(ports.as_flattened()),
             ipv6: IP == IPV6_BYTES,
             block,
         }
@@ -133,20 +136,10 @@ impl Template {
     pub fn write(&self, frame: &mut [u8], payload: Range<usize>, ecn: Ecn) -> Range<usize> {
         let (front, rest) = frame.split_at_mut(payload.start);
         let payload_sum = sum(&rest[..payload.len()]);
-        let room = front.len() - BLOCK_BYTES;
-        let block: &mut [u8] = &mut front[room..];
-        block.copy_from_slice(&self.block);
-        let udp_bytes = UDP_BYTES + payload.len();
-        if self.ipv6 {
-            set_ipv6(block, udp_bytes, ecn);
-        } else {
-            self.set_ipv4(block, udp_bytes, ecn);
-        }
-        let length = (udp_bytes as u16).to_be_bytes();
-        block[UDP_AT + 4..UDP_AT + 6].copy_from_slice(&length);
+        let (block, length) = self.write_block(front, payload.len(), ecn);
         // The length stands in the pseudo header and in the header.
-        let total = self.udp_sum
-            + pseudo_tail(udp_bytes)
+        let total = self.pseudo_sum(payload.len())
+            + self.ports_sum
             + u64::from(u16::from_ne_bytes(length))
             + payload_sum;
         // RFC 768: a computed zero is sent as all ones.
@@ -156,6 +149,52 @@ impl Template {
         };
         block[UDP_AT + 6..].copy_from_slice(&checksum.to_ne_bytes());
         payload.start - self.headers_bytes..payload.end
+    }
+
+    /// As [`Template::write`], and leaves the UDP checksum to whoever sends: in its place stands
+    /// the sum of the pseudo header, to which a NIC adds the header and the payload. The payload is
+    /// not read.
+    ///
+    /// # Panics
+    /// As [`Template::write`].
+    pub fn write_unsummed(
+        &self,
+        frame: &mut [u8],
+        payload: Range<usize>,
+        ecn: Ecn,
+    ) -> Range<usize> {
+        let front = &mut frame[..payload.start];
+        let (block, _) = self.write_block(front, payload.len(), ecn);
+        let pseudo = fold(self.pseudo_sum(payload.len()));
+        block[UDP_AT + 6..].copy_from_slice(&pseudo.to_ne_bytes());
+        payload.start - self.headers_bytes..payload.end
+    }
+
+    /// Writes all but the UDP checksum at the end of `front`. Returns the block, and the UDP length
+    /// as it stands in it.
+    fn write_block<'a>(
+        &self,
+        front: &'a mut [u8],
+        payload_bytes: usize,
+        ecn: Ecn,
+    ) -> (&'a mut [u8], [u8; 2]) {
+        let room = front.len() - BLOCK_BYTES;
+        let block = &mut front[room..];
+        block.copy_from_slice(&self.block);
+        let udp_bytes = UDP_BYTES + payload_bytes;
+        if self.ipv6 {
+            set_ipv6(block, udp_bytes, ecn);
+        } else {
+            self.set_ipv4(block, udp_bytes, ecn);
+        }
+        let length = (udp_bytes as u16).to_be_bytes();
+        block[UDP_AT + 4..UDP_AT + 6].copy_from_slice(&length);
+        (block, length)
+    }
+
+    /// The sum of the pseudo header (RFC 768, RFC 8200 §8.1).
+    const fn pseudo_sum(&self, payload_bytes: usize) -> u64 {
+        self.addresses_sum + pseudo_tail(UDP_BYTES + payload_bytes)
     }
 
     /// Room that [`Template::write`] needs in front of the payload, in bytes.

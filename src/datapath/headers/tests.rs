@@ -199,6 +199,31 @@ fn a_zero_udp_checksum_is_sent_as_ones() {
     assert!(parse(&frame, Checksums::Verify).is_ok());
 }
 
+/// A NIC that is told where the UDP header begins sums from there to the end, the field included.
+#[test]
+fn an_unsummed_packet_becomes_the_summed_one_when_a_nic_completes_it() {
+    let tags = [[0x81, 0x00, 0x00, 0x07], [0x81, 0x00, 0x00, 0x08]];
+    let paths = [path_v4(&[]), path_v6(&[]), path_v4(&tags), path_v6(&tags)];
+    for path in paths {
+        for length in [0, 1, 2, 99, 1200, 1472] {
+            let payload: Vec<u8> = (0..length).map(|i| (i * 7 + length) as u8).collect();
+            let template = Template::new(&path, FlowKey::new(7)).unwrap();
+            let at = Template::ROOM_BYTES;
+            let mut frame = vec![0xaa; at + payload.len()];
+            frame[at..].copy_from_slice(&payload);
+            let packet = template.write_unsummed(&mut frame, at..at + payload.len(), Ecn::Ce);
+            let packet = &mut frame[packet];
+            let udp = template.headers_bytes() - UDP_BYTES;
+            let unfinished = [packet[udp + 6], packet[udp + 7]];
+            let checksum = !naive_sum(&packet[udp..]);
+            packet[udp + 6..udp + 8].copy_from_slice(&checksum.to_be_bytes());
+            let whole = build(&path, &payload, Ecn::Ce);
+            assert_eq!(packet, &whole[..], "{path:?}, {length} bytes");
+            assert_ne!(unfinished, whole[udp + 6..udp + 8], "{path:?}, {length} bytes");
+        }
+    }
+}
+
 #[test]
 fn flow_labels_are_constant_per_flow_and_differ_between_flows() {
     let label = |path: &Path, key: u64| {

@@ -2,6 +2,7 @@
 
 use super::error::XdpError;
 use super::ladder::Require;
+use super::metadata::Metadata;
 use super::umem::RX_HEADROOM_BYTES;
 use crate::datapath::Mode;
 use crate::datapath::headers::{ETHERNET_BYTES, VLAN_BYTES, VLAN_TAGS_MAX};
@@ -20,6 +21,22 @@ impl Default for BusyPoll {
     fn default() -> Self {
         Self { microseconds: 20, budget: 64 }
     }
+}
+
+/// Who computes the UDP checksums of what is sent. Those of what is received are always verified by
+/// us: no kernel tells an XDP program what a NIC found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum TxChecksum {
+    /// The NIC, where its driver offers that to zero-copy sockets (`tx-checksum` among the device's
+    /// xsk-features, Linux 6.8); else we do.
+    #[default]
+    Auto,
+    /// We do.
+    Software,
+    /// The kernel, which reads the same metadata as a NIC would while it copies. Slower, and there
+    /// to try that path on a machine without such a NIC. In zero-copy mode nobody copies: there we
+    /// do.
+    Kernel,
 }
 
 /// How to open a device. The defaults are what was measured to be good; a device and nothing else
@@ -44,6 +61,8 @@ pub struct XdpConfig {
     pub huge_pages: bool,
     /// Try this mode alone.
     pub force_mode: Option<Mode>,
+    /// Who computes UDP checksums.
+    pub tx_checksum: TxChecksum,
 }
 
 impl XdpConfig {
@@ -60,6 +79,7 @@ impl XdpConfig {
             busy_poll: None,
             huge_pages: true,
             force_mode: None,
+            tx_checksum: TxChecksum::Auto,
         }
     }
 
@@ -81,6 +101,16 @@ impl XdpConfig {
         };
         // Half of the frames at least are left to send with.
         wanted.min(self.frames / 2)
+    }
+
+    /// What a socket's packets are described with in `mode`, on a device that offers checksums in
+    /// hardware or does not.
+    pub(super) const fn metadata(&self, mode: Mode, offered: bool) -> Option<Metadata> {
+        match (self.tx_checksum, mode) {
+            (TxChecksum::Auto, Mode::NativeZerocopy) if offered => Some(Metadata::Nic),
+            (TxChecksum::Kernel, Mode::NativeCopy | Mode::Generic) => Some(Metadata::Kernel),
+            _ => None,
+        }
     }
 
     /// The largest MTU whose frames, with two tags, fit behind the kernel's headroom.
@@ -128,6 +158,22 @@ mod tests {
         for config in refused {
             assert!(config.validate().is_err(), "{config:?}");
         }
+    }
+
+    #[test]
+    fn a_nic_is_asked_for_checksums_only_where_it_offers_them_and_reads_them() {
+        let auto = XdpConfig::new("eth0");
+        let software = XdpConfig { tx_checksum: TxChecksum::Software, ..auto.clone() };
+        let kernel = XdpConfig { tx_checksum: TxChecksum::Kernel, ..auto.clone() };
+        let asked = |config: &XdpConfig, offered| {
+            [Mode::NativeZerocopy, Mode::NativeCopy, Mode::Generic]
+                .map(|mode| config.metadata(mode, offered))
+        };
+        assert_eq!(asked(&auto, false), [None, None, None]);
+        assert_eq!(asked(&auto, true), [Some(Metadata::Nic), None, None]);
+        assert_eq!(asked(&software, true), [None, None, None]);
+        let by_kernel = Some(Metadata::Kernel);
+        assert_eq!(asked(&kernel, true), [None, by_kernel, by_kernel]);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::device::{QueueLease, XdpDevice};
 use super::error::XdpError;
+use super::metadata::{Metadata, ask_for_checksum};
 use super::neighbours::{Neighbours, Reach};
 use super::netlink::Netlink;
 use super::poll::PollSet;
@@ -104,6 +105,7 @@ impl XdpDatapath {
             queue = datapath.capabilities.queue,
             mode = %datapath.capabilities.mode,
             huge_pages = datapath.socket.as_ref().is_some_and(|s| s.umem.huge_pages()),
+            tx_checksum = datapath.tx_checksum(),
             frames_posted = datapath.socket.as_ref().map_or(0, |s| s.posted),
             "AF_XDP queue open"
         );
@@ -136,6 +138,13 @@ impl XdpDatapath {
     /// The addresses of the kernel sockets, with the ports that the kernel chose.
     pub fn local_addresses(&self) -> impl Iterator<Item = SocketAddr> + '_ {
         self.ports.addresses()
+    }
+
+    /// Who computes the UDP checksums of what is sent: `nic`, `kernel` or `software`.
+    #[must_use]
+    pub fn tx_checksum(&self) -> &'static str {
+        let metadata = self.socket.as_ref().and_then(|socket| socket.umem.metadata());
+        metadata.map_or("software", Metadata::name)
     }
 
     /// The device that this is a queue of.
@@ -261,8 +270,16 @@ impl XdpDatapath {
             self.counters.tx_errors += 1;
             return socket.umem.give_back(frame);
         }
+        let has_metadata = socket.umem.has_metadata();
         let bytes = socket.umem.frame_bytes(&frame);
-        let packet = template.write(bytes, TX_PAYLOAD_OFFSET..TX_PAYLOAD_OFFSET + len, ecn);
+        let payload = TX_PAYLOAD_OFFSET..TX_PAYLOAD_OFFSET + len;
+        let packet = if has_metadata {
+            let packet = template.write_unsummed(bytes, payload, ecn);
+            ask_for_checksum(bytes, &packet, template.headers_bytes());
+            packet
+        } else {
+            template.write(bytes, payload, ecn)
+        };
         let descriptor = socket.umem.send(frame, packet.start, packet.len());
         // `tx_buffer` lends no frame without room in the ring.
         let pushed = socket.tx.push(descriptor);

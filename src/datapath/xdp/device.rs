@@ -38,6 +38,8 @@ const VIRTUAL_DRIVERS: [&str; 5] = ["veth", "tun", "virtio_net", "bridge", "dumm
 const FEATURE_ZEROCOPY: u64 = 1 << 3;
 /// `NETDEV_XDP_ACT_BASIC`.
 const FEATURE_BASIC: u64 = 1;
+/// `NETDEV_XSK_FLAGS_TX_CHECKSUM`.
+const XSK_FEATURE_CHECKSUM: u64 = 1 << 1;
 /// The index of the loopback device in every network namespace.
 const LOOPBACK_INDEX: u32 = 1;
 
@@ -69,6 +71,8 @@ pub(super) struct DeviceInfo {
     pub(super) mac: [u8; 6],
     pub(super) queues: u32,
     pub(super) driver: String,
+    /// Zero-copy senders may leave UDP checksums to it.
+    pub(super) offers_checksums: bool,
 }
 
 /// A device with our program attached: the control plane of its queues. Workers share it in an
@@ -396,7 +400,14 @@ impl QueueLease {
             let (device, driver) = (info.name.clone(), info.driver.clone());
             return Err(XdpError::ChunkTooSmall { device, driver, needed: 4096 }.into());
         }
-        Socket::open(&Binding { device: &info.name, queue: self.queue, mode, config })
+        Socket::open(&Binding {
+            device: &info.name,
+            ifindex: info.ifindex,
+            queue: self.queue,
+            mode,
+            config,
+            metadata: config.metadata(mode, info.offers_checksums),
+        })
     }
 
     /// Steps down to copies, if that is allowed.
@@ -470,7 +481,11 @@ fn inspect(config: &XdpConfig) -> Result<DeviceInfo, XdpError> {
     // A device that cannot tell its channels has one queue.
     let queues = query.receive_queues().unwrap_or(1).max(1);
     let driver = query.driver().unwrap_or_default();
-    Ok(DeviceInfo { name, ifindex, mtu, mac, queues, driver })
+    // A kernel that does not tell (before 6.8) takes no metadata either.
+    let offers_checksums = Netlink::generic()
+        .and_then(|mut netlink| netlink.xsk_features(ifindex))
+        .is_ok_and(|features| features & XSK_FEATURE_CHECKSUM != 0);
+    Ok(DeviceInfo { name, ifindex, mtu, mac, queues, driver, offers_checksums })
 }
 
 /// Fails if a program is attached that a living process holds, or that stays.

@@ -9,7 +9,8 @@
 //!   XdpDevice  program, maps, ports, ladder    XdpDatapath
 //!     |  loader: aya, bpf_link                    |  socket: xsk-rs, options
 //!     |  who: programs and sockets of others      |  umem, rings: frames, bursts
-//!     |  ladder: zero-copy, copy, generic         |  neighbours: link addresses for first packets
+//!     |  ladder: zero-copy, copy, generic         |  metadata: checksums left to the NIC
+//!     |                                           |  neighbours: link addresses for first packets
 //!     '--- open_queue(queue) ------------------>  '  ports: kernel sockets beside
 //! ```
 //!
@@ -27,10 +28,12 @@ mod device;
 mod error;
 mod ladder;
 mod loader;
+mod metadata;
 mod neighbours;
 mod netlink;
 mod poll;
 mod ports;
+mod registration;
 mod rings;
 mod socket;
 mod stall;
@@ -41,7 +44,7 @@ mod who;
 #[cfg(test)]
 mod tests;
 
-pub use config::{BusyPoll, XdpConfig};
+pub use config::{BusyPoll, TxChecksum, XdpConfig};
 pub use datapath::XdpDatapath;
 pub use device::{PortUse, XdpDevice};
 pub use error::{ForeignProgram, Holder, XdpError};

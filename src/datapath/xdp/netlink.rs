@@ -1,12 +1,14 @@
-//! Routes, neighbours and addresses, asked of the kernel over rtnetlink.
+//! Routes, neighbours and addresses, asked of the kernel over rtnetlink, and what a driver offers
+//! AF_XDP sockets, over generic netlink.
 //!
-//! Four questions in a binary format that has not changed since 1999: a request is a header, a
+//! A few questions in a binary format that has not changed since 1999: a request is a header, a
 //! fixed structure and attributes; the answer is the same, possibly many times over. A question
 //! costs a few microseconds and is asked when a path is used for the first time, and again when
-//! what is known grows old, so it goes out on a blocking socket: rtnetlink answers within the call
+//! what is known grows old, so it goes out on a blocking socket: the kernel answers within the call
 //! that asks.
 
 use super::sys::Failed;
+use std::ffi::c_int;
 use std::io;
 use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -19,6 +21,8 @@ const ANSWER_BYTES: usize = 32 * 1024;
 const ANSWERS_MAX: usize = 1024;
 
 const HEADER_BYTES: usize = 16;
+/// Of a generic netlink message, in front of its attributes.
+const GENERIC_BYTES: usize = 4;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLM_F_REQUEST: u16 = 1;
@@ -63,14 +67,24 @@ pub(super) struct Netlink {
 }
 
 impl Netlink {
-    /// A socket in the network namespace of the calling thread.
+    /// A socket for routes, neighbours and addresses, in the network namespace of the calling
+    /// thread.
     pub(super) fn new() -> Result<Self, Failed> {
+        Self::open(libc::NETLINK_ROUTE, "socket(NETLINK_ROUTE)")
+    }
+
+    /// A socket for [`Netlink::xsk_features`], likewise.
+    pub(super) fn generic() -> Result<Self, Failed> {
+        Self::open(libc::NETLINK_GENERIC, "socket(NETLINK_GENERIC)")
+    }
+
+    fn open(protocol: c_int, call: &'static str) -> Result<Self, Failed> {
         // SAFETY: no pointers are passed.
         let fd = unsafe {
-            libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_ROUTE)
+            libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol)
         };
         if fd < 0 {
-            return Err(Failed::last("socket(NETLINK_ROUTE)"));
+            return Err(Failed::last(call));
         }
         // SAFETY: `fd` was returned by socket() just now and nobody else owns it.
         let socket = unsafe { OwnedFd::from_raw_fd(fd) };
@@ -134,6 +148,30 @@ impl Netlink {
             }
         })?;
         Ok(found)
+    }
+
+    /// What a device's driver offers to AF_XDP senders: bits of `NETDEV_XSK_FLAGS_*`.
+    pub(super) fn xsk_features(&mut self, ifindex: u32) -> Result<u64, Failed> {
+        const CONTROL: u16 = 0x10;
+        const GET_FAMILY: u8 = 3;
+        const FAMILY_NAME: u16 = 2;
+        const DEV_GET: u8 = 1;
+        const DEV_IFINDEX: u16 = 1;
+        let mut body = vec![GET_FAMILY, 1, 0, 0];
+        attribute(&mut body, FAMILY_NAME, b"netdev\0");
+        let mut family = None;
+        let call = "CTRL_CMD_GETFAMILY";
+        self.ask(call, CONTROL, NLM_F_REQUEST, &body, &mut |_, answer| {
+            family = read_family(answer);
+        })?;
+        let family = family.ok_or_else(|| unanswered(call))?;
+        let mut body = vec![DEV_GET, 1, 0, 0];
+        attribute(&mut body, DEV_IFINDEX, &ifindex.to_ne_bytes());
+        let mut features = 0;
+        self.ask("NETDEV_CMD_DEV_GET", family, NLM_F_REQUEST, &body, &mut |_, answer| {
+            features = read_xsk_features(answer).unwrap_or(0);
+        })?;
+        Ok(features)
     }
 
     /// Sends a question and hands every answer, without its header, to `sink`.
@@ -301,6 +339,21 @@ fn read_address(answer: &[u8]) -> Option<(u32, IpAddr)> {
     Some((ifindex, read_ip(octets)?))
 }
 
+/// The number of a generic netlink family.
+fn read_family(answer: &[u8]) -> Option<u16> {
+    const FAMILY_ID: u16 = 1;
+    let (_, id) = attributes(answer.get(GENERIC_BYTES..)?).find(|&(kind, _)| kind == FAMILY_ID)?;
+    Some(u16::from_ne_bytes(id.try_into().ok()?))
+}
+
+/// `NETDEV_A_DEV_XSK_FEATURES`, which kernels before 6.8 do not send.
+fn read_xsk_features(answer: &[u8]) -> Option<u64> {
+    const XSK_FEATURES: u16 = 6;
+    let mut found = attributes(answer.get(GENERIC_BYTES..)?);
+    let (_, bits) = found.find(|&(kind, _)| kind == XSK_FEATURES)?;
+    Some(u64::from_ne_bytes(bits.try_into().ok()?))
+}
+
 fn error(call: &'static str, message: &[u8]) -> Result<(), Failed> {
     match read_u32(message, 0) {
         Some(0) => Ok(()),
@@ -369,6 +422,24 @@ mod tests {
         let mut message = vec![0; 16];
         message[0] = 16;
         assert!(split_message(&message).is_some());
+    }
+
+    #[test]
+    fn what_a_driver_offers_is_asked_of_the_netdev_family() {
+        let mut netlink = Netlink::generic().unwrap();
+        // The loopback device has no driver that could offer anything.
+        assert_eq!(netlink.xsk_features(1).unwrap(), 0);
+        let error = netlink.xsk_features(u32::MAX >> 1).unwrap_err();
+        assert_eq!((error.call, error.errno()), ("NETDEV_CMD_DEV_GET", libc::ENODEV));
+
+        // As mlx5 answers: timestamps and checksums.
+        let mut answer = vec![1, 1, 0, 0];
+        attribute(&mut answer, 1, &7u32.to_ne_bytes());
+        attribute(&mut answer, 6, &3u64.to_ne_bytes());
+        assert_eq!(read_xsk_features(&answer), Some(3));
+        for length in 0..answer.len() {
+            assert_eq!(read_xsk_features(&answer[..length]), None, "{length}");
+        }
     }
 
     #[test]

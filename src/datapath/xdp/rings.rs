@@ -31,7 +31,7 @@ pub(super) struct Descriptor {
     pub(super) address: u64,
     /// Bytes of the packet.
     pub(super) length: u32,
-    /// Zero here: no metadata, no packets over several frames.
+    /// Whether there is metadata in front; never that a packet goes on in the next frame.
     pub(super) options: u32,
 }
 

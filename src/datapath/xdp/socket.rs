@@ -2,9 +2,11 @@
 
 use super::config::{BusyPoll, XdpConfig};
 use super::error::XdpError;
+use super::metadata::Metadata;
+use super::registration::RingSizes;
 use super::rings::{Consumer, Descriptor, Producer};
 use super::sys::{self, Failed};
-use super::umem::{Layout, Umem};
+use super::umem::{Layout, Owner, Umem};
 use super::who;
 use crate::datapath::Mode;
 use std::os::fd::{AsRawFd, RawFd};
@@ -46,12 +48,18 @@ pub(super) struct Socket {
     pub(super) umem: Umem,
 }
 
-/// What xsk-rs wants to be kept; its view of the rings is never used.
-type Owners = (TxQueue, RxQueue, FillQueue, CompQueue);
+/// What xsk-rs wants to be kept; its view of the rings is never used. `None` where the UMEM holds
+/// the socket.
+type Owners = Option<(TxQueue, RxQueue, FillQueue, CompQueue)>;
+
+/// A socket that is bound, and who closes it.
+type Bound = (RawFd, Owners);
 
 /// Where to bind and how.
 pub(super) struct Binding<'a> {
     pub(super) device: &'a str,
+    pub(super) ifindex: u32,
+    pub(super) metadata: Option<Metadata>,
     pub(super) queue: u32,
     pub(super) mode: Mode,
     pub(super) config: &'a XdpConfig,
@@ -76,10 +84,19 @@ impl Socket {
     pub(super) fn open(binding: &Binding<'_>) -> Result<Self, BindError> {
         let config = binding.config;
         let layout = Layout { chunk_bytes: config.chunk_bytes, frames: config.frames };
-        let umem = Umem::new(layout, config.fill_entries(), config.tx_entries, config.huge_pages)
-            .map_err(|error| named(error, binding.device))?;
-        let owners = bind(binding, &umem)?;
-        let mut socket = Self::map(binding, umem, owners)
+        let sizes = RingSizes {
+            fill: config.fill_entries(),
+            completion: config.tx_entries,
+            rx: config.rx_entries,
+            tx: config.tx_entries,
+        };
+        let umem = match binding.metadata {
+            Some(metadata) => Umem::with_metadata(layout, sizes, config.huge_pages, metadata),
+            None => Umem::new(layout, sizes, config.huge_pages),
+        }
+        .map_err(|error| named(error, binding.device))?;
+        let bound = bind(binding, &umem)?;
+        let mut socket = Self::map(binding, umem, bound)
             .map_err(|failed| XdpError::from_call(binding.device, failed))?;
         if binding.mode == Mode::NativeZerocopy && !sys::is_zerocopy(socket.fd).unwrap_or(true) {
             let error = std::io::Error::other("bound, and copies all the same");
@@ -90,9 +107,8 @@ impl Socket {
         Ok(socket)
     }
 
-    fn map(binding: &Binding<'_>, umem: Umem, owners: Owners) -> Result<Self, Failed> {
+    fn map(binding: &Binding<'_>, umem: Umem, (fd, owners): Bound) -> Result<Self, Failed> {
         let config = binding.config;
-        let fd = owners.1.fd().as_raw_fd();
         let offsets = sys::mmap_offsets(fd)?;
         Ok(Self {
             rx: Consumer::receive(fd, &offsets, config.rx_entries)?,
@@ -139,10 +155,7 @@ impl Socket {
 }
 
 /// Binds, and tries again while a process that ended just now still has the queue.
-fn bind(binding: &Binding<'_>, umem: &Umem) -> Result<Owners, BindError> {
-    let interface: Interface =
-        binding.device.parse().map_err(|_| XdpError::config("a device name holds a zero byte"))?;
-    let config = socket_config(binding)?;
+fn bind(binding: &Binding<'_>, umem: &Umem) -> Result<Bound, BindError> {
     let mut last = std::io::Error::from_raw_os_error(libc::EBUSY);
     for attempt in 0..REBIND_ATTEMPTS_UNHELD {
         if attempt > 0 {
@@ -151,14 +164,16 @@ fn bind(binding: &Binding<'_>, umem: &Umem) -> Result<Owners, BindError> {
         if attempt == REBIND_ATTEMPTS && !who::socket_holders().is_empty() {
             break;
         }
-        // SAFETY: the rings of the socket are given to nobody but `Socket`, which keeps the UMEM
-        // for as long as the queues that are returned here.
-        match unsafe { xsk_rs::Socket::new(config, umem.owner(), &interface, binding.queue) } {
-            Ok((tx, rx, Some((fill, completion)))) => return Ok((tx, rx, fill, completion)),
-            Ok((_, _, None)) => {
-                return Err(XdpError::config("the UMEM has a socket on this queue already").into());
-            }
-            Err(error) => last = XdpError::system_error(&error),
+        let bound = match umem.owner() {
+            Owner::Library(memory) => bind_by_library(binding, memory)?,
+            Owner::Ourselves(registration) => registration
+                .bind(binding.ifindex, binding.queue, bind_flags(binding.mode).bits())
+                .map(|()| (registration.fd(), None))
+                .map_err(|failed| failed.error),
+        };
+        match bound {
+            Ok(bound) => return Ok(bound),
+            Err(error) => last = error,
         }
         if last.raw_os_error() != Some(libc::EBUSY) {
             break;
@@ -167,20 +182,43 @@ fn bind(binding: &Binding<'_>, umem: &Umem) -> Result<Owners, BindError> {
     Err(refused(binding, last))
 }
 
+/// One attempt. The inner error is the kernel's.
+fn bind_by_library(
+    binding: &Binding<'_>,
+    memory: &xsk_rs::Umem,
+) -> Result<Result<Bound, std::io::Error>, XdpError> {
+    let interface: Interface =
+        binding.device.parse().map_err(|_| XdpError::config("a device name holds a zero byte"))?;
+    let config = socket_config(binding)?;
+    // SAFETY: the rings of the socket are given to nobody but `Socket`, which keeps the UMEM for as
+    // long as the queues that are returned here.
+    match unsafe { xsk_rs::Socket::new(config, memory, &interface, binding.queue) } {
+        Ok((tx, rx, Some((fill, completion)))) => {
+            Ok(Ok((rx.fd().as_raw_fd(), Some((tx, rx, fill, completion)))))
+        }
+        Ok((_, _, None)) => Err(XdpError::config("the UMEM has a socket on this queue already")),
+        Err(error) => Ok(Err(XdpError::system_error(&error))),
+    }
+}
+
+/// Explicit: left to itself the kernel falls from zero-copy to copies without a word.
+const fn bind_flags(mode: Mode) -> BindFlags {
+    let copy = match mode {
+        Mode::NativeZerocopy => BindFlags::XDP_ZEROCOPY,
+        _ => BindFlags::XDP_COPY,
+    };
+    copy.union(BindFlags::XDP_USE_NEED_WAKEUP)
+}
+
 fn socket_config(binding: &Binding<'_>) -> Result<SocketConfig, XdpError> {
     let size = |entries| {
         QueueSize::new(entries).map_err(|_| XdpError::config("ring sizes are powers of two"))
-    };
-    // Explicit: left to itself the kernel falls from zero-copy to copies without a word.
-    let copy = match binding.mode {
-        Mode::NativeZerocopy => BindFlags::XDP_ZEROCOPY,
-        _ => BindFlags::XDP_COPY,
     };
     Ok(SocketConfig::builder()
         .rx_queue_size(size(binding.config.rx_entries)?)
         .tx_queue_size(size(binding.config.tx_entries)?)
         .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
-        .bind_flags(copy | BindFlags::XDP_USE_NEED_WAKEUP)
+        .bind_flags(bind_flags(binding.mode))
         .build())
 }
 

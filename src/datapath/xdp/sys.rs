@@ -3,7 +3,9 @@
 //! Each wrapper says in its error which call failed; none decides what that means.
 
 use libxdp_sys as xdp;
+use std::error::Error;
 use std::ffi::{CString, c_int, c_void};
+use std::fmt;
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -15,6 +17,14 @@ pub(super) struct Failed {
     pub(super) call: &'static str,
     pub(super) error: io::Error,
 }
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.call, self.error)
+    }
+}
+
+impl Error for Failed {}
 
 impl Failed {
     pub(super) fn last(call: &'static str) -> Self {
@@ -298,7 +308,31 @@ pub(super) fn mmap_offsets(fd: RawFd) -> Result<xdp::xdp_mmap_offsets, Failed> {
     Ok(offsets)
 }
 
-/// Memory that a socket shares with the kernel.
+/// An AF_XDP socket that nothing is registered with yet.
+pub(super) fn xdp_socket() -> Result<OwnedFd, Failed> {
+    // SAFETY: no pointers are passed.
+    let fd = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+    let fd = check("socket(AF_XDP)", fd)?;
+    // SAFETY: `fd` was returned by socket() just now and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Binds an AF_XDP socket to a queue; `flags` are `XDP_COPY`, `XDP_ZEROCOPY` and so on.
+pub(super) fn bind_xdp(fd: RawFd, ifindex: u32, queue: u32, flags: u16) -> Result<(), Failed> {
+    let address = libc::sockaddr_xdp {
+        sxdp_family: libc::AF_XDP as u16,
+        sxdp_flags: flags,
+        sxdp_ifindex: ifindex,
+        sxdp_queue_id: queue,
+        sxdp_shared_umem_fd: 0,
+    };
+    let length = mem::size_of_val(&address) as libc::socklen_t;
+    // SAFETY: `address` is valid for reads of its size.
+    let result = unsafe { libc::bind(fd, ptr::from_ref(&address).cast(), length) };
+    check("bind(AF_XDP)", result).map(drop)
+}
+
+/// Memory that is shared with the kernel.
 pub(super) struct Mapping {
     start: ptr::NonNull<c_void>,
     bytes: usize,
@@ -321,6 +355,26 @@ impl Mapping {
         match ptr::NonNull::new(start) {
             Some(start) if start.as_ptr() != libc::MAP_FAILED => Ok(Self { start, bytes }),
             _ => Err(Failed::last("mmap(AF_XDP ring)")),
+        }
+    }
+
+    /// New memory, of huge pages if they are asked for, all of it there when this returns.
+    pub(super) fn memory(bytes: usize, huge_pages: bool) -> Result<Self, Failed> {
+        let huge = if huge_pages { libc::MAP_HUGETLB } else { 0 };
+        // SAFETY: a new mapping at an address of the kernel's choice overlaps nothing of ours.
+        let start = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                bytes,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE | huge,
+                -1,
+                0,
+            )
+        };
+        match ptr::NonNull::new(start) {
+            Some(start) if start.as_ptr() != libc::MAP_FAILED => Ok(Self { start, bytes }),
+            _ => Err(Failed::last("mmap(UMEM)")),
         }
     }
 

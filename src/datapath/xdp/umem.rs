@@ -9,7 +9,7 @@
 //! ```text
 //!  chunk   | 0            128 | 256                                            4096 |
 //!  receive |    the kernel's headroom    | frame ->                                 |
-//!  send    | headers ends here| payload ->                                          |
+//!  send    | metadata, headers| payload ->                                          |
 //! ```
 //!
 //! Frames to send are taken last in, first out: the frame whose completion came last is the one
@@ -17,7 +17,11 @@
 //! number is the working set: [`super::XdpConfig::receive_frames`] keeps it small.
 
 use super::error::XdpError;
+use super::metadata::Metadata;
+use super::registration::{Registration, RingSizes};
 use super::rings::Descriptor;
+use super::sys::Failed;
+use std::error::Error;
 use std::num::NonZeroU32;
 use std::ptr::NonNull;
 use xsk_rs::config::{FrameSize, QueueSize, UmemConfig};
@@ -73,6 +77,11 @@ impl Layout {
         (chunk < u64::from(self.frames)).then_some(TxFrame { chunk: chunk as u32 })
     }
 
+    /// Bytes of the whole memory.
+    pub(super) const fn bytes(self) -> usize {
+        self.frames as usize * self.chunk_bytes
+    }
+
     const fn address(self, chunk: u32) -> u64 {
         chunk as u64 * self.chunk_bytes as u64
     }
@@ -80,11 +89,20 @@ impl Layout {
 
 /// The memory of one worker, and the frames of it that are free.
 pub(super) struct Umem {
-    owner: xsk_rs::Umem,
+    owner: Owner,
     base: NonNull<u8>,
     layout: Layout,
     free: Vec<TxFrame>,
     huge_pages: bool,
+    /// Options of every descriptor that is sent.
+    options: u32,
+}
+
+/// Who made the mapping and registered it.
+pub(super) enum Owner {
+    Library(xsk_rs::Umem),
+    /// With room for metadata, which the library cannot state.
+    Ourselves(Registration),
 }
 
 impl Umem {
@@ -92,13 +110,16 @@ impl Umem {
     /// here first.
     pub(super) fn new(
         layout: Layout,
-        fill_entries: u32,
-        completion_entries: u32,
+        sizes: RingSizes,
         huge_pages: bool,
     ) -> Result<Self, XdpError> {
-        let config = umem_config(layout, fill_entries, completion_entries)?;
+        let config = umem_config(layout, sizes)?;
         let frames = NonZeroU32::new(layout.frames).ok_or(XdpError::config("no frames"))?;
-        let (owner, descriptors, huge_pages) = allocate(config, frames, huge_pages)?;
+        let (made, huge_pages) = with_huge_pages(layout, huge_pages, |huge_pages| {
+            xsk_rs::Umem::new(config, frames, huge_pages)
+        });
+        let (owner, descriptors) =
+            made.map_err(|error| XdpError::from_umem(&error, layout.bytes() as u64))?;
         let first = descriptors.first().ok_or(XdpError::config("no frames"))?;
         // SAFETY: nobody else knows of this UMEM yet, so nobody writes to it; the slice is empty
         // (lengths start at 0) and used for its address alone.
@@ -108,14 +129,47 @@ impl Umem {
         // picks the pointer to the whole mapping up again.
         let base = NonNull::new(std::ptr::with_exposed_provenance_mut(base))
             .ok_or(XdpError::config("the UMEM lies at address zero"))?;
+        Ok(Self::carve(Owner::Library(owner), base, layout, huge_pages))
+    }
+
+    /// As [`Umem::new`], of a socket whose packets have metadata in front.
+    pub(super) fn with_metadata(
+        layout: Layout,
+        sizes: RingSizes,
+        huge_pages: bool,
+        metadata: Metadata,
+    ) -> Result<Self, XdpError> {
+        let (made, huge_pages) = with_huge_pages(layout, huge_pages, |huge_pages| {
+            Registration::new(layout, sizes, huge_pages, metadata)
+        });
+        let registration = made.map_err(|failed| unregistered(failed, layout))?;
+        let base = registration.base();
+        let umem = Self::carve(Owner::Ourselves(registration), base, layout, huge_pages);
+        Ok(Self { options: libc::XDP_TX_METADATA, ..umem })
+    }
+
+    fn carve(owner: Owner, base: NonNull<u8>, layout: Layout, huge_pages: bool) -> Self {
         // Last in, first out: the lowest frame first.
         let free = (0..layout.frames).rev().map(|chunk| TxFrame { chunk }).collect();
-        Ok(Self { owner, base, layout, free, huge_pages })
+        Self { owner, base, layout, free, huge_pages, options: 0 }
     }
 
     /// What the sockets are made from.
-    pub(super) const fn owner(&self) -> &xsk_rs::Umem {
+    pub(super) const fn owner(&self) -> &Owner {
         &self.owner
+    }
+
+    /// Whether packets that are sent have metadata in front.
+    pub(super) const fn has_metadata(&self) -> bool {
+        self.options != 0
+    }
+
+    /// Who reads the metadata in front of packets; `None` if there is none.
+    pub(super) const fn metadata(&self) -> Option<Metadata> {
+        match &self.owner {
+            Owner::Library(_) => None,
+            Owner::Ourselves(registration) => Some(registration.metadata()),
+        }
     }
 
     /// Whether the memory is made of huge pages.
@@ -186,7 +240,7 @@ impl Umem {
         Descriptor {
             address: self.layout.address(frame.chunk) + start as u64,
             length: length as u32,
-            options: 0,
+            options: self.options,
         }
     }
 
@@ -202,11 +256,7 @@ impl Umem {
     }
 }
 
-fn umem_config(
-    layout: Layout,
-    fill_entries: u32,
-    completion_entries: u32,
-) -> Result<UmemConfig, XdpError> {
+fn umem_config(layout: Layout, sizes: RingSizes) -> Result<UmemConfig, XdpError> {
     let size = |entries: u32| {
         QueueSize::new(entries).map_err(|_| XdpError::config("ring sizes are powers of two"))
     };
@@ -216,37 +266,43 @@ fn umem_config(
         .ok_or(XdpError::config("a chunk is 2048 or 4096 bytes"))?;
     UmemConfig::builder()
         .frame_size(chunk_bytes)
-        .fill_queue_size(size(fill_entries)?)
-        .comp_queue_size(size(completion_entries)?)
+        .fill_queue_size(size(sizes.fill)?)
+        .comp_queue_size(size(sizes.completion)?)
         .frame_headroom(0)
         .build()
         .map_err(|_| XdpError::config("a chunk is 2048 or 4096 bytes"))
 }
 
-type Allocated = (xsk_rs::Umem, Vec<xsk_rs::FrameDesc>, bool);
-
-/// Huge pages if they are asked for and there are some; else pages of the usual size, which costs
-/// misses in the TLB and nothing else.
-fn allocate(
-    config: UmemConfig,
-    frames: NonZeroU32,
+/// Makes memory of huge pages if they are asked for and there are some; else of pages of the usual
+/// size, which costs misses in the TLB and nothing else. True if they are huge.
+fn with_huge_pages<T, E: Error + 'static>(
+    layout: Layout,
     huge_pages: bool,
-) -> Result<Allocated, XdpError> {
-    let bytes = u64::from(frames.get()) * u64::from(config.frame_size().get());
+    make: impl Fn(bool) -> Result<T, E>,
+) -> (Result<T, E>, bool) {
     if huge_pages {
-        match xsk_rs::Umem::new(config, frames, true) {
-            Ok((umem, descriptors)) => return Ok((umem, descriptors, true)),
+        match make(true) {
+            Ok(made) => return (Ok(made), true),
             Err(error) => tracing::info!(
-                bytes,
+                bytes = layout.bytes(),
                 error = %XdpError::chain(&error),
                 "no huge pages for the UMEM, using pages of the usual size; to reserve some: \
                  sysctl vm.nr_hugepages"
             ),
         }
     }
-    let (umem, descriptors) = xsk_rs::Umem::new(config, frames, false)
-        .map_err(|error| XdpError::from_umem(&error, bytes))?;
-    Ok((umem, descriptors, false))
+    (make(false), false)
+}
+
+/// Why memory with metadata could not be registered.
+fn unregistered(failed: Failed, layout: Layout) -> XdpError {
+    match failed.errno() {
+        libc::EINVAL => {
+            let what = "transmit metadata of AF_XDP sockets (Linux 6.8)";
+            XdpError::Kernel { what, error: failed.error }
+        }
+        _ => XdpError::from_umem(&failed.error, layout.bytes() as u64),
+    }
 }
 
 #[cfg(test)]

@@ -164,9 +164,11 @@ fn a_queue_that_another_socket_has_is_refused_with_its_name() {
     let config = XdpConfig::new(lab.device(Side::Server));
     let binding = super::super::socket::Binding {
         device: &config.device,
+        ifindex: device.info().ifindex,
         queue: 1,
         mode: Mode::NativeCopy,
         config: &config,
+        metadata: None,
     };
     let Ok(socket) = super::super::socket::Socket::open(&binding) else { panic!("not bound") };
     let error = device.open_queue(1, &[]).err().unwrap();
