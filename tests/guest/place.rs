@@ -74,8 +74,9 @@ fn by_hand(lane: &Lane) -> String {
     let (first, second) = (cpu, cpu + 1);
     format!(
         "version = 1\ndevice.name = \"{}\"\n\
-         [features]\nrx-vlan-hw-parse = {{ new = false }}\n\
+         [features]\nrx-vlan-hw-parse = {{ new = false }}\nrx-checksum = {{ new = false }}\n\
          [queues]\nchannels = {{ new = \"combined 2\" }}\nrings = {{ new = \"rx 512 tx 512\" }}\n\
+         coalesce = {{ new = \"rx-usecs 50\" }}\n\
          [rss]\nkey = {{ new = \"{KEY}\" }}\ntable = {{ new = \"0*32 1*96\" }}\n\
          udp4 = {{ new = \"sd\" }}\nudp6 = {{ new = \"sd\" }}\n\
          [irq]\nrx-0 = {{ new = \"{second}\" }}\nrx-1 = {{ new = \"{first}\" }}\n\
@@ -95,9 +96,11 @@ pub(crate) fn what_a_nic_has_is_written_and_put_back() -> Outcome {
     for (setting, outcome) in &written {
         ensure!(outcome == "done", "{setting}: {outcome}");
     }
-    check_written(lane)?;
-    ensure!(settings(other.dev)? == others, "{} was written to", other.dev);
+    let checked = check_written(lane);
+    let others_then = settings(other.dev)?;
     let undone = outcomes(&["undo", "--json"])?;
+    checked?;
+    ensure!(others_then == others, "{} was written to", other.dev);
     ensure!(undone.len() >= written.len(), "{undone:?}");
     same(lane.dev, &before, &settings(lane.dev)?)?;
     ensure!(settings(other.dev)? == others, "{} was written to", other.dev);
@@ -112,7 +115,10 @@ fn check_written(lane: &Lane) -> Outcome {
     let table: Vec<u32> = (0..128).map(|slot| u32::from(slot >= 32)).collect();
     ensure!(rss.table() == table, "the table is {:?}", rss.table());
     ensure!(!now["udp4"].contains("L4 bytes"), "{}", now["udp4"]);
-    ensure!(now["-k"].contains("rx-vlan-offload: off"), "{}", now["-k"]);
+    for line in ["rx-vlan-offload: off", "rx-checksumming: off"] {
+        ensure!(now["-k"].contains(line), "{}", now["-k"]);
+    }
+    ensure!(now["-c"].contains("rx-usecs: 50\n"), "{}", now["-c"]);
     let numbers = irqs(lane.dev)?;
     ensure!(numbers.len() == 2, "two queues: {numbers:?}");
     let cpu = if lane.node == 0 { 0 } else { 2 };
