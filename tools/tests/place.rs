@@ -14,7 +14,7 @@ use quiclane::topology::plan::Plan;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
@@ -467,5 +467,27 @@ fn a_plan_lasts_in_files_for_systemd() {
     assert!(read("etc/systemd/network/70-quiclane-eth0.link").contains("CombinedChannels=4"));
     assert!(read("etc/systemd/system/quiclane-eth0.service").contains("quiclane\" apply \"/etc"));
     assert!(read("etc/quiclane/eth0.toml").contains("combined 4"));
+    let unit = directory.join("etc/systemd/system/quiclane-eth0.service");
+    systemd_takes_it(&unit);
     std::fs::remove_dir_all(&directory).unwrap();
+}
+
+/// What systemd says of the unit, where it is installed: nothing, until it has a fault.
+fn systemd_takes_it(unit: &Path) {
+    let says = || {
+        let mut command = Command::new("systemd-analyze");
+        let out = command.args(["verify", "--man=no"]).arg(unit).output().ok()?;
+        let said = String::from_utf8(out.stderr).unwrap();
+        // It looks at what the unit depends on as well, which is this machine's.
+        let name = unit.file_name().unwrap().to_str().unwrap();
+        Some(said.lines().filter(|line| line.contains(name)).collect::<Vec<_>>().join("\n"))
+    };
+    let Some(said) = says() else {
+        eprintln!("SKIPPED: there is no systemd-analyze to look at {}", unit.display());
+        return;
+    };
+    assert_eq!(said, "");
+    let text = std::fs::read_to_string(unit).unwrap();
+    std::fs::write(unit, text.replace("RemainAfterExit", "RemainAfter")).unwrap();
+    assert!(says().unwrap().contains("Unknown key 'RemainAfter'"), "a fault is not seen");
 }
