@@ -10,7 +10,7 @@ use quiclane::topology::{Record, Source};
 use quiclane_fixtures::{Tree, two_node_ice};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use triggers::TRIGGERS;
+use triggers::{TRIGGERS, switch, switch_fixed};
 
 fn survey(tree: &Tree) -> Survey {
     use quiclane_fixtures::Entry;
@@ -72,6 +72,20 @@ fn every_finding_is_found_where_it_is_and_not_where_it_is_not() {
         assert!(is_judged, "{} is not judged in health", trigger.id);
     }
     assert!(missing.is_empty(), "findings without a trigger: {missing:?}");
+}
+
+#[test]
+fn what_cannot_be_switched_off_is_not_told_to_be() {
+    for (feature, id) in [("rx-gro-hw", "QL032"), ("rx-lro", "QL033")] {
+        let mend = |breaks: fn(&mut Tree, &str)| {
+            let mut tree = two_node_ice();
+            breaks(&mut tree, feature);
+            let report = examined(&tree, "eth0");
+            report.findings.into_iter().find(|finding| finding.id == id).unwrap().mend
+        };
+        assert!(mend(switch).starts_with("ethtool -K eth0 "), "{}", mend(switch));
+        assert_eq!(mend(switch_fixed), "quiclane serve --io udp");
+    }
 }
 
 #[test]

@@ -27,8 +27,14 @@ fn edit(tree: &mut Tree, question: &str, change: impl FnOnce(&mut Value)) {
     tree.edit_answer(&format!("device/eth0/{question}"), change);
 }
 
-fn switch(tree: &mut Tree, feature: &str) {
+pub(super) fn switch(tree: &mut Tree, feature: &str) {
     edit(tree, "features", |features| features[feature]["active"] = true.into());
+}
+
+/// On, and the driver keeps it so.
+pub(super) fn switch_fixed(tree: &mut Tree, feature: &str) {
+    switch(tree, feature);
+    edit(tree, "features", |features| features[feature]["changeable"] = false.into());
 }
 
 /// Takes the sockets away that `keep` does not want, wherever somebody speaks of them.
@@ -258,6 +264,7 @@ pub(super) const TRIGGERS: &[Trigger] = &[
         edit(tree, "rings", |rings| rings["rx"] = json!([512, 512]));
     }),
     ice("QL032", "hardware GRO", |tree| switch(tree, "rx-gro-hw")),
+    ice("QL032", "does not let it be switched off", |tree| switch_fixed(tree, "rx-gro-hw")),
     ice("QL033", "LRO", |tree| switch(tree, "rx-lro")),
     ice("QL034", "eth0.7 needs them", |tree| {
         add_virtual(tree, "eth0.7", 9, "vlan", Some(2));
