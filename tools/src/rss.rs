@@ -51,6 +51,9 @@ struct Show {
     hash_fields: Option<Vec<FieldsRow>>,
     rules: Option<Vec<RuleRow>>,
     unknown: Unknowns,
+    /// One queue and no table: whatever is hashed, there is nothing to choose.
+    #[serde(skip)]
+    is_single: bool,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -106,28 +109,33 @@ impl Show {
                 rules.into_iter().map(|rule| RuleRow { text: rule_text(&rule), rule }).collect()
             }),
             unknown,
+            is_single: nic.queues.len() == 1 && !device.has_table(),
         }
     }
 
     fn text(&self) -> String {
+        if self.is_single {
+            let one = format!("{}: every packet arrives on the only queue\n", self.device);
+            return one + &self.rules_text();
+        }
         let mut text = String::new();
         for context in self.contexts.iter().flatten() {
             text += &context.text(&self.device);
         }
         text += &self.fields_text();
-        match self.rules.as_deref() {
-            None => {}
-            Some([]) => text += "no ntuple rules\n",
-            Some(rules) => {
-                for rule in rules {
-                    text += &format!("rule {}: {}\n", rule.rule.location, rule.text);
-                }
-            }
+        if self.rules.as_ref().is_some_and(Vec::is_empty) {
+            text += "no ntuple rules\n";
         }
+        text += &self.rules_text();
         if text.is_empty() {
             text += &format!("{}: nothing is known of its spreading\n", self.device);
         }
         text + &sheet::reasons([(self.device.as_str(), &self.unknown)].into_iter())
+    }
+
+    fn rules_text(&self) -> String {
+        let rules = self.rules.iter().flatten();
+        rules.map(|rule| format!("rule {}: {}\n", rule.rule.location, rule.text)).collect()
     }
 
     fn fields_text(&self) -> String {

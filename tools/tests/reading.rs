@@ -162,6 +162,26 @@ fn a_known_answer_comes_out_of_the_program() {
     assert_eq!(tcp["flow_type"], "tcp4");
 }
 
+/// What is hashed, and that nobody tells, is nothing to an operator of one queue.
+#[test]
+fn one_queue_has_nothing_to_spread() {
+    let mut captured = quiclane_fixtures::captured().into_iter();
+    let (_, root, _) = captured.find(|(name, ..)| name == "veth").unwrap();
+    let root = root.as_path();
+    let said_of_lo = said(root, &["rss", "show", "lo"]);
+    assert_eq!(said_of_lo, "lo: every packet arrives on the only queue\n");
+    let plan = said(root, &["plan", "lo"]);
+    let about: Vec<&str> = plan.lines().filter(|line| line.contains("rss")).collect();
+    assert_eq!(about, ["left out: rss: every packet arrives on the only queue"]);
+    assert!(!plan.contains("hash"), "{plan}");
+    let doctor = String::from_utf8(quiclane(root, &["doctor", "lo"]).stdout).unwrap();
+    assert!(!doctor.contains("hash"), "{doctor}");
+    // JSON has each field still, and why it is not known.
+    let unknown = json(root, &["rss", "show", "lo"])["unknown"].clone();
+    assert!(unknown["hash_fields"].as_str().unwrap().contains("does not tell"), "{unknown}");
+    assert!(said(root, &["rss", "show", "veth0"]).contains("hash_fields"), "two queues");
+}
+
 #[test]
 fn a_rule_goes_before_the_hash() {
     let mut tree = quiclane_fixtures::two_node_ice();

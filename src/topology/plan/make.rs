@@ -217,8 +217,7 @@ fn fixed(
     reason: String,
 ) -> Result<Shape, PlanError> {
     let queues = u32::try_from(nic.queues.len()).unwrap_or(u32::MAX);
-    let has_table =
-        device.rss.known().and_then(|rss| rss.first()).is_some_and(|rss| !rss.table.is_empty());
+    let has_table = device.has_table();
     let natural = if has_table { cores.min(queues) } else { queues };
     let workers = request.workers.unwrap_or(natural.max(1));
     if workers > queues {
@@ -376,6 +375,9 @@ impl Draft<'_> {
     }
 
     fn rss(&mut self) {
+        if self.shape.queues == 1 && !self.device.has_table() {
+            return self.omit("rss", "every packet arrives on the only queue");
+        }
         match self.today(&Setting::Key) {
             Reading::Known(Value::Key(key)) if key.iter().all(|byte| *byte == 0) => {
                 let good = crate::topology::toeplitz::MICROSOFT_KEY;

@@ -191,6 +191,30 @@ fn what_is_not_offered_is_left_out() {
 }
 
 #[test]
+fn one_queue_without_a_table_has_nothing_to_spread() {
+    let of = |queues: u32, has_table: bool| {
+        let mut survey = Rig { queues, max_queues: queues, ..Rig::default() }.survey();
+        if !has_table {
+            survey.devices[0].rss = Reading::Unknown("EOPNOTSUPP".to_owned());
+        }
+        let plan = make(&survey, &wish(Policy::Node)).unwrap();
+        let settings = plan.lines.iter().map(|line| line.setting.to_string());
+        let left_out = plan.omissions.iter().map(|omission| omission.what.clone());
+        let all = settings.chain(left_out).filter(|what| what.starts_with("rss"));
+        (all.collect::<Vec<_>>(), plan)
+    };
+    let (spoken_of, plan) = of(1, false);
+    assert_eq!(spoken_of, ["rss"]);
+    assert_eq!(omitted(&plan, "rss"), "every packet arrives on the only queue");
+    let each = ["rss.key", "rss.table", "rss.udp4", "rss.udp6"];
+    for (queues, has_table) in [(1, true), (2, false), (2, true)] {
+        let (mut spoken_of, _) = of(queues, has_table);
+        spoken_of.sort();
+        assert_eq!(spoken_of, each, "{queues} queues, a table: {has_table}");
+    }
+}
+
+#[test]
 fn fixed_queues_with_a_table_need_not_all_be_served() {
     let mut survey = Rig::default().survey();
     survey.devices[0].channels = Reading::unknown("Operation not supported");

@@ -58,6 +58,14 @@ pub struct Device {
     pub rdma_devices: Vec<String>,
 }
 
+impl Device {
+    /// True if it shows an indirection table, so that a hash decides between queues.
+    #[must_use]
+    pub fn has_table(&self) -> bool {
+        self.rss.known().and_then(|rss| rss.first()).is_some_and(|rss| !rss.table.is_empty())
+    }
+}
+
 /// The link layer (`ip -d link`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {

@@ -122,12 +122,15 @@ fn udp6(cx: &Context<'_>) -> Judgement {
 }
 
 fn ports(cx: &Context<'_>, flow: FlowType) -> Judgement {
+    if cx.nic.queues.len() < 2 {
+        return Ok(None);
+    }
     let fields = known(&cx.device.hash_fields)?;
     let of_flow = fields.iter().find(|fields| fields.flow == flow && fields.context == 0);
     let Some(fields) = of_flow else {
         return Err(format!("the driver does not tell what it hashes of {flow}"));
     };
-    if fields.has_ports() || cx.nic.queues.len() < 2 {
+    if fields.has_ports() {
         return Ok(None);
     }
     let hashed = if fields.letters.is_empty() { "nothing" } else { &fields.letters };
@@ -136,8 +139,11 @@ fn ports(cx: &Context<'_>, flow: FlowType) -> Judgement {
         .judged()
 }
 
-/// Context 0; none if the device has no table or one queue.
+/// Context 0; none if the device has no table, or one queue and so none that matters.
 fn main_context<'a>(cx: &Context<'a>) -> Result<Option<&'a RssContext>, String> {
+    if cx.nic.queues.len() < 2 && !cx.device.has_table() {
+        return Ok(None);
+    }
     let contexts = known(&cx.device.rss)?;
     let main = contexts.iter().find(|context| context.id == 0);
     Ok(main.filter(|context| !context.table.is_empty()))
