@@ -11,16 +11,31 @@
 //!   (RFC 8985 §6.2). The time threshold of RFC 9002 §6.1.2 stands, so that it costs at most an
 //!   eighth of a round trip.
 //!
+//! Both follow from what the receiver says, and a receiver gains by it: a window that no loss
+//! shrinks. So it has to be right about what it says:
+//!
+//! - it cannot tell a packet that was lost from a number that was left out (RFC 9000 §21.4):
+//!   the last few of those are remembered here, longer than among the sent packets, and an
+//!   acknowledgement that reaches back over one of them convicts it;
+//! - it has to be quick: about a probe timeout after the last loss of an event, what has not
+//!   turned up was lost. A packet that is only late is at most that late;
+//! - an event that something else shows to be true, such as a mark of a router, stays true
+//!   whatever turns up.
+//!
 //! One per connection, for 1-RTT packets: [`Suspects::on_lost`] for each packet that is
 //! declared lost, [`Suspects::on_event`] with what the controller made of them, and
-//! [`Suspects::on_range`] for the ranges of each ACK frame while [`Suspects::oldest`] is in
-//! their reach.
+//! [`Suspects::on_range`] for the ranges of each ACK frame down to [`Suspects::oldest`].
 
-use super::recovery::PACKET_THRESHOLD;
+use super::recovery::{NeverSent, PACKET_THRESHOLD};
+use crate::time::Instant;
 
 /// Losses of one congestion event that are remembered. An event with more of them is taken for
 /// true: that much reordering would be worse than congestion.
 const SUSPECTS_MAX: usize = 64;
+
+/// Numbers left out that are remembered: one or two windows lie between them, and suspects are
+/// younger than that.
+const BAITS_MAX: usize = 8;
 
 /// No path is thought to reorder by more packets than this: beyond it, the time threshold
 /// alone decides.
@@ -33,18 +48,35 @@ const PERSIST_EVENTS: u8 = 16;
 /// The losses of the last congestion event, and how far the path reorders.
 #[derive(Debug)]
 pub struct Suspects {
-    /// Packet numbers that were declared lost and have not turned up.
+    /// Packet numbers that were declared lost and have not turned up, ascending.
     lost: Vec<u64>,
     /// How many of them the controller has not been told of.
     fresh: usize,
+    /// When what has not turned up was lost indeed.
+    until: Instant,
+    /// The last event was true, and so is what else belongs to it.
+    convicted: bool,
     packet_threshold: u64,
     /// True events until the threshold falls back.
     persist: u8,
+    /// The numbers left out last, in no order.
+    baits: [u64; BAITS_MAX],
+    next_bait: u8,
 }
 
 impl Default for Suspects {
     fn default() -> Self {
-        Self { lost: Vec::new(), fresh: 0, packet_threshold: PACKET_THRESHOLD, persist: 0 }
+        Self {
+            lost: Vec::new(),
+            fresh: 0,
+            until: Instant::NEVER,
+            convicted: false,
+            packet_threshold: PACKET_THRESHOLD,
+            persist: 0,
+            // No packet has this number (RFC 9000 §12.3).
+            baits: [u64::MAX; BAITS_MAX],
+            next_bait: 0,
+        }
     }
 }
 
@@ -56,60 +88,80 @@ impl Suspects {
         self.packet_threshold
     }
 
-    /// The smallest number that would be news.
+    /// The smallest number that would be news at `now`.
     #[inline]
     #[must_use]
-    pub fn oldest(&self) -> Option<u64> {
-        self.lost.iter().copied().min()
+    pub fn oldest(&mut self, now: Instant) -> Option<u64> {
+        if now > self.until && !self.lost.is_empty() {
+            let all = self.lost.len();
+            self.believe(all);
+            self.convicted = true;
+        }
+        self.lost.first().copied()
     }
 
-    /// A packet was declared lost.
+    /// A number was left out.
+    pub fn on_skipped(&mut self, pn: u64) {
+        self.baits[usize::from(self.next_bait) % BAITS_MAX] = pn;
+        self.next_bait = self.next_bait.wrapping_add(1);
+    }
+
+    /// A packet was declared lost: a later one than any before it.
     pub fn on_lost(&mut self, pn: u64) {
         self.lost.push(pn);
         self.fresh += 1;
     }
 
     /// The controller was told of the losses since the last call. `reduced` says that they are
-    /// a congestion event of their own, not part of the last one.
-    pub fn on_event(&mut self, reduced: bool) {
+    /// a congestion event of their own, not part of the last one; `until` is how long they may
+    /// still turn up.
+    pub fn on_event(&mut self, reduced: bool, until: Instant) {
         let fresh = std::mem::take(&mut self.fresh);
         if reduced {
-            // What is left of the event before was lost indeed.
-            let before = self.lost.len() - fresh;
-            self.lost.drain(..before);
-            self.persist = self.persist.saturating_sub(u8::from(before > 0));
-            if self.persist == 0 {
-                self.packet_threshold = PACKET_THRESHOLD;
-            }
+            self.believe(self.lost.len() - fresh);
+            // Losses of another space have no suspects: nothing can take them back.
+            self.convicted = fresh == 0;
         }
-        if self.lost.len() > SUSPECTS_MAX {
-            self.convict();
+        if self.convicted || self.lost.len() > SUSPECTS_MAX {
+            return self.convict();
         }
+        self.until = until;
     }
 
     /// The event was true for other reasons: a mark of a router, or persistent congestion.
     pub fn convict(&mut self) {
         self.lost = Vec::new();
         self.fresh = 0;
+        self.convicted = true;
+    }
+
+    /// The first `count` losses belong to an event that was true.
+    fn believe(&mut self, count: usize) {
+        self.lost.drain(..count);
+        self.persist = self.persist.saturating_sub(u8::from(count > 0));
+        if self.persist == 0 {
+            self.packet_threshold = PACKET_THRESHOLD;
+        }
     }
 
     /// `lo..=hi` is acknowledged by a frame whose largest number is `largest`. True if that
     /// leaves nothing of the last congestion event: it has to be taken back.
-    pub fn on_range(&mut self, lo: u64, hi: u64, largest: u64) -> bool {
-        let before = self.lost.len();
-        let (mut farthest, range) = (0, lo..=hi);
-        self.lost.retain(|pn| {
-            let late = range.contains(pn);
-            farthest = if late { largest.saturating_sub(*pn).max(farthest) } else { farthest };
-            !late
-        });
-        if self.lost.len() == before {
-            return false;
+    ///
+    /// # Errors
+    /// The range covers a number that was left out.
+    pub fn on_range(&mut self, lo: u64, hi: u64, largest: u64) -> Result<bool, NeverSent> {
+        let range = lo..=hi;
+        if let Some(&bait) = self.baits.iter().find(|bait| range.contains(bait)) {
+            return Err(NeverSent(bait));
         }
+        let first = self.lost.partition_point(|&pn| pn < lo);
+        let end = self.lost.partition_point(|&pn| pn <= hi);
+        let Some(&earliest) = self.lost[first..end].first() else { return Ok(false) };
+        self.lost.drain(first..end);
+        let overtaken_by = largest.saturating_sub(earliest).saturating_add(1);
         self.persist = PERSIST_EVENTS;
-        self.packet_threshold =
-            self.packet_threshold.max(farthest.saturating_add(1).min(PACKET_THRESHOLD_MAX));
-        self.lost.is_empty()
+        self.packet_threshold = self.packet_threshold.max(overtaken_by.min(PACKET_THRESHOLD_MAX));
+        Ok(self.lost.is_empty())
     }
 
     /// Bytes of heap held.
@@ -123,59 +175,106 @@ impl Suspects {
 mod tests {
     use super::*;
 
+    const NOW: Instant = Instant::from_nanos(1_000);
+    const SOON: Instant = Instant::from_nanos(2_000);
+    const LATER: Instant = Instant::from_nanos(2_001);
+
     #[test]
     fn an_event_is_taken_back_when_all_of_it_turned_up() {
         let mut s = Suspects::default();
-        assert_eq!(s.oldest(), None);
+        assert_eq!(s.oldest(NOW), None);
         s.on_lost(4);
         s.on_lost(5);
-        s.on_event(true);
+        s.on_event(true, SOON);
         s.on_lost(6);
-        s.on_event(false);
-        assert_eq!(s.oldest(), Some(4));
-        assert!(!s.on_range(0, 3, 20));
-        assert!(!s.on_range(4, 5, 9));
+        s.on_event(false, SOON);
+        assert_eq!(s.oldest(NOW), Some(4));
+        assert_eq!(s.on_range(0, 3, 20), Ok(false));
+        assert_eq!(s.on_range(4, 5, 9), Ok(false));
         assert_eq!(s.packet_threshold(), 6, "4 was overtaken by five");
-        assert!(s.on_range(0, 100, 100));
-        assert!(!s.on_range(0, 100, 100), "once");
+        assert_eq!(s.on_range(0, 100, 100), Ok(true));
+        assert_eq!(s.on_range(0, 100, 100), Ok(false), "once");
     }
 
     #[test]
     fn what_the_next_event_finds_was_lost() {
         let mut s = Suspects::default();
         s.on_lost(4);
-        s.on_event(true);
+        s.on_event(true, SOON);
         s.on_lost(9);
-        s.on_event(true);
-        assert_eq!(s.oldest(), Some(9));
-        assert!(!s.on_range(4, 4, 12), "too late");
+        s.on_event(true, SOON);
+        assert_eq!(s.oldest(NOW), Some(9));
+        assert_eq!(s.on_range(4, 4, 12), Ok(false), "too late");
         assert_eq!(s.packet_threshold(), PACKET_THRESHOLD);
-        assert!(s.on_range(9, 9, 12));
+        assert_eq!(s.on_range(9, 9, 12), Ok(true));
+    }
+
+    #[test]
+    fn what_has_not_turned_up_in_time_was_lost() {
+        let mut s = Suspects::default();
+        s.on_lost(4);
+        s.on_event(true, SOON);
+        assert_eq!(s.oldest(SOON), Some(4));
+        assert_eq!(s.oldest(LATER), None);
+        assert_eq!(s.on_range(4, 4, 12), Ok(false));
+        // What else is lost of that event cannot take it back.
+        s.on_lost(5);
+        s.on_event(false, LATER.plus_ns(1_000));
+        assert_eq!(s.oldest(LATER), None);
+        // The next one is judged by itself.
+        s.on_lost(30);
+        s.on_event(true, LATER.plus_ns(1_000));
+        assert_eq!(s.on_range(30, 30, 34), Ok(true));
     }
 
     #[test]
     fn marks_and_floods_of_losses_convict() {
         let mut s = Suspects::default();
         s.on_lost(4);
-        s.on_event(true);
+        s.on_event(true, SOON);
         s.convict();
-        assert!(!s.on_range(0, 10, 10));
-        (0..=SUSPECTS_MAX as u64).for_each(|pn| s.on_lost(pn));
-        s.on_event(true);
-        assert_eq!((s.oldest(), s.memory_bytes()), (None, 0));
+        assert_eq!(s.on_range(0, 10, 10), Ok(false));
+        // A packet that is lost while the event lasts, and turns up, changes nothing of that.
+        s.on_lost(11);
+        s.on_event(false, SOON);
+        assert_eq!(s.on_range(11, 11, 15), Ok(false));
+        (20..=20 + SUSPECTS_MAX as u64).for_each(|pn| s.on_lost(pn));
+        s.on_event(true, SOON);
+        assert_eq!((s.oldest(NOW), s.memory_bytes()), (None, 0));
+        s.on_lost(100);
+        s.on_event(false, SOON);
+        assert_eq!(s.on_range(100, 100, 104), Ok(false));
+        // Losses of another space reduced the window: no packet of this one can take that back.
+        s.on_event(true, SOON);
+        s.on_lost(200);
+        s.on_event(false, SOON);
+        assert_eq!(s.on_range(200, 200, 204), Ok(false));
+    }
+
+    #[test]
+    fn a_number_left_out_convicts_whoever_acknowledges_it_later() {
+        let mut s = Suspects::default();
+        for pn in 0..20 {
+            s.on_skipped(100 * pn);
+        }
+        s.on_lost(1_850);
+        s.on_event(true, SOON);
+        assert_eq!(s.on_range(1_801, 1_899, 1_950), Ok(true));
+        assert_eq!(s.on_range(1_200, 1_200, 1_950), Err(NeverSent(1_200)));
+        assert_eq!(s.on_range(1_100, 1_100, 1_950), Ok(false), "so far back nothing is believed");
     }
 
     #[test]
     fn the_threshold_is_bounded_and_falls_back_after_true_events() {
         let mut s = Suspects::default();
         s.on_lost(4);
-        s.on_event(true);
-        assert!(s.on_range(4, 4, u64::MAX));
+        s.on_event(true, SOON);
+        assert_eq!(s.on_range(4, 4, u64::MAX - 1), Ok(true));
         assert_eq!(s.packet_threshold(), PACKET_THRESHOLD_MAX);
         for pn in 0..=u64::from(PERSIST_EVENTS) {
             assert_eq!(s.packet_threshold(), PACKET_THRESHOLD_MAX, "{pn}");
             s.on_lost(100 + pn);
-            s.on_event(true);
+            s.on_event(true, SOON);
         }
         assert_eq!(s.packet_threshold(), PACKET_THRESHOLD);
     }

@@ -215,7 +215,7 @@ impl Connection {
         if let Some(mtu) = new_mtu {
             self.set_mtu(mtu);
         }
-        self.read_late_arrivals(ack);
+        self.read_late_arrivals(now, ack)?;
         if let Some(keys) = &mut self.keys {
             keys.acknowledged(ack.largest);
         }
@@ -224,17 +224,18 @@ impl Connection {
 
     /// What was declared lost and arrived after all: an event that it caused is taken back.
     #[inline]
-    fn read_late_arrivals(&mut self, ack: &Ack<'_>) {
-        let Some(oldest) = self.suspects.oldest() else { return };
+    fn read_late_arrivals(&mut self, now: Instant, ack: &Ack<'_>) -> Result<(), NeverSent> {
+        let Some(oldest) = self.suspects.oldest(now) else { return Ok(()) };
         for (lo, hi) in ack.ranges() {
             if hi < oldest {
                 break;
             }
-            if self.suspects.on_range(lo, hi, ack.largest) {
+            if self.suspects.on_range(lo, hi, ack.largest)? {
                 self.stats.spurious_congestion_events += 1;
                 self.congestion.on_spurious();
             }
         }
+        Ok(())
     }
 
     /// Datagrams have another size from now on.
@@ -335,7 +336,7 @@ impl Connection {
         if persistent {
             self.suspects.convict();
         } else {
-            self.suspects.on_event(reduced);
+            self.suspects.on_event(reduced, now.plus_ns(self.pto_ns()));
         }
     }
 

@@ -244,6 +244,7 @@ impl Connection {
     /// Leaves out the next packet number, unless the one before it was.
     fn skip(&mut self) {
         if !self.data.sent.has_just_skipped() {
+            self.suspects.on_skipped(self.data.sent.next_pn());
             self.data.sent.skip();
         }
     }

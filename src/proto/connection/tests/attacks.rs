@@ -311,6 +311,54 @@ fn attack_25_optimistic_acknowledgements_run_into_a_skipped_number() {
     assert!(sent < 1 << 20, "{sent} bytes were sent before the lie was found");
 }
 
+/// The ranges of `numbers`, which ascend, the last first.
+fn ranges(numbers: &[u64]) -> Vec<(u64, u64)> {
+    let mut ranges: Vec<(u64, u64)> = Vec::new();
+    for &pn in numbers {
+        match ranges.last_mut() {
+            Some((_, hi)) if *hi + 1 == pn => *hi = pn,
+            _ => ranges.push((pn, pn)),
+        }
+    }
+    ranges.reverse();
+    ranges
+}
+
+/// Claims of late arrival take congestion events back: a receiver that makes them up has to
+/// guess which gaps are losses.
+#[test]
+fn attack_25_claims_of_late_arrival_run_into_a_skipped_number() {
+    let mut pair = Pair::connected();
+    let s = pair.server.open(Dir::Uni).unwrap();
+    pair.server.send(s, Bytes::from(vec![0; 8 << 20]), true).unwrap();
+    let mut buf = [0; 2048];
+    for _ in 0..10_000 {
+        let mut flight = Vec::new();
+        while pair.server.transmit(pair.now, &mut buf).is_some() {
+            flight.push(pair.server.data.sent.next_pn() - 1);
+        }
+        pair.now = pair.now.plus_ns(5_000_000);
+        let &[first, _, _, .., last] = &flight[..] else { continue };
+        // One packet of each flight was lost; soon after, everything has come.
+        let mut arrived = flight.clone();
+        arrived.remove(flight.len() / 3);
+        pair.attack_1rtt(Side::Client, &ack_payload(&ranges(&arrived)));
+        pair.now = pair.now.plus_ns(1_000_000);
+        pair.attack_1rtt(Side::Client, &ack_payload(&[(first, last)]));
+        if pair.server.is_closed() {
+            break;
+        }
+    }
+    assert_eq!(pair.verdict(Side::Server), Some(code::PROTOCOL_VIOLATION));
+    let stats = pair.server.stats();
+    assert!(stats.congestion_events > 0, "{stats:?}");
+    assert!(
+        stats.tx_bytes < 1 << 20,
+        "{} bytes were sent before the lie was found",
+        stats.tx_bytes
+    );
+}
+
 #[test]
 fn attack_26_thousands_of_ack_ranges_cost_little_and_negative_ones_are_refused() {
     let mut pair = Pair::connected();
