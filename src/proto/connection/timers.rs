@@ -198,7 +198,9 @@ impl Connection {
         self.pto_count = self.pto_count.saturating_add(1).min(MAX_BACKOFF);
         if space == SpaceId::Data {
             self.data.probes = PROBES;
-            if let Some(mtu) = self.mtu.on_probe_timeout(now) {
+            // Perhaps nothing comes back because nothing of that size passes.
+            let largest = self.data.sent.largest_outstanding();
+            if let Some(mtu) = self.mtu.on_packets_lost(now, largest) {
                 self.set_mtu(mtu);
             }
             self.repeat_oldest_data();

@@ -63,6 +63,28 @@ fn a_bulk_transfer_finds_the_size_that_the_path_carries() {
 }
 
 #[test]
+fn small_packets_that_are_lost_are_no_black_hole() {
+    let mut pair = Pair::new();
+    pair.settle();
+    let max = TransportConfig::default().max_mtu_bytes;
+    assert_eq!(pair.server.stats().mtu_bytes, max);
+    for size in [100, 5_000] {
+        // Nothing arrives for a while: the probe timer runs out again and again.
+        pair.filter = Box::new(|f| f.to == Side::Server);
+        let stream = pair.server.open(Dir::Uni).unwrap();
+        let before = pair.server.stats().ptos;
+        pair.server.send(stream, Bytes::from(vec![7; size]), true).unwrap();
+        pair.run_ms(2_000);
+        assert!(pair.server.stats().ptos >= before + 3);
+        let small = size == 100;
+        assert_eq!(pair.server.stats().mtu_bytes == max, small, "{size} bytes");
+        pair.filter = Box::new(|_| true);
+        pair.run_ms(5_000);
+        assert!(pair.client_app.fins.contains(&stream));
+    }
+}
+
+#[test]
 fn reordering_is_told_from_loss() {
     // One datagram in fifty arrives after the eight behind it: at a few microseconds between
     // datagrams that is soon, but more than the packet threshold.
