@@ -225,7 +225,13 @@ impl Endpoint {
             peer_cid: p.scid,
             address_validated: false,
         };
-        match self.tokens.validate(cx.now, cx.remote, &datagram[p.token.clone()]) {
+        let token = &datagram[p.token.clone()];
+        // What works once is not used up by a greeting that was damaged on the way.
+        let opened = self.tokens.works_once(token);
+        if opened && self.is_forged(datagram, p) {
+            return Incoming::Forged;
+        }
+        match self.tokens.validate(cx.now, cx.remote, token) {
             Validation::Retry { original_dcid, retry_scid } if retry_scid == p.dcid => {
                 greeting.original_dcid = original_dcid;
                 greeting.retry_scid = Some(retry_scid);
@@ -247,7 +253,7 @@ impl Endpoint {
         }
         // What costs us little goes without: a Retry is cheaper than opening what it answers. A
         // session costs far more than either.
-        if self.is_forged(datagram, p) {
+        if !opened && self.is_forged(datagram, p) {
             return Incoming::Forged;
         }
         Incoming::Accept(greeting)

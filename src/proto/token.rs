@@ -304,6 +304,12 @@ impl Tokens {
         }
     }
 
+    /// Whether a token claims to be one of ours that [`validate`](Self::validate) would use up.
+    #[must_use]
+    pub fn works_once(&self, token: &[u8]) -> bool {
+        self.recognise(token).is_some_and(|token| token.kind == TokenKind::NewToken)
+    }
+
     /// The parts of a token of ours.
     fn recognise<'a>(&self, token: &'a [u8]) -> Option<Token<'a>> {
         let (first, rest) = token.split_first()?;

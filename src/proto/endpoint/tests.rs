@@ -17,6 +17,11 @@ fn at(ms: u64) -> Instant {
 }
 
 fn endpoint(retry: RetryPolicy) -> (Endpoint, Connection) {
+    endpoint_for(retry, Vec::new())
+}
+
+/// And a client that has a token from an earlier connection.
+fn endpoint_for(retry: RetryPolicy, token: Vec<u8>) -> (Endpoint, Connection) {
     let (server, client) = testing::pair();
     let config = TokenConfig::default();
     let used = UsedTokens::new(&config, 64);
@@ -31,7 +36,7 @@ fn endpoint(retry: RetryPolicy) -> (Endpoint, Connection) {
         remote: addr(443),
         local_cid: ConnectionId::new(&[1; 8]).unwrap(),
         initial_dcid: ConnectionId::new(&[2; 8]).unwrap(),
-        token: Vec::new(),
+        token,
         seed: 7,
     })
     .unwrap();
@@ -158,6 +163,23 @@ fn attack_05_a_token_damaged_on_the_way_is_dropped_in_silence() {
     }
     assert_eq!(endpoint.stats().invalid_tokens, 0);
     assert!(matches!(ask(&mut endpoint, &second, addr(9), at(3)).0, Incoming::Accept(_)));
+}
+
+#[test]
+fn a_token_is_not_used_up_by_a_greeting_that_was_damaged_on_the_way() {
+    let (mut endpoint, _) = endpoint(RetryPolicy::Always);
+    let mut token = Vec::new();
+    endpoint.tokens.new_token(at(0), &[5; 12], addr(9).ip(), &mut token);
+    let (_, mut client) = endpoint_for(RetryPolicy::Always, token);
+    let greeting = greeting(&mut client, at(0));
+    let mut damaged = greeting.clone();
+    damaged[1_000] ^= 1;
+    assert!(matches!(ask(&mut endpoint, &damaged, addr(9), at(1)).0, Incoming::Forged));
+    let (incoming, _) = ask(&mut endpoint, &greeting, addr(9), at(2));
+    let Incoming::Accept(accepted) = incoming else { panic!("{incoming:?}") };
+    assert!(accepted.address_validated);
+    // Used up now: the next one has to show its address by a Retry.
+    assert!(matches!(ask(&mut endpoint, &greeting, addr(9), at(3)).0, Incoming::Answer(_)));
 }
 
 #[test]
