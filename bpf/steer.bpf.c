@@ -23,18 +23,11 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
+#include "frame.h"
 #include "steer.h"
 
-/* More fragments, and the offset. */
-#define FRAGMENT_BITS 0x3fff
 #define INITIAL_MIN_BYTES 1200
-#define VLAN_TAGS_MAX 2
 #define QUIC_VERSION_1 1
-
-struct vlan_tag {
-	__be16 tci;
-	__be16 ethertype;
-};
 
 /* A long header of QUIC up to its version (RFC 8999, 5.1). */
 struct quic_long {
@@ -71,11 +64,6 @@ struct {
 	__type(key, __u32);
 	__type(value, __u64);
 } verdicts SEC(".maps");
-
-static __always_inline int is_vlan(__be16 ethertype)
-{
-	return ethertype == bpf_htons(ETH_P_8021Q) || ethertype == bpf_htons(ETH_P_8021AD);
-}
 
 /*
  * RFC 9000, 14.1, by the length that the UDP header declares. Budgets per source prefix belong

@@ -116,7 +116,7 @@ impl XdpDevice {
         let info = inspect(config)?;
         let rungs = rungs(config.require, config.force_mode);
         let mut ladder = Ladder::default();
-        refuse_foreign(&info)?;
+        refuse_foreign(&info.name, info.ifindex)?;
         let mut program = Program::load(info.queues)?;
         let mut attached = false;
         let mut zerocopy_refused = !rungs.contains(&Mode::NativeZerocopy);
@@ -133,7 +133,9 @@ impl XdpDevice {
             let device = info.name;
             return Err(XdpError::Refused { device, require: config.require, ladder });
         }
-        wait_after_attach(&info, generic);
+        if !generic {
+            wait_after_attach(&info.name, &info.driver);
+        }
         tracing::info!(device = info.name, queues = info.queues, %ladder, "XDP program attached");
         let state = State {
             program,
@@ -489,13 +491,13 @@ fn inspect(config: &XdpConfig) -> Result<DeviceInfo, XdpError> {
 }
 
 /// Fails if a program is attached that a living process holds, or that stays.
-fn refuse_foreign(info: &DeviceInfo) -> Result<(), XdpError> {
+pub(super) fn refuse_foreign(device: &str, ifindex: u32) -> Result<(), XdpError> {
     for attempt in 0..ATTACH_ATTEMPTS {
-        let found = who::foreign_program(info.ifindex)
-            .map_err(|failed| XdpError::from_call(&info.name, failed))?;
+        let found =
+            who::foreign_program(ifindex).map_err(|failed| XdpError::from_call(device, failed))?;
         let Some(program) = found else { return Ok(()) };
         if program.holder.is_some() || attempt + 1 == ATTACH_ATTEMPTS {
-            return Err(XdpError::Occupied { device: info.name.clone(), queue: 0, program });
+            return Err(XdpError::Occupied { device: device.to_owned(), queue: 0, program });
         }
         thread::sleep(ATTACH_PAUSE);
     }
@@ -537,7 +539,7 @@ fn attach(
         if attempt > 0 {
             // Somebody attached between our look and now, or is about to be gone.
             thread::sleep(ATTACH_PAUSE);
-            refuse_foreign(info)?;
+            refuse_foreign(&info.name, info.ifindex)?;
         }
         match program.attach(info.ifindex, mode) {
             Ok(()) => return Ok(Ok(())),
@@ -586,19 +588,19 @@ fn best(rungs: &[Mode], generic: bool, zerocopy_refused: bool) -> Option<Mode> {
 
 /// A physical device may drop its link some time after a program was attached: packets sent before
 /// that are lost, so it is waited for.
-fn wait_after_attach(info: &DeviceInfo, generic: bool) {
-    if generic || VIRTUAL_DRIVERS.contains(&info.driver.as_str()) {
+pub(super) fn wait_after_attach(device: &str, driver: &str) {
+    if VIRTUAL_DRIVERS.contains(&driver) {
         return;
     }
     let looks = FLAP_WATCH.as_millis() / CARRIER_PAUSE.as_millis();
     for _ in 0..looks {
-        if !has_carrier(&info.name) {
+        if !has_carrier(device) {
             break;
         }
         thread::sleep(CARRIER_PAUSE);
     }
-    if !wait_for_carrier(&info.name, CARRIER_WAIT) {
-        tracing::warn!(device = info.name, "no carrier");
+    if !wait_for_carrier(device, CARRIER_WAIT) {
+        tracing::warn!(device, "no carrier");
     }
 }
 

@@ -17,6 +17,8 @@
 //! [`XdpDevice::attach`] loads and attaches; [`XdpDevice::listen`] says what to steer;
 //! [`XdpDevice::open_queue`], on the thread that will serve the queue, makes an [`XdpDatapath`].
 //!
+//! [`HashProbe`] stands apart, for diagnosis: it only looks at what arrives, and where.
+//!
 //! What can go wrong here goes wrong in silence, which is why much of this room looks after itself:
 //! the slot of each socket is read back through the kernel, completions that stop replace the
 //! socket, nothing of somebody else's is removed, each step down the ladder is logged with its
@@ -33,6 +35,7 @@ mod neighbours;
 mod netlink;
 mod poll;
 mod ports;
+mod probe;
 mod registration;
 mod rings;
 mod socket;
@@ -50,3 +53,4 @@ pub use device::{PortUse, XdpDevice};
 pub use error::{ForeignProgram, Holder, XdpError};
 pub use ladder::{Ladder, Require};
 pub use loader::VerdictCounters;
+pub use probe::{Arrival, Carrier, HashProbe, HashType};

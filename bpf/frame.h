@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT OR Apache-2.0 */
+/*
+ * What programs that look into frames share.
+ */
+#ifndef QUICLANE_FRAME_H
+#define QUICLANE_FRAME_H
+
+#include <linux/if_ether.h>
+#include <linux/types.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+/* Of frag_off in an IPv4 header: more fragments, and the offset. */
+#define FRAGMENT_BITS 0x3fff
+#define VLAN_TAGS_MAX 2
+
+struct vlan_tag {
+	__be16 tci;
+	__be16 ethertype;
+};
+
+static __always_inline int is_vlan(__be16 ethertype)
+{
+	return ethertype == bpf_htons(ETH_P_8021Q) || ethertype == bpf_htons(ETH_P_8021AD);
+}
+
+#endif
