@@ -11,16 +11,17 @@ use crate::inspect::{ReadArgs, device, print, print_json};
 use answer::Answer;
 use clap::{Args, Subcommand, ValueEnum};
 use pcap::Capture;
-use quiclane::topology::Source;
+use quiclane::topology::Nic;
 use quiclane::topology::explain::{Protocol, Question, predict};
 use quiclane::topology::joined::{self, QueueRow};
 use quiclane::topology::survey::Survey;
+use quiclane::topology::survey::device::Device;
 use quiclane::topology::toeplitz::Flow;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use verify::{Verdict, VerifyArgs};
+use verify::{Verdict, Verified, Verifier, VerifyArgs};
 
 /// Flows.
 #[derive(Clone, Debug, Args)]
@@ -77,12 +78,14 @@ pub(crate) fn run(args: &FlowArgs) -> Result<(), Failure> {
     let reader = args.cid.reader()?;
     let survey = Survey::read_device(&source, &args.device);
     device(&survey, &args.device, &source)?;
+    let Some((nic, found)) = survey.device(&args.device) else {
+        return Err(Failure::Usage(format!("there is no device {}", args.device)));
+    };
     let explainer = Explainer {
         rows: joined::queues(&survey, &args.device).unwrap_or_default(),
-        survey: &survey,
-        device: &args.device,
-        source: &source,
-        verify: &args.verify,
+        nic,
+        device: found,
+        verifier: args.verify.start(&source, nic, found)?,
     };
     if let Some(path) = &args.pcap {
         return explainer.capture(&Capture::read(path, &reader)?, args.read.json);
@@ -102,7 +105,7 @@ pub(crate) fn run(args: &FlowArgs) -> Result<(), Failure> {
     } else {
         print(&answer.text())?;
     }
-    end(answer.verify.iter().map(|verified| verified.verdict))
+    end(answer.verify.iter().map(Verified::verdict))
 }
 
 /// The exit code of what was verified: 1 if a prediction was wrong, 4 if one could not be told.
@@ -121,25 +124,21 @@ fn end(verdicts: impl Iterator<Item = Verdict>) -> Result<(), Failure> {
 
 /// What is needed to answer.
 struct Explainer<'a> {
-    survey: &'a Survey,
-    device: &'a str,
+    nic: &'a Nic,
+    device: &'a Device,
     rows: Vec<QueueRow>,
-    source: &'a Source,
-    verify: &'a VerifyArgs,
+    verifier: Option<Verifier<'a>>,
 }
 
 impl Explainer<'_> {
     fn answer(&self, question: &Question) -> Result<Answer, Failure> {
-        let Some((nic, device)) = self.survey.device(self.device) else {
-            return Err(Failure::Usage(format!("there is no device {}", self.device)));
-        };
-        let prediction = predict(nic, device, question);
+        let prediction = predict(self.nic, self.device, question);
         let queue = prediction.queue();
         let row = self.rows.iter().find(|row| Some(row.queue) == queue);
-        let mut answer = Answer::new(nic, device, question, prediction, row);
-        if self.verify.is_wanted() {
-            answer.verify = Some(self.verify.run(self.source, self.device, question, queue)?);
-        }
+        let verifier = self.verifier.as_ref();
+        let verified = verifier.map(|verifier| verifier.run(question, &prediction)).transpose()?;
+        let mut answer = Answer::new(self.nic, self.device, question, prediction, row);
+        answer.verify = verified;
         Ok(answer)
     }
 
@@ -151,13 +150,13 @@ impl Explainer<'_> {
             answer.connection_ids = seen.ids.clone();
             flows.push(answer);
         }
-        let summary = Summary::new(self.device, capture, flows);
+        let summary = Summary::new(&self.nic.name, capture, flows);
         if json {
             print_json("quiclane.flow_explain/1", &summary)?;
         } else {
             print(&summary.text())?;
         }
-        end(summary.flows.iter().filter_map(|flow| flow.verify.as_ref()).map(|v| v.verdict))
+        end(summary.flows.iter().filter_map(|flow| flow.verify.as_ref()).map(Verified::verdict))
     }
 }
 
@@ -244,17 +243,19 @@ impl Summary {
             .flows
             .iter()
             .filter_map(|flow| flow.verify.as_ref())
-            .map(|verified| verified.verdict)
+            .map(Verified::verdict)
             .collect();
+        let way = self.flows.iter().find_map(|flow| flow.verify.as_ref()).map(|v| v.way.text());
         if verdicts.is_empty() {
             return String::new();
         }
         let of = |verdict| verdicts.iter().filter(|&&other| other == verdict).count();
         format!(
-            "verified: {} MATCH, {} MISMATCH, {} UNSURE\n",
+            "verified: {} MATCH, {} MISMATCH, {} UNSURE\n{}",
             of(Verdict::Match),
             of(Verdict::Mismatch),
-            of(Verdict::Unsure)
+            of(Verdict::Unsure),
+            way.unwrap_or_default()
         )
     }
 
@@ -284,7 +285,7 @@ impl Answer {
             .map(|worker| worker.to_string())
             .collect();
         let or_none = |text: Option<String>| Shown::from(text.unwrap_or_else(|| NONE.to_owned()));
-        let verified = self.verify.as_ref().map(|verified| verified.verdict.name().to_owned());
+        let verified = self.verify.as_ref().map(|verified| verified.verdict().name().to_owned());
         [
             format!("{} {}>{}", self.flow_type, self.source, self.destination).into(),
             or_none(hash),
