@@ -148,8 +148,12 @@ pub fn predict(nic: &Nic, device: &Device, question: &Question) -> Prediction {
         Ok(mut hashing) => {
             hashing.queue_offset = offset;
             doubts.append(&mut hashing.doubts);
-            let outcome = match hashing.placement {
-                Some(placement) => Outcome::Queue(placement.queue + offset),
+            let outcome = match hashing.placement.map(|it| it.queue.checked_add(offset)) {
+                Some(Some(queue)) => Outcome::Queue(queue),
+                Some(None) => {
+                    let reason = format!("the rule adds {offset} to the queue of the table");
+                    return unknown(reason, rules, doubts);
+                }
                 None => Outcome::Dropped,
             };
             Prediction { rules, hashing: Some(hashing), outcome, doubts }

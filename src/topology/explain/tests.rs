@@ -212,6 +212,10 @@ fn a_rule_may_send_it_to_another_context() {
     let hashing = found.hashing.unwrap();
     assert_eq!((hashing.context, hashing.slots, hashing.queue_offset), (5, 64, 2));
     assert_eq!(found.outcome, Outcome::Queue(3));
+    // What a captured machine says is not always true.
+    let far = RuleAction::Context { queue_offset: u32::MAX, context: 5 };
+    let reason = unknown_reason(made.rules(&[rule(0, far)]).outcome());
+    assert!(reason.contains("4294967295"), "{reason}");
     let lost = RuleAction::Context { queue_offset: 0, context: 6 };
     let reason = unknown_reason(Made::new().rules(&[rule(0, lost)]).outcome());
     assert!(reason.contains('6'), "{reason}");
