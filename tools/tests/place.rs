@@ -13,6 +13,7 @@ use netns::{Lab, LabConfig, Side, privileged};
 use quiclane::topology::plan::Plan;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -281,6 +282,47 @@ fn what_is_not_confirmed_is_put_back() {
     rig.wait_until("the mark", |rig| rig.snapshot("apply").unwrap().0 == "undone");
     let (code, error) = rig.fails(&["confirm"]);
     assert!(code == 1 && error.contains("nothing waits"), "{code}: {error}");
+}
+
+/// A server that came since has queues that would vanish: they stay, the rest goes back, and what
+/// could not be is written down.
+#[test]
+fn queues_in_use_do_not_keep_the_rest_from_being_put_back() {
+    if !privileged("queues_in_use_do_not_keep_the_rest_from_being_put_back") {
+        return;
+    }
+    let rig = Rig::new("busy", 4);
+    let device = rig.device();
+    rig.lab.must_run(Side::Server, &["ethtool", "-L", &device, "rx", "2", "tx", "2"]);
+    let plan = rig.plan(
+        "[queues]\nchannels = { new = \"rx 4 tx 4\" }\n[napi]\ndefer-hard-irqs = { new = 3 }\n",
+    );
+    assert!(rig.run(&["apply", &plan, "--confirm", "5s"]).status.success());
+    assert_eq!(rig.value("napi_defer_hard_irqs"), "3", "it was written");
+    let args = ["serve", "--listen", "0.0.0.0:4433", "--io", "xdp", "--dev", &device];
+    let args = [&args[..], &["--queues", "2,3", "--json"]].concat();
+    let mut server = rig.command(&args).stdout(Stdio::piped()).spawn().unwrap();
+    let mut ready = String::new();
+    BufReader::new(server.stdout.as_mut().unwrap()).read_line(&mut ready).unwrap();
+    assert!(ready.contains("ready"), "{ready}");
+    rig.wait_until("the end", |rig| rig.snapshot("apply").unwrap().0 != "waits for confirm");
+    let (state, id) = rig.snapshot("apply").unwrap();
+    let list = rig.json(&["undo", "--list", "--json"]);
+    let again = rig.fails(&["undo", &id]);
+    server.kill().unwrap();
+    server.wait().unwrap();
+    assert_eq!(state, "undone in part");
+    assert_eq!(rig.value("napi_defer_hard_irqs"), "0", "put back");
+    let all = list["snapshots"].as_array().unwrap();
+    let failed = all.iter().find(|s| s["id"] == id.as_str()).unwrap()["failed"].to_string();
+    assert!(failed.contains("queues.channels") && failed.contains("in use by"), "{failed}");
+    assert!(again.0 == 5 && again.1.contains("queues.channels"), "{again:?}");
+    // The server is gone, and a moment later so are its sockets.
+    rig.wait_until("two queues", |rig| {
+        rig.run(&["undo", &id]).status.success()
+            && rig.lab.must_run(Side::Server, &["ethtool", "-l", &device]).matches("2\n").count()
+                >= 2
+    });
 }
 
 #[test]

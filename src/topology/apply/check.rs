@@ -1,6 +1,7 @@
 //! Whether a plan may be written to this machine at all: looked at before anything is touched.
 
 use super::run::receive_queues;
+use super::snapshot::Lost;
 use crate::topology::Reading;
 use crate::topology::plan::{Line, Plan, Setting, Target, Value, today};
 use crate::topology::survey::Survey;
@@ -74,13 +75,22 @@ pub fn check(survey: &Survey, plan: &Plan) -> Result<(), Refusal> {
              run it with sudo"
         )));
     }
-    let queues = plan.line(&Setting::Channels).and_then(|line| receive_queues(&line.new));
-    match queues.and_then(|queues| Some((queues, in_use(survey, name, queues)?))) {
-        Some((queues, (queue, owner))) => {
-            Err(Refusal::InUse { name: name.clone(), queue, owner, queues })
-        }
-        None => Ok(()),
-    }
+    queue_in_use(survey, plan).map_or(Ok(()), Err)
+}
+
+/// Leaves the number of queues out of a way back, if a queue would vanish that is in use by now:
+/// the rest is put back. Returns what is left out.
+pub fn spare_queues_in_use(survey: &Survey, plan: &mut Plan) -> Option<Lost> {
+    let refusal = queue_in_use(survey, plan)?;
+    plan.lines.retain(|line| line.setting != Setting::Channels);
+    Some(Lost { setting: Setting::Channels.to_string(), reason: refusal.to_string() })
+}
+
+fn queue_in_use(survey: &Survey, plan: &Plan) -> Option<Refusal> {
+    let name = &plan.device.name;
+    let queues = plan.line(&Setting::Channels).and_then(|line| receive_queues(&line.new))?;
+    let (queue, owner) = in_use(survey, name, queues)?;
+    Some(Refusal::InUse { name: name.clone(), queue, owner, queues })
 }
 
 /// A queue from `queues` on that has an AF_XDP socket, and whose it is.

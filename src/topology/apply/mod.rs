@@ -19,7 +19,7 @@ mod snapshot;
 mod store;
 mod write;
 
-pub use check::{Drift, Refusal, check, drift};
+pub use check::{Drift, Refusal, check, drift, spare_queues_in_use};
 pub use live::Live;
 pub use run::{LineReport, Outcome, run};
 pub use snapshot::{Lost, Snapshot};

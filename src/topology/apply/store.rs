@@ -7,6 +7,7 @@
 //!                             /reverter        locked by the process that would do so
 //!                             /confirmed       it stays
 //!                             /undone          it has been put back: what came of it
+//!                             /failed          what could not be put back, and why
 //!   STATE/eth0.lock                            held by whoever writes to the device
 //! ```
 //!
@@ -33,6 +34,8 @@ pub enum Mark {
     Confirmed,
     /// It was put back.
     Undone,
+    /// Some of it, or all if it is not undone, could not be put back.
+    Failed,
 }
 
 impl Mark {
@@ -41,6 +44,7 @@ impl Mark {
             Self::Applied => "applied",
             Self::Confirmed => "confirmed",
             Self::Undone => "undone",
+            Self::Failed => "failed",
         }
     }
 }
@@ -52,10 +56,12 @@ pub struct Pending {
     pub deadline_unix_s: u64,
 }
 
-/// A directory of snapshots.
+/// Directories of snapshots: one to write to, and others that were written to at other times, as
+/// while a disk could not be.
 #[derive(Clone, Debug)]
 pub struct Store {
     root: PathBuf,
+    others: Vec<PathBuf>,
 }
 
 impl Store {
@@ -68,7 +74,7 @@ impl Store {
         for place in places {
             match make(place) {
                 Ok(()) => match tempfile(place) {
-                    Ok(()) => return Ok(Self { root: place.clone() }),
+                    Ok(()) => return Ok(Self::at(place, places)),
                     Err(e) => error = named(place, &e),
                 },
                 Err(e) => error = named(place, &e),
@@ -77,21 +83,35 @@ impl Store {
         Err(error)
     }
 
-    /// The first of `places` that there is; if there is none, there are no snapshots.
+    /// Those of `places` that there are, and the first that can be written to before the others; if
+    /// there is none, there are no snapshots.
     #[must_use]
     pub fn find(places: &[PathBuf]) -> Option<Self> {
-        let root = places.iter().find(|place| place.is_dir())?;
-        Some(Self { root: root.clone() })
+        let there = || places.iter().filter(|place| place.is_dir());
+        let root = there().find(|place| tempfile(place).is_ok()).or_else(|| there().next())?;
+        Some(Self::at(root, places))
     }
 
-    /// Where it is.
+    fn at(root: &Path, places: &[PathBuf]) -> Self {
+        let others = places.iter().filter(|place| *place != root && place.is_dir());
+        Self { root: root.to_owned(), others: others.cloned().collect() }
+    }
+
+    /// Where it is written to.
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
     }
 
+    fn roots(&self) -> impl Iterator<Item = &PathBuf> {
+        std::iter::once(&self.root).chain(&self.others)
+    }
+
+    /// Where a snapshot is, or would be.
     fn directory(&self, id: &str) -> PathBuf {
-        self.root.join(id)
+        let places = self.roots().map(|root| root.join(id));
+        let mut kept = places.filter(|place| place.join(SNAPSHOT).is_file());
+        kept.next().unwrap_or_else(|| self.root.join(id))
     }
 
     /// Keeps a snapshot and names it; when this returns, it is on the disk.
@@ -146,12 +166,14 @@ impl Store {
     }
 
     fn ids(&self) -> Vec<String> {
-        let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
+        let entries =
+            self.roots().flat_map(|root| fs::read_dir(root).into_iter().flatten().flatten());
         let mut ids: Vec<String> = entries
             .filter(|entry| entry.path().join(SNAPSHOT).is_file())
             .filter_map(|entry| entry.file_name().into_string().ok())
             .collect();
         ids.sort_by_key(|id| order(id));
+        ids.dedup();
         ids
     }
 
@@ -321,6 +343,8 @@ fn civil(days: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::topology::plan::Target;
+    use std::collections::BTreeMap;
 
     #[test]
     fn times_are_named_in_utc() {
@@ -328,6 +352,35 @@ mod tests {
         assert_eq!(stamp(951_827_696), "20000229-123456");
         assert_eq!(stamp(1_795_376_656), "20261122-194416");
         assert_eq!(stamp(4_107_542_400), "21000301-000000", "no leap year");
+    }
+
+    #[test]
+    fn a_snapshot_is_found_wherever_it_was_kept() {
+        let base = std::env::temp_dir().join(format!("quiclane-places-{}", std::process::id()));
+        let places = ["disk", "memory"].map(|name| base.join(name));
+        let snapshot = |taken_unix_s| Snapshot {
+            schema: "quiclane.snapshot/1".to_owned(),
+            id: String::new(),
+            taken_unix_s,
+            cause: "apply".to_owned(),
+            device: Target { name: "eth0".to_owned(), ..Target::default() },
+            values: BTreeMap::new(),
+            unknown: BTreeMap::new(),
+            wanted: BTreeMap::new(),
+        };
+        // While the disk could not be written to, one was kept in memory.
+        let mut second = snapshot(2_000_000_000);
+        Store::create(&places[1..]).unwrap().keep(&mut second).unwrap();
+        let mut first = snapshot(1_000_000_000);
+        Store::create(&places).unwrap().keep(&mut first).unwrap();
+        let store = Store::find(&places).unwrap();
+        assert_eq!(store.root(), places[0]);
+        let ids: Vec<String> = store.list().into_iter().map(|snapshot| snapshot.id).collect();
+        assert_eq!(ids, [first.id, second.id.clone()]);
+        store.mark(&second.id, Mark::Confirmed, "yes\n").unwrap();
+        assert!(places[1].join(&second.id).join("confirmed").is_file());
+        assert!(store.marked(&second.id, Mark::Confirmed).is_some());
+        fs::remove_dir_all(base).unwrap();
     }
 
     #[test]
@@ -340,7 +393,7 @@ mod tests {
     #[test]
     fn names_do_not_leave_the_directory() {
         assert_eq!(plain("../x/y z"), ".._x_y_z");
-        let store = Store { root: PathBuf::from("/nonexistent") };
+        let store = Store { root: PathBuf::from("/nonexistent"), others: Vec::new() };
         for id in ["..", "../x", ".x", "a/b", ""] {
             assert!(store.load(id).is_err(), "{id}");
         }

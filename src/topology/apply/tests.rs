@@ -356,6 +356,23 @@ fn a_queue_in_use_does_not_vanish() {
 }
 
 #[test]
+fn a_way_back_leaves_queues_in_use_alone_and_takes_the_rest() {
+    let mut survey = Rig::default().survey();
+    let mut plan = plan_for(&Rig::default());
+    let lines = plan.lines.len();
+    assert_eq!(spare_queues_in_use(&survey, &mut plan), None);
+    assert_eq!(plan.lines.len(), lines);
+    if let Reading::Known(links) = &mut survey.devices[0].queue_links {
+        links[6].has_xsk = Some(true);
+    }
+    let lost = spare_queues_in_use(&survey, &mut plan).unwrap();
+    assert_eq!(lost.setting, "queues.channels");
+    assert!(lost.reason.contains("queue 6"), "{}", lost.reason);
+    assert_eq!(plan.lines.len(), lines - 1);
+    assert_eq!(check(&survey, &plan), Ok(()));
+}
+
+#[test]
 fn what_drifted_since_the_plan_is_told() {
     let plan = plan_for(&Rig::default());
     let mut survey = Rig::default().survey();

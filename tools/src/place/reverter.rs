@@ -149,7 +149,11 @@ fn wait_and_revert(args: &RevertArgs) -> Result<(), Failure> {
     if is_settled(&store, &snapshot) {
         return Ok(());
     }
-    put_back(&store, &snapshot, "revert").map(drop)
+    // Nobody reads what this process says: it is written down.
+    match put_back(&store, &snapshot, "revert") {
+        Ok(_) => Ok(()),
+        Err(failure) => Ok(store.mark(&snapshot.id, Mark::Failed, &format!("{failure}\n"))?),
+    }
 }
 
 fn is_settled(store: &Store, snapshot: &Snapshot) -> bool {

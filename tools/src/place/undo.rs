@@ -6,7 +6,7 @@ use crate::error::Failure;
 use crate::inspect;
 use clap::Args;
 use quiclane::topology::apply::{
-    Hardware, LineReport, Live, Lost, Mark, Refusal, Snapshot, Store, check,
+    Hardware, LineReport, Live, Lost, Mark, Refusal, Snapshot, Store, check, spare_queues_in_use,
 };
 use quiclane::topology::plan::Plan;
 use serde::Serialize;
@@ -60,18 +60,24 @@ pub(super) struct Restored {
 }
 
 impl Restored {
-    fn judge(&self, snapshot: &Snapshot) -> Result<(), Failure> {
+    /// What could not be put back, and why.
+    fn bad(&self) -> Vec<String> {
         let mut bad = failed(&self.report);
         bad.extend(self.lost.iter().map(|lost| format!("{} ({})", lost.setting, lost.reason)));
+        bad
+    }
+
+    fn judge(&self, snapshot: &Snapshot) -> Result<(), Failure> {
+        let bad = self.bad();
         if bad.is_empty() {
             return Ok(());
         }
         Err(Failure::Partly(format!(
-            "{} of {} settings of {} could not be put back: {}",
+            "{} of {} settings of {id} could not be put back: {}; `quiclane undo {id}` tries again",
             bad.len(),
             self.report.len() + self.lost.len(),
-            snapshot.id,
-            bad.join(", ")
+            bad.join(", "),
+            id = snapshot.id,
         )))
     }
 }
@@ -87,7 +93,8 @@ pub(super) fn put_back(
     let after = store.marked(&snapshot.id, Mark::Applied);
     let after: Option<BTreeMap<String, String>> =
         after.and_then(|text| serde_json::from_str(&text).ok());
-    let (plan, lost) = snapshot.way_back(&survey, after.as_ref());
+    let (mut plan, mut lost) = snapshot.way_back(&survey, after.as_ref());
+    lost.extend(spare_queues_in_use(&survey, &mut plan));
     check(&survey, &plan).map_err(|refusal| match refusal {
         Refusal::Privilege(_) => refused(&refusal),
         other => Failure::Partly(format!(
@@ -100,10 +107,14 @@ pub(super) fn put_back(
     let mut redo = Snapshot::take(&survey, &plan, &cause, now_unix_s());
     store.keep(&mut redo)?;
     let report = write(store, &mut device, &plan, &redo)?;
-    let failed = failed(&report);
+    let restored = Restored { plan, redo: redo.id, report, lost };
+    let bad = restored.bad();
+    if !bad.is_empty() {
+        store.mark(&snapshot.id, Mark::Failed, &(bad.join("\n") + "\n"))?;
+    }
     // What was put back is not put back again by the reverter, nor offered by `undo`.
-    store.mark(&snapshot.id, Mark::Undone, &format!("{cause}: {} failed\n", failed.len()))?;
-    Ok(Restored { plan, redo: redo.id, report, lost })
+    store.mark(&snapshot.id, Mark::Undone, &format!("{cause}: {} failed\n", bad.len()))?;
+    Ok(restored)
 }
 
 #[derive(Serialize)]
@@ -120,13 +131,19 @@ struct Entry {
     settings: usize,
     state: &'static str,
     deadline_unix_s: Option<u64>,
+    /// What could not be put back, and why.
+    failed: Vec<String>,
 }
 
 fn entry(store: &Store, snapshot: &Snapshot) -> Entry {
     let pending = store.pending(&snapshot.id);
     let is = |mark| store.marked(&snapshot.id, mark).is_some();
-    let state = if is(Mark::Undone) {
+    let state = if is(Mark::Undone) && is(Mark::Failed) {
+        "undone in part"
+    } else if is(Mark::Undone) {
         "undone"
+    } else if is(Mark::Failed) {
+        "not put back"
     } else if is(Mark::Confirmed) {
         "confirmed"
     } else if pending.is_some() {
@@ -144,6 +161,9 @@ fn entry(store: &Store, snapshot: &Snapshot) -> Entry {
         settings: snapshot.wanted.len(),
         state,
         deadline_unix_s: pending.map(|pending| pending.deadline_unix_s),
+        failed: store
+            .marked(&snapshot.id, Mark::Failed)
+            .map_or_else(Vec::new, |text| text.lines().map(str::to_owned).collect()),
     }
 }
 
