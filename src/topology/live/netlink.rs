@@ -9,6 +9,9 @@
 //! [`Attributes`] reads whatever it is given without trusting a length in it, so that answers can
 //! be tried in tests as recorded bytes. [`Netlink`] is a socket to ask with; the kernel answers
 //! within the call that asks, and what it sends more is read until it says that it is done.
+//!
+//! The AF_XDP datapath asks four small questions of its own and stands beside this room, not on it:
+//! what both have in common is the format, not code.
 
 use super::refused::Refused;
 use neli::consts::genl::{CtrlAttr, CtrlCmd};
