@@ -12,7 +12,7 @@ use std::process::Command;
 const PORT: u16 = 4434;
 
 /// The flows, as a capture of one packet each.
-const CAPTURE: &str = "/tmp/flows.pcap";
+pub(crate) const CAPTURE: &str = "/tmp/flows.pcap";
 
 /// The link type of packets that begin with their IP header.
 const LINKTYPE_RAW: u32 = 101;
@@ -81,7 +81,7 @@ fn refuted(lane: &Lane, flows: &Flows) -> Outcome {
 }
 
 /// A pcap file with one UDP packet of each flow.
-fn capture(flows: &Flows) -> Vec<u8> {
+pub(crate) fn capture(flows: &Flows) -> Vec<u8> {
     let mut file = Vec::new();
     file.extend(0xa1b2_c3d4_u32.to_le_bytes());
     file.extend([2, 0, 4, 0]);

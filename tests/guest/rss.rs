@@ -13,12 +13,12 @@ const STRAY_PACKETS: u64 = 12;
 const PORT: u16 = 4433;
 
 /// Microsoft's key with its bytes in reverse: a key that no driver has by itself.
-fn other_key() -> Vec<u8> {
+pub(crate) fn other_key() -> Vec<u8> {
     MICROSOFT_KEY.iter().rev().copied().collect()
 }
 
 /// A key as ethtool takes it.
-fn hex(key: &[u8]) -> String {
+pub(crate) fn hex(key: &[u8]) -> String {
     let bytes: Vec<String> = key.iter().map(|byte| format!("{byte:02x}")).collect();
     bytes.join(":")
 }
