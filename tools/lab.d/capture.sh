@@ -6,5 +6,11 @@ capture_main() {
     local dir=${1:-$PROJECT_DIR/tools/tests/captured} program
     program=$(cargo build --quiet --manifest-path "$PROJECT_DIR/Cargo.toml" --message-format=json \
         --package quiclane-tools --bin quiclane | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
-    vm_run command --bin "$program" --out "$dir" -- bash /lab/capture
+    local lacks virtio=(--virtio)
+    lacks=$(virtio_lacks)
+    if [[ -n $lacks ]]; then
+        virtio=()
+        say "SKIPPED: the machine with a virtio NIC: $lacks"
+    fi
+    vm_run command "${virtio[@]}" --bin "$program" --out "$dir" -- bash /lab/capture
 }

@@ -1,9 +1,9 @@
 //! The reading verbs on machines that were captured and not made: the archives in
 //! `tests/captured`.
 //!
-//! `igb` and `veth` are the QEMU guest of `tools/lab` with a server on AF_XDP, on Debian's kernel
-//! 7.3.4: four queues of an emulated igb NIC in zero-copy, and a veth pair with two queues each way
-//! in a namespace of its own. `tools/lab capture` took them, with `quiclane bundle --redact`, and
+//! `igb`, `virtio` and `veth` are the QEMU guest of `tools/lab` with a server on AF_XDP, on
+//! Debian's kernel 7.3.4: four queues of an emulated igb NIC and of a virtio NIC in zero-copy, and a
+//! veth pair with two queues each way, the latter two in a namespace of their own. `tools/lab capture` took them, with `quiclane bundle --redact`, and
 //! takes them again; what the verbs say is beside each, was looked at, and is written anew with
 //! `QUICLANE_EXPECTED=write`. Another machine is another archive there, and in no list here.
 
@@ -103,8 +103,14 @@ fn toeplitz(key: &[u8], input: &[u8]) -> u32 {
 
 #[test]
 fn flows_are_explained_by_the_key_and_table_of_the_nic() {
-    let (_, archive, tree) = captured().into_iter().find(|(name, ..)| name == "igb").unwrap();
-    let device = device(&tree);
+    for nic in ["igb", "virtio"] {
+        let (_, archive, tree) = captured().into_iter().find(|(name, ..)| name == nic).unwrap();
+        flows_are_explained(&archive, &tree);
+    }
+}
+
+fn flows_are_explained(archive: &Path, tree: &Tree) {
+    let device = device(tree);
     let rss = tree.answered(&format!("device/{device}/rss")).unwrap()[0].clone();
     let key: Vec<u8> = serde_json::from_value(rss["key"].clone()).unwrap();
     let table: Vec<u32> = serde_json::from_value(rss["table"].clone()).unwrap();
@@ -120,7 +126,7 @@ fn flows_are_explained_by_the_key_and_table_of_the_nic() {
         let address = |ip: [u8; 4], port| format!("{}:{port}", std::net::Ipv4Addr::from(ip));
         let mut command = cli().command();
         command.args(["flow", "explain", &device, &address(from, port), &address(to, to_port)]);
-        let out = command.args(["--json", "--root"]).arg(&archive).output().unwrap();
+        let out = command.args(["--json", "--root"]).arg(archive).output().unwrap();
         let answer: Value = serde_json::from_slice(&out.stdout).unwrap();
         assert_eq!(answer["hash"]["hash"], format!("{hash:#010x}"), "{answer}");
         assert_eq!((&answer["queue"], &answer["is_sure"]), (&json!(queue), &json!(true)));
