@@ -4,6 +4,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "exec/listeners.rs"]
+mod listeners;
+
 use bytes::Bytes;
 use quiclane::exec::{
     ClientConfig, ConnectionRef, Handle, HandleError, Handler, Interest, ListenError, Listener,

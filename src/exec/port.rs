@@ -118,7 +118,8 @@ impl Source {
     }
 
     /// Opens `address` on a worker's datapath, or makes that datapath. Returns the address with
-    /// the port that the kernel chose, if it was to choose.
+    /// the port that the kernel chose, if it was to choose. To listen, an address is
+    /// [claimed](Self::claim) first, and has its port by then: nothing is waited for here.
     pub(super) fn open(
         &self,
         port: Option<&mut Port>,
@@ -134,28 +135,31 @@ impl Source {
                 let datapath = UdpDatapath::bind(&config)?;
                 Ok((datapath.local_addr(), Some(Port::Udp(Box::new(datapath)))))
             }
-            (Self::Xdp { device, .. }, Some(Port::Xdp(datapath))) => {
-                let bound = datapath.open_port(address)?;
-                if purpose == Purpose::Connect {
-                    device.listen_as(bound, PortUse::Client)?;
+            (Self::Xdp { device, .. }, Some(Port::Xdp(datapath))) => match purpose {
+                Purpose::Listen => {
+                    datapath.join_port(address)?;
+                    Ok((address, None))
                 }
-                Ok((bound, None))
-            }
+                Purpose::Connect => {
+                    let bound = datapath.open_port(address)?;
+                    device.listen_as(bound, PortUse::Client)?;
+                    Ok((bound, None))
+                }
+            },
             (Self::Xdp { .. }, _) => unreachable!("a worker of a device has its queue"),
         }
     }
 
     /// Claims `address` until what is returned is dropped, for workers to join. They share its port
     /// among themselves, and the kernel would let them share it with another process of the same
-    /// user as well, which would then get some of their datagrams. A device knows its own sockets,
-    /// and claims by itself.
-    pub(super) fn claim(&self, address: SocketAddr) -> Result<Option<SideSocket>, PortError> {
-        match self {
-            Self::Udp { tuning, .. } => {
-                Ok(Some(SideSocket::claim(address, tuning.device.as_deref())?))
-            }
-            Self::Xdp { .. } => Ok(None),
-        }
+    /// user as well, which would then get some of their datagrams. Takes up to a second if somebody
+    /// else has it: not for a worker's thread.
+    pub(super) fn claim(&self, address: SocketAddr) -> Result<SideSocket, PortError> {
+        let device = match self {
+            Self::Udp { tuning, .. } => tuning.device.as_deref(),
+            Self::Xdp { .. } => None,
+        };
+        Ok(SideSocket::claim(address, device)?)
     }
 
     /// Steers what clients send to `address` to the workers, once all of them can take it.

@@ -124,6 +124,22 @@ impl Lab {
         enter(&self.namespace(side));
     }
 
+    /// Moves the calling thread, and those that it starts, into a namespace with the view of
+    /// `/sys` that belongs to it: what finds devices there sees those of the namespace alone.
+    pub(crate) fn enter_with_sysfs(&self, side: Side) {
+        self.enter(side);
+        let (root, sys, kind) = (c"/".as_ptr(), c"/sys".as_ptr(), c"sysfs".as_ptr());
+        let none = std::ptr::null();
+        // SAFETY: the texts end with a zero byte and are only read; no other pointer is passed.
+        let result = unsafe {
+            libc::unshare(libc::CLONE_NEWNS)
+                | libc::mount(none, root, none, libc::MS_REC | libc::MS_SLAVE, none.cast())
+                | libc::umount2(sys, libc::MNT_DETACH)
+                | libc::mount(kind, sys, kind, 0, none.cast())
+        };
+        assert_eq!(result, 0, "/sys of {side:?}: {}", std::io::Error::last_os_error());
+    }
+
     /// Runs a program in a namespace.
     pub(crate) fn run(&self, side: Side, command: &[&str]) -> Output {
         Command::new("ip")
@@ -190,5 +206,6 @@ fn ip(arguments: &str) {
 
 /// Not every test program uses all of it.
 const _: () = {
-    let _ = (Lab::run, Lab::thread_napi, Lab::enter, Side::ip, privileged);
+    let _ = (Lab::run, Lab::thread_napi, Lab::enter, Lab::enter_with_sysfs);
+    let _ = (Side::ip, privileged);
 };

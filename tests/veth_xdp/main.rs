@@ -12,6 +12,7 @@ mod raw;
 
 mod figures;
 mod hostile;
+mod listen;
 mod probe;
 mod refused;
 mod traffic;

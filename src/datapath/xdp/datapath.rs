@@ -118,16 +118,31 @@ impl XdpDatapath {
     /// Opens a kernel socket beside a port, at run time. Returns the address with the port that
     /// the kernel chose if none was asked for. Steering is a matter of [`XdpDevice::listen`].
     ///
+    /// The first queue of the device that opens a port waits up to a second for it if somebody else
+    /// has it: a process that was killed may keep it for a moment.
+    ///
     /// # Errors
     /// Somebody else has the port, or the address is not this machine's.
     pub fn open_port(&mut self, address: SocketAddr) -> Result<SocketAddr, XdpError> {
         let bound = self.ports.open(address)?;
+        self.poll_ports()?;
+        Ok(bound)
+    }
+
+    /// As [`open_port`](Self::open_port), on an address that this process has claimed: a port that
+    /// is in use is not waited for.
+    pub(crate) fn join_port(&mut self, address: SocketAddr) -> Result<(), XdpError> {
+        self.ports.join(address)?;
+        self.poll_ports()
+    }
+
+    fn poll_ports(&mut self) -> Result<(), XdpError> {
         for fd in self.ports.fds() {
             self.poll
                 .add(fd)
                 .map_err(|failed| XdpError::from_call(self.lease.device().name(), failed))?;
         }
-        Ok(bound)
+        Ok(())
     }
 
     /// Closes the kernel socket beside a port.

@@ -11,7 +11,6 @@ use super::sys::{self, DeviceQuery};
 use super::who;
 use crate::datapath::Mode;
 use crate::datapath::headers::{PORT_DROP_SMALL_INITIALS, Verdict};
-use crate::datapath::udp::UdpError;
 use aya::programs::XdpMode;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -83,6 +82,8 @@ pub struct XdpDevice {
     config: XdpConfig,
     generic: bool,
     state: Mutex<State>,
+    /// Held while a port is claimed, which may take a second: `state` is not.
+    claiming: Mutex<()>,
 }
 
 struct State {
@@ -146,7 +147,8 @@ impl XdpDevice {
             reserved: BTreeMap::new(),
         };
         let config = config.clone();
-        let device = Self { info, config, generic, state: Mutex::new(state) };
+        let (state, claiming) = (Mutex::new(state), Mutex::default());
+        let device = Self { info, config, generic, state, claiming };
         Ok((Arc::new(device), ladder))
     }
 
@@ -312,19 +314,19 @@ impl XdpDevice {
             .collect())
     }
 
-    /// Returns what `open` makes on `address`, and counts it. `open` is told whether the address is
-    /// ours already: the first socket claims it. Workers share a port (SO_REUSEPORT), and so could
-    /// another process of the same user: it would take a part of the packets without an error.
-    pub(super) fn reserve_port<T>(
-        &self,
-        address: SocketAddr,
-        open: impl FnOnce(bool) -> Result<(T, SocketAddr), UdpError>,
-    ) -> Result<T, XdpError> {
-        let mut state = self.state();
-        let ours = state.reserved.contains_key(&address);
-        let (value, bound) = open(ours).map_err(XdpError::Port)?;
-        *state.reserved.entry(bound).or_default() += 1;
-        Ok(value)
+    /// Keeps others from claiming a port until it is dropped.
+    pub(super) fn claiming(&self) -> MutexGuard<'_, ()> {
+        self.claiming.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this process has kernel sockets on `address` beside queues of the device.
+    pub(super) fn holds_port(&self, address: SocketAddr) -> bool {
+        self.state().reserved.contains_key(&address)
+    }
+
+    /// A kernel socket of a port is open, or about to be.
+    pub(super) fn hold_port(&self, address: SocketAddr) {
+        *self.state().reserved.entry(address).or_default() += 1;
     }
 
     /// A kernel socket of a port is closed.

@@ -29,21 +29,40 @@ impl Ports {
     }
 
     /// Opens a kernel socket on `address`. Returns the address that it got.
+    ///
+    /// The first queue of the device claims the port, and waits for it if somebody else has it; the
+    /// others join. Queues share a port (SO_REUSEPORT), and so could another process of the same
+    /// user: it would take a part of the packets without an error.
     pub(super) fn open(&mut self, address: SocketAddr) -> Result<SocketAddr, XdpError> {
-        let socket = self.device.reserve_port(address, |ours| {
-            let socket = match (address.port(), ours) {
-                // A port that the kernel chooses is this socket's alone: among sockets that
-                // share, it may choose one that another worker has.
-                (0, _) => SideSocket::bind(address, None, false),
-                (_, false) => SideSocket::claim(address, None),
-                (_, true) => SideSocket::bind(address, None, true),
-            }?;
-            let bound = socket.local_addr();
-            Ok((socket, bound))
-        })?;
+        let device = Arc::clone(&self.device);
+        // Who comes at the same time for the same port has to know how it went. A port that the
+        // kernel chooses is nobody's, and not waited for.
+        let claiming = (address.port() != 0).then(|| device.claiming());
+        if claiming.is_some() && device.holds_port(address) {
+            return self.join(address);
+        }
+        let socket = match claiming {
+            Some(_) => SideSocket::claim(address, None),
+            // This socket's alone: among ports that are shared, the kernel may choose one that
+            // another queue has.
+            None => SideSocket::bind(address, None, false),
+        };
+        let socket = socket.map_err(XdpError::Port)?;
         let bound = socket.local_addr();
+        device.hold_port(bound);
         self.sockets.push(socket);
         Ok(bound)
+    }
+
+    /// Opens a kernel socket on `address` beside those that this process has there. Never waits.
+    pub(super) fn join(&mut self, address: SocketAddr) -> Result<SocketAddr, XdpError> {
+        self.device.hold_port(address);
+        let socket = SideSocket::bind(address, None, true).map_err(|error| {
+            self.device.release_port(address);
+            XdpError::Port(error)
+        })?;
+        self.sockets.push(socket);
+        Ok(address)
     }
 
     /// Closes the kernel socket on `address`. Returns its descriptor, which is closed.

@@ -7,7 +7,6 @@ use super::super::lane::{self, Acceptor, NewConnection};
 use super::super::port::{PortError, Purpose};
 use super::run::on_worker_thread;
 use super::{Control, Registration, Shared};
-use crate::datapath::udp::SideSocket;
 use crate::proto::endpoint::Endpoint;
 use crossbeam::channel;
 use std::fmt;
@@ -65,16 +64,38 @@ impl std::error::Error for ListenError {
 /// accepted go on.
 #[must_use = "a listener stops when it is dropped"]
 pub struct Listener {
-    shared: Arc<Shared>,
+    reservation: Reservation,
     id: u32,
-    local: SocketAddr,
+}
+
+/// An address that nobody else of the registration listens on, until it is dropped.
+struct Reservation {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+}
+
+impl Reservation {
+    fn new(shared: &Arc<Shared>, address: SocketAddr) -> Result<Self, ListenError> {
+        let mut listening = shared.listening();
+        if listening.contains(&address) {
+            return Err(ListenError::Taken(address));
+        }
+        listening.push(address);
+        Ok(Self { shared: shared.clone(), address })
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.shared.listening().retain(|address| *address != self.address);
+    }
 }
 
 impl fmt::Debug for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Listener")
             .field("id", &self.id)
-            .field("local", &self.local)
+            .field("local", &self.local_addr())
             .finish_non_exhaustive()
     }
 }
@@ -83,15 +104,15 @@ impl Listener {
     /// The address, with the port that the kernel chose if it was to choose.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
-        self.local
+        self.reservation.address
     }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        self.shared.listening().retain(|address| *address != self.local);
-        for worker in 0..self.shared.fleet.len() {
-            if let Some(mailbox) = self.shared.fleet.mailbox(worker) {
+        let fleet = &self.reservation.shared.fleet;
+        for worker in 0..fleet.len() {
+            if let Some(mailbox) = fleet.mailbox(worker) {
                 // A full inbox: the worker hears greetings a little longer than it should.
                 let _ = mailbox.post(Command::Control(Control::StopListening(self.id)));
             }
@@ -120,29 +141,12 @@ impl Registration {
         if on_worker_thread() {
             return Err(ListenError::OnWorkerThread);
         }
-        // Held until the end: what one listener opens, another must not find half open.
-        let mut listening = self.shared.listening();
-        if listening.contains(&address) {
-            return Err(ListenError::Taken(address));
-        }
-        let claimed = if self.shared.opened().contains(&address) {
-            None
-        } else {
-            self.shared.source.claim(address).map_err(ListenError::Address)?
-        };
-        let mut local = claimed.as_ref().map_or(address, SideSocket::local_addr);
-        for worker in 0..self.workers() {
-            // On a device the first worker learns the port that the kernel chose.
-            local = self.open_on(worker, local)?;
-        }
-        drop(claimed);
-        self.shared.opened().push(local);
-        listening.push(local);
-        drop(listening);
+        let reservation = self.open_everywhere(address)?;
+        let local = reservation.address;
         let id = self.shared.next_listener.fetch_add(1, Ordering::Relaxed);
         let acceptor: Acceptor = Arc::new(acceptor);
         // From here on dropping it undoes what has been done.
-        let listener = Listener { shared: self.shared.clone(), id, local };
+        let listener = Listener { reservation, id };
         for worker in 0..self.workers() {
             let part = lane::Listener {
                 id,
@@ -164,11 +168,35 @@ impl Registration {
         Ok(listener)
     }
 
-    fn open_on(&self, worker: usize, address: SocketAddr) -> Result<SocketAddr, ListenError> {
+    /// Opens `address` on every worker. What one listener opens, another must not find half open:
+    /// so the address is reserved first.
+    fn open_everywhere(&self, address: SocketAddr) -> Result<Reservation, ListenError> {
+        let claim = || self.shared.source.claim(address).map_err(ListenError::Address);
+        let (reservation, claimed) = if address.port() == 0 {
+            let claimed = claim()?;
+            (Reservation::new(&self.shared, claimed.local_addr())?, Some(claimed))
+        } else {
+            let reservation = Reservation::new(&self.shared, address)?;
+            let ours = self.shared.opened().contains(&address);
+            (reservation, if ours { None } else { Some(claim()?) })
+        };
+        let local = reservation.address;
+        for worker in 0..self.workers() {
+            self.open_on(worker, local)?;
+            let mut opened = self.shared.opened();
+            if !opened.contains(&local) {
+                opened.push(local);
+            }
+        }
+        drop(claimed); // Until here it held the port, for workers to join.
+        Ok(reservation)
+    }
+
+    fn open_on(&self, worker: usize, address: SocketAddr) -> Result<(), ListenError> {
         let (reply, answer) = channel::bounded(1);
         self.ask(worker, Control::Open { address, purpose: Purpose::Listen, reply })?;
         match answer.recv() {
-            Ok(opened) => opened.map_err(|error| ListenError::Port { worker, error }),
+            Ok(opened) => opened.map(drop).map_err(|error| ListenError::Port { worker, error }),
             Err(_) => Err(ListenError::Worker(worker)),
         }
     }

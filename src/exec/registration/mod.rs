@@ -49,9 +49,10 @@ struct Shared {
     next_listener: AtomicU32,
     next_worker: AtomicUsize,
     notes: Vec<Note>,
-    /// Addresses that have a listener.
+    /// Addresses that have a listener, or are about to. A worker may want this lock, to drop a
+    /// listener: nobody waits while holding it, least of all for a worker.
     listening: Mutex<Vec<SocketAddr>>,
-    /// Addresses that had one once: the workers keep their sockets.
+    /// Addresses that a worker has a socket on, which it keeps: not to be claimed again.
     opened: Mutex<Vec<SocketAddr>>,
 }
 

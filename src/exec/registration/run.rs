@@ -135,16 +135,18 @@ impl WorkerLoop {
 
     fn open(&mut self, address: SocketAddr, purpose: Purpose) -> Result<SocketAddr, PortError> {
         if purpose == Purpose::Listen && self.listened.contains(&address) {
-            return Ok(address); // Still open since an earlier listener.
+            // Still open since an earlier listener, though perhaps not waited for.
+            self.worker.watch_port(0).map_err(PortError::Wait)?;
+            return Ok(address);
         }
         let port = self.worker.ports().first_mut();
         let (bound, made) = self.source.open(port, address, purpose)?;
+        if purpose == Purpose::Listen {
+            self.listened.push(bound);
+        }
         match made {
             Some(port) => self.add_port(port)?,
             None => self.worker.watch_port(0).map_err(PortError::Wait)?,
-        }
-        if purpose == Purpose::Listen {
-            self.listened.push(bound);
         }
         self.tell_facts();
         Ok(bound)

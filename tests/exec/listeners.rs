@@ -1,0 +1,111 @@
+//! Listeners that come and go while workers are busy.
+
+use super::*;
+use std::net::UdpSocket;
+
+/// Keeps a worker in a closure, until what is returned is dropped.
+fn hold(registration: &Registration, worker: usize) -> Sender<()> {
+    let (release, held) = channel::<()>();
+    let (entered, is_held) = channel();
+    let wait = move |_: &mut quiclane::exec::WorkerRef<'_>| {
+        entered.send(()).unwrap();
+        held.recv().unwrap_err();
+    };
+    registration.on_worker(worker, wait).unwrap();
+    is_held.recv_timeout(PATIENCE).unwrap();
+    release
+}
+
+fn fill_inbox(registration: &Registration, worker: usize) {
+    while registration.on_worker(worker, |_| ()) != Err(HandleError::Full) {}
+}
+
+/// Returns when a worker whose inbox may be full has done what was posted before.
+fn emptied(registration: &Registration, worker: usize) {
+    let (tell, told) = channel();
+    loop {
+        let tell = tell.clone();
+        match registration.on_worker(worker, move |_| tell.send(()).unwrap()) {
+            Ok(()) => break,
+            Err(error) => assert_eq!(error, HandleError::Full),
+        }
+        std::thread::yield_now();
+    }
+    told.recv_timeout(PATIENCE).unwrap();
+}
+
+/// An address with a port that nobody has just now.
+fn free_address() -> SocketAddr {
+    UdpSocket::bind(any_port()).unwrap().local_addr().unwrap()
+}
+
+#[test]
+fn a_listen_that_failed_half_way_can_be_tried_again() {
+    let (server_config, _) = configs();
+    let server = open(RegistrationConfig { inbox_commands: 16, ..workers(2) });
+    let address = free_address();
+    let held = hold(&server, 1);
+    fill_inbox(&server, 1);
+    // The first worker has opened its socket by then.
+    let error = server.listen(address, &server_config, |_| None).unwrap_err();
+    assert!(matches!(error, ListenError::Worker(1)), "{error}");
+    drop(held);
+    emptied(&server, 1);
+    for _ in 0..2 {
+        drop(server.listen(address, &server_config, |_| None).unwrap());
+    }
+}
+
+#[test]
+fn a_worker_may_drop_a_listener_while_somebody_begins_to_listen() {
+    let (server_config, _) = configs();
+    let server = Arc::new(open(workers(1)));
+    let first = echo_server(&server, &server_config);
+    let address = free_address();
+    let (go, gone) = channel::<()>();
+    let (entered, is_held) = channel();
+    server
+        .on_worker(0, move |_| {
+            entered.send(()).unwrap();
+            gone.recv().unwrap();
+            drop(first);
+        })
+        .unwrap();
+    is_held.recv_timeout(PATIENCE).unwrap();
+    let (tell, told) = channel();
+    let (inner, config) = (server.clone(), server_config.clone());
+    std::thread::spawn(move || {
+        let listener = inner.listen(address, &config, |_| None);
+        tell.send(listener.map_err(|error| error.to_string())).unwrap();
+    });
+    // It has the port, and waits for the worker, which waits for us.
+    while UdpSocket::bind(address).is_ok() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    go.send(()).unwrap();
+    let second = told.recv_timeout(PATIENCE).unwrap().unwrap();
+    assert_eq!(second.local_addr(), address);
+}
+
+#[test]
+fn an_address_is_taken_while_somebody_begins_to_listen() {
+    let (server_config, _) = configs();
+    let server = Arc::new(open(workers(1)));
+    let address = free_address();
+    let held = hold(&server, 0);
+    let (tell, told) = channel();
+    let (inner, config) = (server.clone(), server_config.clone());
+    std::thread::spawn(move || {
+        let listener = inner.listen(address, &config, |_| None);
+        tell.send(listener.map_err(|error| error.to_string())).unwrap();
+    });
+    while UdpSocket::bind(address).is_ok() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    // Told at once, while the worker is held.
+    let error = server.listen(address, &server_config, |_| None).unwrap_err();
+    assert!(matches!(error, ListenError::Taken(_)), "{error}");
+    drop(held);
+    drop(told.recv_timeout(PATIENCE).unwrap().unwrap());
+    drop(server.listen(address, &server_config, |_| None).unwrap());
+}
