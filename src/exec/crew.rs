@@ -114,7 +114,8 @@ impl<D: Datapath> Worker<D> {
             ResetKey::new(&keys.reset),
             config.retry,
         );
-        self.lane().listen(Listener { id: 0, port, local, endpoint, acceptor });
+        let over = Arc::default();
+        self.lane().listen(Listener { id: 0, port, local, over, endpoint, acceptor });
     }
 
     /// Begins a connection from `local` through `port`.

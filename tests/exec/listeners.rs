@@ -57,6 +57,24 @@ fn a_listen_that_failed_half_way_can_be_tried_again() {
 }
 
 #[test]
+fn a_listener_is_over_though_its_worker_could_not_be_told() {
+    let (server_config, client_config) = configs();
+    let server = open(RegistrationConfig { inbox_commands: 16, ..workers(1) });
+    let first = server.listen(any_port(), &server_config, |_| None).unwrap();
+    let address = first.local_addr();
+    let held = hold(&server, 0);
+    fill_inbox(&server, 0);
+    drop(first);
+    drop(held);
+    emptied(&server, 0);
+    let _second = server.listen(address, &server_config, |_| Some(Box::new(Echo))).unwrap();
+    let client = open(workers(1));
+    let (handler, told) = Client::new(&b"hello"[..]);
+    client.connect(address, "localhost", &client_config, handler).unwrap();
+    assert_eq!(echoed(&told), b"hello");
+}
+
+#[test]
 fn a_worker_may_drop_a_listener_while_somebody_begins_to_listen() {
     let (server_config, _) = configs();
     let server = Arc::new(open(workers(1)));

@@ -11,6 +11,7 @@ use crate::wire::StreamId;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Answers that wait for the next transmission. The endpoint limits their rate in the long
 /// run; this limits a burst.
@@ -42,6 +43,8 @@ pub(in crate::exec) struct Listener {
     pub(in crate::exec) port: usize,
     /// The address, whose IP may be unspecified.
     pub(in crate::exec) local: SocketAddr,
+    /// It was dropped: set at once, while the command to remove this part may be late, or lost.
+    pub(in crate::exec) over: Arc<AtomicBool>,
     pub(in crate::exec) endpoint: Endpoint,
     pub(in crate::exec) acceptor: Acceptor,
 }
@@ -57,6 +60,11 @@ impl fmt::Debug for Listener {
 }
 
 impl Listener {
+    /// True once it hears nothing more.
+    pub(super) fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
+    }
+
     /// True if a datagram to `local`, received at `port`, is for this listener.
     pub(super) fn hears(&self, port: usize, local: SocketAddr) -> bool {
         let any = match self.local.ip() {
@@ -67,6 +75,7 @@ impl Listener {
         self.port == port
             && self.local.port() == local.port()
             && (any || self.local.ip() == local.ip())
+            && !self.is_over()
     }
 }
 
@@ -115,6 +124,7 @@ impl Answers {
 impl Lane {
     /// Hears greetings from now on.
     pub(in crate::exec) fn listen(&mut self, listener: Listener) {
+        self.listeners.retain(|earlier| !earlier.is_over());
         self.listeners.push(listener);
     }
 

@@ -103,7 +103,8 @@ impl Lane {
             return;
         }
         // A listener that was closed gives no tokens for a return.
-        if let Some(listener) = self.listeners.iter_mut().find(|l| Some(l.id) == id) {
+        if let Some(listener) = self.listeners.iter_mut().find(|l| Some(l.id) == id && !l.is_over())
+        {
             let nonce = self.services.entropy.bytes();
             let remote = entry.connection.remote().ip();
             entry.connection.send_new_token(&listener.endpoint.new_token(now, &nonce, remote));

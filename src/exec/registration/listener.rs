@@ -12,7 +12,7 @@ use crossbeam::channel;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Why a listener could not be opened.
 #[derive(Debug)]
@@ -66,6 +66,8 @@ impl std::error::Error for ListenError {
 pub struct Listener {
     reservation: Reservation,
     id: u32,
+    /// Shared with its parts on the workers.
+    over: Arc<AtomicBool>,
 }
 
 /// An address that nobody else of the registration listens on, until it is dropped.
@@ -110,10 +112,12 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
+        // Before the address can be had again: of two listeners there, one is over.
+        self.over.store(true, Ordering::Relaxed);
         let fleet = &self.reservation.shared.fleet;
         for worker in 0..fleet.len() {
             if let Some(mailbox) = fleet.mailbox(worker) {
-                // A full inbox: the worker hears greetings a little longer than it should.
+                // A full inbox: the worker keeps a part that hears nothing for a while.
                 let _ = mailbox.post(Command::Control(Control::StopListening(self.id)));
             }
         }
@@ -146,12 +150,13 @@ impl Registration {
         let id = self.shared.next_listener.fetch_add(1, Ordering::Relaxed);
         let acceptor: Acceptor = Arc::new(acceptor);
         // From here on dropping it undoes what has been done.
-        let listener = Listener { reservation, id };
+        let listener = Listener { reservation, id, over: Arc::default() };
         for worker in 0..self.workers() {
             let part = lane::Listener {
                 id,
                 port: 0,
                 local,
+                over: listener.over.clone(),
                 endpoint: Endpoint::new(
                     config.transport.clone(),
                     config.tls.clone(),
