@@ -352,7 +352,14 @@ impl<'a> ConnectionRef<'a> {
         interest: Interest,
         token: u64,
     ) -> io::Result<WatchId> {
-        self.services.watch_for_connection(self.seat.key, descriptor.as_fd(), interest, token)
+        let (seat, services) = (&mut *self.seat, &mut *self.services);
+        let watch = services.watch_for_connection(seat.key, descriptor.as_fd(), interest, token)?;
+        if seat.watches.len() == seat.watches.capacity() {
+            // Before the list grows, it forgets those that were unwatched.
+            services.retain_watches(&mut seat.watches);
+        }
+        seat.watches.push(watch);
+        Ok(watch)
     }
 
     /// Stops watching a descriptor. Call it before the descriptor is closed.

@@ -15,7 +15,7 @@ use super::sys::{Interest, Poller, Readiness};
 use super::table::Key;
 use super::wheel::Wheel;
 use crate::time::Instant;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
@@ -70,6 +70,8 @@ pub(super) struct Services {
     timers: Slab<TimerTarget>,
     timer_wheel: Wheel,
     watches: Slab<Watch>,
+    /// The watch of each descriptor.
+    watched_fds: HashMap<RawFd, Key>,
     /// None in a simulation.
     poller: Option<Poller>,
     jobs: VecDeque<Job>,
@@ -98,6 +100,7 @@ impl Services {
             timers: Slab::default(),
             timer_wheel: Wheel::new(setting.now),
             watches: Slab::default(),
+            watched_fds: HashMap::new(),
             poller: setting.poller,
             jobs: VecDeque::new(),
             orders: VecDeque::new(),
@@ -227,7 +230,14 @@ impl Services {
         let fd = descriptor.as_raw_fd();
         let key = self.watches.insert(Watch { fd, target });
         match poller.add(fd, interest, token_of(key)) {
-            Ok(()) => Ok(WatchId(key)),
+            Ok(()) => {
+                // A descriptor of this number was closed and the kernel has forgotten it: what was
+                // to be told of it must not be in the way of the new one.
+                if let Some(dead) = self.watched_fds.insert(fd, key) {
+                    self.watches.remove(dead);
+                }
+                Ok(WatchId(key))
+            }
             Err(error) => {
                 self.watches.remove(key);
                 Err(error)
@@ -237,9 +247,15 @@ impl Services {
 
     pub(super) fn unwatch(&mut self, watch: WatchId) {
         if let (Some(watch), Some(poller)) = (self.watches.remove(watch.0), &self.poller) {
+            self.watched_fds.remove(&watch.fd);
             // An error means that the descriptor was closed: it is not watched any more.
             drop(poller.remove(watch.fd));
         }
+    }
+
+    /// Drops those of `watches` that are over.
+    pub(super) fn retain_watches(&mut self, watches: &mut Vec<WatchId>) {
+        watches.retain(|watch| self.watches.get(watch.0).is_some());
     }
 
     /// How many descriptors of the application are watched.
@@ -255,6 +271,14 @@ impl Services {
     /// What the worker sleeps with.
     pub(super) fn poller(&mut self) -> Option<&mut Poller> {
         self.poller.as_mut()
+    }
+}
+
+#[cfg(test)]
+impl Services {
+    /// Lets a worker without a thread watch descriptors.
+    pub(super) fn set_poller(&mut self, poller: Poller) {
+        self.poller = Some(poller);
     }
 }
 
@@ -390,6 +414,24 @@ mod tests {
         assert!(services.watch_target(watch).is_none());
         assert_eq!(services.poller().unwrap().wait(0, |_, _| ()).unwrap(), 0);
         services.watch_for_connection(KEY, here.as_fd(), Interest::Both, 6).unwrap();
+    }
+
+    #[test]
+    fn a_watch_that_died_with_its_descriptor_takes_no_other_with_it() {
+        let mut services = services(Some(Poller::new().unwrap()));
+        let (here, there) = UnixStream::pair().unwrap();
+        let first =
+            services.watch_for_connection(KEY, here.as_fd(), Interest::Readable, 1).unwrap();
+        // What the kernel does when a descriptor is closed; its number comes back.
+        services.poller().unwrap().remove(here.as_raw_fd()).unwrap();
+        let second =
+            services.watch_for_connection(KEY, here.as_fd(), Interest::Readable, 2).unwrap();
+        assert_eq!(services.watched(), 1);
+        services.unwatch(first);
+        std::io::Write::write_all(&mut &there, b"x").unwrap();
+        let mut tokens = Vec::new();
+        services.poller().unwrap().wait(0, |token, _| tokens.push(token)).unwrap();
+        assert_eq!(tokens.iter().map(|&t| watch_of(t)).collect::<Vec<_>>(), [second]);
     }
 
     #[test]

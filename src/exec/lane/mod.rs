@@ -45,7 +45,7 @@ pub use receive::Routed;
 
 use super::handle::Address;
 use super::handler::Handler;
-use super::services::Services;
+use super::services::{Services, WatchId};
 use super::table::{InitialKey, Key, Table};
 use super::wheel::Wheel;
 use crate::datapath::Path;
@@ -161,6 +161,8 @@ pub(super) struct Seat {
     pub(super) path: Path,
     /// Made when somebody asks for a handle.
     pub(super) address: Option<Arc<Address>>,
+    /// Its descriptors that are watched, some of which may be no more.
+    pub(super) watches: Vec<WatchId>,
     /// The id that the client chose, until the handshake is done.
     initial: Option<InitialKey>,
     /// The listener that accepted it.
@@ -182,6 +184,7 @@ impl Seat {
             port,
             path,
             address: None,
+            watches: Vec::new(),
             initial: None,
             listener: None,
             touched: false,
@@ -369,6 +372,7 @@ impl Lane {
             return self.remove(key);
         }
         if entry.seat.over {
+            unwatch_all(&mut self.services, &mut entry.seat);
             // What it holds is of no use any more; that it is kept until it is drained is.
             entry.handler = Box::new(());
         }
@@ -387,7 +391,8 @@ impl Lane {
     }
 
     fn remove(&mut self, key: Key) {
-        let Some(entry) = self.table.remove(key) else { return };
+        let Some(mut entry) = self.table.remove(key) else { return };
+        unwatch_all(&mut self.services, &mut entry.seat);
         let stats = entry.connection.stats();
         self.counters.ended_lost_packets += stats.lost_packets;
         self.counters.ended_ptos += stats.ptos;
@@ -397,6 +402,14 @@ impl Lane {
         if let Some(address) = entry.seat.address {
             address.end();
         }
+    }
+}
+
+/// Watches nothing more for a connection: before its handler is dropped, and descriptors with it.
+/// The kernel forgets a descriptor that is closed, and would never say so.
+fn unwatch_all(services: &mut Services, seat: &mut Seat) {
+    for watch in std::mem::take(&mut seat.watches) {
+        services.unwatch(watch);
     }
 }
 

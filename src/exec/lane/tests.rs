@@ -3,11 +3,13 @@
 use super::*;
 use crate::datapath::{Link, RxMeta};
 use crate::ecn::Ecn;
+use crate::exec::sys::{Interest, Poller};
 use crate::exec::testing::{CLIENT, SERVER, Scene, Scribe, Told, client_config, server_config};
 use crate::exec::{ClientConfig, ConnectionRef, Handle, HandleError, Handler, ServerConfig};
 use crate::proto::connection::CloseReason;
 use crate::proto::endpoint::RetryPolicy;
 use bytes::Bytes;
+use std::os::unix::net::UnixStream;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -294,6 +296,36 @@ fn who_is_told_of_the_end_finds_the_handles_closed() {
     handle.close(0, Bytes::new()).unwrap();
     scene.run(3);
     assert_eq!(heard.get(), Some(&Err(HandleError::Closed)));
+}
+
+/// Has descriptors that nobody else holds, on which nothing ever happens.
+struct Watches([(UnixStream, UnixStream); 2]);
+
+impl Handler for Watches {
+    fn connected(&mut self, c: &mut ConnectionRef<'_>, _: bool) {
+        for (here, _there) in &self.0 {
+            c.watch(here, Interest::Readable, 1).unwrap();
+        }
+    }
+}
+
+#[test]
+fn descriptors_that_die_with_their_connection_are_forgotten() {
+    let mut scene = Scene::new(1, LaneLimits::default());
+    scene.client.lane().services().set_poller(Poller::new().unwrap());
+    let handles = [(); 2].map(|()| {
+        let pairs = [(); 2].map(|()| UnixStream::pair().unwrap());
+        scene.connect_with(Box::new(Watches(pairs)))
+    });
+    scene.run(20);
+    assert_eq!(scene.client.lane().services().watched(), 4);
+    handles[0].close(0, Bytes::new()).unwrap();
+    scene.run(3);
+    assert_eq!(scene.client.lane().services().watched(), 2, "those of the other one stay");
+    handles[1].close(0, Bytes::new()).unwrap();
+    scene.run(3_000);
+    assert!(scene.client.lane().is_empty());
+    assert_eq!(scene.client.lane().services().watched(), 0);
 }
 
 #[test]
