@@ -26,6 +26,9 @@ use std::sync::atomic::{AtomicU32, AtomicUsize};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
+/// The longest name that the kernel keeps of a thread: `TASK_COMM_LEN` less the zero at its end.
+const THREAD_NAME_BYTES: usize = 15;
+
 /// Why a registration did not start.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -176,7 +179,7 @@ pub(super) fn prepare(
     };
     let seed = |(number, row): (usize, &topology::Assignment)| WorkerSeed {
         number,
-        name: thread_name(&config.name, &source, number, row.queue),
+        name: thread_name(&config.name, &suffix(&source, number, row.queue)),
         berth: if config.pin {
             Berth::from(*row)
         } else {
@@ -208,13 +211,22 @@ pub(super) fn prepare(
     Ok((Registration { shared, threads: Vec::new(), clock }, seeds))
 }
 
-/// What `ps -L` shows. A worker of an AF_XDP queue is named after the queue, by which inspection
-/// finds it; a worker with a UDP socket after its number.
-fn thread_name(name: &str, source: &Source, number: usize, queue: u32) -> String {
+/// What a worker's thread is called after. A worker of an AF_XDP queue is named after the queue, by
+/// which inspection finds it; a worker with a UDP socket after its number.
+fn suffix(source: &Source, number: usize, queue: u32) -> String {
     match source {
-        Source::Xdp { .. } => format!("{name}-q{queue}"),
-        Source::Udp { .. } => format!("{name}-{number}"),
+        Source::Xdp { .. } => format!("-q{queue}"),
+        Source::Udp { .. } => format!("-{number}"),
     }
+}
+
+/// What `ps -L` shows. The name is cut and not the number behind it, which the kernel would do.
+fn thread_name(name: &str, suffix: &str) -> String {
+    let mut end = name.len().min(THREAD_NAME_BYTES.saturating_sub(suffix.len()));
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}{suffix}", &name[..end])
 }
 
 /// A thread for each seed; all of them have started when this returns.
@@ -370,6 +382,25 @@ impl Secrets {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_kernel_shows_the_whole_number_of_a_queue() {
+        for (name, suffix, shown) in [
+            ("quiclane", "-q3", "quiclane-q3"),
+            ("quiclane-web", "-q12", "quiclane-we-q12"),
+            // 2 bytes a letter: none is cut in half.
+            (
+                "\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}",
+                "-q12",
+                "\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}-q12",
+            ),
+        ] {
+            let thread = std::thread::Builder::new().name(thread_name(name, suffix));
+            let comm = || std::fs::read_to_string("/proc/thread-self/comm").unwrap();
+            let comm = thread.spawn(comm).unwrap().join().unwrap();
+            assert_eq!(comm.trim_end(), shown);
+        }
+    }
 
     #[test]
     fn secrets_follow_from_the_hosts_secret_and_differ_from_each_other() {
