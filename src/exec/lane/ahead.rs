@@ -37,7 +37,7 @@ struct Seen {
 /// What is known of the burst to come.
 pub(super) struct Ahead {
     seen: Vec<Seen>,
-    /// How many of them have arrived, or were dropped on the way.
+    /// How many of them have arrived, or were dropped on the way. More may arrive of the last.
     arrived: usize,
     /// The connection that was looked at last: it need not be fetched again.
     warm: Option<Key>,
@@ -51,6 +51,12 @@ impl Ahead {
     /// What the id of a datagram that was looked at says; none if it was not.
     #[inline]
     pub(super) fn route(&mut self, id: &[u8]) -> Option<Option<Route>> {
+        // The datagrams of a buffer that the kernel joined arrive one by one, and were seen as one.
+        if let Some(last) = self.arrived.checked_sub(1).and_then(|at| self.seen.get(at))
+            && last.id == *id
+        {
+            return Some(last.route);
+        }
         // In the order in which they were seen, less those that the datapath dropped.
         let left = self.seen.get(self.arrived..)?;
         let at = left.iter().position(|seen| seen.id == *id)?;
@@ -134,5 +140,20 @@ mod tests {
         assert_eq!(slot(2), Some(Some(2)));
         assert_eq!(slot(3), Some(Some(3)), "the one before was dropped on the way");
         assert_eq!(slot(1), None, "all have arrived");
+    }
+
+    #[test]
+    fn a_joined_buffer_is_seen_once_and_known_for_each_of_its_datagrams() {
+        let mut ahead = Ahead::new();
+        ahead.seen.extend([1, 2, 1, 3].map(seen));
+        let trains = [(1, 44), (2, 3), (1, 44), (3, 2)];
+        let known: Vec<(u8, usize)> = trains
+            .iter()
+            .map(|&(id, length)| {
+                let known = (0..length).filter(|_| ahead.route(&[id; CID_LEN]).is_some());
+                (id, known.count())
+            })
+            .collect();
+        assert_eq!(known, trains, "every other id has to be decrypted once more");
     }
 }
