@@ -177,7 +177,10 @@ impl Source {
         remote: SocketAddr,
     ) -> Result<SocketAddr, PortError> {
         match self {
-            // The kernel chooses for every datagram.
+            // The kernel chooses, until the first authentic packet tells what it chose. From then
+            // on the lane keeps to it, even if the kernel would choose another: an id may not be
+            // used from two addresses (RFC 9000 §9.5), and a server may forbid that its client
+            // moves (§9).
             Self::Udp { .. } => Ok(bound),
             Self::Xdp { .. } => {
                 let any = SocketAddr::new(bound.ip(), 0);

@@ -276,7 +276,10 @@ impl Scene {
         self.now = self.now.plus_ns(MILLISECOND_NS);
         self.client.turn(self.now).unwrap();
         let sent: Vec<_> = self.client.ports()[0].sent.drain(..).collect();
-        for datagram in sent {
+        for mut datagram in sent {
+            if datagram.0.local.ip().is_unspecified() {
+                datagram.0.local = CLIENT.into(); // The choice of a kernel.
+            }
             self.servers[self.queue].ports()[0].carry(datagram);
         }
         for server in &mut self.servers {

@@ -353,6 +353,23 @@ fn an_idle_connection_gives_memory_back_and_goes_on() {
     );
 }
 
+/// RFC 9000 §9.5: an endpoint MUST NOT reuse a connection ID when sending from more than one local
+/// address.
+#[test]
+fn a_client_keeps_to_the_address_that_the_kernel_chose_for_it() {
+    let mut scene = Scene::new(1, LaneLimits::default());
+    let any = ([0, 0, 0, 0], CLIENT.1).into();
+    let handler = Box::new(Scribe::new(&scene.client_log));
+    let handle =
+        scene.client.connect(0, any, SERVER.into(), "localhost", &client_config(), handler);
+    scene.client.turn(scene.now).unwrap();
+    assert_eq!(scene.client.ports()[0].sent[0].0.local, any, "the kernel is to choose");
+    scene.run(20);
+    handle.close(0, Bytes::new()).unwrap();
+    scene.client.turn(scene.now).unwrap();
+    assert_eq!(scene.client.ports()[0].sent[0].0.local, CLIENT.into());
+}
+
 #[test]
 fn a_refused_call_is_told_to_the_handler() {
     let mut scene = Scene::new(1, LaneLimits::default());
