@@ -13,6 +13,12 @@ pub(super) fn read(source: &Source) -> Vec<Nic> {
     source.names(CLASS_NET).into_iter().map(|name| nic(source, name, &names)).collect()
 }
 
+/// The device called `name`, if there is one; nothing of the others is read.
+pub(super) fn one(source: &Source, name: &str) -> Option<Nic> {
+    let name = source.names(CLASS_NET).into_iter().find(|other| other == name)?;
+    Some(nic(source, name, &interrupt_names(source)))
+}
+
 fn nic(source: &Source, name: String, interrupts: &BTreeMap<u32, String>) -> Nic {
     let base = format!("{CLASS_NET}/{name}");
     let devices = device_chain(source, &base);

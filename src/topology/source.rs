@@ -7,7 +7,7 @@
 use super::captured::Captured;
 use super::live::Kernel;
 use super::record::{Record, Recorder};
-use super::{Machine, Reading, cpus, list, nics};
+use super::{Machine, Nic, Reading, cpus, list, nics};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -74,6 +74,16 @@ impl Source {
     pub fn machine(&self) -> Machine {
         let (cpus, nodes) = cpus::read(self);
         Machine { cpus, nodes, nics: nics::read(self) }
+    }
+
+    /// The same with one device, if it is there.
+    pub(super) fn machine_with(&self, device: &str) -> Machine {
+        let (cpus, nodes) = cpus::read(self);
+        Machine { cpus, nodes, nics: self.nic(device).into_iter().collect() }
+    }
+
+    pub(super) fn nic(&self, device: &str) -> Option<Nic> {
+        nics::one(self, device)
     }
 
     /// The text of a file without the white space around it.

@@ -191,23 +191,64 @@ fn huge_pages(source: &Source) -> Vec<HugePages> {
 }
 
 fn cpu_states(source: &Source, machine: &Machine) -> Vec<CpuState> {
-    let softirqs = source.text("/proc/softirqs");
-    let stat = source.text("/proc/stat");
-    let backlog = source.text("/proc/net/softnet_stat");
+    let counters = Counters::read(source);
     let state = |cpu: u32| {
         let base = format!("/sys/devices/system/cpu/cpu{cpu}");
-        CpuState {
-            cpu,
-            governor: source.text(format!("{base}/cpufreq/scaling_governor")),
-            idle_states: idle_states(source, &base),
-            cache_domain: cache_domain(source, &base),
-            net_rx_softirqs: from(&softirqs, "/proc/softirqs", |text| softirq(text, "NET_RX", cpu)),
-            net_tx_softirqs: from(&softirqs, "/proc/softirqs", |text| softirq(text, "NET_TX", cpu)),
-            time: from(&stat, "/proc/stat", |text| cpu_time(text, cpu)),
-            backlog: from(&backlog, "/proc/net/softnet_stat", |text| softnet(text, cpu)),
-        }
+        let governor = source.text(format!("{base}/cpufreq/scaling_governor"));
+        let domain = cache_domain(source, &base);
+        counters.state(cpu, governor, idle_states(source, &base), domain)
     };
     machine.cpus.iter().map(|cpu| state(cpu.id)).collect()
+}
+
+impl Host {
+    /// The same host later: only what is counted is read.
+    pub(super) fn again(&self, source: &Source) -> Self {
+        let counters = Counters::read(source);
+        let state = |old: &CpuState| {
+            let (governor, domain) = (old.governor.clone(), old.cache_domain.clone());
+            counters.state(old.cpu, governor, old.idle_states.clone(), domain)
+        };
+        Self { cpus: self.cpus.iter().map(state).collect(), ..self.clone() }
+    }
+}
+
+/// The files that count for all CPUs.
+struct Counters {
+    softirqs: Reading<String>,
+    stat: Reading<String>,
+    backlog: Reading<String>,
+}
+
+impl Counters {
+    fn read(source: &Source) -> Self {
+        Self {
+            softirqs: source.text("/proc/softirqs"),
+            stat: source.text("/proc/stat"),
+            backlog: source.text("/proc/net/softnet_stat"),
+        }
+    }
+
+    fn state(
+        &self,
+        cpu: u32,
+        governor: Reading<String>,
+        idle_states: Vec<IdleState>,
+        cache_domain: Reading<Vec<u32>>,
+    ) -> CpuState {
+        let of_kind =
+            |kind: &str| from(&self.softirqs, "/proc/softirqs", |text| softirq(text, kind, cpu));
+        CpuState {
+            cpu,
+            governor,
+            idle_states,
+            cache_domain,
+            net_rx_softirqs: of_kind("NET_RX"),
+            net_tx_softirqs: of_kind("NET_TX"),
+            time: from(&self.stat, "/proc/stat", |text| cpu_time(text, cpu)),
+            backlog: from(&self.backlog, "/proc/net/softnet_stat", |text| softnet(text, cpu)),
+        }
+    }
 }
 
 /// What `find` finds in a text that was read once for all CPUs.

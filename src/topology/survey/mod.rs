@@ -56,16 +56,33 @@ impl Survey {
     /// Reads what belongs to one device, and the host: quicker where there are many devices.
     #[must_use]
     pub fn read_device(source: &Source, name: &str) -> Self {
-        let mut machine = source.machine();
-        machine.nics.retain(|nic| nic.name == name);
-        Self::of(source, machine)
+        Self::of(source, source.machine_with(name))
     }
 
-    pub(super) fn of(source: &Source, machine: Machine) -> Self {
-        let devices = machine.nics.iter().map(|nic| device::read(source, nic)).collect();
+    /// Reads all that belongs to a machine that was read just now, and to its devices.
+    #[must_use]
+    pub fn of(source: &Source, machine: Machine) -> Self {
+        let host = host::read(source, &machine);
+        Self::around(source, machine, host)
+    }
+
+    /// Another look, some time later, at what belongs to one device: it may be another than
+    /// before. What does not change while one watches is taken over: CPUs, nodes and caches, and of
+    /// the host all but what its CPUs count.
+    #[must_use]
+    pub fn again(&self, source: &Source, name: &str) -> Self {
+        let machine = Machine {
+            cpus: self.machine.cpus.clone(),
+            nodes: self.machine.nodes.clone(),
+            nics: source.nic(name).into_iter().collect(),
+        };
+        Self::around(source, machine, self.host.again(source))
+    }
+
+    fn around(source: &Source, machine: Machine, host: Host) -> Self {
         Self {
-            host: host::read(source, &machine),
-            devices,
+            host,
+            devices: machine.nics.iter().map(|nic| device::read(source, nic)).collect(),
             programs: source.programs(),
             sockets: source.sockets(),
             servers: server::read(source),

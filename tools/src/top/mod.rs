@@ -57,17 +57,22 @@ fn parse_interval(text: &str) -> Result<Duration, String> {
 /// Runs `quiclane top`.
 pub(crate) fn run(args: &TopArgs) -> Result<(), Failure> {
     let source = args.read.source()?;
-    let machine = source.machine();
-    if let Some(name) = args.device.as_ref().filter(|name| machine.nic(name).is_none()) {
-        return Err(inspect::no_device(name, &machine));
-    }
+    let then = clock();
+    let mut machine = source.machine();
     let is_wanted = |name: &String| machine.nics.len() == 1 || name != "lo";
     let names = machine.nics.iter().map(|nic| nic.name.clone()).filter(is_wanted).collect();
+    if let Some(name) = &args.device {
+        if machine.nic(name).is_none() {
+            return Err(inspect::no_device(name, &machine));
+        }
+        machine.nics.retain(|nic| nic.name == *name);
+    }
+    let survey = Survey::of(&source, machine);
     let device = match &args.device {
         Some(device) => device.clone(),
-        None => busiest(&source)?,
+        None => busiest(&survey)?,
     };
-    let mut watch = Watch { source, device, names, before: None };
+    let mut watch = Watch { source, device, names, latest: (survey, then), is_told: false };
     if args.json_stream {
         return stream(&mut watch, args.interval);
     }
@@ -79,8 +84,7 @@ pub(crate) fn run(args: &TopArgs) -> Result<(), Failure> {
 }
 
 /// The device that is most likely meant.
-fn busiest(source: &Source) -> Result<String, Failure> {
-    let survey = Survey::read(source);
+fn busiest(survey: &Survey) -> Result<String, Failure> {
     let socket = survey.sockets.known().into_iter().flatten().find_map(|socket| socket.device);
     let nics = &survey.machine.nics;
     let told = survey.servers.iter().flat_map(|server| &server.workers);
@@ -103,22 +107,33 @@ struct Watch {
     device: String,
     /// All devices, for those who switch.
     names: Vec<String>,
-    /// The last look, and when it was.
-    before: Option<(Survey, Instant)>,
+    /// The latest look, and when it was.
+    latest: (Survey, Instant),
+    /// Something was said of the latest look.
+    is_told: bool,
 }
 
 impl Watch {
-    /// Looks, and says what happened since the last look.
+    /// What happened since the last look; of the first look at a device, what it shows.
     fn look(&mut self) -> Result<Rates, Failure> {
+        let (latest, then) = &self.latest;
+        if !self.is_told {
+            let shown = self.shown(rates::between(None, latest, &self.device))?;
+            self.is_told = true;
+            return Ok(shown);
+        }
         let now = clock();
-        let survey = Survey::read_device(&self.source, &self.device);
-        let before = self.before.as_ref();
-        let before = before.map(|(survey, then)| (survey, (now - *then).as_secs_f64()));
-        let rates = rates::between(before, &survey, &self.device).ok_or_else(|| {
-            Failure::Failed(format!("the device {} is no longer there", self.device))
-        })?;
-        self.before = Some((survey, now));
+        let survey = latest.again(&self.source, &self.device);
+        let before = Some((latest, (now - *then).as_secs_f64()));
+        let rates = self.shown(rates::between(before, &survey, &self.device))?;
+        self.latest = (survey, now);
         Ok(rates)
+    }
+
+    fn shown(&self, rates: Option<Rates>) -> Result<Rates, Failure> {
+        rates.ok_or_else(|| {
+            Failure::Failed(format!("the device {} is no longer there", self.device))
+        })
     }
 
     /// Goes on with the next device.
@@ -127,7 +142,9 @@ impl Watch {
         let next = at.map_or(0, |at| at + 1);
         if let Some(name) = self.names.get(next).or_else(|| self.names.first()) {
             self.device.clone_from(name);
-            self.before = None;
+            let now = clock();
+            self.latest = (self.latest.0.again(&self.source, name), now);
+            self.is_told = false;
         }
     }
 }
