@@ -1,13 +1,13 @@
 //! `quiclane nic list`: a line for each network device.
 
+use crate::doctor::{self, Finding, Severity};
 use crate::error::Failure;
 use crate::inspect::sheet::{self, NONE, Sheet, Shown, Side};
 use crate::inspect::{ReadArgs, Unknowns, print, print_json};
 use clap::{Args, Subcommand};
+use quiclane::topology::Nic;
 use quiclane::topology::survey::Survey;
 use quiclane::topology::survey::device::{AttachMode, Attached, Device};
-use quiclane::topology::survey::rss::FlowType;
-use quiclane::topology::{Nic, joined};
 use serde::Serialize;
 
 /// Network devices.
@@ -35,8 +35,10 @@ struct NicListArgs {
 pub(crate) fn run(args: &NicArgs) -> Result<(), Failure> {
     let NicCommand::List(args) = &args.command;
     let survey = Survey::read(&args.read.source()?);
+    let mut found = doctor::of_devices(&survey);
     let pairs = survey.machine.nics.iter().zip(&survey.devices);
-    let rows: Vec<NicRow> = pairs.map(|(nic, device)| NicRow::new(&survey, nic, device)).collect();
+    let row = |(nic, device): (&Nic, &Device)| NicRow::new(nic, device, found.remove(&nic.name));
+    let rows: Vec<NicRow> = pairs.map(row).collect();
     if args.read.json {
         #[derive(Serialize)]
         struct List<'a> {
@@ -63,8 +65,17 @@ struct NicRow {
     mtu_bytes: Option<u32>,
     state: Option<String>,
     is_physical: bool,
-    doubts: Vec<String>,
+    /// What doctor finds, the worst first; none if it does not look at such a device by itself.
+    findings: Option<Vec<Brief>>,
     unknown: Unknowns,
+}
+
+/// A finding of doctor's, in short.
+#[derive(Clone, Debug, Serialize)]
+struct Brief {
+    id: &'static str,
+    severity: Severity,
+    says: String,
 }
 
 /// What a device that is no hardware does not have.
@@ -81,7 +92,7 @@ struct Xdp {
 }
 
 impl NicRow {
-    fn new(survey: &Survey, nic: &Nic, device: &Device) -> Self {
+    fn new(nic: &Nic, device: &Device, findings: Option<Vec<Finding>>) -> Self {
         let mut unknown = Unknowns::default();
         let link = unknown.take("state", &device.link);
         let channels = device.channels.known();
@@ -106,7 +117,7 @@ impl NicRow {
             mtu_bytes: unknown.take("mtu_bytes", &nic.mtu_bytes),
             state: link.map(|link| link.state),
             is_physical: nic.bus.known().is_some(),
-            doubts: doubts(survey, nic, device),
+            findings: findings.map(|found| found.into_iter().map(Brief::of).collect()),
             unknown,
         }
     }
@@ -125,6 +136,24 @@ impl NicRow {
         self.unknown.without(if self.is_physical { &[] } else { &VIRTUAL_HAS_NO[..] })
     }
 
+    /// Findings beyond notes: those that doctor's exit code speaks of.
+    fn faults(&self) -> Option<Vec<&Brief>> {
+        let is_fault = |brief: &&Brief| brief.severity < Severity::Note;
+        Some(self.findings.as_ref()?.iter().filter(is_fault).collect())
+    }
+
+    /// The worst of them, and where the others are told.
+    fn advice(&self) -> Option<String> {
+        let faults = self.faults()?;
+        let worst = faults.first()?;
+        let more = match faults.len() - 1 {
+            0 => String::new(),
+            others => format!("; {others} more"),
+        };
+        let name = &self.name;
+        Some(format!("{name}: {} {}{more} >>> quiclane doctor {name}\n", worst.id, worst.says))
+    }
+
     fn kind(&self) -> &'static str {
         match (self.is_physical, self.is_down()) {
             (false, _) => "virtual",
@@ -134,29 +163,10 @@ impl NicRow {
     }
 }
 
-/// What an operator would want to look at, in a few words each.
-fn doubts(survey: &Survey, nic: &Nic, device: &Device) -> Vec<String> {
-    let mut doubts = Vec::new();
-    if nic.bus.known().is_none() {
-        return doubts;
+impl Brief {
+    fn of(finding: Finding) -> Self {
+        Self { id: finding.id, severity: finding.severity, says: finding.says }
     }
-    if nic.node.known().is_none() && survey.machine.nodes.len() > 1 {
-        doubts.push("its memory node is unknown".to_owned());
-    }
-    let rows = joined::queues(survey, &nic.name).unwrap_or_default();
-    let crossing: Vec<u32> =
-        rows.iter().filter(|row| row.crosses_node == Some(true)).map(|row| row.queue).collect();
-    if !crossing.is_empty() {
-        let list = sheet::ranges(&crossing);
-        doubts.push(format!("interrupts of queues {list} go to another memory node"));
-    }
-    for field in device.hash_fields.known().into_iter().flatten() {
-        let is_udp = matches!(field.flow, FlowType::Udp4 | FlowType::Udp6);
-        if is_udp && field.context == 0 && !field.has_ports() && nic.queues.len() > 1 {
-            doubts.push(format!("{} is hashed without ports", field.flow));
-        }
-    }
-    doubts
 }
 
 fn text(rows: &[NicRow], all: bool) -> String {
@@ -184,11 +194,7 @@ fn text(rows: &[NicRow], all: bool) -> String {
             folded.iter().map(|row| format!("{} ({})", row.name, row.kind())).collect();
         text += &format!("and {}; --all shows them\n", names.join(", "));
     }
-    for row in &shown {
-        for doubt in &row.doubts {
-            text += &format!("{}: {doubt} >>> quiclane doctor {}\n", row.name, row.name);
-        }
-    }
+    text.extend(shown.iter().filter_map(|row| row.advice()));
     let asked: Vec<_> = shown.iter().map(|row| (row.name.as_str(), row.asked())).collect();
     text + &sheet::reasons(asked.iter().map(|(name, unknown)| (*name, unknown)))
 }
@@ -208,9 +214,10 @@ fn cells(row: &NicRow) -> [Shown; 10] {
         (Some(true), _) => "native".into(),
         (Some(false), _) => "generic".into(),
     };
-    let verdict = match row.doubts.len() {
-        0 => "OK".into(),
-        many => Shown::doubt(sheet::count(many, "doubt")),
+    let verdict = match row.faults().map(|faults| faults.len()) {
+        None => NONE.into(),
+        Some(0) => "OK".into(),
+        Some(many) => Shown::doubt(sheet::count(many, "finding")),
     };
     [
         row.name.clone().into(),

@@ -18,11 +18,14 @@ use crate::error::Failure;
 use crate::inspect::{self, ReadArgs};
 use clap::Args;
 use context::{Context, Host};
-use finding::{Check, Kind, Report, Severity};
+use finding::{Check, Kind, Report};
 use quiclane::topology::Nic;
 use quiclane::topology::survey::Survey;
 use quiclane::topology::survey::device::Device;
+use std::collections::BTreeMap;
 use std::time::Duration;
+
+pub(crate) use finding::{Finding, Severity};
 
 /// Longer than anybody watches a prompt.
 const WATCH_SECONDS_MAX: f64 = 3_600.0;
@@ -100,6 +103,22 @@ fn examine(args: &DoctorArgs, kinds: &[&Kind]) -> Result<Report, Failure> {
         None => devices(&survey),
     };
     Ok(judge(&survey, before.as_ref(), &devices, kinds))
+}
+
+/// What is found of each device that somebody who names none wants to hear about, the worst first.
+/// What is the matter with the host is not among it.
+pub(crate) fn of_devices(survey: &Survey) -> BTreeMap<String, Vec<Finding>> {
+    let kinds = checks::all();
+    let of_device = |kind: &&Kind| matches!(kind.check, Check::Device(_));
+    let kinds: Vec<&Kind> = kinds.into_iter().filter(of_device).collect();
+    let report = judge(survey, None, &devices(survey), &kinds);
+    let mut found: BTreeMap<String, Vec<Finding>> =
+        report.devices.iter().map(|device| (device.clone(), Vec::new())).collect();
+    for finding in report.findings {
+        let device = finding.device.as_ref().and_then(|device| found.get_mut(device));
+        device.into_iter().for_each(|device| device.push(finding.clone()));
+    }
+    found
 }
 
 /// The devices that somebody who names none wants to hear about.
