@@ -33,9 +33,9 @@ virtio_up() {
     virtio_sweep
     VIRTIO_NAMESPACE=quiclane-vm-$BASHPID-$RANDOM
     ip netns add "$VIRTIO_NAMESPACE"
-    # Nothing but the guest's packets: no router advertisements, no multicast listeners.
-    ip netns exec "$VIRTIO_NAMESPACE" \
-        sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1
+    # Nothing but the guest's packets: no router solicitations, no multicast listeners.
+    ip netns exec "$VIRTIO_NAMESPACE" bash -c 'echo 1 2>/dev/null >/proc/sys/net/ipv6/conf/default/disable_ipv6' ||
+        true # there is no IPv6
     ip -n "$VIRTIO_NAMESPACE" link add bridge2 type bridge stp_state 0 forward_delay 0 mcast_snooping 0
     for dev in lane2 peer2; do
         ip -n "$VIRTIO_NAMESPACE" tuntap add "$dev" mode tap multi_queue vnet_hdr
