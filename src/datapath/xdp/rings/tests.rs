@@ -1,4 +1,4 @@
-use super::testing::{consumer, producer};
+use super::testing::{Kernel, consumer, producer};
 use super::*;
 
 /// Just below the wrap of the index.
@@ -73,13 +73,22 @@ fn the_wish_to_be_woken_is_seen() {
     assert!(ring.needs_wakeup());
 }
 
-/// What a burst costs by hand and through the C functions that xsk-rs calls for each descriptor.
-/// To see them: `cargo test --release --lib rings::tests::figures -- --nocapture`.
+/// The C functions that xsk-rs calls for each descriptor move what we move. What that costs is
+/// printed: `cargo test --release --lib rings::tests::figures -- --nocapture`.
 #[test]
 fn figures() {
     for burst in [1, 32, 64] {
-        let by_hand = median(|| rings_by_hand(burst));
-        let through_c = median(|| rings_through_c(burst));
+        let (mut by_hand, mut through_c) = (Watching::default(), Watching::default());
+        rings_by_hand(burst, &mut by_hand);
+        rings_through_c(burst, &mut through_c);
+        assert_eq!(by_hand.arrived, u64::from(ROUNDS * burst));
+        for moved in [&by_hand, &through_c] {
+            let numbers: Vec<u64> = (0..moved.arrived).collect();
+            assert_eq!(moved.filled, numbers, "what was read goes back to the kernel");
+            assert_eq!(moved.sent, numbers.iter().map(|&n| numbered(n)).collect::<Vec<_>>());
+        }
+        let by_hand = median(|| rings_by_hand(burst, &mut Blind));
+        let through_c = median(|| rings_through_c(burst, &mut Blind));
         println!(
             "burst {burst}: by hand {by_hand:.1} ns, through xsk-rs' calls {through_c:.1} ns a \
              packet (RX + fill + TX + completion)"
@@ -97,7 +106,7 @@ fn median(mut measure: impl FnMut() -> f64) -> f64 {
 }
 
 fn timed(burst: u32, mut round: impl FnMut()) -> f64 {
-    #[expect(clippy::disallowed_methods, reason = "figures, run by hand")]
+    #[expect(clippy::disallowed_methods, reason = "figures, for whoever looks")]
     let start = std::time::Instant::now();
     for _ in 0..ROUNDS {
         round();
@@ -105,13 +114,74 @@ fn timed(burst: u32, mut round: impl FnMut()) -> f64 {
     start.elapsed().as_nanos() as f64 / f64::from(ROUNDS * burst)
 }
 
-fn rings_by_hand(burst: u32) -> f64 {
-    let (mut rx, from) = consumer::<Descriptor>(SIZE, 0);
-    let (mut fill, filled) = producer::<u64>(SIZE, 0);
-    let (mut tx, sent) = producer::<Descriptor>(SIZE, 0);
-    let (mut completion, done) = consumer::<u64>(SIZE, 0);
+/// The kernel's ends of the four rings of a socket.
+struct Ends {
+    rx: Kernel<Descriptor>,
+    fill: Kernel<u64>,
+    tx: Kernel<Descriptor>,
+    completion: Kernel<u64>,
+}
+
+/// What the kernel does in a round.
+trait Kernels {
+    /// A burst of packets arrives.
+    fn deliver(&mut self, ends: &Ends, burst: u32);
+    /// A burst is sent, and its frames come back.
+    fn send(&mut self, ends: &Ends, burst: u32);
+}
+
+/// Costs next to nothing, and looks at nothing.
+struct Blind;
+
+impl Kernels for Blind {
+    fn deliver(&mut self, ends: &Ends, burst: u32) {
+        ends.rx.advance_producer(burst);
+    }
+
+    fn send(&mut self, ends: &Ends, burst: u32) {
+        ends.fill.advance_consumer(burst);
+        ends.tx.advance_consumer(burst);
+        ends.completion.advance_producer(burst);
+    }
+}
+
+/// Numbers what arrives, and notes what it gets.
+#[derive(Default)]
+struct Watching {
+    arrived: u64,
+    filled: Vec<u64>,
+    sent: Vec<Descriptor>,
+}
+
+const fn numbered(number: u64) -> Descriptor {
+    Descriptor { address: number, length: number as u32 % 1_500, options: number as u32 % 2 }
+}
+
+impl Kernels for Watching {
+    fn deliver(&mut self, ends: &Ends, burst: u32) {
+        for _ in 0..burst {
+            ends.rx.put(numbered(self.arrived));
+            self.arrived += 1;
+        }
+    }
+
+    fn send(&mut self, ends: &Ends, _burst: u32) {
+        self.filled.extend(std::iter::from_fn(|| ends.fill.take()));
+        while let Some(descriptor) = ends.tx.take() {
+            ends.completion.put(descriptor.address);
+            self.sent.push(descriptor);
+        }
+    }
+}
+
+fn rings_by_hand(burst: u32, kernel: &mut impl Kernels) -> f64 {
+    let (mut rx, rx_end) = consumer::<Descriptor>(SIZE, 0);
+    let (mut fill, fill_end) = producer::<u64>(SIZE, 0);
+    let (mut tx, tx_end) = producer::<Descriptor>(SIZE, 0);
+    let (mut completion, completion_end) = consumer::<u64>(SIZE, 0);
+    let ends = Ends { rx: rx_end, fill: fill_end, tx: tx_end, completion: completion_end };
     timed(burst, || {
-        from.advance_producer(burst);
+        kernel.deliver(&ends, burst);
         let count = rx.available(burst);
         for offset in 0..count {
             let descriptor = rx.peek(offset);
@@ -121,9 +191,7 @@ fn rings_by_hand(burst: u32) -> f64 {
         fill.submit();
         rx.release(count);
         tx.submit();
-        filled.advance_consumer(burst);
-        sent.advance_consumer(burst);
-        done.advance_producer(burst);
+        kernel.send(&ends, burst);
         let count = completion.available(burst);
         // Volatile reads: none is left out.
         let addresses = (0..count).fold(0, |sum, offset| sum ^ completion.peek(offset));
@@ -134,11 +202,12 @@ fn rings_by_hand(burst: u32) -> f64 {
 
 /// The loops of xsk-rs 0.11 (`RxQueue::consume`, `FillQueue::produce`, `TxQueue::produce`,
 /// `CompQueue::consume`) over the same memory.
-fn rings_through_c(burst: u32) -> f64 {
-    let (rx, from) = consumer::<Descriptor>(SIZE, 0);
-    let (fill, filled) = producer::<u64>(SIZE, 0);
-    let (tx, sent) = producer::<Descriptor>(SIZE, 0);
-    let (completion, done) = consumer::<u64>(SIZE, 0);
+fn rings_through_c(burst: u32, kernel: &mut impl Kernels) -> f64 {
+    let (rx, rx_end) = consumer::<Descriptor>(SIZE, 0);
+    let (fill, fill_end) = producer::<u64>(SIZE, 0);
+    let (tx, tx_end) = producer::<Descriptor>(SIZE, 0);
+    let (completion, completion_end) = consumer::<u64>(SIZE, 0);
+    let ends = Ends { rx: rx_end, fill: fill_end, tx: tx_end, completion: completion_end };
     let mut rx = rx.ring.as_c_consumer();
     let mut completion = completion.ring.as_c_consumer();
     let mut fill = fill.ring.as_c_producer();
@@ -153,7 +222,7 @@ fn rings_through_c(burst: u32) -> f64 {
     }
     let mut frames = vec![Frame::default(); burst as usize];
     timed(burst, || {
-        from.advance_producer(burst);
+        kernel.deliver(&ends, burst);
         let mut index = 0;
         // SAFETY: the four structures describe rings that live on in the kernel's ends; each index
         // is one that the call before has granted.
@@ -183,9 +252,7 @@ fn rings_through_c(burst: u32) -> f64 {
                 index = index.wrapping_add(1);
             }
             xdp::xsk_ring_prod__submit(&raw mut tx, count);
-            filled.advance_consumer(burst);
-            sent.advance_consumer(burst);
-            done.advance_producer(burst);
+            kernel.send(&ends, burst);
             let count = xdp::xsk_ring_cons__peek(&raw mut completion, burst, &raw mut index);
             for frame in frames.iter_mut().take(count as usize) {
                 frame.address =
