@@ -81,3 +81,8 @@ pub(crate) fn send(datapath: &mut XdpDatapath, path: &Path, ecn: Ecn, payload: &
     datapath.tx_commit(payload.len(), path, ecn);
     true
 }
+
+/// Not every program uses all of it.
+const _: () = {
+    let _ = (Echo::start, Echo::stop);
+};

@@ -1,18 +1,40 @@
-//! Figures, printed and never judged. Run by hand, on a quiet machine:
-//! `QUICLANE_FIGURES=1 cargo test --release --test veth_xdp figures -- --nocapture --test-threads 1`
+//! Figures of the AF_XDP datapath, printed and never judged: a benchmark and no test. Run by hand as
+//! root, on a quiet machine: `cargo bench --bench xdp_figures`
 
-use super::echo::{send, turn};
-use super::netns::{Lab, LabConfig, Side, privileged};
-use super::raw::Frame;
-use super::*;
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark fails by panicking")]
+
+#[path = "../common/echo.rs"]
+mod echo;
+#[path = "../common/netns.rs"]
+mod netns;
+#[path = "../common/raw.rs"]
+mod raw;
+
+use echo::{send, turn};
+use netns::{Lab, LabConfig, Side, privileged};
 use quiclane::datapath::headers::{Checksums, FlowKey, Template, parse, sum};
-use quiclane::datapath::xdp::{PortUse, XdpDatapath};
-use quiclane::datapath::{Datapath, Link, Path};
+use quiclane::datapath::xdp::{PortUse, XdpConfig, XdpDatapath, XdpDevice};
+use quiclane::datapath::{Datapath, Link, Mode, Path};
 use quiclane::ecn::Ecn;
+use raw::Frame;
 use std::hint::black_box;
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::Instant;
+
+const PORT: u16 = 4433;
+
+fn main() {
+    headers();
+    wire();
+}
+
+/// The server's address and port.
+fn server() -> SocketAddr {
+    SocketAddr::new(Side::Server.ip(false), PORT)
+}
 
 fn now() -> Instant {
     #[expect(clippy::disallowed_methods, reason = "figures, run by hand")]
@@ -32,11 +54,7 @@ fn best(mut call: impl FnMut()) -> f64 {
     (0..9).map(|_| run(&mut call)).fold(f64::MAX, f64::min)
 }
 
-#[test]
 fn headers() {
-    if !wanted() {
-        return;
-    }
     for v6 in [false, true] {
         for length in [64, 1200, 1400, 1472] {
             let frame = Frame {
@@ -75,7 +93,8 @@ fn headers() {
             });
             println!(
                 "IPv{} {length} B: parse {verified:.1} ns (checksums trusted {trusted:.1}), write \
-                 {written:.1} (left to the NIC {unsummed:.1}), sum {summed:.1}, new template {made:.1}, compare paths {compared:.1}",
+                 {written:.1} (left to the NIC {unsummed:.1}), sum {summed:.1}, new template \
+                 {made:.1}, compare paths {compared:.1}",
                 if v6 { 6 } else { 4 }
             );
         }
@@ -89,7 +108,7 @@ fn client_queue(lab: &Lab, mode: Mode) -> (XdpDatapath, Path) {
     let local = SocketAddr::new(Side::Client.ip(false), 50_000);
     device.listen_as(local, PortUse::Client).unwrap();
     let datapath = device.open_queue(0, &[local]).unwrap();
-    (datapath, Path { local, remote: server(false), link: Link::UNKNOWN })
+    (datapath, Path { local, remote: server(), link: Link::UNKNOWN })
 }
 
 /// Runs `measure` at the client's end while an echo server (or a sink) spins at the other.
@@ -105,12 +124,12 @@ fn against_server(
     let (namespace, name) = (lab.namespace(Side::Server), lab.device(Side::Server));
     let stopped = Arc::clone(&stop);
     let server = std::thread::spawn(move || {
-        super::netns::enter(&namespace);
+        netns::enter(&namespace);
         pin(0);
         let config = XdpConfig { force_mode: Some(mode), ..XdpConfig::new(name) };
         let device = XdpDevice::attach(&config).unwrap().0;
-        device.listen(any(false)).unwrap();
-        let mut datapath = device.open_queue(0, &[any(false)]).unwrap();
+        device.listen(server()).unwrap();
+        let mut datapath = device.open_queue(0, &[server()]).unwrap();
         ready.send(()).unwrap();
         while !stopped.load(Ordering::Relaxed) {
             if echo {
@@ -193,11 +212,7 @@ fn transmit(mode: Mode, threaded_napi: bool, length: usize) -> String {
     })
 }
 
-#[test]
 fn wire() {
-    if !wanted() {
-        return;
-    }
     if !privileged("wire") {
         return;
     }
@@ -210,9 +225,4 @@ fn wire() {
             println!("{name}: transmit {length} B: {}", transmit(mode, threaded, length));
         }
     }
-}
-
-/// Figures are for whoever asks: they take time and decide nothing.
-fn wanted() -> bool {
-    std::env::var_os("QUICLANE_FIGURES").is_some()
 }

@@ -10,7 +10,6 @@ mod netns;
 #[path = "../common/raw.rs"]
 mod raw;
 
-mod figures;
 mod hostile;
 mod listen;
 mod probe;
