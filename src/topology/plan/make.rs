@@ -321,6 +321,11 @@ impl Draft<'_> {
             let setting = Setting::Feature(name.to_owned());
             match features.get(name) {
                 None => self.omit(setting, "the kernel has no such feature"),
+                Some(feature) if feature.changeable && self.switches_itself(name) => {
+                    let reason = "virtio_net switches it off while a program is attached, and \
+                                  refuses the switch meanwhile";
+                    self.omit(setting, reason);
+                }
                 Some(feature) if feature.changeable => self.line(setting, Value::Switch(false)),
                 Some(feature) if feature.active => {
                     self.omit(setting, "on, and the driver does not let it be changed");
@@ -328,6 +333,12 @@ impl Draft<'_> {
                 Some(_) => self.omit(setting, "off, and fixed: nothing to do"),
             }
         }
+    }
+
+    /// True of an offload that the driver itself ends while a program is attached.
+    fn switches_itself(&self, feature: &str) -> bool {
+        let is_virtio = self.nic.driver.known().is_some_and(|driver| driver == "virtio_net");
+        is_virtio && feature == "rx-gro-hw"
     }
 
     fn channels(&mut self) {

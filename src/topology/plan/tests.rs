@@ -1,6 +1,6 @@
 use super::*;
 use crate::topology::rig::Rig;
-use crate::topology::survey::device::{Channels, Napi};
+use crate::topology::survey::device::{Channels, Feature, Napi};
 
 fn wish(policy: Policy) -> PlanRequest {
     PlanRequest { device: "eth0".to_owned(), policy, ..PlanRequest::default() }
@@ -188,6 +188,18 @@ fn what_is_not_offered_is_left_out() {
     let fewer = PlanRequest { workers: Some(2), ..wish(Policy::Node) };
     let plan = make(&survey, &fewer).unwrap();
     assert!(noted(&plan, "queues 2-7 receive as well"), "{:?}", plan.notes);
+}
+
+#[test]
+fn what_a_driver_switches_by_itself_is_left_to_it() {
+    let mut survey = Rig::default().survey();
+    let on = Feature { active: true, wanted: true, changeable: true };
+    survey.devices[0].features = Reading::Known([("rx-gro-hw".to_owned(), on)].into());
+    let plan = make(&survey, &wish(Policy::Node)).unwrap();
+    assert_eq!(new(&plan, "features.rx-gro-hw"), "off");
+    survey.machine.nics[0].driver = Reading::Known("virtio_net".to_owned());
+    let plan = make(&survey, &wish(Policy::Node)).unwrap();
+    assert!(omitted(&plan, "features.rx-gro-hw").contains("virtio_net switches it off"));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use quiclane::topology::{Record, Source};
 use quiclane_fixtures::{Tree, two_node_ice};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use triggers::{TRIGGERS, switch, switch_fixed};
+use triggers::{TRIGGERS, driven_by, switch, switch_fixed};
 
 fn survey(tree: &Tree) -> Survey {
     use quiclane_fixtures::Entry;
@@ -86,6 +86,17 @@ fn what_cannot_be_switched_off_is_not_told_to_be() {
         assert!(mend(switch).starts_with("ethtool -K eth0 "), "{}", mend(switch));
         assert_eq!(mend(switch_fixed), "quiclane serve --io udp");
     }
+}
+
+#[test]
+fn virtio_switches_its_merging_off_by_itself() {
+    let found = |breaks: fn(&mut Tree, &str)| {
+        let mut tree = two_node_ice();
+        breaks(&mut tree, "rx-gro-hw");
+        driven_by(&mut tree, "virtio_net");
+        ids(&examined(&tree, "eth0")).contains(&"QL032")
+    };
+    assert!(!found(switch) && found(switch_fixed));
 }
 
 #[test]

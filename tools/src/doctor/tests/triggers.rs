@@ -103,7 +103,7 @@ fn silent_server(tree: &mut Tree) {
     tree.remove("run/quiclane");
 }
 
-fn driven_by(tree: &mut Tree, driver: &str) {
+pub(super) fn driven_by(tree: &mut Tree, driver: &str) {
     edit(tree, "identity", |identity| identity["driver"] = driver.into());
 }
 
