@@ -87,9 +87,9 @@ impl From<OpenError> for Failure {
 impl From<ListenError> for Failure {
     fn from(e: ListenError) -> Self {
         match &e {
-            ListenError::Port { error, .. } | ListenError::Steering(error) => {
-                port(error, e.to_string())
-            }
+            ListenError::Address(error)
+            | ListenError::Port { error, .. }
+            | ListenError::Steering(error) => port(error, e.to_string()),
             _ => Self::Failed(e.to_string()),
         }
     }
@@ -129,5 +129,23 @@ fn xdp(e: &XdpError, text: String) -> Failure {
         XdpError::Kernel { .. } | XdpError::Refused { .. } => Failure::Unsupported(text),
         XdpError::Port(u) => udp(u, text),
         _ => Failure::Failed(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_is_not_allowed_is_a_matter_of_permission() {
+        let refused = UdpError {
+            kind: UdpErrorKind::Permission,
+            call: "bind",
+            address: ([127, 0, 0, 1], 443).into(),
+            device: None,
+            error: io::ErrorKind::PermissionDenied.into(),
+        };
+        let failure = Failure::from(ListenError::Address(PortError::Udp(refused)));
+        assert!(matches!(&failure, Failure::Permission(_)), "{failure}");
     }
 }
