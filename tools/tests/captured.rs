@@ -2,10 +2,11 @@
 //! `tests/captured`.
 //!
 //! `igb`, `virtio` and `veth` are the QEMU guest of `tools/lab` with a server on AF_XDP, on
-//! Debian's kernel 7.3.4: four queues of an emulated igb NIC and of a virtio NIC in zero-copy, and a
-//! veth pair with two queues each way, the latter two in a namespace of their own. `tools/lab capture` took them, with `quiclane bundle --redact`, and
-//! takes them again; what the verbs say is beside each, was looked at, and is written anew with
-//! `QUICLANE_EXPECTED=write`. Another machine is another archive there, and in no list here.
+//! Debian's kernel 7.3.4, in November 2026: four queues of an emulated igb NIC and of a virtio NIC
+//! in zero-copy, and a veth pair with two queues each way, the latter two in a namespace of their
+//! own. `tools/lab capture` took them, with `quiclane bundle --redact`, and takes them again; what
+//! the verbs say is beside each, was looked at, and is written anew with `QUICLANE_EXPECTED=write`.
+//! Another machine is another archive there, and in no list here.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

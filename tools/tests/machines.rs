@@ -19,6 +19,7 @@ fn unknowns(survey: &Survey) -> Vec<String> {
 
 #[test]
 fn what_a_netlink_queue_says_agrees_with_the_files() {
+    let mut compared = 0;
     for (name, tree) in machines() {
         let survey = survey(&tree);
         for (nic, device) in survey.machine.nics.iter().zip(&survey.devices) {
@@ -30,14 +31,16 @@ fn what_a_netlink_queue_says_agrees_with_the_files() {
                     (link.index, link.direction) == (queue.index, Direction::Rx)
                 };
                 let link = links.iter().find(receives).unwrap();
-                // A queue without a NAPI instance has no interrupt either.
-                let irq =
-                    link.napi.and_then(|id| napis.iter().find(|napi| napi.id == id).unwrap().irq);
+                // A virtual device has no NAPI instance, and virtio does not tell its interrupt.
+                let napi = link.napi.map(|id| napis.iter().find(|napi| napi.id == id).unwrap());
+                let Some(irq) = napi.and_then(|napi| napi.irq) else { continue };
                 let number = queue.irq.known().map(|irq| irq.number);
-                assert_eq!(irq, number, "{name} {} queue {}", nic.name, queue.index);
+                assert_eq!(Some(irq), number, "{name} {} queue {}", nic.name, queue.index);
+                compared += 1;
             }
         }
     }
+    assert!(compared >= 200, "only {compared} queues were compared");
 }
 
 #[test]
