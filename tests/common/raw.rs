@@ -47,7 +47,11 @@ impl Raw {
             let length = unsafe {
                 libc::recv(self.socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0)
             };
-            assert!(length > 0, "no such frame: {}", io::Error::last_os_error());
+            let error = io::Error::last_os_error();
+            if length < 0 && error.kind() == io::ErrorKind::Interrupted {
+                continue;
+            }
+            assert!(length > 0, "no such frame: {error}");
             let frame = &buffer[..length as usize];
             if wanted(frame) {
                 return frame.to_vec();

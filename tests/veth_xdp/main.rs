@@ -89,12 +89,17 @@ fn total(stats: &[QueueStats], counter: impl Fn(&QueueStats) -> u64) -> u64 {
 fn round_trip(socket: &UdpSocket, payload: &[u8]) {
     socket.send(payload).unwrap();
     let mut buffer = [0; 2048];
-    let length = loop {
-        match socket.recv(&mut buffer) {
-            // A process that was stopped and goes on: a receive with a time-out is not resumed.
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            received => break received.expect("the echo"),
-        }
-    };
+    let (length, _) = receive(socket, &mut buffer);
     assert_eq!(&buffer[..length], payload);
+}
+
+/// The next datagram of a socket with a time-out.
+fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> (usize, SocketAddr) {
+    loop {
+        match socket.recv_from(buffer) {
+            // A thread that the kernel had other work for: a receive with a time-out is not resumed.
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            received => return received.expect("a datagram"),
+        }
+    }
 }

@@ -187,7 +187,7 @@ fn a_client_finds_its_neighbour_by_sending_through_the_kernel() {
             assert!(rounds < 5_000, "the neighbour is never found: {:?}", datapath.stats());
             assert!(send(&mut datapath, &path, Ecn::Ect0, &rounds.to_be_bytes()));
             datapath.flush().unwrap();
-            let (length, from) = peer.recv_from(&mut buffer).unwrap();
+            let (length, from) = receive(&peer, &mut buffer);
             assert_eq!(buffer[..length], rounds.to_be_bytes());
             assert_eq!(from, SocketAddr::new(Side::Server.ip(v6), local.port()));
             peer.send_to(b"answer", from).unwrap();
@@ -220,7 +220,7 @@ fn destinations_elsewhere_and_on_this_machine_go_through_the_kernel() {
     for _ in 0..3 {
         assert!(send(&mut datapath, &path, Ecn::NotEct, b"to ourselves"));
         let mut buffer = [0; 64];
-        let (length, from) = neighbour.recv_from(&mut buffer).unwrap();
+        let (length, from) = receive(&neighbour, &mut buffer);
         assert_eq!(&buffer[..length], b"to ourselves");
         assert_eq!(from.port(), PORT);
     }
@@ -341,7 +341,7 @@ fn ports_come_and_go_at_run_time() {
         socket.send(payload).unwrap();
         while turn(datapath) == 0 {}
         let mut buffer = [0; 64];
-        assert_eq!(socket.recv(&mut buffer).unwrap(), payload.len());
+        assert_eq!(receive(&socket, &mut buffer).0, payload.len());
     };
     // With a kernel socket alone it is served, slowly.
     assert_eq!(datapath.open_port(any(false)).unwrap(), any(false));

@@ -145,7 +145,9 @@ fn a_flow_is_verified_by_what_the_driver_reports() {
     assert!(seen["why"].as_str().unwrap().contains("no RSS key"), "{answer}");
     let (code, answer) = verified(&lab, &["--by", "counters"]);
     assert_eq!((code, &answer["verify"]["way"]), (Some(4), &json!("counters")), "{answer}");
-    assert_eq!(json(&lab, &["xdp", "list"])["rows"], json!([]));
+    // Programs of other processes, on no device, may be there.
+    let programs = json(&lab, &["xdp", "list"])["rows"].as_array().unwrap().clone();
+    assert!(programs.iter().all(|row| row["device"].is_null()), "{programs:?}");
 }
 
 /// The attachment is a link: it dies with the process, however that dies.
@@ -155,7 +157,11 @@ fn a_killed_verification_leaves_no_program() {
         return;
     }
     let lab = Lab::new(LabConfig { queues: 1 });
-    let programs = || json(&lab, &["xdp", "list"])["rows"].as_array().unwrap().len();
+    // Those on a device: other processes' programs, which are on none, come and go.
+    let programs = || {
+        let rows = json(&lab, &["xdp", "list"])["rows"].as_array().unwrap().clone();
+        rows.iter().filter(|row| !row["device"].is_null()).count()
+    };
     let wait_for = |wanted| {
         let pause = std::time::Duration::from_millis(20);
         let found = (0..500).any(|_| {
