@@ -245,6 +245,19 @@ fn clocks_are_read_in_one_file() {
 }
 
 #[test]
+fn nothing_is_shared_where_packets_go_by() {
+    for text in ["use std::sync::Mutex;", "flag: AtomicBool", "static N: AtomicU64 = x;"] {
+        objects("src/proto/rtt.rs", text, 1, "where packets go by");
+        objects("src/exec/lane/receive.rs", text, 1, "where packets go by");
+        accepts("src/exec/registration/start.rs", text);
+        accepts("src/exec/lane/tests.rs", text);
+        accepts("src/topology/record.rs", text);
+        accepts("tools/src/main.rs", text);
+    }
+    accepts("src/proto/rtt.rs", "// a Mutex\nfn atomically(x: Atomics, y: MutexLike) {}");
+}
+
+#[test]
 fn modules_without_documentation_are_found() {
     let say = |path: &str, text: &str| check(&Source::new(path, text)).len();
     assert_eq!(say("src/lb.rs", "use std::fmt;"), 1);

@@ -51,6 +51,26 @@ const SAFE_ROOMS: &[&str] = &["src/proto/mod.rs", "src/wire/mod.rs"];
 /// The one file of the library that reads a clock.
 const CLOCK: &str = "src/exec/clock.rs";
 
+/// Rooms that packets go through.
+const PACKET_ROOMS: &[&str] = &["wire", "proto", "lb", "datapath", "exec"];
+/// Files of them, and directories, that share something between threads. Whoever adds one says here
+/// why no packet of an established connection takes a lock in it, or an atomic that another thread
+/// writes.
+const SHARED: &[(&str, &str)] = &[
+    ("src/proto/token.rs", "used tokens: a greeting that brings one"),
+    ("src/proto/crypto/config.rs", "the key log: handshakes"),
+    ("src/datapath/xdp/device.rs", "the control plane of a device"),
+    ("src/datapath/xdp/rings.rs", "shared with the kernel, in bursts"),
+    ("src/exec/handle.rs", "where a connection is: its owner writes when it moves"),
+    ("src/exec/handoff.rs", "rings between workers, inboxes: one look a turn"),
+    ("src/exec/lane/accept.rs", "whether a listener is over: greetings"),
+    ("src/exec/registration/", "the control plane of the workers"),
+    ("src/exec/status.rs", "counters: stored by their owner once a turn, read by others"),
+    ("src/exec/testing.rs", "tests"),
+];
+/// What threads share, by name; every name that begins with `Atomic` besides.
+const SHARING: &[&str] = &["Mutex", "RwLock", "Condvar", "Barrier"];
+
 /// Something that is against a rule.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Finding {
@@ -80,6 +100,7 @@ pub(crate) fn check(source: &Source) -> Vec<Finding> {
             attributes,
             unfinished,
             clocks,
+            sharing,
             module_docs,
         ];
         findings.extend(rules.iter().flat_map(|rule| rule(source)));
@@ -290,6 +311,32 @@ fn clocks(source: &Source) -> Vec<Finding> {
         }
     }
     findings
+}
+
+fn sharing(source: &Source) -> Vec<Finding> {
+    let is_packet_room = source.room().is_some_and(|room| PACKET_ROOMS.contains(&room));
+    let is_test = source.path.ends_with("/tests.rs") || source.path.contains("/tests/");
+    let is_known = SHARED.iter().any(|(place, _)| {
+        source.path == *place || (place.ends_with('/') && source.path.starts_with(place))
+    });
+    if !is_packet_room || is_test || is_known {
+        return Vec::new();
+    }
+    let locks = SHARING.iter().flat_map(|name| source.words(name).map(move |at| (*name, at)));
+    let atomics = source.code.match_indices("Atomic").filter(|(at, name)| {
+        let (before, after) = (&source.code[..*at], &source.code[at + name.len()..]);
+        !before.ends_with(|c: char| c.is_alphanumeric() || c == '_')
+            && after.starts_with(|c: char| c.is_ascii_uppercase())
+    });
+    locks
+        .chain(atomics.map(|(at, name)| (name, at)))
+        .map(|(name, at)| {
+            let what = format!("`{name}` where packets go by: threads would meet there");
+            let remedy = "let one thread own it, and post to that thread; or say in SHARED, in \
+                          tests/tidy/rules.rs, why no packet waits for it";
+            finding(source, at, what, remedy)
+        })
+        .collect()
 }
 
 /// A measurement that decides nothing says so to the compiler, with its reason: the attribute
