@@ -24,4 +24,30 @@ static __always_inline int is_vlan(__be16 ethertype)
 	return ethertype == bpf_htons(ETH_P_8021Q) || ethertype == bpf_htons(ETH_P_8021AD);
 }
 
+/*
+ * Steps over the Ethernet header and up to VLAN_TAGS_MAX tags. Returns what follows, and its type
+ * in *ethertype; NULL if the frame ends before.
+ */
+static __always_inline void *behind_tags(void *at, void *end, __be16 *ethertype)
+{
+	struct ethhdr *ethernet = at;
+
+	if ((void *)(ethernet + 1) > end)
+		return NULL;
+	*ethertype = ethernet->h_proto;
+	at = ethernet + 1;
+#pragma unroll
+	for (int tags = 0; tags < VLAN_TAGS_MAX; tags++) {
+		struct vlan_tag *tag = at;
+
+		if (!is_vlan(*ethertype))
+			break;
+		if ((void *)(tag + 1) > end)
+			return NULL;
+		*ethertype = tag->ethertype;
+		at = tag + 1;
+	}
+	return at;
+}
+
 #endif

@@ -93,26 +93,12 @@ static __always_inline int read_v6(struct probe_flow *flow, struct ipv6hdr *ip, 
 /* True if the frame is of a flow with ports. */
 static __always_inline int read_flow(struct probe_flow *flow, struct xdp_md *ctx)
 {
-	void *at = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
-	struct ethhdr *ethernet = at;
 	__be16 ethertype;
+	void *at = behind_tags((void *)(long)ctx->data, end, &ethertype);
 
-	if ((void *)(ethernet + 1) > end)
+	if (!at)
 		return 0;
-	ethertype = ethernet->h_proto;
-	at = ethernet + 1;
-#pragma unroll
-	for (int tags = 0; tags < VLAN_TAGS_MAX; tags++) {
-		struct vlan_tag *tag = at;
-
-		if (!is_vlan(ethertype))
-			break;
-		if ((void *)(tag + 1) > end)
-			return 0;
-		ethertype = tag->ethertype;
-		at = tag + 1;
-	}
 	if (ethertype == bpf_htons(ETH_P_IP))
 		return read_v4(flow, at, end);
 	if (ethertype == bpf_htons(ETH_P_IPV6))

@@ -157,26 +157,12 @@ static __always_inline __u32 judge_v6(void *at, void *end)
 
 static __always_inline __u32 judge_frame(struct xdp_md *ctx)
 {
-	void *at = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
-	struct ethhdr *ethernet = at;
 	__be16 ethertype;
+	void *at = behind_tags((void *)(long)ctx->data, end, &ethertype);
 
-	if ((void *)(ethernet + 1) > end)
+	if (!at)
 		return STEER_PASS_SHORT;
-	ethertype = ethernet->h_proto;
-	at = ethernet + 1;
-#pragma unroll
-	for (int tags = 0; tags < VLAN_TAGS_MAX; tags++) {
-		struct vlan_tag *tag = at;
-
-		if (!is_vlan(ethertype))
-			break;
-		if ((void *)(tag + 1) > end)
-			return STEER_PASS_SHORT;
-		ethertype = tag->ethertype;
-		at = tag + 1;
-	}
 	if (ethertype == bpf_htons(ETH_P_IP))
 		return judge_v4(at, end);
 	if (ethertype == bpf_htons(ETH_P_IPV6))
