@@ -39,6 +39,24 @@ fn free_address() -> SocketAddr {
     UdpSocket::bind(any_port()).unwrap().local_addr().unwrap()
 }
 
+/// Begins to listen on another thread; returns when that has the port.
+fn begin_to_listen(
+    server: &Arc<Registration>,
+    config: &ServerConfig,
+    address: SocketAddr,
+) -> Receiver<Result<Listener, String>> {
+    let (tell, told) = channel();
+    let (server, config) = (server.clone(), config.clone());
+    std::thread::spawn(move || {
+        let listener = server.listen(address, &config, |_| None);
+        tell.send(listener.map_err(|error| error.to_string())).unwrap();
+    });
+    while UdpSocket::bind(address).is_ok() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    told
+}
+
 #[test]
 fn a_listen_that_failed_half_way_can_be_tried_again() {
     let (server_config, _) = configs();
@@ -90,16 +108,8 @@ fn a_worker_may_drop_a_listener_while_somebody_begins_to_listen() {
         })
         .unwrap();
     is_held.recv_timeout(PATIENCE).unwrap();
-    let (tell, told) = channel();
-    let (inner, config) = (server.clone(), server_config.clone());
-    std::thread::spawn(move || {
-        let listener = inner.listen(address, &config, |_| None);
-        tell.send(listener.map_err(|error| error.to_string())).unwrap();
-    });
-    // It has the port, and waits for the worker, which waits for us.
-    while UdpSocket::bind(address).is_ok() {
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    // It waits for the worker, which waits for us.
+    let told = begin_to_listen(&server, &server_config, address);
     go.send(()).unwrap();
     let second = told.recv_timeout(PATIENCE).unwrap().unwrap();
     assert_eq!(second.local_addr(), address);
@@ -111,15 +121,7 @@ fn an_address_is_taken_while_somebody_begins_to_listen() {
     let server = Arc::new(open(workers(1)));
     let address = free_address();
     let held = hold(&server, 0);
-    let (tell, told) = channel();
-    let (inner, config) = (server.clone(), server_config.clone());
-    std::thread::spawn(move || {
-        let listener = inner.listen(address, &config, |_| None);
-        tell.send(listener.map_err(|error| error.to_string())).unwrap();
-    });
-    while UdpSocket::bind(address).is_ok() {
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    let told = begin_to_listen(&server, &server_config, address);
     // Told at once, while the worker is held.
     let error = server.listen(address, &server_config, |_| None).unwrap_err();
     assert!(matches!(error, ListenError::Taken(_)), "{error}");
