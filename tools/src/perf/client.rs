@@ -1,7 +1,7 @@
 //! The client's part of a measurement: what each connection does.
 
+use super::args::Scenario;
 use super::{CHUNK, CHUNK_BYTES, HEADER_BYTES, LENT_MAX, STATUS_REQUEST};
-use crate::args::Scenario;
 use bytes::Bytes;
 use hdrhistogram::Histogram;
 use quiclane::CloseReason;

@@ -4,6 +4,7 @@
 //! shall answer with, and goes on with any bytes up to FIN. One number is special to this
 //! program: [`STATUS_REQUEST`] asks a Quiclane server what it has spent.
 
+pub(crate) mod args;
 pub(crate) mod client;
 mod cycles;
 mod report;

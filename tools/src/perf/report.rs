@@ -1,6 +1,6 @@
 //! What a run found, for people and for programs.
 
-use crate::args::Scenario;
+use super::args::Scenario;
 use crate::error::Failure;
 use crate::status::{QueueRow, table};
 use hdrhistogram::Histogram;

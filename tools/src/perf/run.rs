@@ -1,10 +1,10 @@
 //! `quiclane perf`: a run from beginning to end.
 
+use super::args::{PerfArgs, PerfCommand, PerfRunArgs, Scenario};
 use super::client::{News, PerfClient, Plan, StatusClient, Tally};
 use super::cycles::Cycles;
 use super::report::{Report, Spent};
 use super::{ALPN, widened};
-use crate::args::{PerfArgs, PerfCommand, PerfRunArgs, Scenario};
 use crate::error::Failure;
 use crate::identity::client_tls;
 use crate::{io, serve, status};
