@@ -13,12 +13,18 @@ const HEADERS_V4_BYTES: u64 = 28;
 /// IPv6 and UDP headers.
 const HEADERS_V6_BYTES: u64 = 48;
 
+/// A burst of [`Fault::DropBursts`] ends when no datagram has come by for so long. Without this a
+/// burst of ten is ten probes in a row, of which the last is sent 40 s after the first.
+pub const BURST_SILENCE_NS: u64 = SECOND_NS;
+
 /// A node of a path. The order of a list of them is the order in which datagrams meet them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// Drops some datagrams, each independent of the others.
     Drop(Chance),
     /// Drops in bursts (Gilbert and Elliott): a good and a bad state, each with its own loss.
+    /// The states change as datagrams come by; after [`BURST_SILENCE_NS`] without one, the next
+    /// finds the good state, so that a burst does not outlive what it fell on.
     DropBursts {
         /// A datagram finds the state gone bad.
         good_to_bad: Chance,
@@ -171,6 +177,8 @@ struct State {
     seen: u64,
     /// `DropBursts`: the state.
     bad: bool,
+    /// `DropBursts`: when a datagram came by last.
+    last: Instant,
     /// `Delay` in order: no datagram may leave before. `Bottleneck`: it is free from here on.
     busy_until: Instant,
 }
@@ -182,7 +190,8 @@ impl Node {
             windows.push((from, until));
             fault = *inner;
         }
-        let state = State { rng, seen: 0, bad: false, busy_until: Instant::EPOCH };
+        let state =
+            State { rng, seen: 0, bad: false, last: Instant::EPOCH, busy_until: Instant::EPOCH };
         Self { fault, windows, state }
     }
 
@@ -197,6 +206,8 @@ impl Node {
         match &self.fault {
             Fault::Drop(chance) => drop_if(state.rng.happens(*chance), DropReason::Loss),
             Fault::DropBursts { good_to_bad, bad_to_good, drop_good, drop_bad } => {
+                state.bad &= now.ns_since(state.last) < BURST_SILENCE_NS;
+                state.last = now;
                 let turn = if state.bad { bad_to_good } else { good_to_bad };
                 state.bad ^= state.rng.happens(*turn);
                 let chance = if state.bad { drop_bad } else { drop_good };
@@ -352,6 +363,28 @@ mod tests {
             all.windows(2).filter(|w| w[0] == Verdict::NOW && w[1] != Verdict::NOW).count();
         // 1 in 100 begins one while good, and one lasts for 1/0.2 = 5: 4,762 and 952 expected.
         assert_eq!((dropped(&all), bursts), (4760, 972));
+    }
+
+    #[test]
+    fn a_burst_ends_after_a_second_of_silence() {
+        let fault = Fault::DropBursts {
+            good_to_bad: Chance::ALWAYS,
+            bad_to_good: Chance::NEVER,
+            drop_good: Chance::NEVER,
+            drop_bad: Chance::ALWAYS,
+        };
+        let lost = Verdict::Drop(DropReason::Loss);
+        // Just under a second apart, a burst lasts for as long as its states say.
+        let mut dense = node(fault.clone());
+        let times = (0..50).map(|i| at(i * (BURST_SILENCE_NS - 1)));
+        assert!(times.into_iter().all(|now| pass(&mut dense, now, 100).0 == lost));
+        // Probes that are a second and more apart meet no burst that began before them.
+        let mut sparse = node(fault);
+        assert_eq!(pass(&mut sparse, at(0), 100).0, lost);
+        let Fault::DropBursts { good_to_bad, .. } = &mut sparse.fault else { panic!("bursts") };
+        *good_to_bad = Chance::NEVER;
+        assert_eq!(pass(&mut sparse, at(BURST_SILENCE_NS), 100).0, Verdict::NOW);
+        assert_eq!(pass(&mut sparse, at(BURST_SILENCE_NS + 1), 100).0, Verdict::NOW);
     }
 
     #[test]

@@ -57,7 +57,7 @@ mod tests;
 mod trace;
 
 pub use endpoint::SimDatapath;
-pub use fault::Fault;
+pub use fault::{BURST_SILENCE_NS, Fault};
 pub use rng::{Chance, Rng};
 pub use trace::{DropReason, NetStats, TapEvent, TapKind};
 

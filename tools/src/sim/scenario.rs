@@ -16,6 +16,8 @@ use std::time::Duration;
 const MAX_CONNECTIONS: u64 = 20;
 /// The longest stream.
 const MAX_STREAM_BYTES: u64 = 300_000;
+/// An application that takes or lends little at once gets through a stream in so many steps.
+const MOST_STEPS: u64 = 200;
 /// Local ports of the client begin here: one for each connection.
 const FIRST_PORT: u16 = 10_000;
 /// A path loses nothing smaller than this (RFC 9000 §14).
@@ -99,6 +101,12 @@ pub(crate) struct StreamPlan {
     pub(crate) lent_bytes: u64,
 }
 
+/// What an application takes or lends at once: no less than a 200th of the longest stream, or
+/// one stream takes longer than a run may.
+fn at_least(longest_bytes: u64) -> u64 {
+    1 + longest_bytes / MOST_STEPS
+}
+
 fn one_in(rng: &mut Rng, n: u64) -> bool {
     rng.below(n) == 0
 }
@@ -136,8 +144,12 @@ impl Plan {
             reset_at: one_in(&mut rng, 12).then(|| rng.below(bytes + 1)),
             stop_at: one_in(&mut rng, 12).then(|| rng.below(bytes + 1)),
             // Not so little that it takes more than some seconds to eat all.
-            appetite: one_in(&mut rng, 4).then(|| rng.between(1 + longest / 200, 20_000)),
-            lent_bytes: if rng.below(2) == 0 { u64::MAX } else { rng.between(1, 40_000) },
+            appetite: one_in(&mut rng, 4).then(|| rng.between(at_least(longest), 20_000)),
+            // The same: it lends again after a round trip.
+            lent_bytes: match rng.below(2) {
+                0 => u64::MAX,
+                _ => rng.between(at_least(longest), 40_000),
+            },
         }
     }
 
@@ -306,5 +318,31 @@ fn transport(rng: &mut Rng) -> TransportConfig {
         max_mtu_bytes,
         active_connection_ids: rng.between(2, 8),
         key_update_packets: if one_in(rng, 6) { rng.between(20, 200) } else { 1 << 22 },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 2 to 89 bytes in a round trip were lent of 300,000: "not over after 400 s".
+    #[test]
+    fn no_stream_is_lent_or_eaten_in_more_steps_than_a_run_has_time_for() {
+        let mut small_steps = 0;
+        for seed in 0..300 {
+            for plan in Scenario::new(seed).connections {
+                for kind in KINDS {
+                    for index in 0..plan.count(kind) {
+                        let s = plan.stream(StreamId::new(kind.0, kind.1, index));
+                        let reply = if let Reply::Bytes(bytes) = s.reply { bytes } else { 0 };
+                        let longest = s.bytes.max(reply);
+                        let least = s.lent_bytes.min(s.appetite.unwrap_or(u64::MAX));
+                        assert!(longest / MOST_STEPS < least, "seed {seed}: {s:?}");
+                        small_steps += u64::from(longest / 20 > least);
+                    }
+                }
+            }
+        }
+        assert!(small_steps > 10, "{small_steps} streams take more than 20 steps");
     }
 }
