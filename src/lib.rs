@@ -38,7 +38,7 @@ pub mod wire;
 
 pub use proto::connection::{CloseReason, ConnectionStats, TransportConfig};
 pub use proto::crypto::{ClientTls, ServerTls};
-pub use proto::endpoint::RetryPolicy;
+pub use proto::endpoint::{AnswerLimits, RetryPolicy};
 pub use wire::{Dir, Side, StreamId};
 
 #[doc = include_str!("../README.md")]

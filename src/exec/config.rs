@@ -8,7 +8,7 @@ use crate::datapath::xdp::XdpConfig;
 use crate::lb;
 use crate::proto::connection::TransportConfig;
 use crate::proto::crypto::{ClientTls, ServerTls};
-use crate::proto::endpoint::RetryPolicy;
+use crate::proto::endpoint::{AnswerLimits, RetryPolicy};
 use crate::topology::Sharing;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -187,6 +187,8 @@ pub struct ServerConfig {
     pub transport: Arc<TransportConfig>,
     /// When clients have to prove their address first.
     pub retry: RetryPolicy,
+    /// How many datagrams each worker answers in a second without a connection.
+    pub answers: AnswerLimits,
 }
 
 impl ServerConfig {
@@ -194,7 +196,12 @@ impl ServerConfig {
     /// way.
     #[must_use]
     pub fn new(tls: ServerTls) -> Self {
-        Self { tls: Arc::new(tls), transport: Arc::default(), retry: RetryPolicy::Above(1000) }
+        Self {
+            tls: Arc::new(tls),
+            transport: Arc::default(),
+            retry: RetryPolicy::Above(1000),
+            answers: AnswerLimits::default(),
+        }
     }
 }
 

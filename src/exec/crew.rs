@@ -113,7 +113,8 @@ impl<D: Datapath> Worker<D> {
             Tokens::new(&keys.tokens, TokenConfig::default(), keys.used_tokens.clone()),
             ResetKey::new(&keys.reset),
             config.retry,
-        );
+        )
+        .limited(&config.answers);
         let over = Arc::default();
         self.lane().listen(Listener { id: 0, port, local, over, endpoint, acceptor });
     }

@@ -89,6 +89,8 @@ pub use registration::{
     WorkerSeed,
 };
 pub use services::{TimerId, WatchId};
-pub use status::{LadderStep, Snapshot, TurnCounters, WorkerStatus, named_queue_stats};
+pub use status::{
+    LadderStep, Snapshot, TurnCounters, WorkerStatus, named_endpoint_stats, named_queue_stats,
+};
 pub use sys::{Interest, Readiness};
 pub use worker::{Polling, Turn, Worker};

@@ -9,6 +9,7 @@
 use super::lane::LaneCounters;
 use super::overrun::Callback;
 use crate::datapath::{Mode, QueueStats};
+use crate::proto::endpoint::EndpointStats;
 use crate::time::MILLISECOND_NS;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -67,38 +68,55 @@ counters! {
 
 /// As for our own counters, for a struct that is defined elsewhere: a field that is added there
 /// does not compile until it is added here.
-macro_rules! queue_stats {
-    ($( $field:ident, )*) => {
-        const QUEUE_WORDS: usize = [$( stringify!($field), )*].len();
+macro_rules! foreign {
+    (
+        $of:ident: $words:ident, $values:ident, $from_values:ident, $sum:ident,
+        $(#[$about:meta])* $named:ident { $( $field:ident, )* }
+    ) => {
+        const $words: usize = [$( stringify!($field), )*].len();
 
-        fn queue_values(stats: &QueueStats) -> [u64; QUEUE_WORDS] {
-            let QueueStats { $( $field, )* } = *stats;
+        fn $values(stats: &$of) -> [u64; $words] {
+            let $of { $( $field, )* } = *stats;
             [$( $field, )*]
         }
 
-        fn queue_from_values(values: [u64; QUEUE_WORDS]) -> QueueStats {
+        fn $from_values(values: [u64; $words]) -> $of {
             let [$( $field, )*] = values;
-            QueueStats { $( $field, )* }
+            $of { $( $field, )* }
         }
 
-        /// The counters of a queue with their names.
-        pub fn named_queue_stats(stats: &QueueStats) -> impl Iterator<Item = (&'static str, u64)> {
-            [$( stringify!($field), )*].into_iter().zip(queue_values(stats))
+        /// What both have counted.
+        pub(super) fn $sum(a: &$of, b: &$of) -> $of {
+            let (a, b) = ($values(a), $values(b));
+            $from_values(std::array::from_fn(|at| a[at] + b[at]))
+        }
+
+        $(#[$about])*
+        pub fn $named(stats: &$of) -> impl Iterator<Item = (&'static str, u64)> {
+            [$( stringify!($field), )*].into_iter().zip($values(stats))
         }
     };
 }
 
-queue_stats! {
+foreign! {
+    QueueStats: QUEUE_WORDS, queue_values, queue_from_values, sum,
+    /// The counters of a queue with their names.
+    named_queue_stats {
     rx_packets, rx_bytes, tx_packets, tx_bytes, tx_kicks, tx_no_buffer, tx_errors, tx_stalls,
     tx_via_kernel, rx_via_kernel, rx_calls, drop_malformed, drop_ip_checksum, drop_udp_checksum,
     drop_udp_length, drop_truncated, drop_empty, drop_socket_full, xdp_rx_dropped, xdp_rx_invalid_descs,
     xdp_tx_invalid_descs, xdp_rx_ring_full, xdp_rx_fill_ring_empty, xdp_tx_ring_empty,
+    }
 }
 
-/// The sum of two queues' counters.
-pub(super) fn sum(a: &QueueStats, b: &QueueStats) -> QueueStats {
-    let (a, b) = (queue_values(a), queue_values(b));
-    queue_from_values(std::array::from_fn(|at| a[at] + b[at]))
+foreign! {
+    EndpointStats: ENDPOINT_WORDS, endpoint_values, endpoint_from_values, endpoint_sum,
+    /// The counters of what belongs to no connection, with their names.
+    named_endpoint_stats {
+    accepted, retries, version_negotiations, resets, invalid_tokens, small_initials, forged,
+    dropped, refusals, limited_retries, limited_version_negotiations, limited_refusals,
+    limited_resets, replayed_tokens, forgotten_tokens,
+    }
 }
 
 const LANE_WORDS: usize = LaneCounters::NAMES.len();
@@ -112,6 +130,8 @@ pub struct Snapshot {
     pub lane: LaneCounters,
     /// Turns.
     pub turns: TurnCounters,
+    /// What belonged to no connection: listeners' answers and refusals.
+    pub endpoint: EndpointStats,
     /// The datapaths of the worker together.
     pub queue: QueueStats,
     /// Callbacks that took too long, by name ([`Callback::ALL`]).
@@ -145,6 +165,7 @@ pub(super) struct Facts {
 pub(super) struct Board {
     lane: [AtomicU64; LANE_WORDS],
     turns: [AtomicU64; TURN_WORDS],
+    endpoint: [AtomicU64; ENDPOINT_WORDS],
     queue: [AtomicU64; QUEUE_WORDS],
     overruns: [AtomicU64; OVERRUN_WORDS],
     /// Changed at start and when a socket is opened, never by the packet path.
@@ -156,6 +177,7 @@ impl Default for Board {
         Self {
             lane: std::array::from_fn(|_| AtomicU64::new(0)),
             turns: std::array::from_fn(|_| AtomicU64::new(0)),
+            endpoint: std::array::from_fn(|_| AtomicU64::new(0)),
             queue: std::array::from_fn(|_| AtomicU64::new(0)),
             overruns: std::array::from_fn(|_| AtomicU64::new(0)),
             facts: Mutex::default(),
@@ -167,6 +189,7 @@ impl Board {
     pub(super) fn publish(&self, snapshot: &Snapshot) {
         store(&self.lane, &snapshot.lane.values());
         store(&self.turns, &snapshot.turns.values());
+        store(&self.endpoint, &endpoint_values(&snapshot.endpoint));
         store(&self.queue, &queue_values(&snapshot.queue));
         store(&self.overruns, &snapshot.overruns);
     }
@@ -175,6 +198,7 @@ impl Board {
         Snapshot {
             lane: LaneCounters::from_values(load(&self.lane)),
             turns: TurnCounters::from_values(load(&self.turns)),
+            endpoint: endpoint_from_values(load(&self.endpoint)),
             queue: queue_from_values(load(&self.queue)),
             overruns: load(&self.overruns),
         }
@@ -266,6 +290,7 @@ mod tests {
         let snapshot = Snapshot {
             lane: LaneCounters::from_values(std::array::from_fn(|_| counter())),
             turns: TurnCounters::from_values(std::array::from_fn(|_| counter())),
+            endpoint: endpoint_from_values(std::array::from_fn(|_| counter())),
             queue: queue_from_values(std::array::from_fn(|_| counter())),
             overruns: std::array::from_fn(|_| counter()),
         };

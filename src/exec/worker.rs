@@ -352,6 +352,7 @@ impl<D: Datapath> Worker<D> {
         let (overrun_turns, by_name) = (overruns.turns, overruns.by_name);
         Snapshot {
             lane: self.lane.counters(),
+            endpoint: self.lane.endpoint_stats(),
             turns: TurnCounters { overruns: overrun_turns, ..self.counters },
             queue,
             overruns: by_name,

@@ -3,13 +3,14 @@
 //! A server's lane asks [`Endpoint::incoming`] about every datagram whose connection id it does
 //! not know. The answer is to accept a connection, to send one datagram back without keeping
 //! anything, or to drop. What is sent back is never larger than three times what arrived, is
-//! limited in rate, and is not sent in answer to anything that could itself be such an answer,
-//! so that two endpoints never keep each other busy.
+//! limited in rate ([`AnswerLimits`]), and is not sent in answer to anything that could itself be
+//! such an answer, so that two endpoints never keep each other busy.
 
 use super::connection::{Connection, ServerArgs, TransportConfig, code};
 use super::crypto::{ResetKey, ServerTls, TAG_LEN, initial_keys, retry_tag};
-use super::token::{MAX_TOKEN_LEN, Tokens, Validation};
-use crate::time::{Instant, SECOND_NS};
+use super::limiter::Limiter;
+use super::token::{MAX_TOKEN_LEN, Refusal, Tokens, Validation};
+use crate::time::Instant;
 use crate::wire::frame::Frame;
 use crate::wire::packet::{self, LongHeader, Packet, PacketType, decode_pn, patch_length};
 use crate::wire::{ConnectionId, Side, VERSION_1, Writer};
@@ -25,20 +26,73 @@ const MIN_INITIAL_BYTES: usize = 1200;
 const MIN_RESETTABLE_BYTES: usize = 43;
 /// The shortest stateless reset that looks like a packet.
 const MIN_RESET_BYTES: usize = 22;
-/// Answers without state in a second, after which they are dropped and counted.
-const ANSWERS_PER_SECOND: u32 = 10_000;
 /// The length of the ids that a Retry chooses.
 const RETRY_CID_LEN: usize = 16;
 
 /// When clients have to prove their address before anything is kept for them.
+///
+/// Where the worker has no room for an address that may be forged, each policy asks for the proof:
+/// whoever brings it still gets in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetryPolicy {
-    /// Never.
+    /// Never, as long as there is room.
     Never,
     /// Always.
     Always,
-    /// While this many handshakes are under way on the worker.
+    /// While this many handshakes are under way on the worker, or were under way within the last
+    /// second and failed.
     Above(usize),
+}
+
+/// How many answers without state each worker sends for a listener in a second, by kind: a flood
+/// that is answered in one way leaves the others as they are. What is held back is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AnswerLimits {
+    /// Retry packets. They are what honest clients need while forged Initials arrive, cost about
+    /// 2 us each, and are a tenth as long as what they answer.
+    pub retries: u32,
+    /// Version Negotiation packets.
+    pub version_negotiations: u32,
+    /// CONNECTION_CLOSE frames without a connection: bad tokens, no room, handshakes that fail with
+    /// their first packet.
+    pub refusals: u32,
+    /// Stateless resets, which any short packet asks for.
+    pub resets: u32,
+}
+
+impl Default for AnswerLimits {
+    fn default() -> Self {
+        Self { retries: 100_000, version_negotiations: 10_000, refusals: 10_000, resets: 5_000 }
+    }
+}
+
+/// A kind of answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Retry,
+    VersionNegotiation,
+    InvalidToken,
+    Refusal,
+    Reset,
+}
+
+/// A bucket for each kind.
+struct Limiters {
+    retries: Limiter,
+    version_negotiations: Limiter,
+    refusals: Limiter,
+    resets: Limiter,
+}
+
+impl Limiters {
+    fn new(limits: &AnswerLimits) -> Self {
+        Self {
+            retries: Limiter::new(limits.retries),
+            version_negotiations: Limiter::new(limits.version_negotiations),
+            refusals: Limiter::new(limits.refusals),
+            resets: Limiter::new(limits.resets),
+        }
+    }
 }
 
 /// What a server does with unknown datagrams.
@@ -48,7 +102,7 @@ pub struct Endpoint {
     tokens: Tokens,
     reset: ResetKey,
     retry: RetryPolicy,
-    limiter: Limiter,
+    limiters: Limiters,
     stats: EndpointStats,
     /// Where a greeting is opened to see whether it is one.
     scratch: Vec<u8>,
@@ -73,8 +127,21 @@ pub struct EndpointStats {
     pub forged: u64,
     /// Datagrams dropped for any other reason.
     pub dropped: u64,
-    /// Answers that the rate limit held back.
-    pub limited: u64,
+    /// CONNECTION_CLOSE frames sent without a connection, those for tokens aside.
+    pub refusals: u64,
+    /// Retry packets that [`AnswerLimits`] held back.
+    pub limited_retries: u64,
+    /// Version Negotiation packets held back.
+    pub limited_version_negotiations: u64,
+    /// CONNECTION_CLOSE frames held back.
+    pub limited_refusals: u64,
+    /// Stateless resets held back.
+    pub limited_resets: u64,
+    /// Tokens of NEW_TOKEN frames that came a second time: they count as none.
+    pub replayed_tokens: u64,
+    /// Tokens of NEW_TOKEN frames that could not be told from used ones any more, or whose source
+    /// has used its share: they count as none.
+    pub forgotten_tokens: u64,
 }
 
 /// What to do about a datagram.
@@ -107,8 +174,10 @@ pub struct Context<'a> {
     pub now: Instant,
     /// Where it came from.
     pub remote: SocketAddr,
-    /// Handshakes under way.
+    /// Handshakes under way, and those that failed within the last second.
     pub handshakes: usize,
+    /// There is no room for a client whose address is not validated.
+    pub crowded: bool,
     /// Fresh random bytes.
     pub random: [u8; 32],
     /// Space for an answer of up to 1200 bytes.
@@ -126,9 +195,16 @@ impl Endpoint {
         reset: ResetKey,
         retry: RetryPolicy,
     ) -> Self {
-        let (limiter, stats) = (Limiter::default(), EndpointStats::default());
-        let scratch = Vec::new();
-        Self { transport, tls, tokens, reset, retry, limiter, stats, scratch }
+        let limiters = Limiters::new(&AnswerLimits::default());
+        let (stats, scratch) = (EndpointStats::default(), Vec::new());
+        Self { transport, tls, tokens, reset, retry, limiters, stats, scratch }
+    }
+
+    /// The same with other limits of its answers.
+    #[must_use]
+    pub fn limited(mut self, limits: &AnswerLimits) -> Self {
+        self.limiters = Limiters::new(limits);
+        self
     }
 
     /// The counters.
@@ -245,8 +321,10 @@ impl Endpoint {
                 return self.refuse_token(p, cx);
             }
             // RFC 9000 §8.1.3: a token that is not worth anything is as good as none.
-            Validation::Absent(_) => {
-                if self.must_retry(cx.handshakes) {
+            Validation::Absent(refusal) => {
+                self.note_refusal(refusal);
+                // Before anybody asks whether there is room: who is asked for proof is not lost.
+                if cx.crowded || self.must_retry(cx.handshakes) {
                     return self.send_retry(p, cx);
                 }
             }
@@ -270,6 +348,11 @@ impl Endpoint {
         forged
     }
 
+    fn note_refusal(&mut self, refusal: Refusal) {
+        self.stats.replayed_tokens += u64::from(refusal == Refusal::Replayed);
+        self.stats.forgotten_tokens += u64::from(refusal == Refusal::FilterFull);
+    }
+
     fn must_retry(&self, handshakes: usize) -> bool {
         match self.retry {
             RetryPolicy::Never => false,
@@ -284,15 +367,42 @@ impl Endpoint {
         let mut token = Vec::with_capacity(MAX_TOKEN_LEN);
         self.tokens.retry(cx.now, &nonce, cx.remote, &p.dcid, &scid, &mut token);
         let len = write_retry(cx.answer, p, &scid, &token, cx.random[31]);
-        self.answer(cx.now, len, |s| &mut s.retries)
+        self.answer(cx.now, Kind::Retry, len)
     }
 
     /// RFC 9000 §8.1.2: tells a client with a bad Retry token at once, or it would wait for its
     /// time-out.
     fn refuse_token(&mut self, p: &Packet, cx: &mut Context<'_>) -> Incoming {
-        let [a, b, c, d, ..] = cx.random;
-        let len = write_refusal(cx.answer, p, u32::from_be_bytes([a, b, c, d]));
-        self.answer(cx.now, len, |s| &mut s.invalid_tokens)
+        let (code, reason) = (code::INVALID_TOKEN, "token is expired or not for this address");
+        let refusal = Close { dcid: &p.scid, scid: &p.dcid, code, reason };
+        let len = refusal.write(cx.answer, number(&cx.random));
+        self.answer(cx.now, Kind::InvalidToken, len)
+    }
+
+    /// Turns away a client for which there is no room, without a connection (CONNECTION_REFUSED).
+    /// Returns the length of what to send back, if anything.
+    pub fn refuse(
+        &mut self,
+        greeting: &Greeting,
+        reason: &str,
+        cx: &mut Context<'_>,
+    ) -> Option<usize> {
+        let refusal = Close {
+            dcid: &greeting.peer_cid,
+            scid: &greeting.initial_dcid,
+            code: code::CONNECTION_REFUSED,
+            reason,
+        };
+        let len = refusal.write(cx.answer, number(&cx.random));
+        match self.answer(cx.now, Kind::Refusal, len) {
+            Incoming::Answer(len) => Some(len),
+            _ => None,
+        }
+    }
+
+    /// Whether the close of a connection that ended with its first datagram may go out.
+    pub fn may_close(&mut self, now: Instant) -> bool {
+        matches!(self.answer(now, Kind::Refusal, Some(0)), Incoming::Answer(_))
     }
 
     /// RFC 9000 §6.1: only for datagrams that could have started a connection.
@@ -308,7 +418,7 @@ impl Endpoint {
         let written =
             packet::write_version_negotiation(&mut w, scid, dcid, &versions, cx.random[1]);
         let len = written.ok().map(|()| w.position());
-        self.answer(cx.now, len, |s| &mut s.version_negotiations)
+        self.answer(cx.now, Kind::VersionNegotiation, len)
     }
 
     /// RFC 9000 §10.3: shorter than what it answers, so that two endpoints that have both lost
@@ -325,25 +435,33 @@ impl Endpoint {
         }
         out[0] = 0x40 | (out[0] & 0x3f);
         out[size - 16..].copy_from_slice(&self.reset_token(dcid));
-        self.answer(cx.now, Some(size), |s| &mut s.resets)
+        self.answer(cx.now, Kind::Reset, Some(size))
     }
 
-    fn answer(
-        &mut self,
-        now: Instant,
-        len: Option<usize>,
-        counter: impl FnOnce(&mut EndpointStats) -> &mut u64,
-    ) -> Incoming {
+    fn answer(&mut self, now: Instant, kind: Kind, len: Option<usize>) -> Incoming {
         let Some(len) = len else {
             self.stats.dropped += 1;
             return Incoming::Drop;
         };
-        if !self.limiter.allow(now) {
-            self.stats.limited += 1;
-            return Incoming::Drop;
+        let Self { limiters: l, stats: s, .. } = self;
+        let (limiter, sent, limited) = match kind {
+            Kind::Retry => (&mut l.retries, &mut s.retries, &mut s.limited_retries),
+            Kind::VersionNegotiation => (
+                &mut l.version_negotiations,
+                &mut s.version_negotiations,
+                &mut s.limited_version_negotiations,
+            ),
+            Kind::InvalidToken => (&mut l.refusals, &mut s.invalid_tokens, &mut s.limited_refusals),
+            Kind::Refusal => (&mut l.refusals, &mut s.refusals, &mut s.limited_refusals),
+            Kind::Reset => (&mut l.resets, &mut s.resets, &mut s.limited_resets),
+        };
+        if limiter.allow(now) {
+            *sent += 1;
+            Incoming::Answer(len)
+        } else {
+            *limited += 1;
+            Incoming::Drop
         }
-        *counter(&mut self.stats) += 1;
-        Incoming::Answer(len)
     }
 }
 
@@ -372,48 +490,46 @@ fn opens(packet: &mut [u8], p: &Packet) -> bool {
     keys.remote.packet.open(pn, packet, p.pn_offset + u.pn_len).is_some()
 }
 
-/// `random` is where the packet number comes from: nothing is remembered of refusals, and no two
-/// packets under one key may have the same number (RFC 9001 §5.3).
-fn write_refusal(out: &mut [u8], p: &Packet, random: u32) -> Option<usize> {
-    // Below 2^31 its four bytes are read as they are by who has seen no packet yet.
-    let pn = u64::from(random >> 1);
-    let keys = initial_keys(VERSION_1, p.dcid.as_slice(), Side::Server)?;
-    let room = out.len().checked_sub(TAG_LEN)?;
-    let mut w = Writer::new(&mut out[..room]);
-    let header = LongHeader {
-        kind: PacketType::Initial,
-        version: VERSION_1,
-        dcid: p.scid,
-        scid: p.dcid,
-        token: b"",
-    };
-    let layout = header.write(&mut w, pn, 4).ok()?;
-    let payload_at = w.position();
-    let reason = b"token is expired or not for this address";
-    Frame::ConnectionClose { code: code::INVALID_TOKEN, frame_type: 0, reason }
-        .write(&mut w)
-        .ok()?;
-    let end = w.position();
-    patch_length(out, layout.length_at, end + TAG_LEN - layout.pn_at);
-    let total = keys.local.packet.seal(pn, out, payload_at, end - payload_at)?;
-    keys.local.header.mask(&mut out[..total], layout.pn_at).then_some(total)
+/// Four random bytes of those that are there for an answer.
+fn number(random: &[u8; 32]) -> u32 {
+    let [a, b, c, d, ..] = *random;
+    u32::from_be_bytes([a, b, c, d])
 }
 
-/// At most [`ANSWERS_PER_SECOND`] in each second.
-#[derive(Debug, Default)]
-struct Limiter {
-    since: Instant,
-    used: u32,
+/// A CONNECTION_CLOSE in an Initial packet, by a server that keeps nothing.
+struct Close<'a> {
+    /// The client's id.
+    dcid: &'a ConnectionId,
+    /// What the client wrote to, and what the keys are made from.
+    scid: &'a ConnectionId,
+    code: u64,
+    reason: &'a str,
 }
 
-impl Limiter {
-    fn allow(&mut self, now: Instant) -> bool {
-        if now.ns_since(self.since) >= SECOND_NS {
-            self.since = now;
-            self.used = 0;
-        }
-        self.used += 1;
-        self.used <= ANSWERS_PER_SECOND
+impl Close<'_> {
+    /// `random` is where the packet number comes from: nothing is remembered of refusals, and no
+    /// two packets under one key may have the same number (RFC 9001 §5.3).
+    fn write(&self, out: &mut [u8], random: u32) -> Option<usize> {
+        // Below 2^31 its four bytes are read as they are by who has seen no packet yet.
+        let pn = u64::from(random >> 1);
+        let keys = initial_keys(VERSION_1, self.scid.as_slice(), Side::Server)?;
+        let room = out.len().checked_sub(TAG_LEN)?;
+        let mut w = Writer::new(&mut out[..room]);
+        let header = LongHeader {
+            kind: PacketType::Initial,
+            version: VERSION_1,
+            dcid: *self.dcid,
+            scid: *self.scid,
+            token: b"",
+        };
+        let layout = header.write(&mut w, pn, 4).ok()?;
+        let payload_at = w.position();
+        let reason = self.reason.as_bytes();
+        Frame::ConnectionClose { code: self.code, frame_type: 0, reason }.write(&mut w).ok()?;
+        let end = w.position();
+        patch_length(out, layout.length_at, end + TAG_LEN - layout.pn_at);
+        let total = keys.local.packet.seal(pn, out, payload_at, end - payload_at)?;
+        keys.local.header.mask(&mut out[..total], layout.pn_at).then_some(total)
     }
 }
 

@@ -5,6 +5,7 @@ pub mod congestion;
 pub mod connection;
 pub mod crypto;
 pub mod endpoint;
+mod limiter;
 pub mod mtu;
 pub mod pacer;
 pub mod ranges;

@@ -50,10 +50,18 @@ pub(crate) fn counters(status: &[WorkerStatus]) -> Vec<serde_json::Value> {
             .filter(|(_, v)| *v != 0)
             .map(|(name, v)| (name.to_owned(), v.into()))
             .collect();
+        let endpoint: serde_json::Map<_, _> =
+            quiclane::exec::named_endpoint_stats(&w.counters.endpoint)
+                .filter(|(_, v)| *v != 0)
+                .map(|(name, v)| (name.to_owned(), v.into()))
+                .collect();
         let turns = quiclane::exec::TurnCounters::NAMES.iter().zip(w.counters.turns.values());
         let turns: serde_json::Map<_, _> =
             turns.map(|(name, v)| ((*name).to_owned(), v.into())).collect();
-        serde_json::json!({ "queue": w.queue, "lane": lane, "datapath": queue, "turns": turns })
+        serde_json::json!({
+            "queue": w.queue, "lane": lane, "endpoint": endpoint, "datapath": queue,
+            "turns": turns,
+        })
     };
     status.iter().map(one).collect()
 }

@@ -2,9 +2,10 @@
 
 use super::super::handler::Handler;
 use super::super::overrun::Callback;
+use super::super::status::endpoint_sum;
 use super::super::table::InitialKey;
 use super::{Entry, Lane, Seat, enlist};
-use crate::datapath::{Path, RxMeta};
+use crate::datapath::{MAX_BURST, Path, RxMeta};
 use crate::proto::connection::{Application, Connection, Event};
 use crate::proto::endpoint::{Endpoint, EndpointStats, Greeting};
 use crate::wire::StreamId;
@@ -13,9 +14,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Answers that wait for the next transmission. The endpoint limits their rate in the long
-/// run; this limits a burst.
-const ANSWERS: usize = 64;
+/// Answers that wait for the next transmission: as many as a turn can take in datagrams, from the
+/// datapath and from other workers. The endpoint limits their rate in the long run; this limits
+/// what waits for a datapath that is full.
+const ANSWERS: usize = 2 * MAX_BURST;
 /// The largest answer: a Retry with a token, far below it.
 const ANSWER_BYTES: usize = 1200;
 
@@ -99,17 +101,21 @@ impl Answers {
         self.waiting.is_empty()
     }
 
-    /// A buffer to write an answer into; `None` if too many wait already.
-    pub(super) fn vacant(&mut self) -> Option<Answer> {
-        if self.waiting.len() >= ANSWERS {
-            return None;
-        }
+    /// A buffer to write an answer into, if there is to be one.
+    pub(super) fn vacant(&mut self) -> Answer {
         let made = || Answer { port: 0, path: None, len: 0, bytes: Box::new([0; ANSWER_BYTES]) };
-        Some(self.spare.pop().unwrap_or_else(made))
+        self.spare.pop().unwrap_or_else(made)
     }
 
-    pub(super) fn push(&mut self, answer: Answer) {
-        self.waiting.push(answer);
+    /// Lets an answer wait; false if too many do already.
+    pub(super) fn push(&mut self, answer: Answer) -> bool {
+        let fits = self.waiting.len() < ANSWERS;
+        if fits {
+            self.waiting.push(answer);
+        } else {
+            self.spare.push(answer);
+        }
+        fits
     }
 
     pub(super) fn pop(&mut self) -> Option<Answer> {
@@ -124,32 +130,27 @@ impl Answers {
 impl Lane {
     /// Hears greetings from now on.
     pub(in crate::exec) fn listen(&mut self, listener: Listener) {
-        self.listeners.retain(|earlier| !earlier.is_over());
+        self.retire(Listener::is_over);
         self.listeners.push(listener);
     }
 
     /// Hears greetings for `id` no more; its connections go on.
     pub(in crate::exec) fn stop_listening(&mut self, id: u32) {
-        self.listeners.retain(|listener| listener.id != id);
+        self.retire(|listener| listener.id == id);
     }
 
-    /// The counters of all listeners together.
+    /// Drops listeners, and keeps what they have counted.
+    fn retire(&mut self, over: impl Fn(&Listener) -> bool) {
+        for listener in self.listeners.extract_if(.., |listener| over(listener)) {
+            self.stopped = endpoint_sum(&self.stopped, &listener.endpoint.stats());
+        }
+    }
+
+    /// The counters of all listeners together, those that have stopped included.
     #[must_use]
     pub fn endpoint_stats(&self) -> EndpointStats {
-        self.listeners.iter().fold(EndpointStats::default(), |sum, listener| {
-            let one = listener.endpoint.stats();
-            EndpointStats {
-                accepted: sum.accepted + one.accepted,
-                retries: sum.retries + one.retries,
-                version_negotiations: sum.version_negotiations + one.version_negotiations,
-                resets: sum.resets + one.resets,
-                invalid_tokens: sum.invalid_tokens + one.invalid_tokens,
-                small_initials: sum.small_initials + one.small_initials,
-                forged: sum.forged + one.forged,
-                dropped: sum.dropped + one.dropped,
-                limited: sum.limited + one.limited,
-            }
-        })
+        let ours = self.listeners.iter().map(|listener| listener.endpoint.stats());
+        ours.fold(self.stopped, |sum, one| endpoint_sum(&sum, &one))
     }
 
     /// Makes a connection of a greeting, if there is room, it is authentic, and the

@@ -52,6 +52,7 @@ use crate::datapath::Path;
 use crate::lb::{Codec, Route};
 use crate::proto::connection::Connection;
 use crate::proto::crypto::ResetKey;
+use crate::proto::endpoint::EndpointStats;
 use crate::time::{Instant, MILLISECOND_NS, SECOND_NS};
 use crate::wire::ConnectionId;
 use accept::Answers;
@@ -226,6 +227,8 @@ pub struct Lane {
     codec: Codec,
     reset: ResetKey,
     listeners: Vec<Listener>,
+    /// What listeners that are no more have counted.
+    stopped: EndpointStats,
     answers: Answers,
     ahead: Ahead,
     /// Ids that clients chose, of handshakes that are done, with the time to forget them.
@@ -244,6 +247,7 @@ impl Lane {
             codec: parts.codec,
             reset: parts.reset,
             listeners: Vec::new(),
+            stopped: EndpointStats::default(),
             answers: Answers::default(),
             ahead: Ahead::new(),
             lingering: VecDeque::new(),

@@ -88,37 +88,37 @@ impl Lane {
             return Routed::Dropped;
         };
         self.counters.rx_unknown += 1;
-        let Some(mut answer) = self.answers.vacant() else {
-            self.counters.answers_dropped += 1;
-            return Routed::Dropped;
-        };
+        let mut answer = self.answers.vacant();
         let mut context = Context {
             now: self.services.now(),
             remote: meta.path.remote,
             handshakes: self.counters.handshakes as usize,
+            crowded: false,
             random: self.services.entropy.bytes(),
             answer: &mut answer.bytes[..],
         };
-        let verdict = self.listeners[at].endpoint.incoming(datagram, CID_LEN, &mut context);
-        match verdict {
+        match self.listeners[at].endpoint.incoming(datagram, CID_LEN, &mut context) {
             Incoming::Answer(len) => {
-                self.answers.push(Answer { port, path: Some(meta.path), len, ..answer });
-                Routed::Here
+                return self.reply(Answer { port, path: Some(meta.path), len, ..answer });
             }
             Incoming::Accept(greeting) => {
                 self.answers.give_back(answer);
                 self.greet(at, &greeting, port, meta, datagram);
-                Routed::Here
+                return Routed::Here;
             }
-            Incoming::Forged => {
-                self.answers.give_back(answer);
-                self.counters.refused_broken += 1;
-                Routed::Dropped
-            }
-            Incoming::Drop => {
-                self.answers.give_back(answer);
-                Routed::Dropped
-            }
+            Incoming::Forged => self.counters.refused_broken += 1,
+            Incoming::Drop => {}
         }
+        self.answers.give_back(answer);
+        Routed::Dropped
+    }
+
+    /// Sends an answer with the next transmission, if not too many wait for it.
+    fn reply(&mut self, answer: Answer) -> Routed {
+        if self.answers.push(answer) {
+            return Routed::Here;
+        }
+        self.counters.answers_dropped += 1;
+        Routed::Dropped
     }
 }

@@ -144,6 +144,39 @@ fn retry_is_answered_without_a_place_in_the_table() {
     assert_eq!(scene.servers[0].lane().endpoint_stats().retries, 1);
 }
 
+/// M4 of the hostile review: a greeting with a token was dropped unseen while answers waited.
+#[test]
+fn answers_that_wait_do_not_stand_in_the_way_of_a_client_with_a_token() {
+    let config = ServerConfig { retry: RetryPolicy::Always, ..server_config() };
+    let mut scene = Scene::with_config(1, LaneLimits::default(), &config);
+    scene.connect(None);
+    scene.step(); // The Retry has arrived.
+    scene.client.turn(scene.now).unwrap();
+    let (path, ecn, mut greeting) = scene.client.ports()[0].sent.pop_front().unwrap();
+    let path = crate::datapath::Path { local: path.remote, remote: path.local, ..path };
+    let meta = RxMeta { path, ecn };
+    let lane = scene.servers[0].lane();
+    for _ in 0..1_000 {
+        lane.receive(0, &meta, &mut [0x40; 100]);
+    }
+    assert!(lane.counters().answers_dropped > 0, "more wait than may: {:?}", lane.counters());
+    assert_eq!(lane.receive(0, &meta, &mut greeting), Routed::Here);
+    assert_eq!(lane.counters().connections, 1);
+}
+
+#[test]
+fn what_a_listener_has_counted_outlives_it() {
+    let config = ServerConfig { retry: RetryPolicy::Always, ..server_config() };
+    let mut scene = Scene::with_config(1, LaneLimits::default(), &config);
+    scene.connect(None);
+    scene.run(30);
+    let lane = scene.servers[0].lane();
+    let before = lane.endpoint_stats();
+    lane.stop_listening(0);
+    assert_eq!((before.retries, lane.endpoint_stats()), (1, before));
+    assert_eq!(scene.servers[0].snapshot().endpoint, before);
+}
+
 #[test]
 fn a_client_that_returns_with_a_token_needs_no_retry() {
     let config = ServerConfig { retry: RetryPolicy::Always, ..server_config() };

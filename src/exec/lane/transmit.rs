@@ -119,7 +119,8 @@ impl Lane {
                 continue;
             };
             let Some(buffer) = port.tx_buffer(&path) else {
-                self.answers.push(answer);
+                // It came from there: there is a place for it.
+                let _waits = self.answers.push(answer);
                 break;
             };
             buffer[..answer.len].copy_from_slice(&answer.bytes[..answer.len]);

@@ -163,7 +163,8 @@ impl Registration {
                     self.shared.secrets.tokens(&self.shared.used_tokens),
                     self.shared.secrets.reset_key(),
                     config.retry,
-                ),
+                )
+                .limited(&config.answers),
                 acceptor: acceptor.clone(),
             };
             self.ask(worker, Control::Listen(Box::new(part)))?;
