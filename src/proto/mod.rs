@@ -12,6 +12,7 @@ pub mod ranges;
 pub mod recovery;
 pub mod rtt;
 pub mod sent;
+pub mod source;
 pub mod spurious;
 pub mod streams;
 pub mod token;

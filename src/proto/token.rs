@@ -32,8 +32,9 @@ use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 use core::time::Duration;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use self::replay::ReplayFilter;
+use self::replay::{ReplayFilter, Used};
 use super::crypto::{TOKEN_KEY_LEN, TOKEN_NONCE_LEN, TokenKey, TokenSecret};
+use super::source::{SUBSCRIBER_PREFIX_BITS, Source};
 use crate::time::{Instant, SECOND_NS};
 use crate::wire::{ConnectionId, Reader, Writer};
 
@@ -105,7 +106,8 @@ pub enum Refusal {
     Expired,
     /// It was used before.
     Replayed,
-    /// So many were used that this one could not be remembered.
+    /// So many were used that this one could not be told from them later, or its source has used
+    /// its share.
     FilterFull,
 }
 
@@ -135,11 +137,12 @@ pub enum Validation {
 pub struct UsedTokens(Arc<Mutex<ReplayFilter>>);
 
 impl UsedTokens {
-    /// Room for this many tokens used within one lifetime: 2 MiB at most.
+    /// Room for this many used tokens: 8 MiB at most.
     pub const DEFAULT_CAPACITY: usize = 1 << 16;
 
-    /// Remembers up to `capacity` tokens for each lifetime, at up to 64 bytes each. Once so
-    /// many were used, more count as no token until the lifetime is over.
+    /// Remembers up to `capacity` tokens, at up to 128 bytes each. Once so many were used, the ones
+    /// that were issued first are forgotten, and what was issued before them counts as no token. A
+    /// source has a share of 64.
     #[must_use]
     pub fn new(config: &TokenConfig, capacity: usize) -> Self {
         let filter = ReplayFilter::new(nanos(config.new_token_lifetime), capacity);
@@ -158,8 +161,8 @@ impl UsedTokens {
         self.len() == 0
     }
 
-    fn use_up(&self, now: Instant, id: u64) -> Result<(), Refusal> {
-        self.lock().insert(now, id)
+    fn use_up(&self, now: Instant, token: Used) -> Result<(), Refusal> {
+        self.lock().insert(now, token)
     }
 
     fn lock(&self) -> MutexGuard<'_, ReplayFilter> {
@@ -346,7 +349,9 @@ impl Tokens {
                 // tokens that collide in the filter.
                 let mut id = [0; 8];
                 id.iter_mut().zip(token.sealed.iter().rev()).for_each(|(to, from)| *to = *from);
-                self.used.use_up(now, u64::from_le_bytes(id))?;
+                let source = Source::of(content.address, SUBSCRIBER_PREFIX_BITS);
+                let (issued, id) = (content.issued, u64::from_le_bytes(id));
+                self.used.use_up(now, Used { issued, id, source })?;
                 Ok(Validation::NewToken)
             }
         }

@@ -1,112 +1,93 @@
-//! Remembers which tokens were used, for at least as long as they would be good.
+//! Remembers which tokens were used, for as long as they would be good.
 //!
-//! Two sets: what was used in the current stretch of time, and in the one before. A stretch
-//! is as long as a token lives, so that when a set is forgotten all its tokens have expired.
+//! The memory is exact: a token that was taken once is never taken again. It is bounded: when it is
+//! full it forgets the tokens that were issued first, and from then on takes no token that was issued
+//! no later than those. So many used tokens shorten the time for which others' tokens are good, and
+//! never make them worthless. No source has more than a share of it ([`SHARE`]), so that this takes
+//! many addresses; the tokens of a source beyond its share count as none.
 
 use super::Refusal;
+use crate::proto::source::Source;
 use crate::time::Instant;
+use std::collections::BTreeMap;
 
-/// Slots of a set when it gets its first member.
-const FIRST_SLOTS: usize = 64;
+/// Used tokens that are remembered of one source: what many clients behind one address use in the
+/// lifetime of a token, and a thousandth of the whole.
+const SHARE: u32 = 64;
 
-/// A bounded memory of 64-bit values that nobody can choose.
+/// A token that was found good, as it is remembered.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Used {
+    pub(super) issued: Instant,
+    /// 64 bits that nobody can choose.
+    pub(super) id: u64,
+    pub(super) source: Source,
+}
+
+/// A bounded memory of used tokens.
 #[derive(Debug)]
 pub(super) struct ReplayFilter {
     lifetime_ns: u64,
     capacity: usize,
-    since: Option<Instant>,
-    current: Set,
-    previous: Set,
+    /// In the order in which they were issued.
+    used: BTreeMap<(Instant, u64), Source>,
+    by_source: BTreeMap<Source, u32>,
+    /// Tokens that were issued until then are not taken any more.
+    forgotten: Option<Instant>,
 }
 
 impl ReplayFilter {
     pub(super) fn new(lifetime_ns: u64, capacity: usize) -> Self {
-        Self {
-            lifetime_ns,
-            capacity,
-            since: None,
-            current: Set::default(),
-            previous: Set::default(),
-        }
+        let (used, by_source) = (BTreeMap::new(), BTreeMap::new());
+        Self { lifetime_ns, capacity, used, by_source, forgotten: None }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.current.len + self.previous.len
+        self.used.len()
     }
 
-    /// Remembers `id`, if it is new and there is room. When there is none the token is
-    /// refused and what is remembered stays: forgetting would let old tokens in again.
-    pub(super) fn insert(&mut self, now: Instant, id: u64) -> Result<(), Refusal> {
-        self.turn(now);
-        if self.current.contains(id) || self.previous.contains(id) {
-            return Err(Refusal::Replayed);
-        }
-        if self.current.len >= self.capacity {
+    /// Remembers a token, if it is new and can be told from the forgotten ones.
+    pub(super) fn insert(&mut self, now: Instant, token: Used) -> Result<(), Refusal> {
+        self.expire(now);
+        if self.forgotten.is_some_and(|until| token.issued <= until) {
             return Err(Refusal::FilterFull);
         }
-        self.current.insert(id);
+        if self.used.contains_key(&(token.issued, token.id)) {
+            return Err(Refusal::Replayed);
+        }
+        if self.by_source.get(&token.source).is_some_and(|count| *count >= SHARE) {
+            return Err(Refusal::FilterFull);
+        }
+        if self.used.len() >= self.capacity {
+            let first = self.used.first_key_value().map(|((issued, _), _)| *issued);
+            if first.is_none_or(|first| token.issued <= first) {
+                return Err(Refusal::FilterFull);
+            }
+            self.forget_first();
+        }
+        self.used.insert((token.issued, token.id), token.source);
+        *self.by_source.entry(token.source).or_default() += 1;
         Ok(())
     }
 
-    fn turn(&mut self, now: Instant) {
-        let since = *self.since.get_or_insert(now);
-        let age_ns = now.ns_since(since);
-        if age_ns < self.lifetime_ns {
-            return;
-        }
-        self.previous = core::mem::take(&mut self.current);
-        if age_ns / 2 >= self.lifetime_ns {
-            self.previous = Set::default();
-        }
-        self.since = Some(now);
-    }
-}
-
-/// Open addressing, at most half full; 0 marks a free slot.
-#[derive(Debug, Default)]
-struct Set {
-    slots: Vec<u64>,
-    len: usize,
-}
-
-impl Set {
-    /// Where `id` is, or the free slot where it would be. `None` while there are no slots.
-    fn slot(&self, id: u64) -> Option<usize> {
-        let mask = self.slots.len().checked_sub(1)?;
-        let mut at = id as usize & mask;
-        // Half of the slots are free, so that this ends.
-        while self.slots[at] != 0 && self.slots[at] != id {
-            at = (at + 1) & mask;
-        }
-        Some(at)
-    }
-
-    fn contains(&self, id: u64) -> bool {
-        let id = id.max(1);
-        self.slot(id).is_some_and(|at| self.slots[at] == id)
-    }
-
-    fn insert(&mut self, id: u64) {
-        if 2 * (self.len + 1) > self.slots.len() {
-            self.grow();
-        }
-        self.put(id.max(1));
-    }
-
-    fn put(&mut self, id: u64) {
-        if let Some(at) = self.slot(id)
-            && self.slots[at] == 0
+    /// Forgets what its time alone makes worthless.
+    fn expire(&mut self, now: Instant) {
+        while let Some(((issued, _), _)) = self.used.first_key_value()
+            && issued.plus_ns(self.lifetime_ns) <= now
         {
-            self.slots[at] = id;
-            self.len += 1;
+            self.forget_first();
         }
     }
 
-    fn grow(&mut self) {
-        let slots = (2 * self.slots.len()).max(FIRST_SLOTS);
-        let before = core::mem::replace(&mut self.slots, vec![0; slots]);
-        self.len = 0;
-        before.into_iter().filter(|id| *id != 0).for_each(|id| self.put(id));
+    fn forget_first(&mut self) {
+        let Some(((issued, _), source)) = self.used.pop_first() else { return };
+        self.forgotten = Some(issued);
+        if let Some(count) = self.by_source.get_mut(&source) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_source.remove(&source);
+            }
+        }
     }
 }
 
@@ -119,64 +100,70 @@ mod tests {
         Instant::from_nanos(ns)
     }
 
+    fn token(issued_ns: u64, id: u64, address: u32) -> Used {
+        Used { issued: at(issued_ns), id, source: Source::V4(address) }
+    }
+
     #[test]
-    fn each_value_once_while_it_lives() {
+    fn each_token_once_while_it_lives() {
         let mut filter = ReplayFilter::new(100, 10);
-        assert_eq!(filter.insert(at(1_000), 7), Ok(()));
+        assert_eq!(filter.insert(at(1_000), token(1_000, 7, 1)), Ok(()));
         for now in 1_000..1_100 {
-            assert_eq!(filter.insert(at(now), 7), Err(Refusal::Replayed), "{now}");
+            let again = filter.insert(at(now), token(1_000, 7, 1));
+            assert_eq!(again, Err(Refusal::Replayed), "{now}");
         }
-        // Past its life the filter may forget it, and after two stretches it must have.
-        assert_eq!(filter.insert(at(1_300), 8), Ok(()));
-        assert_eq!(filter.len(), 1);
+        assert_eq!(filter.insert(at(1_100), token(1_050, 8, 1)), Ok(()));
+        assert_eq!(filter.len(), 1, "what has expired is forgotten");
+        assert!(filter.insert(at(1_100), token(1_000, 7, 1)).is_err(), "and not taken again");
     }
 
+    /// ATTACKS row 69.
     #[test]
-    fn a_full_filter_refuses_and_forgets_nothing() {
-        let mut filter = ReplayFilter::new(100, 3);
-        for id in 2..5 {
-            assert_eq!(filter.insert(at(0), id), Ok(()));
+    fn attack_69_a_full_filter_forgets_the_oldest_and_takes_none_of_them_again() {
+        let mut filter = ReplayFilter::new(1_000, 3);
+        for n in 0..3 {
+            assert_eq!(filter.insert(at(10), token(n, n, n as u32)), Ok(()));
         }
-        assert_eq!(filter.insert(at(1), 5), Err(Refusal::FilterFull));
-        assert_eq!(filter.insert(at(1), 2), Err(Refusal::Replayed));
-        assert_eq!(filter.insert(at(100), 5), Ok(()));
-        assert_eq!(filter.insert(at(101), 2), Err(Refusal::Replayed));
-        assert_eq!(filter.len(), 4);
+        for n in 3..100 {
+            // Whoever comes with a fresh token gets in, however many others have.
+            assert_eq!(filter.insert(at(10 + n), token(n, n, n as u32)), Ok(()), "{n}");
+            assert_eq!(filter.len(), 3);
+            for old in 0..=n {
+                assert!(filter.insert(at(10 + n), token(old, old, 7)).is_err(), "{old} of {n}");
+            }
+        }
     }
 
+    /// ATTACKS row 69: with one address nobody shortens the time of others.
     #[test]
-    fn memory_grows_with_use_and_stays_below_32_bytes_a_token() {
-        let mut filter = ReplayFilter::new(u64::MAX, 100_000);
-        assert_eq!(filter.current.slots.capacity(), 0);
-        for id in 1..=100_000u64 {
-            filter.insert(at(0), id.wrapping_mul(0x9e37_79b9_7f4a_7c15)).unwrap();
-        }
-        assert!(filter.current.slots.len() * 8 <= 32 * 100_000);
-        assert_eq!(filter.len(), 100_000);
+    fn attack_69_one_source_has_a_share_of_the_filter() {
+        let mut filter = ReplayFilter::new(u64::MAX, 10_000);
+        let taken = (0..100_000).filter(|n| filter.insert(at(*n), token(*n, *n, 1)).is_ok());
+        assert_eq!(taken.count(), SHARE as usize);
+        // The oldest token of somebody else is as good as ever.
+        assert_eq!(filter.insert(at(100_000), token(0, 9, 2)), Ok(()));
+        assert_eq!(filter.len(), SHARE as usize + 1);
     }
 
     proptest! {
         #[test]
-        fn a_value_is_never_taken_twice_within_its_life(
-            steps in prop::collection::vec((0..40u64, 0..30u64), 0..300)
+        fn attack_69_a_token_is_never_taken_twice_within_its_life(
+            capacity in 1..12_usize,
+            steps in prop::collection::vec((0..30u64, 0..40u64, 0..60u64), 0..300)
         ) {
             const LIFETIME_NS: u64 = 100;
-            let mut filter = ReplayFilter::new(LIFETIME_NS, 12);
-            let mut taken: Vec<(u64, u64)> = Vec::new();
-            let mut now_ns = 0;
-            for (wait_ns, id) in steps {
+            let mut filter = ReplayFilter::new(LIFETIME_NS, capacity);
+            let mut taken = std::collections::BTreeSet::new();
+            let mut now_ns = 1_000;
+            for (wait_ns, id, age_ns) in steps {
                 now_ns += wait_ns;
-                let lives = taken.iter().any(|(t, i)| *i == id && now_ns < t + LIFETIME_NS);
-                let answer = filter.insert(at(now_ns), id);
-                prop_assert!(!(lives && answer.is_ok()), "{id} twice");
-                // 0 and 1 share a slot: values are hashes, where that is as rare as any
-                // collision and costs one Retry.
-                if answer == Err(Refusal::Replayed) && id > 1 {
-                    prop_assert!(taken.iter().any(|(_, i)| *i == id));
+                let used = token(now_ns - age_ns, id, id as u32 % 3);
+                if filter.insert(at(now_ns), used).is_ok() {
+                    prop_assert!(taken.insert((used.issued, id)), "{id} twice");
                 }
-                if answer.is_ok() {
-                    taken.push((now_ns, id));
-                }
+                prop_assert!(filter.len() <= capacity);
+                let counted: u32 = filter.by_source.values().sum();
+                prop_assert_eq!(counted as usize, filter.len());
             }
         }
     }

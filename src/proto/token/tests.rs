@@ -268,6 +268,23 @@ fn too_many_used_tokens_count_as_none() {
     assert_eq!(tokens.validate(NOW, v4(), &all[2]), Validation::Absent(Refusal::FilterFull));
 }
 
+/// ATTACKS row 69: who uses up tokens by the thousand takes nothing from others.
+#[test]
+fn attack_69_used_tokens_of_one_address_leave_others_theirs() {
+    let mut tokens = with_secret(&SECRET, 1_000);
+    let honest = new_token(&mut tokens, 1, v6());
+    let mut taken = 0;
+    for n in 0..3_000_u64 {
+        let mut nonce = [9; 12];
+        nonce[..8].copy_from_slice(&n.to_le_bytes());
+        let (now, mut token) = (NOW.plus_ns(n), Vec::new());
+        tokens.new_token(now, &nonce, v4().ip(), &mut token);
+        taken += usize::from(tokens.validate(now, v4(), &token) == Validation::NewToken);
+    }
+    assert!(taken < 100, "{taken}");
+    assert_eq!(tokens.validate(NOW.plus_ns(5_000), v6(), &honest), Validation::NewToken);
+}
+
 #[test]
 fn reset_tokens_compare_as_bytes_do() {
     let token = [7; 16];
