@@ -9,9 +9,11 @@
 //!    and call [`Mtu::on_probe_sent`]. One is under way at a time.
 //! 3. Tell its fate: [`Mtu::on_probe_acked`] raises [`Mtu::current`], [`Mtu::on_probe_lost`]
 //!    tries again or lower.
-//! 4. Tell about ordinary packets: [`Mtu::on_packet_acked`], [`Mtu::on_packets_lost`], the
-//!    latter of what the probe timer ran out on as well. If large packets vanish while the path lives (its MTU
-//!    shrank: a black hole), the size falls back to what was agreed at the start.
+//! 4. Tell about ordinary packets: [`Mtu::on_packet_acked`], [`Mtu::on_packets_lost`]. If large
+//!    packets vanish while later, smaller ones pass (the path's MTU shrank: a black hole), the
+//!    size falls back to what every path carries. Silence alone proves nothing: one of the
+//!    packets that the probe timer sends is small ([`MIN_MTU`]), so that a path that lives can
+//!    show it.
 //!
 //! The search tries the largest size first, since most paths carry what the interface does,
 //! and halves the rest of the interval when that fails.
@@ -27,17 +29,25 @@ const MAX_PROBES: u8 = 3;
 /// RFC 8899 §5.1.1, PMTU_RAISE_TIMER: 600 s after a search, the path may have become better.
 const RAISE_INTERVAL_NS: u64 = 600 * SECOND_NS;
 
-/// After a black hole the path is given this long before larger packets are tried again: a
-/// route that flaps must not cost a stall each time.
-const BLACK_HOLE_INTERVAL_NS: u64 = 60 * SECOND_NS;
+/// After a black hole the path is given this long before larger packets are tried again. A
+/// probe that is lost costs one datagram, so the first try is soon: chance may have looked like
+/// a hole.
+const BLACK_HOLE_INTERVAL_NS: u64 = 2 * SECOND_NS;
+
+/// A route that flaps must not cost a stall each time: the interval doubles up to this with
+/// each black hole that follows the last within [`RAISE_INTERVAL_NS`].
+const BLACK_HOLE_INTERVAL_MAX_NS: u64 = 64 * SECOND_NS;
+
+const _: () = assert!(BLACK_HOLE_INTERVAL_MAX_NS < RAISE_INTERVAL_NS, "else it never doubles");
 
 /// The search ends when it could win less than this: 20 bytes are 1.7 % of the smallest size,
 /// less than the probes cost.
 const SEARCH_GRAIN_BYTES: u16 = 20;
 
-/// This many events in which large packets (of more than 1,200 bytes) were lost, and none as
-/// large acknowledged between them, are a black hole. Congestion loses some of a flight, and
-/// what passes of it ends the count.
+/// This many events are a black hole, if nothing as large was acknowledged between them. An
+/// event is the loss of large packets (of more than 1,200 bytes) while, of what was sent after
+/// them, only smaller packets arrived. Congestion and chance lose some of a flight, and what
+/// passes of it ends the count.
 const BLACK_HOLE_EVENTS: u8 = 3;
 
 /// What the search is doing.
@@ -70,6 +80,15 @@ pub struct Mtu {
     suspicions: u8,
     /// The smallest of what was lost in them: when so much passes, there is none.
     suspicious_bytes: u16,
+    /// Packets of so many bytes are worth a note when they are acknowledged: the size, or the
+    /// smallest of what was lost.
+    notable_bytes: u16,
+    /// The largest number of a packet of full size that was acknowledged.
+    full_acked: Option<u64>,
+    /// How long the path is given after the next black hole.
+    retry_ns: u64,
+    /// When the last one was found.
+    fell_at: Instant,
     /// Times that a black hole was found.
     black_holes: u64,
 }
@@ -86,6 +105,10 @@ impl Mtu {
             state: State::Disabled,
             suspicions: 0,
             suspicious_bytes: u16::MAX,
+            notable_bytes: current,
+            full_acked: None,
+            retry_ns: BLACK_HOLE_INTERVAL_NS,
+            fell_at: Instant::EPOCH,
             black_holes: 0,
         }
     }
@@ -109,6 +132,7 @@ impl Mtu {
         let peer_max = u16::try_from(peer_max).unwrap_or(u16::MAX).max(MIN_MTU);
         self.max = self.max.min(peer_max);
         self.current = self.current.min(peer_max);
+        self.trust();
         self.search();
     }
 
@@ -197,38 +221,61 @@ impl Mtu {
 
     /// An ordinary packet of `size` bytes was acknowledged.
     #[inline]
-    pub fn on_packet_acked(&mut self, size: u16) {
+    pub fn on_packet_acked(&mut self, pn: u64, size: u16) {
+        if size < self.notable_bytes {
+            return;
+        }
+        if size >= self.current {
+            self.full_acked = self.full_acked.max(Some(pn));
+        }
         if size >= self.suspicious_bytes {
             self.trust();
         }
     }
 
-    /// Ordinary packets, the largest of `size` bytes, were found lost at one time, or are what the
-    /// connection's probe timer ran out on. Returns the new size if that makes a black hole.
-    pub fn on_packets_lost(&mut self, now: Instant, size: u16) -> Option<u16> {
+    /// Ordinary packets were found lost at one time: the newest is `pn`, the largest has `size`
+    /// bytes, and something that was sent after them was acknowledged. Returns the new size if
+    /// that makes a black hole.
+    pub fn on_packets_lost(&mut self, now: Instant, pn: u64, size: u16) -> Option<u16> {
         // Packets sent before an earlier fall may still be larger than what is sent now. Small ones
         // pass wherever anything does: their loss says nothing about size.
         if size <= MIN_MTU || self.current <= MIN_MTU {
             return None;
         }
+        // A packet of full size that left later has arrived: it was not the size.
+        if self.full_acked.is_some_and(|full| full > pn) {
+            return None;
+        }
         self.suspicions += 1;
         self.suspicious_bytes = self.suspicious_bytes.min(size);
+        self.notable_bytes = self.current.min(self.suspicious_bytes);
         if self.suspicions < BLACK_HOLE_EVENTS {
             return None;
         }
-        // RFC 8899 §4.3: down to what is known to pass.
-        self.trust();
-        self.black_holes += 1;
-        self.current = MIN_MTU;
-        if self.state != State::Disabled {
-            self.state = State::Settled { until: now.plus_ns(BLACK_HOLE_INTERVAL_NS) };
-        }
+        self.fall(now);
         Some(MIN_MTU)
     }
 
+    /// RFC 8899 §4.3: down to what is known to pass.
+    fn fall(&mut self, now: Instant) {
+        self.current = MIN_MTU;
+        self.trust();
+        let flaps = self.black_holes > 0 && now.ns_since(self.fell_at) < RAISE_INTERVAL_NS;
+        self.retry_ns =
+            if flaps { self.retry_ns.saturating_mul(2) } else { BLACK_HOLE_INTERVAL_NS };
+        self.retry_ns = self.retry_ns.min(BLACK_HOLE_INTERVAL_MAX_NS);
+        self.fell_at = now;
+        self.black_holes += 1;
+        if self.state != State::Disabled {
+            self.state = State::Settled { until: now.plus_ns(self.retry_ns) };
+        }
+    }
+
+    /// Forgets what spoke for a black hole.
     fn trust(&mut self) {
         self.suspicions = 0;
         self.suspicious_bytes = u16::MAX;
+        self.notable_bytes = self.current;
     }
 }
 
@@ -318,35 +365,81 @@ mod tests {
         assert_eq!((mtu.current(), mtu.probe(T0)), (1_472, None));
     }
 
-    #[test]
-    fn a_black_hole_falls_back_and_is_probed_later() {
+    /// A path of 1,472 bytes, found.
+    fn found() -> Mtu {
         let mut mtu = Mtu::new(1_200, 1_472);
         mtu.enable(65_527);
         search(&mut mtu, T0, 1_472);
+        assert_eq!(mtu.current(), 1_472);
+        mtu
+    }
+
+    /// Large packets are lost and small ones pass until the size falls.
+    fn fall(mtu: &mut Mtu, now: Instant) {
+        for pn in 0..u64::from(BLACK_HOLE_EVENTS) {
+            mtu.on_packet_acked(pn, 1_200);
+            let fell = pn + 1 == u64::from(BLACK_HOLE_EVENTS);
+            assert_eq!(mtu.on_packets_lost(now, pn, 1_472), fell.then_some(1_200));
+        }
+    }
+
+    #[test]
+    fn a_black_hole_falls_back_and_is_probed_later() {
+        let mut mtu = found();
         // Congestion: some of each flight passes.
-        for _ in 0..10 {
-            assert_eq!(mtu.on_packets_lost(T0, 1_472), None);
-            mtu.on_packet_acked(1_472);
+        for pn in 0..10 {
+            assert_eq!(mtu.on_packets_lost(T0, pn, 1_472), None);
+            mtu.on_packet_acked(pn, 1_472);
         }
         // Packets that are not quite full count as well.
-        for _ in 0..10 {
-            assert_eq!(mtu.on_packets_lost(T0, 1_460), None);
-            mtu.on_packet_acked(1_465);
+        for pn in 10..20 {
+            assert_eq!(mtu.on_packets_lost(T0, pn, 1_460), None);
+            mtu.on_packet_acked(pn, 1_465);
         }
         // Small packets that pass prove nothing; neither do small ones that are lost.
-        assert_eq!(mtu.on_packets_lost(T0, 1_471), None);
-        mtu.on_packet_acked(1_470);
-        assert_eq!(mtu.on_packets_lost(T0, 1_200), None);
-        assert_eq!(mtu.on_packets_lost(T0, 1_472), None);
-        assert_eq!(mtu.on_packets_lost(T0, 1_472), Some(1_200));
+        assert_eq!(mtu.on_packets_lost(T0, 20, 1_471), None);
+        mtu.on_packet_acked(21, 1_470);
+        assert_eq!(mtu.on_packets_lost(T0, 22, 1_200), None);
+        assert_eq!(mtu.on_packets_lost(T0, 23, 1_472), None);
+        assert_eq!(mtu.on_packets_lost(T0, 24, 1_472), Some(1_200));
         assert_eq!((mtu.current(), mtu.black_holes(), mtu.probe(T0)), (1_200, 1, None));
         // 1,200 bytes always pass: there is no hole below.
-        for _ in 0..10 {
-            assert_eq!(mtu.on_packets_lost(T0, 1_472), None);
+        for pn in 0..10 {
+            assert_eq!(mtu.on_packets_lost(T0, pn, 1_472), None);
         }
         let later = T0.plus_ns(BLACK_HOLE_INTERVAL_NS);
         search(&mut mtu, later, 1_472);
         assert_eq!(mtu.current(), 1_472);
+    }
+
+    #[test]
+    fn losses_before_a_full_packet_that_arrived_are_no_black_hole() {
+        let mut mtu = found();
+        mtu.on_packet_acked(100, 1_472);
+        for pn in 0..100 {
+            assert_eq!(mtu.on_packets_lost(T0, pn, 1_472), None);
+        }
+        assert_eq!(mtu.current(), 1_472);
+    }
+
+    #[test]
+    fn a_flapping_route_is_tried_less_and_less_often() {
+        let mut mtu = found();
+        let (mut now, mut waits) = (T0, Vec::new());
+        for _ in 0..8 {
+            fall(&mut mtu, now);
+            let mut wait_ns = 0;
+            while mtu.probe(now.plus_ns(wait_ns)).is_none() {
+                wait_ns += SECOND_NS;
+            }
+            waits.push(wait_ns / SECOND_NS);
+            now = now.plus_ns(wait_ns);
+            search(&mut mtu, now, 1_472);
+        }
+        assert_eq!(waits, [2, 4, 8, 16, 32, 64, 64, 64]);
+        // One that held for long is forgiven.
+        fall(&mut mtu, now.plus_ns(RAISE_INTERVAL_NS));
+        assert!(mtu.probe(now.plus_ns(RAISE_INTERVAL_NS + BLACK_HOLE_INTERVAL_NS)).is_some());
     }
 
     proptest! {
@@ -371,8 +464,8 @@ mod tests {
                     1 => if mtu.probe(Instant::NEVER).is_some() { mtu.on_probe_sent() },
                     2 => drop(mtu.on_probe_acked(T0, size)),
                     3 => mtu.on_probe_lost(T0, size),
-                    4 => mtu.on_packet_acked(size),
-                    _ => drop(mtu.on_packets_lost(T0, size)),
+                    4 => mtu.on_packet_acked(u64::from(size), size),
+                    _ => drop(mtu.on_packets_lost(T0, u64::from(size), size)),
                 }
                 prop_assert!((1_200..=max.max(1_200)).contains(&mtu.current()));
                 if let Some(size) = mtu.probe(T0) {

@@ -360,13 +360,6 @@ impl SentPackets {
         self.packets.iter().take(below).filter(|e| e.fate == Fate::Skipped).count() as u64
     }
 
-    /// Bytes of the largest outstanding packet that is no MTU probe; 0 if there is none.
-    #[must_use]
-    pub fn largest_outstanding(&self) -> u16 {
-        let ordinary = |e: &&Entry| e.fate == Fate::Outstanding && e.flags & MTU_PROBE == 0;
-        self.packets.iter().filter(ordinary).map(|e| e.bytes).max().unwrap_or(0)
-    }
-
     /// The frames of the oldest outstanding packet that asks for an acknowledgement: what a
     /// probe after a timeout repeats (RFC 9002 §6.2.4).
     pub fn oldest_eliciting_frames(&self) -> Option<impl Iterator<Item = SentFrame> + '_> {

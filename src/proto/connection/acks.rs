@@ -190,7 +190,7 @@ impl Connection {
                 if p.info.mtu_probe {
                     new_mtu = mtu.on_probe_acked(now, p.info.bytes).or(new_mtu);
                 } else {
-                    mtu.on_packet_acked(p.info.bytes);
+                    mtu.on_packet_acked(p.pn, p.info.bytes);
                 }
                 if let Some((sent_at, bytes, pn)) = acked.note(&p, ack.largest) {
                     congestion.on_acked(now, sent_at, bytes, pn, app_limited, rtt);
@@ -357,13 +357,14 @@ impl Connection {
         let mtu = &mut self.mtu;
         let threshold = self.suspects.packet_threshold();
         let suspects = &mut self.suspects;
-        let mut largest_lost = 0;
+        let (mut newest_lost, mut largest_lost) = (0, 0);
         let sent = &mut self.data.sent;
         let losses = sent.detect_losses(now, delay, threshold, first_sample, |p, frames| {
             budget.lost(&p);
             if p.info.mtu_probe {
                 mtu.on_probe_lost(now, p.info.bytes);
             } else {
+                newest_lost = p.pn;
                 largest_lost = largest_lost.max(p.info.bytes);
                 if p.info.in_flight {
                     suspects.on_lost(p.pn);
@@ -386,7 +387,7 @@ impl Connection {
             }
         });
         if largest_lost > 0
-            && let Some(mtu) = self.mtu.on_packets_lost(now, largest_lost)
+            && let Some(mtu) = self.mtu.on_packets_lost(now, newest_lost, largest_lost)
         {
             self.set_mtu(mtu);
         }

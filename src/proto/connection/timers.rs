@@ -92,7 +92,7 @@ impl Connection {
         {
             match cause {
                 Cause::Loss(space) => self.detect_losses(now, space),
-                Cause::Probe(space) => self.on_probe_timeout(now, space),
+                Cause::Probe(space) => self.on_probe_timeout(space),
             }
         }
     }
@@ -193,16 +193,11 @@ impl Connection {
     }
 
     /// RFC 9002 §6.2.4: sends what is likely to elicit an acknowledgement, beyond the window.
-    fn on_probe_timeout(&mut self, now: Instant, space: SpaceId) {
+    fn on_probe_timeout(&mut self, space: SpaceId) {
         self.stats.ptos += 1;
         self.pto_count = self.pto_count.saturating_add(1).min(MAX_BACKOFF);
         if space == SpaceId::Data {
             self.data.probes = PROBES;
-            // Perhaps nothing comes back because nothing of that size passes.
-            let largest = self.data.sent.largest_outstanding();
-            if let Some(mtu) = self.mtu.on_packets_lost(now, largest) {
-                self.set_mtu(mtu);
-            }
             self.repeat_oldest_data();
             return;
         }

@@ -7,6 +7,7 @@ use super::{Connection, SpaceId, State, Transmit};
 use crate::ecn::Ecn;
 use crate::proto::congestion::Controller;
 use crate::proto::crypto::TAG_LEN;
+use crate::proto::mtu::MIN_MTU;
 use crate::proto::recovery::SentInfo;
 use crate::proto::sent::SentFrame;
 use crate::time::Instant;
@@ -101,7 +102,9 @@ impl Connection {
         if self.data.probes == PROBES || (permit == Permit::Full && self.peer_would_wait(mtu)) {
             self.skip();
         }
-        let len = self.write_data_packet(now, &mut buf[..mtu], permit)?;
+        // The last probe of a timeout is small: if only that one arrives, it is the size.
+        let size = if self.data.probes == 1 { mtu.min(usize::from(MIN_MTU)) } else { mtu };
+        let len = self.write_data_packet(now, &mut buf[..size], permit)?;
         if probing {
             self.data.probes -= 1;
         }

@@ -62,25 +62,78 @@ fn a_bulk_transfer_finds_the_size_that_the_path_carries() {
     assert_eq!(pair.server.stats().mtu_bytes, max);
 }
 
-#[test]
-fn small_packets_that_are_lost_are_no_black_hole() {
+/// A pair whose server has found the largest size, and that size.
+fn pair_at_full_size() -> (Pair, u16) {
     let mut pair = Pair::new();
     pair.settle();
     let max = TransportConfig::default().max_mtu_bytes;
     assert_eq!(pair.server.stats().mtu_bytes, max);
-    for size in [100, 5_000] {
+    (pair, max)
+}
+
+/// The server begins to send so many bytes.
+fn start_download(pair: &mut Pair, bytes: usize) -> StreamId {
+    let stream = pair.server.open(Dir::Uni).unwrap();
+    pair.server.send(stream, Bytes::from(vec![7; bytes]), true).unwrap();
+    stream
+}
+
+#[test]
+fn a_blackout_is_no_black_hole() {
+    for size in [100, 5_000, 3_000_000] {
+        let (mut pair, max) = pair_at_full_size();
         // Nothing arrives for a while: the probe timer runs out again and again.
-        pair.filter = Box::new(|f| f.to == Side::Server);
-        let stream = pair.server.open(Dir::Uni).unwrap();
-        let before = pair.server.stats().ptos;
-        pair.server.send(stream, Bytes::from(vec![7; size]), true).unwrap();
+        let stream = start_download(&mut pair, size);
+        pair.run_ms(0);
+        pair.filter = Box::new(|_| false);
         pair.run_ms(2_000);
-        assert!(pair.server.stats().ptos >= before + 3);
-        let small = size == 100;
-        assert_eq!(pair.server.stats().mtu_bytes == max, small, "{size} bytes");
+        assert!(pair.server.stats().ptos >= 3, "{:?}", pair.server.stats());
         pair.filter = Box::new(|_| true);
-        pair.run_ms(5_000);
+        pair.run_ms(8_000);
         assert!(pair.client_app.fins.contains(&stream));
+        assert_eq!((pair.server.stats().mtu_bytes, pair.server.mtu.black_holes()), (max, 0));
+    }
+}
+
+#[test]
+fn random_loss_is_no_black_hole() {
+    for seed in 0..10 {
+        let (mut pair, max) = pair_at_full_size();
+        let stream = start_download(&mut pair, 3_000_000);
+        let mut state: u64 = 77 + seed;
+        pair.filter = Box::new(move |_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223) & 0xffff_ffff;
+            (state >> 16) % 10 != 0
+        });
+        let limit = pair.now.plus_ns(100_000 * MILLISECOND_NS);
+        while pair.client_app.fins.is_empty() && pair.step(limit) {}
+        assert!(pair.client_app.fins.contains(&stream), "seed {seed}");
+        assert!(pair.server.stats().lost_packets > 150);
+        let found = (pair.server.stats().mtu_bytes, pair.server.mtu.black_holes());
+        assert_eq!(found, (max, 0), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_black_hole_is_found_within_a_few_probe_timeouts_and_left_again() {
+    for size in [5_000, 3_000_000] {
+        let (mut pair, max) = pair_at_full_size();
+        let stream = start_download(&mut pair, size);
+        // The path shrinks, and nobody says so.
+        pair.filter = Box::new(|f| f.bytes.len() <= 1_300);
+        let begin = pair.now;
+        while pair.server.mtu.black_holes() == 0 {
+            assert!(pair.step(begin.plus_ns(500 * MILLISECOND_NS)), "{:?}", pair.server.stats());
+        }
+        assert_eq!(pair.server.stats().mtu_bytes, MIN_DATAGRAM_BYTES);
+        pair.run_ms(1_000);
+        assert!(pair.client_app.fins.contains(&stream));
+        // It grows again: a transfer some seconds later finds out.
+        pair.filter = Box::new(|_| true);
+        pair.run_ms(2_000);
+        start_download(&mut pair, 100_000);
+        pair.run_ms(1_000);
+        assert_eq!(pair.server.stats().mtu_bytes, max);
     }
 }
 
