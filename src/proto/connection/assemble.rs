@@ -44,7 +44,9 @@ impl Connection {
         lengths: bool,
     ) -> bool {
         let received = &mut self.data.received;
-        if received.owes_ack(now)
+        // RFC 9000 §13.2.1: a probe tells what arrived, since the last ACK may be lost as well.
+        let repeats = self.data.probes > 0 || self.keys.as_ref().is_some_and(|k| k.owes_answer());
+        if (repeats || received.owes_ack(now))
             && let Some(largest) = write_received(w, received, now)
         {
             self.data.sent.push_frame(SentFrame::Ack { largest });
@@ -78,9 +80,7 @@ impl Connection {
     /// Frames that a bulk transfer never sends.
     #[inline]
     fn write_rare_frames(&mut self, w: &mut Writer<'_>) {
-        let p = &self.pending;
-        let rare = p.handshake_done | p.ping | p.new_token | p.path_response.is_some();
-        if rare {
+        if self.pending.any() {
             self.write_pending(w);
         }
         if self.local_cids.pending || self.remote_cids.has_retirements() {
@@ -99,11 +99,11 @@ impl Connection {
             p.handshake_done = false;
             sent.push_frame(SentFrame::HandshakeDone);
         }
-        if let Some(data) = p.path_response
+        while let Some(&data) = p.path_responses.front()
             && Frame::PathResponse(data).write(w).is_ok()
         {
             // RFC 9000 §13.3: sent once; the peer asks again.
-            p.path_response = None;
+            p.path_responses.pop_front();
             sent.push_frame(SentFrame::Ping);
         }
         if p.new_token {

@@ -41,6 +41,8 @@ pub(super) struct OneRttKeys {
     failures: u64,
     /// Updates made, by either side.
     pub(super) updates: u64,
+    /// The last packet that should have been of the previous phase was not.
+    doubt: bool,
 }
 
 /// What opening a packet came to.
@@ -73,6 +75,7 @@ impl OneRttKeys {
             sealed: 0,
             failures: 0,
             updates: 0,
+            doubt: false,
         }
     }
 
@@ -125,7 +128,11 @@ impl OneRttKeys {
                 None => return Ok(Opened::Forged),
             },
         };
-        let Some(len) = key.open(pn, packet, header) else { return self.forged() };
+        let Some(len) = key.open(pn, packet, header) else {
+            // One packet is one attempt, whoever wrote it (§9.5): the next is tried otherwise.
+            self.doubt = generation == Generation::Previous && self.phase_received.is_none();
+            return self.forged();
+        };
         match generation {
             Generation::Current => {
                 self.phase_received = Some(self.phase_received.map_or(pn, |p| p.min(pn)));
@@ -134,7 +141,9 @@ impl OneRttKeys {
             Generation::Previous => Ok(Opened::Plain(len)),
             Generation::Next => {
                 // RFC 9001 §6.2: the peer may not update again before we have acknowledged its
-                // last update under our own new keys.
+                // last update under our own new keys. Our first packet of a phase does so
+                // (`owes_answer`), so that a peer which waits only until it has seen one is not
+                // told off, and no update costs it less than a packet of ours.
                 if !self.phase_answered {
                     return Err(TransportError::new(
                         code::KEY_UPDATE_ERROR,
@@ -153,8 +162,9 @@ impl OneRttKeys {
             return Generation::Current;
         }
         match self.phase_received {
-            // Our own update is not answered yet: what still arrives is old.
-            None if self.updates > 0 => Generation::Previous,
+            // Our own update is not answered yet: what still arrives is old, unless the peer was
+            // early with one of its own and nothing of the phase between arrived.
+            None if self.updates > 0 && !self.doubt => Generation::Previous,
             Some(first) if pn < first => Generation::Previous,
             _ => Generation::Next,
         }
@@ -185,6 +195,7 @@ impl OneRttKeys {
         self.phase_sent = next_pn;
         self.phase_acknowledged = false;
         self.phase_answered = false;
+        self.doubt = false;
         self.sealed = 0;
         self.updates += 1;
     }
@@ -195,6 +206,13 @@ impl OneRttKeys {
         if largest >= self.phase_sent {
             self.phase_acknowledged = true;
         }
+    }
+
+    /// True until a packet with an ACK frame was protected with this phase's key: the first one
+    /// carries one, so that the peer knows at once that its update arrived.
+    #[inline]
+    pub(super) fn owes_answer(&self) -> bool {
+        !self.phase_answered
     }
 
     /// A packet with an ACK frame was protected with this phase's key.
@@ -237,6 +255,13 @@ impl OneRttKeys {
             self.previous_remote = None;
             self.previous_expires = Instant::NEVER;
         }
+    }
+
+    /// True if a packet of this phase arrived and one was sent: what some peers ask for before
+    /// they update again.
+    #[cfg(test)]
+    pub(super) fn phase_is_seen(&self, next_pn: u64) -> bool {
+        self.phase_received.is_some() && next_pn > self.phase_sent
     }
 
     /// The failures that end a connection.

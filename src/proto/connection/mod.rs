@@ -80,6 +80,11 @@ use std::sync::Arc;
 /// Streams whose buffered data is offered again within one delivery of events.
 const MAX_REDELIVERIES: u32 = 64;
 
+/// PATH_CHALLENGE frames that wait for their answer at most (ATTACKS rows 34 and 71). A peer that
+/// probes an old and a new path twice each needs four; what comes beyond is counted and not
+/// answered, and the peer asks again (RFC 9000 §8.2.1).
+const PATH_RESPONSES_MAX: usize = 8;
+
 /// Where a connection stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -128,7 +133,8 @@ pub struct Transmit {
 struct Pending {
     handshake_done: bool,
     ping: bool,
-    path_response: Option<[u8; 8]>,
+    /// Challenges to answer, oldest first; at most [`PATH_RESPONSES_MAX`].
+    path_responses: VecDeque<[u8; 8]>,
     new_token: bool,
 }
 
@@ -159,6 +165,8 @@ pub struct ConnectionStats {
     pub rx_foreign: u64,
     /// Packets refused because buffering them would break a bound; the peer repeats them.
     pub rx_refused: u64,
+    /// Path challenges that were not answered, since too many waited for their answer.
+    pub rx_refused_challenges: u64,
     /// Datagrams sent.
     pub tx_datagrams: u64,
     /// Bytes of datagrams sent.

@@ -17,6 +17,8 @@ use crate::wire::{Side, Writer};
 
 /// RFC 9001 §5.4.2: packet number and payload have 4 bytes at least, so that the sample fits.
 pub(super) const MIN_PN_AND_PAYLOAD: usize = 4;
+/// Where the payload of a packet ends that makes a datagram of 1,200 bytes.
+const PADDED_PAYLOAD_END: usize = super::MIN_DATAGRAM_BYTES as usize - TAG_LEN;
 /// Space that a datagram must have for a packet to be begun in it.
 const MIN_ROOM: usize = 64;
 /// RFC 9000 §21.4: the shortest distance between packet numbers left out.
@@ -61,6 +63,12 @@ impl Connection {
             State::Closing => self.close_is_owed(),
             State::Draining | State::Drained => false,
         }
+    }
+
+    /// RFC 9000 §8.2.2: a datagram with a PATH_RESPONSE is padded.
+    #[inline]
+    pub(super) fn answers_path(&self) -> bool {
+        !self.pending.path_responses.is_empty()
     }
 
     /// True if there are 1-RTT frames to write, acknowledgements aside.
@@ -150,15 +158,18 @@ impl Connection {
             write_short(&mut w, self.remote_cids.current(), false, keys.phase(), pn, number_len)
                 .ok()?;
         let header = w.position();
-        let ack_eliciting = self.write_data_frames(now, &mut w, permit, false);
+        // What is padded has to say where its data ends.
+        let pad = permit == Permit::Full && self.answers_path();
+        let ack_eliciting = self.write_data_frames(now, &mut w, permit, pad);
         let mut end = w.position();
         if end == header {
             self.data.sent.abandon();
             return None;
         }
-        if end - pn_at < MIN_PN_AND_PAYLOAD {
-            let pad = MIN_PN_AND_PAYLOAD - (end - pn_at);
-            let _fits = Frame::Padding { len: pad }.write(&mut w);
+        let wanted = if pad { PADDED_PAYLOAD_END } else { pn_at + MIN_PN_AND_PAYLOAD };
+        if end < wanted {
+            let len = (wanted - end).min(w.remaining());
+            let _fits = Frame::Padding { len }.write(&mut w);
             end = w.position();
         }
         self.seal_data(now, buf, header, pn_at, pn, end, ack_eliciting, false)
@@ -309,6 +320,7 @@ impl Connection {
             return None;
         }
         let full = self.permit(now, mtu) == Permit::Full;
+        let answers_path = self.answers_path();
         let mut drafts: [Option<Draft>; 3] = [None; 3];
         let mut at = 0;
         for (i, space) in
@@ -324,7 +336,8 @@ impl Connection {
         }
         // RFC 9000 §14.1: datagrams that carry an Initial are padded, a server's only if the
         // Initial asks for an acknowledgement.
-        let pad = drafts[0].is_some_and(|d| self.side == Side::Client || d.ack_eliciting);
+        let pad = drafts[0].is_some_and(|d| self.side == Side::Client || d.ack_eliciting)
+            || (answers_path && !self.answers_path());
         let last = drafts.iter().rposition(Option::is_some)?;
         if pad
             && at < usize::from(super::MIN_DATAGRAM_BYTES).min(limit)
@@ -351,7 +364,7 @@ impl Connection {
 
 impl super::Pending {
     #[inline]
-    fn any(&self) -> bool {
-        self.handshake_done | self.ping | self.new_token | self.path_response.is_some()
+    pub(super) fn any(&self) -> bool {
+        self.handshake_done | self.ping | self.new_token | !self.path_responses.is_empty()
     }
 }

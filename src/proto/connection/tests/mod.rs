@@ -3,8 +3,10 @@
 mod attacks;
 mod basics;
 mod forge;
+mod keys;
 mod late_crypto;
 mod pair;
+mod paths;
 mod recovery;
 
 use super::*;

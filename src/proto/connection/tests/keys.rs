@@ -1,0 +1,116 @@
+//! Key updates, as often as can be, over paths that lose and reorder.
+
+use super::pair::*;
+use super::*;
+
+/// When an end changes its keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Habit {
+    /// As soon as RFC 9001 §6.1 lets it.
+    Allowed,
+    /// As some stacks do: once a packet of the present phase was sent and one was received,
+    /// whether or not ours is acknowledged.
+    Early,
+}
+
+fn update(c: &mut Connection, habit: Habit) {
+    let next_pn = c.data.sent.next_pn();
+    match habit {
+        Habit::Allowed => {
+            c.update_keys();
+        }
+        Habit::Early => {
+            let seen = c.keys.as_ref().is_some_and(|k| k.updates == 0 || k.phase_is_seen(next_pn));
+            if seen && c.is_confirmed() && c.is_established() {
+                c.keys.as_mut().unwrap().update(None, next_pn, Instant::NEVER);
+            }
+        }
+    }
+}
+
+/// Loses one datagram of a hundred and delays one of twenty past the next few.
+fn rough(seed: u64) -> Box<dyn FnMut(&mut Flight) -> bool> {
+    let mut state = seed;
+    Box::new(move |f| {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let chance = state >> 33;
+        if chance.is_multiple_of(20) {
+            f.due = f.due.plus_ns(chance % 3_000_000);
+        }
+        !chance.is_multiple_of(100)
+    })
+}
+
+/// Echoes some streams while both ends change keys after `every` steps; their updates.
+fn run(habits: [Habit; 2], every: u64, seed: u64) -> [ConnectionStats; 2] {
+    let mut pair = Pair::connected();
+    pair.filter = rough(seed);
+    let streams: Vec<_> = (0..4)
+        .map(|_| {
+            let stream = pair.client.open(Dir::Bi).unwrap();
+            pair.client.send(stream, Bytes::from(vec![seed as u8; 200_000]), true).unwrap();
+            stream
+        })
+        .collect();
+    let limit = pair.now.plus_ns(60_000_000_000);
+    let mut steps = 0u64;
+    while pair.client_app.fins.len() < streams.len() {
+        steps += 1;
+        if steps.is_multiple_of(every) {
+            update(&mut pair.client, habits[0]);
+        }
+        if (steps + every / 2).is_multiple_of(every) {
+            update(&mut pair.server, habits[1]);
+        }
+        let what = format!("{habits:?} every {every} steps, seed {seed}");
+        assert!(pair.step(limit), "{what}: stalled: {:?}", pair.client.stats());
+        assert!(pair.client.is_established(), "{what}: {:?}", pair.client_app.closed());
+        assert!(pair.server.is_established(), "{what}: {:?}", pair.server_app.closed());
+    }
+    for stream in streams {
+        assert_eq!(pair.client_app.data[&stream], vec![seed as u8; 200_000]);
+    }
+    [pair.client.stats(), pair.server.stats()]
+}
+
+#[test]
+fn both_ends_update_as_often_as_they_may() {
+    let mut updates = 0;
+    for seed in 0..10 {
+        for every in [1, 7, 40] {
+            let [client, server] = run([Habit::Allowed; 2], every, seed);
+            assert_eq!(client.key_updates.abs_diff(server.key_updates) / 2, 0);
+            updates += client.key_updates;
+        }
+    }
+    assert!(updates > 30, "{updates}");
+}
+
+#[test]
+fn peers_that_update_once_they_have_seen_the_new_phase_are_borne() {
+    let mut updates = [0; 2];
+    for seed in 0..10 {
+        for every in [7, 40] {
+            updates[0] += run([Habit::Early, Habit::Allowed], every, seed)[1].key_updates;
+            updates[1] += run([Habit::Allowed, Habit::Early], every, seed)[0].key_updates;
+        }
+    }
+    assert!(updates.iter().all(|&n| n > 200), "{updates:?}");
+}
+
+#[test]
+fn attack_66_the_first_packet_of_a_phase_answers_the_update() {
+    use crate::wire::frame::Frame;
+    let mut pair = Pair::connected();
+    // Everything that the client sends is acknowledged already.
+    pair.settle();
+    let next = pair.client.data.sent.next_pn();
+    pair.client.keys.as_mut().unwrap().update(None, next, Instant::NEVER);
+    pair.attack(Side::Client, &[Frame::Padding { len: 30 }]);
+    assert_eq!(pair.server.stats().key_updates, 1);
+    pair.server.pending.ping = true;
+    pair.settle();
+    assert!(pair.client.keys.as_ref().unwrap().may_update() || pair.client.update_keys());
+    assert_eq!((pair.client.stats().key_updates, pair.server.stats().key_updates), (1, 1));
+}

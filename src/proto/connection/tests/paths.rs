@@ -1,0 +1,57 @@
+//! What a peer does to find out whether a path lives.
+
+use super::pair::*;
+use super::*;
+use crate::wire::frame::Frame;
+
+/// Challenges in one packet, and the datagrams that answer it.
+fn challenged(pair: &mut Pair, count: u64) -> Vec<Vec<u8>> {
+    let challenges: Vec<_> = (0..count).map(|n| Frame::PathChallenge(n.to_be_bytes())).collect();
+    pair.attack(Side::Client, &challenges);
+    let mut buf = [0; 2048];
+    let mut answers = Vec::new();
+    while let Some(t) = pair.server.transmit(pair.now, &mut buf) {
+        answers.push(buf[..t.len].to_vec());
+    }
+    answers
+}
+
+#[test]
+fn attack_34_every_challenge_is_answered_in_datagrams_of_full_size() {
+    // RFC 9000 §8.2.2, beside data whose frame could fill the packet, and alone.
+    for data in [0, 300, 100_000] {
+        let mut pair = Pair::connected();
+        let s = pair.server.open(Dir::Uni).unwrap();
+        if data > 0 {
+            pair.server.send(s, Bytes::from(vec![9; data]), true).unwrap();
+        }
+        let answers = challenged(&mut pair, 3);
+        assert!(answers[0].len() >= 1_200, "{} bytes", answers[0].len());
+        let mut seen = Vec::new();
+        for mut answer in answers {
+            seen.extend(pair.client_reads(&mut answer));
+        }
+        let responses: Vec<_> = (0..3u64).map(|n| n.to_be_bytes()).collect();
+        assert_eq!(seen, responses);
+        pair.settle();
+        assert_eq!(pair.client_app.data.get(&s).map_or(0, Vec::len), data);
+        assert_eq!(pair.server.stats().rx_refused_challenges, 0);
+    }
+}
+
+#[test]
+fn attack_71_a_flood_of_challenges_is_bounded_and_counted() {
+    let mut pair = Pair::connected();
+    let challenges: Vec<_> = (0..100u64).map(|n| Frame::PathChallenge(n.to_be_bytes())).collect();
+    for _ in 0..100 {
+        pair.attack(Side::Client, &challenges);
+    }
+    assert_eq!(pair.server.pending.path_responses.len(), PATH_RESPONSES_MAX);
+    let refused = 100 * 100 - PATH_RESPONSES_MAX as u64;
+    assert_eq!(pair.server.stats().rx_refused_challenges, refused);
+    let mut buf = [0; 2048];
+    let answer = pair.server.transmit(pair.now, &mut buf).unwrap();
+    assert!(answer.len >= 1_200 && pair.server.pending.path_responses.is_empty());
+    pair.settle();
+    assert!(pair.server.is_established());
+}
