@@ -201,8 +201,8 @@ impl Connection {
                         SentFrame::RetireConnectionId { .. } => {
                             remote_cids.retirement_acknowledged()
                         }
-                        SentFrame::Crypto { len, .. } => {
-                            if tickets.as_mut().is_some_and(|t| t.on_acked(len)) {
+                        SentFrame::Crypto { offset, len } => {
+                            if tickets.as_mut().is_some_and(|t| t.on_acked(offset, len)) {
                                 *tickets = None;
                             }
                         }
@@ -257,7 +257,7 @@ impl Connection {
         };
         s.sent.check_acked(ack.largest)?;
         s.sent.note_largest_acked(ack.largest);
-        let received = &mut s.received;
+        let (received, crypto) = (&mut s.received, &mut s.crypto_send);
         for (lo, hi) in ack.ranges() {
             s.sent.acknowledge(lo, hi, |p, frames| {
                 if p.info.in_flight {
@@ -267,8 +267,12 @@ impl Connection {
                     congestion.on_acked(now, sent_at, bytes, pn, *app_limited, rtt);
                 }
                 for frame in frames {
-                    if let SentFrame::Ack { largest } = frame {
-                        received.ack_acknowledged(largest);
+                    match frame {
+                        SentFrame::Ack { largest } => received.ack_acknowledged(largest),
+                        SentFrame::Crypto { offset, len } => {
+                            crypto.on_acked(offset, len);
+                        }
+                        _ => {}
                     }
                 }
             })?;

@@ -289,7 +289,7 @@ fn draft_in_space(
     let mut w = Writer::new(&mut buf[..room]);
     let layout = header.write(&mut w, pn, pn_len(pn, s.sent.largest_acked())).ok()?;
     let payload_at = w.position();
-    if s.received.owes_ack(now)
+    if (probing || s.received.owes_ack(now))
         && let Some(largest) = write_received(&mut w, &mut s.received, now)
     {
         s.sent.push_frame(SentFrame::Ack { largest });

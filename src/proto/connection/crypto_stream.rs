@@ -18,11 +18,35 @@ pub(super) struct CryptoSend {
     data: Vec<u8>,
     /// First byte never sent.
     next: usize,
-    /// Bytes acknowledged; a byte that was sent twice may count twice, which only forgets a
-    /// session ticket early.
-    acked: usize,
-    /// Ranges to send again, sorted, disjoint.
-    lost: Vec<(usize, usize)>,
+    /// Ranges acknowledged.
+    acked: Ranges,
+    /// Ranges to send again.
+    lost: Ranges,
+}
+
+/// Ranges of bytes, sorted, disjoint, not adjacent. There are at most as many as frames were sent.
+#[derive(Debug, Default)]
+struct Ranges(Vec<(usize, usize)>);
+
+impl Ranges {
+    fn insert(&mut self, start: usize, end: usize) {
+        let mut all = std::mem::take(&mut self.0);
+        all.push((start, end));
+        all.sort_unstable();
+        for (s, e) in all {
+            match self.0.last_mut() {
+                Some(last) if last.1 >= s => last.1 = last.1.max(e),
+                _ => self.0.push((s, e)),
+            }
+        }
+    }
+
+    fn remove(&mut self, start: usize, end: usize) {
+        for (s, e) in std::mem::take(&mut self.0) {
+            let parts = [(s, e.min(start)), (s.max(end), e)];
+            self.0.extend(parts.into_iter().filter(|(s, e)| s < e));
+        }
+    }
 }
 
 impl CryptoSend {
@@ -32,7 +56,7 @@ impl CryptoSend {
     }
 
     pub(super) fn has_pending(&self) -> bool {
-        self.next < self.data.len() || !self.lost.is_empty()
+        self.next < self.data.len() || !self.lost.0.is_empty()
     }
 
     /// The next range to send, of at most `room` bytes; repairs go first.
@@ -40,12 +64,12 @@ impl CryptoSend {
         if room == 0 {
             return None;
         }
-        let (start, end) = match self.lost.first_mut() {
+        let (start, end) = match self.lost.0.first_mut() {
             Some(range) => {
                 let end = range.1.min(range.0 + room);
                 let start = std::mem::replace(&mut range.0, end);
                 if range.0 == range.1 {
-                    self.lost.remove(0);
+                    self.lost.0.remove(0);
                 }
                 (start, end)
             }
@@ -57,31 +81,39 @@ impl CryptoSend {
         (start < end).then(|| (start as u64, &self.data[start..end]))
     }
 
-    /// `offset..offset + len` was lost.
+    /// `offset..offset + len` was lost: it goes out again, but for what arrived in another packet.
     pub(super) fn on_lost(&mut self, offset: u64, len: u16) {
         let start = offset as usize;
-        let end = start + usize::from(len);
-        let mut all = std::mem::take(&mut self.lost);
-        all.push((start, end));
-        all.sort_unstable();
-        for (s, e) in all {
-            match self.lost.last_mut() {
-                Some(last) if last.1 >= s => last.1 = last.1.max(e),
-                _ => self.lost.push((s, e)),
-            }
+        self.repeat(start, start + usize::from(len));
+    }
+
+    /// What was sent and is not acknowledged goes out again. False if there is none.
+    pub(super) fn repeat_unacknowledged(&mut self) -> bool {
+        self.repeat(0, self.next);
+        !self.lost.0.is_empty()
+    }
+
+    fn repeat(&mut self, start: usize, end: usize) {
+        self.lost.insert(start, end);
+        for &(s, e) in &self.acked.0 {
+            self.lost.remove(s, e);
         }
     }
 
-    /// `len` bytes were acknowledged; true once all are.
-    pub(super) fn on_acked(&mut self, len: u16) -> bool {
-        self.acked += usize::from(len);
-        self.acked >= self.data.len() && self.next == self.data.len() && self.lost.is_empty()
+    /// `offset..offset + len` was acknowledged; true once all is.
+    pub(super) fn on_acked(&mut self, offset: u64, len: u16) -> bool {
+        let start = offset as usize;
+        let end = start + usize::from(len);
+        self.acked.insert(start, end);
+        self.lost.remove(start, end);
+        self.acked.0.first() == Some(&(0, self.data.len()))
     }
 
     /// Everything goes out again: a Retry made what was sent void.
     pub(super) fn restart(&mut self) {
         self.next = 0;
-        self.lost.clear();
+        self.acked.0.clear();
+        self.lost.0.clear();
     }
 }
 
@@ -98,6 +130,11 @@ impl CryptoRecv {
     #[cfg(test)]
     pub(super) const fn read_bytes(&self) -> u64 {
         self.read
+    }
+
+    /// True if TLS was given all of `offset..offset + len`, and there is any.
+    pub(super) const fn has_read(&self, offset: u64, len: usize) -> bool {
+        len > 0 && offset + len as u64 <= self.read
     }
 
     /// Takes a frame in and hands what is in order to `tls`.
@@ -201,5 +238,27 @@ mod tests {
         assert!(!s.has_pending());
         s.restart();
         assert_eq!(s.take(99).map(|(o, d)| (o, d.len())), Some((0, 10)));
+    }
+
+    #[test]
+    fn what_was_acknowledged_is_not_sent_again() {
+        let mut s = CryptoSend::default();
+        s.buffer().extend_from_slice(b"0123456789");
+        assert_eq!(s.take(99).map(|(o, d)| (o, d.len())), Some((0, 10)));
+        s.on_lost(0, 10);
+        assert!(!s.on_acked(2, 3), "before it goes out again");
+        assert_eq!(s.take(99), Some((0, &b"01"[..])));
+        assert_eq!(s.take(99), Some((5, &b"56789"[..])));
+        assert!(!s.on_acked(5, 4));
+        s.on_lost(0, 10);
+        assert_eq!(s.take(99), Some((0, &b"01"[..])));
+        assert_eq!(s.take(99), Some((9, &b"9"[..])));
+        assert!(!s.on_acked(2, 3) && !s.on_acked(0, 2));
+        assert!(s.repeat_unacknowledged());
+        assert_eq!(s.take(99), Some((9, &b"9"[..])));
+        assert!(s.on_acked(9, 1), "all of it");
+        assert!(!s.repeat_unacknowledged());
+        s.on_lost(0, 10);
+        assert!(!s.has_pending());
     }
 }

@@ -32,6 +32,11 @@ use std::sync::Arc;
 /// Datagrams kept while the keys that open them are still to come (ATTACKS row 11).
 pub(super) const UNDECRYPTABLE_MAX: usize = 10;
 
+/// Times per connection that a server sends its flight again before its timer says so, because
+/// the client repeats its own (RFC 9002 §6.2.3). The network duplicates a datagram now and then;
+/// a client whose own timer runs out doubles it each time, so that two cover its first second.
+const FLIGHT_REPEATS_MAX: u8 = 2;
+
 /// What the handshake needs and the rest of the connection's life does not.
 pub(super) struct Handshake {
     pub(super) initial: HandshakeSpace,
@@ -55,6 +60,8 @@ pub(super) struct Handshake {
     /// RFC 9002 §6.2.2.1: the client knows that the server knows its address.
     pub(super) peer_validated_us: bool,
     pub(super) undecryptable: VecDeque<Box<[u8]>>,
+    /// Times that a server sent its flight again because the client repeated its own.
+    flight_repeats: u8,
     /// Handshake bytes from TLS go here next.
     write_level: Level,
     parameters_done: bool,
@@ -285,12 +292,34 @@ impl Connection {
             (SpaceId::Data, _) => return self.on_late_crypto(offset, data),
             _ => return Ok(()),
         };
+        if space == SpaceId::Initial
+            && self.side == Side::Server
+            && recv.has_read(offset, data.len())
+        {
+            self.repeat_flight();
+            return Ok(());
+        }
         let Some(session) = &mut self.session else { return Ok(()) };
         let read = |bytes: &[u8]| session.read(level, bytes).map_err(|e| tls_error(&e));
         recv.receive(offset, data, read).unwrap_or_else(|e| Err(e.into()))?;
         self.apply_peer_parameters()?;
         self.pump_tls();
         self.check_complete(now)
+    }
+
+    /// RFC 9002 §6.2.3: a client that repeats its first flight has not got all of ours. What it
+    /// has not acknowledged goes out again, as far as the window and the limit of an address that
+    /// is not validated allow.
+    fn repeat_flight(&mut self) {
+        let Some(h) = &mut self.handshake else { return };
+        if h.flight_repeats >= FLIGHT_REPEATS_MAX {
+            return;
+        }
+        let initial = h.initial.crypto_send.repeat_unacknowledged();
+        if initial | h.handshake.crypto_send.repeat_unacknowledged() {
+            h.flight_repeats += 1;
+            self.stats.flight_repeats += 1;
+        }
     }
 
     /// Moves what TLS wrote into CRYPTO streams, and installs the keys that it made.
@@ -524,6 +553,7 @@ impl Handshake {
             sent_bytes: 0,
             peer_validated_us: false,
             undecryptable: VecDeque::new(),
+            flight_repeats: 0,
             write_level: Level::Initial,
             parameters_done: false,
         }

@@ -179,6 +179,8 @@ pub struct ConnectionStats {
     pub lost_bytes: u64,
     /// Probe timeouts.
     pub ptos: u64,
+    /// Times that a server sent its flight again because the client repeated its own.
+    pub flight_repeats: u64,
     /// Losses that lasted long enough to be called persistent congestion.
     pub persistent_congestions: u64,
     /// Times that the congestion window was reduced.

@@ -8,5 +8,6 @@ mod late_crypto;
 mod pair;
 mod paths;
 mod recovery;
+mod slow;
 
 use super::*;

@@ -1,0 +1,110 @@
+//! Faults that stall nothing for ever, and that used to cost seconds.
+
+use super::pair::*;
+use super::*;
+use crate::wire::Reader;
+use crate::wire::Writer;
+use crate::wire::frame::{Frame, write_ack};
+
+/// Lets pass the first datagram to the server, and what comes to the client after a while.
+fn mute(pair: &mut Pair, ms: u64) {
+    let (mut up, quiet_until) = (0, pair.now.plus_ns(ms * 1_000_000));
+    pair.filter = Box::new(move |f| {
+        up += u32::from(f.to == Side::Server);
+        if f.to == Side::Server { up == 1 } else { f.due > quiet_until }
+    });
+}
+
+#[test]
+fn a_probe_tells_what_arrived_if_the_last_acknowledgement_was_lost() {
+    // RFC 9000 §13.2.1. The answer is lost, with the acknowledgement in it, and nothing more
+    // comes from the client that would have to be acknowledged.
+    let mut pair = Pair::connected();
+    mute(&mut pair, 20);
+    let asked = pair.client.data.sent.next_pn();
+    let stream = pair.client.open(Dir::Bi).unwrap();
+    pair.client.send(stream, Bytes::from_static(b"question"), true).unwrap();
+    let limit = pair.now.plus_ns(300_000_000);
+    while pair.client_app.fins.is_empty() {
+        assert!(pair.step(limit), "the probe did not come");
+    }
+    assert!(pair.server.stats().ptos > 0);
+    assert!(pair.client.data.sent.largest_acked() >= Some(asked), "the client does not know");
+}
+
+#[test]
+fn a_handshake_probe_tells_what_arrived_if_the_last_acknowledgement_was_lost() {
+    let mut pair = Pair::new();
+    mute(&mut pair, 500);
+    pair.run_ms(1_100);
+    assert!(pair.server.stats().ptos > 0 && pair.client.stats().rx_packets > 0);
+    assert!(pair.client.first_rtt_sample_at.is_some(), "the client does not know");
+}
+
+/// A pair whose server has its first flight under way, and will hear nothing of it.
+fn pair_with_flight() -> Pair {
+    let mut pair = Pair::new();
+    pair.filter = Box::new(|f| f.to == Side::Server);
+    pair.run_ms(3);
+    assert!(pair.server.stats().tx_datagrams > 0 && pair.server.is_handshaking());
+    pair.filter = Box::new(|_| false);
+    pair
+}
+
+fn send_all(c: &mut Connection, now: Instant) -> u64 {
+    let mut buf = [0; 2048];
+    let before = c.stats().tx_bytes;
+    while c.transmit(now, &mut buf).is_some() {}
+    c.stats().tx_bytes - before
+}
+
+fn acknowledge(c: &mut Connection, now: Instant, lo: u64, hi: u64) {
+    let mut buf = [0; 64];
+    let mut w = Writer::new(&mut buf);
+    write_ack(&mut w, std::iter::once((lo, hi)), 1, 0, None).unwrap();
+    let Frame::Ack(ack) = Frame::read(&mut Reader::new(w.written())).unwrap() else {
+        panic!("not an ACK");
+    };
+    c.on_ack(now, SpaceId::Handshake, &ack).unwrap();
+}
+
+#[test]
+fn crypto_that_was_acknowledged_is_not_sent_again_for_an_older_copy() {
+    let mut pair = pair_with_flight();
+    let (server, mut now) = (&mut pair.server, pair.now);
+    let sent = |c: &Connection| c.handshake.as_ref().unwrap().handshake.sent.next_pn();
+    let first = sent(server);
+    assert!(first > 0);
+    // The flight goes out again, from its first byte to its last, and that copy arrives.
+    server.handshake.as_mut().unwrap().received_bytes += 10_000;
+    assert!(server.handshake.as_mut().unwrap().handshake.crypto_send.repeat_unacknowledged());
+    assert!(send_all(server, now) > 0);
+    let second = sent(server);
+    now = now.plus_ns(20_000_000);
+    acknowledge(server, now, first, second - 1);
+    now = now.plus_ns(5_000_000_000);
+    server.detect_losses(now, SpaceId::Handshake);
+    assert!(server.stats().lost_packets >= first, "the first copy is lost");
+    assert!(!server.handshake.as_ref().unwrap().handshake.crypto_send.has_pending());
+}
+
+#[test]
+fn a_server_answers_a_repeated_hello_with_its_flight_a_few_times() {
+    // RFC 9002 §6.2.3. The server's own timer is not asked.
+    let mut pair = pair_with_flight();
+    let flight = pair.server.stats().tx_bytes;
+    let mut buf = [0; 2048];
+    let mut answers = Vec::new();
+    for _ in 0..3 {
+        let now = pair.client.next_timeout().unwrap();
+        pair.now = pair.now.max(now);
+        pair.client.handle_timeout(pair.now, &mut pair.client_app);
+        while let Some(t) = pair.client.transmit(pair.now, &mut buf) {
+            pair.deliver(Side::Server, Ecn::NotEct, &mut buf[..t.len]);
+        }
+        answers.push(send_all(&mut pair.server, pair.now));
+    }
+    assert!(answers[0] >= flight, "{answers:?} after {flight}");
+    assert_eq!(pair.server.stats().flight_repeats, 2, "{answers:?}");
+    assert!(answers[2] > 0 && answers[2] < 100, "{answers:?}");
+}
