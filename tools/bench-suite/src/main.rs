@@ -20,6 +20,8 @@ mod echo;
 mod floor;
 mod heap;
 mod identity;
+mod link;
+mod loss;
 mod meter;
 mod pair;
 mod report;
@@ -68,10 +70,25 @@ struct What {
     only: Vec<String>,
 }
 
+/// What of `loss` to run.
+#[derive(Args)]
+struct LossArgs {
+    #[command(flatten)]
+    what: What,
+    /// Fewer seeds
+    #[arg(long)]
+    quick: bool,
+    /// One seed, and the congestion window every 100 ms
+    #[arg(long)]
+    trace: bool,
+}
+
 #[derive(Subcommand)]
 enum Sub {
     /// Count instructions per operation with callgrind
     Counts(What),
+    /// Transfers over a simulated path that loses packets by chance
+    Loss(LossArgs),
     /// One slice of one case on one stack: what runs under callgrind
     #[command(hide = true)]
     One(What),
@@ -95,6 +112,11 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
         None => run(cli),
         Some(Sub::Counts(what)) => counts::print(&what.cases()?, what.columns()?),
         Some(Sub::Echo(args)) => echo::run(args),
+        Some(Sub::Loss(args)) => {
+            let mut columns = args.what.columns()?;
+            columns[2] &= !args.what.only.is_empty();
+            loss::run(columns, &args.what.case, args.quick, args.trace)
+        }
         Some(Sub::One(what)) => {
             let identity = Rc::new(Identity::new()?);
             for case in what.cases()? {

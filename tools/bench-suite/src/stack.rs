@@ -79,6 +79,8 @@ pub(crate) trait Client: Endpoint {
     fn start_bulk(&mut self, now_ns: u64, connection: usize);
     /// Handshakes that used a ticket.
     fn resumptions(&self) -> u64;
+    /// The congestion window of a connection. Not measured.
+    fn window_bytes(&mut self, connection: usize) -> u64;
 }
 
 /// The side that accepts.

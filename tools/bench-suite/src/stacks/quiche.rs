@@ -402,6 +402,11 @@ impl Client for Side {
     fn resumptions(&self) -> u64 {
         self.app.resumptions
     }
+
+    fn window_bytes(&mut self, index: usize) -> u64 {
+        let slot = self.slots[index].as_ref();
+        slot.and_then(|slot| slot.connection.path_stats().next()).map_or(0, |p| p.cwnd as u64)
+    }
 }
 
 impl Server for Side {

@@ -42,6 +42,8 @@ const LONG_NS: u64 = 60 * SECOND_NS;
 const REQUEST: u64 = 0;
 /// What a handle's wake-up asks for.
 const BULK: u64 = 1;
+/// What a handle's wake-up asks for.
+const WINDOW: u64 = 2;
 
 /// This library.
 pub(crate) struct Quiclane;
@@ -168,6 +170,8 @@ struct State {
     resumptions: AtomicU64,
     responses: AtomicU64,
     received_bytes: AtomicU64,
+    /// The congestion window when it was last asked for.
+    window_bytes: AtomicU64,
 }
 
 fn add(counter: &AtomicU64, amount: u64) {
@@ -222,6 +226,9 @@ impl Handler for App {
     }
 
     fn woken(&mut self, c: &mut ConnectionRef<'_>, what: u64) {
+        if what == WINDOW {
+            return self.state.window_bytes.store(c.stats().window_bytes, Relaxed);
+        }
         let Ok(stream) = c.open(Dir::Bi) else { return };
         if what == BULK {
             self.bulk = Some(stream);
@@ -253,6 +260,7 @@ impl Side {
             resumptions: AtomicU64::new(0),
             responses: AtomicU64::new(0),
             received_bytes: AtomicU64::new(0),
+            window_bytes: AtomicU64::new(0),
         };
         let crew = Crew::new(1, SEEDS[usize::from(is_server)])?;
         let mut worker = crew.worker(0, Instant::EPOCH, LaneLimits::default());
@@ -328,6 +336,12 @@ impl Client for Side {
 
     fn resumptions(&self) -> u64 {
         self.state.resumptions.load(Relaxed)
+    }
+
+    /// As it was when it was last asked for.
+    fn window_bytes(&mut self, index: usize) -> u64 {
+        assert!(self.handles[index].wake(WINDOW).is_ok(), "no window");
+        self.state.window_bytes.load(Relaxed)
     }
 }
 

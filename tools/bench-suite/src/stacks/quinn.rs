@@ -337,6 +337,10 @@ impl Client for Side {
     fn resumptions(&self) -> u64 {
         self.connects - self.verified.load(Relaxed)
     }
+
+    fn window_bytes(&mut self, index: usize) -> u64 {
+        self.connections[index].as_ref().map_or(0, |connection| connection.stats().path.cwnd)
+    }
 }
 
 impl Server for Side {
