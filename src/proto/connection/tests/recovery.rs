@@ -103,7 +103,7 @@ fn random_loss_is_no_black_hole() {
         let mut state: u64 = 77 + seed;
         pair.filter = Box::new(move |_| {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223) & 0xffff_ffff;
-            (state >> 16) % 10 != 0
+            !(state >> 16).is_multiple_of(10)
         });
         let limit = pair.now.plus_ns(100_000 * MILLISECOND_NS);
         while pair.client_app.fins.is_empty() && pair.step(limit) {}
