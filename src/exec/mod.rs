@@ -45,6 +45,7 @@
 //! | `lane/` | a worker without thread, clock and datapath: what simulations drive |
 //! | `worker` | the turn: lane, datapaths, inbox, sleep |
 //! | `table`, `wheel`, `services`, `handoff`, `overrun`, `status` | its parts |
+//! | `crowding` | whether a worker may spin on its CPU |
 //! | `crew` | workers without threads, for simulations |
 //! | `affinity`, `sys`, `clock`, `entropy` | the machine: system calls, time, random bytes |
 //!
@@ -58,6 +59,7 @@ mod affinity;
 pub mod clock;
 mod config;
 mod crew;
+mod crowding;
 mod entropy;
 mod handle;
 mod handler;
@@ -85,7 +87,7 @@ pub use lane::{Acceptor, ConnectFailure, Lane, LaneCounters, LaneLimits, NewConn
 pub use overrun::{CALLBACK_BUDGET_NS, Callback};
 pub use port::PortError;
 pub use registration::{
-    ListenError, Listener, OpenError, Progress, Registration, ShutdownReport, WorkerLoop,
+    ListenError, Listener, Monitor, OpenError, Progress, Registration, ShutdownReport, WorkerLoop,
     WorkerSeed,
 };
 pub use services::{TimerId, WatchId};

@@ -63,6 +63,8 @@ counters! {
         sleeps,
         /// Turns whose callbacks took longer than they may.
         overruns,
+        /// Times that others wanted the CPU, and the worker began to sleep instead of spinning.
+        crowded,
     }
 }
 

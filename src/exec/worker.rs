@@ -47,7 +47,7 @@ const OWN_TOKEN: u64 = 1 << 63;
 pub enum Polling {
     /// Never: the lowest latency, and a CPU of its own for each worker.
     Spin,
-    /// After it has found nothing to do for this long.
+    /// After it has found nothing to do for this long; at once while others want its CPU.
     Adaptive {
         /// How long it looks again before it sleeps.
         spin: Duration,
@@ -82,6 +82,8 @@ pub struct Worker<D> {
     /// Workers that were sent datagrams in this turn.
     to_wake: Vec<usize>,
     polling: Polling,
+    /// Somebody else wants the CPU: no looking again before it sleeps.
+    is_crowded: bool,
     controls: VecDeque<Control>,
     counters: TurnCounters,
     board: Arc<Board>,
@@ -105,6 +107,7 @@ impl<D: Datapath> Worker<D> {
             fleet,
             to_wake: Vec::new(),
             polling,
+            is_crowded: false,
             controls: VecDeque::new(),
             counters: TurnCounters::default(),
             board: Arc::default(),
@@ -143,6 +146,17 @@ impl<D: Datapath> Worker<D> {
             (Some(poller), Some(fd)) => poller.add(fd, Interest::Readable, OWN_TOKEN),
             _ => Ok(()),
         }
+    }
+
+    /// Whether the worker looks again before it sleeps, if it may choose.
+    pub(super) fn spins_by_choice(&self) -> bool {
+        matches!(self.polling, Polling::Adaptive { .. })
+    }
+
+    /// From now on somebody else wants the worker's CPU, or no one does.
+    pub(super) fn set_crowded(&mut self, is_crowded: bool) {
+        self.counters.crowded += u64::from(is_crowded && !self.is_crowded);
+        self.is_crowded = is_crowded;
     }
 
     /// Adds a datapath, and says which number it has.
@@ -400,6 +414,7 @@ impl<D: Datapath> Worker<D> {
         match self.polling {
             Polling::Spin => false,
             Polling::Sleep => work == 0,
+            Polling::Adaptive { .. } if self.is_crowded => work == 0,
             Polling::Adaptive { spin } => {
                 u128::from(now.ns_since(self.worked_at)) >= spin.as_nanos()
             }

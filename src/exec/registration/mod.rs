@@ -42,7 +42,7 @@ use std::time::Duration;
 /// What the registration, its listeners and its workers share.
 struct Shared {
     fleet: Arc<Fleet<Command>>,
-    boards: Vec<Arc<Board>>,
+    boards: Arc<[Arc<Board>]>,
     source: Source,
     secrets: Secrets,
     used_tokens: UsedTokens,
@@ -112,6 +112,22 @@ pub struct Registration {
     clock: Clock,
 }
 
+/// What the workers of a [`Registration`] do and have done, for any thread. Cheap to clone; it
+/// holds nothing open, and shows the last state once the workers have ended.
+#[derive(Clone, Debug)]
+pub struct Monitor {
+    boards: Arc<[Arc<Board>]>,
+}
+
+impl Monitor {
+    /// As [`Registration::status`].
+    #[must_use]
+    pub fn status(&self) -> Vec<WorkerStatus> {
+        let row = |(number, board): (usize, &Arc<Board>)| WorkerStatus::new(number, board);
+        self.boards.iter().enumerate().map(row).collect()
+    }
+}
+
 /// How a shutdown went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ShutdownReport {
@@ -158,8 +174,13 @@ impl Registration {
     /// What every worker does and has done. A busy worker tells at most 50 ms late.
     #[must_use]
     pub fn status(&self) -> Vec<WorkerStatus> {
-        let row = |(number, board): (usize, &Arc<Board>)| WorkerStatus::new(number, board);
-        self.shared.boards.iter().enumerate().map(row).collect()
+        self.monitor().status()
+    }
+
+    /// Reads the status from elsewhere: from another thread, or in a callback.
+    #[must_use]
+    pub fn monitor(&self) -> Monitor {
+        Monitor { boards: self.shared.boards.clone() }
     }
 
     /// What the XDP program did with the frames of the device, by reason, since it was attached:

@@ -2,6 +2,7 @@
 
 use super::super::affinity::Berth;
 use super::super::clock::Clock;
+use super::super::crowding::{Crowding, RunDelay};
 use super::super::lane::ConnectRequest;
 use super::super::port::{Port, PortError, Purpose, Source};
 use super::super::status::Board;
@@ -42,6 +43,8 @@ pub struct WorkerLoop {
     /// The end was asked for: no later than this.
     finish_at: Option<Instant>,
     failed: bool,
+    crowding: Crowding,
+    run_delay: RunDelay,
 }
 
 /// Whether a worker goes on.
@@ -72,6 +75,8 @@ impl WorkerLoop {
             listened: Vec::new(),
             finish_at: None,
             failed: false,
+            crowding: Crowding::new(clock.now()),
+            run_delay: RunDelay::of_this_thread(),
         }
     }
 
@@ -112,8 +117,19 @@ impl WorkerLoop {
             }
             until = until.min(finish_at);
         }
+        if self.crowding.is_due(now) && self.worker.spins_by_choice() {
+            self.judge_crowding(now);
+        }
         self.worker.wait(now, turn, until);
         Progress::Running
+    }
+
+    fn judge_crowding(&mut self, now: Instant) {
+        if self.crowding.judge(now, self.run_delay.read()) {
+            let (worker, cpu) = (self.worker.lane().number(), self.berth.cpu);
+            tracing::info!(worker, cpu, "others want the CPU: the worker sleeps and does not spin");
+        }
+        self.worker.set_crowded(!self.crowding.may_spin(now));
     }
 
     fn carry_out(&mut self, control: Control) {

@@ -171,7 +171,7 @@ pub(super) fn prepare(
     let secrets = Secrets::derive(&config);
     let codec = Codec::new(&config.cid_config(secrets.cid_secret, secrets.cid_key))
         .map_err(OpenError::CidConfig)?;
-    let boards: Vec<Arc<Board>> = (0..workers).map(|_| Arc::default()).collect();
+    let boards: Arc<[Arc<Board>]> = (0..workers).map(|_| Arc::default()).collect();
     let clock = Clock::monotonic();
     let polling = match config.profile {
         Profile::Scavenger => Polling::Sleep,
