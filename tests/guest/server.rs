@@ -132,6 +132,6 @@ fn row(object: &str) -> Result<QueueRow, String> {
         mode: value("mode").unwrap_or_default().to_owned(),
         rx_packets: some("rx_packets")?,
         wrong_queue: some("wrong_queue")?,
-        connections: some("connections")?,
+        connections: some("connections_total")?,
     })
 }

@@ -29,7 +29,7 @@ pub(crate) fn run(args: &GetArgs) -> Result<(), Failure> {
     let mut config = ClientConfig::new(client_tls(&args.trust, hq::ALPN)?);
     config.transport = Arc::new(perf::widened(io::transport(&args.io)));
     let mut out = output(args)?;
-    let registration = io::open(&args.io)?;
+    let registration = io::open_client(&args.io)?;
     let (news, inbox) = channel();
     let client = Client { path: args.path.clone(), news, piece: Vec::new(), done: false };
     registration.connect(args.server, &args.trust.server_name, &config, client)?;

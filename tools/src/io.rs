@@ -10,7 +10,21 @@ use quiclane::topology::Sharing;
 
 /// Opens the workers that the arguments ask for.
 pub(crate) fn open(args: &IoArgs) -> Result<Registration, Failure> {
-    let registration = Registration::open(config(args)?)?;
+    start(config(args)?)
+}
+
+/// As [`open`], for a client. A server on the same machine has its workers pinned to the first
+/// CPUs: a client on kernel UDP that is not told its CPUs runs wherever the kernel finds one free.
+pub(crate) fn open_client(args: &IoArgs) -> Result<Registration, Failure> {
+    let mut config = config(args)?;
+    if matches!(config.io, Io::Udp(_)) && config.cpus.is_empty() {
+        config.pin = false;
+    }
+    start(config)
+}
+
+fn start(config: RegistrationConfig) -> Result<Registration, Failure> {
+    let registration = Registration::open(config)?;
     for note in registration.notes() {
         tracing::info!("{note}");
     }

@@ -13,7 +13,7 @@ use crate::{io, status};
 use quiclane::CloseReason;
 use quiclane::RetryPolicy;
 use quiclane::StreamId;
-use quiclane::exec::{ConnectionRef, Handler, Registration, ServerConfig};
+use quiclane::exec::{ConnectionRef, Handler, Monitor, Registration, ServerConfig};
 use status_file::StatusFile;
 use std::io::Write;
 use std::path::PathBuf;
@@ -34,8 +34,9 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
         config.retry = RetryPolicy::Always;
     }
     let registration = io::open(&args.io)?;
+    let monitor = registration.monitor();
     let listener = registration.listen(args.listen, &config, move |_new| {
-        Some(Box::new(Server::new(root.clone())) as Box<dyn Handler>)
+        Some(Box::new(Server::new(root.clone(), monitor.clone())) as Box<dyn Handler>)
     })?;
     let mut file = StatusFile::new(listener.local_addr());
     file.write(&registration.status());
@@ -101,23 +102,23 @@ fn announce(
 
 /// The application of a connection: which it is, ALPN tells.
 enum Server {
-    Undecided(Option<PathBuf>),
+    Undecided(Option<PathBuf>, Monitor),
     Files(Files),
     Perf(PerfServer),
 }
 
 impl Server {
-    fn new(root: Option<PathBuf>) -> Self {
-        Self::Undecided(root)
+    fn new(root: Option<PathBuf>, monitor: Monitor) -> Self {
+        Self::Undecided(root, monitor)
     }
 }
 
 impl Handler for Server {
     fn connected(&mut self, connection: &mut ConnectionRef<'_>, _resumed: bool) {
         tracing::debug!(remote = %connection.remote(), worker = connection.worker(), "connected");
-        if let Self::Undecided(root) = self {
+        if let Self::Undecided(root, monitor) = self {
             *self = if connection.alpn() == Some(perf::ALPN.as_bytes()) {
-                Self::Perf(PerfServer::default())
+                Self::Perf(PerfServer::new(monitor.clone()))
             } else {
                 Self::Files(Files::new(root.take()))
             };
@@ -132,7 +133,7 @@ impl Handler for Server {
         fin: bool,
     ) -> usize {
         match self {
-            Self::Undecided(_) => {}
+            Self::Undecided(..) => {}
             Self::Files(files) => files.data(connection, stream, data, fin),
             Self::Perf(perf) => perf.data(connection, stream, data, fin),
         }
@@ -158,7 +159,7 @@ impl Handler for Server {
 
     fn stream_closed(&mut self, _: &mut ConnectionRef<'_>, stream: StreamId, _context: u64) {
         match self {
-            Self::Undecided(_) => {}
+            Self::Undecided(..) => {}
             Self::Files(files) => files.gone(stream),
             Self::Perf(perf) => perf.gone(stream),
         }

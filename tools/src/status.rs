@@ -15,8 +15,10 @@ pub(crate) struct QueueRow {
     pub(crate) tx_packets: u64,
     pub(crate) drops: u64,
     pub(crate) wrong_queue: u64,
-    /// Connections accepted or opened since the start.
+    /// Connections now, as in the status file.
     pub(crate) connections: u64,
+    /// Connections accepted or opened since the start.
+    pub(crate) connections_total: u64,
 }
 
 impl QueueRow {
@@ -30,7 +32,8 @@ impl QueueRow {
             tx_packets: w.counters.queue.tx_packets,
             drops: w.counters.queue.drops(),
             wrong_queue: w.wrong_queue,
-            connections: w.counters.lane.connected + w.counters.lane.accepted,
+            connections: w.connections,
+            connections_total: w.counters.lane.connected + w.counters.lane.accepted,
         }
     }
 }
@@ -90,6 +93,7 @@ pub(crate) fn table(rows: &[QueueRow]) -> String {
         "drops",
         "wrong queue",
         "connections",
+        "total",
     ]);
     let unknown = |v: Option<u32>| v.map_or_else(|| "-".to_owned(), |v| v.to_string());
     for r in rows {
@@ -103,6 +107,7 @@ pub(crate) fn table(rows: &[QueueRow]) -> String {
             r.drops.to_string(),
             r.wrong_queue.to_string(),
             r.connections.to_string(),
+            r.connections_total.to_string(),
         ]);
     }
     for (i, column) in table.column_iter_mut().enumerate() {

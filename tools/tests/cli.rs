@@ -119,7 +119,7 @@ fn a_file_is_fetched_and_counted() {
     assert!(text.contains("/none"), "{text}");
     let end = server.stop();
     assert_eq!(end["schema"], "quiclane.serve/1");
-    assert_eq!(end["queues"][0]["connections"], 2);
+    assert_eq!(end["queues"][0]["connections_total"], 2);
     std::fs::remove_dir_all(&dir).unwrap();
 }
 

@@ -7,8 +7,9 @@ use quiclane_fixtures::{Tree, machines, schema};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Child, Command, Output, Stdio};
 
 /// Calls of reading verbs that print something else than without these arguments.
 const OPTIONS: &[(&str, &[&str])] = &[("doctor", &["--list"]), ("doctor", &["--explain", "QL012"])];
@@ -131,24 +132,85 @@ fn a_bundle_says_what_its_schema_says() {
     }
 }
 
+/// A server, killed when the test ends.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A line that was printed, as the output of a call.
+fn printed(line: &str) -> Output {
+    Output { status: std::process::ExitStatus::default(), stdout: line.into(), stderr: Vec::new() }
+}
+
+#[test]
+fn a_server_and_a_measurement_say_what_their_schemas_say() {
+    let schemas = schemas();
+    let binary = env!("CARGO_BIN_EXE_quiclane");
+    let mut server = Command::new(binary);
+    server.args(["perf", "server", "--listen", "127.0.0.1:0", "--json"]).stdout(Stdio::piped());
+    let mut server = Server(server.stderr(Stdio::null()).spawn().unwrap());
+    let mut lines = BufReader::new(server.0.stdout.take().unwrap()).lines();
+    let ready = lines.next().unwrap().unwrap();
+    let mut faulty = faults(&schemas, "ready", &printed(&ready));
+    let ready: Value = serde_json::from_str(&ready).unwrap();
+    let status = format!("/run/quiclane/{}.json", ready["pid"]);
+    match fs::read_to_string(&status) {
+        Ok(text) => faulty.extend(faults(&schemas, "status", &printed(&text))),
+        Err(error) => eprintln!("skipped: the server may not write {status}: {error}"),
+    }
+    let address = ready["listen"].as_str().unwrap();
+    for more in [
+        "--scenario rps --connections 2 --interval 0.1",
+        "--scenario latency --rate 50",
+        "--scenario hps --connections 2",
+        "--scenario download",
+        "--scenario upload",
+    ] {
+        let mut run = Command::new(binary);
+        run.args(["perf", "run", address, "--insecure", "--json", "--seconds", "0.5"]);
+        let out = run.args(more.split_whitespace()).output().unwrap();
+        faulty.extend(faults(&schemas, more, &out));
+    }
+    let pid = server.0.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    let end = lines.map_while(Result::ok).last().unwrap();
+    faulty.extend(faults(&schemas, "end", &printed(&end)));
+    assert!(end.contains("\"end\""), "{end}");
+    assert!(faulty.is_empty(), "{} faults:\n{}", faulty.len(), faulty.join("\n"));
+}
+
+#[test]
+fn a_measurement_of_a_server_that_is_not_there_is_described_too() {
+    // A port that is taken, and answers nothing.
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    let mut run = Command::new(env!("CARGO_BIN_EXE_quiclane"));
+    run.args(["perf", "run", &address, "--insecure", "--json", "--scenario", "hps"]);
+    let out = run.args(["--seconds", "1.5", "--connections", "2"]).output().unwrap();
+    assert_eq!(out.status.code(), Some(1), "{out:?}");
+    assert_eq!(faults(&schemas(), "silent", &out), Vec::<String>::new());
+    let report: Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert!(report["server"]["modes"].is_null() && report["unknown"]["modes"].is_string());
+}
+
 #[test]
 fn a_field_that_is_not_described_is_a_fault() {
     let schemas = schemas();
-    let out = |text: &str| Output {
-        status: std::process::ExitStatus::default(),
-        stdout: text.into(),
-        stderr: Vec::new(),
-    };
     let good = r#"{"schema": "quiclane.bundle/1", "version": "0", "taken_unix_s": 1,
         "kernel": null, "redacted": null, "files": 1, "links": 0, "unanswered": []}"#;
-    assert_eq!(faults(&schemas, "good", &out(good)), Vec::<String>::new());
+    assert_eq!(faults(&schemas, "good", &printed(good)), Vec::<String>::new());
     for (bad, part) in [
         (good.replace("\"links\"", "\"lines\""), "lines"),
         (good.replace("\"files\": 1", "\"files\": -1"), "/files"),
         (good.replace("bundle/1", "bundle/2"), "there is no file"),
         ("{".to_owned(), "no JSON"),
     ] {
-        let faults = faults(&schemas, "bad", &out(&bad));
+        let faults = faults(&schemas, "bad", &printed(&bad));
         assert!(faults.iter().any(|fault| fault.contains(part)), "{bad}: {faults:?}");
     }
 }

@@ -45,6 +45,8 @@ impl Scenario {
     }
 }
 
+/// The exit code is 1 if a request stayed unanswered, was refused, a connection ended early, or
+/// nothing was heard for longer than --max-silence.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct PerfRunArgs {
     /// The server.
@@ -56,18 +58,36 @@ pub(crate) struct PerfRunArgs {
     /// Connections at one time [default: 1; rps 100; hps 16].
     #[arg(long, value_name = "N")]
     pub(crate) connections: Option<usize>,
-    /// Requests at one time on each connection [default: rps 10, else 1].
+    /// Requests at one time on each connection [default: rps 10, else 1; with --rate no limit of
+    /// ours].
     #[arg(long, value_name = "N")]
     pub(crate) streams: Option<usize>,
-    /// Bytes of a request [default: rps 512, latency 100].
+    /// Bytes of a request of rps and latency, 8 at least [default: rps 512, latency 100].
     #[arg(long, value_name = "BYTES")]
     pub(crate) up: Option<u64>,
-    /// Bytes of a response [default: rps 4000, latency 100].
+    /// Bytes of a response [default: rps 4000, latency 100; download: without end].
     #[arg(long, value_name = "BYTES")]
     pub(crate) down: Option<u64>,
-    /// How long it runs.
-    #[arg(long, value_name = "S", default_value_t = 5.0)]
+    /// Requests a second of rps and latency, sent whether or not the last ones were answered. A
+    /// latency counts from the time that the request was meant to leave. Without it a new request
+    /// waits for an answer, and a server that pauses is asked less.
+    #[arg(long, value_name = "N", value_parser = number, allow_negative_numbers = true)]
+    pub(crate) rate: Option<f64>,
+    /// How long is measured.
+    #[arg(long, value_name = "S", default_value = "5", value_parser = number,
+          allow_negative_numbers = true)]
     pub(crate) seconds: f64,
+    /// How long requests run before anything counts.
+    #[arg(long, value_name = "S", default_value = "0", value_parser = number,
+          allow_negative_numbers = true)]
+    pub(crate) warmup: f64,
+    /// A line on standard error so often; 0 for none [default: 1 on a terminal, else 0].
+    #[arg(long, value_name = "S", value_parser = number, allow_negative_numbers = true)]
+    pub(crate) interval: Option<f64>,
+    /// Fail if requests are out and nothing is heard for so long.
+    #[arg(long, value_name = "S", default_value = "1", value_parser = number,
+          allow_negative_numbers = true)]
+    pub(crate) max_silence: f64,
     #[command(flatten)]
     pub(crate) trust: TrustArgs,
     #[command(flatten)]
@@ -75,4 +95,12 @@ pub(crate) struct PerfRunArgs {
     /// One JSON object on standard output.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// A number that is finite, in words for who typed something else.
+fn number(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value.is_finite() => Ok(value),
+        _ => Err("a number such as 5 or 0.5 is needed".to_owned()),
+    }
 }

@@ -1,121 +1,168 @@
 //! The client's part of a measurement: what each connection does.
+//!
+//! A connection does nothing after its handshake until it is woken with [`GO`]: all of a run begin
+//! together. Then it either keeps a number of requests out (a closed loop), or sends one whenever
+//! it is woken with the time that the request was meant to leave (an open loop, see `pacer.rs`).
 
 use super::args::Scenario;
-use super::{CHUNK, CHUNK_BYTES, HEADER_BYTES, LENT_MAX, STATUS_REQUEST};
+use super::settings::Settings;
+use super::tally::{Tally, Window};
+use super::{CHUNK, CHUNK_BYTES, HEADER_BYTES, LENT_MAX};
 use bytes::Bytes;
-use hdrhistogram::Histogram;
 use quiclane::CloseReason;
-use quiclane::exec::{ConnectFailure, ConnectionRef, Handler, WorkerRef};
-use quiclane::time::Instant;
+use quiclane::exec::{ClientConfig, ConnectFailure, ConnectionRef, Handler, WorkerRef};
 use quiclane::{Dir, StreamId};
-use std::collections::HashMap;
+use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 
-/// Longest time that a histogram tells apart.
-const MAX_LATENCY_NS: u64 = 60_000_000_000;
+/// Wakes a connection to begin. Greater than every time.
+pub(crate) const GO: u64 = u64::MAX;
+/// Wakes a connection to close.
+pub(crate) const CLOSE: u64 = u64::MAX - 1;
+/// Connections that ended early and whose reason is told, on each worker.
+const REASONS_MAX: u64 = 16;
+/// Handshakes of hps that may fail on one worker, each followed by another.
+const FAILURES_MAX: u64 = 1000;
 
-/// What every connection of a run does.
-#[derive(Debug)]
+/// What every connection of a run does, and where it tells what it has done.
 pub(crate) struct Plan {
-    pub(crate) scenario: Scenario,
-    pub(crate) streams: usize,
-    pub(crate) up: u64,
-    pub(crate) down: u64,
-    /// Only what happens while this is set counts for percentiles.
-    pub(crate) measuring: AtomicBool,
-    /// No new requests: the end is near.
-    pub(crate) stopping: AtomicBool,
+    pub(crate) settings: Settings,
+    pub(crate) server: SocketAddr,
+    pub(crate) server_name: String,
+    pub(crate) config: ClientConfig,
+    pub(crate) window: Window,
+    /// For each worker.
+    pub(crate) tallies: Vec<Tally>,
+    pub(crate) news: Sender<News>,
+    /// The size of the response, and filling as far as one piece goes.
+    pub(crate) request: Bytes,
 }
 
-/// What one connection has done: written by its worker alone, read by the main thread.
-#[derive(Debug, Default)]
-pub(crate) struct Tally {
-    pub(crate) bytes: AtomicU64,
-    pub(crate) requests: AtomicU64,
+impl Plan {
+    /// What a request begins with.
+    pub(crate) fn request(settings: &Settings) -> Bytes {
+        let filling = settings.up.saturating_sub(HEADER_BYTES as u64).min(CHUNK_BYTES as u64);
+        let mut request = settings.down.to_be_bytes().to_vec();
+        request.extend_from_slice(&CHUNK[..filling as usize]);
+        request.into()
+    }
+
+    pub(crate) fn tally(&self, worker: usize) -> &Tally {
+        // One for each worker that there is.
+        &self.tallies[worker % self.tallies.len()]
+    }
+
+    /// Begins a handshake of hps.
+    pub(crate) fn connect_from(self: &Arc<Self>, worker: &mut WorkerRef<'_>) {
+        let now = worker.now().as_nanos();
+        let tally = self.tally(worker.number());
+        tally.asked(&self.window, now);
+        tally.left(now, 1);
+        let client = PerfClient::new(self, now);
+        worker.connect(self.server, &self.server_name, &self.config, client);
+    }
 }
 
 /// What connections tell the main thread.
 pub(crate) enum News {
     Connected { handshake_ns: u64 },
     Failed(String),
-    Latencies(Box<Histogram<u64>>),
-    Status(String),
 }
 
 /// The application of a connection.
 pub(crate) struct PerfClient {
     plan: Arc<Plan>,
-    tally: Arc<Tally>,
-    news: Sender<News>,
-    started: Option<Instant>,
-    begun: std::time::Instant,
-    sent_at: HashMap<StreamId, Instant>,
-    latencies: Option<Box<Histogram<u64>>>,
-    /// A request as it goes out, header and filling.
-    request: Bytes,
-    over: bool,
+    /// When it was begun.
+    begun: u64,
+    is_connected: bool,
+    /// What follows is none of our business any more.
+    is_over: bool,
+    /// Requests that are out, with the times that they were meant to leave.
+    out: VecDeque<(StreamId, u64)>,
+    /// Times of requests that should have left.
+    due: VecDeque<u64>,
 }
 
 impl PerfClient {
-    pub(crate) fn new(
-        plan: &Arc<Plan>,
-        tally: &Arc<Tally>,
-        news: &Sender<News>,
-        begun: std::time::Instant,
-    ) -> Self {
-        let filling = plan.up.saturating_sub(HEADER_BYTES as u64).min(CHUNK_BYTES as u64) as usize;
-        let mut request = plan.down.to_be_bytes().to_vec();
-        if matches!(plan.scenario, Scenario::Rps | Scenario::Latency) {
-            request.extend_from_slice(&CHUNK[..filling]);
-        }
-        let latencies = Histogram::new_with_bounds(1, MAX_LATENCY_NS, 3).ok().map(Box::new);
+    pub(crate) fn new(plan: &Arc<Plan>, begun: u64) -> Self {
         Self {
             plan: Arc::clone(plan),
-            tally: Arc::clone(tally),
-            news: news.clone(),
-            started: None,
             begun,
-            sent_at: HashMap::new(),
-            latencies,
-            request: request.into(),
-            over: false,
+            is_connected: false,
+            is_over: false,
+            out: VecDeque::new(),
+            due: VecDeque::new(),
         }
+    }
+
+    fn is_hps(&self) -> bool {
+        self.plan.settings.scenario == Scenario::Hps
     }
 
     fn tell(&self, news: News) {
         // The main thread stops listening when it has heard enough.
-        let _nobody = self.news.send(news);
+        let _nobody = self.plan.news.send(news);
     }
 
-    fn fail(&mut self, why: String) {
-        if !self.over && !self.plan.stopping.load(Ordering::Relaxed) {
-            self.over = true;
+    /// The connection ended, or never began, though nobody here wanted that.
+    fn fail(&mut self, worker: usize, why: String) -> u64 {
+        self.is_over = true;
+        let ended = self.plan.tally(worker).ended_early();
+        if ended <= REASONS_MAX {
             self.tell(News::Failed(why));
         }
+        ended
     }
 
-    /// Opens a stream with a request.
-    fn ask(&mut self, connection: &mut ConnectionRef<'_>) {
-        if self.plan.stopping.load(Ordering::Relaxed) {
-            return;
+    /// Sends what is due.
+    fn fill(&mut self, connection: &mut ConnectionRef<'_>) {
+        let plan = Arc::clone(&self.plan);
+        let now = connection.now().as_nanos();
+        let tally = plan.tally(connection.worker());
+        while self.out.len() < plan.settings.streams {
+            let intended = match (plan.settings.rate, self.due.front()) {
+                (Some(_), Some(intended)) => *intended,
+                (None, _) if !plan.window.is_over(now) => now,
+                _ => return,
+            };
+            // At the stream limit the next `streams_available` goes on.
+            let Ok(stream) = connection.open(Dir::Bi) else { return };
+            if !self.send(connection, stream) {
+                return;
+            }
+            match plan.settings.rate {
+                Some(_) => drop(self.due.pop_front()),
+                None => tally.asked(&plan.window, intended),
+            }
+            self.out.push_back((stream, intended));
+            tally.left(now, self.out.len());
         }
-        // At the stream limit the next `streams_available` goes on.
-        let Ok(stream) = connection.open(Dir::Bi) else { return };
-        let last = self.plan.scenario != Scenario::Upload;
-        if let Err(e) = connection.send(stream, self.request.clone(), last) {
-            return self.fail(e.to_string());
+    }
+
+    /// Sends a whole request; of an upload, as much as may be under way. False if the stream
+    /// takes nothing.
+    fn send(&mut self, connection: &mut ConnectionRef<'_>, stream: StreamId) -> bool {
+        let request = self.plan.request.clone();
+        if self.plan.settings.scenario == Scenario::Upload {
+            let is_sent = connection.send(stream, request, false).is_ok();
+            self.top_up(connection, stream);
+            return is_sent;
         }
-        self.sent_at.insert(stream, connection.now());
-        self.top_up(connection, stream);
+        let mut left = self.plan.settings.up - request.len() as u64;
+        let mut is_sent = connection.send(stream, request, left == 0).is_ok();
+        while is_sent && left > 0 {
+            let piece = left.min(CHUNK_BYTES as u64);
+            left -= piece;
+            let data = Bytes::from_static(&CHUNK[..piece as usize]);
+            is_sent = connection.send(stream, data, left == 0).is_ok();
+        }
+        is_sent
     }
 
     /// An upload lends more, as long as less than a bound is under way.
     fn top_up(&mut self, connection: &mut ConnectionRef<'_>, stream: StreamId) {
-        if self.plan.scenario != Scenario::Upload {
-            return;
-        }
         let mut lent = connection.buffered(stream);
         while lent < LENT_MAX {
             lent += CHUNK_BYTES as u64;
@@ -125,37 +172,63 @@ impl PerfClient {
         }
     }
 
-    fn answered(&mut self, connection: &mut ConnectionRef<'_>, stream: StreamId) {
-        add(&self.tally.requests, 1);
-        if let Some(sent) = self.sent_at.remove(&stream)
-            && self.plan.measuring.load(Ordering::Relaxed)
-            && let Some(h) = &mut self.latencies
-        {
-            h.saturating_record(connection.now().ns_since(sent));
-        }
-        self.ask(connection);
+    /// When the request of a stream was meant to leave, which is out no more.
+    fn take(&mut self, stream: StreamId) -> Option<u64> {
+        let at = self.out.iter().position(|(other, _)| *other == stream)?;
+        self.out.remove(at).map(|(_, intended)| intended)
     }
-}
 
-/// Only one thread writes: a plain addition in two halves.
-fn add(counter: &AtomicU64, n: u64) {
-    counter.store(counter.load(Ordering::Relaxed) + n, Ordering::Relaxed);
+    /// Gives up what is out.
+    fn abandon(&mut self, worker: usize, now: u64) {
+        let Plan { window, settings, .. } = &*self.plan;
+        let tally = self.plan.tally(worker);
+        if !settings.counts_requests() {
+            return;
+        }
+        for (_, intended) in self.out.drain(..) {
+            tally.abandoned(window, now, intended, true);
+        }
+        for intended in self.due.drain(..) {
+            tally.abandoned(window, now, intended, false);
+        }
+    }
+
+    /// A handshake of hps is over: the next begins.
+    fn succeed(&self, connection: &mut ConnectionRef<'_>) {
+        if !self.plan.window.is_over(connection.now().as_nanos()) {
+            self.plan.connect_from(&mut connection.on_worker());
+        }
+    }
 }
 
 impl Handler for PerfClient {
     fn connected(&mut self, connection: &mut ConnectionRef<'_>, _resumed: bool) {
-        self.started = Some(connection.now());
-        let handshake_ns = u64::try_from(self.begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        self.tell(News::Connected { handshake_ns });
-        if self.plan.scenario == Scenario::Hps {
-            add(&self.tally.requests, 1);
-            self.over = true;
+        let now = connection.now().as_nanos();
+        let plan = Arc::clone(&self.plan);
+        let tally = plan.tally(connection.worker());
+        self.is_connected = true;
+        tally.connected();
+        if self.is_hps() {
+            tally.heard(&plan.window, now, 0);
+            tally.answered(&plan.window, now, self.begun);
+            self.is_over = true;
             connection.close(0, Bytes::new());
-            return;
+            self.succeed(connection);
+        } else {
+            self.tell(News::Connected { handshake_ns: now.saturating_sub(self.begun) });
         }
-        for _ in 0..self.plan.streams {
-            self.ask(connection);
+    }
+
+    fn woken(&mut self, connection: &mut ConnectionRef<'_>, token: u64) {
+        match token {
+            GO => {}
+            CLOSE => {
+                self.is_over = true;
+                return connection.close(0, Bytes::new());
+            }
+            intended => self.due.push_back(intended),
         }
+        self.fill(connection);
     }
 
     fn stream_data(
@@ -165,9 +238,13 @@ impl Handler for PerfClient {
         data: &[u8],
         fin: bool,
     ) -> usize {
-        add(&self.tally.bytes, data.len() as u64);
-        if fin {
-            self.answered(connection, stream);
+        let now = connection.now().as_nanos();
+        let plan = &*self.plan;
+        plan.tally(connection.worker()).heard(&plan.window, now, data.len() as u64);
+        if fin && let Some(intended) = self.take(stream) {
+            let plan = &*self.plan;
+            plan.tally(connection.worker()).answered(&plan.window, now, intended);
+            self.fill(connection);
         }
         data.len()
     }
@@ -179,80 +256,55 @@ impl Handler for PerfClient {
         bytes: u64,
         _fin: bool,
     ) {
-        if self.plan.scenario == Scenario::Upload {
-            add(&self.tally.bytes, bytes);
+        let plan = &*self.plan;
+        if plan.settings.scenario == Scenario::Upload {
+            let now = connection.now().as_nanos();
+            plan.tally(connection.worker()).heard(&plan.window, now, bytes);
             self.top_up(connection, stream);
         }
     }
 
+    fn stream_reset(&mut self, connection: &mut ConnectionRef<'_>, stream: StreamId, _code: u64) {
+        if let Some(intended) = self.take(stream) {
+            let plan = &*self.plan;
+            let tally = plan.tally(connection.worker());
+            tally.heard(&plan.window, connection.now().as_nanos(), 0);
+            tally.refused(&plan.window, intended);
+            self.fill(connection);
+        }
+    }
+
     fn streams_available(&mut self, connection: &mut ConnectionRef<'_>, _dir: Dir) {
-        while self.sent_at.len() < self.plan.streams {
-            let before = self.sent_at.len();
-            self.ask(connection);
-            if self.sent_at.len() == before {
-                return;
-            }
+        // Before the beginning nothing is out and nothing due: it is no reason to begin.
+        if !self.out.is_empty() || !self.due.is_empty() {
+            self.fill(connection);
         }
     }
 
-    fn not_connected(&mut self, _: &mut WorkerRef<'_>, failure: ConnectFailure) {
-        self.fail(failure.to_string());
-    }
-
-    fn closed(&mut self, _: &mut ConnectionRef<'_>, reason: CloseReason) {
-        if let Some(h) = self.latencies.take()
-            && !h.is_empty()
-        {
-            self.tell(News::Latencies(h));
+    fn not_connected(&mut self, worker: &mut WorkerRef<'_>, failure: ConnectFailure) {
+        let number = worker.number();
+        if self.is_hps() {
+            let plan = &*self.plan;
+            let now = worker.now().as_nanos();
+            plan.tally(number).abandoned(&plan.window, now, self.begun, true);
         }
-        self.fail(reason.to_string());
-    }
-}
-
-/// A connection that asks the server what it has spent, whenever it is woken.
-pub(crate) struct StatusClient {
-    news: Sender<News>,
-    answer: Vec<u8>,
-}
-
-impl StatusClient {
-    pub(crate) fn new(news: &Sender<News>) -> Self {
-        Self { news: news.clone(), answer: Vec::new() }
+        self.fail(number, failure.to_string());
     }
 
-    fn ask(&mut self, connection: &mut ConnectionRef<'_>) {
-        self.answer.clear();
-        let request = Bytes::copy_from_slice(&STATUS_REQUEST.to_be_bytes());
-        if let Ok(stream) = connection.open(Dir::Bi) {
-            let _ = connection.send(stream, request, true);
+    fn closed(&mut self, connection: &mut ConnectionRef<'_>, reason: CloseReason) {
+        let (worker, now) = (connection.worker(), connection.now().as_nanos());
+        self.plan.tally(worker).closed(self.is_connected, &connection.stats());
+        self.abandon(worker, now);
+        if self.is_hps() && !self.is_connected {
+            let plan = &*self.plan;
+            plan.tally(worker).abandoned(&plan.window, now, self.begun, true);
         }
-    }
-}
-
-impl Handler for StatusClient {
-    fn connected(&mut self, connection: &mut ConnectionRef<'_>, _resumed: bool) {
-        self.ask(connection);
-    }
-
-    fn woken(&mut self, connection: &mut ConnectionRef<'_>, _token: u64) {
-        self.ask(connection);
-    }
-
-    fn stream_data(
-        &mut self,
-        connection: &mut ConnectionRef<'_>,
-        stream: StreamId,
-        data: &[u8],
-        fin: bool,
-    ) -> usize {
-        self.answer.extend_from_slice(data);
-        // Another server takes the question for a size and would send for ever.
-        if self.answer.first() != Some(&b'{') || self.answer.len() > 4096 {
-            let _ = connection.stop_sending(stream, 0);
-        } else if fin {
-            let text = String::from_utf8_lossy(&self.answer).into_owned();
-            let _nobody = self.news.send(News::Status(text));
+        if self.is_over || self.plan.window.is_closing() {
+            return;
         }
-        data.len()
+        let failures = self.fail(worker, reason.to_string());
+        if self.is_hps() && failures < FAILURES_MAX {
+            self.succeed(connection);
+        }
     }
 }

@@ -2,14 +2,21 @@
 //!
 //! A request is a stream that begins with eight bytes, the number of bytes that the server
 //! shall answer with, and goes on with any bytes up to FIN. One number is special to this
-//! program: [`STATUS_REQUEST`] asks a Quiclane server what it has spent.
+//! program: [`STATUS_REQUEST`] asks a Quiclane server for its state.
 
 pub(crate) mod args;
-pub(crate) mod client;
+mod client;
+mod control;
 mod cycles;
+mod host;
+mod lines;
+mod pacer;
 mod report;
 mod run;
 pub(crate) mod server;
+mod settings;
+mod state;
+mod tally;
 
 pub(crate) use run::run;
 
@@ -19,7 +26,7 @@ use quiclane::TransportConfig;
 pub(crate) const ALPN: &str = "perf";
 /// Bytes at the start of a request.
 const HEADER_BYTES: usize = 8;
-/// A size that no one means ("quiclane" in ASCII): answered with what the server has spent.
+/// A size that no one means ("quiclane" in ASCII): answered with the server's state.
 const STATUS_REQUEST: u64 = u64::from_be_bytes(*b"quiclane");
 /// What uploads and downloads are made of, lent again and again.
 const CHUNK_BYTES: usize = 256 * 1024;

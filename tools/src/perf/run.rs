@@ -1,28 +1,57 @@
-//! `quiclane perf`: a run from beginning to end.
+//! `quiclane perf run`: a run from beginning to end.
+//!
+//! Connections are made, a few hundred handshakes at a time; then all begin together, warm up, and
+//! are measured. When time is up no request is begun any more, and those that are out are waited
+//! for as long as answers come: what is unanswered then is a fault. At last the connections close,
+//! so that both sides know what they have lost.
 
 use super::args::{PerfArgs, PerfCommand, PerfRunArgs, Scenario};
-use super::client::{News, PerfClient, Plan, StatusClient, Tally};
+use super::client::{CLOSE, GO, News, PerfClient, Plan};
+use super::control::Control;
 use super::cycles::Cycles;
-use super::report::{Report, Spent};
-use super::{ALPN, widened};
+use super::lines::Lines;
+use super::pacer::Pacer;
+use super::report::{Report, Server, Spent};
+use super::settings::Settings;
+use super::state::ServerState;
+use super::tally::{Latencies, Tally, Totals, Window, histogram, out_most};
+use super::{ALPN, host, state, widened};
+use crate::args::PollKind;
 use crate::error::Failure;
 use crate::identity::client_tls;
+use crate::signals::End;
 use crate::{io, serve, status};
 use hdrhistogram::Histogram;
-use quiclane::exec::{ClientConfig, Handle, Registration};
+use quiclane::TransportConfig;
+use quiclane::exec::clock::Clock;
+use quiclane::exec::{ClientConfig, Handle, HandleError, Registration};
+use std::io::IsTerminal;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::{Duration, Instant};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
 
-/// How long connections may take to be there.
-const CONNECT_PATIENCE: Duration = Duration::from_secs(20);
-/// How long the server may take to say what it has spent.
-const STATUS_PATIENCE: Duration = Duration::from_secs(1);
-/// How long connections may take to close.
+/// Handshakes under way at one time: enough to keep a server busy, and a quarter of what makes
+/// ours ask for proof of address.
+const HANDSHAKES_AT_ONCE: usize = 256;
+/// How long connecting goes on without another connection.
+const CONNECT_PATIENCE_NS: u64 = 20_000_000_000;
+/// How often the main thread looks, if nothing is told.
+const TICK: Duration = Duration::from_millis(20);
+/// How long requests that are out at the end are waited for, while answers come.
+const DRAIN_NS: u64 = 10_000_000_000;
+/// How long connections may take to hear that they close.
+const CLOSE_PATIENCE_NS: u64 = 2_000_000_000;
+/// How long the server's connections may take to end; and so much longer for each.
+const LOSS_PATIENCE_NS: u64 = 3_000_000_000;
+const LOSS_PATIENCE_EACH_NS: u64 = 50_000;
+/// How long connections may take to close at the end.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_millis(500);
-/// The longest run.
-const MAX_SECONDS: f64 = 86_400.0;
+/// Quiet connections stay: a server gives up silent ones after 30 s or more.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// Reasons of ended connections that a report has.
+const REASONS_MAX: usize = 8;
+/// Handshakes of hps that may fail before a run ends.
+const HPS_FAILURES_MAX: u64 = 1000;
 
 /// Runs a scenario, or the server for one.
 pub(crate) fn run(args: &PerfArgs) -> Result<(), Failure> {
@@ -32,246 +61,375 @@ pub(crate) fn run(args: &PerfArgs) -> Result<(), Failure> {
     }
 }
 
-/// The wall clock of a run: nothing in here is part of the library.
-#[expect(clippy::disallowed_methods, reason = "a measurement reads the clock")]
-fn clock() -> Instant {
-    Instant::now()
-}
-
-struct Run<'a> {
-    args: &'a PerfRunArgs,
-    plan: Arc<Plan>,
-    config: ClientConfig,
-    registration: Registration,
-    tallies: Vec<Arc<Tally>>,
-    news: Sender<News>,
-    inbox: Receiver<News>,
-    status: Option<Handle>,
-    handshakes: Histogram<u64>,
-    /// Handshakes that ended while something else was awaited: hps owes each a successor.
-    owed: usize,
-}
-
 fn measure(args: &PerfRunArgs) -> Result<(), Failure> {
-    if !(args.seconds > 0.0 && args.seconds <= MAX_SECONDS) {
-        let s = args.seconds;
-        return Err(Failure::Usage(format!("--seconds {s}: between 0 and {MAX_SECONDS} please")));
+    let settings = Settings::new(args, std::io::stderr().is_terminal())?;
+    // Before the workers' threads begin: it counts those that begin later.
+    let cycles = Cycles::start();
+    let mut run = Run::prepare(args, settings, cycles)?;
+    let server = Control::connect(&run.registration, &run.plan);
+    let (mut control, first) = server;
+    if run.plan.settings.scenario != Scenario::Hps {
+        run.connect_all()?;
     }
-    let mut cycles = Cycles::start();
-    let mut run = Run::prepare(args)?;
-    run.ask_status_first();
-    // Handshakes begin with the measurement: who asks in between would take the news of the
-    // first ones, and nobody would begin the next.
-    let is_hps = args.scenario == Scenario::Hps;
-    let before_all = if is_hps { run.server_cpu() } else { None };
-    run.connect_all()?;
-    let server_before = if is_hps { before_all } else { run.server_cpu() };
-    let (bytes_before, requests_before) = run.totals();
-    let cpu_before = crate::sys::cpu_seconds();
-    let cycles_before = cycles.as_mut().and_then(Cycles::read);
-    let start = clock();
-    run.plan.measuring.store(true, Ordering::Relaxed);
-    run.wait(start)?;
-    run.plan.measuring.store(false, Ordering::Relaxed);
-    let seconds = start.elapsed().as_secs_f64();
-    let (bytes, requests) = run.totals();
-    let client_cpu = crate::sys::cpu_seconds() - cpu_before;
-    let cycles = cycles.as_mut().and_then(Cycles::read).zip(cycles_before).map(|(a, b)| a - b);
-    let server_cpu = run.server_cpu().zip(server_before).map(|(a, b)| a - b);
-    run.plan.stopping.store(true, Ordering::Relaxed);
-    let spent = Spent { client_cpu, server_cpu, cycles };
-    let report = run.finish(seconds, bytes - bytes_before, requests - requests_before, spent);
-    report.print(args.json)
+    run.go()?;
+    run.wait_until(run.plan.window.begin());
+    let before = run.sample();
+    let server_before = control.ask();
+    run.wait_until(run.plan.window.end());
+    let spent = run.sample().since(&before);
+    let server_after = control.ask();
+    let mut report = run.report(args, spent, &control);
+    run.drain(&mut report);
+    run.close();
+    report.server = Server {
+        first,
+        before: server_before,
+        after: server_after,
+        last: run.lost_by_server(&mut control),
+        why_silent: control.why_silent().to_owned(),
+    };
+    run.finish(&mut report);
+    report.print(args.json)?;
+    report.verdict()
 }
 
-impl<'a> Run<'a> {
-    fn prepare(args: &'a PerfRunArgs) -> Result<Self, Failure> {
-        let scenario = args.scenario;
-        let (up, down) = match scenario {
-            Scenario::Rps => (512, 4000),
-            Scenario::Latency => (100, 100),
-            // More than can be sent in a day: the clock ends it.
-            Scenario::Download => (8, 1 << 50),
-            Scenario::Upload | Scenario::Hps => (8, 0),
-        };
-        let plan = Plan {
-            scenario,
-            streams: args.streams.unwrap_or(if scenario == Scenario::Rps { 10 } else { 1 }),
-            up: args.up.unwrap_or(up),
-            down: args.down.unwrap_or(down),
-            measuring: AtomicBool::new(false),
-            stopping: AtomicBool::new(false),
-        };
+/// What this process has spent until now.
+struct Sample {
+    cpu_seconds: f64,
+    cycles: Option<u64>,
+}
+
+impl Sample {
+    fn since(&self, before: &Self) -> Spent {
+        Spent {
+            client_cpu: self.cpu_seconds - before.cpu_seconds,
+            cycles: self.cycles.zip(before.cycles).map(|(a, b)| a.saturating_sub(b)),
+        }
+    }
+}
+
+struct Run {
+    plan: Arc<Plan>,
+    registration: Registration,
+    inbox: Receiver<News>,
+    end: End,
+    clock: Clock,
+    cycles: Option<Cycles>,
+    /// By worker.
+    handles: Vec<Vec<Handle>>,
+    spins: bool,
+    handshakes: Histogram<u64>,
+    latencies: Latencies,
+    lines: Lines,
+    /// Why connections ended early.
+    reasons: Vec<String>,
+    is_interrupted: bool,
+}
+
+impl Run {
+    fn prepare(
+        args: &PerfRunArgs,
+        settings: Settings,
+        cycles: Option<Cycles>,
+    ) -> Result<Self, Failure> {
         let mut config = ClientConfig::new(client_tls(&args.trust, ALPN)?);
-        config.transport = Arc::new(widened(io::transport(&args.io)));
-        let registration = io::open(&args.io)?;
+        let transport = widened(io::transport(&args.io));
+        config.transport = Arc::new(TransportConfig { keep_alive: Some(KEEP_ALIVE), ..transport });
+        let registration = io::open_client(&args.io)?;
+        let workers = registration.workers();
         let (news, inbox) = channel();
-        let handshakes = Histogram::new_with_bounds(1, 60_000_000_000, 3)
-            .map_err(|e| Failure::Failed(e.to_string()))?;
-        Ok(Self {
-            args,
-            plan: Arc::new(plan),
+        let plan = Arc::new(Plan {
+            request: Plan::request(&settings),
+            settings,
+            server: args.server,
+            server_name: args.trust.server_name.clone(),
             config,
-            registration,
-            tallies: Vec::new(),
+            window: Window::default(),
+            tallies: (0..workers).map(|_| Tally::default()).collect(),
             news,
+        });
+        let clock = Clock::monotonic();
+        Ok(Self {
+            lines: Lines::new(&plan, clock.now().as_nanos()),
+            plan,
+            registration,
             inbox,
-            status: None,
-            handshakes,
-            owed: 0,
+            end: End::listen()?,
+            clock,
+            cycles,
+            handles: vec![Vec::new(); workers],
+            spins: args.io.poll != PollKind::Sleep,
+            handshakes: histogram(),
+            latencies: Latencies { all: histogram(), recent: histogram() },
+            reasons: Vec::new(),
+            is_interrupted: false,
         })
     }
 
-    fn connections(&self) -> usize {
-        self.args.connections.unwrap_or(match self.plan.scenario {
-            Scenario::Rps => 100,
-            Scenario::Hps => 16,
-            _ => 1,
-        })
+    fn now(&self) -> u64 {
+        self.clock.now().as_nanos()
     }
 
-    fn connect_one(&mut self, tally: &Arc<Tally>) -> Result<(), Failure> {
-        let client = PerfClient::new(&self.plan, tally, &self.news, clock());
-        let name = &self.args.trust.server_name;
-        self.registration.connect(self.args.server, name, &self.config, client)?;
-        Ok(())
+    fn totals(&self) -> Totals {
+        Totals::of(&self.plan.tallies)
     }
 
+    fn sample(&mut self) -> Sample {
+        Sample {
+            cpu_seconds: crate::sys::cpu_seconds(),
+            cycles: self.cycles.as_mut().and_then(Cycles::read),
+        }
+    }
+
+    /// Hears what connections tell, for a moment. True if a handshake is complete.
+    fn hear(&mut self, patience: Duration) -> bool {
+        self.inbox.recv_timeout(patience).is_ok_and(|news| self.note(news))
+    }
+
+    fn note(&mut self, news: News) -> bool {
+        match news {
+            News::Connected { handshake_ns } => {
+                self.handshakes.saturating_record(handshake_ns);
+                true
+            }
+            News::Failed(why) => {
+                if self.reasons.len() < REASONS_MAX && !self.reasons.contains(&why) {
+                    self.reasons.push(why);
+                }
+                false
+            }
+        }
+    }
+
+    /// Makes the connections, as many at a time as the server and the inboxes take.
     fn connect_all(&mut self) -> Result<(), Failure> {
-        let wanted = self.connections();
-        for _ in 0..wanted {
-            let tally = Arc::new(Tally::default());
-            self.connect_one(&tally)?;
-            self.tallies.push(tally);
+        let wanted = self.plan.settings.connections;
+        let (mut begun, mut there, mut progress_at) = (0, 0, self.now());
+        loop {
+            let failed = self.totals().ended_early as usize;
+            if there + failed >= wanted {
+                break;
+            }
+            while begun < wanted && begun < there + failed + HANDSHAKES_AT_ONCE {
+                if !self.connect_one(begun)? {
+                    break;
+                }
+                begun += 1;
+            }
+            if self.hear(TICK) {
+                there += 1;
+                progress_at = self.now();
+            }
+            let now = self.now();
+            self.lines.connecting(now, there, wanted);
+            if self.end.wait(Duration::ZERO) {
+                let so_far = format!("interrupted: {there} of {wanted} connections were there");
+                return Err(Failure::Failed(so_far));
+            }
+            if now - progress_at > CONNECT_PATIENCE_NS {
+                let s = CONNECT_PATIENCE_NS / 1_000_000_000;
+                return Err(Failure::Failed(format!(
+                    "{there} of {wanted} connections were there, and no other for {s} s"
+                )));
+            }
         }
-        if self.plan.scenario == Scenario::Hps {
-            return Ok(());
+        if there == 0 {
+            let why = self.reasons.first().map_or("no connection was made", String::as_str);
+            let server = self.plan.server;
+            return Err(Failure::Failed(format!("no connection to {server}: {why}")));
         }
-        let until = clock() + CONNECT_PATIENCE;
-        let mut connected = 0;
-        while connected < wanted {
-            match self.inbox.recv_timeout(until.saturating_duration_since(clock())) {
-                Ok(News::Connected { handshake_ns }) => {
-                    connected += 1;
-                    self.handshakes.saturating_record(handshake_ns);
-                }
-                Ok(News::Failed(why)) => {
-                    let server = self.args.server;
-                    return Err(Failure::Failed(format!("no connection to {server}: {why}")));
-                }
-                Ok(News::Status(_) | News::Latencies(_)) => {}
-                Err(_) => {
-                    return Err(Failure::Failed(format!(
-                        "{connected} of {wanted} connections were there after {} s",
-                        CONNECT_PATIENCE.as_secs()
-                    )));
-                }
+        Ok(())
+    }
+
+    /// False if the inbox of the worker is full just now.
+    fn connect_one(&mut self, number: usize) -> Result<bool, Failure> {
+        let plan = &self.plan;
+        let worker = number % self.handles.len();
+        let client = PerfClient::new(plan, self.now());
+        let connecting = self.registration.connect_on(
+            worker,
+            plan.server,
+            &plan.server_name,
+            &plan.config,
+            client,
+        );
+        match connecting {
+            Ok(handle) => self.handles[worker].push(handle),
+            Err(HandleError::Full) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        }
+        Ok(true)
+    }
+
+    /// Everything begins.
+    fn go(&mut self) -> Result<(), Failure> {
+        let settings = &self.plan.settings;
+        let (workers, is_hps) = (self.handles.len(), settings.scenario == Scenario::Hps);
+        if settings.rate.is_none() && !is_hps {
+            self.wake_all(GO);
+        }
+        let settings = &self.plan.settings;
+        let ns = |d: Duration| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
+        let start = self.now();
+        let begin = start.saturating_add(ns(settings.warmup));
+        self.plan.window.set(begin, begin.saturating_add(ns(settings.seconds)));
+        self.lines.begin(start);
+        for worker in 0..workers {
+            let plan = Arc::clone(&self.plan);
+            if is_hps {
+                let all = settings.connections;
+                let share = all / workers + usize::from(worker < all % workers);
+                self.registration.on_worker(worker, move |w| {
+                    (0..share).for_each(|_| plan.connect_from(w));
+                })?;
+            } else if settings.rate.is_some() {
+                let handles = self.handles[worker].clone();
+                let pacer = Pacer::new(&plan, handles, start, (worker, workers), self.spins);
+                self.registration.on_worker(worker, move |w| pacer.run(w))?;
             }
         }
         Ok(())
     }
 
-    /// Lets the time pass; connections that end too early fail the run, unless they are meant
-    /// to.
-    fn wait(&mut self, start: Instant) -> Result<(), Failure> {
-        let until = start + Duration::from_secs_f64(self.args.seconds);
-        let owed = std::mem::take(&mut self.owed);
-        self.succeed(owed)?;
+    /// Wakes every connection that there is.
+    fn wake_all(&self, token: u64) {
+        for handle in self.handles.iter().flatten() {
+            while handle.wake(token) == Err(HandleError::Full) {
+                std::thread::sleep(Duration::from_micros(100));
+            }
+        }
+    }
+
+    /// Lets the time pass until then. A signal, and the end of all connections, end the run.
+    fn wait_until(&mut self, until: u64) {
         loop {
-            let left = until.saturating_duration_since(clock());
-            if left.is_zero() {
-                return Ok(());
+            let now = self.now();
+            // A run that was cut ends before.
+            let until = until.min(self.plan.window.end());
+            if now >= until {
+                return;
             }
-            match self.inbox.recv_timeout(left) {
-                Ok(News::Connected { handshake_ns }) => {
-                    self.handshakes.saturating_record(handshake_ns);
-                    self.succeed(1)?;
-                }
-                Ok(News::Failed(why)) => {
-                    return Err(Failure::Failed(format!("a connection ended early: {why}")));
-                }
-                Ok(News::Status(_) | News::Latencies(_)) | Err(_) => {}
+            let totals = self.totals();
+            let is_hps = self.plan.settings.scenario == Scenario::Hps;
+            let is_alone =
+                if is_hps { totals.ended_early >= HPS_FAILURES_MAX } else { totals.live == 0 };
+            if self.end.wait(Duration::ZERO) {
+                self.is_interrupted = true;
+                self.plan.window.cut(now);
+            } else if is_alone {
+                self.plan.window.cut(now);
             }
+            self.lines.tick(now, &self.plan, &mut self.latencies);
+            self.hear(TICK.min(Duration::from_nanos(until - now)));
         }
     }
 
-    /// In hps each handshake is followed by another.
-    fn succeed(&mut self, handshakes: usize) -> Result<(), Failure> {
-        if self.plan.scenario != Scenario::Hps {
-            return Ok(());
-        }
-        for _ in 0..handshakes {
-            // A tally has one writer: each connection gets its own.
-            let tally = Arc::new(Tally::default());
-            self.tallies.push(Arc::clone(&tally));
-            self.connect_one(&tally)?;
-        }
-        Ok(())
-    }
-
-    fn totals(&self) -> (u64, u64) {
-        let sum = |f: fn(&Tally) -> u64| self.tallies.iter().map(|t| f(t)).sum();
-        (sum(|t| t.bytes.load(Ordering::Relaxed)), sum(|t| t.requests.load(Ordering::Relaxed)))
-    }
-
-    fn ask_status_first(&mut self) {
-        let client = StatusClient::new(&self.news);
-        let name = &self.args.trust.server_name;
-        let handle = self.registration.connect(self.args.server, name, &self.config, client);
-        self.status = handle.ok();
-        if self.await_status().is_none() {
-            tracing::info!("the server does not tell what it spends");
-            self.status = None;
-        }
-    }
-
-    /// Seconds of CPU that the server has spent, if it is one that tells.
-    fn server_cpu(&mut self) -> Option<f64> {
-        self.status.as_ref()?.wake(0).ok()?;
-        self.await_status()
-    }
-
-    fn await_status(&mut self) -> Option<f64> {
-        let until = clock() + STATUS_PATIENCE;
-        loop {
-            match self.inbox.recv_timeout(until.saturating_duration_since(clock())).ok()? {
-                News::Status(text) => {
-                    let value: serde_json::Value = serde_json::from_str(&text).ok()?;
-                    return value.get("cpu_seconds")?.as_f64();
-                }
-                News::Connected { handshake_ns } => {
-                    self.handshakes.saturating_record(handshake_ns);
-                    self.owed += 1;
-                }
-                News::Failed(_) | News::Latencies(_) => {}
-            }
-        }
-    }
-
-    fn finish(self, seconds: f64, bytes: u64, requests: u64, spent: Spent) -> Report {
-        let queues = status::rows(&self.registration.status());
-        let connections = self.connections();
-        self.registration.shutdown(0, SHUTDOWN_PATIENCE);
-        let mut latencies = self.handshakes.clone();
-        if self.plan.scenario != Scenario::Hps {
-            latencies.reset();
-            for news in self.inbox.try_iter() {
-                if let News::Latencies(h) = news {
-                    // Same bounds, so they always fit.
-                    let _ = latencies.add(*h);
-                }
-            }
+    /// What is known when time is up.
+    fn report(&self, args: &PerfRunArgs, spent: Spent, control: &Control) -> Report {
+        let (settings, window) = (&self.plan.settings, &self.plan.window);
+        let status = self.registration.status();
+        let totals = self.totals();
+        let in_flight = if settings.counts_requests() {
+            totals.asked.saturating_sub(totals.settled + totals.refused)
+        } else {
+            totals.out
+        };
+        let mut queues = status::rows(&status);
+        // The connection that asks is none of the run.
+        if let Some((worker, is_there)) = control.place()
+            && let Some(row) = queues.get_mut(worker)
+        {
+            row.connections = row.connections.saturating_sub(u64::from(is_there));
+            row.connections_total = row.connections_total.saturating_sub(1);
         }
         Report {
-            scenario: self.plan.scenario,
-            connections,
-            streams: self.plan.streams,
-            seconds,
-            bytes,
-            requests,
+            settings: settings.clone(),
+            streams_asked: args.streams,
+            seconds: window.end().saturating_sub(window.begin()) as f64 / 1e9,
+            is_interrupted: self.is_interrupted,
+            connections_live: totals.live,
+            streams_most: out_most(&self.plan.tallies),
+            in_flight,
+            rss_bytes: host::rss_bytes(),
+            drops: state::drops(&status),
             spent,
-            latencies,
             queues,
+            totals,
+            longest_silence_ns: 0,
+            handshakes: self.handshakes.clone(),
+            latencies: histogram(),
+            intervals: Vec::new(),
+            reasons: Vec::new(),
+            server: Server::default(),
         }
+    }
+
+    /// Waits for what is out, while answers come.
+    fn drain(&mut self, report: &mut Report) {
+        let until = self.now() + DRAIN_NS;
+        let is_hps = self.plan.settings.scenario == Scenario::Hps;
+        let max_silence = self.plan.settings.max_silence.as_nanos();
+        loop {
+            let (now, totals) = (self.now(), self.totals());
+            let silence = Lines::silence(&self.plan, now);
+            // Of a run that ends by the clock, what is out is no silence after the end.
+            if self.plan.settings.counts_requests() || report.longest_silence_ns == 0 {
+                report.longest_silence_ns = silence;
+            }
+            let is_done = totals.settled + totals.refused >= totals.asked;
+            let is_alone = !is_hps && totals.live == 0;
+            let counts = self.plan.settings.counts_requests();
+            let is_silent = u128::from(silence) > max_silence;
+            if !counts || is_done || is_alone || is_silent || now > until {
+                report.totals = totals;
+                return;
+            }
+            self.hear(TICK);
+        }
+    }
+
+    /// Closes the connections, and waits until they know it.
+    fn close(&mut self) {
+        self.plan.window.close();
+        self.wake_all(CLOSE);
+        let until = self.now() + CLOSE_PATIENCE_NS;
+        while self.totals().live > 0 && self.now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// The server's state once it has as many connections as before the run: what connections
+    /// have lost is counted when they end.
+    fn lost_by_server(&mut self, control: &mut Control) -> Option<ServerState> {
+        let connections = self.plan.settings.connections as u64;
+        let until = self.now() + LOSS_PATIENCE_NS + connections * LOSS_PATIENCE_EACH_NS;
+        loop {
+            let state = control.ask()?;
+            // This one is there.
+            if state.connections.is_none_or(|n| n <= 1) || self.now() > until {
+                return Some(state);
+            }
+            std::thread::sleep(TICK);
+        }
+    }
+
+    fn finish(mut self, report: &mut Report) {
+        while let Ok(news) = self.inbox.try_recv() {
+            self.note(news);
+        }
+        self.registration.shutdown(0, SHUTDOWN_PATIENCE);
+        self.plan.tallies.iter().for_each(|tally| tally.collect(&mut self.latencies));
+        let (settled, last) = (report.totals, Totals::of(&self.plan.tallies));
+        // What closing has counted: losses. The rest is as it was when waiting ended.
+        report.totals = Totals {
+            lost_packets: last.lost_packets,
+            lost_bytes: last.lost_bytes,
+            ptos: last.ptos,
+            congestion_events: last.congestion_events,
+            ..settled
+        };
+        report.latencies = self.latencies.all;
+        report.reasons = self.reasons;
+        report.intervals = self.lines.intervals;
     }
 }

@@ -1,15 +1,16 @@
 //! The server's part of a measurement.
 
+use super::state::ServerState;
 use super::{CHUNK, CHUNK_BYTES, HEADER_BYTES, LENT_MAX, STATUS_REQUEST};
 use bytes::Bytes;
-use quiclane::exec::ConnectionRef;
+use quiclane::exec::{ConnectionRef, Monitor};
 use quiclane::{Dir, StreamId};
 use std::collections::HashMap;
 
 /// One connection's requests that are not answered yet.
-#[derive(Default)]
 pub(crate) struct PerfServer {
     requests: HashMap<StreamId, Request>,
+    monitor: Monitor,
 }
 
 #[derive(Default)]
@@ -23,6 +24,10 @@ struct Request {
 }
 
 impl PerfServer {
+    pub(crate) fn new(monitor: Monitor) -> Self {
+        Self { requests: HashMap::new(), monitor }
+    }
+
     pub(crate) fn data(
         &mut self,
         connection: &mut ConnectionRef<'_>,
@@ -68,8 +73,9 @@ impl PerfServer {
         }
         if size == STATUS_REQUEST {
             self.requests.remove(&stream);
-            let spent = serde_json::json!({ "cpu_seconds": crate::sys::cpu_seconds() });
-            let _ = connection.send(stream, Bytes::from(spent.to_string()), true);
+            // Plain values: they can be written. An empty answer would say that we do not tell.
+            let state = serde_json::to_vec(&ServerState::now(&self.monitor)).unwrap_or_default();
+            let _ = connection.send(stream, Bytes::from(state), true);
             return;
         }
         request.complete = true;

@@ -1,0 +1,154 @@
+//! The control connection: asks the server, before and after, what it has spent, dropped and lost.
+
+use super::STATUS_REQUEST;
+use super::client::Plan;
+use super::state::ServerState;
+use bytes::Bytes;
+use quiclane::exec::{ConnectFailure, ConnectionRef, Handle, Handler, Registration, WorkerRef};
+use quiclane::{CloseReason, Dir, StreamId};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+/// How long the server may take to tell.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// An answer is smaller, also with as many workers as a machine has.
+const ANSWER_MAX_BYTES: usize = 1 << 20;
+
+/// What the connection tells.
+enum News {
+    State(Box<ServerState>),
+    /// No state will come.
+    Silent(String),
+}
+
+/// A server that can be asked, or why it cannot.
+pub(crate) struct Control {
+    handle: Option<Handle>,
+    inbox: Receiver<News>,
+    /// Why it is not asked any more; empty while it is.
+    why_silent: String,
+}
+
+impl Control {
+    /// Connects, and asks for the first time.
+    pub(crate) fn connect(registration: &Registration, plan: &Plan) -> (Self, Option<ServerState>) {
+        let (news, inbox) = channel();
+        let client = StatusClient { news, answer: Vec::new(), is_asking: false };
+        let handle =
+            registration.connect(plan.server, &plan.server_name, &plan.config, client).ok();
+        let mut control = Self { handle, inbox, why_silent: "the server was not asked".to_owned() };
+        let state = control.hear();
+        (control, state)
+    }
+
+    /// The state of the server now.
+    pub(crate) fn ask(&mut self) -> Option<ServerState> {
+        if !self.why_silent.is_empty() {
+            return None;
+        }
+        match self.handle.as_ref()?.wake(0) {
+            Ok(()) => self.hear(),
+            Err(error) => self.give_up(format!("the server cannot be asked: {error}")),
+        }
+    }
+
+    /// Why there is no state.
+    pub(crate) fn why_silent(&self) -> &str {
+        &self.why_silent
+    }
+
+    /// Which worker made the connection, and whether that still has it.
+    pub(crate) fn place(&self) -> Option<(usize, bool)> {
+        self.handle.as_ref().map(|handle| (handle.worker(), !handle.is_closed()))
+    }
+
+    fn hear(&mut self) -> Option<ServerState> {
+        match self.inbox.recv_timeout(PATIENCE) {
+            Ok(News::State(state)) => Some(*state),
+            Ok(News::Silent(why)) => self.give_up(why),
+            Err(_) => {
+                let s = PATIENCE.as_secs();
+                self.give_up(format!("the server did not tell its state within {s} s"))
+            }
+        }
+    }
+
+    fn give_up(&mut self, why: String) -> Option<ServerState> {
+        tracing::info!("{why}");
+        self.why_silent = why;
+        // A late answer would be taken for the next one.
+        if let Some(handle) = &self.handle {
+            let _ = handle.close(0, Bytes::new());
+        }
+        None
+    }
+}
+
+struct StatusClient {
+    news: Sender<News>,
+    answer: Vec<u8>,
+    is_asking: bool,
+}
+
+impl StatusClient {
+    fn ask(&mut self, connection: &mut ConnectionRef<'_>) {
+        self.answer.clear();
+        let request = Bytes::copy_from_slice(&STATUS_REQUEST.to_be_bytes());
+        let sent = connection.open(Dir::Bi).map(|stream| connection.send(stream, request, true));
+        self.is_asking = matches!(sent, Ok(Ok(())));
+        if !self.is_asking {
+            self.silent("the server takes no stream for the question".to_owned());
+        }
+    }
+
+    fn silent(&mut self, why: String) {
+        self.is_asking = false;
+        let _nobody = self.news.send(News::Silent(why));
+    }
+}
+
+impl Handler for StatusClient {
+    fn connected(&mut self, connection: &mut ConnectionRef<'_>, _resumed: bool) {
+        self.ask(connection);
+    }
+
+    fn woken(&mut self, connection: &mut ConnectionRef<'_>, _token: u64) {
+        self.ask(connection);
+    }
+
+    fn stream_data(
+        &mut self,
+        connection: &mut ConnectionRef<'_>,
+        stream: StreamId,
+        data: &[u8],
+        fin: bool,
+    ) -> usize {
+        if !self.is_asking {
+            return data.len();
+        }
+        self.answer.extend_from_slice(data);
+        // Another server takes the question for a size and would send for ever.
+        if self.answer.first() != Some(&b'{') || self.answer.len() > ANSWER_MAX_BYTES {
+            let _ = connection.stop_sending(stream, 0);
+            self.silent("the server is no Quiclane, or one that does not tell".to_owned());
+        } else if fin {
+            match serde_json::from_slice(&self.answer) {
+                Ok(state) => drop(self.news.send(News::State(Box::new(state)))),
+                Err(error) => self.silent(format!("the server's state cannot be read: {error}")),
+            }
+        }
+        data.len()
+    }
+
+    fn stream_reset(&mut self, _: &mut ConnectionRef<'_>, _: StreamId, code: u64) {
+        self.silent(format!("the server refused to tell its state with code 0x{code:x}"));
+    }
+
+    fn not_connected(&mut self, _: &mut WorkerRef<'_>, failure: ConnectFailure) {
+        self.silent(format!("the server was not asked: {failure}"));
+    }
+
+    fn closed(&mut self, _: &mut ConnectionRef<'_>, reason: CloseReason) {
+        self.silent(format!("the connection that asks ended: {reason}"));
+    }
+}

@@ -1,0 +1,228 @@
+//! `perf run` tells the truth: of servers that die or pause, of requests that nobody answers, and
+//! of options that it cannot follow.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use serde_json::Value;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_quiclane");
+
+/// A server that ends with the test.
+struct Server {
+    child: Child,
+    address: String,
+    certificate: PathBuf,
+}
+
+impl Server {
+    fn start(more: &[&str]) -> Self {
+        static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let name = format!("quiclane-perf-{}-{number}.pem", std::process::id());
+        let certificate = std::env::temp_dir().join(name);
+        let mut child = Command::new(BINARY)
+            .args(["perf", "server", "--listen", "127.0.0.1:0", "--json", "--cert-out"])
+            .arg(&certificate)
+            .args(more)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        let ready: Value = serde_json::from_str(&line).unwrap();
+        let address = ready["listen"].as_str().unwrap().to_owned();
+        Self { child, address, certificate }
+    }
+
+    fn signal(&self, signal: &str) {
+        send(&self.child, signal);
+    }
+
+    fn run(&self, line: &str) -> Command {
+        let mut command = Command::new(BINARY);
+        command.args(["perf", "run", &self.address]).args(line.split_whitespace());
+        // A loaded machine pauses as well: only what a test asks for is a fault.
+        if !line.contains("--max-silence") {
+            command.args(["--max-silence", "60"]);
+        }
+        command.arg("--insecure").stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn result(&self, line: &str) -> (i32, Value, String) {
+        judged(self.run(&format!("{line} --json")).output().unwrap())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_file(&self.certificate);
+    }
+}
+
+fn send(child: &Child, signal: &str) {
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+}
+
+/// Exit code, the object, and what was said.
+fn judged(out: Output) -> (i32, Value, String) {
+    let said = String::from_utf8(out.stderr).unwrap();
+    let report = serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{e}: {said}"));
+    (out.status.code().unwrap(), report, said)
+}
+
+/// Waits for a line of standard error that holds `part`: the run has begun.
+fn await_line(child: &mut Child, part: &str) -> BufReader<std::process::ChildStderr> {
+    let mut lines = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains(part) {
+        line.clear();
+        assert!(lines.read_line(&mut line).unwrap() > 0, "no line with {part}");
+    }
+    lines
+}
+
+#[test]
+fn a_server_that_is_killed_is_no_success() {
+    for scenario in ["latency", "rps --connections 4 --streams 2", "download", "upload"] {
+        let server = Server::start(&[]);
+        let line = format!("--scenario {scenario} --seconds 4 --interval 0.2 --max-silence 1");
+        let mut child = server.run(&format!("{line} --json")).spawn().unwrap();
+        let lines = await_line(&mut child, "in flight");
+        server.signal("-KILL");
+        let said: Vec<String> = lines.lines().map_while(Result::ok).collect();
+        let out = child.wait_with_output().unwrap();
+        assert_eq!(out.status.code(), Some(1), "{scenario}: {said:?}");
+        let report: Value = serde_json::from_slice(&out.stdout).unwrap();
+        let result = &report["result"];
+        let faults = result["faults"].as_array().unwrap();
+        assert!(!faults.is_empty(), "{scenario}: {result}");
+        assert!(said.last().unwrap().contains(faults[0].as_str().unwrap()), "{said:?}");
+        let counted = matches!(scenario, "latency") || scenario.starts_with("rps");
+        if counted {
+            assert!(result["unanswered"].as_u64().unwrap() > 0, "{result}");
+            assert!(result["in_flight_at_end"].as_u64().unwrap() > 0, "{result}");
+            // What was never answered is in the percentiles.
+            let (sent, count) = (&result["sent"], &result["latency"]["count"]);
+            assert_eq!(sent, count, "{scenario}: {result}");
+        }
+        // It is unknown, and why: not zero.
+        assert!(report["server"]["lost_packets"].is_null(), "{report}");
+        assert!(report["unknown"]["lost_packets"].is_string(), "{report}");
+    }
+}
+
+#[test]
+fn a_pause_of_the_server_is_seen_in_an_open_loop() {
+    let server = Server::start(&[]);
+    let line = "--scenario latency --rate 200 --seconds 4 --interval 0.2 --max-silence 1 --json";
+    let mut child = server.run(line).spawn().unwrap();
+    let lines = await_line(&mut child, "in flight");
+    server.signal("-STOP");
+    sleep(Duration::from_secs(2));
+    server.signal("-CONT");
+    let said: Vec<String> = lines.lines().map_while(Result::ok).collect();
+    let out = child.wait_with_output().unwrap();
+    assert_eq!(out.status.code(), Some(1), "{said:?}");
+    let report: Value = serde_json::from_slice(&out.stdout).unwrap();
+    let result = &report["result"];
+    // The stop lasted 2 s at least, and requests were due all the time.
+    assert!(result["longest_silence_us"].as_f64().unwrap() > 1.8e6, "{result}");
+    assert!(result["latency"]["p99_us"].as_f64().unwrap() > 1.5e6, "{result}");
+    // 200 a second were due, whatever the server did; and it has answered all in the end.
+    assert_eq!(result["sent"], 800, "{result}");
+    assert_eq!(result["unanswered"], 0, "{result}");
+    assert!(said.iter().any(|line| line.contains("nothing heard for")), "{said:?}");
+}
+
+#[test]
+fn a_signal_ends_a_run_with_its_summary() {
+    let server = Server::start(&[]);
+    for signal in ["-INT", "-TERM"] {
+        let line = "--scenario rps --connections 2 --seconds 600 --interval 0.2";
+        let mut child = server.run(line).spawn().unwrap();
+        let lines = await_line(&mut child, "in flight");
+        send(&child, signal);
+        let said: Vec<String> = lines.lines().map_while(Result::ok).collect();
+        let out = child.wait_with_output().unwrap();
+        assert_eq!(out.status.code(), Some(0), "{said:?}");
+        let text = String::from_utf8(out.stdout).unwrap();
+        for part in ["interrupted after", "latency us:", "Result: rps", "unanswered 0"] {
+            assert!(text.contains(part), "{signal}: no {part} in {text}");
+        }
+    }
+}
+
+#[test]
+fn an_open_loop_sends_as_often_as_it_is_told() {
+    let server = Server::start(&[]);
+    let line = "--scenario rps --rate 100 --connections 3 --seconds 2 --warmup 0.5";
+    let (code, report, said) = server.result(line);
+    let result = &report["result"];
+    assert_eq!(code, 0, "{said} {result}");
+    // Of 250 the first 50 warm up.
+    let sent = result["sent"].as_u64().unwrap();
+    assert!((199..=201).contains(&sent), "{result}");
+    assert_eq!(result["latency"]["count"].as_u64().unwrap(), sent);
+    assert_eq!((&result["rate"], &result["unanswered"]), (&100.0.into(), &0.into()));
+    assert!(result["latency"]["mean_us"].as_f64().unwrap() > 0.0);
+    assert!(result["bytes"].as_u64().unwrap() >= 4000 * (sent - 5), "{result}");
+}
+
+#[test]
+fn what_the_server_does_not_allow_is_reported_truly() {
+    let server = Server::start(&[]);
+    let line = "--scenario rps --connections 1 --streams 5000 --down 0 --up 8 --seconds 0.5";
+    let (code, report, said) = server.result(line);
+    assert_eq!(code, 0, "{said} {report}");
+    let result = &report["result"];
+    assert_eq!((&result["streams_asked"], &result["streams"]), (&5000.into(), &1000.into()));
+    assert_eq!(report["queues"][0]["connections_total"], 1, "the run's connections alone");
+    assert_eq!(report["queues"][0]["connections"], 1, "{report}");
+    assert_eq!(report["server"]["modes"], serde_json::json!(["udp"]));
+    assert!(report["server"]["host"]["kernel"].is_string() && report["client"]["host"].is_object());
+}
+
+#[test]
+fn options_without_effect_are_refused() {
+    for (line, words) in [
+        ("--connections 0", ["--connections 0", "1 to"]),
+        ("--scenario rps --streams 0", ["--streams 0", "1 to"]),
+        ("--scenario latency --up 7", ["--up 7", "8 to"]),
+        ("--scenario download --up 100", ["--up", "rps, latency"]),
+        ("--rate 5", ["--rate", "rps, latency"]),
+        ("--seconds abc", ["abc", "number"]),
+        ("--seconds -1", ["--seconds -1", "86400"]),
+        ("--interval 0.001", ["--interval 0.001", "0.1"]),
+    ] {
+        let line = format!("perf run 127.0.0.1:1 --insecure {line}");
+        let out = Command::new(BINARY).args(line.split_whitespace()).output().unwrap();
+        let said = String::from_utf8(out.stderr).unwrap();
+        assert_eq!(out.status.code(), Some(2), "{line}: {said}");
+        for word in words {
+            assert!(said.contains(word), "{line}: no {word} in {said}");
+        }
+        assert!(out.stdout.is_empty() && !said.contains("literal"), "{line}: {said}");
+    }
+}
+
+#[test]
+fn thousands_of_connections_are_made_at_the_pace_of_the_inbox() {
+    let server = Server::start(&[]);
+    // More than an inbox takes at once (4,096).
+    let line = "--scenario latency --connections 4200 --rate 50 --seconds 1 --interval 0.5";
+    let (code, report, said) = server.result(line);
+    assert_eq!(code, 0, "{said} {}", report["result"]);
+    assert_eq!(report["result"]["connections_at_end"], 4200);
+    assert_eq!(report["result"]["handshake"]["count"], 4200);
+    assert!(said.contains("of 4200 connections"), "{said}");
+}
