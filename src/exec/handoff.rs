@@ -14,6 +14,8 @@
 //!
 //! - **commands** of handles: see [`handle`](super::handle).
 //!
+//! A connection has no more than a share of the parcels ([`SHARE`]).
+//!
 //! A full ring is never waited for: a datagram is dropped and counted (QUIC sends it again), a
 //! command is given back to its caller as an error.
 //!
@@ -23,7 +25,8 @@
 //! eventfd. One of the two sees the other.
 
 use super::sys::Event;
-use crate::datapath::RxMeta;
+use crate::datapath::{MAX_BURST, RxMeta};
+use crate::lb::Route;
 use crossbeam::queue::ArrayQueue;
 use std::io;
 use std::os::fd::RawFd;
@@ -33,6 +36,12 @@ use std::sync::atomic::{AtomicBool, Ordering, fence};
 /// Parcels that one worker may have under way to others: 64 bursts of the receive ring would
 /// hide a steering mistake, and fewer than one burst would lose packets of a healthy re-steer.
 pub(super) const PARCELS: usize = 256;
+/// Parcels of one connection that one worker may have under way: a burst, which is what the owner
+/// reads in a turn. A client that sends from many ports reaches many workers, and would otherwise
+/// fill the owner's mailbox for all who are rightly handed over.
+pub(super) const SHARE: u16 = MAX_BURST as u16;
+/// Connections are told apart by so many numbers; those that share one share its parcels.
+const FLOWS: usize = 256;
 /// Datagrams that wait in one worker's mailbox.
 pub(super) const INBOX_DATAGRAMS: usize = 1024;
 /// Commands that wait in one worker's mailbox.
@@ -88,6 +97,8 @@ pub(super) struct Parcel {
     pub(super) meta: Option<RxMeta>,
     /// The socket that received it, by number: the same on every worker.
     pub(super) port: usize,
+    /// The number that its connection goes by at the sender.
+    flow: u8,
     /// Its bytes.
     pub(super) bytes: Vec<u8>,
 }
@@ -207,6 +218,8 @@ pub(super) struct Dispatch {
     #[expect(clippy::vec_box, reason = "rings pass the boxes on, and never the parcels")]
     free: Vec<Box<Parcel>>,
     made: usize,
+    /// Parcels under way, by flow.
+    under_way: Box<[u16; FLOWS]>,
 }
 
 /// What became of a datagram for another worker.
@@ -216,32 +229,45 @@ pub(super) enum Sent {
     Yes,
     /// All parcels are under way, the mailbox is full, or there is no such worker.
     Dropped,
+    /// The connection has its [`SHARE`] under way.
+    Share,
 }
 
 impl Dispatch {
     pub(super) fn new(worker: usize) -> Self {
-        Self { worker, free: Vec::with_capacity(PARCELS), made: 0 }
+        let under_way = Box::new([0; FLOWS]);
+        Self { worker, free: Vec::with_capacity(PARCELS), made: 0, under_way }
     }
 
-    /// Copies a datagram into the mailbox of worker `to`.
+    /// Copies a datagram of the connection `to` into its owner's mailbox.
     ///
     /// Wakes nobody: call [`Wakeup::wake`] of the receiving mailbox once per burst.
     pub(super) fn send<C>(
         &mut self,
         fleet: &Fleet<C>,
-        to: usize,
+        to: Route,
         port: usize,
         meta: &RxMeta,
         bytes: &[u8],
     ) -> Sent {
-        let Some(mailbox) = fleet.mailbox(to) else { return Sent::Dropped };
+        let Some(mailbox) = fleet.mailbox(to.worker.into()) else { return Sent::Dropped };
+        let flow = flow(to);
+        if self.under_way[usize::from(flow)] >= SHARE {
+            self.take_back(fleet);
+            if self.under_way[usize::from(flow)] >= SHARE {
+                return Sent::Share;
+            }
+        }
         let Some(mut parcel) = self.parcel(fleet) else { return Sent::Dropped };
         parcel.meta = Some(*meta);
-        parcel.port = port;
+        (parcel.port, parcel.flow) = (port, flow);
         parcel.bytes.clear();
         parcel.bytes.extend_from_slice(bytes);
         match mailbox.datagrams.push(parcel) {
-            Ok(()) => Sent::Yes,
+            Ok(()) => {
+                self.under_way[usize::from(flow)] += 1;
+                Sent::Yes
+            }
             Err(parcel) => {
                 self.free.push(parcel);
                 Sent::Dropped
@@ -249,21 +275,31 @@ impl Dispatch {
         }
     }
 
-    fn parcel<C>(&mut self, fleet: &Fleet<C>) -> Option<Box<Parcel>> {
-        if let Some(parcel) = self.free.pop() {
-            return Some(parcel);
-        }
-        let returned = &fleet.mailbox(self.worker)?.returned;
-        while let Some(parcel) = returned.pop() {
+    /// Takes back the parcels that have come home.
+    fn take_back<C>(&mut self, fleet: &Fleet<C>) {
+        let Some(mailbox) = fleet.mailbox(self.worker) else { return };
+        while let Some(parcel) = mailbox.returned.pop() {
+            self.under_way[usize::from(parcel.flow)] -= 1;
             self.free.push(parcel);
+        }
+    }
+
+    fn parcel<C>(&mut self, fleet: &Fleet<C>) -> Option<Box<Parcel>> {
+        if self.free.is_empty() {
+            self.take_back(fleet);
         }
         if self.free.is_empty() && self.made < PARCELS {
             self.made += 1;
             let (origin, bytes) = (self.worker, Vec::with_capacity(2048));
-            return Some(Box::new(Parcel { origin, meta: None, port: 0, bytes }));
+            return Some(Box::new(Parcel { origin, meta: None, port: 0, flow: 0, bytes }));
         }
         self.free.pop()
     }
+}
+
+/// The number that a connection goes by. Its slot is not the client's to choose.
+fn flow(route: Route) -> u8 {
+    (route.slot ^ u32::from(route.worker).wrapping_mul(0x9e)) as u8
 }
 
 #[cfg(test)]
@@ -279,11 +315,35 @@ mod tests {
         RxMeta { path: Path { local, remote, link: Link::UNKNOWN }, ecn: Ecn::Ect0 }
     }
 
+    fn to(worker: u16, slot: u32) -> Route {
+        Route { worker, slot, generation: 0 }
+    }
+
+    /// L12 of the hostile review: a client that sends from many ports.
+    #[test]
+    fn one_connection_leaves_parcels_and_mailbox_to_others() {
+        let fleet = Fleet::<()>::new(2, 1).unwrap();
+        let mut dispatch = Dispatch::new(1);
+        for round in 0..3 {
+            let sent = (0..10 * INBOX_DATAGRAMS)
+                .map(|port| dispatch.send(&fleet, to(0, 7), 0, &meta(port as u16), b"x"));
+            let taken = sent.filter(|sent| *sent == Sent::Yes).count();
+            assert_eq!(taken, usize::from(SHARE), "round {round}");
+            assert_eq!(dispatch.send(&fleet, to(0, 7), 0, &meta(1), b"x"), Sent::Share);
+            assert_eq!(dispatch.send(&fleet, to(0, 8), 0, &meta(1), b"y"), Sent::Yes);
+            while let Some(parcel) = fleet.mailbox(0).unwrap().datagram() {
+                fleet.give_back(parcel);
+            }
+        }
+        dispatch.take_back(&fleet);
+        assert!(dispatch.under_way.iter().all(|count| *count == 0));
+    }
+
     #[test]
     fn a_datagram_arrives_with_all_that_was_known_of_it() {
         let fleet = Fleet::<()>::new(2, 1).unwrap();
         let mut dispatch = Dispatch::new(1);
-        assert_eq!(dispatch.send(&fleet, 0, 3, &meta(5), b"datagram"), Sent::Yes);
+        assert_eq!(dispatch.send(&fleet, to(0, 1), 3, &meta(5), b"datagram"), Sent::Yes);
         let parcel = fleet.mailbox(0).unwrap().datagram().unwrap();
         assert_eq!((parcel.origin, parcel.port, &parcel.bytes[..]), (1, 3, &b"datagram"[..]));
         let got = parcel.meta.unwrap();
@@ -295,10 +355,10 @@ mod tests {
         let fleet = Fleet::<()>::new(2, 1).unwrap();
         let mut dispatch = Dispatch::new(1);
         for _ in 0..3 {
-            for _ in 0..PARCELS {
-                assert_eq!(dispatch.send(&fleet, 0, 0, &meta(1), b"x"), Sent::Yes);
+            for slot in 0..PARCELS as u32 {
+                assert_eq!(dispatch.send(&fleet, to(0, slot), 0, &meta(1), b"x"), Sent::Yes);
             }
-            assert_eq!(dispatch.send(&fleet, 0, 0, &meta(1), b"x"), Sent::Dropped);
+            assert_eq!(dispatch.send(&fleet, to(0, 0), 0, &meta(1), b"x"), Sent::Dropped);
             while let Some(parcel) = fleet.mailbox(0).unwrap().datagram() {
                 fleet.give_back(parcel);
             }
@@ -310,7 +370,7 @@ mod tests {
     fn a_worker_that_does_not_exist_gets_nothing_and_costs_no_parcel() {
         let fleet = Fleet::<()>::new(2, 1).unwrap();
         let mut dispatch = Dispatch::new(1);
-        assert_eq!(dispatch.send(&fleet, 2, 0, &meta(1), b"x"), Sent::Dropped);
+        assert_eq!(dispatch.send(&fleet, to(2, 0), 0, &meta(1), b"x"), Sent::Dropped);
         assert_eq!(dispatch.made, 0);
     }
 

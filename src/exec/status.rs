@@ -267,7 +267,9 @@ impl WorkerStatus {
             ladder,
             error,
             connections: counters.lane.connections,
-            wrong_queue: counters.lane.rx_wrong_queue + counters.lane.rx_wrong_queue_dropped,
+            wrong_queue: counters.lane.rx_wrong_queue
+                + counters.lane.rx_wrong_queue_dropped
+                + counters.lane.rx_wrong_queue_share,
             counters,
         }
     }

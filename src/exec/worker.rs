@@ -244,15 +244,17 @@ impl<D: Datapath> Worker<D> {
                 lane.fetch_ahead();
             }
             received += port.receive(MAX_BURST, &mut |meta, datagram| {
-                let Routed::Elsewhere(owner) = lane.receive(number, meta, datagram) else { return };
-                match dispatch.send(fleet, owner, number, meta, datagram) {
+                let Routed::Elsewhere(route) = lane.receive(number, meta, datagram) else { return };
+                match dispatch.send(fleet, route, number, meta, datagram) {
                     Sent::Yes => {
                         lane.counters_mut().rx_wrong_queue += 1;
+                        let owner = usize::from(route.worker);
                         if !to_wake.contains(&owner) {
                             to_wake.push(owner);
                         }
                     }
                     Sent::Dropped => lane.counters_mut().rx_wrong_queue_dropped += 1,
+                    Sent::Share => lane.counters_mut().rx_wrong_queue_share += 1,
                 }
             });
             lane.forget_ahead();

@@ -111,6 +111,8 @@ super::status::counters! {
         rx_wrong_queue,
         /// Datagrams of another worker's connections that could not be handed over.
         rx_wrong_queue_dropped,
+        /// Datagrams not handed over: their connection had its share under way.
+        rx_wrong_queue_share,
         /// Datagrams that other workers handed to this one.
         rx_handed_over,
         /// Datagrams too short to hold a connection id, or for nobody who listens.

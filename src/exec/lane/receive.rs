@@ -11,7 +11,7 @@ use super::accept::Answer;
 use super::{Lane, touch};
 use crate::datapath::RxMeta;
 use crate::exec::table::{InitialKey, Key};
-use crate::lb::CID_LEN;
+use crate::lb::{CID_LEN, Route};
 use crate::proto::endpoint::{Context, Incoming};
 use crate::wire::ConnectionId;
 use crate::wire::packet::{self, Form};
@@ -21,8 +21,8 @@ use crate::wire::packet::{self, Form};
 pub enum Routed {
     /// It was dealt with here.
     Here,
-    /// It is untouched, and belongs to this worker.
-    Elsewhere(usize),
+    /// It is untouched, and belongs to the worker that this names.
+    Elsewhere(Route),
     /// Nobody here has use for it; counted.
     Dropped,
 }
@@ -41,7 +41,7 @@ impl Lane {
             if worker != self.services.worker() {
                 // A worker that never was: an id of an earlier life of this host.
                 if worker < self.services.fleet().len() {
-                    return Routed::Elsewhere(worker);
+                    return Routed::Elsewhere(route);
                 }
             } else if self.deliver(
                 Key { slot: route.slot, generation: route.generation },
