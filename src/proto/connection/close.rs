@@ -4,7 +4,7 @@ use super::error::{CloseReason, TransportError, code};
 use super::{Application, Connection, Event, Handshake, SpaceId, State};
 use crate::proto::crypto::TAG_LEN;
 use crate::proto::streams::Streams;
-use crate::time::Instant;
+use crate::time::{Instant, SECOND_NS};
 use crate::wire::frame::Frame;
 use crate::wire::packet::{LongHeader, PacketType, patch_length, pn_len, write_short};
 use crate::wire::{VERSION_1, Writer};
@@ -24,6 +24,9 @@ pub(super) struct Closing {
     answer_at: u64,
 }
 
+/// Three probe timeouts are as long as the peer likes: one that acknowledges its first packet after
+/// 9 s makes them 81. This is long enough for a round trip of 1.1 s.
+const CLOSING_MAX_NS: u64 = 10 * SECOND_NS;
 /// The reason phrase is cut to this, so that a close fits any packet.
 const MAX_REASON_BYTES: usize = 256;
 
@@ -86,13 +89,24 @@ impl Connection {
         self.state = State::Drained;
     }
 
+    /// Ends a handshake at once, and tells its peer nothing: its place is needed.
+    pub fn abandon(&mut self, now: Instant) {
+        let reason = "more handshakes began than there are places for";
+        let error = TransportError::new(code::CONNECTION_REFUSED, reason);
+        self.end_silently(now, CloseReason::Transport(error));
+    }
+
     fn enter(&mut self, now: Instant, state: State, reason: CloseReason) {
         if self.is_closed() {
             return;
         }
-        self.state = state;
+        // RFC 9000 §10.2.1: whoever may have forged its address is answered once, and nothing is kept.
+        self.state = match state {
+            State::Draining if !self.is_address_validated() => State::Drained,
+            other => other,
+        };
         // RFC 9000 §10.2: three probe timeouts.
-        self.deadlines.close = now.plus_ns(3 * self.pto_ns());
+        self.deadlines.close = now.plus_ns(self.three_ptos_ns(CLOSING_MAX_NS));
         self.bytes_in_flight = 0;
         // Streams, and the data that the application lent, go at once.
         self.streams = Streams::new(self.side, self.config.limits());
@@ -141,6 +155,9 @@ impl Connection {
             }
         }
         self.closing = Some(closing);
+        if !self.is_address_validated() {
+            self.state = State::Drained;
+        }
         if let Some(h) = &mut self.handshake {
             h.sent_bytes += at as u64;
         }

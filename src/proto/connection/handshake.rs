@@ -559,6 +559,12 @@ impl Handshake {
         }
     }
 
+    /// Bytes of memory that it holds, keys and what TLS has written aside.
+    pub(super) fn memory_bytes(&self) -> usize {
+        let waiting = self.undecryptable.iter().map(|datagram| datagram.len()).sum::<usize>();
+        size_of::<Self>() + self.token.capacity() + waiting
+    }
+
     /// RFC 9000 §7.3: the ids seen on the wire are the ones that TLS authenticates.
     fn check_ids(&self, side: Side, p: &TransportParameters) -> Result<(), TransportError> {
         let Some(initial) = p.initial_source_connection_id else {

@@ -84,6 +84,10 @@ const MAX_REDELIVERIES: u32 = 64;
 /// probes an old and a new path twice each needs four; what comes beyond is counted and not
 /// answered, and the peer asks again (RFC 9000 §8.2.1).
 const PATH_RESPONSES_MAX: usize = 8;
+/// What a TLS session holds, and the keys of 1-RTT packets: rounded up from what
+/// `tests/key_memory.rs` measures.
+const TLS_SESSION_BYTES: usize = 5_000;
+const ONE_RTT_KEYS_BYTES: usize = 3_000;
 
 /// Where a connection stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -282,6 +286,12 @@ impl Connection {
         self.state == State::Handshaking
     }
 
+    /// True once the peer has shown that it is where its packets come from (RFC 9000 §8.1).
+    #[must_use]
+    pub fn is_address_validated(&self) -> bool {
+        self.handshake.as_ref().is_none_or(|h| h.address_validated)
+    }
+
     /// True once the handshake is confirmed.
     #[must_use]
     pub fn is_confirmed(&self) -> bool {
@@ -316,10 +326,14 @@ impl Connection {
     /// Bytes of memory that the connection holds, as far as it knows.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
+        let handshake = self.handshake.as_ref().map_or(0, |h| h.memory_bytes());
+        let session = self.session.as_ref().map_or(0, |_| TLS_SESSION_BYTES);
+        let keys = self.keys.as_ref().map_or(0, |_| ONE_RTT_KEYS_BYTES);
         size_of::<Self>()
             + self.data.sent.memory_bytes()
             + self.suspects.memory_bytes()
             + self.streams.memory_bytes()
+            + (handshake + session + keys)
     }
 
     /// Bytes that an ordinary packet may touch, keys aside: the connection itself, and what

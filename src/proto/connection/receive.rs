@@ -7,7 +7,7 @@ use super::keys::Opened;
 use super::{Application, Connection, SpaceId, State};
 use crate::ecn::Ecn;
 use crate::proto::crypto::{HeaderKey, PacketKey};
-use crate::time::Instant;
+use crate::time::{Instant, SECOND_NS};
 use crate::wire::packet::{self, Packet, PacketType, decode_pn};
 use crate::wire::{ConnectionId, Side};
 use std::net::SocketAddr;
@@ -22,6 +22,9 @@ const SHORT_RESERVED: u8 = 0x18;
 const LONG_RESERVED: u8 = 0x0c;
 /// The key phase of a short header.
 const KEY_PHASE: u8 = 0x04;
+/// A slow path makes a short idle timeout longer, up to this: three probe timeouts of a path whose
+/// first round trip took 3.3 s. A peer that delays its first acknowledgement gets no more.
+const IDLE_STRETCH_MAX_NS: u64 = 30 * SECOND_NS;
 /// The smallest datagram that can be a stateless reset (RFC 9000 §10.3).
 const MIN_RESET_BYTES: usize = 21;
 
@@ -334,7 +337,7 @@ impl Connection {
         // RFC 9000 §10.1: never shorter than three probe timeouts.
         let timeout = match self.idle_timeout_ns {
             0 => 0,
-            t => t.max(3 * self.pto_ns()),
+            t => t.max(self.three_ptos_ns(IDLE_STRETCH_MAX_NS)),
         };
         self.deadlines.idle = after(now, timeout);
         self.rearm_keep_alive(now);

@@ -102,6 +102,12 @@ impl Connection {
         self.rtt.pto_base_ns(self.peer_max_ack_delay_ns)
     }
 
+    /// What several timers of RFC 9000 are made from, cut to `max_ns`: the first sample of the
+    /// round-trip time is the peer's to choose.
+    pub(super) fn three_ptos_ns(&self, max_ns: u64) -> u64 {
+        (3 * self.pto_ns()).min(max_ns)
+    }
+
     /// RFC 9002 §7.6.1.
     pub(super) fn persistent_congestion_ns(&self) -> u64 {
         self.pto_ns() * PERSISTENT_CONGESTION_THRESHOLD

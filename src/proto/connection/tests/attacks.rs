@@ -495,3 +495,20 @@ fn attack_41_forgeries_up_to_the_integrity_limit_end_the_connection() {
     pair.deliver(Side::Server, Ecn::NotEct, &mut packet);
     assert_eq!(pair.verdict(Side::Server), Some(code::AEAD_LIMIT_REACHED));
 }
+
+/// M5 of the hostile review: a first sample of 9 s kept a closed connection, and an idle one, for 81.
+#[test]
+fn attack_18_a_peer_that_acknowledges_late_keeps_no_place_for_long() {
+    let second = crate::time::SECOND_NS;
+    let late = |pair: &mut Pair| {
+        pair.server.rtt = crate::proto::rtt::Rtt::default();
+        pair.server.rtt.update(9 * second, 0, pair.now);
+    };
+    let mut pair = Pair::connected();
+    late(&mut pair);
+    pair.attack_1rtt(Side::Client, &payload(&[Frame::Ping]));
+    assert!(pair.server.deadlines.idle <= pair.now.plus_ns(30 * second));
+    let now = pair.now;
+    pair.server.close(now, 0, Bytes::new());
+    assert!(pair.server.next_timeout().unwrap() <= now.plus_ns(10 * second));
+}
