@@ -14,8 +14,8 @@
 //!
 //! Only the first packets of a client carry an id that the client chose. For these alone there
 //! is a map, hashed with a key that nobody outside knows (`RandomState`, SipHash), so that ids
-//! cannot be made to collide (ATTACKS row 9); it is bounded, and an entry is removed as soon as
-//! the handshake is done. The map's key holds the client's address as well: who guesses another
+//! cannot be made to collide (ATTACKS row 9); its owner bounds it, and removes an entry when the
+//! handshake has failed, or was done a while ago. The map's key holds the client's address as well: who guesses another
 //! client's id finds nothing.
 
 use super::sys;
@@ -49,7 +49,7 @@ pub(super) struct InitialKey {
     pub(super) remote: SocketAddr,
 }
 
-/// The table, or its map of Initials, is full: the limit is in the worker's configuration.
+/// The table is full: the limit is in the worker's configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Full;
 
@@ -81,21 +81,18 @@ pub(super) struct Table<T> {
     len: usize,
     limit: usize,
     initials: HashMap<InitialKey, Key, RandomState>,
-    initials_limit: usize,
 }
 
 impl<T> Table<T> {
-    /// An empty table for at most `limit` connections, of which `initials_limit` may still be
-    /// known by the id that the client chose.
+    /// An empty table for at most `limit` connections.
     #[must_use]
-    pub(super) fn new(limit: usize, initials_limit: usize) -> Self {
+    pub(super) fn new(limit: usize) -> Self {
         Self {
             slots: Vec::new(),
             free: None,
             len: 0,
             limit: limit.min(MAX_CONNECTIONS),
             initials: HashMap::default(),
-            initials_limit,
         }
     }
 
@@ -249,23 +246,15 @@ impl<T> Table<T> {
         self.len -= 1;
     }
 
-    /// Makes the first packets of a client find `key`.
-    ///
-    /// # Errors
-    /// [`Full`] at the limit of handshakes in progress.
-    pub(super) fn insert_initial(&mut self, initial: InitialKey, key: Key) -> Result<(), Full> {
-        if !self.has_room_for_initial() {
-            return Err(Full);
-        }
+    /// Makes the first packets of a client find `key`, and no earlier connection.
+    pub(super) fn insert_initial(&mut self, initial: InitialKey, key: Key) {
         self.initials.insert(initial, key);
-        Ok(())
     }
 
-    /// True when one more handshake may begin.
-    #[must_use]
-    pub(super) fn has_room_for_initial(&self) -> bool {
-        self.initials.len() < self.initials_limit
-            && (self.free.is_some() || self.slots.len() < self.limit)
+    /// How many connections are found by what a client chose.
+    #[cfg(test)]
+    pub(super) fn initials(&self) -> usize {
+        self.initials.len()
     }
 
     /// Which connection a client's first packet belongs to.
@@ -274,9 +263,11 @@ impl<T> Table<T> {
         self.initials.get(initial).copied()
     }
 
-    /// The handshake is done, or the connection dead: its first id means nothing any more.
-    pub(super) fn remove_initial(&mut self, initial: &InitialKey) {
-        self.initials.remove(initial);
+    /// What led to `key` means nothing any more; if it leads to a later connection by now, it stays.
+    pub(super) fn remove_initial(&mut self, initial: &InitialKey, key: Key) {
+        if self.initials.get(initial) == Some(&key) {
+            self.initials.remove(initial);
+        }
     }
 }
 
@@ -293,7 +284,7 @@ mod tests {
 
     #[test]
     fn a_key_of_an_earlier_use_of_the_slot_finds_nothing() {
-        let mut table = Table::new(10, 10);
+        let mut table = Table::new(10);
         let old = table.insert(|_| "old").unwrap();
         assert_eq!(table.next_key(), Some(Key { slot: 1, generation: 0 }));
         assert_eq!(*table.remove(old).unwrap(), "old");
@@ -310,7 +301,7 @@ mod tests {
 
     #[test]
     fn generations_wrap_without_losing_the_slot() {
-        let mut table = Table::new(1, 1);
+        let mut table = Table::new(1);
         let first = table.insert(|_| ()).unwrap();
         table.slots[0].generation = (1 << GENERATION_BITS) - 1;
         let last = Key { generation: (1 << GENERATION_BITS) - 1, ..first };
@@ -321,7 +312,7 @@ mod tests {
 
     #[test]
     fn the_slot_that_was_left_last_is_taken_first() {
-        let mut table = Table::new(10, 10);
+        let mut table = Table::new(10);
         let keys: Vec<Key> = (0..4).map(|n| table.insert(|_| n).unwrap()).collect();
         table.remove(keys[1]);
         table.remove(keys[3]);
@@ -331,24 +322,32 @@ mod tests {
     }
 
     #[test]
-    fn both_limits_hold() {
-        let mut table = Table::new(2, 1);
-        let first = table.insert(|_| ()).unwrap();
-        assert!(table.has_room_for_initial());
-        table.insert_initial(initial(b"12345678", 1), first).unwrap();
-        assert_eq!(table.insert_initial(initial(b"12345678", 2), first), Err(Full));
-        table.remove_initial(&initial(b"12345678", 1));
-        assert!(table.has_room_for_initial());
+    fn the_limit_holds() {
+        let mut table = Table::new(2);
+        table.insert(|_| ()).unwrap();
         table.insert(|_| ()).unwrap();
         assert_eq!((table.insert(|_| ()), table.next_key()), (Err(Full), None));
-        assert!(!table.has_room_for_initial());
+    }
+
+    /// L6 of the hostile review.
+    #[test]
+    fn an_initial_that_leads_elsewhere_by_now_is_not_removed_with_what_it_led_to() {
+        let mut table = Table::new(4);
+        let (old, new) = (table.insert(|_| 1).unwrap(), table.insert(|_| 2).unwrap());
+        let initial = initial(b"abcdefgh", 1);
+        table.insert_initial(initial, old);
+        table.insert_initial(initial, new);
+        table.remove_initial(&initial, old);
+        assert_eq!(table.find_initial(&initial), Some(new));
+        table.remove_initial(&initial, new);
+        assert_eq!((table.find_initial(&initial), table.initials()), (None, 0));
     }
 
     #[test]
     fn an_initial_is_found_by_id_and_address_together() {
-        let mut table = Table::new(4, 4);
+        let mut table = Table::new(4);
         let key = table.insert(|_| ()).unwrap();
-        table.insert_initial(initial(b"abcdefgh", 1), key).unwrap();
+        table.insert_initial(initial(b"abcdefgh", 1), key);
         assert_eq!(table.find_initial(&initial(b"abcdefgh", 1)), Some(key));
         assert_eq!(table.find_initial(&initial(b"abcdefgh", 2)), None);
         assert_eq!(table.find_initial(&initial(b"abcdefgi", 1)), None);
@@ -356,8 +355,8 @@ mod tests {
 
     #[test]
     fn a_connection_on_its_way_keeps_its_slot_reserved() {
-        let mut here = Table::new(1, 1);
-        let mut there = Table::new(1, 1);
+        let mut here = Table::new(1);
+        let mut there = Table::new(1);
         let key = here.insert(|_| 7).unwrap();
         let travelling = here.take(key).unwrap();
         assert!(here.get(key).is_none(), "two workers must never reach it");
@@ -370,7 +369,7 @@ mod tests {
 
     #[test]
     fn what_was_taken_can_be_put_back_only_where_it_came_from() {
-        let mut table = Table::new(2, 1);
+        let mut table = Table::new(2);
         let (a, b) = (table.insert(|_| 1).unwrap(), table.insert(|_| 2).unwrap());
         let value = table.take(a).unwrap();
         let value = table.put(b, value).unwrap_err();

@@ -168,6 +168,14 @@ pub struct Greeting {
     address_validated: bool,
 }
 
+impl Greeting {
+    /// A token has proved the client's address.
+    #[must_use]
+    pub fn address_validated(&self) -> bool {
+        self.address_validated
+    }
+}
+
 /// What is known about a datagram besides its bytes, and what may be used up on it.
 pub struct Context<'a> {
     /// The time.

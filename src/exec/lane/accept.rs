@@ -4,11 +4,13 @@ use super::super::handler::Handler;
 use super::super::overrun::Callback;
 use super::super::status::endpoint_sum;
 use super::super::table::InitialKey;
+use super::admission::{self, Greeted, NoPlace};
 use super::{Entry, Lane, Seat, enlist};
 use crate::datapath::{MAX_BURST, Path, RxMeta};
 use crate::proto::connection::{Application, Connection, Event};
 use crate::proto::endpoint::{Endpoint, EndpointStats, Greeting};
 use crate::wire::StreamId;
+use crate::wire::packet::Form;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -20,6 +22,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 const ANSWERS: usize = 2 * MAX_BURST;
 /// The largest answer: a Retry with a token, far below it.
 const ANSWER_BYTES: usize = 1200;
+
+/// What a client is told for which there is no place.
+const NO_ROOM: &str = "no room for another connection";
 
 /// A client that wants to connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,12 +168,14 @@ impl Lane {
         meta: &RxMeta,
         datagram: &mut [u8],
     ) {
-        let now = self.services.now();
-        let remote = meta.path.remote;
-        let vacant = self.table.next_key().filter(|_| self.table.has_room_for_initial());
-        let Some(key) = vacant else {
-            self.counters.refused_full += 1;
-            return;
+        let (now, remote) = (self.services.now(), meta.path.remote);
+        let (source, proven) = (self.admission.source(remote), greeting.address_validated());
+        // Who has not proven its address is here only if there is room.
+        if proven && let Err(why) = self.admit(source) {
+            return self.turn_away(at, greeting, port, meta, why);
+        }
+        let Some(key) = self.table.next_key() else {
+            return self.count_no_place(NoPlace::Full);
         };
         let cid = self.new_cid(key);
         let seed = self.services.entropy.number();
@@ -183,39 +190,93 @@ impl Lane {
             self.counters.refused_broken += 1;
             return;
         }
-        let wish = NewConnection { remote, local: meta.path.local, worker: self.services.worker() };
-        // A handshake that has failed already still has to say so; nobody needs to know.
-        let handler = if connection.is_closed() {
-            Some(Box::new(()) as Box<dyn Handler>)
-        } else {
-            let entered = self.services.overruns.entered(Callback::Accept);
-            let handler = (listener.acceptor)(&wish);
-            self.services.overruns.left(Callback::Accept, entered);
-            handler
+        let Some(handler) = self.ask_application(at, &mut connection, meta) else {
+            return self.farewell(at, connection, port, meta);
         };
-        let id = listener.id;
-        let handler = handler.unwrap_or_else(|| {
-            self.counters.refused_by_acceptor += 1;
-            connection.refuse(now);
-            Box::new(())
-        });
-        let initial = InitialKey { dcid: greeting.initial_dcid, remote };
         let mut seat = Seat::new(key, port, meta.path, now);
-        (seat.initial, seat.listener) = (Some(initial), Some(id));
+        let initial = InitialKey { dcid: greeting.initial_dcid, remote };
+        seat.greeted = Some(Box::new(Greeted { initial, proven }));
+        (seat.source, seat.listener) = (Some(source), Some(self.listeners[at].id));
         self.counters.accepted += 1;
         self.seat_at(Entry { connection, seat, handler });
     }
 
+    /// The handler of a new connection; `None` if the connection is over already.
+    fn ask_application(
+        &mut self,
+        at: usize,
+        connection: &mut Connection,
+        meta: &RxMeta,
+    ) -> Option<Box<dyn Handler>> {
+        // A handshake that has failed already still has to say so; nobody needs to know.
+        if connection.is_closed() {
+            return None;
+        }
+        let worker = self.services.worker();
+        let wish = NewConnection { remote: meta.path.remote, local: meta.path.local, worker };
+        let entered = self.services.overruns.entered(Callback::Accept);
+        let handler = (self.listeners[at].acceptor)(&wish);
+        self.services.overruns.left(Callback::Accept, entered);
+        if handler.is_none() {
+            self.counters.refused_by_acceptor += 1;
+            connection.refuse(self.services.now());
+        }
+        handler
+    }
+
+    /// Answers a client for which there is no place, without a connection.
+    fn turn_away(
+        &mut self,
+        at: usize,
+        greeting: &Greeting,
+        port: usize,
+        meta: &RxMeta,
+        why: NoPlace,
+    ) {
+        self.count_no_place(why);
+        if why == NoPlace::SourceHandshakes {
+            // One of many at once: it tries again, when there may be room.
+            return;
+        }
+        let mut answer = self.answers.vacant();
+        let mut context = self.context(Form::Long, meta, &mut answer.bytes[..]);
+        match self.listeners[at].endpoint.refuse(greeting, NO_ROOM, &mut context) {
+            Some(len) => drop(self.reply(Answer { port, path: Some(meta.path), len, ..answer })),
+            None => self.answers.give_back(answer),
+        }
+    }
+
+    /// The last of a connection that ended with its first datagram: it says so once and is
+    /// forgotten (RFC 9000 §10.2.1), whoever sent that datagram.
+    fn farewell(&mut self, at: usize, mut connection: Connection, port: usize, meta: &RxMeta) {
+        let now = self.services.now();
+        self.counters.handshakes_failed += 1;
+        self.admission.failed(now);
+        if !connection.wants_transmit() || !self.listeners[at].endpoint.may_close(now) {
+            return;
+        }
+        let mut answer = self.answers.vacant();
+        match connection.transmit(now, &mut answer.bytes[..]) {
+            Some(t) => {
+                let (path, len) = (Some(meta.path), t.len);
+                self.reply(Answer { port, path, len, ..answer });
+            }
+            None => self.answers.give_back(answer),
+        }
+    }
+
     /// Puts a new connection into the slot that its key names.
     pub(super) fn seat_at(&mut self, entry: Entry) {
-        let initial = entry.seat.initial;
+        let (greeted, source) = (entry.seat.greeted.as_deref().copied(), entry.seat.source);
         let Ok(key) = self.table.insert(|_| entry) else { return };
-        if let Some(initial) = initial {
-            self.counters.handshakes += 1;
-            let _ = self.table.insert_initial(initial, key);
+        if let Some((greeted, source)) = greeted.zip(source) {
+            self.table.insert_initial(greeted.initial, key);
+            self.admission.began(key, source, greeted.proven, &self.table);
         }
         self.wheel.grow(self.table.slots());
+        let now = self.services.now();
         if let Some(entry) = self.table.get(key) {
+            admission::measure(&mut self.admission, entry, now);
             enlist(&mut self.touched, &mut entry.seat);
         }
     }

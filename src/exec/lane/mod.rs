@@ -29,6 +29,7 @@
 //! table, so none can remove the connection that it is called for, and none can recurse.
 
 mod accept;
+mod admission;
 mod ahead;
 mod bridge;
 mod command;
@@ -53,9 +54,11 @@ use crate::lb::{Codec, Route};
 use crate::proto::connection::Connection;
 use crate::proto::crypto::ResetKey;
 use crate::proto::endpoint::EndpointStats;
+use crate::proto::source::{SUBSCRIBER_PREFIX_BITS, Source};
 use crate::time::{Instant, MILLISECOND_NS, SECOND_NS};
 use crate::wire::ConnectionId;
 use accept::Answers;
+use admission::{Admission, Greeted};
 use ahead::Ahead;
 use bridge::Bridge;
 use std::collections::VecDeque;
@@ -73,20 +76,46 @@ const IDLE_NS: u64 = SECOND_NS;
 /// How long the id that a client chose is remembered after its handshake: its first packets
 /// may arrive twice, and would otherwise greet again.
 const INITIAL_LINGER_NS: u64 = 500 * MILLISECOND_NS;
+/// Ids that are remembered so at one time, the oldest going first: more handshakes than a worker can
+/// finish in that time.
+const LINGERING_IDS: usize = 1 << 14;
 
-/// Limits of a lane.
+/// Limits of a lane: what its peers may hold of it. What is refused for one of them is counted in
+/// [`LaneCounters`].
+///
+/// Where a limit is reached, a client whose address may be forged is asked for proof (Retry); one that
+/// brings it is told CONNECTION_REFUSED if there is no room for it either.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LaneLimits {
-    /// Connections at one time.
+    /// Connections at one time, 1 to 1,048,575.
     pub connections: usize,
-    /// Connections that may be in their handshake, or have left it within
-    /// `INITIAL_LINGER_NS`.
+    /// Handshakes under way at one time, 1 and more. Beyond it the oldest makes room for a client
+    /// whose address is proven.
     pub handshakes: usize,
+    /// Connections of one source at one time: of an IPv4 address, or of a prefix of IPv6.
+    pub source_connections: usize,
+    /// Handshakes of one source under way at one time, those with a proven address and those without
+    /// each. Beyond it a client with a proven address is not answered: it tries again.
+    pub source_handshakes: usize,
+    /// How many bits of an IPv6 address make a source: 0 to 64.
+    pub source_prefix_bits: u8,
+    /// Bytes that the connections may hold together before no more are accepted. What applications
+    /// hold is not in it.
+    pub memory_bytes: u64,
 }
 
 impl Default for LaneLimits {
+    /// A source has an eighth of what there is. An idle connection holds about 6 KB, so that 2 GiB are
+    /// room for 300,000 of them.
     fn default() -> Self {
-        Self { connections: 1 << 20, handshakes: 1 << 14 }
+        Self {
+            connections: 1 << 20,
+            handshakes: 1 << 14,
+            source_connections: 1 << 17,
+            source_handshakes: 1 << 11,
+            source_prefix_bits: SUBSCRIBER_PREFIX_BITS,
+            memory_bytes: 2 << 30,
+        }
     }
 }
 
@@ -105,6 +134,8 @@ super::status::counters! {
         connections,
         /// Gauge: handshakes under way.
         handshakes,
+        /// Gauge: bytes that the connections hold, what applications hold aside.
+        memory_bytes,
         /// Datagrams looked at, from the datapath and from other workers.
         rx_datagrams,
         /// Datagrams of another worker's connections, handed to it.
@@ -125,8 +156,18 @@ super::status::counters! {
         connected,
         /// Connections that could not be begun.
         connect_failed,
-        /// Greetings dropped: the table, or its part for handshakes, was full.
+        /// Clients with a proven address turned away: the table was full of connections.
         refused_full,
+        /// Clients with a proven address turned away: the connections held as much memory as they may.
+        refused_memory,
+        /// Clients turned away: their source had as many connections as it may.
+        refused_source_connections,
+        /// Clients not answered: their source had as many handshakes under way as it may.
+        refused_source_handshakes,
+        /// Handshakes that failed, or did not finish in time.
+        handshakes_failed,
+        /// Unfinished handshakes that made room for a client whose address was proven.
+        evicted_handshakes,
         /// Greetings that the acceptor turned away.
         refused_by_acceptor,
         /// Greetings that were not authentic, or broken beyond an answer.
@@ -166,8 +207,13 @@ pub(super) struct Seat {
     pub(super) address: Option<Arc<Address>>,
     /// Its descriptors that are watched, some of which may be no more.
     pub(super) watches: Vec<WatchId>,
-    /// The id that the client chose, until the handshake is done.
-    initial: Option<InitialKey>,
+    /// The client's handshake, until it is done.
+    greeted: Option<Box<Greeted>>,
+    /// Where a client came from: whose account its place is on.
+    source: Option<Source>,
+    /// What the connection held when it was looked at last.
+    held_bytes: u32,
+    measured_at: Instant,
     /// The listener that accepted it.
     listener: Option<u32>,
     /// On the touched list.
@@ -188,7 +234,10 @@ impl Seat {
             path,
             address: None,
             watches: Vec::new(),
-            initial: None,
+            greeted: None,
+            source: None,
+            held_bytes: 0,
+            measured_at: now,
             listener: None,
             touched: false,
             over: false,
@@ -234,7 +283,8 @@ pub struct Lane {
     answers: Answers,
     ahead: Ahead,
     /// Ids that clients chose, of handshakes that are done, with the time to forget them.
-    lingering: VecDeque<(Instant, InitialKey)>,
+    lingering: VecDeque<(Instant, InitialKey, Key)>,
+    admission: Admission,
     counters: LaneCounters,
 }
 
@@ -242,7 +292,7 @@ impl Lane {
     pub(super) fn new(parts: LaneParts) -> Self {
         let limits = parts.limits;
         Self {
-            table: Table::new(limits.connections, limits.handshakes),
+            table: Table::new(limits.connections),
             wheel: Wheel::new(parts.services.now()),
             touched: VecDeque::new(),
             services: parts.services,
@@ -253,6 +303,7 @@ impl Lane {
             answers: Answers::default(),
             ahead: Ahead::new(),
             lingering: VecDeque::new(),
+            admission: Admission::new(limits),
             counters: LaneCounters::default(),
         }
     }
@@ -272,17 +323,20 @@ impl Lane {
     /// Begins a turn. Time never runs back.
     pub fn set_now(&mut self, now: Instant) {
         self.services.set_now(now);
-        while self.lingering.front().is_some_and(|(until, _)| *until <= now) {
-            if let Some((_, initial)) = self.lingering.pop_front() {
-                self.table.remove_initial(&initial);
-            }
+        while self.lingering.front().is_some_and(|(until, ..)| *until <= now) {
+            self.forget_initial();
         }
     }
 
     /// The counters.
     #[must_use]
     pub fn counters(&self) -> LaneCounters {
-        LaneCounters { connections: self.table.len() as u64, ..self.counters }
+        LaneCounters {
+            connections: self.table.len() as u64,
+            handshakes: self.admission.handshakes() as u64,
+            memory_bytes: self.admission.memory_bytes(),
+            ..self.counters
+        }
     }
 
     /// True when no connection is left.
@@ -373,6 +427,7 @@ impl Lane {
 
     /// What is due after a connection has written: its timer, and its removal.
     fn settle(&mut self, slot: u32) {
+        self.measure(slot);
         let Some((key, entry)) = self.table.get_slot(slot) else { return };
         if entry.connection.is_drained() {
             return self.remove(key);
@@ -389,11 +444,35 @@ impl Lane {
         self.wheel.set(slot, at);
     }
 
-    /// A handshake is over, well or badly.
-    fn handshake_ended(&mut self, initial: Option<InitialKey>) {
-        let Some(initial) = initial else { return };
-        self.counters.handshakes -= 1;
-        self.lingering.push_back((self.services.now().plus_ns(INITIAL_LINGER_NS), initial));
+    /// A handshake is done: what it was known by is remembered for a while.
+    fn handshake_done(&mut self, key: Key, greeted: &Greeted, source: Option<Source>) {
+        if let Some(source) = source {
+            self.admission.done(source, greeted.proven);
+        }
+        if self.lingering.len() >= LINGERING_IDS {
+            self.forget_initial();
+        }
+        let until = self.services.now().plus_ns(INITIAL_LINGER_NS);
+        self.lingering.push_back((until, greeted.initial, key));
+    }
+
+    /// Forgets the id that has been remembered longest.
+    fn forget_initial(&mut self) {
+        if let Some((_, initial, key)) = self.lingering.pop_front() {
+            self.table.remove_initial(&initial, key);
+        }
+    }
+
+    /// A place that a client had is free.
+    fn client_left(&mut self, key: Key, greeted: Option<&Greeted>, source: Source) {
+        match greeted {
+            None => self.admission.left(source),
+            Some(greeted) => {
+                self.counters.handshakes_failed += 1;
+                self.admission.gave_up(self.services.now(), source, greeted.proven);
+                self.table.remove_initial(&greeted.initial, key);
+            }
+        }
     }
 
     fn remove(&mut self, key: Key) {
@@ -404,7 +483,10 @@ impl Lane {
         self.counters.ended_ptos += stats.ptos;
         self.counters.ended_congestion_events += stats.congestion_events;
         self.wheel.remove(key.slot);
-        self.handshake_ended(entry.seat.initial);
+        admission::release(&mut self.admission, &entry);
+        if let Some(source) = entry.seat.source {
+            self.client_left(key, entry.seat.greeted.as_deref(), source);
+        }
         if let Some(address) = entry.seat.address {
             address.end();
         }

@@ -58,7 +58,7 @@ impl Lane {
         {
             return Routed::Here;
         }
-        self.judge(port, meta, datagram)
+        self.judge(form, port, meta, datagram)
     }
 
     /// Gives a datagram to the connection `key`; false if there is none.
@@ -81,7 +81,7 @@ impl Lane {
     }
 
     /// What to do about a datagram of no connection.
-    fn judge(&mut self, port: usize, meta: &RxMeta, datagram: &mut [u8]) -> Routed {
+    fn judge(&mut self, form: Form, port: usize, meta: &RxMeta, datagram: &mut [u8]) -> Routed {
         let found = self.listeners.iter().position(|l| l.hears(port, meta.path.local));
         let Some(at) = found else {
             self.counters.rx_unroutable += 1;
@@ -89,14 +89,7 @@ impl Lane {
         };
         self.counters.rx_unknown += 1;
         let mut answer = self.answers.vacant();
-        let mut context = Context {
-            now: self.services.now(),
-            remote: meta.path.remote,
-            handshakes: self.counters.handshakes as usize,
-            crowded: false,
-            random: self.services.entropy.bytes(),
-            answer: &mut answer.bytes[..],
-        };
+        let mut context = self.context(form, meta, &mut answer.bytes[..]);
         match self.listeners[at].endpoint.incoming(datagram, CID_LEN, &mut context) {
             Incoming::Answer(len) => {
                 return self.reply(Answer { port, path: Some(meta.path), len, ..answer });
@@ -113,8 +106,23 @@ impl Lane {
         Routed::Dropped
     }
 
+    /// What an endpoint is to know of a datagram besides its bytes.
+    pub(super) fn context<'a>(
+        &mut self,
+        form: Form,
+        meta: &RxMeta,
+        answer: &'a mut [u8],
+    ) -> Context<'a> {
+        let (now, remote) = (self.services.now(), meta.path.remote);
+        // Nobody greets with a short header.
+        let table_full = self.table.next_key().is_none();
+        let crowded = form == Form::Long && self.admission.is_crowded(remote, table_full);
+        let handshakes = self.admission.pressure(now);
+        Context { now, remote, handshakes, crowded, random: self.services.entropy.bytes(), answer }
+    }
+
     /// Sends an answer with the next transmission, if not too many wait for it.
-    fn reply(&mut self, answer: Answer) -> Routed {
+    pub(super) fn reply(&mut self, answer: Answer) -> Routed {
         if self.answers.push(answer) {
             return Routed::Here;
         }

@@ -78,10 +78,13 @@ impl Lane {
     /// Gives a connection what only its owner can make, before it writes: ids that the peer is
     /// ready to hold, and once the handshake is done a token to return with.
     fn supply(&mut self, slot: u32) {
-        let Some((_, entry)) = self.table.get_slot(slot) else { return };
-        if entry.seat.initial.is_some() && !entry.connection.is_handshaking() {
-            let initial = entry.seat.initial.take();
-            self.handshake_ended(initial);
+        let Some((key, entry)) = self.table.get_slot(slot) else { return };
+        // One that failed is a handshake until its place is free.
+        if entry.connection.is_established()
+            && let Some(greeted) = entry.seat.greeted.take()
+        {
+            let source = entry.seat.source;
+            self.handshake_done(key, &greeted, source);
             self.supply_token(slot);
         }
         while let Some((key, entry)) = self.table.get_slot(slot)

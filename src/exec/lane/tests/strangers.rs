@@ -1,0 +1,116 @@
+//! What strangers send: Initials that no honest client would write, from any address.
+
+use super::*;
+use crate::datapath::Path;
+use crate::proto::crypto::{ClientTls, Session, TAG_LEN, initial_keys};
+use crate::wire::frame::Frame;
+use crate::wire::packet::{self, LongHeader, PacketType, patch_length};
+use crate::wire::{Side, VERSION_1, Writer};
+use std::net::SocketAddr;
+
+/// What a stranger's datagram is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// An Initial with CONNECTION_CLOSE.
+    Close,
+    /// An Initial with a ClientHello that is none.
+    NotTls,
+    /// An Initial with a ClientHello that names no application protocol.
+    NoAlpn,
+    /// An Initial with a PING.
+    Ping,
+    /// A short packet for nobody.
+    Junk,
+}
+
+/// The payload of an Initial.
+fn payload(kind: Kind) -> Vec<u8> {
+    let hello = || {
+        let tls = ClientTls::builder().dangerous_insecure().alpn(["test"]).build().unwrap();
+        let mut hello = Vec::new();
+        assert!(Session::client(&tls, "localhost", &[]).unwrap().write(&mut hello).is_none());
+        // The extension by a number that nobody knows (RFC 8701).
+        let alpn = b"\x00\x10\x00\x07\x00\x05\x04test";
+        let at = hello.windows(alpn.len()).position(|window| window == alpn).unwrap();
+        hello[at..at + 2].copy_from_slice(&[0x3a, 0x3a]);
+        hello
+    };
+    let made;
+    let frame = match kind {
+        Kind::Close => Frame::ConnectionClose { code: 0, frame_type: 0, reason: b"" },
+        Kind::NotTls => Frame::Crypto { offset: 0, data: &[0x77; 300] },
+        Kind::NoAlpn => {
+            made = hello();
+            Frame::Crypto { offset: 0, data: &made }
+        }
+        Kind::Ping | Kind::Junk => Frame::Ping,
+    };
+    let mut buffer = vec![0; 1_100];
+    let mut w = Writer::new(&mut buffer);
+    frame.write(&mut w).unwrap();
+    w.written().to_vec()
+}
+
+/// A client's Initial in a datagram of 1200 bytes.
+pub(super) fn initial(kind: Kind, dcid: ConnectionId, token: &[u8], pn: u64) -> Vec<u8> {
+    if kind == Kind::Junk {
+        let mut junk = vec![0x41; 43];
+        junk[1..1 + dcid.len()].copy_from_slice(dcid.as_slice());
+        return junk;
+    }
+    let keys = initial_keys(VERSION_1, dcid.as_slice(), Side::Client).unwrap();
+    let mut out = vec![0; 1200];
+    let mut w = Writer::new(&mut out[..1200 - TAG_LEN]);
+    let scid = ConnectionId::new(b"stranger").unwrap();
+    let header = LongHeader { kind: PacketType::Initial, version: VERSION_1, dcid, scid, token };
+    let layout = header.write(&mut w, pn, 4).unwrap();
+    let at = w.position();
+    w.bytes(&payload(kind)).unwrap();
+    let rest = w.remaining();
+    Frame::Padding { len: rest }.write(&mut w).unwrap();
+    patch_length(&mut out, layout.length_at, 1200 - layout.pn_at);
+    let total = keys.local.packet.seal(pn, &mut out, at, 1200 - TAG_LEN - at).unwrap();
+    assert!(keys.local.header.mask(&mut out[..total], layout.pn_at));
+    out
+}
+
+pub(super) fn id(number: u64) -> ConnectionId {
+    ConnectionId::new(&(number | 1 << 63).to_be_bytes()).unwrap()
+}
+
+/// An address that a stranger may write as its own.
+pub(super) fn anywhere(number: u32) -> SocketAddr {
+    SocketAddr::from((
+        (0x0a00_0000 + (number & 0xff_ffff)).to_be_bytes(),
+        1_024 + number as u16 / 2,
+    ))
+}
+
+pub(super) fn meta(remote: SocketAddr) -> RxMeta {
+    let path = Path { local: SERVER.into(), remote, link: Link::UNKNOWN };
+    RxMeta { path, ecn: Ecn::NotEct }
+}
+
+impl Scene {
+    /// A stranger's datagram arrives, and the server takes its turn. Returns what it sent.
+    pub(super) fn strike(&mut self, from: SocketAddr, datagram: &[u8]) -> Vec<Vec<u8>> {
+        let port = &mut self.servers[0].ports()[0];
+        port.arrived.push_back((meta(from), datagram.to_vec()));
+        self.servers[0].turn(self.now).unwrap();
+        self.servers[0].ports()[0].sent.drain(..).map(|(_, _, bytes)| bytes).collect()
+    }
+
+    /// A stranger at `from` shows its address by a Retry, and begins a handshake that it will not
+    /// finish. The server asks for the proof. Returns what it answered.
+    pub(super) fn begin_proven(&mut self, from: SocketAddr, number: u64) -> Vec<Vec<u8>> {
+        let retry = self.strike(from, &initial(Kind::Ping, id(number), b"", 0));
+        let [retry] = &retry[..] else { panic!("{} answers", retry.len()) };
+        let p = packet::parse(retry, 0, 8).unwrap();
+        assert_eq!(p.kind, PacketType::Retry);
+        self.strike(from, &initial(Kind::Ping, p.scid, &retry[p.token.clone()], 1))
+    }
+
+    pub(super) fn counters(&mut self) -> LaneCounters {
+        self.servers[0].lane().counters()
+    }
+}
