@@ -32,6 +32,7 @@ mod xdp;
 use args::{Cli, Command};
 use clap::Parser;
 use error::Failure;
+use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -66,7 +67,8 @@ fn main() -> ExitCode {
         // What was found has been printed.
         Err(Failure::Findings) => ExitCode::from(Failure::Findings.exit_code()),
         Err(failure) => {
-            eprintln!("quiclane: {failure}");
+            // Nobody may be left who reads it.
+            let _ = writeln!(std::io::stderr(), "quiclane: {failure}");
             ExitCode::from(failure.exit_code())
         }
     }
@@ -83,7 +85,7 @@ fn start_log(verbose: u8) {
     };
     let filter = tracing_subscriber::EnvFilter::try_from_env("QUICLANE_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
-    let color = std::env::var_os("NO_COLOR").is_none() && std::io::stderr().is_terminal();
+    let color = !inspect::refuses_color() && std::io::stderr().is_terminal();
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -3,7 +3,8 @@
 use memmap2::Mmap;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd};
+use std::time::Duration;
 
 /// Maps a file for reading. Whoever truncates it meanwhile ends the process with a fault, as in
 /// every server that maps files.
@@ -55,4 +56,54 @@ pub(crate) fn leave_terminal() -> io::Result<()> {
     unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
     // SAFETY: no pointers are passed.
     if unsafe { libc::setsid() } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// What a terminal has to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Heard {
+    /// Nothing within the time.
+    Nothing,
+    /// So many bytes, at the beginning of the buffer.
+    Bytes(usize),
+    /// It is gone: its window was closed, its connection is lost.
+    Gone,
+}
+
+/// Reads from a terminal, for `patience` at most. A terminal that is gone stays readable for
+/// ever without a byte in it: `poll` tells that apart.
+pub(crate) fn hear(
+    terminal: &impl AsFd,
+    buffer: &mut [u8],
+    patience: Duration,
+) -> io::Result<Heard> {
+    let fd = terminal.as_fd().as_raw_fd();
+    let mut asked = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+    let milliseconds = i32::try_from(patience.as_millis()).unwrap_or(i32::MAX);
+    // SAFETY: the pointer is to one live pollfd, which the call fills; the descriptor is open as
+    // long as it is borrowed.
+    if unsafe { libc::poll(&raw mut asked, 1, milliseconds) } < 0 {
+        return interrupted(Heard::Nothing);
+    }
+    if asked.revents & (libc::POLLHUP | libc::POLLERR | libc::POLLNVAL) != 0 {
+        return Ok(Heard::Gone);
+    }
+    if asked.revents & libc::POLLIN == 0 {
+        return Ok(Heard::Nothing);
+    }
+    // SAFETY: the pointer and the length are those of one live buffer, which the call fills.
+    let read = unsafe { libc::read(fd, buffer.as_mut_ptr().cast(), buffer.len()) };
+    match usize::try_from(read) {
+        Ok(0) => Ok(Heard::Gone),
+        Ok(bytes) => Ok(Heard::Bytes(bytes)),
+        Err(_) if io::Error::last_os_error().raw_os_error() == Some(libc::EIO) => Ok(Heard::Gone),
+        Err(_) => interrupted(Heard::Nothing),
+    }
+}
+
+/// The last error of the system, or `value` if it only was a signal.
+fn interrupted<T>(value: T) -> io::Result<T> {
+    match io::Error::last_os_error() {
+        error if error.kind() == io::ErrorKind::Interrupted => Ok(value),
+        error => Err(error),
+    }
 }

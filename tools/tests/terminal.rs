@@ -23,11 +23,11 @@ const ALL: [&[&str]; 8] = [
 ];
 
 /// What a terminal gets. `script` gives the command one.
-fn on_a_terminal(root: &Path, verb: &[&str], no_color: &str) -> String {
+fn on_a_terminal(root: &Path, verb: &[&str], no_color: &str, term: &str) -> String {
     let line = format!("{BINARY} {} --root {}", verb.join(" "), root.display());
     let out = Command::new("script")
         .args(["--quiet", "--command", &line, "/dev/null"])
-        .env("TERM", "xterm-256color")
+        .env("TERM", term)
         .env("NO_COLOR", no_color)
         .stdin(Stdio::null())
         .output()
@@ -42,10 +42,12 @@ fn a_terminal_gets_colours_unless_its_owner_says_no() {
     let machine = quiclane_fixtures::two_node_ice_crossed().written();
     for verb in COLOURED {
         // An empty NO_COLOR says nothing (no-color.org).
-        let coloured = on_a_terminal(machine.path(), verb, "");
+        let coloured = on_a_terminal(machine.path(), verb, "", "xterm-256color");
         assert!(coloured.contains("\x1b["), "{verb:?}: {coloured:?}");
-        let plain = on_a_terminal(machine.path(), verb, "1");
-        assert!(!plain.contains('\x1b'), "{verb:?}: {plain:?}");
+        for (no_color, term) in [("1", "xterm-256color"), ("", "dumb")] {
+            let plain = on_a_terminal(machine.path(), verb, no_color, term);
+            assert!(!plain.contains('\x1b'), "{verb:?}: {plain:?}");
+        }
     }
 }
 

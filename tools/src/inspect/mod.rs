@@ -117,8 +117,14 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// True if what is printed may be coloured: a terminal, and nobody said NO_COLOR.
+/// True if what is printed may be coloured: a terminal that can, and nobody said NO_COLOR.
 pub(crate) fn has_color() -> bool {
-    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    !refused && std::io::stdout().is_terminal()
+    !refuses_color() && std::io::stdout().is_terminal()
+}
+
+/// True if the environment wants no colours: NO_COLOR (no-color.org: an empty one says nothing),
+/// or a terminal that has none.
+pub(crate) fn refuses_color() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+        || std::env::var_os("TERM").is_some_and(|value| value == "dumb")
 }

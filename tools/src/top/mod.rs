@@ -1,5 +1,6 @@
 //! `quiclane top`: what happens on a device's queues, now.
 
+mod keys;
 mod rates;
 mod screen;
 #[cfg(test)]

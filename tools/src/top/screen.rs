@@ -1,38 +1,62 @@
 //! The terminal: keys in, screens out. It is given back however this ends: by a key, a signal,
-//! an error or a panic.
+//! an error or a panic. A terminal that is gone ends it as well.
 
 use super::Watch;
+use super::keys::{Key, keys};
 use super::rates::Rates;
 use super::view::{self, Sort, View};
 use crate::error::Failure;
+use crate::inspect;
 use crate::signals::End;
+use crate::sys::{self, Heard};
 use ratatui::DefaultTerminal;
-use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 /// How long a key or a signal may wait.
 const ATTENTION: Duration = Duration::from_millis(50);
 
 /// What a key asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Wish {
-    Quit,
-    /// Another device.
-    Device,
+    Nothing,
     /// Only another view of the same.
     Draw,
-    Nothing,
+    /// Another device.
+    Device,
+    Quit,
 }
 
 /// Shows the device until the reader has seen enough.
 pub(super) fn run(watch: &mut Watch, interval: Duration) -> Result<(), Failure> {
+    insist()?;
     let mut end = End::listen()?;
     // Its panic hook gives the terminal back before the message is written.
     let mut terminal = ratatui::try_init()
         .map_err(|error| Failure::Failed(format!("the terminal cannot be taken: {error}")))?;
     let result = show(watch, interval, &mut end, &mut terminal);
-    ratatui::restore();
+    // A terminal that is gone does not have to be given back, and cannot be told so.
+    let _ = ratatui::try_restore();
     result
+}
+
+/// The first signal ends it in good order. A second one ends it at once: somebody whose terminal
+/// takes no more output has nothing else left.
+fn insist() -> Result<(), Failure> {
+    for signal in [SIGTERM, SIGINT, SIGHUP] {
+        let is_asked = Arc::new(AtomicBool::new(false));
+        // In this order: the first one finds the flag down, and then raises it.
+        signal_hook::flag::register_conditional_shutdown(
+            signal,
+            128 + signal,
+            Arc::clone(&is_asked),
+        )
+        .and_then(|_| signal_hook::flag::register(signal, is_asked))
+        .map_err(|error| Failure::Failed(format!("signals cannot be caught: {error}")))?;
+    }
+    Ok(())
 }
 
 fn show(
@@ -41,18 +65,19 @@ fn show(
     end: &mut End,
     terminal: &mut DefaultTerminal,
 ) -> Result<(), Failure> {
-    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let mut view = View {
         sort: Sort::Queue,
         folds_idle: true,
         is_paused: false,
         shows_help: false,
-        has_color: !refused,
+        has_color: inspect::has_color(),
         has_keys: true,
         scroll: 0,
     };
     let mut rates = watch.look()?;
     let mut looked = super::clock();
+    let mut size = terminal_size::terminal_size();
+    let mut buffer = [0; 256];
     draw(terminal, &rates, &view)?;
     loop {
         // The first rates come soon.
@@ -65,14 +90,16 @@ fn show(
         if end.wait(Duration::ZERO) {
             return Ok(());
         }
-        if !event::poll(ATTENTION)? {
-            continue;
-        }
-        let wish = match event::read()? {
-            Event::Key(key) if key.kind != KeyEventKind::Release => press(&mut view, key),
-            Event::Resize(..) => Wish::Draw,
-            _ => Wish::Nothing,
+        let heard = sys::hear(&std::io::stdin(), &mut buffer, ATTENTION)?;
+        let mut wish = match heard {
+            Heard::Gone => return Ok(()),
+            Heard::Nothing => Wish::Nothing,
+            Heard::Bytes(bytes) => all(&mut view, &buffer[..bytes]),
         };
+        let now = terminal_size::terminal_size();
+        if now != size {
+            (size, wish) = (now, wish.max(Wish::Draw));
+        }
         match wish {
             Wish::Quit => return Ok(()),
             Wish::Device => {
@@ -95,25 +122,29 @@ fn draw(terminal: &mut DefaultTerminal, rates: &Rates, view: &View) -> Result<()
     Ok(())
 }
 
+/// What all the keys that were pressed meanwhile ask for together.
+fn all(view: &mut View, bytes: &[u8]) -> Wish {
+    let wishes = keys(bytes).into_iter().map(|key| press(view, key));
+    wishes.max().unwrap_or(Wish::Nothing)
+}
+
 /// Changes the view as a key asks.
-pub(super) fn press(view: &mut View, key: KeyEvent) -> Wish {
-    let is_control = key.modifiers.contains(KeyModifiers::CONTROL);
-    match key.code {
-        KeyCode::Char('c') if is_control => return Wish::Quit,
-        // Any key closes the help.
+pub(super) fn press(view: &mut View, key: Key) -> Wish {
+    match key {
+        Key::CtrlC | Key::Char('q') | Key::Escape => return Wish::Quit,
+        // Any other key closes the help.
         _ if view.shows_help => view.shows_help = false,
-        KeyCode::Char('q') | KeyCode::Esc => return Wish::Quit,
-        KeyCode::Char('d') => return Wish::Device,
-        KeyCode::Char('p' | ' ') => view.is_paused = !view.is_paused,
-        KeyCode::Char('s') => view.sort = view.sort.next(),
-        KeyCode::Char('f') => view.folds_idle = !view.folds_idle,
-        KeyCode::Char('?' | 'h') => view.shows_help = true,
-        KeyCode::Down | KeyCode::Char('j') => view.scroll += 1,
-        KeyCode::Up | KeyCode::Char('k') => view.scroll = view.scroll.saturating_sub(1),
-        KeyCode::PageDown => view.scroll += 10,
-        KeyCode::PageUp => view.scroll = view.scroll.saturating_sub(10),
-        KeyCode::Home => view.scroll = 0,
-        _ => return Wish::Nothing,
+        Key::Char('d') => return Wish::Device,
+        Key::Char('p' | ' ') => view.is_paused = !view.is_paused,
+        Key::Char('s') => view.sort = view.sort.next(),
+        Key::Char('f') => view.folds_idle = !view.folds_idle,
+        Key::Char('?' | 'h') => view.shows_help = true,
+        Key::Down | Key::Char('j') => view.scroll += 1,
+        Key::Up | Key::Char('k') => view.scroll = view.scroll.saturating_sub(1),
+        Key::PageDown => view.scroll += 10,
+        Key::PageUp => view.scroll = view.scroll.saturating_sub(10),
+        Key::Home => view.scroll = 0,
+        Key::Char(_) | Key::Other => return Wish::Nothing,
     }
     Wish::Draw
 }

@@ -1,6 +1,7 @@
 //! Two looks at a machine, of which the second is the first with other counters; and what the
 //! screen makes of them.
 
+use super::keys::Key;
 use super::rates::{Rates, advance, between};
 use super::screen::{Wish, press};
 use super::view::{self, Sort, View, short};
@@ -12,7 +13,6 @@ use quiclane_fixtures::Tree;
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::buffer::Buffer;
-use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use ratatui::style::Modifier;
 use std::time::Duration;
 
@@ -288,21 +288,24 @@ fn every_size_of_every_machine_is_drawn() {
 
 #[test]
 fn keys_do_what_the_footer_says() {
-    let key = |code| KeyEvent::new(code, KeyModifiers::NONE);
     let mut view = view();
-    assert_eq!(press(&mut view, key(KeyCode::Char('p'))), Wish::Draw);
-    assert_eq!(press(&mut view, key(KeyCode::Char('s'))), Wish::Draw);
-    assert_eq!(press(&mut view, key(KeyCode::Char('f'))), Wish::Draw);
+    assert_eq!(press(&mut view, Key::Char('p')), Wish::Draw);
+    assert_eq!(press(&mut view, Key::Char('s')), Wish::Draw);
+    assert_eq!(press(&mut view, Key::Char('f')), Wish::Draw);
     assert!(view.is_paused && view.sort == Sort::Packets && !view.folds_idle);
-    assert_eq!(press(&mut view, key(KeyCode::Char('d'))), Wish::Device);
-    assert_eq!(press(&mut view, key(KeyCode::Char('?'))), Wish::Draw);
+    assert_eq!(press(&mut view, Key::Char('d')), Wish::Device);
+    assert_eq!(press(&mut view, Key::Char('x')), Wish::Nothing);
+    assert_eq!(press(&mut view, Key::Char('?')), Wish::Draw);
     assert!(view.shows_help);
-    assert_eq!(press(&mut view, key(KeyCode::Char('q'))), Wish::Draw, "closes the help");
-    assert_eq!(press(&mut view, key(KeyCode::Char('x'))), Wish::Nothing);
-    assert_eq!(press(&mut view, key(KeyCode::Char('q'))), Wish::Quit);
-    let control = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
-    view.shows_help = true;
-    assert_eq!(press(&mut view, control), Wish::Quit);
+    assert_eq!(press(&mut view, Key::Char('x')), Wish::Draw, "closes the help");
+    assert!(!view.shows_help);
+    // The help says that these end it: also while it is shown.
+    for key in [Key::Char('q'), Key::Escape, Key::CtrlC] {
+        view.shows_help = false;
+        assert_eq!(press(&mut view, key), Wish::Quit);
+        view.shows_help = true;
+        assert_eq!(press(&mut view, key), Wish::Quit);
+    }
 }
 
 #[test]

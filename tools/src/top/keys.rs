@@ -1,0 +1,109 @@
+//! Keys, from the bytes that a terminal sends for them.
+//!
+//! The library that draws has a reader of its own, which reads a terminal that is gone for ever
+//! and never comes back. [`crate::sys::hear`] notices that; what is left is to tell few keys
+//! apart. Pure.
+
+/// A key that means something here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Key {
+    Char(char),
+    CtrlC,
+    Escape,
+    Up,
+    Down,
+    PageUp,
+    PageDown,
+    Home,
+    /// Any other.
+    Other,
+}
+
+/// The keys in what was read at one time. Terminals send the bytes of a key together, so that
+/// an escape character alone is the key of that name.
+pub(super) fn keys(mut bytes: &[u8]) -> Vec<Key> {
+    let mut found = Vec::new();
+    while !bytes.is_empty() {
+        let (key, taken) = first(bytes);
+        found.push(key);
+        bytes = &bytes[taken.min(bytes.len())..];
+    }
+    found
+}
+
+/// The first key, and how many bytes it takes.
+fn first(bytes: &[u8]) -> (Key, usize) {
+    match *bytes {
+        [3, ..] => (Key::CtrlC, 1),
+        [0x1b, b'[', ..] => {
+            let (key, taken) = control(&bytes[2..]);
+            (key, taken + 2)
+        }
+        // In application mode.
+        [0x1b, b'O', letter, ..] => (cursor(letter), 3),
+        [0x1b, ..] => (Key::Escape, 1),
+        [byte @ b' '..=b'~', ..] => (Key::Char(char::from(byte)), 1),
+        [0xc0..=0xff, ..] => {
+            // A character of several bytes: none of them is a key here.
+            let more = bytes[1..].iter().take_while(|byte| **byte & 0xc0 == 0x80).count();
+            (Key::Other, 1 + more)
+        }
+        _ => (Key::Other, 1),
+    }
+}
+
+/// What follows `ESC [`: parameters, and the byte that ends them (ECMA-48 §5.4).
+fn control(rest: &[u8]) -> (Key, usize) {
+    let parameters = rest.iter().take_while(|byte| (0x20..0x40).contains(*byte)).count();
+    let Some(&end) = rest.get(parameters) else { return (Key::Other, rest.len()) };
+    let key = match (&rest[..parameters], end) {
+        (b"5", b'~') => Key::PageUp,
+        (b"6", b'~') => Key::PageDown,
+        (b"1" | b"7", b'~') => Key::Home,
+        (b"", letter) => cursor(letter),
+        _ => Key::Other,
+    };
+    (key, parameters + 1)
+}
+
+const fn cursor(letter: u8) -> Key {
+    match letter {
+        b'A' => Key::Up,
+        b'B' => Key::Down,
+        b'H' => Key::Home,
+        _ => Key::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_told_apart_by_their_bytes() {
+        use Key::*;
+        let cases: [(&[u8], &[Key]); 12] = [
+            (b"q", &[Char('q')]),
+            (b"\x03", &[CtrlC]),
+            (b"\x1b", &[Escape]),
+            (b"\x1b[A\x1b[B\x1b[H", &[Up, Down, Home]),
+            (b"\x1bOA\x1bOB", &[Up, Down]),
+            (b"\x1b[5~\x1b[6~\x1b[1~", &[PageUp, PageDown, Home]),
+            (b"\x1b[1;5A", &[Other]),
+            (b"\x1b[", &[Other]),
+            (b"\x1b[12", &[Other]),
+            ("é?".as_bytes(), &[Other, Char('?')]),
+            (b"\r", &[Other]),
+            (b"", &[]),
+        ];
+        for (bytes, wanted) in cases {
+            assert_eq!(keys(bytes), wanted, "{bytes:?}");
+        }
+        // No bytes at all make it stumble.
+        for a in 0..=255u8 {
+            for b in 0..=255u8 {
+                assert!(!keys(&[0x1b, a, b]).is_empty() && !keys(&[a, b]).is_empty());
+            }
+        }
+    }
+}
