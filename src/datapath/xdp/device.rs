@@ -514,10 +514,23 @@ fn attach_native(
     ladder: &mut Ladder,
 ) -> Result<bool, XdpError> {
     let Err(error) = attach(info, program, XdpMode::Driver)? else { return Ok(true) };
+    let reason = native_refused(info, &error);
     for &mode in rungs.iter().filter(|&&mode| mode != Mode::Generic) {
-        ladder.step_down(&info.name, mode, format!("attaching in the driver: {error}"));
+        ladder.step_down(&info.name, mode, reason.clone());
     }
     Ok(false)
+}
+
+/// Why the driver does not take a program, with the remedy where the error is a known one.
+fn native_refused(info: &DeviceInfo, error: &io::Error) -> String {
+    let DeviceInfo { name, queues, driver, .. } = info;
+    match (driver.as_str(), error.raw_os_error()) {
+        ("veth", Some(libc::ENOSPC)) => format!(
+            "the other end of {name} has more transmit queues than {name} has receive queues \
+             ({queues}): ethtool -L {name} rx N, or ethtool -L tx {queues} on the other end"
+        ),
+        _ => format!("attaching in the driver: {error}"),
+    }
 }
 
 fn attach_generic(
@@ -624,4 +637,29 @@ fn has_carrier(device: &str) -> bool {
 
 fn ourselves() -> super::error::Holder {
     super::error::Holder { pid: std::process::id(), name: "this process".to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_veth_with_too_few_queues_is_told_so() {
+        let info = |driver: &str| DeviceInfo {
+            name: "v0".to_owned(),
+            ifindex: 1,
+            mtu: 1_500,
+            mac: [0; 6],
+            queues: 2,
+            driver: driver.to_owned(),
+            offers_checksums: false,
+        };
+        let error = io::Error::from_raw_os_error(libc::ENOSPC);
+        let reason = native_refused(&info("veth"), &error);
+        assert!(
+            reason.contains("more transmit queues") && reason.contains("ethtool -L"),
+            "{reason}"
+        );
+        assert!(!native_refused(&info("ice"), &error).contains("transmit queues"));
+    }
 }

@@ -27,8 +27,10 @@ impl fmt::Display for Holder {
 pub struct ForeignProgram {
     /// Its id.
     pub id: u32,
-    /// Its name; unknown without the privilege to ask.
+    /// Its name; unknown without the privilege to ask, empty if it was loaded without one.
     pub name: Option<String>,
+    /// It is one of Quiclane's, by its name or by the names of its maps; false if that is unknown.
+    pub is_ours: bool,
     /// `native`, `generic` or `hardware`.
     pub mode: &'static str,
     /// Who keeps it attached, as far as can be found.
@@ -266,7 +268,7 @@ impl fmt::Display for XdpError {
 }
 
 fn fmt_privilege(f: &mut fmt::Formatter<'_>, what: &str, missing: &[&'static str]) -> fmt::Result {
-    write!(f, "no permission for {what}: AF_XDP needs CAP_BPF, CAP_NET_ADMIN and CAP_NET_RAW")?;
+    write!(f, "no permission for {what}: AF_XDP needs {}", super::CAPABILITIES.join(", "))?;
     if !missing.is_empty() {
         write!(f, ", and this process lacks {}", missing.join(", "))?;
     }
@@ -279,15 +281,24 @@ fn fmt_occupied(
     queue: u32,
     program: &ForeignProgram,
 ) -> fmt::Result {
-    let name = program.name.as_deref().unwrap_or("unknown");
-    let ours = name.starts_with(super::loader::PROGRAM_PREFIX);
+    let name = match program.name.as_deref() {
+        None => "its name shows with CAP_SYS_ADMIN only",
+        Some("") => "without a name: loaded without CAP_PERFMON",
+        Some(name) => name,
+    };
     let (mode, id) = (program.mode, program.id);
     write!(f, "{device} (queue {queue}): the {mode} XDP program {id} ({name}) is attached")?;
     if let Some(holder) = &program.holder {
         write!(f, " by {holder}")?;
     }
-    if ours {
+    if program.is_ours {
         write!(f, ", another instance of Quiclane: stop it, or use another device")
+    } else if program.name.is_none() {
+        write!(
+            f,
+            ", and whether it is one of Quiclane's is not known: stop its owner, or use another \
+             device"
+        )
     } else {
         write!(
             f,
@@ -316,6 +327,42 @@ impl Error for XdpError {
         match self {
             Self::Kernel { error, .. } | Self::System { error, .. } => Some(error),
             _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn occupied(name: Option<&str>, is_ours: bool) -> String {
+        let holder = Some(Holder { pid: 7, name: "quiclane".to_owned() });
+        let name = name.map(str::to_owned);
+        let program = ForeignProgram { id: 5, name, is_ours, mode: "native", holder };
+        XdpError::Occupied { device: "v0".to_owned(), queue: 0, program }.to_string()
+    }
+
+    /// A server with the capabilities of the README, without CAP_PERFMON, loads it so.
+    #[test]
+    fn our_program_without_a_name_is_not_to_be_removed() {
+        let text = occupied(Some(""), true);
+        assert!(
+            text.contains("another instance of Quiclane") && !text.contains("xdp off"),
+            "{text}"
+        );
+        assert!(text.contains("CAP_PERFMON"), "{text}");
+        let text = occupied(None, false);
+        assert!(text.contains("is not known") && !text.contains("xdp off"), "{text}");
+        let text = occupied(Some("stranger"), false);
+        assert!(text.contains("not ours to remove") && text.contains("xdp off"), "{text}");
+    }
+
+    #[test]
+    fn a_privilege_that_is_missing_is_named_with_all_that_are_needed() {
+        let missing = vec!["CAP_BPF"];
+        let text = XdpError::Privilege { what: "bpf(2)", missing }.to_string();
+        for name in super::super::CAPABILITIES {
+            assert!(text.contains(name), "{name} in {text}");
         }
     }
 }

@@ -13,7 +13,19 @@ use std::os::fd::RawFd;
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.bpf.o"));
 
 /// How the names of our programs begin, as the kernel keeps them (15 bytes at most).
-pub(super) const PROGRAM_PREFIX: &str = "quiclane_";
+const PROGRAM_PREFIX: &str = "quiclane_";
+/// The maps of the steering program (`bpf/steer.bpf.c`). They keep their names where the program
+/// has none: the loader leaves it out if it may not try whether the kernel takes one, which takes
+/// CAP_PERFMON.
+const STEERING_MAPS: [&str; 4] = ["xsks", "ports_v4", "ports_v6", "verdicts"];
+
+/// True of a program of Quiclane: by its name, or, if it has none, by the names of its maps.
+#[must_use]
+pub fn is_ours(name: &str, maps: &[&str]) -> bool {
+    let has_our_maps = || STEERING_MAPS.iter().all(|map| maps.contains(map));
+    name.starts_with(PROGRAM_PREFIX) || (name.is_empty() && has_our_maps())
+}
+
 const STEER: &str = "quiclane_steer";
 const JUDGE: &str = "quiclane_judge";
 const SLOT: &str = "quiclane_slot";
@@ -253,5 +265,25 @@ fn key(address: SocketAddr) -> Key {
     match address.ip() {
         IpAddr::V4(ip) => Key::V4(KeyV4 { address: ip.octets(), port, zero: [0; 2] }),
         IpAddr::V6(ip) => Key::V6(KeyV6 { address: ip.octets(), port, zero: [0; 2] }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_program_is_known_by_its_name_or_by_its_maps() {
+        assert!(is_ours("quiclane_steer", &[]));
+        assert!(is_ours("", &["verdicts", "ports_v6", "ports_v4", "xsks", "rodata"]));
+        for maps in [&[][..], &["xsks"], &["xsks", "ports_v4", "ports_v6"]] {
+            assert!(!is_ours("", maps), "{maps:?}");
+        }
+        assert!(!is_ours("stranger", &STEERING_MAPS));
+        // The maps of the compiled object have these names.
+        let source = include_str!("../../../bpf/steer.bpf.c");
+        for map in STEERING_MAPS {
+            assert!(source.contains(&format!("}} {map} SEC(\".maps\")")), "{map}");
+        }
     }
 }

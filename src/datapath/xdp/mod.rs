@@ -52,5 +52,6 @@ pub use datapath::XdpDatapath;
 pub use device::{PortUse, XdpDevice};
 pub use error::{ForeignProgram, Holder, XdpError};
 pub use ladder::{Ladder, Require};
-pub use loader::VerdictCounters;
+pub use loader::{VerdictCounters, is_ours};
 pub use probe::{Arrival, Carrier, HashProbe, HashType};
+pub use sys::CAPABILITIES;

@@ -410,15 +410,22 @@ pub(super) fn kick_receive(fd: RawFd) -> Result<(), Failed> {
     if result < 0 { Err(Failed::last("recvfrom(AF_XDP)")) } else { Ok(()) }
 }
 
-/// Which capabilities of those that this room needs the thread lacks, by name.
+/// What AF_XDP takes, by name (capabilities(7)): the socket CAP_NET_RAW, the program CAP_NET_ADMIN
+/// and CAP_BPF, its memory CAP_IPC_LOCK unless `ulimit -l` allows as much. README, errors and
+/// `quiclane doctor` name these.
+pub const CAPABILITIES: [&str; 4] = ["CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_BPF", "CAP_IPC_LOCK"];
+
+/// Which of [`CAPABILITIES`] the thread lacks, by name. CAP_IPC_LOCK is not among them: the limit
+/// may do instead.
 pub(super) fn missing_capabilities() -> Vec<&'static str> {
-    /// Number, name: see capabilities(7).
-    const NEEDED: [(u32, &str); 3] = [(12, "CAP_NET_ADMIN"), (13, "CAP_NET_RAW"), (39, "CAP_BPF")];
+    /// The numbers of the first of them.
+    const NUMBERS: [u32; 3] = [12, 13, 39];
     const CAP_SYS_ADMIN: u32 = 21;
     let Some(effective) = effective_capabilities() else { return Vec::new() };
     let has = |number: u32| effective >> number & 1 == 1;
-    NEEDED
+    NUMBERS
         .into_iter()
+        .zip(CAPABILITIES)
         // CAP_SYS_ADMIN includes CAP_BPF, as before 5.8.
         .filter(|&(number, _)| !(has(number) || number == 39 && has(CAP_SYS_ADMIN)))
         .map(|(_, name)| name)

@@ -6,7 +6,7 @@
 
 use super::error::{ForeignProgram, Holder};
 use super::sys::{Attached, Failed, attached};
-use libbpf_rs::query::ProgInfoIter;
+use libbpf_rs::query::{MapInfoIter, ProgInfoIter, ProgInfoQueryOptions};
 use std::fs;
 use std::path::Path;
 
@@ -14,6 +14,8 @@ use std::path::Path;
 const PROCESSES_MAX: usize = 65_536;
 /// Descriptors of one process that a search looks at.
 const DESCRIPTORS_MAX: usize = 65_536;
+/// Maps of the machine that a search looks at.
+const MAPS_MAX: usize = 16_384;
 /// Holders that an error names.
 const HOLDERS_MAX: usize = 4;
 /// Offset of the completion ring in the mappings of an AF_XDP socket: nothing else maps a socket
@@ -24,7 +26,11 @@ const COMPLETION_RING_OFFSET: &str = "180000000";
 pub(super) fn foreign_program(ifindex: u32) -> Result<Option<ForeignProgram>, Failed> {
     let found = attached(ifindex)?;
     let Some((id, mode)) = first(found) else { return Ok(None) };
-    Ok(Some(ForeignProgram { id, name: program_name(id), mode, holder: program_holder(id) }))
+    let (name, is_ours) = match program(id) {
+        Some((name, is_ours)) => (Some(name), is_ours),
+        None => (None, false),
+    };
+    Ok(Some(ForeignProgram { id, name, is_ours, mode, holder: program_holder(id) }))
 }
 
 fn first(found: Attached) -> Option<(u32, &'static str)> {
@@ -38,10 +44,19 @@ fn first(found: Attached) -> Option<(u32, &'static str)> {
     .find(|&(id, _)| id != 0)
 }
 
-fn program_name(id: u32) -> Option<String> {
-    ProgInfoIter::default()
-        .find(|program| program.id == id)
-        .map(|program| program.name.to_string_lossy().into_owned())
+/// Its name, and whether it is one of ours; none without the privilege to ask.
+fn program(id: u32) -> Option<(String, bool)> {
+    let query = ProgInfoQueryOptions::default().include_map_ids(true);
+    let found = ProgInfoIter::with_query_opts(query).find(|program| program.id == id)?;
+    let name = found.name.to_string_lossy().into_owned();
+    let maps: Vec<String> = MapInfoIter::default()
+        .take(MAPS_MAX)
+        .filter(|map| found.map_ids.contains(&map.id))
+        .map(|map| map.name.to_string_lossy().into_owned())
+        .collect();
+    let maps: Vec<&str> = maps.iter().map(String::as_str).collect();
+    let is_ours = super::loader::is_ours(&name, &maps);
+    Some((name, is_ours))
 }
 
 /// The process with a link to the program: what keeps it attached.
