@@ -4,7 +4,7 @@
 //! driver. Where they are missing the driver's statistics (`ethtool -S`) have to do, whose names
 //! differ from driver to driver.
 
-use super::survey::device::{Device, Direction, QueueCounters};
+use super::survey::device::{Attached, Device, Direction, QueueCounters};
 use super::{Reading, Source};
 use std::collections::BTreeMap;
 
@@ -13,6 +13,8 @@ use std::collections::BTreeMap;
 pub struct ReceiveCounters {
     /// Packets by queue.
     pub packets: BTreeMap<u32, u64>,
+    /// Bytes by queue; no entry if they are not counted.
+    pub bytes: BTreeMap<u32, u64>,
     /// Packets that were lost, by queue; no entry if they are not counted.
     pub drops: BTreeMap<u32, u64>,
     /// Where the numbers stand, for people.
@@ -28,24 +30,45 @@ impl ReceiveCounters {
     #[must_use]
     pub fn read(source: &Source, device: &str) -> Reading<Self> {
         let counters = source.queue_counters(device);
-        from_qstats(&counters)
-            .map_or_else(|| from_statistics(&source.statistics(device), &counters), Reading::Known)
+        joined(&counters, &source.statistics(device), &source.attached(device))
     }
 
     /// What was counted when the device was read.
     #[must_use]
     pub fn of(device: &Device) -> Reading<Self> {
-        from_qstats(&device.queue_counters).map_or_else(
-            || from_statistics(&device.statistics, &device.queue_counters),
-            Reading::Known,
-        )
+        joined(&device.queue_counters, &device.statistics, &device.attached)
     }
+}
+
+/// The kernel's own counters, with what they lack from the driver's.
+fn joined(
+    counters: &Reading<Vec<QueueCounters>>,
+    statistics: &Reading<Vec<(String, u64)>>,
+    attached: &Reading<Vec<Attached>>,
+) -> Reading<ReceiveCounters> {
+    let Some(mut found) = from_qstats(counters) else {
+        let is_bare = attached.known().is_some_and(Vec::is_empty);
+        return match from_statistics(statistics, counters) {
+            // What a program sees is nothing where there is none, whatever arrives.
+            Reading::Known(found) if found.origin == XDP_STATISTICS && is_bare => Reading::unknown(
+                "the driver counts packets by queue only while an XDP program is attached",
+            ),
+            other => other,
+        };
+    };
+    for (name, drops) in statistics.known().into_iter().flatten() {
+        if let Some((queue, Kind::Drops)) = receive_statistic(name) {
+            found.drops.entry(queue).or_insert(*drops);
+        }
+    }
+    Reading::Known(found)
 }
 
 fn from_qstats(counters: &Reading<Vec<QueueCounters>>) -> Option<ReceiveCounters> {
     let mut found = ReceiveCounters { origin: QSTATS, ..ReceiveCounters::default() };
     for row in counters.known()?.iter().filter(|row| row.direction == Direction::Rx) {
         found.packets.insert(row.index, row.packets?);
+        found.bytes.extend(row.bytes.map(|bytes| (row.index, bytes)));
         if let (None, None) = (row.hw_drops, row.alloc_fail) {
             continue;
         }
@@ -64,6 +87,10 @@ enum Kind {
     XskPackets,
     /// Packets that an XDP program saw (veth counts no others).
     XdpPackets,
+    /// All bytes of a queue.
+    Bytes,
+    /// Bytes that an XDP program saw.
+    XdpBytes,
     /// Lost packets.
     Drops,
 }
@@ -80,18 +107,20 @@ fn from_statistics(
         }
     };
     let mut found = ReceiveCounters { origin: STATISTICS, ..ReceiveCounters::default() };
-    let mut by_xdp = BTreeMap::new();
+    let (mut by_xdp, mut bytes_by_xdp) = (BTreeMap::new(), BTreeMap::new());
     for (name, value) in statistics {
         let Some((queue, kind)) = receive_statistic(name) else { continue };
         let counts = match kind {
             Kind::Packets | Kind::XskPackets => &mut found.packets,
             Kind::XdpPackets => &mut by_xdp,
+            Kind::Bytes => &mut found.bytes,
+            Kind::XdpBytes => &mut bytes_by_xdp,
             Kind::Drops => &mut found.drops,
         };
         *counts.entry(queue).or_insert(0) += value;
     }
     if found.packets.is_empty() && !by_xdp.is_empty() {
-        (found.packets, found.origin) = (by_xdp, XDP_STATISTICS);
+        (found.packets, found.bytes, found.origin) = (by_xdp, bytes_by_xdp, XDP_STATISTICS);
     }
     if found.packets.is_empty() {
         return Reading::unknown(format!(
@@ -117,6 +146,8 @@ fn receive_statistic(name: &str) -> Option<(u32, Kind)> {
                 "packets" => Kind::Packets,
                 "xsk_packets" => Kind::XskPackets,
                 "xdp_packets" => Kind::XdpPackets,
+                "bytes" => Kind::Bytes,
+                "xdp_bytes" => Kind::XdpBytes,
                 "drops" | "dropped" => Kind::Drops,
                 _ => return None,
             };
@@ -136,6 +167,7 @@ fn receive_statistic(name: &str) -> Option<(u32, Kind)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::topology::survey::device::AttachMode;
 
     fn statistics(rows: &[(&str, u64)]) -> Reading<Vec<(String, u64)>> {
         Reading::Known(rows.iter().map(|&(name, value)| (name.to_owned(), value)).collect())
@@ -157,8 +189,7 @@ mod tests {
         ] {
             assert_eq!(receive_statistic(name), Some((queue, Kind::Packets)), "{name}");
         }
-        for name in ["rx_packets", "tx_queue_3_packets", "rx_queue_3_bytes", "queue_7_tx_cnt", "rx"]
-        {
+        for name in ["rx_packets", "tx_queue_3_packets", "rx_queue_3_x", "queue_7_tx_cnt", "rx"] {
             assert_eq!(receive_statistic(name), None, "{name}");
         }
     }
@@ -178,6 +209,37 @@ mod tests {
         assert_eq!((found.packets[&0], found.drops[&0], found.origin), (9, 2, XDP_STATISTICS));
         let both = statistics(&[("rx_queue_0_xdp_packets", 9), ("rx_queue_0_packets", 20)]);
         assert_eq!(from_statistics(&both, &none()).known().unwrap().packets[&0], 20);
+    }
+
+    #[test]
+    fn what_xdp_saw_is_nothing_where_no_program_is() {
+        let veth = statistics(&[("rx_queue_0_xdp_packets", 0), ("rx_queue_0_xdp_bytes", 0)]);
+        let bare = Reading::Known(Vec::new());
+        let reason = joined(&none(), &veth, &bare);
+        assert!(reason.reason().unwrap().contains("while an XDP program"), "{reason:?}");
+        let program = Attached { mode: AttachMode::Native, program: 7 };
+        let veth = statistics(&[("rx_queue_0_xdp_packets", 4), ("rx_queue_0_xdp_bytes", 240)]);
+        let found = joined(&none(), &veth, &Reading::Known(vec![program]));
+        let found = found.known().unwrap();
+        assert_eq!((found.packets[&0], found.bytes[&0]), (4, 240));
+        assert!(joined(&none(), &veth, &Reading::unknown("no")).known().is_some());
+    }
+
+    #[test]
+    fn drops_that_the_kernel_does_not_count_are_the_drivers() {
+        let row = |index, hw_drops| QueueCounters {
+            index,
+            direction: Direction::Rx,
+            packets: Some(9),
+            bytes: Some(900),
+            hw_drops,
+            alloc_fail: None,
+        };
+        let counters = Reading::Known(vec![row(0, None), row(1, Some(5))]);
+        let driver = statistics(&[("rx0_drops", 3), ("rx1_drops", 4)]);
+        let found = joined(&counters, &driver, &Reading::unknown("no"));
+        let found = found.known().unwrap();
+        assert_eq!((found.drops[&0], found.drops[&1], found.bytes[&0]), (3, 5, 900));
     }
 
     #[test]

@@ -11,9 +11,9 @@
 use super::counters::ReceiveCounters;
 use super::survey::Survey;
 use super::survey::device::{Device, Direction, Napi, Process, Program, WorkerThread, XskSocket};
-use super::survey::server::ServerWorker;
+use super::survey::server::{Server, ServerWorker};
 use super::{Irq, Nic, Reading};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// A receive queue with everything that hangs on it.
@@ -41,6 +41,9 @@ pub struct QueueRow {
     pub packets: Reading<u64>,
     /// Packets that it has lost.
     pub drops: Reading<u64>,
+    /// Packets that the server on it threw away, by the name of its counter; none if no server
+    /// tells.
+    pub server_drops: Option<BTreeMap<String, u64>>,
 }
 
 impl QueueRow {
@@ -79,13 +82,21 @@ pub enum Evidence {
     ThreadName,
 }
 
+impl Evidence {
+    /// True if nobody said it, and it follows from something else.
+    #[must_use]
+    pub const fn is_inferred(self) -> bool {
+        matches!(self, Self::Program | Self::ThreadName)
+    }
+}
+
 impl fmt::Display for Evidence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::SocketList => "the kernel's list of AF_XDP sockets",
             Self::Server => "the server says so itself (/run/quiclane)",
-            Self::Program => "holds the XDP program of the device, and AF_XDP sockets",
-            Self::ThreadName => "has AF_XDP sockets, and a thread named after the queue",
+            Self::Program => "inferred: holds the XDP program of the device, and AF_XDP sockets",
+            Self::ThreadName => "inferred: has AF_XDP sockets, and a thread named after the queue",
         })
     }
 }
@@ -131,8 +142,20 @@ impl Join<'_> {
             rps: mask(self.device.rps.iter().find(|rps| rps.queue == queue).map(|rps| &rps.cpus)),
             xps: mask(self.device.xps.iter().find(|xps| xps.queue == queue).map(|xps| &xps.cpus)),
             holder: self.holder(queue),
-            packets: self.count(queue, "packets", |counters| counters.packets.get(&queue)),
+            packets: self.packets(queue),
             drops: self.count(queue, "drops", |counters| counters.drops.get(&queue)),
+            server_drops: self.server(queue).and_then(|(_, worker)| worker.dropped.clone()),
+        }
+    }
+
+    /// What the queue has received. Of a device with one queue that is all that it has received.
+    fn packets(&self, queue: u32) -> Reading<u64> {
+        let counted = self.count(queue, "packets", |counters| counters.packets.get(&queue));
+        match (&counted, self.device.totals.known()) {
+            (Reading::Unknown(_), Some(totals)) if self.nic.queues.len() == 1 => {
+                Reading::Known(totals.rx_packets)
+            }
+            _ => counted,
         }
     }
 
@@ -226,16 +249,18 @@ impl Join<'_> {
         self.holder_by_signs(queue, bound, sockets)
     }
 
-    /// A server of ours that says that the queue is its.
-    fn holder_by_server(&self, queue: u32) -> Option<Holder> {
+    /// The server of ours that says that the queue is its, and the worker.
+    fn server(&self, queue: u32) -> Option<(&Server, &ServerWorker)> {
         let mine = |worker: &&ServerWorker| {
             worker.queue == queue && worker.device.as_ref() == Some(&self.nic.name)
         };
-        let (server, worker) = self
-            .survey
-            .servers
-            .iter()
-            .find_map(|server| Some((server, server.workers.iter().find(mine)?)))?;
+        let servers = &self.survey.servers;
+        servers.iter().find_map(|server| Some((server, server.workers.iter().find(mine)?)))
+    }
+
+    /// A server of ours that says that the queue is its.
+    fn holder_by_server(&self, queue: u32) -> Option<Holder> {
+        let (server, worker) = self.server(queue)?;
         let sockets = self.survey.sockets.known().into_iter().flatten();
         let is_its = |process: &Process| process.pid == server.pid;
         let mut its = sockets.filter(|socket| socket.process.as_ref().is_some_and(is_its));

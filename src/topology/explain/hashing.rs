@@ -116,7 +116,9 @@ fn no_rss(nic: &Nic, device: &Device, reason: &str) -> String {
     let kind = device.link.known().and_then(|link| link.kind.as_deref());
     if kind == Some("veth") {
         return format!(
-            "{} is a veth and has no RSS: a packet arrives on the queue that its sender sent it on",
+            "{} is a veth and has no RSS: what the other end sends on its transmit queue N arrives \
+             on receive queue N here; kernel senders choose by XPS or by their own hash, AF_XDP \
+             senders by the queue of their socket",
             nic.name
         );
     }

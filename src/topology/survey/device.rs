@@ -56,6 +56,21 @@ pub struct Device {
     pub napi_threads: Vec<NapiThread>,
     /// RDMA devices of the same function, which have queues and interrupts of their own.
     pub rdma_devices: Vec<String>,
+    /// Packets and bytes of the device as a whole.
+    pub totals: Reading<Totals>,
+}
+
+/// What a device has received and sent (`/sys/class/net/DEV/statistics`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Packets received.
+    pub rx_packets: u64,
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Packets sent.
+    pub tx_packets: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
 }
 
 impl Device {
@@ -63,6 +78,20 @@ impl Device {
     #[must_use]
     pub fn has_table(&self) -> bool {
         self.rss.known().and_then(|rss| rss.first()).is_some_and(|rss| !rss.table.is_empty())
+    }
+
+    /// The driver as it calls itself (`ethtool -i`), or else as sysfs or the link layer names it: a
+    /// virtual device has one too.
+    #[must_use]
+    pub fn driver(&self, nic: &Nic) -> Reading<String> {
+        if let Some(identity) = self.identity.known() {
+            return Reading::Known(identity.driver.clone());
+        }
+        let kind = self.link.known().and_then(|link| link.kind.clone());
+        match (&nic.driver, kind) {
+            (Reading::Unknown(_), Some(kind)) => Reading::Known(kind),
+            (driver, _) => driver.clone(),
+        }
     }
 }
 
@@ -395,6 +424,15 @@ pub struct XskCounters {
     pub tx_ring_empty: u64,
 }
 
+impl XskCounters {
+    /// What was dropped for another reason than an empty fill ring: in copy mode the kernel counts
+    /// such a packet as dropped as well.
+    #[must_use]
+    pub const fn rx_refused(&self) -> u64 {
+        self.rx_dropped.saturating_sub(self.fill_ring_empty)
+    }
+}
+
 /// Reads what belongs to `nic`.
 pub(super) fn read(source: &Source, nic: &Nic) -> Device {
     let name = nic.name.as_str();
@@ -425,8 +463,22 @@ pub(super) fn read(source: &Source, nic: &Nic) -> Device {
         gro_flush_timeout_ns: number("gro_flush_timeout"),
         threaded: source.number(format!("{base}/threaded")),
         rdma_devices: source.names(format!("{base}/device/infiniband")),
+        totals: totals(source, &base),
         name: name.to_owned(),
     }
+}
+
+fn totals(source: &Source, base: &str) -> Reading<Totals> {
+    let number = |name: &str| {
+        source.parsed(format!("{base}/statistics/{name}"), |text| text.trim().parse::<u64>().ok())
+    };
+    let all = ["rx_packets", "rx_bytes", "tx_packets", "tx_bytes"].map(number);
+    if let Some(reason) = all.iter().find_map(Reading::reason) {
+        return Reading::unknown(reason);
+    }
+    let [rx_packets, rx_bytes, tx_packets, tx_bytes] =
+        all.map(|number| number.known().copied().unwrap_or_default());
+    Reading::Known(Totals { rx_packets, rx_bytes, tx_packets, tx_bytes })
 }
 
 fn napi_threads(source: &Source, napis: &Reading<Vec<Napi>>) -> Vec<NapiThread> {

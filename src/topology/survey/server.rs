@@ -6,6 +6,7 @@
 
 use crate::topology::{Reading, Source};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Where servers describe themselves.
 pub const DIRECTORY: &str = "/run/quiclane";
@@ -48,6 +49,10 @@ pub struct ServerWorker {
     pub rx_packets: u64,
     /// Packets that arrived and were thrown away.
     pub drops: u64,
+    /// Those that the server itself threw away, by the name of its counter, such as
+    /// `drop_udp_checksum`; only what is not zero. None: an older server, which does not tell.
+    #[serde(default)]
+    pub dropped: Option<BTreeMap<String, u64>>,
     /// Packets that arrived for connections of other workers.
     pub wrong_queue: u64,
     /// Those of the last interval, about a second.
