@@ -97,7 +97,7 @@ pub fn make(survey: &Survey, request: &PlanRequest) -> Result<Plan, PlanError> {
     let (nic, device) = survey.device(&request.device).ok_or_else(no_device)?;
     let target = Target::of(survey, &request.device).ok_or_else(no_device)?;
     let candidates = choose(survey, nic, request.policy);
-    let shape = shape(nic, device, request, &candidates)?;
+    let shape = shape(survey, nic, device, request, &candidates)?;
     let placement = placed(survey, nic, request, &shape, &candidates)?;
     let mut notes = if request.cpus.is_empty() { candidates.notes } else { Vec::new() };
     for note in placement.notes.iter().map(ToString::to_string) {
@@ -155,6 +155,7 @@ fn kind(channels: &Channels) -> Option<Kind> {
 }
 
 fn shape(
+    survey: &Survey,
     nic: &Nic,
     device: &Device,
     request: &PlanRequest,
@@ -171,10 +172,85 @@ fn shape(
         }
         Reading::Unknown(reason) => Err(reason.clone()),
     };
+    let floor = veth_floor(survey, nic, device);
     match known {
-        Ok(kind) => changeable(nic, request, cores, &kind),
+        Ok(kind) => match floor {
+            Some(floor) => veth(nic, device, request, cores, &kind, floor),
+            None => changeable(nic, request, cores, &kind),
+        },
         Err(reason) => fixed(nic, device, request, cores, reason),
     }
+}
+
+/// What a veth may not go below, and why.
+struct Floor {
+    rx_queues: u32,
+    reason: String,
+}
+
+/// What the other end of a veth sends on queue N arrives on queue N here, and the driver refuses
+/// a program while the other end has more transmit queues than this one has receive queues.
+fn veth_floor(survey: &Survey, nic: &Nic, device: &Device) -> Option<Floor> {
+    if device.driver(nic).known()? != "veth" {
+        return None;
+    }
+    let lower = device.link.known().and_then(|link| link.lower);
+    let peer = survey.machine.nics.iter().zip(&survey.devices).find(|(other, found)| {
+        // An index of another namespace may be taken in this one as well.
+        let back = found.link.known().and_then(|link| link.lower);
+        lower.is_some()
+            && other.index.known() == lower.as_ref()
+            && back.as_ref() == nic.index.known()
+    });
+    Some(match peer {
+        Some((peer, _)) => Floor {
+            rx_queues: u32::try_from(peer.tx_queues).unwrap_or(u32::MAX),
+            reason: format!(
+                "{} sends on {} queues, and each needs its own here, or native XDP is refused",
+                peer.name, peer.tx_queues
+            ),
+        },
+        None => Floor {
+            rx_queues: u32::try_from(nic.queues.len()).unwrap_or(u32::MAX),
+            reason: format!(
+                "the other end of {} is in another namespace: with more transmit queues than \
+                 receive queues here, native XDP is refused",
+                nic.name
+            ),
+        },
+    })
+}
+
+/// A veth gets more receive queues, or as many as it has, and keeps its transmit queues: those
+/// bind the other end.
+fn veth(
+    nic: &Nic,
+    device: &Device,
+    request: &PlanRequest,
+    cores: u32,
+    kind: &Kind,
+    floor: Floor,
+) -> Result<Shape, PlanError> {
+    let (Kind::Combined(most) | Kind::Separate(most)) = *kind;
+    let least = floor.rx_queues.min(most);
+    if request.workers.is_some_and(|workers| workers < least) {
+        return fixed(nic, device, request, cores, floor.reason);
+    }
+    let wanted = PlanRequest {
+        workers: Some(request.workers.unwrap_or_else(|| cores.min(most).max(least))),
+        ..request.clone()
+    };
+    let mut shape = changeable(nic, &wanted, cores, kind)?;
+    let tx_queues = u32::try_from(nic.tx_queues).unwrap_or(u32::MAX);
+    if let (Kind::Separate(_), Reading::Known(channels)) = (kind, &device.channels) {
+        let numbers = [("rx", shape.workers.into()), ("tx", channels.tx.0.into())];
+        shape.channels = Ok(Value::of_numbers(numbers));
+        shape.tx_queues = tx_queues;
+    }
+    if shape.workers > cores {
+        shape.notes.push(floor.reason);
+    }
+    Ok(shape)
 }
 
 fn changeable(

@@ -31,9 +31,13 @@ fn link(plan: &Plan) -> String {
     let device = &plan.device;
     let mut out = format!("# {}: what udev sets when the device appears.\n[Match]\n", device.name);
     // Writing to a string does not fail.
+    // A virtual device has no permanent address: its name and its address of today have to do.
     let _ = match (&device.address, &device.bus) {
         (Some(address), Some(_)) => writeln!(out, "PermanentMACAddress={address}"),
-        _ => writeln!(out, "OriginalName={}", device.name),
+        (Some(address), None) => {
+            writeln!(out, "OriginalName={}\nMACAddress={address}", device.name)
+        }
+        (None, _) => writeln!(out, "OriginalName={}", device.name),
     };
     out.push_str(
         "\n[Link]\n# The first link file that matches is the only one: names are given as by \
