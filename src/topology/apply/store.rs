@@ -16,7 +16,7 @@
 use super::snapshot::Snapshot;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Snapshots that are kept; the oldest go first.
@@ -72,7 +72,7 @@ impl Store {
     pub fn create(places: &[PathBuf]) -> io::Result<Self> {
         let mut error = io::Error::new(io::ErrorKind::NotFound, "no place for snapshots is known");
         for place in places {
-            match make(place) {
+            match make(place).and_then(|()| trusted(place)) {
                 Ok(()) => match tempfile(place) {
                     Ok(()) => return Ok(Self::at(place, places)),
                     Err(e) => error = named(place, &e),
@@ -87,13 +87,13 @@ impl Store {
     /// there is none, there are no snapshots.
     #[must_use]
     pub fn find(places: &[PathBuf]) -> Option<Self> {
-        let there = || places.iter().filter(|place| place.is_dir());
+        let there = || places.iter().filter(|place| is_ours(place));
         let root = there().find(|place| tempfile(place).is_ok()).or_else(|| there().next())?;
         Some(Self::at(root, places))
     }
 
     fn at(root: &Path, places: &[PathBuf]) -> Self {
-        let others = places.iter().filter(|place| *place != root && place.is_dir());
+        let others = places.iter().filter(|place| *place != root && is_ours(place));
         Self { root: root.to_owned(), others: others.cloned().collect() }
     }
 
@@ -141,12 +141,7 @@ impl Store {
         let directory = self.directory(id);
         let (part, whole) = (directory.join(format!(".{name}.part")), directory.join(name));
         let write = || {
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600)
-                .open(&part)?;
+            let mut file = new_file(&part)?;
             file.write_all(text.as_bytes())?;
             file.sync_all()?;
             fs::rename(&part, &whole)?;
@@ -291,6 +286,7 @@ fn make(place: &Path) -> io::Result<()> {
 fn lock_file(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    options.custom_flags(libc::O_NOFOLLOW);
     options.open(path).map_err(|error| named(path, &error))
 }
 
@@ -301,8 +297,58 @@ fn named(path: &Path, error: &io::Error) -> io::Error {
 /// Whether files can be made here is not told by the permissions alone.
 fn tempfile(directory: &Path) -> io::Result<()> {
     let path = directory.join(format!(".{}.part", std::process::id()));
-    File::create(&path)?;
+    new_file(&path)?;
     fs::remove_file(&path)
+}
+
+/// A file that was not there, so that no link leads to another. What a process that was killed
+/// left of the same name goes first.
+fn new_file(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600);
+    match options.open(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            fs::remove_file(path)?;
+            options.open(path)
+        }
+        other => other,
+    }
+}
+
+/// Whether what is found there may be believed: written back by `undo`, it decides over devices.
+fn is_ours(place: &Path) -> bool {
+    place.is_dir() && trusted(place).inspect_err(|error| tracing::warn!("{error}")).is_ok()
+}
+
+/// # Errors
+/// The directory, or one above it, is of another user than root and this one, or others may write
+/// to it; one with the sticky bit, as /tmp, keeps what is in it apart.
+fn trusted(place: &Path) -> io::Result<()> {
+    const WRITABLE: u32 = 0o022;
+    const STICKY: u32 = 0o1000;
+    let ourselves = fs::metadata("/proc/self").map_or(0, |found| found.uid());
+    // As it is written, and where links lead.
+    for path in [std::path::absolute(place)?, place.canonicalize()?] {
+        for (depth, directory) in path.ancestors().enumerate() {
+            let found = fs::symlink_metadata(directory)?;
+            let refuse = |what: String| {
+                let text = format!("{}: {what}: it is not used", directory.display());
+                Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
+            };
+            if found.uid() != 0 && found.uid() != ourselves {
+                return refuse(format!("belongs to user {}", found.uid()));
+            }
+            let is_apart = depth > 0 && found.mode() & STICKY != 0;
+            // The mode of a link says nothing.
+            if found.is_dir() && found.mode() & WRITABLE != 0 && !is_apart {
+                return refuse(format!(
+                    "others may write to it (mode {:o})",
+                    found.mode() & 0o7777
+                ));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// What may stand in a file name: what network devices are called, as a rule.
@@ -329,7 +375,8 @@ fn stamp(unix_s: u64) -> String {
 
 /// Year, month and day of a number of days since 1970: in years that begin in March, where a leap
 /// day is the last of its year.
-fn civil(days: u64) -> (u64, u64, u64) {
+#[must_use]
+pub fn civil(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);
     let year = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
@@ -380,6 +427,36 @@ mod tests {
         store.mark(&second.id, Mark::Confirmed, "yes\n").unwrap();
         assert!(places[1].join(&second.id).join("confirmed").is_file());
         assert!(store.marked(&second.id, Mark::Confirmed).is_some());
+        fs::remove_dir_all(base).unwrap();
+    }
+
+    #[test]
+    fn a_place_that_others_may_write_to_is_not_believed() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let base = std::env::temp_dir().join(format!("quiclane-trust-{}", std::process::id()));
+        let place = base.join("state");
+        fs::create_dir_all(&place).unwrap();
+        let mode = |path: &Path, mode| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        };
+        let places = [place.clone()];
+        mode(&place, 0o700);
+        assert!(Store::create(&places).is_ok() && Store::find(&places).is_some());
+        for (path, bad, good) in [(&place, 0o777, 0o700), (&base, 0o770, 0o755)] {
+            mode(path, bad);
+            let error = Store::create(&places).unwrap_err();
+            assert!(error.to_string().contains("others may write"), "{error}");
+            assert!(Store::find(&places).is_none());
+            mode(path, good);
+        }
+        // A link where the file would be is not followed, and not written through.
+        let victim = base.join("victim");
+        fs::write(&victim, "mine").unwrap();
+        symlink(&victim, place.join(format!(".{}.part", std::process::id()))).unwrap();
+        symlink(&victim, place.join("eth0.lock")).unwrap();
+        let store = Store::create(&places).unwrap();
+        assert!(store.try_lock("eth0").is_err());
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "mine");
         fs::remove_dir_all(base).unwrap();
     }
 
