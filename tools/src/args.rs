@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 /// QUIC on AF_XDP: serve, measure, inspect.
 #[derive(Debug, Parser)]
-#[command(name = "quiclane", version, about)]
+#[command(name = "quiclane", version, about, after_long_help = crate::generate::AFTER_HELP)]
 pub(crate) struct Cli {
     /// Say more on standard error; repeat for more.
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]

@@ -81,11 +81,17 @@ struct Brief {
 /// What a device that is no hardware does not have.
 pub(crate) const VIRTUAL_HAS_NO: [&str; 4] = ["driver", "bus", "node", "queues_max"];
 
+/// Findings for which a driver refuses a program.
+const REFUSES_NATIVE: [&str; 5] = ["QL032", "QL033", "QL035", "QL062", "QL068"];
+
 /// What a device offers to XDP, and what is attached.
 #[derive(Clone, Debug, Serialize)]
 struct Xdp {
-    /// In the driver; none if the kernel does not tell.
+    /// In the driver; none if the kernel does not tell. False also where the driver has it and
+    /// would refuse a program as the device is set now.
     native: Option<bool>,
+    /// The finding that says why it would be refused.
+    refused: Option<&'static str>,
     /// AF_XDP without copies; none if the kernel does not tell.
     zerocopy: Option<bool>,
     attached: Option<Vec<Attached>>,
@@ -98,9 +104,11 @@ impl NicRow {
         let channels = device.channels.known();
         let queues_max = unknown.take("queues_max", &device.channels);
         let support = unknown.take("xdp", &device.xdp_support);
+        let refused = findings.iter().flatten().map(|finding| finding.id);
+        let refused = refused.filter(|id| REFUSES_NATIVE.contains(id)).min();
         Self {
             name: nic.name.clone(),
-            driver: unknown.take("driver", &nic.driver),
+            driver: unknown.take("driver", &device.driver(nic)),
             bus: unknown.take("bus", &nic.bus),
             node: unknown.take("node", &nic.node),
             speed_mbps: link.as_ref().and_then(|link| link.speed_mbps),
@@ -110,7 +118,10 @@ impl NicRow {
                 .unwrap_or(nic.queues.len() as u32),
             queues_max: queues_max.map(|channels| channels.combined.1 + channels.rx.1),
             xdp: Xdp {
-                native: support.as_ref().map(|support| support.offers("basic")),
+                native: support
+                    .as_ref()
+                    .map(|support| support.offers("basic") && refused.is_none()),
+                refused,
                 zerocopy: support.as_ref().map(|support| support.offers("xsk-zerocopy")),
                 attached: unknown.take("xdp.attached", &device.attached),
             },
@@ -212,7 +223,11 @@ fn cells(row: &NicRow) -> [Shown; 10] {
         (None, _) => Shown::known::<String>(None),
         (Some(true), Some(true)) => "native+zc".into(),
         (Some(true), _) => "native".into(),
-        (Some(false), _) => "generic".into(),
+        (Some(false), _) => match row.xdp.refused {
+            // One cause, and doctor tells it.
+            Some(id) => Shown::doubt(format!("generic ({id})")),
+            None => "generic".into(),
+        },
     };
     let verdict = match row.faults().map(|faults| faults.len()) {
         None => NONE.into(),

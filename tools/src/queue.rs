@@ -10,6 +10,7 @@ use quiclane::topology::joined::{self, Holder, QueueRow};
 use quiclane::topology::survey::Survey;
 use quiclane::topology::survey::device::{Attached, Device, Process, Rings, WorkerThread};
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// Receive queues.
 #[derive(Clone, Debug, Args)]
@@ -88,6 +89,8 @@ struct Row {
     socket: Option<SocketRow>,
     packets: Option<u64>,
     drops: Option<u64>,
+    /// What the server on it threw away, by the name of its counter; none if no server tells.
+    server_drops: Option<BTreeMap<String, u64>>,
     is_idle: bool,
     unknown: Unknowns,
 }
@@ -100,12 +103,15 @@ pub(crate) struct SocketRow {
     zerocopy: Option<bool>,
     rx_ring_entries: Option<u32>,
     pub(crate) evidence: String,
+    /// Nobody says that it is so: it follows from the evidence.
+    is_inferred: bool,
 }
 
 impl SocketRow {
     pub(crate) fn new(holder: Holder) -> Self {
         Self {
             evidence: holder.evidence.to_string(),
+            is_inferred: holder.evidence.is_inferred(),
             process: holder.process,
             worker: holder.worker,
             zerocopy: holder.zerocopy,
@@ -137,8 +143,20 @@ impl Row {
             socket: unknown.take("socket", &row.holder).flatten().map(SocketRow::new),
             packets: unknown.take("packets", &row.packets),
             drops: unknown.take("drops", &row.drops),
+            server_drops: row.server_drops.clone(),
             is_idle: row.is_idle(),
             unknown,
+        }
+    }
+
+    /// What the device lost and what the server threw away: lost is lost. The line below the table
+    /// says what the server's part is.
+    fn all_drops(&self) -> Shown {
+        let by_server: u64 = self.server_drops.iter().flatten().map(|(_, count)| count).sum();
+        match (self.drops, by_server) {
+            (Some(0), 0) => "0".into(),
+            (None, 0) => Shown::known::<u64>(None),
+            (drops, by_server) => Shown::doubt(drops.unwrap_or(0) + by_server),
         }
     }
 
@@ -173,7 +191,16 @@ impl Row {
                     None => "xsk".into(),
                 },
             },
-            process.map_or_else(|| NONE.to_owned(), |process| process.pid.to_string()).into(),
+            // Who is inferred has a tilde: below the table it says from what.
+            process
+                .zip(socket)
+                .map_or_else(
+                    || NONE.to_owned(),
+                    |(process, socket)| {
+                        format!("{}{}", if socket.is_inferred { "~" } else { "" }, process.pid)
+                    },
+                )
+                .into(),
             worker
                 .map_or_else(
                     || NONE.to_owned(),
@@ -181,11 +208,7 @@ impl Row {
                 )
                 .into(),
             Shown::known(self.packets),
-            match self.drops {
-                Some(0) => "0".into(),
-                Some(drops) => Shown::doubt(drops),
-                None => Shown::known::<u64>(None),
-            },
+            self.all_drops(),
         ]
     }
 }
@@ -222,7 +245,7 @@ impl Show {
         };
         Self {
             device: nic.name.clone(),
-            driver: unknown.take("driver", &nic.driver),
+            driver: unknown.take("driver", &device.driver(nic)),
             bus: unknown.take("bus", &nic.bus),
             node: unknown.take("node", &nic.node),
             rx_ring_entries: rings.map(|rings| rings.rx.0),
@@ -269,8 +292,45 @@ impl Show {
             Some(_) => self.unknown.clone(),
             None => self.unknown.without(&VIRTUAL_HAS_NO),
         };
+        text += &self.inferred_text();
+        text += &self.server_drops_text();
         text += &sheet::reasons([(self.device.as_str(), &unknown)].into_iter());
         text + &sheet::reasons(rows)
+    }
+
+    /// What it rests on that a process has a queue, where nobody says so.
+    fn inferred_text(&self) -> String {
+        let mut of: BTreeMap<&str, Vec<u32>> = BTreeMap::new();
+        for row in &self.rows {
+            let socket = row.socket.as_ref().filter(|socket| socket.is_inferred);
+            if let Some(socket) = socket {
+                of.entry(&socket.evidence).or_default().push(row.queue);
+            }
+        }
+        let line = |(evidence, queues): (&str, Vec<u32>)| {
+            format!("~ pid of queues {} is {evidence}\n", sheet::ranges(&queues))
+        };
+        of.into_iter().map(line).collect()
+    }
+
+    /// Why servers threw packets away.
+    fn server_drops_text(&self) -> String {
+        let mut of: BTreeMap<&str, u64> = BTreeMap::new();
+        for (reason, count) in
+            self.rows.iter().filter_map(|row| row.server_drops.as_ref()).flatten()
+        {
+            *of.entry(reason).or_default() += count;
+        }
+        if of.is_empty() {
+            return String::new();
+        }
+        let list: Vec<String> =
+            of.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+        format!(
+            "! the server threw away: {} >>> quiclane doctor {}\n",
+            list.join(", "),
+            self.device
+        )
     }
 
     fn headline(&self) -> String {
@@ -286,7 +346,12 @@ impl Show {
             parts.push(format!("ring {now} of {max}"));
         }
         for program in self.programs.iter().flatten() {
-            let name = program.name.as_deref().unwrap_or("?");
+            let name = match program.name.as_deref() {
+                None => "?",
+                // It was loaded so where CAP_PERFMON is missing.
+                Some("") => "(no name: loaded without CAP_PERFMON)",
+                Some(name) => name,
+            };
             parts.push(format!("XDP {} program {} {name}", program.mode, program.id));
         }
         format!("{}: {}\n", self.device, parts.join(", "))

@@ -89,7 +89,9 @@ impl List {
             let field = format!("attached.{}", nic.name);
             for at in unknown.take(&field, &device.attached).unwrap_or_default() {
                 let index = nic.index.known().copied();
-                rows.push(Row::attached(survey, &nic.name, index, at, find(at.program)));
+                let mut row = Row::attached(survey, &nic.name, index, at, find(at.program));
+                row.fill_maps(&mut unknown);
+                rows.push(row);
             }
         }
         let attached: BTreeSet<u32> = rows.iter().map(|row| row.program).collect();
@@ -124,6 +126,12 @@ impl List {
             text += &format!("and {programs} on no device here; --all shows them\n");
         }
         for row in shown {
+            if row.name.as_deref() == Some("") {
+                text += &format!(
+                    "program {} has no name: it was loaded without CAP_PERFMON\n",
+                    row.program
+                );
+            }
             for pin in row.pins.iter().flatten() {
                 text += &format!("program {} is pinned at {pin}\n", row.program);
             }
@@ -156,6 +164,21 @@ impl Row {
             })
             .collect();
         row
+    }
+
+    /// An XSKMAP answers no lookup: which of its slots have a socket, the sockets tell.
+    fn fill_maps(&mut self, unknown: &mut Unknowns) {
+        let queues: Vec<u32> = self.sockets.iter().map(|socket| socket.queue).collect();
+        let maps = self.xskmaps.iter_mut().flatten();
+        let mut silent: Vec<&mut Xskmap> = maps.filter(|map| map.queues.is_none()).collect();
+        if let ([map], false) = (&mut silent[..], queues.is_empty()) {
+            map.queues = Some(queues);
+            return;
+        }
+        for map in silent {
+            let reason = "an XSKMAP answers no lookup, and no socket of the device is known";
+            unknown.0.insert(format!("xskmap.{}.queues", map.id), reason.to_owned());
+        }
     }
 
     /// A program of which only the id is known.
@@ -204,6 +227,7 @@ impl Row {
 
     fn cells(&self) -> [Shown; 7] {
         let program = match &self.name {
+            Some(name) if name.is_empty() => format!("{} (no name)", self.program),
             Some(name) => format!("{} {name}", self.program),
             None => self.program.to_string(),
         };

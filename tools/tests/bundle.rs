@@ -131,6 +131,9 @@ fn a_redacted_bundle_keeps_no_name_and_every_number() {
     manifest(&bundle(machine.path(), &plain, &["--json"]));
     manifest(&bundle(machine.path(), &redacted, &["--json", "--redact"]));
     manifest(&bundle(machine.path(), &all, &["--json", "--redact=all"]));
+    let keys = place.path().join("keys");
+    manifest(&bundle(machine.path(), &keys, &["--json", "--redact=but-keys"]));
+    let keys = Tree::load(&keys).unwrap();
     let [plain, redacted, all] = [plain, redacted, all].map(|root| Tree::load(&root).unwrap());
     let text = format!("{redacted:?}");
     for secret in ["private-host", "192.0.2.77", "b4:96:91", "b8:ce:f6", "/dev/nvme0n1p2"] {
@@ -151,14 +154,61 @@ fn a_redacted_bundle_keeps_no_name_and_every_number() {
             "proc/cmdline",
             "proc/sys/kernel/hostname",
             "quiclane/answers/device/eth0/link.json",
+            "quiclane/answers/device/eth0/rss.json",
             "quiclane/answers/device/eth0/rules.json",
             "quiclane/answers/device/eth1/link.json",
+            "quiclane/answers/device/eth1/rss.json",
             "run/quiclane/812.json",
         ]
     );
     let key = |tree: &Tree| tree.answered("device/eth0/rss").unwrap()[0]["key"].clone();
-    assert_eq!(key(&redacted), key(&plain));
-    assert_eq!(key(&all), serde_json::json!([]));
+    // Who knows the key can aim all flows at one queue.
+    assert_eq!(key(&redacted), serde_json::json!([]));
+    assert_eq!(key(&keys), key(&plain));
+    assert!(format!("{plain:?}").contains("eth0") && !format!("{all:?}").contains("eth0"));
+}
+
+#[test]
+fn a_bundle_is_its_owners_and_goes_where_it_is_told() {
+    use std::os::unix::fs::PermissionsExt;
+    let machine = quiclane_fixtures::two_node_ice().written();
+    let place = place();
+    for (name, mode) in [("x.tar", 0o600), ("x.tar.gz", 0o600), ("x", 0o700)] {
+        let output = place.path().join(name);
+        let made = bundle(machine.path(), &output, &[]);
+        assert!(made.status.success() && made.stderr.is_empty(), "{made:?}");
+        let said = String::from_utf8(made.stdout).unwrap();
+        assert!(said.contains("RSS keys") && said.lines().count() == 1, "{said}");
+        assert_eq!(output.metadata().unwrap().permissions().mode() & 0o777, mode, "{name}");
+    }
+    let file = place.path().join("x/proc/cmdline").metadata().unwrap();
+    assert_eq!(file.permissions().mode() & 0o777, 0o600);
+    // Standard output is a bundle like any other.
+    let mut command = cli().command();
+    command.args(["bundle", "-o", "-", "--root"]).arg(machine.path()).current_dir(place.path());
+    let out = command.output().unwrap();
+    assert!(out.status.success() && !place.path().join("-").exists(), "{:?}", out.status);
+    let stdout = place.path().join("stdout.tar.gz");
+    std::fs::write(&stdout, out.stdout).unwrap();
+    let mut list = cli().command();
+    list.args(["nic", "list", "--root"]).arg(&stdout);
+    let listed = String::from_utf8(list.output().unwrap().stdout).unwrap();
+    assert!(listed.contains("eth0"), "{listed}");
+    let zip = bundle(machine.path(), &place.path().join("x.zip"), &[]);
+    assert_eq!(zip.status.code(), Some(2), "{zip:?}");
+    assert!(!place.path().join("x.zip").exists());
+}
+
+#[test]
+fn what_is_no_archive_is_said_in_a_line() {
+    let place = place();
+    let file = place.path().join("cert.pem");
+    std::fs::write(&file, "-----BEGIN CERTIFICATE-----\nMIIB\n".repeat(40)).unwrap();
+    let out = cli().command().args(["nic", "list", "--root"]).arg(&file).output().unwrap();
+    let error = String::from_utf8(out.stderr).unwrap();
+    assert_eq!(out.status.code(), Some(2), "{error}");
+    assert!(error.contains("is no bundle") && !error.contains("BEGIN"), "{error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
 }
 
 #[test]
@@ -184,7 +234,7 @@ fn what_is_no_machine_is_refused() {
     let file = place.path().join("x.tar");
     std::fs::write(&file, "no archive").unwrap();
     let out = bundle(&file, &place.path().join("out"), &[]);
-    assert_eq!(out.status.code(), Some(1), "{out:?}");
+    assert_eq!(out.status.code(), Some(2), "{out:?}");
     let out = bundle(place.path(), &place.path().join("out"), &[]);
     assert_eq!(out.status.code(), Some(2), "{out:?}");
     assert!(String::from_utf8(out.stderr).unwrap().contains("no captured machine"));

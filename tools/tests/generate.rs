@@ -85,6 +85,76 @@ fn every_verb_has_a_page_that_groff_takes() {
 }
 
 #[test]
+fn a_page_has_a_date_and_the_sections_of_a_page() {
+    let mut tree = Tree::new();
+    tree.directory("man1");
+    let written = tree.written();
+    let directory = written.path().join("man1");
+    let mut command = cli().command();
+    command.arg("man").arg(&directory).env("SOURCE_DATE_EPOCH", "1795376656");
+    assert!(command.output().unwrap().status.success());
+    for page in ["quiclane.1", "quiclane-queue-show.1", "quiclane-serve.1"] {
+        let text = std::fs::read_to_string(directory.join(page)).unwrap();
+        let head = text.lines().find(|line| line.starts_with(".TH")).unwrap();
+        assert!(head.contains("2026-11-22"), "{page}: {head}");
+        for section in ["\"EXIT STATUS\"", "ENVIRONMENT", "FILES", "EXAMPLES", "\"SEE ALSO\""] {
+            let is_head = |line: &str| {
+                line.strip_prefix(".SH ")
+                    .is_some_and(|rest| rest.contains(section.trim_matches('"')))
+            };
+            assert!(text.lines().any(is_head), "{page} has no {section}");
+        }
+        for word in ["QUICLANE_LOG", "QUICLANE_STATE", "NO_COLOR", "ethtool(8)"] {
+            assert!(text.contains(word), "{page} does not say {word}");
+        }
+    }
+    let help = String::from_utf8(cli().run(&["--help"]).stdout).unwrap();
+    assert!(help.contains("QUICLANE_STATE") && help.contains("NO_COLOR"), "{help}");
+}
+
+#[test]
+fn devices_are_completed() {
+    let mut tree = Tree::new();
+    tree.set("quiclane.bash", completions("bash"));
+    let written = tree.written();
+    let script = written.path().join("quiclane.bash");
+    let complete = |words: &[&str]| {
+        let at = words.len() - 1;
+        let list = words.join(" ");
+        let last = words.last().unwrap();
+        let before = words[at - 1];
+        let ask = format!(
+            "source \"$1\"; COMP_WORDS=({list} {empty}); COMP_CWORD={at}; \
+             _quiclane quiclane '{last}' '{before}'; echo \"${{COMPREPLY[@]}}\"",
+            empty = if last.is_empty() { "''" } else { "" },
+        );
+        let out = Command::new("bash").args(["-c", &ask, "bash"]).arg(&script).output().unwrap();
+        String::from_utf8(out.stdout).unwrap()
+    };
+    let has_lo = |text: &str| text.split_whitespace().any(|word| word == "lo");
+    for words in [
+        &["quiclane", "queue", "show", ""][..],
+        &["quiclane", "doctor", ""],
+        &["quiclane", "flow", "explain", ""],
+        &["quiclane", "serve", "--dev", ""],
+    ] {
+        assert!(has_lo(&complete(words)), "{words:?}: {}", complete(words));
+    }
+    assert!(!has_lo(&complete(&["quiclane", "nic", "list", ""])));
+    let zsh = completions("zsh");
+    assert!(zsh.contains(":DEV:_net_interfaces'") && !zsh.contains(":DEV:_default"), "{zsh}");
+    assert!(
+        zsh.lines().any(|line| line.starts_with("':device -- ") && line.contains("_net_inter"))
+    );
+    let fish = completions("fish");
+    let show =
+        "__fish_quiclane_using_subcommand queue; and __fish_seen_subcommand_from show\" -f -a";
+    assert!(fish.contains(show) && fish.contains("/sys/class/net"), "{fish}");
+    let dev = |line: &&str| line.contains(" -l dev ");
+    assert!(fish.lines().filter(dev).all(|line| line.contains("/sys/class/net")), "{fish}");
+}
+
+#[test]
 fn a_place_that_takes_no_pages_is_named() {
     let out = cli().run(&["man", "/proc/no/pages"]);
     assert_eq!(out.status.code(), Some(1), "{out:?}");

@@ -6,8 +6,9 @@ use flate2::Compression;
 use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
 use quiclane::topology::Record;
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 use tar::{Archive, Builder, Entry, EntryType, Header};
 
@@ -19,25 +20,38 @@ const TARGET_BYTES_MAX: usize = 4_096;
 /// How a gzip file begins.
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 
+/// The name of standard output.
+const STDOUT: &str = "-";
+/// What nobody means by the name of a directory.
+const OTHER_ARCHIVES: [&str; 6] = [".zip", ".gz", ".xz", ".zst", ".bz2", ".7z"];
+/// A bundle tells much of a machine: it is its owner's to show.
+const FILE_MODE: u32 = 0o600;
+const DIRECTORY_MODE: u32 = 0o700;
+
 /// How a tree is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Format {
     Directory,
     Tar,
     TarGz,
+    /// A `.tar.gz` on standard output.
+    Stdout,
 }
 
 impl Format {
     /// What the name of the output asks for.
     pub(super) fn of(output: &Path) -> Result<Self, Failure> {
+        if output == Path::new(STDOUT) {
+            return Ok(Self::Stdout);
+        }
         let name = output.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
         let format = if name.ends_with(".tar") {
             Self::Tar
         } else if name.ends_with(".tar.gz") || name.ends_with(".tgz") {
             Self::TarGz
-        } else if name.contains(".tar.") {
+        } else if name.contains(".tar.") || OTHER_ARCHIVES.iter().any(|end| name.ends_with(end)) {
             return Err(Failure::Usage(format!(
-                "{}: a bundle is a directory, a .tar or a .tar.gz",
+                "{}: a bundle is a directory, a .tar or a .tar.gz; - is a .tar.gz on standard output",
                 output.display()
             )));
         } else {
@@ -60,6 +74,7 @@ pub(super) fn write(output: &Path, format: Format, records: &Records) -> Result<
         Format::Tar | Format::TarGz => {
             (write_file(output, format, records), |path| fs::remove_file(path))
         }
+        Format::Stdout => (write_gzip(io::stdout().lock(), records), |_| Ok(())),
     };
     result.map_err(|error| {
         if error.kind() != io::ErrorKind::AlreadyExists {
@@ -70,14 +85,14 @@ pub(super) fn write(output: &Path, format: Format, records: &Records) -> Result<
 }
 
 fn write_directory(output: &Path, records: &Records) -> io::Result<()> {
-    fs::create_dir(output)?;
+    DirBuilder::new().mode(DIRECTORY_MODE).create(output)?;
     for (path, record) in records {
         let at = output.join(inside(path));
         if let Some(parent) = at.parent() {
             fs::create_dir_all(parent)?;
         }
         match record {
-            Record::File(text) => fs::write(at, text)?,
+            Record::File(text) => private(&at)?.write_all(text.as_bytes())?,
             Record::Link(target) => std::os::unix::fs::symlink(target, at)?,
             Record::Directory => fs::create_dir_all(at)?,
         }
@@ -86,11 +101,20 @@ fn write_directory(output: &Path, records: &Records) -> io::Result<()> {
 }
 
 fn write_file(output: &Path, format: Format, records: &Records) -> io::Result<()> {
-    let file = BufWriter::new(File::create_new(output)?);
+    let file = BufWriter::new(private(output)?);
     if format == Format::Tar {
         return write_tar(file, records)?.flush();
     }
-    write_tar(GzEncoder::new(file, Compression::default()), records)?.finish()?.flush()
+    write_gzip(file, records)
+}
+
+fn write_gzip(to: impl Write, records: &Records) -> io::Result<()> {
+    write_tar(GzEncoder::new(to, Compression::default()), records)?.finish()?.flush()
+}
+
+/// A new file for nobody else; not one that a link leads to.
+fn private(path: &Path) -> io::Result<File> {
+    File::options().write(true).create_new(true).mode(FILE_MODE).open(path)
 }
 
 /// Owners and times are nobody's business, and the same tree gives the same bytes.
@@ -135,8 +159,23 @@ pub(crate) fn read(path: &Path) -> Result<Records, Failure> {
     let is_gzip = io::BufRead::fill_buf(&mut file)
         .map_err(|error| Failure::file("read", path, &error))?
         .starts_with(&GZIP);
+    if !is_gzip && !starts_as_tar(&mut file).map_err(|error| Failure::file("read", path, &error))? {
+        return Err(Failure::Usage(format!(
+            "{} is no bundle: neither a tar archive, nor one that gzip packed",
+            path.display()
+        )));
+    }
     let records = if is_gzip { read_tar(MultiGzDecoder::new(file)) } else { read_tar(file) };
     records.map_err(|what| Failure::Failed(format!("{}: {what}", path.display())))
+}
+
+/// True if what follows begins as a header of a tar archive does (POSIX, and GNU, which writes the
+/// same five letters), or is empty, of which the reader says more.
+fn starts_as_tar(file: &mut BufReader<File>) -> io::Result<bool> {
+    /// Where `ustar` stands.
+    const MAGIC: std::ops::Range<usize> = 257..262;
+    let begin = io::BufRead::fill_buf(file)?;
+    Ok(begin.is_empty() || begin.get(MAGIC).is_some_and(|magic| magic == b"ustar"))
 }
 
 fn read_tar(from: impl Read) -> Result<Records, String> {

@@ -15,7 +15,7 @@ mod archive;
 mod redact;
 
 use crate::error::Failure;
-use crate::inspect::{ReadArgs, print, print_json};
+use crate::inspect::{ReadArgs, print, print_json, sheet};
 use clap::{Args, ValueEnum};
 use quiclane::exec::clock::Clock;
 use quiclane::time::SECOND_NS;
@@ -37,19 +37,23 @@ const ANSWERS: &str = "/quiclane/answers";
 
 /// What is replaced by tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Redact {
-    /// MAC and IP addresses, the host's name, processes' names, values of boot arguments.
+    /// MAC and IP addresses, the host's name, names of processes and of programs, values of boot
+    /// arguments, and RSS keys: who knows one can aim all flows at one queue.
     Names,
-    /// The RSS keys too; `flow explain` cannot tell a queue without them.
+    /// The names of devices too.
     All,
+    /// As `names`, but the RSS keys stay: `flow explain` cannot tell a queue without them.
+    ButKeys,
 }
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct BundleArgs {
     #[command(flatten)]
     pub(crate) read: ReadArgs,
-    /// A directory to be made, or a file whose name ends in .tar or .tar.gz.
+    /// A directory to be made, a file whose name ends in .tar or .tar.gz, or - for a .tar.gz on
+    /// standard output.
     #[arg(short, long, value_name = "DIR|FILE", default_value = "quiclane-bundle.tar.gz")]
     pub(crate) output: PathBuf,
     /// Put tokens in the place of names and addresses, the same for the same.
@@ -97,7 +101,11 @@ pub(crate) fn run(args: &BundleArgs) -> Result<(), Failure> {
     let survey = Survey::read(&args.read.source()?.recorded(recorder.clone()));
     let mut records = recorder.records();
     if let Some(level) = args.redact {
-        records = redact::redacted(records, level == Redact::All);
+        let level = redact::Level {
+            keeps_keys: level == Redact::ButKeys,
+            with_devices: level == Redact::All,
+        };
+        records = redact::redacted(records, level);
     }
     let mut manifest = Manifest {
         version: env!("CARGO_PKG_VERSION"),
@@ -111,11 +119,16 @@ pub(crate) fn run(args: &BundleArgs) -> Result<(), Failure> {
     };
     records.insert(PathBuf::from(MANIFEST), Record::File(manifest_text(&manifest)?));
     archive::write(&args.output, format, &records)?;
+    if format == archive::Format::Stdout {
+        // Standard output is the bundle.
+        eprint!("{}", summary(&manifest, &args.output));
+        return Ok(());
+    }
     manifest.output = Some(args.output.display().to_string());
     if args.read.json {
         return print_json(SCHEMA, &manifest);
     }
-    say(&manifest, &args.output)
+    print(&summary(&manifest, &args.output))
 }
 
 fn count(records: &Records, is: impl Fn(&Record) -> bool) -> usize {
@@ -141,20 +154,27 @@ fn unanswered(records: &Records) -> Vec<Unanswered> {
     records.iter().filter_map(reason).collect()
 }
 
-fn say(manifest: &Manifest, output: &Path) -> Result<(), Failure> {
-    for Unanswered { question, reason } in &manifest.unanswered {
-        eprintln!("not answered: {question}: {reason}");
-    }
+/// What a reader has to know of it: what is in it, what is missing, and who may see it. The reasons
+/// for what is missing are in the manifest.
+fn summary(manifest: &Manifest, output: &Path) -> String {
     let redacted = match manifest.redacted {
-        None => "not redacted",
-        Some(Redact::Names) => "names and addresses redacted",
-        Some(Redact::All) => "names, addresses and RSS keys redacted",
+        None => {
+            "not redacted: addresses, RSS keys, names of hosts, processes and devices are in it"
+        }
+        Some(Redact::Names) => "redacted; kept: names of devices, layout, counters, versions",
+        Some(Redact::All) => "redacted, names of devices too; kept: layout, counters, versions",
+        Some(Redact::ButKeys) => {
+            "redacted; kept: RSS keys, names of devices, layout, counters, versions"
+        }
     };
-    print(&format!(
-        "{}: {} files, {} links, {} questions not answered, {redacted}\n",
+    let missing = match manifest.unanswered.len() {
+        0 => "every question answered".to_owned(),
+        many => format!("{} not answered (see {MANIFEST} in it)", sheet::count(many, "question")),
+    };
+    format!(
+        "{}: {}, {}, {missing}; {redacted}\n",
         output.display(),
-        manifest.files,
-        manifest.links,
-        manifest.unanswered.len()
-    ))
+        sheet::count(manifest.files, "file"),
+        sheet::count(manifest.links, "link"),
+    )
 }

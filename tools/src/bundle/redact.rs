@@ -5,9 +5,11 @@
 //! | MAC addresses | `02:00:00:00:00:01`, also where a device is named after one (`enx...`) |
 //! | IPv4, IPv6 addresses in answers | `198.18.0.1` (RFC 2544), `2001:db8::1` (RFC 3849) |
 //! | the host's name | `host` |
-//! | names of processes that are not ours | `process-1` |
+//! | names of processes and of BPF programs that are not ours | `process-1`, `program-1` |
 //! | values of boot arguments, but for those about CPUs, memory and interrupts | `redacted` |
-//! | RSS keys, with `all` | none: what they decide is unknown |
+//! | words of init, behind `--` of the boot arguments | `redacted` |
+//! | RSS keys, unless they are wanted | none: what they decide is unknown |
+//! | names of devices, with `all` | `net1` |
 //!
 //! The same value becomes the same token everywhere in one bundle. Masks, loopback and
 //! unspecified addresses stay: they name nobody.
@@ -56,23 +58,37 @@ const OPEN_ARGUMENTS: &[&str] = &[
 /// Processes that are no secret, by how their names begin: ours, the kernel's, and those that
 /// move interrupts.
 const OPEN_PROCESSES: &[&str] = &["quiclane", "irqbalance", "napi/", "ksoftirqd", "tuned"];
+/// Programs and maps that are no secret: ours.
+const OPEN_PROGRAMS: &[&str] = &["quiclane_", "xsks", "ports_v4", "ports_v6", "verdicts"];
 /// Fields that look like an address to a reader of dots, and are versions.
 const VERSIONS: &[&str] = &["firmware", "version"];
 
+/// What is replaced beyond, or less than, the usual.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Level {
+    pub(super) keeps_keys: bool,
+    pub(super) with_devices: bool,
+}
+
 /// The tree with tokens in it.
-pub(super) fn redacted(records: Records, with_keys: bool) -> Records {
-    let mut redactor = Redactor { with_keys, ..Redactor::default() };
+pub(super) fn redacted(records: Records, level: Level) -> Records {
+    let mut redactor = Redactor { level, ..Redactor::default() };
     for record in records.values() {
         if let Record::File(text) = record {
             redactor.learn_macs(text);
         }
+    }
+    if level.with_devices {
+        redactor.learn_devices(records.keys());
     }
     records.into_iter().map(|(path, record)| redactor.record(&path, record)).collect()
 }
 
 #[derive(Debug, Default)]
 struct Redactor {
-    with_keys: bool,
+    level: Level,
+    devices: BTreeMap<String, String>,
+    programs: BTreeMap<String, String>,
     macs: BTreeMap<String, String>,
     v4: BTreeMap<Ipv4Addr, String>,
     v6: BTreeMap<Ipv6Addr, String>,
@@ -81,19 +97,21 @@ struct Redactor {
 
 impl Redactor {
     fn record(&mut self, path: &Path, record: Record) -> (PathBuf, Record) {
-        let at = PathBuf::from(self.without_macs(&path.to_string_lossy()));
+        let named = |path: &Path| {
+            let text = self.without_macs(&path.to_string_lossy());
+            PathBuf::from(without_words(&text, &self.devices))
+        };
+        let at = named(path);
         let record = match record {
             Record::Directory => Record::Directory,
-            Record::Link(target) => {
-                Record::Link(PathBuf::from(self.without_macs(&target.to_string_lossy())))
-            }
+            Record::Link(target) => Record::Link(named(&target)),
             Record::File(text) => Record::File(self.file(path, &text)),
         };
         (at, record)
     }
 
     fn file(&mut self, path: &Path, text: &str) -> String {
-        let text = self.without_macs(text);
+        let text = without_words(&self.without_macs(text), &self.devices);
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let is_process = path.starts_with("/proc") && path.iter().count() == 4;
         match (&*path.to_string_lossy(), &*name) {
@@ -141,14 +159,26 @@ impl Redactor {
     fn value(&mut self, value: &mut Value, field: &str) {
         match value {
             Value::String(text) if !VERSIONS.contains(&field) => *text = self.without_ips(text),
-            Value::Array(_) if field == "key" && self.with_keys => *value = Value::Array(vec![]),
+            Value::Array(_) if field == "key" && !self.level.keeps_keys => {
+                *value = Value::Array(vec![])
+            }
             Value::Array(values) => values.iter_mut().for_each(|value| self.value(value, field)),
             Value::Object(fields) => {
                 let is_process = fields.contains_key("pid") || fields.contains_key("tid");
+                // A BPF program, and each of its maps.
+                let is_program = fields.contains_key("tag") || fields.contains_key("max_entries");
                 for (field, value) in fields {
                     match value {
                         Value::String(name) if is_process && field == "name" => {
                             *name = self.process(name);
+                        }
+                        Value::String(name) if is_program && field == "name" => {
+                            *name = self.program(name);
+                        }
+                        Value::Array(pins) if is_program && field == "pins" => {
+                            for pin in pins {
+                                *pin = self.program(pin.as_str().unwrap_or_default()).into();
+                            }
                         }
                         value => self.value(value, field),
                     }
@@ -164,6 +194,28 @@ impl Redactor {
         }
         let token = format!("process-{}", self.processes.len() + 1);
         self.processes.entry(name.to_owned()).or_insert(token).clone()
+    }
+
+    fn program(&mut self, name: &str) -> String {
+        let is_open = name.is_empty() || OPEN_PROGRAMS.iter().any(|open| name.starts_with(open));
+        if is_open {
+            return name.to_owned();
+        }
+        let token = format!("program-{}", self.programs.len() + 1);
+        self.programs.entry(name.to_owned()).or_insert(token).clone()
+    }
+
+    /// Devices by what stands below `/sys/class/net`; the loopback device is everybody's.
+    fn learn_devices<'a>(&mut self, paths: impl Iterator<Item = &'a PathBuf>) {
+        for path in paths {
+            let Ok(rest) = path.strip_prefix("/sys/class/net") else { continue };
+            let Some(name) = rest.iter().next().and_then(|name| name.to_str()) else { continue };
+            let name = self.without_macs(name);
+            if name != "lo" {
+                let token = format!("net{}", self.devices.len() + 1);
+                self.devices.entry(name).or_insert(token);
+            }
+        }
     }
 
     /// Every word that is an address becomes its token.
@@ -236,6 +288,34 @@ impl Redactor {
     }
 }
 
+/// The text with tokens for names that stand as words of their own: `eth0` in `eth0-Tx-Rx-3` and
+/// in `net/eth0/mtu`, and not in `eth01`.
+fn without_words(text: &str, tokens: &BTreeMap<String, String>) -> String {
+    if tokens.is_empty() {
+        return text.to_owned();
+    }
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mut out = String::new();
+    let mut rest = text;
+    'next: while let Some(first) = rest.chars().next() {
+        if !out.chars().next_back().is_some_and(is_part) {
+            // The longest first: `eth0.7` before `eth0`.
+            for (name, token) in tokens.iter().rev() {
+                if let Some(after) = rest.strip_prefix(name.as_str())
+                    && !after.chars().next().is_some_and(is_part)
+                {
+                    out += token;
+                    rest = after;
+                    continue 'next;
+                }
+            }
+        }
+        out.push(first);
+        rest = &rest[first.len_utf8()..];
+    }
+    out
+}
+
 /// All ones before all zeros: a network mask, or the unspecified address.
 fn is_mask(address: IpAddr) -> bool {
     match address {
@@ -271,7 +351,15 @@ fn boot_arguments(text: &str) -> String {
         Some((name, _)) if !is_open(name) => format!("{name}=redacted"),
         _ => argument,
     };
-    words(text).into_iter().map(argument).collect::<Vec<_>>().join(" ")
+    let all = words(text);
+    let (ours, others) =
+        all.split_at(all.iter().position(|word| word == "--").unwrap_or(all.len()));
+    // What follows `--` is for init, whatever it looks like.
+    let of_init = others.iter().enumerate().map(|(at, word)| match at {
+        0 => word.clone(),
+        _ => "redacted".to_owned(),
+    });
+    ours.iter().cloned().map(argument).chain(of_init).collect::<Vec<_>>().join(" ")
 }
 
 /// Words between blanks; a quoted part may hold blanks.
@@ -334,7 +422,7 @@ mod tests {
 
     #[test]
     fn names_become_the_same_token_everywhere() {
-        let tree = redacted(tree(), false);
+        let tree = redacted(tree(), Level::default());
         let all = format!("{tree:?}");
         for secret in ["b4:96:91", "b49691", "10.1.2.3", "fe80", "lb-a1", "secret", "UUID"] {
             assert!(!all.contains(secret), "{secret} in {all}");
@@ -363,7 +451,7 @@ mod tests {
 
     #[test]
     fn what_explains_the_machine_stays() {
-        let tree = redacted(tree(), false);
+        let tree = redacted(tree(), Level::default());
         assert_eq!(
             text(&tree, "/proc/cmdline"),
             "root=redacted quiet isolcpus=1-3 x=redacted nosmt=force"
@@ -374,14 +462,51 @@ mod tests {
     }
 
     #[test]
-    fn keys_go_only_with_all() {
-        let key = |with_keys| {
-            let tree = redacted(tree(), with_keys);
+    fn keys_go_unless_they_are_wanted() {
+        let key = |keeps_keys| {
+            let tree = redacted(tree(), Level { keeps_keys, ..Level::default() });
             let rss = text(&tree, "/quiclane/answers/device/eth0/rss.json");
             let rss: Value = serde_json::from_str(rss).unwrap();
             rss["known"][0].clone()
         };
-        assert_eq!(key(false), json!({"key": [1, 2, 3], "table": [0, 1]}));
-        assert_eq!(key(true), json!({"key": [], "table": [0, 1]}));
+        assert_eq!(key(true), json!({"key": [1, 2, 3], "table": [0, 1]}));
+        assert_eq!(key(false), json!({"key": [], "table": [0, 1]}));
+    }
+
+    #[test]
+    fn words_for_init_and_names_of_programs_go() {
+        let programs = json!({"known": [
+            {"id": 1, "name": "acme_filter", "tag": "00", "pins": ["/sys/fs/bpf/acme"],
+             "maps": [{"id": 2, "name": "acme_flows", "max_entries": 4}]},
+            {"id": 3, "name": "quiclane_steer", "tag": "01", "pins": [],
+             "maps": [{"id": 4, "name": "xsks", "max_entries": 4}]},
+        ]});
+        let tree = Records::from([
+            file("/proc/cmdline", "quiet nosmt -- /sbin/acme token single\n"),
+            file("/quiclane/answers/programs.json", &programs.to_string()),
+        ]);
+        let tree = redacted(tree, Level::default());
+        let boot = "quiet nosmt -- redacted redacted redacted";
+        assert_eq!(text(&tree, "/proc/cmdline"), boot);
+        let programs = text(&tree, "/quiclane/answers/programs.json");
+        assert!(!programs.contains("acme"), "{programs}");
+        assert!(programs.contains("quiclane_steer") && programs.contains("xsks"), "{programs}");
+    }
+
+    #[test]
+    fn devices_go_with_all_wherever_they_are_named() {
+        let tree = Records::from([
+            file("/sys/class/net/uplink/mtu", "1500\n"),
+            file("/sys/class/net/uplink.7/mtu", "1500\n"),
+            file("/sys/class/net/lo/mtu", "1500\n"),
+            file("/proc/interrupts", "38: 1 2 uplink-Tx-Rx-0 uplinks\n"),
+            file("/quiclane/answers/device/uplink.7/link.json", "{\"known\": \"uplink\"}"),
+        ]);
+        let level = Level { with_devices: true, ..Level::default() };
+        let tree = redacted(tree, level);
+        assert_eq!(text(&tree, "/proc/interrupts"), "38: 1 2 net1-Tx-Rx-0 uplinks");
+        let link = text(&tree, "/quiclane/answers/device/net2/link.json");
+        assert!(link.contains("net1"), "{link}");
+        assert!(tree.contains_key(Path::new("/sys/class/net/lo/mtu")));
     }
 }

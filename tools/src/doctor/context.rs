@@ -154,15 +154,12 @@ impl<'a> Context<'a> {
     }
 
     /// The driver as it calls itself; a virtual device has one too.
-    pub(crate) fn driver(&self) -> Result<&'a str, String> {
-        if let Some(identity) = self.device.identity.known() {
-            return Ok(&identity.driver);
-        }
-        match (&self.nic.driver, self.device.link.known()) {
+    pub(crate) fn driver(&self) -> Result<String, String> {
+        match (self.device.driver(self.nic), self.device.link.known()) {
             (Reading::Known(driver), _) => Ok(driver),
             // The loopback device has neither a driver nor a kind.
-            (_, Some(link)) => Ok(link.kind.as_deref().unwrap_or("virtual")),
-            (Reading::Unknown(reason), None) => Err(reason.clone()),
+            (Reading::Unknown(_), Some(_)) => Ok("virtual".to_owned()),
+            (Reading::Unknown(reason), None) => Err(reason),
         }
     }
 

@@ -107,6 +107,9 @@ impl Answer {
                 "unknown"
             }
         };
+        if let (Reading::Unknown(reason), None) = (&device.rules, prediction.deciding_rule()) {
+            unknown.0.insert("rule".to_owned(), reason.clone());
+        }
         let mut steps = Steps { nic, device, flow_type: question.flow_type(), list: Vec::new() };
         steps.device(&prediction);
         let way = row.map(|row| {
@@ -238,6 +241,7 @@ impl Steps<'_> {
                 let value = format!("{} matches: {}", rule.location, action_text(rule.action));
                 self.push("rule", value, rules);
             }
+            // The reason stands below, under `unknown`.
             (None, Reading::Unknown(_)) => self.push("rule", sheet::UNKNOWN, rules),
             (None, Reading::Known(all)) => {
                 let value = match all.len() {

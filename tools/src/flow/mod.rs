@@ -73,6 +73,13 @@ struct ExplainArgs {
 
 pub(crate) fn run(args: &FlowArgs) -> Result<(), Failure> {
     let FlowCommand::Explain(args) = &args.command;
+    if let (Some(from), Some(to)) = (args.source, args.destination)
+        && from.is_ipv4() != to.is_ipv4()
+    {
+        return Err(Failure::Usage(format!(
+            "{from} and {to} are of different address families: a flow has one"
+        )));
+    }
     let source = args.read.source()?;
     args.verify.check(&source)?;
     let reader = args.cid.reader()?;

@@ -40,7 +40,10 @@ pub(crate) fn apply(args: &ApplyArgs) -> Result<(), Failure> {
     let mut device = Live::new(&plan.device.name);
     let survey = device.look();
     match check(&survey, &plan) {
-        Err(Refusal::Privilege(what)) if args.dry_run => eprintln!("quiclane: {what}"),
+        // Looking needs no privilege.
+        Err(Refusal::Privilege(_)) if args.dry_run => {
+            eprintln!("quiclane: to apply it takes CAP_NET_ADMIN and the rights of root: sudo");
+        }
         checked => checked.map_err(|refusal| refused(&refusal))?,
     }
     for drift in drift(&survey, &plan) {

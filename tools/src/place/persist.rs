@@ -12,13 +12,20 @@ pub(crate) struct PersistArgs {
     /// The plan.
     #[arg(value_name = "FILE")]
     plan: PathBuf,
-    /// The directory that stands for /: `-o /` installs the files.
+    /// The directory that stands for /, and is there: `-o /` installs the files.
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
 }
 
 pub(crate) fn persist(args: &PersistArgs) -> Result<(), Failure> {
     let plan = read_plan(&args.plan)?;
+    if !args.output.is_dir() {
+        // A typo is not to become a tree beside the one that was meant.
+        return Err(Failure::Usage(format!(
+            "-o {}: there is no such directory; make it first",
+            args.output.display()
+        )));
+    }
     let program = std::env::current_exe()?;
     let mut unit = String::new();
     for (name, text) in files(&plan, &program.to_string_lossy()) {

@@ -1,11 +1,13 @@
 //! Plans and what became of them, for people and for programs.
 
+use crate::inspect::sheet::count;
 use comfy_table::{ContentArrangement, Table, TableComponent, presets};
 use quiclane::topology::Reading;
 use quiclane::topology::apply::{LineReport, Outcome};
 use quiclane::topology::plan::{Line, Plan, Target, Value};
 use serde::Serialize;
 use std::fmt::Write;
+use std::io::IsTerminal;
 
 /// A value that is longer than this is cut in a table: keys and tables of slots.
 const VALUE_COLUMNS: usize = 36;
@@ -147,7 +149,16 @@ pub(super) fn table<const N: usize>(head: [&str; N]) -> Table {
     for part in [TableComponent::HeaderLines, TableComponent::MiddleHeaderIntersections] {
         table.set_style(part, '─');
     }
-    table.set_content_arrangement(ContentArrangement::Disabled);
+    // On a terminal words are not broken: what is too wide is wrapped in its own column.
+    let width = terminal_size::terminal_size().filter(|_| std::io::stdout().is_terminal());
+    match width {
+        Some((width, _)) if width.0 > 0 => {
+            table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width.0);
+        }
+        _ => {
+            table.set_content_arrangement(ContentArrangement::Disabled);
+        }
+    }
     table.set_header(head);
     table
 }
@@ -221,7 +232,8 @@ pub(super) fn plan(plan: &Plan) -> String {
     }
     let already = plan.lines.len() - changes.len();
     if already > 0 {
-        let _ = writeln!(out, "{already} settings are right already");
+        let verb = if already == 1 { "is" } else { "are" };
+        let _ = writeln!(out, "{} {verb} right already", count(already, "setting"));
     }
     for omission in &plan.omissions {
         let _ = writeln!(out, "left out: {}: {}", omission.what, omission.reason);
@@ -252,7 +264,8 @@ pub(super) fn report(lines: &[ReportLineJson]) -> String {
     }
     let already = lines.len() - moved.len();
     if already > 0 {
-        let _ = writeln!(out, "{already} settings were right already");
+        let verb = if already == 1 { "was" } else { "were" };
+        let _ = writeln!(out, "{} {verb} right already", count(already, "setting"));
     }
     for line in moved {
         if let Some(reason) = line.reason.as_ref().filter(|_| line.outcome != "would_change") {

@@ -46,7 +46,10 @@ fn latest(store: &Store) -> Result<Snapshot, Failure> {
     let stands = |s: &Snapshot| s.cause == "apply" && store.marked(&s.id, Mark::Undone).is_none();
     store.list().into_iter().rev().find(stands).ok_or_else(|| {
         let place = store.root().display();
-        Failure::Failed(format!("there is nothing to undo in {place}; `quiclane undo --list`"))
+        Failure::Failed(format!(
+            "there is nothing to undo in {place}: no `apply` stands any more. `quiclane undo ID` \
+             takes an undo back; `quiclane undo --list` names them"
+        ))
     })
 }
 
@@ -148,8 +151,11 @@ fn entry(store: &Store, snapshot: &Snapshot) -> Entry {
         "confirmed"
     } else if pending.is_some() {
         "waits for confirm"
-    } else if is(Mark::Applied) {
+    } else if is(Mark::Applied) && snapshot.cause == "apply" {
         "applied"
+    } else if is(Mark::Applied) {
+        // What was there before an undo: that undo can be taken back by its id.
+        "written by undo"
     } else {
         "interrupted"
     };

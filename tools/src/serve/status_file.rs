@@ -4,13 +4,15 @@
 //! The file is replaced as a whole (rename), so that a reader never sees half of one, and is
 //! removed in the end. What killed servers left behind is removed by the next one.
 
-use quiclane::exec::WorkerStatus;
+use quiclane::exec::{WorkerStatus, named_queue_stats};
 use quiclane::topology::survey::server::{
     DIRECTORY, SCHEMA, Server, ServerWorker, parse_started_ticks,
 };
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -26,6 +28,8 @@ pub(super) struct StatusFile {
     server: Server,
     /// Nobody may write there: said once, and not tried again.
     refused: bool,
+    /// Reasons for drops of which the log has spoken.
+    warned: BTreeSet<String>,
 }
 
 impl StatusFile {
@@ -47,14 +51,17 @@ impl StatusFile {
             workers: Vec::new(),
         };
         let path = directory.join(format!("{pid}.json"));
-        let made = fs::create_dir_all(directory);
+        let made = fs::create_dir_all(directory).and_then(|()| trusted(directory));
         let refused = made.inspect_err(|error| not_written(&path, error)).is_err();
-        sweep(directory);
-        Self { path, server, refused }
+        if !refused {
+            sweep(directory);
+        }
+        Self { path, server, refused, warned: BTreeSet::new() }
     }
 
     /// Writes the state of the workers.
     pub(super) fn write(&mut self, status: &[WorkerStatus]) {
+        self.warn_of_drops(status);
         if self.refused {
             return;
         }
@@ -66,10 +73,30 @@ impl StatusFile {
         }
     }
 
+    /// Says of each reason for which packets are thrown away, once, that there are some.
+    fn warn_of_drops(&mut self, status: &[WorkerStatus]) {
+        for worker in status {
+            for (reason, count) in dropped(worker) {
+                if self.warned.insert(reason.clone()) {
+                    tracing::warn!(
+                        queue = worker.queue,
+                        device = worker.device.as_deref().unwrap_or("-"),
+                        count,
+                        "packets are thrown away: {reason}; see: quiclane doctor --explain QL057"
+                    );
+                }
+            }
+        }
+    }
+
     fn replace(&self) -> io::Result<()> {
         let draft = self.path.with_file_name(format!(".{}.json", self.server.pid));
         let text = serde_json::to_string(&self.server)?;
-        fs::write(&draft, text + "\n")?;
+        // A new file: no link leads to another.
+        drop(fs::remove_file(&draft));
+        let mut options = fs::OpenOptions::new();
+        options.write(true).create_new(true).mode(0o644);
+        options.open(&draft)?.write_all((text + "\n").as_bytes())?;
         fs::rename(&draft, &self.path).inspect_err(|_| drop(fs::remove_file(&draft)))
     }
 }
@@ -85,7 +112,11 @@ impl Drop for StatusFile {
 }
 
 fn not_written(path: &Path, error: &io::Error) {
-    tracing::info!("{}: {error}: `quiclane doctor` cannot see this server", path.display());
+    tracing::warn!(
+        "{}: {error}: `quiclane doctor` and `top` see this server in part; give the directory to \
+         its user (RuntimeDirectory=quiclane in a unit)",
+        path.display()
+    );
 }
 
 fn describe(worker: &WorkerStatus, before: &[ServerWorker]) -> ServerWorker {
@@ -100,10 +131,33 @@ fn describe(worker: &WorkerStatus, before: &[ServerWorker]) -> ServerWorker {
         error: worker.error.clone(),
         rx_packets: worker.counters.queue.rx_packets,
         drops: worker.counters.queue.drops(),
+        dropped: Some(dropped(worker)),
         wrong_queue: worker.wrong_queue,
         wrong_queue_recent: worker.wrong_queue.saturating_sub(known),
         connections: worker.connections,
     }
+}
+
+/// # Errors
+/// The directory is of another user than root and this one, or others may write to it.
+fn trusted(directory: &Path) -> io::Result<()> {
+    const WRITABLE: u32 = 0o022;
+    let found = fs::metadata(directory)?;
+    let ourselves = fs::metadata("/proc/self")?.uid();
+    if (found.uid() == 0 || found.uid() == ourselves) && found.mode() & WRITABLE == 0 {
+        return Ok(());
+    }
+    let (uid, mode) = (found.uid(), found.mode() & 0o7777);
+    let text = format!("{} is of user {uid}, mode {mode:o}", directory.display());
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
+}
+
+/// What the worker itself threw away, by the names of its counters.
+fn dropped(worker: &WorkerStatus) -> BTreeMap<String, u64> {
+    named_queue_stats(&worker.counters.queue)
+        .filter(|(name, count)| name.starts_with("drop_") && *count > 0)
+        .map(|(name, count)| (name.to_owned(), count))
+        .collect()
 }
 
 fn started_ticks(pid: u32) -> Option<u64> {
@@ -131,6 +185,66 @@ fn sweep(directory: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use quiclane::datapath::QueueStats;
+    use quiclane::exec::Snapshot;
+
+    #[test]
+    fn a_directory_that_others_may_write_to_is_left_alone() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let base = std::env::temp_dir().join(format!("quiclane-trusted-{}", std::process::id()));
+        fs::create_dir_all(&base).unwrap();
+        let listen = "127.0.0.1:4433".parse().unwrap();
+        fs::set_permissions(&base, fs::Permissions::from_mode(0o777)).unwrap();
+        let mut file = StatusFile::below(&base, listen);
+        file.write(&[]);
+        assert!(file.refused && fs::read_dir(&base).unwrap().next().is_none());
+        fs::set_permissions(&base, fs::Permissions::from_mode(0o755)).unwrap();
+        let victim = base.join("victim");
+        fs::write(&victim, "mine").unwrap();
+        symlink(&victim, base.join(format!(".{}.json", std::process::id()))).unwrap();
+        let mut file = StatusFile::below(&base, listen);
+        file.write(&[]);
+        assert!(file.path.is_file() && !file.path.is_symlink());
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "mine");
+        drop(file);
+        fs::remove_dir_all(&base).unwrap();
+    }
+
+    #[test]
+    fn what_is_thrown_away_is_told_and_warned_of_once() {
+        let base = std::env::temp_dir().join(format!("quiclane-dropped-{}", std::process::id()));
+        fs::create_dir_all(&base).unwrap();
+        let mut file = StatusFile::below(&base, "127.0.0.1:4433".parse().unwrap());
+        let worker = |drop_udp_checksum| {
+            let queue = QueueStats { drop_udp_checksum, rx_packets: 9, ..QueueStats::default() };
+            WorkerStatus {
+                worker: 0,
+                queue: 3,
+                device: Some("veth0".to_owned()),
+                cpu: None,
+                node: None,
+                mode: None,
+                ladder: Vec::new(),
+                error: None,
+                connections: 0,
+                wrong_queue: 0,
+                counters: Snapshot { queue, ..Snapshot::default() },
+            }
+        };
+        let told = |file: &mut StatusFile, count| {
+            file.write(&[worker(count)]);
+            let text = fs::read_to_string(&file.path).unwrap();
+            let server: Server = serde_json::from_str(&text).unwrap();
+            server.workers[0].dropped.clone().unwrap()
+        };
+        assert!(told(&mut file, 0).is_empty() && file.warned.is_empty());
+        assert_eq!(told(&mut file, 4)["drop_udp_checksum"], 4);
+        assert_eq!(told(&mut file, 7)["drop_udp_checksum"], 7);
+        assert_eq!(file.warned.iter().collect::<Vec<_>>(), ["drop_udp_checksum"]);
+        // The last one takes the directory along.
+        drop(file);
+        assert!(!base.exists());
+    }
 
     #[test]
     fn the_file_comes_goes_and_sweeps_what_is_dead() {

@@ -9,7 +9,7 @@ use crate::inspect::Unknowns;
 use quiclane::topology::counters::ReceiveCounters;
 use quiclane::topology::joined::{self, QueueRow};
 use quiclane::topology::survey::Survey;
-use quiclane::topology::survey::device::{Device, Direction, QueueCounters, XskCounters};
+use quiclane::topology::survey::device::{Device, Direction, QueueCounters, Totals, XskCounters};
 use quiclane::topology::survey::host::{CpuState, CpuTime};
 use quiclane::topology::survey::server::ServerWorker;
 use quiclane::topology::{Nic, Reading};
@@ -30,7 +30,7 @@ pub(crate) struct Rates {
     pub(crate) queues: Vec<QueueRates>,
     pub(crate) cpus: Vec<CpuRates>,
     /// By reason.
-    pub(crate) drops: BTreeMap<&'static str, f64>,
+    pub(crate) drops: BTreeMap<String, f64>,
     pub(crate) unknown: Unknowns,
 }
 
@@ -60,15 +60,15 @@ pub(crate) struct QueueRates {
     pub(crate) pid: Option<u32>,
     pub(crate) connections: Option<u64>,
     /// By reason.
-    pub(crate) drops: BTreeMap<&'static str, f64>,
+    pub(crate) drops: BTreeMap<String, f64>,
 }
 
 impl QueueRates {
-    /// Nothing happens on it.
+    /// Nothing happens on it. A queue of which nobody counts what arrives may be busy.
     pub(crate) fn is_idle(&self) -> bool {
         let flow = &self.flow;
         let rates = [flow.rx_pps, flow.tx_pps, flow.drops_ps, flow.wrong_queue_ps];
-        rates.into_iter().flatten().all(|rate| rate == 0.0)
+        flow.rx_pps.is_some() && rates.into_iter().flatten().all(|rate| rate == 0.0)
     }
 }
 
@@ -136,11 +136,11 @@ pub(crate) fn between(
         unknown.0.insert("queue_counters".to_owned(), reason.clone());
     }
     let mut drops = BTreeMap::new();
-    for (&reason, rate) in queues.iter().flat_map(|queue| &queue.drops) {
-        *drops.entry(reason).or_insert(0.0) += rate;
+    for (reason, rate) in queues.iter().flat_map(|queue| &queue.drops) {
+        *drops.entry(reason.clone()).or_insert(0.0) += rate;
     }
     if let Some(rate) = backlog_drops(&pair) {
-        drops.insert("backlog", rate);
+        drops.insert("backlog".to_owned(), rate);
     }
     let mut cpus: Vec<CpuRates> = after.host.cpus.iter().map(|state| cpu(&pair, state)).collect();
     for cpu in &mut cpus {
@@ -149,11 +149,11 @@ pub(crate) fn between(
     Some(Rates {
         host: unknown.take("host", &after.host.name),
         device: device.to_owned(),
-        driver: unknown.take("driver", &nic.driver),
+        driver: unknown.take("driver", &card.driver(nic)),
         speed_mbps: unknown.take("speed_mbps", &card.link).and_then(|link| link.speed_mbps),
         node: unknown.take("node", &nic.node),
         seconds,
-        total: total(&queues),
+        total: total(&pair, device, &queues),
         queues,
         cpus,
         drops,
@@ -161,17 +161,21 @@ pub(crate) fn between(
     })
 }
 
-/// The sum of what is known; none if nothing is.
-fn total(queues: &[QueueRates]) -> Flow {
+/// The sum of what is known of the queues; where nothing is, what the device counts as a whole.
+fn total(pair: &Pair<'_>, device: &str, queues: &[QueueRates]) -> Flow {
+    let whole = |of: fn(&Totals) -> u64| {
+        let look = |survey: &Survey| survey.device(device)?.1.totals.known().map(of);
+        pair.rate(pair.before.and_then(look), look(pair.after))
+    };
     let sum = |of: fn(&Flow) -> Option<f64>| {
         let known = queues.iter().filter_map(|queue| of(&queue.flow));
         known.fold(None, |sum, rate| Some(sum.unwrap_or(0.0) + rate))
     };
     Flow {
-        rx_pps: sum(|flow| flow.rx_pps),
-        rx_bps: sum(|flow| flow.rx_bps),
-        tx_pps: sum(|flow| flow.tx_pps),
-        tx_bps: sum(|flow| flow.tx_bps),
+        rx_pps: sum(|flow| flow.rx_pps).or_else(|| whole(|all| all.rx_packets)),
+        rx_bps: sum(|flow| flow.rx_bps).or_else(|| Some(8.0 * whole(|all| all.rx_bytes)?)),
+        tx_pps: sum(|flow| flow.tx_pps).or_else(|| whole(|all| all.tx_packets)),
+        tx_bps: sum(|flow| flow.tx_bps).or_else(|| Some(8.0 * whole(|all| all.tx_bytes)?)),
         drops_ps: sum(|flow| flow.drops_ps),
         wrong_queue_ps: sum(|flow| flow.wrong_queue_ps),
     }
@@ -250,8 +254,9 @@ fn flow(pair: &Pair<'_>, nic: &Nic, queue: u32) -> Flow {
     let bits = |direction| rate(direction, |row| row.bytes).map(|bytes| bytes * 8.0);
     let rx_pps = rate(Direction::Rx, |row| row.packets);
     Flow {
-        rx_pps: rx_pps.or_else(|| other_packets(pair, nic, queue)),
-        rx_bps: bits(Direction::Rx),
+        rx_pps: rx_pps.or_else(|| by_driver(pair, nic, queue, |counters| &counters.packets)),
+        rx_bps: bits(Direction::Rx)
+            .or_else(|| Some(8.0 * by_driver(pair, nic, queue, |counters| &counters.bytes)?)),
         tx_pps: rate(Direction::Tx, |row| row.packets),
         tx_bps: bits(Direction::Tx),
         ..Flow::default()
@@ -259,10 +264,15 @@ fn flow(pair: &Pair<'_>, nic: &Nic, queue: u32) -> Flow {
 }
 
 /// Where the kernel does not count: what the driver counts.
-fn other_packets(pair: &Pair<'_>, nic: &Nic, queue: u32) -> Option<f64> {
+fn by_driver(
+    pair: &Pair<'_>,
+    nic: &Nic,
+    queue: u32,
+    of: fn(&ReceiveCounters) -> &BTreeMap<u32, u64>,
+) -> Option<f64> {
     let look = |survey: &Survey| {
         let counters = ReceiveCounters::of(survey.device(&nic.name)?.1);
-        counters.known()?.packets.get(&queue).copied()
+        of(counters.known()?).get(&queue).copied()
     };
     pair.rate(pair.before.and_then(look), look(pair.after))
 }
@@ -271,7 +281,7 @@ fn other_packets(pair: &Pair<'_>, nic: &Nic, queue: u32) -> Option<f64> {
 type Reason<R, N> = (&'static str, fn(&R) -> N);
 
 /// What a queue loses, by reason; only what is counted.
-fn drops(pair: &Pair<'_>, nic: &Nic, queue: u32) -> BTreeMap<&'static str, f64> {
+fn drops(pair: &Pair<'_>, nic: &Nic, queue: u32) -> BTreeMap<String, f64> {
     const OF_QUEUE: [Reason<QueueCounters, Option<u64>>; 2] =
         [("hardware", |row| row.hw_drops), ("no_memory", |row| row.alloc_fail)];
     const OF_SOCKET: [Reason<XskCounters, u64>; 5] = [
@@ -279,14 +289,14 @@ fn drops(pair: &Pair<'_>, nic: &Nic, queue: u32) -> BTreeMap<&'static str, f64> 
         ("fill_ring_empty", |row| row.fill_ring_empty),
         ("rx_descriptor", |row| row.rx_invalid),
         ("tx_descriptor", |row| row.tx_invalid),
-        ("socket", |row| row.rx_dropped),
+        ("socket", XskCounters::rx_refused),
     ];
     let mut found = BTreeMap::new();
     for (reason, of) in OF_QUEUE {
         let look =
             |survey: &Survey| of(counters(survey.device(&nic.name)?.1, Direction::Rx, queue)?);
         let rate = pair.rate(pair.before.and_then(look), look(pair.after));
-        found.extend(rate.map(|rate| (reason, rate)));
+        found.extend(rate.map(|rate| (reason.to_owned(), rate)));
     }
     let inode = |survey: &Survey| socket(survey, nic, queue).map(|(inode, _)| inode);
     let is_same = pair.before.and_then(inode) == inode(pair.after);
@@ -294,9 +304,34 @@ fn drops(pair: &Pair<'_>, nic: &Nic, queue: u32) -> BTreeMap<&'static str, f64> 
         let look = |survey: &Survey| socket(survey, nic, queue).map(|(_, row)| of(&row));
         let before = pair.before.filter(|_| is_same).and_then(look);
         let rate = pair.rate(before, look(pair.after));
-        found.extend(rate.map(|rate| (reason, rate)));
+        found.extend(rate.map(|rate| (reason.to_owned(), rate)));
     }
+    found.extend(server_drops(pair, nic, queue));
     found
+}
+
+/// What the server on a queue throws away, by reason: `server_udp_checksum`.
+fn server_drops(pair: &Pair<'_>, nic: &Nic, queue: u32) -> BTreeMap<String, f64> {
+    let of = |survey| worker(survey, &nic.name, queue);
+    let (Some((started, now)), Some((before, earlier))) =
+        (of(pair.after), pair.before.and_then(of))
+    else {
+        return BTreeMap::new();
+    };
+    // Another process counts from nothing.
+    if started != before {
+        return BTreeMap::new();
+    }
+    let (Some(now), Some(earlier)) = (&now.dropped, &earlier.dropped) else {
+        return BTreeMap::new();
+    };
+    let rate = |(name, &count): (&String, &u64)| {
+        // What it does not name it has not counted.
+        let known = earlier.get(name).copied().unwrap_or(0);
+        let reason = name.strip_prefix("drop_").unwrap_or(name);
+        Some((format!("server_{reason}"), pair.rate(Some(known), Some(count))?))
+    };
+    now.iter().filter_map(rate).collect()
 }
 
 fn socket(survey: &Survey, nic: &Nic, queue: u32) -> Option<(u64, XskCounters)> {

@@ -179,6 +179,78 @@ fn packets_of_other_workers_are_counted_while_the_server_lives() {
 }
 
 #[test]
+fn what_a_server_throws_away_is_among_the_drops() {
+    let drop = |tree: &mut Tree, dropped: serde_json::Value| {
+        tree.edit("run/quiclane/812.json", |text| {
+            let mut server: serde_json::Value = serde_json::from_str(text).unwrap();
+            server["workers"][1]["dropped"] = dropped;
+            server.to_string()
+        });
+    };
+    let mut tree = quiclane_fixtures::two_node_ice();
+    let before = look(&tree);
+    drop(&mut tree, serde_json::json!({"drop_udp_checksum": 8}));
+    let rates = between(Some((&before, 2.0)), &look(&tree), "eth0").unwrap();
+    assert_eq!(rates.queues[1].drops["server_udp_checksum"], 4.0);
+    assert_eq!((rates.total.drops_ps, rates.drops["server_udp_checksum"]), (Some(4.0), 4.0));
+    let (lines, _) = screen(&rates, &view(), 80, 24);
+    assert!(lines[2].contains("server udp checksum 4"), "{}", lines[2]);
+    // One cause is counted once: without a frame the kernel counts a drop as well.
+    tree.edit_answer("sockets", |sockets| {
+        sockets[1]["counters"]["fill_ring_empty"] = 40.into();
+        sockets[1]["counters"]["rx_dropped"] = 40.into();
+    });
+    let rates = between(Some((&before, 2.0)), &look(&tree), "eth0").unwrap();
+    let drops = &rates.queues[1].drops;
+    assert_eq!((drops["fill_ring_empty"], drops["socket"]), (20.0, 0.0));
+}
+
+/// A veth without a program counts nothing by queue, and the device as a whole.
+#[test]
+fn totals_are_the_devices_where_queues_do_not_count() {
+    let totals = |tree: &mut Tree, count: u64| {
+        tree.refuse("device/veth0/queue_counters", "no");
+        let rows = serde_json::json!([["rx_queue_0_xdp_packets", 0]]);
+        tree.answer("device/veth0/statistics", rows);
+        tree.answer("device/veth0/attached", serde_json::json!([]));
+        for name in ["rx_packets", "rx_bytes", "tx_packets", "tx_bytes"] {
+            let file = format!("sys/devices/virtual/net/veth0/statistics/{name}");
+            tree.set(&file, count.to_string());
+        }
+    };
+    let mut tree = quiclane_fixtures::veth();
+    totals(&mut tree, 1_000);
+    let before = look(&tree);
+    totals(&mut tree, 69_000);
+    let rates = between(Some((&before, 2.0)), &look(&tree), "veth0").unwrap();
+    let total = &rates.total;
+    assert_eq!((total.rx_pps, total.tx_pps), (Some(34_000.0), Some(34_000.0)));
+    assert_eq!((total.rx_bps, total.tx_bps), (Some(272_000.0), Some(272_000.0)));
+    let (lines, _) = screen(&rates, &view(), 80, 24);
+    assert!(lines[1].contains("34.0k pps"), "{}", lines[1]);
+    assert!(!lines.iter().any(|line| line.contains("idle queue")), "{lines:#?}");
+}
+
+#[test]
+fn no_line_ends_in_the_middle_of_a_word() {
+    let rates = busy(quiclane_fixtures::two_node_ice(), "eth0", 16, 0);
+    for columns in [40, 60, 80, 100, 140] {
+        let (lines, _) = screen(&rates, &view(), columns, 24);
+        let line = lines[2].trim_end();
+        let names: Vec<String> = rates.drops.keys().map(|name| name.replace('_', " ")).collect();
+        let is_whole = |part: &str| {
+            let name = part.trim_start_matches("drops/s none by: ").trim();
+            names.iter().any(|whole| whole == name)
+                || (name.starts_with('+') && name.ends_with(" more"))
+        };
+        assert!(line.split(", ").all(is_whole), "{columns}: {line}");
+    }
+    let (lines, _) = screen(&rates, &view(), 20, 8);
+    let all = lines.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ");
+    assert!(all.contains("is too small: 40x12 at least") && all.contains("q quits"), "{all}");
+}
+
+#[test]
 fn load_is_a_share_of_the_time() {
     let rates = busy(quiclane_fixtures::two_node_ice(), "eth0", 16, 0);
     let cpu = &rates.cpus[2];

@@ -97,8 +97,7 @@ pub(crate) fn height(rates: &Rates, view: &View) -> u16 {
 /// Draws everything.
 pub(crate) fn draw(rates: &Rates, view: &View, area: Rect, buffer: &mut Buffer) {
     if area.width < SMALLEST.0 || area.height < SMALLEST.1 {
-        let text = format!("{}x{} is too small: 80x24 shows all", area.width, area.height);
-        buffer.set_stringn(area.x, area.y, text, usize::from(area.width), Style::new());
+        too_small(area, buffer);
         return;
     }
     let (shown, idle) = split(rates, view);
@@ -128,6 +127,31 @@ pub(crate) fn draw(rates: &Rates, view: &View, area: Rect, buffer: &mut Buffer) 
     screen.footer();
     if view.shows_help {
         screen.help();
+    }
+}
+
+/// Says so on as many lines as that takes, and how to leave.
+fn too_small(area: Rect, buffer: &mut Buffer) {
+    let text = format!(
+        "{}x{} is too small: {}x{} at least, 80x24 shows all. q quits",
+        area.width, area.height, SMALLEST.0, SMALLEST.1
+    );
+    let (mut line, mut y) = (String::new(), area.y);
+    let width = usize::from(area.width);
+    for word in text.split(' ') {
+        if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > width {
+            buffer.set_stringn(area.x, y, &line, width, Style::new());
+            line.clear();
+            y += 1;
+        }
+        if y >= area.bottom() {
+            return;
+        }
+        line += if line.is_empty() { "" } else { " " };
+        line += word;
+    }
+    if y < area.bottom() {
+        buffer.set_stringn(area.x, y, &line, width, Style::new());
     }
 }
 
@@ -280,15 +304,27 @@ impl Screen<'_> {
             return;
         }
         let (some, none): (Vec<_>, Vec<_>) = rates.drops.iter().partition(|(_, rate)| **rate > 0.0);
-        for (reason, rate) in some {
-            x = self.put(x, y, &format!("{} ", words(reason)), Style::new());
-            x = self.put(x, y, &short(Some(*rate)), alarm(Some(*rate)));
+        let mut hidden = 0;
+        for (reason, rate) in &some {
+            let (name, rate) = (words(reason), Some(**rate));
+            let needed = name.chars().count() + short(rate).len() + 3;
+            // Half a name is no reason.
+            if usize::from(self.area.right().saturating_sub(x)) < needed + MORE.len() {
+                hidden += 1;
+                continue;
+            }
+            x = self.put(x, y, &format!("{name} "), Style::new());
+            x = self.put(x, y, &short(rate), alarm(rate));
             x = self.put(x, y, "  ", Style::new());
         }
-        let names: Vec<String> = none.iter().map(|(reason, _)| words(reason)).collect();
-        if !names.is_empty() {
-            self.put(x, y, &format!("none by: {}", names.join(", ")), dim());
+        if hidden > 0 {
+            self.put(x, y, &format!("+{hidden} more"), alarm(Some(1.0)));
+            return;
         }
+        let names: Vec<String> = none.iter().map(|(reason, _)| words(reason)).collect();
+        let room = usize::from(self.area.right().saturating_sub(x));
+        let text = none_by(&names, room);
+        self.put(x, y, &text, dim());
     }
 
     fn heads(&mut self, heat: &Heat<'_>) {
@@ -446,21 +482,22 @@ impl Screen<'_> {
     }
 
     fn help(&mut self) {
-        const LINES: [&str; 12] = [
+        const LINES: [&str; 13] = [
             "q, Esc, Ctrl-C  quit             p, space  pause",
             "s  sort by queue, packets, drops, wrong queue",
             "f  fold queues on which nothing happens",
             "d  next device                   ↑ ↓ k j   scroll",
             "",
             "Heat map: a row a queue, a column a CPU, grouped by",
-            "memory node. 1 to 9: packets that arrive there, 9 is",
-            "the busiest queue. w: its worker is on that CPU.",
+            "memory node. A cell is the packets a second that arrive",
+            "there; where it is narrow 1 to 9, 9 for the busiest.",
+            "w: the queue's worker is on that CPU.",
             "✕: its interrupt or worker is on another node than",
             "the device (quiclane topo shows it).",
             "wrong: packets of other workers' connections, a second.",
             "Below: each CPU's load, in % or in tenths.",
         ];
-        let width = 56.min(self.area.width);
+        let width = 58.min(self.area.width);
         let height = (LINES.len() as u16 + 2).min(self.area.height);
         let x = self.area.x + (self.area.width - width) / 2;
         let y = self.area.y + (self.area.height - height) / 2;
@@ -475,6 +512,24 @@ impl Screen<'_> {
         }
         self.put(x, y + height - 1, &edge("└", "┘"), bold());
     }
+}
+
+/// What stands for reasons for which there is no room.
+const MORE: &str = "+99 more";
+
+/// `none by: backlog, socket, +4 more`: as many names as there is room for, each of them whole.
+fn none_by(names: &[String], room: usize) -> String {
+    for shown in (1..=names.len()).rev() {
+        let more = match names.len() - shown {
+            0 => String::new(),
+            more => format!(", +{more} more"),
+        };
+        let text = format!("none by: {}{more}", names[..shown].join(", "));
+        if text.chars().count() <= room {
+            return text;
+        }
+    }
+    String::new()
 }
 
 fn bold() -> Style {

@@ -103,6 +103,19 @@ pub(crate) enum Row<'a> {
 }
 
 impl Map {
+    /// How many lines cross nodes, in words; none are sure only where every device's node is
+    /// known.
+    pub(crate) fn verdict(&self) -> String {
+        match self.crossings {
+            0 if self.devices.iter().all(|card| card.node.is_some()) => {
+                "every queue stays on its node".to_owned()
+            }
+            0 => "the node of a device is unknown: whether lines cross cannot be said".to_owned(),
+            1 => "1 line crosses nodes".to_owned(),
+            many => format!("{many} lines cross nodes"),
+        }
+    }
+
     /// The map of a machine with the devices of `names`; none named: those worth a look.
     pub(crate) fn of(survey: &Survey, names: &[String]) -> Self {
         let mut unknown = Unknowns::default();
@@ -196,8 +209,7 @@ fn card(survey: &Survey, nic: &Nic, device: &Device) -> Card {
 
 /// As the bus names it; a device without a bus says it itself.
 fn driver(unknown: &mut Unknowns, nic: &Nic, device: &Device) -> Option<String> {
-    let told = device.identity.known().map(|identity| identity.driver.clone());
-    nic.driver.known().cloned().or(told).or_else(|| unknown.take("driver", &nic.driver))
+    unknown.take("driver", &device.driver(nic))
 }
 
 fn queue(survey: &Survey, nic: &Nic, row: &QueueRow) -> Queue {

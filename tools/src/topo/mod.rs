@@ -87,8 +87,8 @@ pub(crate) fn run(args: &TopoArgs) -> Result<(), Failure> {
     };
     std::fs::write(path, text).map_err(|error| Failure::file("write", path, &error))?;
     let queues: usize = map.devices.iter().map(|card| card.queues.len()).sum();
-    let crossings = map.crossings;
-    eprintln!("{}: {queues} queues, {crossings} lines cross nodes", path.display());
+    let queues = inspect::sheet::count(queues, "queue");
+    eprintln!("{}: {queues}, {}", path.display(), map.verdict());
     if args.read.json {
         return inspect::print_json(SCHEMA, &map);
     }

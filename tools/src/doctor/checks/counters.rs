@@ -6,6 +6,7 @@ use crate::doctor::finding::{Check, Found, Judgement, Kind, Severity};
 use crate::inspect::sheet::count;
 use quiclane::topology::survey::device::{QueueCounters, XskCounters, XskSocket};
 use quiclane::topology::survey::host::Backlog;
+use std::collections::BTreeMap;
 
 /// One squeeze in so many packets is the ordinary course of a busy machine.
 const PACKETS_PER_SQUEEZE: u64 = 10_000;
@@ -54,8 +55,9 @@ pub(super) const KINDS: &[Kind] = &[
         title: "A socket's fill ring was empty",
         reads: "fill_ring_empty of the sockets (XDP_STATISTICS, sock_diag)",
         why: "The kernel had no frame to put a packet into: the worker came too late to give \
-              frames back, or an application holds on to them. The packet was dropped.",
-        mend: "quiclane plan DEV",
+              frames back, as when it shares its CPU, or an application holds on to them. The \
+              packet was dropped.",
+        mend: "quiclane serve --dev DEV --cpus LIST",
         afterwards: "quiclane doctor DEV --watch-seconds 10: gone",
         check: Check::Device(fill_empty),
     },
@@ -64,8 +66,10 @@ pub(super) const KINDS: &[Kind] = &[
         severity: Severity::Warn,
         title: "A socket refused packets or descriptors",
         reads: "rx_dropped, rx_invalid and tx_invalid of the sockets (XDP_STATISTICS, sock_diag)",
-        why: "rx_dropped counts packets that did not fit a chunk, as a rule merged ones; invalid \
-              descriptors are a fault of the program that owns the socket.",
+        why: "rx_dropped counts packets that did not fit a chunk, as a rule merged ones, and in \
+              copy mode those for which the fill ring had no frame as well: these are QL052's and \
+              are left out here. Invalid descriptors are a fault of the program that owns the \
+              socket.",
         mend: "ethtool -K DEV gro off lro off",
         afterwards: "quiclane doctor DEV --watch-seconds 10: gone",
         check: Check::Device(refused),
@@ -81,6 +85,18 @@ pub(super) const KINDS: &[Kind] = &[
         mend: "ethtool -G DEV rx 2048",
         afterwards: "quiclane doctor DEV --watch-seconds 10: gone",
         check: Check::Device(nic_drops),
+    },
+    Kind {
+        id: "QL057",
+        severity: Severity::Warn,
+        title: "A server throws away what arrives",
+        reads: "dropped of each worker: /run/quiclane/PID.json",
+        why: "The packets reached the server and could not be used: wrong checksums, as of a \
+              sender that leaves them to hardware which is not there (QL069), headers that are \
+              none, or more than its socket held. Clients see silence.",
+        mend: "quiclane doctor DEV --explain QL069",
+        afterwards: "quiclane doctor DEV --watch-seconds 10: gone",
+        check: Check::Device(thrown_away),
     },
     Kind {
         id: "QL055",
@@ -201,8 +217,58 @@ fn fill_empty(cx: &Context<'_>) -> Judgement {
 
 fn refused(cx: &Context<'_>) -> Judgement {
     socket_counter(cx, "rx_dropped + rx_invalid + tx_invalid", |counters| {
-        counters.rx_dropped + counters.rx_invalid + counters.tx_invalid
+        counters.rx_refused() + counters.rx_invalid + counters.tx_invalid
     })
+}
+
+/// Packets that servers threw away, by reason and queue.
+fn thrown_away(cx: &Context<'_>) -> Judgement {
+    let before = cx.before();
+    let mut by_reason: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut read = Vec::new();
+    let mut is_served = false;
+    for (server, worker) in cx.served() {
+        is_served = true;
+        let earlier = before.and_then(|before| {
+            let mut all = before.served();
+            all.find(|(s, w)| s.pid == server.pid && w.queue == worker.queue)
+        });
+        let Some(dropped) = &worker.dropped else {
+            return Err(format!("the server (pid {}) is older and does not tell it", server.pid));
+        };
+        for (reason, &now) in dropped {
+            let known =
+                earlier.and_then(|(_, worker)| worker.dropped.as_ref()?.get(reason).copied());
+            // Of a server that was there, what it does not name it had not counted.
+            let rise = since(now, known);
+            if rise > 0 {
+                *by_reason.entry(reason).or_default() += rise;
+                let what = format!("queue {}: {reason} {rise}", worker.queue);
+                read.push((what, format!("/run/quiclane/{}.json", server.pid)));
+            }
+        }
+    }
+    if !is_served && !cx.socket_queues()?.is_empty() {
+        return Err("the process with the sockets does not tell it in /run/quiclane".to_owned());
+    }
+    if read.is_empty() {
+        return Ok(None);
+    }
+    let reasons: Vec<String> =
+        by_reason.iter().map(|(reason, rise)| format!("{reason} {rise}")).collect();
+    let total = by_reason.values().sum::<u64>();
+    let packets = count(usize::try_from(total).unwrap_or(usize::MAX), "packet");
+    let period = when(before.is_some());
+    let mut found = Found::new(format!("{packets} thrown away {period}: {}", reasons.join(", ")));
+    for (what, from) in read {
+        found = found.read(what, from);
+    }
+    // The other end of a veth is where the checksums are missing.
+    if by_reason.contains_key("drop_udp_checksum") && cx.driver().as_deref() == Ok("veth") {
+        let peer = cx.peer().map_or_else(|_| "PEER".to_owned(), |peer| peer.name().to_owned());
+        found = found.mend(format!("ethtool -K {peer} tx off"));
+    }
+    found.judged()
 }
 
 fn nic_drops(cx: &Context<'_>) -> Judgement {

@@ -2,6 +2,7 @@
 
 use crate::doctor::context::{Host, known};
 use crate::doctor::finding::{Check, Found, Judgement, Kind, Severity};
+use quiclane::datapath::xdp::CAPABILITIES;
 
 const CONFIG: &str = "the kernel's configuration (/proc/config.gz, /boot/config-*)";
 
@@ -20,7 +21,8 @@ pub(super) const KINDS: &[Kind] = &[
         id: "QL091",
         severity: Severity::Warn,
         title: "BPF programs are not compiled",
-        reads: "/proc/sys/net/core/bpf_jit_enable",
+        reads: "/proc/sys/net/core/bpf_jit_enable, or CONFIG_BPF_JIT_ALWAYS_ON (/proc/config.gz, \
+                /boot/config-*)",
         why: "The steering program is interpreted, about ten times slower, for every packet of \
               the device.",
         mend: "sysctl -w net.core.bpf_jit_enable=1",
@@ -48,7 +50,7 @@ pub(super) const KINDS: &[Kind] = &[
         why: "Which socket is bound to which queue, its mode and its counters cannot be asked for \
               (`ss --xdp` shows nothing): what the tools say of other people's sockets stays \
               incomplete. Servers of Quiclane tell by themselves, in /run/quiclane.",
-        mend: "modprobe xsk_diag",
+        mend: "modprobe xsk_diag || apt install linux-image-amd64",
         afterwards: "ss --xdp",
         check: Check::Host(diag),
     },
@@ -57,11 +59,11 @@ pub(super) const KINDS: &[Kind] = &[
         severity: Severity::Note,
         title: "This process may not open lanes",
         reads: "CapEff of the process that looks: /proc/self/status",
-        why: "AF_XDP wants CAP_NET_RAW for the socket, CAP_NET_ADMIN and CAP_BPF for the program. \
-              A server started from this shell gets kernel UDP sockets, or none; a unit with \
+        why: "AF_XDP wants CAP_NET_RAW for the socket, CAP_NET_ADMIN and CAP_BPF for the program, \
+              and CAP_IPC_LOCK for its memory unless `ulimit -l` allows as much. A server started from this shell gets kernel UDP sockets, or none; a unit with \
               AmbientCapabilities is not concerned.",
-        mend: "setcap cap_net_raw,cap_net_admin,cap_bpf+ep /usr/bin/quiclane",
-        afterwards: "getcap /usr/bin/quiclane; quiclane serve --require native",
+        mend: "setcap cap_net_admin,cap_net_raw,cap_bpf,cap_ipc_lock+ep $(command -v quiclane)",
+        afterwards: "getcap $(command -v quiclane); quiclane serve --require native",
         check: Check::Host(capabilities),
     },
 ];
@@ -76,7 +78,18 @@ fn xdp_sockets(host: &Host<'_>) -> Judgement {
 }
 
 fn jit(host: &Host<'_>) -> Judgement {
-    if *known(&host.survey.host.bpf_jit)? != 0 {
+    let switch = match known(&host.survey.host.bpf_jit) {
+        Ok(switch) => *switch,
+        // Network namespaces but the first one do not have the file.
+        Err(_) if host.option("CONFIG_BPF_JIT_ALWAYS_ON") == Ok(Some("y")) => return Ok(None),
+        Err(reason) => {
+            return Err(format!(
+                "{reason}; only the first network namespace has it: nsenter -t 1 -n sysctl \
+                 net.core.bpf_jit_enable"
+            ));
+        }
+    };
+    if switch != 0 {
         return Ok(None);
     }
     Found::new("BPF programs are interpreted")
@@ -104,7 +117,10 @@ fn diag(host: &Host<'_>) -> Judgement {
             if !is_blind {
                 return Ok(None);
             }
-            found.read("CONFIG_XDP_SOCKETS_DIAG=m, and no answer", CONFIG).judged()
+            found
+                .read("CONFIG_XDP_SOCKETS_DIAG=m, and no answer", CONFIG)
+                .mend("modprobe xsk_diag")
+                .judged()
         }
         None => found
             .read("CONFIG_XDP_SOCKETS_DIAG is not set", CONFIG)
@@ -116,16 +132,25 @@ fn diag(host: &Host<'_>) -> Judgement {
 fn capabilities(host: &Host<'_>) -> Judgement {
     let it = known(&host.survey.host.capabilities)?;
     let can_bpf = it.bpf || it.sys_admin;
-    let missing: Vec<&str> =
-        [(it.net_raw, "CAP_NET_RAW"), (it.net_admin, "CAP_NET_ADMIN"), (can_bpf, "CAP_BPF")]
-            .into_iter()
-            .filter_map(|(has, name)| (!has).then_some(name))
-            .collect();
-    if missing.is_empty() {
+    let [admin, raw, bpf, lock] = CAPABILITIES;
+    let needed = [(it.net_admin, admin), (it.net_raw, raw), (can_bpf, bpf)];
+    // Without CAP_IPC_LOCK alone the limit decides: QL071.
+    if needed.iter().all(|(has, _)| *has) {
         return Ok(None);
     }
+    let all = needed.into_iter().chain([(it.ipc_lock, lock)]);
+    let missing: Vec<&str> = all.filter_map(|(has, name)| (!has).then_some(name)).collect();
     let missing = missing.join(", ");
     Found::new(format!("this process has no {missing}"))
         .read(format!("CapEff without {missing}"), "/proc/self/status")
+        .mend(setcap())
         .judged()
+}
+
+/// Grants this very program what it needs.
+fn setcap() -> String {
+    let names = CAPABILITIES.map(str::to_ascii_lowercase).join(",");
+    let program = std::env::current_exe()
+        .map_or_else(|_| "$(command -v quiclane)".to_owned(), |path| path.display().to_string());
+    format!("setcap {names}+ep {program}")
 }

@@ -2,7 +2,7 @@
 
 use crate::doctor::context::{Context, known, named};
 use crate::doctor::finding::{Check, Found, Judgement, Kind, Severity};
-use quiclane::topology::survey::device::AttachMode;
+use quiclane::topology::survey::device::{AttachMode, Attached};
 
 pub(super) const KINDS: &[Kind] = &[
     Kind {
@@ -102,7 +102,8 @@ pub(super) const KINDS: &[Kind] = &[
         id: "QL068",
         severity: Severity::Error,
         title: "veth: the other end has more TX queues",
-        reads: "/sys/class/net/PEER/queues/tx-* and /sys/class/net/DEV/queues/rx-*",
+        reads: "/sys/class/net/PEER/queues/tx-* and /sys/class/net/DEV/queues/rx-*; XDP features \
+                (netdev netlink, dev-get) where the other end is in another namespace",
         why: "What the other end sends on queue N arrives on receive queue N. A program is \
               refused (ENOSPC) while the other end has more transmit queues than this one has \
               receive queues.",
@@ -125,7 +126,7 @@ pub(super) const KINDS: &[Kind] = &[
 ];
 
 fn is_driver(cx: &Context<'_>, names: &[&str]) -> Result<bool, String> {
-    Ok(names.contains(&cx.driver()?))
+    Ok(names.contains(&cx.driver()?.as_str()))
 }
 
 fn from_driver(cx: &Context<'_>, found: Found) -> Result<Found, String> {
@@ -254,11 +255,16 @@ fn stacked(cx: &Context<'_>) -> Judgement {
 }
 
 fn veth_queues(cx: &Context<'_>) -> Judgement {
-    if !is_driver(cx, &["veth"])? || !known(&cx.device.attached)?.is_empty() {
+    let is_native = |it: &Attached| it.mode == AttachMode::Native;
+    if !is_driver(cx, &["veth"])? || known(&cx.device.attached)?.iter().any(is_native) {
         return Ok(None);
     }
-    let peer = cx.peer()?;
-    let (rx, tx) = (cx.nic.queues.len(), peer.nic.tx_queues);
+    let rx = cx.nic.queues.len();
+    let peer = match cx.peer() {
+        Ok(peer) => peer,
+        Err(gone) => return veth_withdrawn(cx, rx, gone),
+    };
+    let tx = peer.nic.tx_queues;
     if tx <= rx {
         return Ok(None);
     }
@@ -267,6 +273,27 @@ fn veth_queues(cx: &Context<'_>) -> Judgement {
         .read(format!("{rx} receive queues"), cx.file("queues"))
         .mend(format!("{} tx {rx}", peer.ethtool("-L")))
         .judged()
+}
+
+/// The other end is not seen, and what the kernel offers tells: a veth has native XDP as long as
+/// the other end has no more transmit queues than this one has receive queues.
+fn veth_withdrawn(cx: &Context<'_>, rx: usize, gone: String) -> Judgement {
+    let support = known(&cx.device.xdp_support).map_err(|_| gone)?;
+    if support.offers("basic") {
+        return Ok(None);
+    }
+    let name = cx.name();
+    let says =
+        format!("the other end sends on more queues than {name} receives on ({rx}): no native XDP");
+    let found = Found::new(says)
+        .read("no basic", format!("netdev netlink, dev-get, {name}"))
+        .read(format!("{rx} receive queues"), cx.file("queues"));
+    match cx.device.channels.known().map(|channels| channels.rx) {
+        Some((now, most)) if now < most => found.mend(format!("{} rx {most}", cx.ethtool("-L"))),
+        // On the other end, wherever that is.
+        _ => found.mend(format!("ethtool -L PEER tx {rx}")),
+    }
+    .judged()
 }
 
 fn veth_offloads(cx: &Context<'_>) -> Judgement {

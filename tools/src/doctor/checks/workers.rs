@@ -195,10 +195,19 @@ fn one_cpu(cx: &Context<'_>) -> Judgement {
         of_cpu.entry(cpu).or_default().push(worker);
     }
     of_cpu.retain(|_, workers| workers.len() > 1);
-    let Some((cpu, most)) = of_cpu.iter().max_by_key(|(_, workers)| workers.len()) else {
+    let mut of_count: BTreeMap<usize, Vec<u32>> = BTreeMap::new();
+    for (cpu, workers) in &of_cpu {
+        of_count.entry(workers.len()).or_default().push(*cpu);
+    }
+    if of_count.is_empty() {
         return Ok(None);
-    };
-    let found = Found::new(format!("cpu {cpu} has {}", count(most.len(), "worker")));
+    }
+    // The fullest first, and every CPU that has several.
+    let says = of_count.iter().rev().map(|(many, cpus)| match &cpus[..] {
+        [cpu] => format!("cpu {cpu} has {many} workers"),
+        cpus => format!("{} have {many} workers each", named("cpu", cpus)),
+    });
+    let found = Found::new(says.collect::<Vec<_>>().join(", "));
     of_cpu
         .iter()
         .flat_map(|(cpu, workers)| workers.iter().map(move |worker| (cpu, worker)))

@@ -3,17 +3,17 @@
 use crate::doctor::context::{Context, Host, known, named};
 use crate::doctor::finding::{Check, Found, Judgement, Kind, Severity};
 use crate::inspect::sheet::count;
+use quiclane::datapath::xdp;
+use quiclane::topology::survey::Survey;
 use quiclane::topology::survey::device::{AttachMode, Program};
-
-/// The programs of Quiclane.
-const OURS: &str = "quiclane_";
 
 pub(super) const KINDS: &[Kind] = &[
     Kind {
         id: "QL040",
         severity: Severity::Error,
         title: "A program of somebody else is attached",
-        reads: "the attached programs (ip link show DEV, bpftool prog show)",
+        reads: "the attached programs, with the names of their maps and who holds them (ip link \
+                show DEV, bpftool prog show); /run/quiclane",
         why: "A device takes one XDP program of a mode. Quiclane never removes one that is not \
               its own: it refuses to start, and the packets go where the other program says.",
         mend: "ip link set dev DEV xdp off",
@@ -82,8 +82,16 @@ pub(super) const KINDS: &[Kind] = &[
     },
 ];
 
-fn is_ours(program: &Program) -> bool {
-    program.name.starts_with(OURS)
+/// By its name or the names of its maps; or it is held by a server that describes itself.
+fn is_ours(survey: &Survey, program: &Program) -> bool {
+    let maps: Vec<&str> = program.maps.iter().map(|map| map.name.as_str()).collect();
+    let is_server = |pid: u32| survey.servers.iter().any(|server| server.pid == pid);
+    xdp::is_ours(&program.name, &maps) || program.processes.iter().any(|it| is_server(it.pid))
+}
+
+/// Its name for people.
+pub(super) fn name_of(program: &Program) -> &str {
+    if program.name.is_empty() { "without a name" } else { &program.name }
 }
 
 const fn mode_name(mode: AttachMode) -> &'static str {
@@ -108,7 +116,9 @@ fn show(cx: &Context<'_>) -> String {
 
 fn foreign(cx: &Context<'_>) -> Judgement {
     let programs = cx.programs()?;
-    let Some((attached, program)) = programs.iter().find(|(_, program)| !is_ours(program)) else {
+    let Some((attached, program)) =
+        programs.iter().find(|(_, program)| !is_ours(cx.host.survey, program))
+    else {
         return Ok(None);
     };
     let id = attached.program;
@@ -116,11 +126,14 @@ fn foreign(cx: &Context<'_>) -> Judgement {
         [] => String::new(),
         [first, ..] => format!(" of {} (pid {})", first.name, first.pid),
     };
-    let says =
-        format!("{} program {id} {}{owner} is attached", mode_name(attached.mode), program.name);
+    let says = format!(
+        "{} program {id} {}{owner} is attached",
+        mode_name(attached.mode),
+        name_of(program)
+    );
     let found = Found::new(says)
         .read(format!("program {id}, {}", mode_name(attached.mode)), show(cx))
-        .read(format!("name {}", program.name), format!("bpftool prog show id {id}"));
+        .read(format!("name: {}", name_of(program)), format!("bpftool prog show id {id}"));
     match (&program.processes[..], program.links.first()) {
         // A link cannot be overridden from outside: its process has to go.
         ([first, ..], Some(_)) => found.mend(format!("kill {}", first.pid)),
@@ -150,7 +163,7 @@ fn generic(cx: &Context<'_>) -> Judgement {
 /// Whether other processes have a program open is seen only by those who may look into them.
 fn stale_pins(host: &Host<'_>) -> Judgement {
     let programs = known(&host.survey.programs)?;
-    let matters = |program: &&Program| program.kind == "xdp" || is_ours(program);
+    let matters = |program: &&Program| program.kind == "xdp" || is_ours(host.survey, program);
     let pinned = programs.iter().filter(matters).filter(|program| !program.pins.is_empty());
     let stale: Vec<&Program> = pinned.filter(|program| program.processes.is_empty()).collect();
     let Some(first) = stale.first() else { return Ok(None) };
@@ -178,7 +191,8 @@ fn stale_pins(host: &Host<'_>) -> Judgement {
 
 fn no_sockets(cx: &Context<'_>) -> Judgement {
     let programs = cx.programs()?;
-    let Some((attached, _)) = programs.iter().find(|(_, program)| is_ours(program)) else {
+    let Some((attached, _)) = programs.iter().find(|(_, program)| is_ours(cx.host.survey, program))
+    else {
         return Ok(None);
     };
     if !cx.socket_queues()?.is_empty() {

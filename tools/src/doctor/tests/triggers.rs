@@ -212,6 +212,10 @@ pub(super) const TRIGGERS: &[Trigger] = &[
         server_with(tree, |worker| worker["cpu"] = 18.into());
     }),
     ice("QL017", "cpu 1 has 2 workers", |tree| pin(tree, 2, &[1])),
+    ice("QL017", "cpus 1,3 have 2 workers each", |tree| {
+        pin(tree, 2, &[1]);
+        tree.edit_answer("sockets", |all| all[4]["workers"][0]["cpus"] = json!([3]));
+    }),
     ice("QL018", "IRQ and worker of queue 2 share no cache", |tree| pin(tree, 2, &[18])),
     ice("QL020", "RPS moves packets of queue 2 to cpus 0-3", |tree| {
         tree.set("sys/class/net/eth0/queues/rx-2/rps_cpus", "00000000,0000000f");
@@ -287,8 +291,11 @@ pub(super) const TRIGGERS: &[Trigger] = &[
     ice("QL039", "generic mode only", |tree| {
         edit(tree, "xdp_support", |support| support["features"] = json!([]));
     }),
-    ice("QL040", "xdp_filter of quiclane (pid 812)", |tree| {
-        tree.edit_answer("programs", |programs| programs[0]["name"] = "xdp_filter".into());
+    ice("QL040", "xdp_filter of xdp-filter (pid 4403)", |tree| {
+        tree.edit_answer("programs", |programs| {
+            programs[0]["name"] = "xdp_filter".into();
+            programs[0]["processes"] = json!([{"pid": 4403, "name": "xdp-filter"}]);
+        });
     }),
     ice("QL041", "generic mode, native is offered", |tree| {
         edit(tree, "attached", |attached| attached[0]["mode"] = "generic".into());
@@ -317,6 +324,16 @@ pub(super) const TRIGGERS: &[Trigger] = &[
     ice("QL052", "fill_ring_empty is 17", |tree| counter(tree, "fill_ring_empty")),
     ice("QL053", "is 17 on 1 socket", |tree| counter(tree, "rx_dropped")),
     ice("QL053", "is 17 on 1 socket", |tree| counter(tree, "tx_invalid")),
+    ice("QL053", "is 4 on 1 socket", |tree| {
+        // In copy mode a packet without a frame is counted as dropped, too.
+        counter(tree, "fill_ring_empty");
+        tree.edit_answer("sockets", |all| all[3]["counters"]["rx_dropped"] = 21.into());
+    }),
+    ice("QL057", "9 packets thrown away so far: drop_malformed 2, drop_udp_checksum 7", |tree| {
+        server_with(tree, |worker| {
+            worker["dropped"] = json!({"drop_udp_checksum": 7, "drop_malformed": 2});
+        });
+    }),
     ice("QL054", "dropped 4 packets", |tree| {
         edit(tree, "queue_counters", |counters| counters[0]["hw_drops"] = 4.into());
     }),
@@ -394,6 +411,19 @@ pub(super) const TRIGGERS: &[Trigger] = &[
         breaks: |tree| add_peer(tree, 3, false),
         mends: Some(|tree| add_peer(tree, 2, false)),
     },
+    // The other end is in another namespace: what the kernel offers tells.
+    Trigger {
+        id: "QL068",
+        says: "the other end sends on more queues than veth0 receives on (2)",
+        device: "veth0",
+        machine: veth,
+        breaks: |tree| {
+            tree.edit_answer("device/veth0/xdp_support", |it| it["features"] = json!([]));
+            let generic = json!([{"mode": "generic", "program": 198}]);
+            tree.answer("device/veth0/attached", generic);
+        },
+        mends: Some(nothing),
+    },
     Trigger {
         id: "QL069",
         says: "veth1 sends packets without checksums",
@@ -433,7 +463,7 @@ pub(super) const TRIGGERS: &[Trigger] = &[
     }),
     ice("QL092", "no BTF", |tree| option_off(tree, "CONFIG_DEBUG_INFO_BTF")),
     ice("QL093", "XDP_SOCKETS_DIAG", |tree| option_off(tree, "CONFIG_XDP_SOCKETS_DIAG")),
-    ice("QL094", "CAP_NET_RAW, CAP_NET_ADMIN, CAP_BPF", |tree| {
+    ice("QL094", "CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF, CAP_IPC_LOCK", |tree| {
         capabilities(tree, "0000000000000000");
     }),
 ];

@@ -45,6 +45,13 @@ pub(super) fn attach(nic: &Nic, device: &Device) -> Result<HashProbe, String> {
         XdpError::Privilege { .. } => {
             "attaching an XDP program takes CAP_BPF and CAP_NET_ADMIN (sudo)".to_owned()
         }
+        // A device takes one program of a mode. Nothing has to be stopped: see the other way.
+        XdpError::Occupied { device, program, .. } => format!(
+            "program {} ({}) is on {device}, and a device takes one: what the queues count is \
+             compared while it runs",
+            program.id,
+            program.name.as_deref().filter(|name| !name.is_empty()).unwrap_or("no name")
+        ),
         error => error.to_string(),
     })
 }
