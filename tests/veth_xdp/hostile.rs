@@ -77,9 +77,12 @@ fn attack_43_fragments_are_put_together_by_the_kernel() {
     }
     for mode in [Mode::NativeCopy, Mode::Generic] {
         let mut rig = Rig::new(mode);
+        // The way to us is narrower than our device: what fits the device comes in two fragments.
+        let device = rig.lab.device(Side::Client);
+        rig.lab.must_run(Side::Client, &["ip", "link", "set", &device, "mtu", "1300"]);
         for v6 in [false, true] {
             let socket = client(&rig.lab, v6);
-            let payload: Vec<u8> = (0..4000u32).map(|i| i as u8).collect();
+            let payload: Vec<u8> = (0..1400u32).map(|i| i as u8).collect();
             socket.send(&payload).unwrap();
             let mut seen = Vec::new();
             while seen.is_empty() {
@@ -88,9 +91,31 @@ fn attack_43_fragments_are_put_together_by_the_kernel() {
             assert_eq!(seen, [payload]);
         }
         assert_eq!(rig.datapath.stats().rx_via_kernel, 2);
-        // 4008 bytes in packets of 1500: three each.
-        assert_eq!(rig.device.verdicts().get(Verdict::PassFragment), 6);
+        assert_eq!(rig.device.verdicts().get(Verdict::PassFragment), 4);
     }
+}
+
+/// M1 of the hostile review: fragments came whole, up to 65,507 bytes, where one datagram of the
+/// device has 1,472.
+#[test]
+fn attack_43_fragments_of_more_than_the_device_takes_are_dropped_and_counted() {
+    if !privileged("attack_43_fragments_of_more_than_the_device_takes_are_dropped_and_counted") {
+        return;
+    }
+    let mut rig = Rig::new(Mode::NativeCopy);
+    for v6 in [false, true] {
+        let socket = client(&rig.lab, v6);
+        for length in [1_473, 4_000, 16_000] {
+            let before = rig.datapath.stats().drop_truncated;
+            socket.send(&vec![7; length]).unwrap();
+            let mut seen = 0;
+            while rig.datapath.stats().drop_truncated == before && seen == 0 {
+                seen += rig.datapath.receive(64, &mut |_, _| ());
+            }
+            assert_eq!(seen, 0, "{length} bytes, IPv6 {v6}");
+        }
+    }
+    assert_eq!((rig.datapath.stats().drop_truncated, rig.datapath.stats().rx_via_kernel), (6, 0));
 }
 
 #[test]

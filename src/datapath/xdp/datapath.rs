@@ -86,7 +86,7 @@ impl XdpDatapath {
             template: None,
             flow: FlowKey::new(sys::random_u64()),
             neighbours: Neighbours::new(netlink, info.ifindex, info.mac),
-            ports: Ports::new(Arc::clone(&device)),
+            ports: Ports::new(Arc::clone(&device), mtu - IPV4_BYTES - UDP_BYTES),
             poll,
             until_ports: 0,
             stall: Stall::default(),

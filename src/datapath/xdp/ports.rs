@@ -13,9 +13,6 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
-/// The largest payload that UDP can carry: what fragments may add up to.
-const BUFFER_BYTES: usize = 65_507;
-
 /// The ports of one queue.
 pub(super) struct Ports {
     device: Arc<XdpDevice>,
@@ -24,8 +21,11 @@ pub(super) struct Ports {
 }
 
 impl Ports {
-    pub(super) fn new(device: Arc<XdpDevice>) -> Self {
-        Self { device, sockets: Vec::new(), buffer: vec![0; BUFFER_BYTES] }
+    /// Fragments may add up to 65,507 bytes. What is longer than `max_datagram_bytes`, which is what the
+    /// device takes in one piece, is cut, counted and dropped: whoever keeps datagrams would keep more
+    /// of a client that sends fragments than of any other.
+    pub(super) fn new(device: Arc<XdpDevice>, max_datagram_bytes: usize) -> Self {
+        Self { device, sockets: Vec::new(), buffer: vec![0; max_datagram_bytes] }
     }
 
     /// Opens a kernel socket on `address`. Returns the address that it got.
