@@ -265,13 +265,15 @@ fn a_worker_can_sleep_until_packets_come() {
     let device = listening(&lab, Mode::NativeCopy);
     let mut datapath = device.open_queue(0, &[any(false)]).unwrap();
     let socket = client(&lab, false);
+    let narrow = lab.device(Side::Client);
+    lab.must_run(Side::Client, &["ip", "link", "set", &narrow, "mtu", "1000"]);
     let mut echoed = 0;
     let sender = std::thread::spawn(move || {
         for _ in 0..50 {
             round_trip(&socket, b"wake up");
         }
-        // Too large for a packet: fragments come through the kernel, and wake as well.
-        socket.send(&[7; 3000]).unwrap();
+        // Too large for a packet there: fragments come through the kernel, and wake as well.
+        socket.send(&[7; 1450]).unwrap();
     });
     let mut large = 0;
     loop {

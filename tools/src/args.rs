@@ -155,6 +155,12 @@ pub(crate) struct ServeArgs {
     /// Make every client prove its address first.
     #[arg(long)]
     pub(crate) retry: bool,
+    /// Connections that one IPv4 address, or one /64 of IPv6, may have on a worker [default: 131072].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_per_source: Option<u32>,
+    /// MiB that the connections of a worker may hold before no more are accepted [default: 2048].
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_memory: Option<u32>,
     /// One JSON object a line on standard output: ready, and the state at the end.
     #[arg(long)]
     pub(crate) json: bool,

@@ -1,6 +1,6 @@
 //! From what was typed about datapaths to a registration.
 
-use crate::args::{IoArgs, IoKind, PollKind, RequireKind, parse_list};
+use crate::args::{IoArgs, IoKind, PollKind, RequireKind, ServeArgs, parse_list};
 use crate::error::Failure;
 use quiclane::TransportConfig;
 use quiclane::datapath::Mode;
@@ -8,12 +8,20 @@ use quiclane::datapath::xdp::{Require, XdpConfig};
 use quiclane::exec::{Io, Polling, Registration, RegistrationConfig, UdpTuning};
 use quiclane::topology::Sharing;
 
-/// Opens the workers that the arguments ask for.
-pub(crate) fn open(args: &IoArgs) -> Result<Registration, Failure> {
-    start(config(args)?)
+/// Opens the workers that the arguments ask for, for a server.
+pub(crate) fn open_server(args: &ServeArgs) -> Result<Registration, Failure> {
+    let mut config = config(&args.io)?;
+    let limits = &mut config.limits;
+    if let Some(count) = args.max_per_source {
+        limits.source_connections = count as usize;
+    }
+    if let Some(mebibytes) = args.max_memory {
+        limits.memory_bytes = u64::from(mebibytes) << 20;
+    }
+    start(config)
 }
 
-/// As [`open`], for a client. A server on the same machine has its workers pinned to the first
+/// As [`open_server`], for a client. A server on the same machine has its workers pinned to the first
 /// CPUs: a client on kernel UDP that is not told its CPUs runs wherever the kernel finds one free.
 pub(crate) fn open_client(args: &IoArgs) -> Result<Registration, Failure> {
     let mut config = config(args)?;

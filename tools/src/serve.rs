@@ -33,7 +33,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     if args.retry {
         config.retry = RetryPolicy::Always;
     }
-    let registration = io::open(&args.io)?;
+    let registration = io::open_server(args)?;
     let monitor = registration.monitor();
     let listener = registration.listen(args.listen, &config, move |_new| {
         Some(Box::new(Server::new(root.clone(), monitor.clone())) as Box<dyn Handler>)

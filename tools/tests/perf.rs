@@ -226,3 +226,18 @@ fn thousands_of_connections_are_made_at_the_pace_of_the_inbox() {
     assert_eq!(report["result"]["handshake"]["count"], 4200);
     assert!(said.contains("of 4200 connections"), "{said}");
 }
+
+/// What an operator sets is what holds, and what was refused for it is in the last words.
+#[test]
+fn a_source_has_as_many_connections_as_the_server_says() {
+    let mut server = Server::start(&["--max-per-source", "1"]);
+    let mut command = server.run("--scenario latency --connections 3 --seconds 1 --json");
+    let _some_fail = command.output().unwrap();
+    server.signal("-TERM");
+    let mut line = String::new();
+    BufReader::new(server.child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    let end: Value = serde_json::from_str(&line).unwrap();
+    let lane = &end["counters"][0]["lane"];
+    assert!(lane["refused_source_connections"].as_u64() >= Some(1), "{end}");
+    assert!(lane["accepted"].as_u64() >= Some(1), "{end}");
+}
