@@ -189,6 +189,10 @@ fn what_the_server_does_not_allow_is_reported_truly() {
     assert_eq!(report["queues"][0]["connections_total"], 1, "the run's connections alone");
     assert_eq!(report["queues"][0]["connections"], 1, "{report}");
     assert_eq!(report["server"]["modes"], serde_json::json!(["udp"]));
+    for fact in ["drops_total", "rss_bytes"] {
+        assert!(report["server"][fact].is_u64(), "{fact}: {}", report["unknown"]);
+    }
+    assert!(result["server_cpu_seconds"].is_number(), "{}", report["unknown"]);
     assert!(report["server"]["host"]["kernel"].is_string() && report["client"]["host"].is_object());
 }
 

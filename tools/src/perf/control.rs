@@ -36,7 +36,7 @@ impl Control {
         let client = StatusClient { news, answer: Vec::new(), is_asking: false };
         let handle =
             registration.connect(plan.server, &plan.server_name, &plan.config, client).ok();
-        let mut control = Self { handle, inbox, why_silent: "the server was not asked".to_owned() };
+        let mut control = Self { handle, inbox, why_silent: String::new() };
         let state = control.hear();
         (control, state)
     }
