@@ -209,6 +209,17 @@ impl Handler for Scribe {
     }
 }
 
+/// Listens, echoes, and writes down what it is told.
+fn server(mut worker: Worker<Pipe>, config: &ServerConfig, log: &Log) -> Worker<Pipe> {
+    worker.add_port(Pipe::new()).unwrap();
+    let log = log.clone();
+    let acceptor: Acceptor = Arc::new(move |_| {
+        Some(Box::new(Scribe { echo: true, ..Scribe::new(&log) }) as Box<dyn Handler>)
+    });
+    worker.listen(0, SERVER.into(), config, acceptor);
+    worker
+}
+
 /// A server of some workers and a client of one, joined by a wire.
 pub(super) struct Scene {
     pub(super) now: Instant,
@@ -229,16 +240,8 @@ impl Scene {
         let now = Instant::from_nanos(1_000 * MILLISECOND_NS);
         let crew = Crew::new(workers, 1).unwrap();
         let server_log = Log::default();
-        let servers = (0..workers).map(|number| {
-            let mut worker = crew.worker(number, now, limits);
-            worker.add_port(Pipe::new()).unwrap();
-            let log = server_log.clone();
-            let acceptor: Acceptor = Arc::new(move |_| {
-                Some(Box::new(Scribe { echo: true, ..Scribe::new(&log) }) as Box<dyn Handler>)
-            });
-            worker.listen(0, SERVER.into(), config, acceptor);
-            worker
-        });
+        let servers = (0..workers)
+            .map(|number| server(crew.worker(number, now, limits), config, &server_log));
         let servers = servers.collect();
         let mut client = Crew::new(1, 2).unwrap().worker(0, now, LaneLimits::default());
         client.add_port(Pipe::new()).unwrap();
@@ -262,6 +265,14 @@ impl Scene {
     ) -> Handle {
         let (local, remote): (SocketAddr, SocketAddr) = (CLIENT.into(), SERVER.into());
         self.client.connect(0, local, remote, "localhost", config, handler)
+    }
+
+    /// A worker that knows no connection takes a server's place: another process of that host,
+    /// with the same secret.
+    pub(super) fn restart_server(&mut self, number: usize) {
+        let crew = Crew::new(self.servers.len(), 1).unwrap();
+        let worker = crew.worker(number, self.now, LaneLimits::default());
+        self.servers[number] = server(worker, &server_config(), &self.server_log);
     }
 
     /// Turns everybody, and carries what was sent, for `ms` milliseconds.

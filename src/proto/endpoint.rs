@@ -21,11 +21,13 @@ use std::sync::Arc;
 const MIN_INITIAL_DCID: usize = 8;
 /// RFC 9000 §14.1.
 const MIN_INITIAL_BYTES: usize = 1200;
-/// A datagram answered by a stateless reset has at least this length: the answer has to be
-/// shorter, and still look like a packet (RFC 9000 §10.3).
-const MIN_RESETTABLE_BYTES: usize = 43;
-/// The shortest stateless reset that looks like a packet.
-const MIN_RESET_BYTES: usize = 22;
+/// A packet with a short header is this much longer than its destination id, at least: the first
+/// byte, 4 bytes for the sample of header protection, and the tag (RFC 9001 §5.4.2). Nothing
+/// shorter is a packet to an id of ours, and nothing shorter is answered by a stateless reset.
+const MIN_SHORT_OVERHEAD_BYTES: usize = 1 + 4 + TAG_LEN;
+/// The longest stateless reset: as long as the shortest packet to an id of 20 bytes, so that it
+/// looks like a packet to everybody (RFC 9000 §10.3).
+const MAX_RESET_BYTES: usize = 42;
 /// The length of the ids that a Retry chooses.
 const RETRY_CID_LEN: usize = 16;
 
@@ -186,6 +188,10 @@ pub struct Context<'a> {
     pub handshakes: usize,
     /// There is no room for a client whose address is not validated.
     pub crowded: bool,
+    /// The destination id is one that this host issues, and of no connection that lives. Only
+    /// such an id is answered by a stateless reset: whoever could ask for the token of another
+    /// host's id could end that host's connection (RFC 9000 §21.11).
+    pub issued_here: bool,
     /// Fresh random bytes.
     pub random: [u8; 32],
     /// Space for an answer of up to 1200 bytes.
@@ -432,11 +438,11 @@ impl Endpoint {
     /// RFC 9000 §10.3: shorter than what it answers, so that two endpoints that have both lost
     /// a connection fall silent.
     fn answer_reset(&mut self, len: usize, dcid: &ConnectionId, cx: &mut Context<'_>) -> Incoming {
-        if len < MIN_RESETTABLE_BYTES || dcid.is_empty() {
+        if !cx.issued_here || dcid.is_empty() || len < MIN_SHORT_OVERHEAD_BYTES + dcid.len() {
             self.stats.dropped += 1;
             return Incoming::Drop;
         }
-        let size = (len - 1).min(MIN_RESET_BYTES + usize::from(cx.random[0] & 0x0f));
+        let size = (len - 1).min(MAX_RESET_BYTES);
         let Some(out) = cx.answer.get_mut(..size) else { return Incoming::Drop };
         for (o, r) in out.iter_mut().zip(cx.random.iter().cycle()) {
             *o = *r;

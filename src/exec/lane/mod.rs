@@ -34,6 +34,7 @@ mod ahead;
 mod bridge;
 mod command;
 mod receive;
+mod resets;
 #[cfg(test)]
 mod tests;
 mod transmit;
@@ -61,6 +62,7 @@ use accept::Answers;
 use admission::{Admission, Greeted};
 use ahead::Ahead;
 use bridge::Bridge;
+use resets::Resets;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -150,6 +152,8 @@ super::status::counters! {
         rx_unroutable,
         /// Datagrams of no connection that a listener was asked about.
         rx_unknown,
+        /// Stateless resets of peers that ended a connection.
+        rx_resets,
         /// Connections accepted.
         accepted,
         /// Connections begun by this side.
@@ -216,6 +220,8 @@ pub(super) struct Seat {
     measured_at: Instant,
     /// The listener that accepted it.
     listener: Option<u32>,
+    /// Where the peer's stateless reset finds it.
+    reset: Option<u64>,
     /// On the touched list.
     touched: bool,
     /// The application was told that it is over: nothing more is told.
@@ -239,6 +245,7 @@ impl Seat {
             held_bytes: 0,
             measured_at: now,
             listener: None,
+            reset: None,
             touched: false,
             over: false,
             touched_at: now,
@@ -282,6 +289,7 @@ pub struct Lane {
     stopped: EndpointStats,
     answers: Answers,
     ahead: Ahead,
+    resets: Resets,
     /// Ids that clients chose, of handshakes that are done, with the time to forget them.
     lingering: VecDeque<(Instant, InitialKey, Key)>,
     admission: Admission,
@@ -302,6 +310,7 @@ impl Lane {
             stopped: EndpointStats::default(),
             answers: Answers::default(),
             ahead: Ahead::new(),
+            resets: Resets::default(),
             lingering: VecDeque::new(),
             admission: Admission::new(limits),
             counters: LaneCounters::default(),
@@ -487,6 +496,7 @@ impl Lane {
         if let Some(source) = entry.seat.source {
             self.client_left(key, entry.seat.greeted.as_deref(), source);
         }
+        self.leave_reset(key, entry.seat.reset);
         if let Some(address) = entry.seat.address {
             address.end();
         }

@@ -5,7 +5,8 @@
 //! 1. one that we issued says worker, slot and generation. Another worker: the datagram is
 //!    handed over. This worker, and the generation fits: that is the connection;
 //! 2. one that a client chose for a handshake under way is in the table's map;
-//! 3. otherwise a listener's endpoint judges: a greeting, an answer without state, nothing.
+//! 3. one that leads nowhere may stand in a stateless reset, which its last bytes tell;
+//! 4. otherwise a listener's endpoint judges: a greeting, an answer without state, nothing.
 
 use super::accept::Answer;
 use super::{Lane, touch};
@@ -32,6 +33,9 @@ impl Lane {
     pub fn receive(&mut self, port: usize, meta: &RxMeta, datagram: &mut [u8]) -> Routed {
         self.counters.rx_datagrams += 1;
         let Some((form, dcid)) = packet::destination(datagram, CID_LEN) else {
+            if self.forgotten_by_peer(meta, datagram) {
+                return Routed::Here;
+            }
             self.counters.rx_unroutable += 1;
             return Routed::Dropped;
         };
@@ -58,7 +62,10 @@ impl Lane {
         {
             return Routed::Here;
         }
-        self.judge(form, port, meta, datagram)
+        if self.forgotten_by_peer(meta, datagram) {
+            return Routed::Here;
+        }
+        self.judge((form, route.is_some()), port, meta, datagram)
     }
 
     /// Gives a datagram to the connection `key`; false if there is none.
@@ -80,8 +87,14 @@ impl Lane {
         true
     }
 
-    /// What to do about a datagram of no connection.
-    fn judge(&mut self, form: Form, port: usize, meta: &RxMeta, datagram: &mut [u8]) -> Routed {
+    /// What to do about a datagram of no connection, by its form and whether its id is of this host.
+    fn judge(
+        &mut self,
+        (form, ours): (Form, bool),
+        port: usize,
+        meta: &RxMeta,
+        datagram: &mut [u8],
+    ) -> Routed {
         let found = self.listeners.iter().position(|l| l.hears(port, meta.path.local));
         let Some(at) = found else {
             self.counters.rx_unroutable += 1;
@@ -90,6 +103,7 @@ impl Lane {
         self.counters.rx_unknown += 1;
         let mut answer = self.answers.vacant();
         let mut context = self.context(form, meta, &mut answer.bytes[..]);
+        context.issued_here = ours;
         match self.listeners[at].endpoint.incoming(datagram, CID_LEN, &mut context) {
             Incoming::Answer(len) => {
                 return self.reply(Answer { port, path: Some(meta.path), len, ..answer });
@@ -118,7 +132,8 @@ impl Lane {
         let table_full = self.table.next_key().is_none();
         let crowded = form == Form::Long && self.admission.is_crowded(remote, table_full);
         let handshakes = self.admission.pressure(now);
-        Context { now, remote, handshakes, crowded, random: self.services.entropy.bytes(), answer }
+        let (issued_here, random) = (false, self.services.entropy.bytes());
+        Context { now, remote, handshakes, crowded, issued_here, random, answer }
     }
 
     /// Sends an answer with the next transmission, if not too many wait for it.

@@ -222,9 +222,15 @@ fn what_is_for_nobody_is_counted_and_dropped() {
     assert_eq!(lane.counters().rx_unroutable, 3);
     let path = crate::datapath::Path { local: SERVER.into(), ..path };
     let meta = RxMeta { path, ..meta };
-    // A short header of no connection: a stateless reset goes back.
-    assert_eq!(lane.receive(0, &meta, &mut [0x40; 100]), Routed::Here);
-    assert_eq!((lane.counters().rx_unknown, lane.endpoint_stats().resets), (1, 1));
+    // A short header to an id that nobody issued.
+    assert_eq!(lane.receive(0, &meta, &mut [0x40; 100]), Routed::Dropped);
+    assert_eq!((lane.counters().rx_unknown, lane.endpoint_stats().resets), (1, 0));
+    // To one of ours, of a connection that is gone: a stateless reset goes back.
+    let mut datagram = [0x40; 100];
+    let id = lane.new_cid(Key { slot: 9, generation: 9 });
+    datagram[1..1 + id.len()].copy_from_slice(id.as_slice());
+    assert_eq!(lane.receive(0, &meta, &mut datagram), Routed::Here);
+    assert_eq!((lane.counters().rx_unknown, lane.endpoint_stats().resets), (2, 1));
     assert!(lane.is_busy());
 }
 

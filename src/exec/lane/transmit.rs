@@ -87,6 +87,11 @@ impl Lane {
             self.handshake_done(key, &greeted, source);
             self.supply_token(slot);
         }
+        if let Some((key, entry)) = self.table.get_slot(slot)
+            && entry.connection.take_reset_token_change()
+        {
+            self.enter_reset(key);
+        }
         while let Some((key, entry)) = self.table.get_slot(slot)
             && entry.connection.wants_cid()
         {

@@ -370,10 +370,13 @@ impl Secrets {
             let (a, b) = (half(a), half(b));
             std::array::from_fn(|at| if at < 16 { a[at] } else { b[at - 16] })
         };
+        let for_host = |label: &[u8]| [label, &config.server_id.to_be_bytes()].concat();
         Self {
             cid_secret: half(b"quiclane cid secret"),
             cid_key: half(b"quiclane cid key"),
-            reset: whole(b"quiclane reset 1", b"quiclane reset 2"),
+            // Hosts of a fleet may share a secret, and a host answers for its own ids alone: who
+            // asks another about an id must not learn its token (RFC 9000 §21.11).
+            reset: whole(&for_host(b"quiclane reset 1"), &for_host(b"quiclane reset 2")),
             tokens: whole(b"quiclane tokens 1", b"quiclane tokens 2"),
         }
     }
@@ -411,5 +414,17 @@ mod tests {
         assert!(a.cid_key != other.cid_key && a.reset != other.reset && a.tokens != other.tokens);
         assert!(a.reset != a.tokens && a.cid_secret != a.cid_key);
         assert!(a.reset[..16] != a.reset[16..]);
+    }
+
+    #[test]
+    fn attack_38_hosts_with_one_secret_do_not_know_each_others_reset_tokens() {
+        let host = |server_id| {
+            let config =
+                RegistrationConfig { secret: Some([1; 32]), server_id, ..Default::default() };
+            Secrets::derive(&config)
+        };
+        let (a, b) = (host(1), host(2));
+        assert_eq!((a.cid_key, a.tokens), (b.cid_key, b.tokens), "tokens work on every host");
+        assert!(a.reset != b.reset);
     }
 }

@@ -218,7 +218,7 @@ impl Connection {
             return None;
         }
         self.data.probes = self.data.probes.saturating_sub(1);
-        pad_for_sample(&mut w, pn_at);
+        pad_to(&mut w, self.min_short_end(pn_at));
         Some(Draft {
             space: SpaceId::Data,
             start,
@@ -310,7 +310,7 @@ fn draft_in_space(
         return None;
     }
     s.probes = s.probes.saturating_sub(1);
-    pad_for_sample(&mut w, layout.pn_at);
+    pad_to(&mut w, layout.pn_at + MIN_PN_AND_PAYLOAD);
     Some(Draft {
         space,
         start,
@@ -323,10 +323,9 @@ fn draft_in_space(
     })
 }
 
-fn pad_for_sample(w: &mut Writer<'_>, pn_at: usize) {
-    let have = w.position() - pn_at;
-    if have < MIN_PN_AND_PAYLOAD {
-        let _fits = Frame::Padding { len: MIN_PN_AND_PAYLOAD - have }.write(w);
+fn pad_to(w: &mut Writer<'_>, end: usize) {
+    if w.position() < end {
+        let _fits = Frame::Padding { len: end - w.position() }.write(w);
     }
 }
 

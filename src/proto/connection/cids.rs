@@ -131,6 +131,8 @@ pub(super) struct RemoteCids {
     /// RETIRE_CONNECTION_ID frames sent and not acknowledged.
     retiring: u64,
     limit: u64,
+    /// The reset token of the id in use is another one than when it was asked for last.
+    token_changed: bool,
 }
 
 impl RemoteCids {
@@ -143,6 +145,7 @@ impl RemoteCids {
             to_retire: Vec::new(),
             retiring: 0,
             limit,
+            token_changed: false,
         }
     }
 
@@ -162,16 +165,28 @@ impl RemoteCids {
     pub(super) fn set_first_reset_token(&mut self, token: [u8; 16]) {
         if self.current.sequence == 0 {
             self.current.reset_token = Some(token);
+            self.token_changed = true;
         }
     }
 
-    /// True if `token` is the reset token of an id that we may be using: compared in constant
-    /// time, so that an attacker learns nothing by trying.
+    /// True if `token` is the reset token of the id in use: compared in constant time, so that
+    /// an attacker learns nothing by trying.
+    ///
+    /// RFC 9000 §10.3.1: tokens of ids that were never used, or that are retired, do not count.
+    /// An id is retired as soon as another is used, so one token is all there is.
     pub(super) fn is_reset_token(&self, token: &[u8; 16]) -> bool {
-        std::iter::once(&self.current)
-            .chain(&self.spare)
-            .filter_map(|c| c.reset_token.as_ref())
-            .fold(false, |found, t| found | constant_time_eq(t, token))
+        self.current.reset_token.as_ref().is_some_and(|t| constant_time_eq(t, token))
+    }
+
+    /// The reset token of the id in use.
+    pub(super) fn reset_token(&self) -> Option<&[u8; 16]> {
+        self.current.reset_token.as_ref()
+    }
+
+    /// True once after another id, with another token, came into use.
+    #[inline]
+    pub(super) fn take_token_change(&mut self) -> bool {
+        std::mem::take(&mut self.token_changed)
     }
 
     /// NEW_CONNECTION_ID arrived (RFC 9000 §19.15).
@@ -242,6 +257,7 @@ impl RemoteCids {
             };
             let gone = self.current.sequence;
             self.current = self.spare.swap_remove(i);
+            self.token_changed = true;
             self.queue_retirement(gone)?;
         }
         Ok(())
@@ -351,6 +367,23 @@ mod tests {
         assert!(r.add(2, 1, cid(2), [2; 16]).is_ok());
         assert_eq!(*r.current(), cid(1));
         assert_eq!(r.next_retirement(), Some(0));
-        assert!(r.is_reset_token(&[2; 16]) && !r.is_reset_token(&[3; 16]));
+        assert!(r.is_reset_token(&[1; 16]) && !r.is_reset_token(&[2; 16]));
+    }
+
+    #[test]
+    fn only_the_token_of_the_id_in_use_is_believed() {
+        // RFC 9000 §10.3.1: not those of ids never used, and not those of retired ones.
+        let mut r = RemoteCids::new(cid(0), 3);
+        assert!(!r.take_token_change() && r.reset_token().is_none());
+        r.set_first_reset_token([7; 16]);
+        assert!(r.take_token_change() && !r.take_token_change());
+        r.add(1, 0, cid(1), [1; 16]).unwrap();
+        assert!(!r.take_token_change(), "a spare id changes nothing");
+        assert!(r.is_reset_token(&[7; 16]) && !r.is_reset_token(&[1; 16]));
+        r.add(2, 1, cid(2), [2; 16]).unwrap();
+        assert!(r.take_token_change());
+        assert_eq!(r.reset_token(), Some(&[1; 16]));
+        assert!(!r.is_reset_token(&[7; 16]) && r.is_reset_token(&[1; 16]));
+        assert!(!r.is_reset_token(&[2; 16]));
     }
 }

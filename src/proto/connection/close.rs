@@ -168,12 +168,17 @@ impl Connection {
         let room = buf.len().checked_sub(TAG_LEN)?;
         let dcid = *self.remote_cids.current();
         if space == SpaceId::Data {
+            // The packet number has 4 bytes here.
+            let end = self.min_short_end(1 + dcid.len());
             let keys = self.keys.as_mut()?;
             let pn = self.data.sent.next_pn();
             let mut w = Writer::new(&mut buf[..room]);
             let pn_at = write_short(&mut w, &dcid, false, keys.phase(), pn, 4).ok()?;
             let header = w.position();
             c.frame(true).write(&mut w).ok()?;
+            if w.position() < end {
+                Frame::Padding { len: end - w.position() }.write(&mut w).ok()?;
+            }
             let payload = w.position() - header;
             let total = keys.seal(pn, buf, header, payload)?;
             self.data.sent.skip();

@@ -462,6 +462,19 @@ impl Connection {
         self.local_cids.iter().map(|c| &c.cid)
     }
 
+    /// The token with which the peer resets the connection without state, if it has told one:
+    /// that of the id that we write to (RFC 9000 §10.3.1).
+    #[must_use]
+    pub fn reset_token(&self) -> Option<&[u8; 16]> {
+        self.remote_cids.reset_token()
+    }
+
+    /// True once after [`reset_token`](Self::reset_token) has changed.
+    #[inline]
+    pub fn take_reset_token_change(&mut self) -> bool {
+        self.remote_cids.take_token_change()
+    }
+
     /// Hands a server a token to give to its client for a later connection (RFC 9000 §8.1.3).
     pub fn send_new_token(&mut self, token: &[u8]) {
         self.new_token = Some(token.into());

@@ -345,13 +345,34 @@ impl Connection {
 
     /// RFC 9000 §10.3: a packet that nothing opens may say that the peer has forgotten us.
     fn check_stateless_reset(&mut self, now: Instant, bytes: &[u8]) {
-        if bytes.len() < MIN_RESET_BYTES {
-            return;
-        }
-        let tail = bytes.last_chunk::<16>();
-        if tail.is_some_and(|token| self.remote_cids.is_reset_token(token)) {
+        if self.is_stateless_reset(bytes) {
             self.end_silently(now, CloseReason::StatelessReset);
         }
+    }
+
+    fn is_stateless_reset(&self, bytes: &[u8]) -> bool {
+        bytes.len() >= MIN_RESET_BYTES
+            && bytes.last_chunk().is_some_and(|token| self.remote_cids.is_reset_token(token))
+    }
+
+    /// Takes in a datagram that names no connection, and that the owner of the table suspects to
+    /// be a stateless reset of this one: a reset's id is random. False if it is none (RFC 9000
+    /// §10.3.1).
+    pub fn receive_stateless_reset(
+        &mut self,
+        now: Instant,
+        remote: SocketAddr,
+        datagram: &[u8],
+        app: &mut dyn Application,
+    ) -> bool {
+        if self.is_closed() || remote != self.remote || !self.is_stateless_reset(datagram) {
+            return false;
+        }
+        self.stats.rx_datagrams += 1;
+        self.stats.rx_bytes += datagram.len() as u64;
+        self.end_silently(now, CloseReason::StatelessReset);
+        self.deliver(app);
+        true
     }
 }
 

@@ -19,6 +19,9 @@ use crate::wire::{Side, Writer};
 pub(super) const MIN_PN_AND_PAYLOAD: usize = 4;
 /// Where the payload of a packet ends that makes a datagram of 1,200 bytes.
 const PADDED_PAYLOAD_END: usize = super::MIN_DATAGRAM_BYTES as usize - TAG_LEN;
+/// RFC 9000 §10.3: a 1-RTT packet is this much longer than the ids that we ask the peer to write,
+/// at least. The stateless reset that answers it is shorter, and still as long as a packet to us.
+pub(super) const MIN_SHORT_OVERHEAD_BYTES: usize = 22;
 /// Space that a datagram must have for a packet to be begun in it.
 const MIN_ROOM: usize = 64;
 /// RFC 9000 §21.4: the shortest distance between packet numbers left out.
@@ -166,13 +169,22 @@ impl Connection {
             self.data.sent.abandon();
             return None;
         }
-        let wanted = if pad { PADDED_PAYLOAD_END } else { pn_at + MIN_PN_AND_PAYLOAD };
+        let wanted = if pad { PADDED_PAYLOAD_END } else { self.min_short_end(pn_at) };
         if end < wanted {
             let len = (wanted - end).min(w.remaining());
             let _fits = Frame::Padding { len }.write(&mut w);
             end = w.position();
         }
         self.seal_data(now, buf, header, pn_at, pn, end, ack_eliciting, false)
+    }
+
+    /// Where the frames of a 1-RTT packet end at the earliest; padding fills what is left. It is
+    /// not counted as in flight: a packet that owes its length to the rule above is an
+    /// acknowledgement as a rule, and those must not wait for the window.
+    #[inline]
+    pub(super) fn min_short_end(&self, pn_at: usize) -> usize {
+        let answerable = MIN_SHORT_OVERHEAD_BYTES + usize::from(self.local_cid_len) - TAG_LEN;
+        answerable.max(pn_at + MIN_PN_AND_PAYLOAD)
     }
 
     /// Protects a finished packet and enters it into the books.

@@ -6,6 +6,8 @@ use super::*;
 use crate::wire::VARINT_MAX;
 use crate::wire::Writer;
 use crate::wire::frame::{Frame, write_ack};
+use std::cell::Cell;
+use std::rc::Rc;
 
 fn stream(index: u64) -> StreamId {
     StreamId::new(Side::Client, Dir::Bi, index)
@@ -455,6 +457,49 @@ fn attack_38_only_the_right_reset_token_ends_a_connection() {
     assert_eq!(pair.client_app.closed(), Some(&CloseReason::StatelessReset));
     let mut buf = [0; 2048];
     assert!(pair.client.transmit(pair.now, &mut buf).is_none(), "no answer, no loop");
+}
+
+#[test]
+fn attack_38_a_reset_without_a_known_id_is_believed_from_the_peers_address_alone() {
+    let mut pair = Pair::connected();
+    assert_eq!(pair.client.reset_token(), Some(&[3; 16]));
+    let mut reset = vec![0x55; 21];
+    reset[5..].fill(3);
+    let Pair { client, client_app, now, .. } = &mut pair;
+    let mut ask = |from: u16, bytes: &[u8]| {
+        client.receive_stateless_reset(*now, addr(from), bytes, client_app)
+    };
+    assert!(!ask(444, &reset), "another address");
+    assert!(!ask(443, &reset[1..]), "too short to be one");
+    assert!(!ask(443, &[3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 4]));
+    assert!(ask(443, &reset));
+    assert_eq!(pair.client_app.closed(), Some(&CloseReason::StatelessReset));
+}
+
+#[test]
+fn attack_38_every_packet_of_ours_can_be_answered_by_a_reset_that_looks_like_a_packet() {
+    // RFC 9000 section 10.3: 22 bytes longer than the id that we asked for. Ids have 8 bytes here.
+    let shortest = Rc::new(Cell::new(usize::MAX));
+    let mut pair = Pair::connected();
+    let seen = Rc::clone(&shortest);
+    pair.filter = Box::new(move |flight| {
+        if flight.bytes[0] & 0x80 == 0 {
+            seen.set(seen.get().min(flight.bytes.len()));
+        }
+        true
+    });
+    let mut stream = pair.client.open(Dir::Bi).unwrap();
+    pair.client.send(stream, Bytes::from_static(b"x"), true).unwrap();
+    pair.settle();
+    stream = pair.client.open(Dir::Uni).unwrap();
+    pair.client.send(stream, Bytes::new(), true).unwrap();
+    pair.settle();
+    pair.attack(Side::Client, &[Frame::Ping]);
+    pair.settle();
+    let now = pair.now;
+    pair.client.close(now, 0, Bytes::new());
+    pair.settle();
+    assert_eq!(shortest.get(), 30);
 }
 
 #[test]
