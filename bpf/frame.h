@@ -13,6 +13,8 @@
 /* Of frag_off in an IPv4 header: more fragments, and the offset. */
 #define FRAGMENT_BITS 0x3fff
 #define VLAN_TAGS_MAX 2
+/* Of a tag: the VLAN; the rest is priority. */
+#define VLAN_ID_BITS 0x0fff
 
 struct vlan_tag {
 	__be16 tci;

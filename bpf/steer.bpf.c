@@ -12,7 +12,8 @@
  * (src/datapath/headers.rs). headers::verdict makes the same decision in Rust: a change here is a
  * change there, and a test compares both on tens of thousands of frames.
  *
- * VLAN: up to two tags are looked through whatever they say; the reply carries the same ones.
+ * Ours is what is sent to the MAC of the device, and has no tag or tags of allowed VLANs alone: the
+ * kernel would not let a neighbour of another VLAN reach the port. The reply carries the same tags.
  */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -34,6 +35,10 @@ struct quic_long {
 	__u8 first;
 	__be32 version;
 } __attribute__((packed));
+
+/* Written by the loader before it loads; constant from then on. */
+const volatile __u16 device_mac[ETH_ALEN / 2];
+const volatile __u64 vlans[STEER_VLAN_WORDS];
 
 struct {
 	__uint(type, BPF_MAP_TYPE_XSKMAP);
@@ -82,18 +87,54 @@ static __always_inline int small_initial(void *payload, void *end, __u32 udp_byt
 	return (quic->first & 0xb0) == 0x80 && quic->version == bpf_htonl(QUIC_VERSION_1);
 }
 
-/* Behind the network header: `port` is what is known of the destination's address. */
-static __always_inline __u32 judge(const struct steer_port *port, struct udphdr *udp, void *end)
+/* Whether a frame for a port of ours is for this device, in a VLAN that it takes part in. */
+static __always_inline __u32 admit(void *frame, void *end)
 {
+	struct ethhdr *ethernet = frame;
+	__u16 *mac = frame;
+	struct vlan_tag *tag = (void *)(ethernet + 1);
+	__be16 ethertype;
+
+	if ((void *)(ethernet + 1) > end)
+		return STEER_PASS_SHORT;
+	if (mac[0] != device_mac[0] || mac[1] != device_mac[1] || mac[2] != device_mac[2])
+		return STEER_PASS_OTHER_HOST;
+	ethertype = ethernet->h_proto;
+#pragma unroll
+	for (int tags = 0; tags < VLAN_TAGS_MAX; tags++) {
+		__u32 id;
+
+		if (!is_vlan(ethertype))
+			break;
+		if ((void *)(tag + 1) > end)
+			return STEER_PASS_SHORT;
+		id = bpf_ntohs(tag->tci) & VLAN_ID_BITS;
+		if (!(vlans[id / 64] >> (id % 64) & 1))
+			return STEER_PASS_VLAN;
+		ethertype = tag->ethertype;
+		tag += 1;
+	}
+	return STEER_REDIRECT;
+}
+
+/* Behind the network header: `port` is what is known of the destination's address. */
+static __always_inline __u32 judge(const struct steer_port *port, struct udphdr *udp, void *frame,
+				   void *end)
+{
+	__u32 admitted;
+
 	if (!port)
 		return STEER_PASS_NOT_LISTENED;
+	admitted = admit(frame, end);
+	if (admitted != STEER_REDIRECT)
+		return admitted;
 	if (port->flags & STEER_DROP_SMALL_INITIALS &&
 	    small_initial(udp + 1, end, bpf_ntohs(udp->len)))
 		return STEER_DROP_SMALL_INITIAL;
 	return STEER_REDIRECT;
 }
 
-static __always_inline __u32 judge_v4(void *at, void *end)
+static __always_inline __u32 judge_v4(void *frame, void *at, void *end)
 {
 	struct steer_key_v4 key = {};
 	struct iphdr *ip = at;
@@ -113,7 +154,7 @@ static __always_inline __u32 judge_v4(void *at, void *end)
 		return STEER_PASS_SHORT;
 	key.address = ip->daddr;
 	key.port = udp->dest;
-	return judge(bpf_map_lookup_elem(&ports_v4, &key), udp, end);
+	return judge(bpf_map_lookup_elem(&ports_v4, &key), udp, frame, end);
 }
 
 static __always_inline int is_extension(__u8 next)
@@ -132,7 +173,7 @@ static __always_inline int is_extension(__u8 next)
 	return 0;
 }
 
-static __always_inline __u32 judge_v6(void *at, void *end)
+static __always_inline __u32 judge_v6(void *frame, void *at, void *end)
 {
 	struct steer_key_v6 key = {};
 	struct ipv6hdr *ip = at;
@@ -152,21 +193,22 @@ static __always_inline __u32 judge_v6(void *at, void *end)
 		return STEER_PASS_SHORT;
 	__builtin_memcpy(key.address, &ip->daddr, sizeof(key.address));
 	key.port = udp->dest;
-	return judge(bpf_map_lookup_elem(&ports_v6, &key), udp, end);
+	return judge(bpf_map_lookup_elem(&ports_v6, &key), udp, frame, end);
 }
 
 static __always_inline __u32 judge_frame(struct xdp_md *ctx)
 {
 	void *end = (void *)(long)ctx->data_end;
 	__be16 ethertype;
-	void *at = behind_tags((void *)(long)ctx->data, end, &ethertype);
+	void *frame = (void *)(long)ctx->data;
+	void *at = behind_tags(frame, end, &ethertype);
 
 	if (!at)
 		return STEER_PASS_SHORT;
 	if (ethertype == bpf_htons(ETH_P_IP))
-		return judge_v4(at, end);
+		return judge_v4(frame, at, end);
 	if (ethertype == bpf_htons(ETH_P_IPV6))
-		return judge_v6(at, end);
+		return judge_v6(frame, at, end);
 	return is_vlan(ethertype) ? STEER_PASS_VLAN_DEPTH : STEER_PASS_NOT_IP;
 }
 

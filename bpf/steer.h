@@ -22,7 +22,9 @@ enum steer_verdict {
 	STEER_PASS_NOT_LISTENED = 9,
 	STEER_PASS_NO_SOCKET = 10,
 	STEER_DROP_SMALL_INITIAL = 11,
-	STEER_VERDICTS = 12,
+	STEER_PASS_VLAN = 12,
+	STEER_PASS_OTHER_HOST = 13,
+	STEER_VERDICTS = 14,
 };
 
 /* An address and port that somebody asked for, in network byte order. */
@@ -53,6 +55,9 @@ _Static_assert(sizeof(struct steer_port) == 8, "loader.rs: Port");
 
 /* Addresses times ports. A hash map that is not preallocated costs what is in it. */
 #define STEER_PORTS_MAX 4096
+/* Words of 64 bits that hold a bit for each VLAN id. */
+#define STEER_VLAN_WORDS 64
+
 /* Receive queues; the loader shrinks it to those that the device has. */
 #define STEER_QUEUES_MAX 1024
 

@@ -20,17 +20,22 @@
 //!
 //! # The rule for VLAN tags
 //!
-//! Up to two tags (802.1Q, 802.1ad) are looked through, their contents are not judged, and the
-//! reply carries the same tags in the same order. A third tag is left to the kernel. A tag that
-//! the NIC strips before XDP, or that generic XDP hides, cannot be seen here: bind to addresses of
-//! the device itself, not of VLAN devices above it, where such offloads are on.
+//! Up to two tags (802.1Q, 802.1ad) are looked through. The XDP program takes a frame if each of
+//! its tags is of a VLAN that was allowed ([`LinkRules`]; none is by default), and the reply
+//! carries the same tags in the same order. What is tagged otherwise, and a third tag, is left to
+//! the kernel, which knows its VLAN devices. A tag that the NIC strips before XDP, or that generic
+//! XDP hides, cannot be seen here: `ethtool -K DEV rxvlan off` where neighbours share a trunk.
+//!
+//! The same program leaves frames to another MAC than the device's to the kernel. What reaches
+//! [`parse`] has passed it.
 
-use super::{Link, Path, QueueStats};
+use super::{Checksum, Link, Path, QueueStats};
 use crate::ecn::Ecn;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::ops::Range;
 
 mod checksum;
+mod link_rules;
 mod template;
 mod verdict;
 
@@ -38,8 +43,9 @@ mod verdict;
 mod tests;
 
 pub use checksum::{fold, sum};
+pub use link_rules::{BadVlan, LinkRules, VlanSet};
 pub use template::{FlowKey, HEADERS_MAX_BYTES, Template};
-pub use verdict::{PORT_DROP_SMALL_INITIALS, VERDICTS, Verdict, verdict, verdict_for};
+pub use verdict::{PORT_DROP_SMALL_INITIALS, VERDICTS, Verdict, verdict, verdict_for, verdict_on};
 
 /// Bytes of an Ethernet header without tags.
 pub const ETHERNET_BYTES: usize = 14;
@@ -71,6 +77,8 @@ pub struct Parsed {
     pub ecn: Ecn,
     /// Where the UDP payload lies in the frame; never empty.
     pub payload: Range<usize>,
+    /// What is known of the UDP checksum.
+    pub checksum: Checksum,
 }
 
 /// Why a received frame is dropped. Each has its counter in [`QueueStats`].
@@ -80,7 +88,7 @@ pub enum DropReason {
     Malformed,
     /// The IPv4 header checksum is wrong.
     IpChecksum,
-    /// The UDP checksum is wrong, or zero under IPv6.
+    /// The UDP checksum is zero under IPv6, or wrong where it is [verified](Checksums::Verify).
     UdpChecksum,
     /// The UDP length is below 8, or beyond the IP packet.
     UdpLength,
@@ -106,6 +114,9 @@ impl DropReason {
 pub enum Checksums {
     /// Compute and compare them.
     Verify,
+    /// Compare that of the IPv4 header, which routes, and that UDP has one under IPv6. Whether it
+    /// is right is left to whoever reads a datagram that no AEAD guards: [`Parsed::checksum`].
+    Defer,
     /// The hardware has, and said so for this frame.
     Trusted,
 }
@@ -121,7 +132,7 @@ pub fn parse(frame: &[u8], checksums: Checksums) -> Result<Parsed, DropReason> {
         ETHERTYPE_IPV6 => ipv6(frame, at)?,
         _ => return Err(DropReason::Malformed),
     };
-    let (ports, payload) = udp(frame, &network, checksums)?;
+    let (ports, payload, checksum) = udp(frame, &network, checksums)?;
     let path = Path {
         local: network.endpoint(network.destination, ports.destination),
         remote: network.endpoint(network.source, ports.source),
@@ -133,7 +144,7 @@ pub fn parse(frame: &[u8], checksums: Checksums) -> Result<Parsed, DropReason> {
     if payload.is_empty() {
         return Err(DropReason::Empty);
     }
-    Ok(Parsed { path, ecn: network.ecn, payload })
+    Ok(Parsed { path, ecn: network.ecn, payload, checksum })
 }
 
 /// The EtherType behind at most two tags, and where the network header begins.
@@ -160,8 +171,6 @@ struct Network {
     destination: IpAddr,
     ecn: Ecn,
     transport: Range<usize>,
-    /// Sum of the addresses, for the pseudo header.
-    addresses_sum: u64,
 }
 
 impl Network {
@@ -181,7 +190,7 @@ fn ipv4(frame: &[u8], at: usize, checksums: Checksums) -> Result<Network, DropRe
         return Err(DropReason::Malformed);
     }
     // RFC 791 §3.1: the sum over a header with its checksum is all ones.
-    if checksums == Checksums::Verify && fold(sum(header)) != 0xffff {
+    if checksums != Checksums::Trusted && fold(sum(header)) != 0xffff {
         return Err(DropReason::IpChecksum);
     }
     let end = at + usize::from(u16::from_be_bytes([header[2], header[3]]));
@@ -193,7 +202,6 @@ fn ipv4(frame: &[u8], at: usize, checksums: Checksums) -> Result<Network, DropRe
         destination: IpAddr::V4(Ipv4Addr::new(header[16], header[17], header[18], header[19])),
         ecn: Ecn::from_tos(header[1]),
         transport: at + IPV4_BYTES..end,
-        addresses_sum: sum(&header[12..20]),
     })
 }
 
@@ -214,7 +222,6 @@ fn ipv6(frame: &[u8], at: usize) -> Result<Network, DropReason> {
         // RFC 8200 §3: the traffic class lies across the first two octets.
         ecn: Ecn::from_tos(header[1] >> 4),
         transport: start..end,
-        addresses_sum: sum(&header[8..40]),
     })
 }
 
@@ -233,7 +240,7 @@ fn udp(
     frame: &[u8],
     network: &Network,
     checksums: Checksums,
-) -> Result<(Ports, Range<usize>), DropReason> {
+) -> Result<(Ports, Range<usize>, Checksum), DropReason> {
     let segment = &frame[network.transport.clone()];
     let header: &[u8; UDP_BYTES] = segment.first_chunk().ok_or(DropReason::Malformed)?;
     let length = usize::from(u16::from_be_bytes([header[4], header[5]]));
@@ -241,27 +248,75 @@ fn udp(
     if length < UDP_BYTES || length > segment.len() {
         return Err(DropReason::UdpLength);
     }
-    if checksums == Checksums::Verify {
-        udp_checksum(&segment[..length], network)?;
-    }
+    let checksum = udp_checksum(&segment[..length], network, checksums)?;
     let start = network.transport.start;
     let ports = Ports {
         source: u16::from_be_bytes([header[0], header[1]]),
         destination: u16::from_be_bytes([header[2], header[3]]),
     };
-    Ok((ports, start + UDP_BYTES..start + length))
+    Ok((ports, start + UDP_BYTES..start + length, checksum))
 }
 
-fn udp_checksum(segment: &[u8], network: &Network) -> Result<(), DropReason> {
-    if segment[6..8] == [0, 0] {
-        // RFC 768: zero means none under IPv4. RFC 8200 §8.1: not under IPv6.
-        return match network.source {
-            IpAddr::V4(_) => Ok(()),
-            IpAddr::V6(_) => Err(DropReason::UdpChecksum),
-        };
+fn udp_checksum(
+    segment: &[u8],
+    network: &Network,
+    checksums: Checksums,
+) -> Result<Checksum, DropReason> {
+    if checksums == Checksums::Trusted {
+        return Ok(Checksum::Verified);
     }
-    let total = network.addresses_sum + pseudo_tail(segment.len()) + sum(segment);
-    if fold(total) == 0xffff { Ok(()) } else { Err(DropReason::UdpChecksum) }
+    let field = [segment[6], segment[7]];
+    // RFC 768: zero means none under IPv4. RFC 8200 §8.1: not under IPv6, where nothing else
+    // guards the addresses.
+    if field == NO_CHECKSUM && network.source.is_ipv6() {
+        return Err(DropReason::UdpChecksum);
+    }
+    if checksums == Checksums::Defer {
+        return Ok(Checksum::Unverified(field));
+    }
+    if field == NO_CHECKSUM {
+        return Ok(Checksum::Verified);
+    }
+    let pseudo = pseudo_sum(network.source, network.destination, segment.len());
+    if fold(pseudo + sum(segment)) == FULL_SUM {
+        Ok(Checksum::Verified)
+    } else {
+        Err(DropReason::UdpChecksum)
+    }
+}
+
+/// What stands in the header of a datagram without a checksum.
+const NO_CHECKSUM: [u8; 2] = [0, 0];
+/// RFC 1071: the sum over data with its checksum.
+const FULL_SUM: u16 = 0xffff;
+
+/// Whether a datagram from `path.remote` to `path.local` is as the two bytes of its checksum say.
+///
+/// Where both ends of a wire are virtual, the kernel leaves a checksum to hardware that does not
+/// exist: what stands in the header is the sum of the pseudo header, for that hardware to go on
+/// from. This is recognised, and counts as no checksum: addresses, protocol and length are as they
+/// were sent, and memory carried the rest. A damaged datagram looks like it once in 65,536 times,
+/// as often as a wrong checksum looks right.
+#[must_use]
+pub fn udp_checksum_holds(path: &Path, field: [u8; 2], payload: &[u8]) -> bool {
+    let (source, destination) = (path.remote, path.local);
+    if field == NO_CHECKSUM {
+        return source.is_ipv4();
+    }
+    let bytes = UDP_BYTES + payload.len();
+    let pseudo = pseudo_sum(source.ip(), destination.ip(), bytes);
+    let field = u64::from(u16::from_ne_bytes(field));
+    let word = |value: u16| u64::from(value.to_be());
+    let header = word(source.port()) + word(destination.port()) + word(bytes as u16) + field;
+    u64::from(fold(pseudo)) == field || fold(pseudo + header + sum(payload)) == FULL_SUM
+}
+
+fn pseudo_sum(source: IpAddr, destination: IpAddr, udp_bytes: usize) -> u64 {
+    let address = |ip| match ip {
+        IpAddr::V4(ip) => sum(&Ipv4Addr::octets(&ip)),
+        IpAddr::V6(ip) => sum(&Ipv6Addr::octets(&ip)),
+    };
+    address(source) + address(destination) + pseudo_tail(udp_bytes)
 }
 
 /// The protocol and length words of the pseudo header, as they sum in memory order.

@@ -97,6 +97,34 @@ pub struct RxMeta {
     pub path: Path,
     /// The ECN codepoint that it arrived with.
     pub ecn: Ecn,
+    /// What is known of its UDP checksum.
+    pub checksum: Checksum,
+}
+
+/// The UDP checksum of a received datagram.
+///
+/// It guards nothing that the authentication of a QUIC packet does not, so it is summed where no
+/// authentication follows, and nowhere else: [`RxMeta::is_intact`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Checksum {
+    /// Somebody else answers for it: the kernel, or a wire that damages nothing.
+    #[default]
+    Verified,
+    /// The two bytes of the header, which nobody has compared yet.
+    Unverified([u8; 2]),
+}
+
+impl RxMeta {
+    /// Whether `payload`, which is all of the datagram, is as its checksum says. An unfinished
+    /// checksum, as a kernel at the other end of a virtual wire leaves it for hardware, counts as
+    /// none: see [`headers::udp_checksum_holds`].
+    #[must_use]
+    pub fn is_intact(&self, payload: &[u8]) -> bool {
+        match self.checksum {
+            Checksum::Verified => true,
+            Checksum::Unverified(field) => headers::udp_checksum_holds(&self.path, field, payload),
+        }
+    }
 }
 
 /// What a datapath can do, fixed at its start.
@@ -137,6 +165,8 @@ pub struct QueueStats {
     pub tx_stalls: u64,
     /// Datagrams sent through the kernel because the neighbour was unknown.
     pub tx_via_kernel: u64,
+    /// Datagrams not sent: too many new destinations were to be resolved in this second.
+    pub tx_unresolved: u64,
     /// Datagrams received through the kernel socket beside the port.
     pub rx_via_kernel: u64,
     /// Receive system calls made.

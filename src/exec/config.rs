@@ -83,7 +83,8 @@ impl UdpTuning {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Profile {
-    /// Datapath and QUIC on one thread: no packet waits for another core.
+    /// Datapath and QUIC on one thread: no packet waits for another thread, unless it arrives on
+    /// another worker's queue.
     #[default]
     LowLatency,
     /// As `LowLatency`, and before every ordinary thread of its CPU (`SCHED_FIFO`). Needs

@@ -305,14 +305,15 @@ fn flow(route: Route) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::datapath::{Link, Path};
+    use crate::datapath::{Checksum, Link, Path};
     use crate::ecn::Ecn;
     use std::net::SocketAddr;
 
     fn meta(port: u16) -> RxMeta {
         let local = SocketAddr::from(([127, 0, 0, 1], 4433));
         let remote = SocketAddr::from(([127, 0, 0, 1], port));
-        RxMeta { path: Path { local, remote, link: Link::UNKNOWN }, ecn: Ecn::Ect0 }
+        let path = Path { local, remote, link: Link::UNKNOWN };
+        RxMeta { path, ecn: Ecn::Ect0, checksum: Checksum::Verified }
     }
 
     fn to(worker: u16, slot: u32) -> Route {

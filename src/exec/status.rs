@@ -105,7 +105,7 @@ foreign! {
     /// The counters of a queue with their names.
     named_queue_stats {
     rx_packets, rx_bytes, tx_packets, tx_bytes, tx_kicks, tx_no_buffer, tx_errors, tx_stalls,
-    tx_via_kernel, rx_via_kernel, rx_calls, drop_malformed, drop_ip_checksum, drop_udp_checksum,
+    tx_via_kernel, tx_unresolved, rx_via_kernel, rx_calls, drop_malformed, drop_ip_checksum, drop_udp_checksum,
     drop_udp_length, drop_truncated, drop_empty, drop_socket_full, xdp_rx_dropped, xdp_rx_invalid_descs,
     xdp_tx_invalid_descs, xdp_rx_ring_full, xdp_rx_fill_ring_empty, xdp_tx_ring_empty,
     }
@@ -116,7 +116,7 @@ foreign! {
     /// The counters of what belongs to no connection, with their names.
     named_endpoint_stats {
     accepted, retries, version_negotiations, resets, invalid_tokens, small_initials, forged,
-    dropped, refusals, limited_retries, limited_version_negotiations, limited_refusals,
+    damaged, dropped, refusals, limited_retries, limited_version_negotiations, limited_refusals,
     limited_resets, replayed_tokens, forgotten_tokens,
     }
 }

@@ -5,7 +5,7 @@ use super::handler::{ConnectionRef, Handler};
 use super::lane::LaneLimits;
 use super::{Acceptor, Crew, Handle, Worker};
 use crate::datapath::{
-    Capabilities, Datapath, DatapathError, Link, Mode, Path, QueueStats, RxMeta,
+    Capabilities, Checksum, Datapath, DatapathError, Link, Mode, Path, QueueStats, RxMeta,
 };
 use crate::ecn::Ecn;
 use crate::proto::connection::CloseReason;
@@ -53,7 +53,7 @@ impl Pipe {
     pub(super) fn carry(&mut self, sent: (Path, Ecn, Vec<u8>)) {
         let (path, ecn, bytes) = sent;
         let path = Path { local: path.remote, remote: path.local, link: Link::UNKNOWN };
-        self.arrived.push_back((RxMeta { path, ecn }, bytes));
+        self.arrived.push_back((RxMeta { path, ecn, checksum: Checksum::Verified }, bytes));
     }
 }
 

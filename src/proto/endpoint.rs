@@ -127,6 +127,8 @@ pub struct EndpointStats {
     pub small_initials: u64,
     /// Greetings that were forged, or damaged on the way.
     pub forged: u64,
+    /// Datagrams of no connection whose UDP checksum was wrong.
+    pub damaged: u64,
     /// Datagrams dropped for any other reason.
     pub dropped: u64,
     /// CONNECTION_CLOSE frames sent without a connection, those for tokens aside.
@@ -192,6 +194,9 @@ pub struct Context<'a> {
     /// such an id is answered by a stateless reset: whoever could ask for the token of another
     /// host's id could end that host's connection (RFC 9000 §21.11).
     pub issued_here: bool,
+    /// Nothing says that the datagram was damaged on its way: its UDP checksum holds, or it has
+    /// none. Of one that was, nothing is believed that no AEAD has opened.
+    pub intact: bool,
     /// Fresh random bytes.
     pub random: [u8; 32],
     /// Space for an answer of up to 1200 bytes.
@@ -253,6 +258,10 @@ impl Endpoint {
             self.stats.dropped += 1;
             return Incoming::Drop;
         };
+        if !cx.intact && p.kind != PacketType::Initial {
+            self.stats.damaged += 1;
+            return Incoming::Drop;
+        }
         match p.kind {
             PacketType::Initial => self.on_initial(datagram, &p, cx),
             PacketType::UnknownVersion => self.negotiate(datagram, cx),
@@ -339,6 +348,9 @@ impl Endpoint {
                 self.note_refusal(refusal);
                 // Before anybody asks whether there is room: who is asked for proof is not lost.
                 if cx.crowded || self.must_retry(cx.handshakes) {
+                    if !cx.intact && !opened && self.is_forged(datagram, p) {
+                        return Incoming::Forged;
+                    }
                     return self.send_retry(p, cx);
                 }
             }

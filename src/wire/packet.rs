@@ -198,6 +198,13 @@ pub fn destination(datagram: &[u8], short_dcid_len: usize) -> Option<(Form, &[u8
     long_ids(datagram, 0).map(|(dcid, _)| (Form::Long, dcid))
 }
 
+/// Whether the long header at the start of a datagram is that of Version Negotiation: version 0
+/// (RFC 8999 §6).
+#[must_use]
+pub fn negotiates_version(datagram: &[u8]) -> bool {
+    datagram.get(1..5) == Some(&[0; 4])
+}
+
 /// The destination and the source connection id of the long header at `start`, of any version
 /// and so of up to 255 bytes (RFC 8999 §5.1): what a Version Negotiation packet has to echo.
 /// None if no long header is there.

@@ -15,6 +15,7 @@ mod listen;
 mod probe;
 mod refused;
 mod traffic;
+mod unfinished;
 
 use netns::{Lab, Side};
 use quiclane::datapath::xdp::{XdpConfig, XdpDevice};

@@ -125,6 +125,10 @@ pub(crate) struct IoArgs {
     /// Let workers share CPUs when there are fewer CPUs than queues.
     #[arg(long)]
     pub(crate) share_cpus: bool,
+    /// Take frames of this VLAN from the device as well; may be given more than once. Frames of
+    /// others are left to the kernel [default: untagged frames alone].
+    #[arg(long, value_name = "ID")]
+    pub(crate) vlan: Vec<u16>,
     /// Bytes of a UMEM frame: 2048 or 4096.
     #[arg(long, value_name = "BYTES")]
     pub(crate) frame_size: Option<usize>,
@@ -161,6 +165,10 @@ pub(crate) struct ServeArgs {
     /// MiB that the connections of a worker may hold before no more are accepted [default: 2048].
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_memory: Option<u32>,
+    /// 32 random bytes, mode 0600: clients believe a server that was restarted with the same ones
+    /// when it has forgotten their connections, and may return with its tokens [default: random].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) secret_file: Option<PathBuf>,
     /// One JSON object a line on standard output: ready, and the state at the end.
     #[arg(long)]
     pub(crate) json: bool,

@@ -17,6 +17,10 @@ use std::time::Duration;
 /// Bytes gathered before they are handed to the writing thread.
 const PIECE_BYTES: usize = 256 * 1024;
 
+/// A client that waits for data has nothing to say, and who says nothing hears nothing of a server
+/// that has forgotten the connection: so it asks after this silence.
+const KEEP_ALIVE: Duration = Duration::from_secs(1);
+
 /// What the connection tells the writing thread.
 enum News {
     Piece(Vec<u8>),
@@ -27,7 +31,9 @@ enum News {
 /// Fetches one file.
 pub(crate) fn run(args: &GetArgs) -> Result<(), Failure> {
     let mut config = ClientConfig::new(client_tls(&args.trust, hq::ALPN)?);
-    config.transport = Arc::new(perf::widened(io::transport(&args.io)));
+    let mut transport = perf::widened(io::transport(&args.io));
+    transport.keep_alive = Some(KEEP_ALIVE);
+    config.transport = Arc::new(transport);
     let mut out = output(args)?;
     let registration = io::open_client(&args.io)?;
     let (news, inbox) = channel();

@@ -11,6 +11,7 @@ use quiclane::topology::Sharing;
 /// Opens the workers that the arguments ask for, for a server.
 pub(crate) fn open_server(args: &ServeArgs) -> Result<Registration, Failure> {
     let mut config = config(&args.io)?;
+    config.secret = args.secret_file.as_deref().map(crate::secret::read).transpose()?;
     let limits = &mut config.limits;
     if let Some(count) = args.max_per_source {
         limits.source_connections = count as usize;
@@ -46,6 +47,12 @@ fn start(config: RegistrationConfig) -> Result<Registration, Failure> {
 
 fn config(args: &IoArgs) -> Result<RegistrationConfig, Failure> {
     let kind = args.io.unwrap_or(if args.dev.is_some() { IoKind::Xdp } else { IoKind::Udp });
+    if kind == IoKind::Udp && !args.vlan.is_empty() {
+        return Err(Failure::Usage(
+            "--vlan is for AF_XDP: add --dev DEV, or leave it to the kernel's VLAN devices"
+                .to_owned(),
+        ));
+    }
     let mut config = match kind {
         IoKind::Udp => {
             let tuning = UdpTuning::default();
@@ -98,6 +105,9 @@ fn xdp(args: &IoArgs, least: Require) -> Result<XdpConfig, Failure> {
     };
     if args.generic {
         config.force_mode = Some(Mode::Generic);
+    }
+    for &id in &args.vlan {
+        config.vlans.insert(id).map_err(|bad| Failure::Usage(format!("--vlan {id}: {bad}")))?;
     }
     if let Some(bytes) = args.frame_size {
         config.chunk_bytes = bytes;

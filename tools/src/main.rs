@@ -21,6 +21,7 @@ mod pictures;
 mod place;
 mod queue;
 mod rss;
+mod secret;
 mod serve;
 mod signals;
 mod status;

@@ -52,6 +52,14 @@ fn arriving(path: &Path, payload: &[u8], ecn: Ecn) -> Vec<u8> {
     build(&theirs, payload, ecn)
 }
 
+/// As a datapath and who believes its datagrams read a frame: the checksum is compared in the end.
+fn received(frame: &[u8]) -> Result<Parsed, DropReason> {
+    let parsed = parse(frame, Checksums::Defer)?;
+    let Checksum::Unverified(field) = parsed.checksum else { panic!("nobody has summed") };
+    let holds = udp_checksum_holds(&parsed.path, field, &frame[parsed.payload.clone()]);
+    if holds { Ok(parsed) } else { Err(DropReason::UdpChecksum) }
+}
+
 /// RFC 1071 read literally.
 fn naive_sum(bytes: &[u8]) -> u16 {
     let mut total = 0u32;
@@ -175,6 +183,8 @@ proptest! {
         let mut bad = frame.clone();
         let at = ETHERNET_BYTES + position.index(frame.len() - ETHERNET_BYTES);
         bad[at] ^= 1 << bit;
+        let later = received(&bad).map(|parsed| parsed.payload);
+        prop_assert_eq!(parse(&bad, Checksums::Verify).map(|parsed| parsed.payload), later);
         let Ok(parsed) = parse(&bad, Checksums::Verify) else { return Ok(()) };
         // IPv6 has no header checksum: class, flow label and hop limit may change unseen. And a
         // UDP checksum whose last bit flips to zero means "none" in IPv4.
@@ -221,6 +231,25 @@ fn an_unsummed_packet_becomes_the_summed_one_when_a_nic_completes_it() {
             assert_eq!(packet, &whole[..], "{path:?}, {length} bytes");
             assert_ne!(unfinished, whole[udp + 6..udp + 8], "{path:?}, {length} bytes");
         }
+    }
+}
+
+/// What a kernel leaves to hardware on a wire that has none: the sum of the pseudo header.
+#[test]
+fn attack_46_an_unfinished_checksum_counts_as_none() {
+    for path in [path_v4(&[]), path_v6(&[])] {
+        let theirs = Path { local: path.remote, remote: path.local, ..path };
+        let template = Template::new(&theirs, FlowKey::new(7)).unwrap();
+        let at = Template::ROOM_BYTES;
+        let mut frame = vec![0x5a; at + 99];
+        let packet = template.write_unsummed(&mut frame, at..at + 99, Ecn::Ect0);
+        let packet = &mut frame[packet];
+        assert_eq!(parse(packet, Checksums::Verify), Err(DropReason::UdpChecksum));
+        assert_eq!(received(packet).map(|parsed| parsed.payload.len()), Ok(99));
+        // It guards addresses, protocol and length: of another datagram it is wrong.
+        let udp = packet.len() - 99 - UDP_BYTES;
+        packet[udp + 6] ^= 0x40;
+        assert_eq!(received(packet), Err(DropReason::UdpChecksum));
     }
 }
 
@@ -328,7 +357,9 @@ fn attack_46_lengths_and_checksums_that_lie_are_told_apart() {
         if frame[12] == 0x08 {
             repair_v4(&mut frame);
         }
-        parse(&frame, Checksums::Verify).map(|parsed| parsed.payload.len())
+        let now = parse(&frame, Checksums::Verify).map(|parsed| parsed.payload.len());
+        assert_eq!(received(&frame).map(|parsed| parsed.payload.len()), now);
+        now
     };
     // UDP length: below its header, beyond IP.
     assert_eq!(with(&v4, 38, [0, 7]), Err(DropReason::UdpLength));
@@ -345,10 +376,67 @@ fn attack_46_lengths_and_checksums_that_lie_are_told_apart() {
     assert_eq!(with(&v6, 60, [0, 0]), Err(DropReason::UdpChecksum));
     assert_eq!(with(&v4, 40, [1, 2]), Err(DropReason::UdpChecksum));
     assert_eq!(with(&v6, 60, [1, 2]), Err(DropReason::UdpChecksum));
+    // What an AEAD guards is handed on, wherever the checksum is wrong.
+    let mut bad = v4.clone();
+    bad[40..42].copy_from_slice(&[1, 2]);
+    let handed = parse(&bad, Checksums::Defer).unwrap();
+    assert_eq!(handed.checksum, Checksum::Unverified([1, 2]));
     let mut bad = v4.clone();
     bad[24] ^= 0x10;
     assert_eq!(parse(&bad, Checksums::Verify), Err(DropReason::IpChecksum));
+    assert_eq!(parse(&bad, Checksums::Defer), Err(DropReason::IpChecksum));
     assert!(parse(&bad, Checksums::Trusted).is_ok());
+}
+
+/// [MsQuic 6057, 6144].
+#[test]
+fn attack_75_lengths_below_their_headers_are_never_subtracted() {
+    let v4 = arriving(&path_v4(&[]), &[1; 32], Ecn::NotEct);
+    let v6 = arriving(&path_v6(&[]), &[1; 32], Ecn::NotEct);
+    let with = |frame: &[u8], at: usize, length: u16| {
+        let mut frame = frame.to_vec();
+        frame[at..at + 2].copy_from_slice(&length.to_be_bytes());
+        if frame[12] == 0x08 {
+            repair_v4(&mut frame);
+        }
+        for checksums in [Checksums::Verify, Checksums::Trusted] {
+            assert!(parse(&frame, checksums).is_err());
+        }
+        parse(&frame, Checksums::Defer).unwrap_err()
+    };
+    for length in 0..8 {
+        assert_eq!(with(&v4, 38, length), DropReason::UdpLength, "{length}");
+        assert_eq!(with(&v6, 58, length), DropReason::UdpLength, "{length}");
+        assert_eq!(with(&v6, 18, length), DropReason::Malformed, "{length}");
+    }
+    // The total length of IPv4 counts its header of 20 bytes, and UDP's of 8.
+    for length in 0..28 {
+        assert_eq!(with(&v4, 16, length), DropReason::Malformed, "{length}");
+    }
+}
+
+#[test]
+fn attack_44_a_device_takes_its_own_frames_in_allowed_vlans() {
+    let mut vlans = VlanSet::NONE;
+    assert_eq!(vlans.insert(4095), Err(BadVlan(4095)));
+    vlans.insert(7).unwrap();
+    let none = LinkRules { mac: LOCAL_MAC, vlans: VlanSet::NONE };
+    let seven = LinkRules { vlans, ..none };
+    let judged = |tags: &[[u8; 4]], rules: &LinkRules| {
+        let frame = arriving(&path_v4(tags), b"x", Ecn::NotEct);
+        verdict_on(&frame, rules, |_| Some(0))
+    };
+    assert_eq!(judged(&[], &none), Verdict::Redirect);
+    assert_eq!(judged(&TAGS[1..], &none), Verdict::PassVlan);
+    assert_eq!(judged(&TAGS[1..], &seven), Verdict::Redirect);
+    assert_eq!(judged(&TAGS, &seven), Verdict::PassVlan, "every tag has to be allowed");
+    vlans.insert(0x123).unwrap();
+    assert_eq!(judged(&TAGS, &LinkRules { vlans, ..none }), Verdict::Redirect);
+    assert_eq!(format!("{vlans:?}"), "{7, 291}");
+    let mut frame = arriving(&path_v6(&TAGS[1..]), b"x", Ecn::NotEct);
+    frame[3] ^= 1;
+    assert_eq!(verdict_on(&frame, &seven, |_| Some(0)), Verdict::PassOtherHost);
+    assert_eq!(verdict_on(&frame, &seven, |_| None), Verdict::PassNotListened);
 }
 
 #[test]

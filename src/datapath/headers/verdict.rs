@@ -5,8 +5,8 @@
 //! verdicts as [`Verdict`] does.
 
 use super::{
-    ETHERTYPE_IPV4, ETHERTYPE_IPV6, FRAGMENT_BITS, IPV4_BYTES, IPV6_BYTES, PROTOCOL_UDP, UDP_BYTES,
-    ethernet, is_vlan, read_u16,
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, FRAGMENT_BITS, IPV4_BYTES, IPV6_BYTES, LinkRules, PROTOCOL_UDP,
+    UDP_BYTES, ethernet, is_vlan, read_u16,
 };
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -51,10 +51,14 @@ pub enum Verdict {
     PassNoSocket = 10,
     /// Dropped: a client's Initial in a datagram of less than 1200 bytes.
     DropSmallInitial = 11,
+    /// Passed: ours, but in a VLAN that was not allowed.
+    PassVlan = 12,
+    /// Passed: ours, but to another MAC than the device's.
+    PassOtherHost = 13,
 }
 
 /// Every verdict, in the order of the program's counters.
-pub const VERDICTS: [Verdict; 12] = [
+pub const VERDICTS: [Verdict; 14] = [
     Verdict::Redirect,
     Verdict::PassShort,
     Verdict::PassNotIp,
@@ -67,6 +71,8 @@ pub const VERDICTS: [Verdict; 12] = [
     Verdict::PassNotListened,
     Verdict::PassNoSocket,
     Verdict::DropSmallInitial,
+    Verdict::PassVlan,
+    Verdict::PassOtherHost,
 ];
 
 impl Verdict {
@@ -92,6 +98,8 @@ impl Verdict {
             Self::PassNotListened => "pass-not-listened",
             Self::PassNoSocket => "pass-no-socket",
             Self::DropSmallInitial => "drop-small-initial",
+            Self::PassVlan => "pass-vlan",
+            Self::PassOtherHost => "pass-other-host",
         }
     }
 }
@@ -113,11 +121,26 @@ pub fn verdict(frame: &[u8]) -> Verdict {
 /// asked for.
 #[must_use]
 pub fn verdict_for(frame: &[u8], flags_of: impl Fn(SocketAddr) -> Option<u32>) -> Verdict {
-    decide(frame, flags_of).unwrap_or_else(|passed| passed)
+    decide(frame, None, flags_of).unwrap_or_else(|passed| passed)
+}
+
+/// As [`verdict_for`], of the program of a device that takes frames by `rules`: the others take
+/// them from any neighbour.
+#[must_use]
+pub fn verdict_on(
+    frame: &[u8],
+    rules: &LinkRules,
+    flags_of: impl Fn(SocketAddr) -> Option<u32>,
+) -> Verdict {
+    decide(frame, Some(rules), flags_of).unwrap_or_else(|passed| passed)
 }
 
 /// `Err` is an early end, as in the program.
-fn decide(frame: &[u8], flags_of: impl Fn(SocketAddr) -> Option<u32>) -> Result<Verdict, Verdict> {
+fn decide(
+    frame: &[u8],
+    rules: Option<&LinkRules>,
+    flags_of: impl Fn(SocketAddr) -> Option<u32>,
+) -> Result<Verdict, Verdict> {
     let (ethertype, at) = ethernet(frame).ok_or(Verdict::PassShort)?;
     let (destination, at) = match ethertype {
         ETHERTYPE_IPV4 => ipv4(frame, at)?,
@@ -128,6 +151,7 @@ fn decide(frame: &[u8], flags_of: impl Fn(SocketAddr) -> Option<u32>) -> Result<
     let udp = frame.get(at..at + UDP_BYTES).ok_or(Verdict::PassShort)?;
     let port = u16::from_be_bytes([udp[2], udp[3]]);
     let flags = flags_of(SocketAddr::new(destination, port)).ok_or(Verdict::PassNotListened)?;
+    rules.map_or(Ok(()), |rules| rules.admit(frame))?;
     let length = usize::from(u16::from_be_bytes([udp[4], udp[5]]));
     if flags & PORT_DROP_SMALL_INITIALS != 0 && small_initial(&frame[at + UDP_BYTES..], length) {
         return Ok(Verdict::DropSmallInitial);

@@ -5,7 +5,7 @@ use super::nat::Nat;
 use super::rng::{Rng, splitmix64};
 use super::trace::{DropReason, TapEvent, TapKind, Watchers};
 use super::{AttachError, HostId, MAX_IN_FLIGHT, QUEUE_TABLE_LEN, SimConfig};
-use crate::datapath::{Link, Path, QueueStats, RxMeta};
+use crate::datapath::{Checksum, Link, Path, QueueStats, RxMeta};
 use crate::ecn::Ecn;
 use crate::time::Instant;
 use std::cmp::Reverse;
@@ -462,7 +462,7 @@ impl Core {
         }
         self.watchers.note(&packet.event(at, TapKind::Delivered { queue }));
         let path = Path { local: packet.destination, remote: packet.source, link: Link::UNKNOWN };
-        let meta = RxMeta { path, ecn: packet.ecn };
+        let meta = RxMeta { path, ecn: packet.ecn, checksum: Checksum::Verified };
         self.waiting += 1;
         inbox.arrived.push_back(Arrived { frame: packet.frame, meta });
     }

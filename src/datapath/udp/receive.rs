@@ -8,7 +8,7 @@ use super::abi::Arrival;
 use super::socket::Socket;
 use super::syscall::{self, RECEIVE_BATCH, Slot};
 use super::{QUEUED_ERRORS_PER_CALL, error};
-use crate::datapath::{Link, Path, QueueStats, RxMeta};
+use crate::datapath::{Checksum, Link, Path, QueueStats, RxMeta};
 use std::io;
 
 /// The largest that the kernel joins.
@@ -154,7 +154,8 @@ impl Receiver {
 fn meta_of(socket: &Socket, slot: &Slot, arrival: &Arrival) -> Option<RxMeta> {
     let remote = slot.name.get()?;
     let local = socket.arrived_at(arrival.local);
-    Some(RxMeta { path: Path { local, remote, link: Link::UNKNOWN }, ecn: arrival.ecn })
+    let path = Path { local, remote, link: Link::UNKNOWN };
+    Some(RxMeta { path, ecn: arrival.ecn, checksum: Checksum::Verified })
 }
 
 /// The datagrams of one message.

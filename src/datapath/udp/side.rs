@@ -15,7 +15,7 @@ use super::error::{SendError, UdpError, UdpErrorKind, is_icmp};
 use super::socket::{Options, Socket};
 use super::syscall::{self, Outgoing, Slot};
 use super::{DEFAULT_BUFFER_BYTES, QUEUED_ERRORS_PER_CALL};
-use crate::datapath::{Link, Path, RxMeta};
+use crate::datapath::{Checksum, Link, Path, RxMeta};
 use crate::ecn::Ecn;
 use std::io;
 use std::net::SocketAddr;
@@ -171,7 +171,7 @@ impl SideSocket {
         let arrival = slot.control.arrival();
         let local = self.socket.arrived_at(arrival.local);
         let path = Path { local, remote, link: Link::UNKNOWN };
-        let meta = RxMeta { path, ecn: arrival.ecn };
+        let meta = RxMeta { path, ecn: arrival.ecn, checksum: Checksum::Verified };
         Some(Received { meta, len: slot.len, truncated: slot.truncated })
     }
 

@@ -5,7 +5,7 @@ use super::ladder::Require;
 use super::metadata::Metadata;
 use super::umem::RX_HEADROOM_BYTES;
 use crate::datapath::Mode;
-use crate::datapath::headers::{ETHERNET_BYTES, VLAN_BYTES, VLAN_TAGS_MAX};
+use crate::datapath::headers::{ETHERNET_BYTES, VLAN_BYTES, VLAN_TAGS_MAX, VlanSet};
 
 /// The kernel polls the NIC in the thread that receives, instead of in an interrupt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,8 +23,8 @@ impl Default for BusyPoll {
     }
 }
 
-/// Who computes the UDP checksums of what is sent. Those of what is received are always verified by
-/// us: no kernel tells an XDP program what a NIC found.
+/// Who computes the UDP checksums of what is sent. Those of what is received are compared by us, and
+/// only where no AEAD guards the datagram: no kernel tells an XDP program what a NIC found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum TxChecksum {
     /// The NIC, where its driver offers that to zero-copy sockets (`tx-checksum` among the device's
@@ -63,6 +63,9 @@ pub struct XdpConfig {
     pub force_mode: Option<Mode>,
     /// Who computes UDP checksums.
     pub tx_checksum: TxChecksum,
+    /// The VLANs whose tagged frames are taken from the device; none by default. Those of others
+    /// are left to the kernel, whose VLAN devices and firewall they are for.
+    pub vlans: VlanSet,
 }
 
 impl XdpConfig {
@@ -80,6 +83,7 @@ impl XdpConfig {
             huge_pages: true,
             force_mode: None,
             tx_checksum: TxChecksum::Auto,
+            vlans: VlanSet::NONE,
         }
     }
 

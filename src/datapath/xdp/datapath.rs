@@ -186,7 +186,7 @@ impl XdpDatapath {
                 continue;
             };
             let bytes = socket.umem.received_bytes(&frame);
-            match parse(bytes, Checksums::Verify) {
+            match parse(bytes, Checksums::Defer) {
                 Ok(parsed) => {
                     *handed += 1;
                     self.counters.rx_packets += 1;
@@ -374,7 +374,7 @@ fn deliver(
     ifindex: u32,
     sink: &mut dyn FnMut(&RxMeta, &mut [u8]),
 ) {
-    let mut meta = RxMeta { path: parsed.path, ecn: parsed.ecn };
+    let mut meta = RxMeta { path: parsed.path, ecn: parsed.ecn, checksum: parsed.checksum };
     if needs_scope(meta.path.remote.ip()) {
         meta.path.remote = scoped(meta.path.remote, ifindex);
         meta.path.local = scoped(meta.path.local, ifindex);
@@ -447,6 +447,12 @@ impl Datapath for XdpDatapath {
                 self.send_frame(frame, len, &Path { local, link, ..*path }, ecn);
             }
             Reach::Kernel => self.send_through_kernel(frame, len, path, ecn),
+            Reach::NotNow => {
+                self.counters.tx_unresolved += 1;
+                if let Some(socket) = &mut self.socket {
+                    socket.umem.give_back(frame);
+                }
+            }
         }
     }
 

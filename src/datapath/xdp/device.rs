@@ -10,7 +10,7 @@ use super::socket::{BindError, Binding, Socket};
 use super::sys::{self, DeviceQuery};
 use super::who;
 use crate::datapath::Mode;
-use crate::datapath::headers::{PORT_DROP_SMALL_INITIALS, Verdict};
+use crate::datapath::headers::{LinkRules, PORT_DROP_SMALL_INITIALS, Verdict};
 use aya::programs::XdpMode;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -118,7 +118,8 @@ impl XdpDevice {
         let rungs = rungs(config.require, config.force_mode);
         let mut ladder = Ladder::default();
         refuse_foreign(&info.name, info.ifindex)?;
-        let mut program = Program::load(info.queues)?;
+        let mut program =
+            Program::load(info.queues, &LinkRules { mac: info.mac, vlans: config.vlans })?;
         let mut attached = false;
         let mut zerocopy_refused = !rungs.contains(&Mode::NativeZerocopy);
         if rungs.iter().any(|&mode| mode != Mode::Generic) {

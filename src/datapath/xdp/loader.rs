@@ -1,7 +1,7 @@
 //! The XDP program: loaded, attached as a link, its maps filled. Control plane only.
 
 use super::error::XdpError;
-use crate::datapath::headers::{PORT_DROP_SMALL_INITIALS, VERDICTS, Verdict};
+use crate::datapath::headers::{LinkRules, PORT_DROP_SMALL_INITIALS, VERDICTS, Verdict};
 use aya::maps::{HashMap, MapData, PerCpuArray, XskMap};
 use aya::programs::links::FdLink;
 use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp, XdpMode};
@@ -105,10 +105,13 @@ pub(super) struct Program {
 }
 
 impl Program {
-    /// Loads the program with a slot for each of `queues`.
-    pub(super) fn load(queues: u32) -> Result<Self, XdpError> {
+    /// Loads the program with a slot for each of `queues`, for a device that takes frames by
+    /// `rules`.
+    pub(super) fn load(queues: u32, rules: &LinkRules) -> Result<Self, XdpError> {
         let mut ebpf = EbpfLoader::new()
             .map_max_entries("xsks", queues.max(1))
+            .override_global("device_mac", &rules.mac, true)
+            .override_global("vlans", rules.vlans.words(), true)
             .load(OBJECT)
             .map_err(|error| refused("loading the XDP program and its maps", &error))?;
         xdp(&mut ebpf, STEER)?

@@ -28,6 +28,12 @@ const ELSEWHERE_NS: u64 = 5_000_000_000;
 /// each and no memory.
 const ENTRIES_MAX: usize = 1024;
 
+/// Questions to the kernel in a second, of 10 to 20 us each. Who spoofs sources in fragments, which
+/// come without a link address, costs two of them and one packet through the kernel for each
+/// source; beyond this nothing is sent to a source that is new.
+const ASKS_PER_SECOND: u32 = 1_000;
+const SECOND_NS: u64 = 1_000_000_000;
+
 /// How to reach a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reach {
@@ -35,6 +41,8 @@ pub(super) enum Reach {
     Link(Link, IpAddr),
     /// Through the kernel's socket, this time.
     Kernel,
+    /// Not at all, this time: too many others had to be asked for.
+    NotNow,
 }
 
 /// What is known of a peer.
@@ -50,6 +58,9 @@ pub(super) struct Neighbours<Ask = Netlink> {
     ifindex: u32,
     mac: [u8; 6],
     entries: HashMap<Ends, Entry>,
+    /// When the second of the budget began, and what is used of it.
+    asked_since_ns: u64,
+    asked: u32,
     /// The entry used last: most packets in a row go to one peer.
     last: Option<(Ends, Entry)>,
 }
@@ -88,7 +99,7 @@ impl Resolve for Netlink {
 
 impl<Ask: Resolve> Neighbours<Ask> {
     pub(super) fn new(ask: Ask, ifindex: u32, mac: [u8; 6]) -> Self {
-        Self { ask, ifindex, mac, entries: HashMap::new(), last: None }
+        Self { ask, ifindex, mac, entries: HashMap::new(), asked_since_ns: 0, asked: 0, last: None }
     }
 
     /// How the next packet from `local` to `remote` gets there.
@@ -107,9 +118,19 @@ impl<Ask: Resolve> Neighbours<Ask> {
             }
             known => {
                 let is_new = known.is_none();
-                self.look_up(now_ns, ends, is_new)
+                // Without a budget, what was true until now is better than nothing.
+                let stale = known.map_or(Reach::NotNow, |entry| entry.reach);
+                if self.may_ask(now_ns) { self.look_up(now_ns, ends, is_new) } else { stale }
             }
         }
+    }
+
+    fn may_ask(&mut self, now_ns: u64) -> bool {
+        if now_ns.saturating_sub(self.asked_since_ns) >= SECOND_NS {
+            (self.asked_since_ns, self.asked) = (now_ns, 0);
+        }
+        self.asked += 1;
+        self.asked <= ASKS_PER_SECOND
     }
 
     /// Asks. A known neighbour whose time is over gets this packet through the kernel, see above.
@@ -225,10 +246,28 @@ mod tests {
     #[test]
     fn attack_56_a_flood_of_destinations_is_bounded() {
         let mut table = neighbours(Found::Neighbour(PEER_MAC, LOCAL));
+        let mut now_ns = 1;
         for number in 0..5 * ENTRIES_MAX as u32 {
-            table.reach(1, LOCAL, peer(number));
+            now_ns += 2 * SECOND_NS / u64::from(ASKS_PER_SECOND);
+            table.reach(now_ns, LOCAL, peer(number));
             assert!(table.entries.len() <= ENTRIES_MAX);
         }
-        assert!(matches!(table.reach(1, LOCAL, peer(0)), Reach::Link(..)));
+        assert!(matches!(table.reach(now_ns, LOCAL, peer(0)), Reach::Link(..)));
+    }
+
+    #[test]
+    fn attack_56_spoofed_sources_cost_a_bounded_number_of_questions() {
+        let mut table = neighbours(Found::Neighbour(PEER_MAC, LOCAL));
+        let honest = table.reach(0, LOCAL, peer(0));
+        let mut left_out = 0;
+        for number in 1..100_000 {
+            let now_ns = u64::from(number) * 10_000; // 100,000 in a second.
+            left_out += u32::from(table.reach(now_ns, LOCAL, peer(number)) == Reach::NotNow);
+        }
+        assert_eq!(table.ask.asked, ASKS_PER_SECOND as usize);
+        assert_eq!(left_out, 100_000 - ASKS_PER_SECOND);
+        // Whom we know is reached all the same, also when it is time to ask again.
+        assert_eq!(table.reach(SECOND_NS - 1, LOCAL, peer(0)), honest);
+        assert!(matches!(table.reach(SECOND_NS, LOCAL, peer(9_999)), Reach::Link(..)));
     }
 }

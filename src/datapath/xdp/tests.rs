@@ -3,7 +3,7 @@
 
 use super::loader::Program;
 use super::*;
-use crate::datapath::headers::{Verdict, verdict_for};
+use crate::datapath::headers::{Verdict, verdict_on};
 use netns::privileged;
 use std::net::SocketAddr;
 

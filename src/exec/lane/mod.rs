@@ -152,6 +152,8 @@ super::status::counters! {
         rx_unroutable,
         /// Datagrams of no connection that a listener was asked about.
         rx_unknown,
+        /// Version Negotiation packets whose UDP checksum was wrong.
+        rx_damaged,
         /// Stateless resets of peers that ended a connection.
         rx_resets,
         /// Connections accepted.

@@ -39,6 +39,11 @@ impl Lane {
             self.counters.rx_unroutable += 1;
             return Routed::Dropped;
         };
+        // Of all that a connection is given, this alone is not authenticated.
+        if form == Form::Long && packet::negotiates_version(datagram) && !meta.is_intact(datagram) {
+            self.counters.rx_damaged += 1;
+            return Routed::Dropped;
+        }
         let route = self.ahead.route(dcid).unwrap_or_else(|| self.codec.decode(dcid));
         if let Some(route) = route {
             let worker = usize::from(route.worker);
@@ -104,6 +109,7 @@ impl Lane {
         let mut answer = self.answers.vacant();
         let mut context = self.context(form, meta, &mut answer.bytes[..]);
         context.issued_here = ours;
+        context.intact = meta.is_intact(datagram);
         match self.listeners[at].endpoint.incoming(datagram, CID_LEN, &mut context) {
             Incoming::Answer(len) => {
                 return self.reply(Answer { port, path: Some(meta.path), len, ..answer });
@@ -132,8 +138,8 @@ impl Lane {
         let table_full = self.table.next_key().is_none();
         let crowded = form == Form::Long && self.admission.is_crowded(remote, table_full);
         let handshakes = self.admission.pressure(now);
-        let (issued_here, random) = (false, self.services.entropy.bytes());
-        Context { now, remote, handshakes, crowded, issued_here, random, answer }
+        let (issued_here, intact, random) = (false, true, self.services.entropy.bytes());
+        Context { now, remote, handshakes, crowded, issued_here, intact, random, answer }
     }
 
     /// Sends an answer with the next transmission, if not too many wait for it.

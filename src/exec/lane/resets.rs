@@ -94,7 +94,7 @@ impl Lane {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::datapath::{Link, Path};
+    use crate::datapath::{Checksum, Link, Path};
     use crate::ecn::Ecn;
     use crate::exec::lane::{LaneLimits, Routed};
     use crate::exec::testing::{CLIENT, SERVER, Scene, Told};
@@ -103,7 +103,7 @@ mod tests {
 
     fn from_server() -> RxMeta {
         let path = Path { local: CLIENT.into(), remote: SERVER.into(), link: Link::UNKNOWN };
-        RxMeta { path, ecn: Ecn::NotEct }
+        RxMeta { path, ecn: Ecn::NotEct, checksum: Checksum::Verified }
     }
 
     const FORGOTTEN: Told = Told::Closed(CloseReason::StatelessReset);
@@ -181,7 +181,7 @@ mod tests {
         scene.connect(None);
         scene.run(20);
         let path = Path { local: SERVER.into(), remote: CLIENT.into(), link: Link::UNKNOWN };
-        let meta = RxMeta { path, ecn: Ecn::NotEct };
+        let meta = RxMeta { path, ecn: Ecn::NotEct, checksum: Checksum::Verified };
         let mut elsewhere = meta;
         elsewhere.path.remote.set_port(1);
         let lane = scene.servers[0].lane();

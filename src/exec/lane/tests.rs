@@ -5,7 +5,7 @@ mod places;
 mod strangers;
 
 use super::*;
-use crate::datapath::{Link, RxMeta};
+use crate::datapath::{Checksum, Link, RxMeta};
 use crate::ecn::Ecn;
 use crate::exec::sys::{Interest, Poller};
 use crate::exec::testing::{CLIENT, SERVER, Scene, Scribe, Told, client_config, server_config};
@@ -161,10 +161,13 @@ fn answers_that_wait_do_not_stand_in_the_way_of_a_client_with_a_token() {
     scene.client.turn(scene.now).unwrap();
     let (path, ecn, mut greeting) = scene.client.ports()[0].sent.pop_front().unwrap();
     let path = crate::datapath::Path { local: path.remote, remote: path.local, ..path };
-    let meta = RxMeta { path, ecn };
+    let meta = RxMeta { path, ecn, checksum: Checksum::Verified };
     let lane = scene.servers[0].lane();
+    let gone = lane.new_cid(Key { slot: 9, generation: 9 });
     for _ in 0..1_000 {
-        lane.receive(0, &meta, &mut [0x40; 100]);
+        let mut datagram = [0x40; 100];
+        datagram[1..=gone.len()].copy_from_slice(gone.as_slice());
+        lane.receive(0, &meta, &mut datagram);
     }
     assert!(lane.counters().answers_dropped > 0, "more wait than may: {:?}", lane.counters());
     assert_eq!(lane.receive(0, &meta, &mut greeting), Routed::Here);
@@ -214,7 +217,7 @@ fn what_is_for_nobody_is_counted_and_dropped() {
         remote: CLIENT.into(),
         link: Link::UNKNOWN,
     };
-    let meta = RxMeta { path, ecn: Ecn::NotEct };
+    let meta = RxMeta { path, ecn: Ecn::NotEct, checksum: Checksum::Verified };
     let lane = scene.servers[0].lane();
     assert_eq!(lane.receive(0, &meta, &mut [0x40; 100]), Routed::Dropped, "a port of nobody");
     assert_eq!(lane.receive(0, &meta, &mut [0x40; 3]), Routed::Dropped, "too short for an id");
@@ -475,4 +478,57 @@ fn close_all_says_goodbye_to_everybody() {
     let closed =
         |told: &&Told| matches!(told, Told::Closed(CloseReason::PeerApplication { code: 9, .. }));
     assert_eq!(scene.told_client().iter().filter(closed).count(), 3);
+}
+
+/// A datagram from the other end, whose checksum is wrong if `wrong`.
+fn from(remote: ([u8; 4], u16), local: ([u8; 4], u16), wrong: bool) -> RxMeta {
+    let path =
+        crate::datapath::Path { local: local.into(), remote: remote.into(), link: Link::UNKNOWN };
+    let checksum = if wrong { Checksum::Unverified([1, 2]) } else { Checksum::Verified };
+    RxMeta { path, ecn: Ecn::NotEct, checksum }
+}
+
+#[test]
+fn attack_46_a_wrong_checksum_matters_where_no_aead_guards() {
+    let config = ServerConfig { retry: RetryPolicy::Always, ..server_config() };
+    let mut scene = Scene::with_config(1, LaneLimits::default(), &config);
+    scene.connect(None);
+    scene.client.turn(scene.now).unwrap();
+    let (_, _, greeting) = scene.client.ports()[0].sent.pop_front().unwrap();
+    let lane = scene.servers[0].lane();
+    let mut ask = |wrong: bool, datagram: &[u8]| {
+        let routed = lane.receive(0, &from(CLIENT, SERVER, wrong), &mut datagram.to_vec());
+        let stats = lane.endpoint_stats();
+        (routed, stats.retries + stats.version_negotiations + stats.resets, stats.damaged)
+    };
+    // A greeting whose AEAD opens is what was sent; one that does not is not answered.
+    assert_eq!(ask(true, &greeting), (Routed::Here, 1, 0));
+    let mut damaged = greeting.clone();
+    damaged[700] ^= 1;
+    assert_eq!(ask(true, &damaged), (Routed::Dropped, 1, 0));
+    assert_eq!(ask(false, &damaged), (Routed::Here, 2, 0), "a Retry is cheaper than to open it");
+    let mut unknown = greeting.clone();
+    unknown[1..5].fill(0x1a);
+    assert_eq!(ask(true, &unknown), (Routed::Dropped, 2, 1));
+    assert_eq!(ask(false, &unknown), (Routed::Here, 3, 1));
+}
+
+#[test]
+fn attack_46_version_negotiation_is_believed_only_if_its_checksum_holds() {
+    let mut scene = Scene::new(1, LaneLimits::default());
+    scene.connect(None);
+    scene.client.turn(scene.now).unwrap();
+    let (_, _, greeting) = scene.client.ports()[0].sent.pop_front().unwrap();
+    let (dcid, scid) = crate::wire::packet::long_ids(&greeting, 0).unwrap();
+    let mut answer = [0; 64];
+    let mut w = crate::wire::Writer::new(&mut answer);
+    crate::wire::packet::write_version_negotiation(&mut w, scid, dcid, &[0x1a1a_1a1a], 1).unwrap();
+    let len = w.position();
+    let lane = scene.client.lane();
+    let answer = &mut answer[..len];
+    assert_eq!(lane.receive(0, &from(SERVER, CLIENT, true), answer), Routed::Dropped);
+    assert_eq!(lane.counters().rx_damaged, 1);
+    assert_eq!(lane.receive(0, &from(SERVER, CLIENT, false), answer), Routed::Here);
+    scene.run(2);
+    assert_eq!(scene.told_client().len(), 1, "{:?}", scene.told_client());
 }

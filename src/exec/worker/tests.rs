@@ -4,7 +4,7 @@ use super::super::crew::Crew;
 use super::super::lane::LaneLimits;
 use super::super::testing::Pipe;
 use super::*;
-use crate::datapath::{Link, Path, RxMeta};
+use crate::datapath::{Checksum, Link, Path, RxMeta};
 use crate::ecn::Ecn;
 use std::net::SocketAddr;
 
@@ -35,7 +35,9 @@ fn sleeps(worker: &mut Worker<Pipe>, us: u64) -> bool {
 fn disturb(worker: &mut Worker<Pipe>) {
     let address = SocketAddr::from(([192, 0, 2, 1], 1));
     let path = Path { local: address, remote: address, link: Link::UNKNOWN };
-    worker.ports()[0].arrived.push_back((RxMeta { path, ecn: Ecn::NotEct }, vec![0; 9]));
+    worker.ports()[0]
+        .arrived
+        .push_back((RxMeta { path, ecn: Ecn::NotEct, checksum: Checksum::Verified }, vec![0; 9]));
 }
 
 #[test]

@@ -149,7 +149,9 @@ impl fmt::Display for CloseReason {
             ),
             Self::IdleTimeout => f.write_str("nothing arrived within the idle timeout"),
             Self::HandshakeTimeout => f.write_str("the handshake did not finish in time"),
-            Self::StatelessReset => f.write_str("the peer has lost the connection's state"),
+            Self::StatelessReset => f.write_str(
+                "the peer has forgotten the connection: it was restarted, or had given up on us",
+            ),
             Self::VersionMismatch => f.write_str("the peer speaks no version of QUIC that we do"),
         }
     }

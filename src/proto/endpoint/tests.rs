@@ -57,6 +57,7 @@ fn ask(
         handshakes: 0,
         crowded: false,
         issued_here: true,
+        intact: true,
         random,
         answer: &mut answer,
     };
@@ -315,6 +316,7 @@ fn where_there_is_no_room_every_policy_asks_for_proof() {
             handshakes: 0,
             crowded: true,
             issued_here: true,
+            intact: true,
             random: [3; 32],
             answer: &mut answer,
         };
@@ -335,6 +337,7 @@ fn attack_38_whatever_can_be_a_packet_to_an_id_of_ours_is_answered_and_nothing_e
             handshakes: 0,
             crowded: false,
             issued_here,
+            intact: true,
             random: [0x77; 32],
             answer: &mut answer,
         };

@@ -100,6 +100,9 @@ pub(crate) struct ServeArgs {
     /// Where to write the certificate that is presented, for a client's --ca
     #[arg(long)]
     pub(crate) cert_out: Option<PathBuf>,
+    /// Ends the connections of an earlier server with the same number, by stateless resets
+    #[arg(long, value_name = "NUMBER")]
+    pub(crate) secret: Option<u64>,
     /// Application protocol
     #[arg(long, default_value = hq::ALPN)]
     pub(crate) alpn: String,

@@ -1,12 +1,18 @@
 //! quinn as a client and as a server.
 
+use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{ClientConfig, Connection, Endpoint, RecvStream, SendStream, ServerConfig, VarInt};
+use quinn::crypto::{CryptoError, HmacKey};
+use quinn::{
+    ClientConfig, Connection, ConnectionId, ConnectionIdGenerator, Endpoint, EndpointConfig,
+    RecvStream, SendStream, ServerConfig, VarInt,
+};
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -43,7 +49,15 @@ pub(crate) async fn get(args: &GetArgs) -> Result<u64, Failure> {
 /// Serves files until the future is dropped.
 pub(crate) async fn serve(args: &ServeArgs) -> Result<(), Failure> {
     let tls = QuicServerConfig::try_from(identity::server_tls(args)?)?;
-    let endpoint = Endpoint::server(ServerConfig::with_crypto(Arc::new(tls)), args.listen)?;
+    let config = ServerConfig::with_crypto(Arc::new(tls));
+    let endpoint = match args.secret {
+        None => Endpoint::server(config, args.listen)?,
+        Some(secret) => {
+            let socket = std::net::UdpSocket::bind(args.listen)?;
+            let runtime = quinn::default_runtime().ok_or("no runtime")?;
+            Endpoint::new(remembering(secret), Some(config), socket, runtime)?
+        }
+    };
     announce("quinn-serve", endpoint.local_addr()?)?;
     let root: Arc<Path> = args.files.as_path().into();
     while let Some(incoming) = endpoint.accept().await {
@@ -56,6 +70,54 @@ pub(crate) async fn serve(args: &ServeArgs) -> Result<(), Failure> {
         });
     }
     Ok(())
+}
+
+/// An endpoint whose ids and reset tokens are those of any other with the same secret.
+fn remembering(secret: u64) -> EndpointConfig {
+    let mut config = EndpointConfig::new(Arc::new(Secret(secret)));
+    // By default ids are signed with a key that each endpoint makes anew, and others ignored.
+    config.cid_generator(|| Box::new(AnyId));
+    config
+}
+
+/// A signature for tests: nobody attacks them.
+struct Secret(u64);
+
+impl HmacKey for Secret {
+    fn sign(&self, data: &[u8], signature_out: &mut [u8]) {
+        for (at, word) in signature_out.chunks_mut(8).enumerate() {
+            let mut hasher = DefaultHasher::new();
+            (self.0, at, data).hash(&mut hasher);
+            word.copy_from_slice(&hasher.finish().to_be_bytes()[..word.len()]);
+        }
+    }
+
+    fn signature_len(&self) -> usize {
+        32
+    }
+
+    fn verify(&self, data: &[u8], signature: &[u8]) -> Result<(), CryptoError> {
+        let mut ours = [0; 32];
+        self.sign(data, &mut ours);
+        if ours == *signature { Ok(()) } else { Err(CryptoError) }
+    }
+}
+
+/// Random ids, of which all that have their length may be ours.
+struct AnyId;
+
+impl ConnectionIdGenerator for AnyId {
+    fn generate_cid(&mut self) -> ConnectionId {
+        ConnectionId::new(&RandomState::new().hash_one(0).to_be_bytes())
+    }
+
+    fn cid_len(&self) -> usize {
+        8
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
+    }
 }
 
 async fn serve_connection(connection: Connection, root: Arc<Path>) {

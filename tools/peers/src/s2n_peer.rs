@@ -49,6 +49,9 @@ pub(crate) async fn get(args: &GetArgs) -> Result<u64, Failure> {
 
 /// Serves files until the future is dropped.
 pub(crate) async fn serve(args: &ServeArgs) -> Result<(), Failure> {
+    if args.secret.is_some() {
+        return Err("s2n-quic sends no stateless resets: --secret is quinn-serve's".into());
+    }
     let mut server = Server::builder()
         .with_tls(s2n_tls::Server::from(identity::server_tls(args)?))?
         .with_io(args.listen)?

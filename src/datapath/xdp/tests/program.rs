@@ -1,7 +1,7 @@
 //! The XDP program, run by the kernel on frames that we make up.
 
 use super::*;
-use crate::datapath::headers::PORT_DROP_SMALL_INITIALS;
+use crate::datapath::headers::{LinkRules, PORT_DROP_SMALL_INITIALS, VlanSet};
 
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
@@ -14,11 +14,18 @@ const ETHERNET_BYTES: usize = 14;
 
 /// The program with a server's and a client's port on one address of each family.
 fn program() -> Program {
-    let mut program = Program::load(4).unwrap();
+    let mut program = Program::load(4, &rules()).unwrap();
     for (address, flags) in ports() {
         program.add_port(address, flags).unwrap();
     }
     program
+}
+
+/// Of the device that all frames below are sent to, but those that say otherwise.
+fn rules() -> LinkRules {
+    let mut vlans = VlanSet::NONE;
+    vlans.insert(7).unwrap();
+    LinkRules { mac: [2, 0, 0, 0, 0, 1], vlans }
 }
 
 fn ports() -> [(SocketAddr, u32); 4] {
@@ -32,7 +39,9 @@ fn ports() -> [(SocketAddr, u32); 4] {
 
 /// The decision in Rust for the same ports.
 fn expected(frame: &[u8]) -> Verdict {
-    verdict_for(frame, |to| ports().iter().find(|(port, _)| *port == to).map(|(_, flags)| *flags))
+    verdict_on(frame, &rules(), |to| {
+        ports().iter().find(|(port, _)| *port == to).map(|(_, flags)| *flags)
+    })
 }
 
 fn ethernet(tags: &[u16], ethertype: u16) -> Vec<u8> {
@@ -94,6 +103,8 @@ fn examples() -> Vec<(&'static str, Vec<u8>, Verdict)> {
     use Verdict as V;
     let v4 = |payload: &[u8]| ipv4(&[], SERVER_PORT, payload);
     let v6 = |payload: &[u8]| ipv6(&[], SERVER_PORT, payload);
+    let one_tag = || ipv4(&[0x8100], SERVER_PORT, b"x");
+    let two_tags = || ipv6(&[0x88a8, 0x8100], SERVER_PORT, b"x");
     let mut other_address = v4(b"x");
     other_address[33] = 2;
     vec![
@@ -101,6 +112,15 @@ fn examples() -> Vec<(&'static str, Vec<u8>, Verdict)> {
         ("IPv6", v6(b"x"), V::Redirect),
         ("a tag", ipv4(&[0x8100], SERVER_PORT, b"x"), V::Redirect),
         ("two tags", ipv6(&[0x88a8, 0x8100], SERVER_PORT, b"x"), V::Redirect),
+        ("a tag with a priority", with(one_tag(), 14, &[0xe0, 7]), V::Redirect),
+        ("a VLAN of others", with(one_tag(), 14, &[0, 8]), V::PassVlan),
+        ("a priority alone", with(one_tag(), 14, &[0xe0, 0]), V::PassVlan),
+        ("within a VLAN of others", with(two_tags(), 14, &[0x0f, 0xff]), V::PassVlan),
+        ("a VLAN of others within ours", with(two_tags(), 18, &[1, 7]), V::PassVlan),
+        ("a neighbour's", with(v4(b"x"), 5, &[9]), V::PassOtherHost),
+        ("a neighbour's Initial", with(v6(&initial(5)), 0, &[6]), V::PassOtherHost),
+        ("to all", with(one_tag(), 0, &[0xff; 6]), V::PassOtherHost),
+        ("a neighbour's ARP", with(ethernet(&[], 0x0806), 5, &[9]), V::PassNotIp),
         ("no payload", v4(b""), V::Redirect),
         ("UDP length 7", with(v4(b"x"), 38, &[0, 7]), V::Redirect),
         ("UDP length 65535", with(v6(b"x"), 58, &[255, 255]), V::Redirect),
@@ -160,6 +180,32 @@ fn attack_45_the_program_and_the_parser_agree_on_every_example() {
     // What is left depends on the sockets, not on the frame.
     assert_eq!(seen.len(), crate::datapath::headers::VERDICTS.len() - 1);
     assert!(!seen.contains(&Verdict::PassNoSocket));
+}
+
+/// [MsQuic 6057, 6144]: lengths that reach back into their own headers.
+#[test]
+fn attack_75_the_program_and_the_parser_agree_on_lengths_below_their_headers() {
+    if !privileged("attack_75_the_program_and_the_parser_agree_on_lengths_below_their_headers") {
+        return;
+    }
+    let mut program = program();
+    for length in 0..=48u16 {
+        let bytes = length.to_be_bytes();
+        for (frame, at) in [
+            (ipv4(&[], SERVER_PORT, &initial(1200)), 16),
+            (ipv4(&[], SERVER_PORT, &initial(1200)), 38),
+            (ipv6(&[], SERVER_PORT, &initial(1200)), 18),
+            (ipv6(&[], SERVER_PORT, &initial(1200)), 58),
+        ] {
+            let frame = with(frame, at, &bytes);
+            let verdict = expected(&frame);
+            assert_eq!(program.judge(&frame).unwrap(), Some(verdict), "{length} at {at}");
+            // Lengths that lie are the parser's to count; a header's worth of Initial is small.
+            let small = (at == 38 || at == 58) && length >= 13;
+            let wanted = if small { Verdict::DropSmallInitial } else { Verdict::Redirect };
+            assert_eq!(verdict, wanted, "{length} at {at}");
+        }
+    }
 }
 
 #[test]

@@ -88,7 +88,7 @@ pub(super) fn anywhere(number: u32) -> SocketAddr {
 
 pub(super) fn meta(remote: SocketAddr) -> RxMeta {
     let path = Path { local: SERVER.into(), remote, link: Link::UNKNOWN };
-    RxMeta { path, ecn: Ecn::NotEct }
+    RxMeta { path, ecn: Ecn::NotEct, checksum: crate::datapath::Checksum::Verified }
 }
 
 impl Scene {

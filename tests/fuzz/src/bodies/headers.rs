@@ -2,16 +2,18 @@
 //!
 //! The input is the frame itself, so that the same corpus can be given to the eBPF program.
 
-use quiclane::datapath::QueueStats;
 use quiclane::datapath::headers::{
-    Checksums, FlowKey, HEADERS_MAX_BYTES, Parsed, Template, Verdict, parse, verdict, verdict_for,
+    Checksums, DropReason, FlowKey, HEADERS_MAX_BYTES, Parsed, Template, Verdict, parse, verdict,
+    verdict_for,
 };
+use quiclane::datapath::{QueueStats, RxMeta};
 use quiclane::ecn::Ecn;
 
 /// A received frame.
 pub(super) fn headers(frame: &[u8]) {
     let verified = parse(frame, Checksums::Verify);
     let trusted = parse(frame, Checksums::Trusted);
+    deferred_is_not_lost(&verified, frame);
     if let Err(reason) = verified {
         let mut stats = QueueStats::default();
         reason.count(&mut stats);
@@ -32,6 +34,26 @@ pub(super) fn headers(frame: &[u8]) {
     lies_where_it_says(&parsed, frame);
     for ecn in [Ecn::NotEct, Ecn::Ect0, Ecn::Ect1, Ecn::Ce] {
         replies(&parsed, frame, ecn);
+    }
+}
+
+/// A checksum that is compared later decides as one that is compared at once, but for one that is
+/// not finished.
+fn deferred_is_not_lost(verified: &Result<Parsed, DropReason>, frame: &[u8]) {
+    let deferred = match parse(frame, Checksums::Defer) {
+        Ok(deferred) => deferred,
+        Err(reason) => {
+            assert!(verified.is_err(), "{reason:?} only where it is deferred");
+            return;
+        }
+    };
+    let meta = RxMeta { path: deferred.path, ecn: deferred.ecn, checksum: deferred.checksum };
+    match verified {
+        Ok(verified) => {
+            assert!(meta.is_intact(&frame[deferred.payload.clone()]));
+            assert_eq!((verified.path, &verified.payload), (deferred.path, &deferred.payload));
+        }
+        Err(reason) => assert_eq!(*reason, DropReason::UdpChecksum),
     }
 }
 

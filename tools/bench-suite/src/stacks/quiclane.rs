@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quiclane::datapath::{
-    Capabilities, Datapath, DatapathError, Link, Mode, Path, QueueStats, RxMeta,
+    Capabilities, Checksum, Datapath, DatapathError, Link, Mode, Path, QueueStats, RxMeta,
 };
 use quiclane::ecn::Ecn;
 use quiclane::exec::{
@@ -106,7 +106,11 @@ impl Memory {
                 ecn: true,
                 segmentation_offload: false,
             },
-            meta: RxMeta { path: Path { local, remote, link: Link::UNKNOWN }, ecn: Ecn::Ect0 },
+            meta: RxMeta {
+                path: Path { local, remote, link: Link::UNKNOWN },
+                ecn: Ecn::Ect0,
+                checksum: Checksum::Verified,
+            },
             arrived: Frames::default(),
             sent: Wire::default(),
         }

@@ -1,0 +1,47 @@
+//! The secret that a server keeps across restarts.
+
+use crate::error::Failure;
+use std::fs::{File, Metadata};
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// How many bytes it has.
+const SECRET_BYTES: usize = 32;
+/// Anybody but the owner may read, write or execute.
+const OTHERS: u32 = 0o077;
+
+/// Reads the secret of `--secret-file`. Whoever else could read it could end every connection of
+/// the server, and make tokens that it believes: so the file has to be its owner's alone.
+pub(crate) fn read(path: &Path) -> Result<[u8; SECRET_BYTES], Failure> {
+    let failed = |error| Failure::file("read", path, &error);
+    let file = File::open(path).map_err(failed)?;
+    check(path, &file.metadata().map_err(failed)?)?;
+    let mut bytes = Vec::with_capacity(SECRET_BYTES + 1);
+    file.take(SECRET_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
+    let found = bytes.len();
+    bytes.try_into().map_err(|_| {
+        let more = if found > SECRET_BYTES { "more than " } else { "" };
+        let found = found.min(SECRET_BYTES);
+        usage(path, &format!("has {more}{found} bytes where {SECRET_BYTES} random ones are needed"))
+    })
+}
+
+fn check(path: &Path, metadata: &Metadata) -> Result<(), Failure> {
+    if !metadata.is_file() {
+        return Err(usage(path, "is not a regular file"));
+    }
+    let mode = metadata.mode() & 0o7777;
+    if mode & OTHERS != 0 {
+        let why = format!("has mode {mode:04o}: others may use it");
+        return Err(usage(path, &why));
+    }
+    Ok(())
+}
+
+fn usage(path: &Path, why: &str) -> Failure {
+    let path = path.display();
+    Failure::Usage(format!(
+        "--secret-file {path} {why}; make one: (umask 077; head -c {SECRET_BYTES} /dev/urandom >{path})"
+    ))
+}
