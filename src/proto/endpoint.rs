@@ -285,6 +285,7 @@ impl Endpoint {
         remote: SocketAddr,
         local_cid: ConnectionId,
         seed: u64,
+        grease: u64,
     ) -> Option<Connection> {
         let connection = Connection::accept(ServerArgs {
             config: Arc::clone(&self.transport),
@@ -299,6 +300,7 @@ impl Endpoint {
             peer_cid: greeting.peer_cid,
             address_validated: greeting.address_validated,
             seed,
+            grease,
         });
         match connection {
             Ok(connection) => {

@@ -178,10 +178,10 @@ impl Lane {
             return self.count_no_place(NoPlace::Full);
         };
         let cid = self.new_cid(key);
-        let seed = self.services.entropy.number();
+        let (seed, grease) = (self.services.entropy.number(), self.services.entropy.number());
         let listener = &mut self.listeners[at];
-        let Some(mut connection) = listener.endpoint.accept(greeting, now, remote, cid, seed)
-        else {
+        let connection = listener.endpoint.accept(greeting, now, remote, cid, seed, grease);
+        let Some(mut connection) = connection else {
             self.counters.refused_broken += 1;
             return;
         };

@@ -181,6 +181,7 @@ impl Lane {
             initial_dcid: ConnectionId::new(&initial_dcid).unwrap_or(ConnectionId::EMPTY),
             token: request.token,
             seed: self.services.entropy.number(),
+            grease: self.services.entropy.number(),
         });
         let connection = match connection {
             Ok(connection) => connection,

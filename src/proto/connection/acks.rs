@@ -73,6 +73,12 @@ impl NewlyAcked {
     }
 }
 
+/// RFC 9000 §19.3: the delay that an ACK frame tells; a delay beyond all numbers is the largest.
+pub(super) fn told_delay_ns(delay_raw: u64, exponent: u8) -> u64 {
+    let unit_ns = MICROSECOND_NS.checked_shl(u32::from(exponent)).unwrap_or(u64::MAX);
+    delay_raw.saturating_mul(unit_ns)
+}
+
 impl From<NeverSent> for TransportError {
     fn from(_: NeverSent) -> Self {
         Self::protocol_violation("acknowledges a packet that was never sent")
@@ -289,8 +295,7 @@ impl Connection {
         sent_at: Instant,
         delay_raw: u64,
     ) -> u64 {
-        let delay_us = delay_raw.checked_shl(u32::from(self.peer_ack_delay_exponent));
-        let delay_ns = delay_us.unwrap_or(u64::MAX).saturating_mul(MICROSECOND_NS);
+        let delay_ns = told_delay_ns(delay_raw, self.peer_ack_delay_exponent);
         let ack_delay_ns = match space {
             // RFC 9002 §5.3: no delay is believed before the keys that authenticate its limit.
             SpaceId::Initial | SpaceId::Handshake => 0,
@@ -338,6 +343,8 @@ impl Connection {
         let reduced = self.congestion.on_congestion(now, newest, persistent, false);
         self.stats.congestion_events += u64::from(reduced);
         if persistent {
+            // RFC 9002 §5.2: the path may have become another one.
+            self.rtt.forget_minimum();
             self.suspects.convict();
         } else {
             self.suspects.on_event(reduced, now.plus_ns(self.pto_ns()));

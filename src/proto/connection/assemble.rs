@@ -1,7 +1,7 @@
 //! From frames to packets: what goes into a packet, and in which order.
 
 use super::space::Received;
-use super::transmit::{MIN_PN_AND_PAYLOAD, Permit};
+use super::transmit::{MIN_PN_AND_PAYLOAD, Permit, SealedAs};
 use super::{Connection, SpaceId};
 use crate::proto::crypto::TAG_LEN;
 use crate::proto::recovery::SentInfo;
@@ -149,7 +149,7 @@ impl Connection {
     }
 
     /// Begins a packet of `space` in `buf`, which lies at `start` of the datagram. `None` if
-    /// the space has nothing to say.
+    /// the space has nothing to say. A `quiet` one has nothing but acknowledgements in it.
     pub(super) fn draft(
         &mut self,
         now: Instant,
@@ -157,11 +157,12 @@ impl Connection {
         buf: &mut [u8],
         start: usize,
         full: bool,
+        quiet: bool,
     ) -> Option<Draft> {
         if space == SpaceId::Data {
             self.draft_data(now, buf, start, full)
         } else {
-            self.draft_long(now, space, buf, start, full)
+            self.draft_long(now, space, buf, start, full, quiet)
         }
     }
 
@@ -172,6 +173,7 @@ impl Connection {
         buf: &mut [u8],
         start: usize,
         full: bool,
+        quiet: bool,
     ) -> Option<Draft> {
         let scid = self.first_local_cid();
         let dcid = *self.remote_cids.current();
@@ -181,8 +183,9 @@ impl Connection {
         let kind =
             if space == SpaceId::Initial { PacketType::Initial } else { PacketType::Handshake };
         let header = LongHeader { kind, version: VERSION_1, dcid, scid, token: &token };
-        let draft =
-            h.space(space).and_then(|s| draft_in_space(now, s, space, &header, buf, start, full));
+        let draft = h
+            .space(space)
+            .and_then(|s| draft_in_space(now, s, space, &header, buf, start, full, quiet));
         if space == SpaceId::Initial {
             h.token = token;
         }
@@ -241,7 +244,10 @@ impl Connection {
         let (header, pn_at) = (d.payload_at - d.start, d.pn_at - d.start);
         if d.space == SpaceId::Data {
             let end = d.end - d.start;
-            self.seal_data(now, packet, header, pn_at, d.pn, end, d.ack_eliciting, false);
+            // The whole datagram leaves without a mark.
+            let ack_eliciting = d.ack_eliciting;
+            let kind = SealedAs { ack_eliciting, mtu_probe: false, marked: false };
+            self.seal_data(now, packet, header, pn_at, d.pn, end, kind);
             return;
         }
         let Some(s) = self.handshake.as_mut().and_then(|h| h.space(d.space)) else { return };
@@ -269,6 +275,7 @@ impl Connection {
     }
 }
 
+#[expect(clippy::too_many_arguments, reason = "the layout of one packet, and what may go in")]
 fn draft_in_space(
     now: Instant,
     s: &mut super::space::HandshakeSpace,
@@ -277,9 +284,11 @@ fn draft_in_space(
     buf: &mut [u8],
     start: usize,
     full: bool,
+    quiet: bool,
 ) -> Option<Draft> {
     s.keys.as_ref()?;
-    let probing = s.probes > 0;
+    let probing = s.probes > 0 && !quiet;
+    let full = full && !quiet;
     let crypto = s.crypto_send.has_pending() && (full || probing);
     if !crypto && !probing && !s.received.ack_due(now) {
         return None;
@@ -309,7 +318,7 @@ fn draft_in_space(
         s.sent.abandon();
         return None;
     }
-    s.probes = s.probes.saturating_sub(1);
+    s.probes = s.probes.saturating_sub(u8::from(probing));
     pad_to(&mut w, layout.pn_at + MIN_PN_AND_PAYLOAD);
     Some(Draft {
         space,

@@ -16,6 +16,9 @@ const LOCAL_MAX: usize = 8;
 /// beyond it the peer is churning ids and withholding acknowledgements (CVE-2024-22189).
 const RETIRE_FACTOR: u64 = 2;
 
+/// RFC 9000 §5.1.1: the sequence number of the preferred address's connection id.
+const PREFERRED_SEQUENCE: u64 = 1;
+
 /// An id that we issued.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LocalCid {
@@ -167,6 +170,26 @@ impl RemoteCids {
             self.current.reset_token = Some(token);
             self.token_changed = true;
         }
+    }
+
+    /// The id of the server's preferred address, which counts as number 1 (RFC 9000 §5.1.1).
+    /// Paths do not move to that address, but a NEW_CONNECTION_ID that gives the number to
+    /// another id is a violation.
+    pub(super) fn add_preferred(
+        &mut self,
+        cid: ConnectionId,
+        reset_token: [u8; 16],
+    ) -> Result<(), TransportError> {
+        if self.current.cid.is_empty() {
+            // RFC 9000 §18.2.
+            return Err(TransportError::transport_parameter(
+                "preferred_address from a server with zero-length connection ids",
+            ));
+        }
+        self.check_reuse(PREFERRED_SEQUENCE, &cid, &reset_token)?;
+        let reset_token = Some(reset_token);
+        self.spare.push(RemoteCid { sequence: PREFERRED_SEQUENCE, cid, reset_token });
+        Ok(())
     }
 
     /// True if `token` is the reset token of the id in use: compared in constant time, so that

@@ -48,6 +48,19 @@ impl EcnSender {
         }
     }
 
+    /// True if the next packet leaves with a mark.
+    #[inline]
+    pub(super) fn marks(&self) -> bool {
+        self.mark() != Ecn::NotEct
+    }
+
+    /// True once the peer has confirmed that marks arrive.
+    #[cfg(test)]
+    pub(super) fn is_capable(&self) -> bool {
+        self.phase == Phase::Capable
+    }
+
+    /// A packet of ours has left with the mark that [`mark`](Self::mark) gave.
     #[inline]
     pub(super) fn on_sent(&mut self) {
         if self.phase == Phase::Testing {

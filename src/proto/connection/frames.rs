@@ -151,6 +151,10 @@ impl Connection {
             let (front, fin) = buffer.front();
             let len = front.len();
             let taken = app.data(self, id, front, fin).min(len);
+            if self.is_closed() {
+                // The application has closed: the streams that the buffer belongs to are gone.
+                return;
+            }
             self.streams.attach(stream, buffer, taken);
             if taken < len {
                 return;

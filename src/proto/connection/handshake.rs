@@ -87,6 +87,9 @@ pub struct ClientArgs<'a> {
     pub token: Vec<u8>,
     /// The seed of what the connection does by chance; from the system's random source.
     pub seed: u64,
+    /// What the reserved transport parameter is made of, which the peer reads: random bytes of
+    /// its own, since `seed` decides which packet numbers are skipped (RFC 9000 §21.4).
+    pub grease: u64,
 }
 
 /// What makes a server's connection.
@@ -115,6 +118,9 @@ pub struct ServerArgs {
     pub address_validated: bool,
     /// The seed of what the connection does by chance; from the system's random source.
     pub seed: u64,
+    /// What the reserved transport parameter is made of, which the peer reads: random bytes of
+    /// its own, since `seed` decides which packet numbers are skipped (RFC 9000 §21.4).
+    pub grease: u64,
 }
 
 /// Why a connection could not be started.
@@ -163,7 +169,7 @@ impl Connection {
         }
         let mut parameters = args.config.parameters();
         parameters.initial_source_connection_id = Some(args.local_cid);
-        parameters.grease = Some(args.seed);
+        parameters.grease = Some(args.grease);
         let session = Session::client(args.tls, args.server_name, &encoded(&parameters))
             .map_err(ConnectError::Tls)?;
         let mut handshake = Handshake::new(args.initial_dcid, None, true);
@@ -196,7 +202,7 @@ impl Connection {
         parameters.original_destination_connection_id = Some(args.original_dcid);
         parameters.retry_source_connection_id = args.retry_scid;
         parameters.stateless_reset_token = Some(args.reset_token);
-        parameters.grease = Some(args.seed);
+        parameters.grease = Some(args.grease);
         let session =
             Session::server(&args.tls, &encoded(&parameters)).map_err(ConnectError::Tls)?;
         let mut handshake =
@@ -365,6 +371,9 @@ impl Connection {
         h.parameters_done = true;
         if let Some(token) = p.stateless_reset_token {
             self.remote_cids.set_first_reset_token(token);
+        }
+        if let Some(preferred) = &p.preferred_address {
+            self.remote_cids.add_preferred(preferred.cid, preferred.reset_token)?;
         }
         self.streams.set_peer_limits(&Limits {
             data: p.initial_max_data,

@@ -7,7 +7,7 @@
 //! is a ticket, and a ticket may be ignored (RFC 8446 §4.6.1).
 
 use super::Connection;
-use super::crypto_stream::CryptoRecv;
+use super::crypto_stream::{BufferExceeded, CRYPTO_BUFFER_BYTES, CryptoRecv};
 use super::error::{TransportError, code};
 use super::handshake::tls_error;
 use crate::proto::crypto::Level;
@@ -43,6 +43,10 @@ impl Connection {
         data: &[u8],
     ) -> Result<(), TransportError> {
         if self.side == Side::Server {
+            // RFC 9000 §7.5: what lies beyond the buffer is refused as such, whatever it is.
+            if offset.saturating_add(data.len() as u64) > CRYPTO_BUFFER_BYTES {
+                return Err(BufferExceeded.into());
+            }
             // A client has nothing more to say, and KeyUpdate is forbidden (RFC 9001 §6).
             return Err(unexpected());
         }

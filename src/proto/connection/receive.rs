@@ -179,6 +179,11 @@ impl Connection {
             self.stats.rx_dropped += 1;
             return false;
         }
+        // RFC 9000 §17.2.2: a server's Initial has no token.
+        if space == SpaceId::Initial && self.side == Side::Client && !p.token.is_empty() {
+            self.stats.rx_dropped += 1;
+            return false;
+        }
         let plain = match self.open_long(space, datagram, start, p) {
             Ok(plain) => plain,
             Err(Dropped::NoKeys) => return true,

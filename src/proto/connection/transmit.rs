@@ -27,6 +27,15 @@ const MIN_ROOM: usize = 64;
 /// RFC 9000 §21.4: the shortest distance between packet numbers left out.
 const MIN_SKIP_DISTANCE: u64 = 64;
 
+/// What a finished 1-RTT packet is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SealedAs {
+    pub(super) ack_eliciting: bool,
+    pub(super) mtu_probe: bool,
+    /// Its datagram leaves with an ECT mark.
+    pub(super) marked: bool,
+}
+
 /// What may be sent right now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Permit {
@@ -175,7 +184,8 @@ impl Connection {
             let _fits = Frame::Padding { len }.write(&mut w);
             end = w.position();
         }
-        self.seal_data(now, buf, header, pn_at, pn, end, ack_eliciting, false)
+        let kind = SealedAs { ack_eliciting, mtu_probe: false, marked: self.ecn.marks() };
+        self.seal_data(now, buf, header, pn_at, pn, end, kind)
     }
 
     /// Where the frames of a 1-RTT packet end at the earliest; padding fills what is left. It is
@@ -198,8 +208,7 @@ impl Connection {
         pn_at: usize,
         pn: u64,
         end: usize,
-        ack_eliciting: bool,
-        mtu_probe: bool,
+        kind: SealedAs,
     ) -> Option<usize> {
         let keys = self.keys.as_mut()?;
         let sealed = keys.seal(pn, buf, header, end - header);
@@ -210,14 +219,14 @@ impl Connection {
         };
         let info = SentInfo {
             bytes: total as u16,
-            ack_eliciting,
-            in_flight: ack_eliciting,
-            mtu_probe,
-            ecn_capable: self.ecn.mark() != Ecn::NotEct,
+            ack_eliciting: kind.ack_eliciting,
+            in_flight: kind.ack_eliciting,
+            mtu_probe: kind.mtu_probe,
+            ecn_capable: kind.marked,
         };
         self.data.sent.commit(now, info);
         self.stats.tx_packets += 1;
-        if ack_eliciting {
+        if kind.ack_eliciting {
             self.on_eliciting_sent(now, total as u64, pn);
         }
         Some(total)
@@ -318,9 +327,12 @@ impl Connection {
         Frame::Padding { len: w.remaining() }.write(&mut w).ok()?;
         let end = w.position();
         self.data.sent.push_frame(SentFrame::Ping);
-        let len = self.seal_data(now, &mut buf[..size], header, pn_at, pn, end, true, true)?;
+        let mark = self.ecn.mark();
+        let kind = SealedAs { ack_eliciting: true, mtu_probe: true, marked: mark != Ecn::NotEct };
+        let len = self.seal_data(now, &mut buf[..size], header, pn_at, pn, end, kind)?;
         self.mtu.on_probe_sent();
-        Some((len, Ecn::NotEct))
+        self.ecn.on_sent();
+        Some((len, mark))
     }
 
     /// A datagram while the handshake lasts: up to one packet of each space, coalesced.
@@ -333,6 +345,9 @@ impl Connection {
         }
         let full = self.permit(now, mtu) == Permit::Full;
         let answers_path = self.answers_path();
+        // RFC 9000 §14.1: an Initial that asks for an acknowledgement needs a datagram of 1200
+        // bytes. One that the amplification limit makes smaller carries acknowledgements only.
+        let short = limit < usize::from(super::MIN_DATAGRAM_BYTES);
         let mut drafts: [Option<Draft>; 3] = [None; 3];
         let mut at = 0;
         for (i, space) in
@@ -341,7 +356,8 @@ impl Connection {
             if limit - at < MIN_ROOM {
                 break;
             }
-            if let Some(draft) = self.draft(now, space, &mut buf[at..limit], at, full) {
+            let quiet = space == SpaceId::Initial && short;
+            if let Some(draft) = self.draft(now, space, &mut buf[at..limit], at, full, quiet) {
                 at = draft.end + TAG_LEN;
                 drafts[i] = Some(draft);
             }

@@ -67,6 +67,8 @@ mod types {
     pub(super) const CONNECTION_CLOSE: u64 = 0x1c;
     pub(super) const APPLICATION_CLOSE: u64 = 0x1d;
     pub(super) const HANDSHAKE_DONE: u64 = 0x1e;
+    pub(super) const DATAGRAM: u64 = 0x30;
+    pub(super) const DATAGRAM_WITH_LENGTH: u64 = 0x31;
 }
 
 /// One frame; what it carries is lent from the packet.

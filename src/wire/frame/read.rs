@@ -23,6 +23,8 @@ pub enum FrameErrorKind {
     UnknownType,
     /// The type is not in its shortest form (RFC 9000 §12.4).
     TypeNotMinimal,
+    /// DATAGRAM, which we never offer (RFC 9221 §3).
+    NotNegotiated,
     /// A field has a value that it must not have; which, in words.
     InvalidValue(&'static str),
 }
@@ -34,7 +36,7 @@ impl FrameError {
         const FRAME_ENCODING_ERROR: u64 = 0x07;
         const PROTOCOL_VIOLATION: u64 = 0x0a;
         match self.kind {
-            FrameErrorKind::TypeNotMinimal => PROTOCOL_VIOLATION,
+            FrameErrorKind::TypeNotMinimal | FrameErrorKind::NotNegotiated => PROTOCOL_VIOLATION,
             _ => FRAME_ENCODING_ERROR,
         }
     }
@@ -46,6 +48,7 @@ impl FrameError {
             FrameErrorKind::Truncated => "the packet ends within a frame",
             FrameErrorKind::UnknownType => "unknown frame type",
             FrameErrorKind::TypeNotMinimal => "a frame type is not in its shortest form",
+            FrameErrorKind::NotNegotiated => "DATAGRAM was not negotiated",
             FrameErrorKind::InvalidValue(what) => what,
         }
     }
@@ -153,6 +156,7 @@ fn read_fields<'a>(r: &mut Reader<'a>, frame_type: u64) -> Result<Frame<'a>, Fra
             Frame::ApplicationClose { code: r.varint()?, reason: r.prefixed()? }
         }
         types::HANDSHAKE_DONE => Frame::HandshakeDone,
+        types::DATAGRAM | types::DATAGRAM_WITH_LENGTH => return Err(FrameErrorKind::NotNegotiated),
         _ => return Err(FrameErrorKind::UnknownType),
     })
 }

@@ -114,9 +114,16 @@ fn attack_23_offsets_beyond_the_last_byte_are_refused() {
 fn attack_20_unknown_and_truncated_types_are_refused() {
     assert_eq!(refused(&[]), (FRAME_ENCODING_ERROR, 0));
     assert_eq!(refused(&[0x1f]), (FRAME_ENCODING_ERROR, 0x1f));
-    assert_eq!(refused(&[0x30, 0, 0]), (FRAME_ENCODING_ERROR, 0x30));
     assert_eq!(refused(&[0x40]), (FRAME_ENCODING_ERROR, 0));
     assert_eq!(refused(&[0x7f, 0xff, 0]), (FRAME_ENCODING_ERROR, 0x3fff));
+}
+
+/// RFC 9221 §3; ATTACKS row 39.
+#[test]
+fn attack_39_datagram_frames_are_violations_as_long_as_they_are_not_offered() {
+    assert_eq!(refused(&[0x30, 0, 0]), (PROTOCOL_VIOLATION, 0x30));
+    assert_eq!(refused(&[0x31, 1, 0]), (PROTOCOL_VIOLATION, 0x31));
+    assert_eq!(refused(&[0x31]), (PROTOCOL_VIOLATION, 0x31));
 }
 
 #[test]

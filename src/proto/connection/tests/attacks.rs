@@ -26,7 +26,7 @@ fn raw_verdict(payload: &[u8]) -> Option<u64> {
     pair.verdict(Side::Server)
 }
 
-fn ack_payload(ranges: &[(u64, u64)]) -> Vec<u8> {
+pub(super) fn ack_payload(ranges: &[(u64, u64)]) -> Vec<u8> {
     let mut buf = vec![0; 4096];
     let mut w = Writer::new(&mut buf);
     write_ack(&mut w, ranges.iter().copied(), ranges.len(), 0, None).unwrap();

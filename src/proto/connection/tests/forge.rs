@@ -116,11 +116,22 @@ pub(super) fn initial_from(
     pn: u64,
     size: usize,
 ) -> Vec<u8> {
+    let header =
+        LongHeader { kind: PacketType::Initial, version: VERSION_1, dcid, scid, token: b"" };
+    initial_with(side, &header, payload, pn, size)
+}
+
+/// An Initial with any header.
+pub(super) fn initial_with(
+    side: Side,
+    header: &LongHeader<'_>,
+    payload: &[u8],
+    pn: u64,
+    size: usize,
+) -> Vec<u8> {
     let keys = initial_keys(VERSION_1, cid(2).as_slice(), side).unwrap();
     let mut buf = vec![0; 2048];
     let mut w = Writer::new(&mut buf);
-    let kind = PacketType::Initial;
-    let header = LongHeader { kind, version: VERSION_1, dcid, scid, token: b"" };
     let layout = header.write(&mut w, pn, 4).unwrap();
     let start = w.position();
     w.bytes(payload).unwrap();

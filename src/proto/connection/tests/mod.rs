@@ -1,10 +1,12 @@
 //! Connections against each other, in virtual time.
 
 mod attacks;
+mod attacks_seen;
 mod basics;
 mod forge;
 mod keys;
 mod late_crypto;
+mod marks;
 mod pair;
 mod paths;
 mod recovery;

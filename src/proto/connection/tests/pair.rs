@@ -8,6 +8,12 @@ use std::collections::BTreeMap;
 /// One way between the two, in nanoseconds.
 pub(super) const DELAY_NS: u64 = 1_000_000;
 
+/// What the two sides do by chance, and what they tell of it.
+pub(super) const CLIENT_SEED: u64 = 1;
+pub(super) const SERVER_SEED: u64 = 2;
+pub(super) const CLIENT_GREASE: u64 = 0xe00b_5e1f_0001_0203;
+pub(super) const SERVER_GREASE: u64 = 0xf00b_5e1f_0001_0204;
+
 /// What one side's application saw.
 #[derive(Default)]
 pub(super) struct Recorder {
@@ -22,6 +28,8 @@ pub(super) struct Recorder {
     pub(super) echo: bool,
     /// Takes at most this many bytes of each slice.
     pub(super) appetite: Option<usize>,
+    /// Closes the connection inside its data callback, at this time.
+    pub(super) closes_at: Option<Instant>,
 }
 
 impl Application for Recorder {
@@ -35,6 +43,9 @@ impl Application for Recorder {
             if self.echo && stream.dir() == Dir::Bi {
                 c.send(stream, Bytes::copy_from_slice(all), true).unwrap();
             }
+        }
+        if let Some(now) = self.closes_at {
+            c.close(now, 7, Bytes::new());
         }
         taken
     }
@@ -111,7 +122,8 @@ impl Pair {
             local_cid: cid(1),
             initial_dcid: cid(2),
             token: Vec::new(),
-            seed: 1,
+            seed: CLIENT_SEED,
+            grease: CLIENT_GREASE,
         })
         .unwrap();
         let server = Connection::accept(ServerArgs {
@@ -126,7 +138,8 @@ impl Pair {
             retry_scid: None,
             peer_cid: cid(1),
             address_validated: false,
-            seed: 2,
+            seed: SERVER_SEED,
+            grease: SERVER_GREASE,
         })
         .unwrap();
         Self {
