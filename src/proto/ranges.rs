@@ -48,6 +48,12 @@ impl RangeSet {
         Self { cap, inline_len: 0, inline: [(0, 0); INLINE], heap: Vec::new() }
     }
 
+    /// Bytes of heap held.
+    #[must_use]
+    pub fn heap_bytes(&self) -> usize {
+        self.heap.capacity() * size_of::<Range>()
+    }
+
     fn is_spilled(&self) -> bool {
         self.heap.capacity() > 0
     }

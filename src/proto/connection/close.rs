@@ -115,9 +115,7 @@ impl Connection {
         self.session = None;
         self.tickets = None;
         self.tickets_received = None;
-        if let Some(h) = &mut self.handshake {
-            h.undecryptable.clear();
-        }
+        self.early = None;
         self.events.clear();
         self.events.push_back(Event::Closed(reason));
     }

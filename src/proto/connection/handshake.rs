@@ -2,7 +2,7 @@
 //! (RFC 9000 §6, §7, §8.1; RFC 9001 §4).
 
 use super::config::nanos;
-use super::crypto_stream::BufferExceeded;
+use super::crypto_stream::{Bounds, BufferExceeded};
 use super::error::{CloseReason, TransportError, code};
 use super::keys::OneRttKeys;
 use super::patience::Patience;
@@ -29,8 +29,9 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// Datagrams kept while the keys that open them are still to come (ATTACKS row 11).
-pub(super) const UNDECRYPTABLE_MAX: usize = 10;
+/// Datagrams of this size are taken whatever our max_udp_payload_size says: a client's first
+/// ones leave before it knows, in the size that its own link has.
+const MAX_DATAGRAM_BYTES_LEAST: u16 = 1500;
 
 /// Times per connection that a server sends its flight again before its timer says so, because
 /// the client repeats its own (RFC 9002 §6.2.3). The network duplicates a datagram now and then;
@@ -59,7 +60,6 @@ pub(super) struct Handshake {
     pub(super) sent_bytes: u64,
     /// RFC 9002 §6.2.2.1: the client knows that the server knows its address.
     pub(super) peer_validated_us: bool,
-    pub(super) undecryptable: VecDeque<Box<[u8]>>,
     /// Times that a server sent its flight again because the client repeated its own.
     flight_repeats: u8,
     /// Handshake bytes from TLS go here next.
@@ -267,6 +267,7 @@ impl Connection {
             peer_max_ack_delay_ns: 25 * MILLISECOND_NS,
             peer_ack_delay_exponent: 3,
             peer_max_datagram_bytes: u64::MAX,
+            max_rx_bytes: config.max_mtu_bytes.max(mtu).max(MAX_DATAGRAM_BYTES_LEAST),
             rng: base.seed,
             config,
             stats: ConnectionStats::default(),
@@ -276,6 +277,7 @@ impl Connection {
             tickets: None,
             tickets_received: None,
             new_token: None,
+            early: None,
             closing: None,
             alpn: None,
         };
@@ -292,9 +294,17 @@ impl Connection {
         data: &[u8],
     ) -> Result<(), TransportError> {
         let level = if space == SpaceId::Initial { Level::Initial } else { Level::Handshake };
-        let recv = match (space, &mut self.handshake) {
-            (SpaceId::Initial, Some(h)) => &mut h.initial.crypto_recv,
-            (SpaceId::Handshake, Some(h)) => &mut h.handshake.crypto_recv,
+        let server = self.side == Side::Server;
+        let (recv, bounds) = match (space, &mut self.handshake) {
+            (SpaceId::Initial, Some(h)) => {
+                let bounds = match (server, h.address_validated) {
+                    (false, _) => Bounds::VALIDATED,
+                    (true, true) => Bounds::VALIDATED_HELLO,
+                    (true, false) => Bounds::UNVALIDATED_HELLO,
+                };
+                (&mut h.initial.crypto_recv, bounds)
+            }
+            (SpaceId::Handshake, Some(h)) => (&mut h.handshake.crypto_recv, Bounds::VALIDATED),
             (SpaceId::Data, _) => return self.on_late_crypto(offset, data),
             _ => return Ok(()),
         };
@@ -307,7 +317,7 @@ impl Connection {
         }
         let Some(session) = &mut self.session else { return Ok(()) };
         let read = |bytes: &[u8]| session.read(level, bytes).map_err(|e| tls_error(&e));
-        recv.receive(offset, data, read).unwrap_or_else(|e| Err(e.into()))?;
+        recv.receive(offset, data, bounds, read).unwrap_or_else(|e| Err(e.into()))?;
         self.apply_peer_parameters()?;
         self.pump_tls();
         self.check_complete(now)
@@ -514,7 +524,8 @@ impl Connection {
         datagram: &[u8],
     ) {
         let Some(h) = &self.handshake else { return };
-        let ours = packet.scid == h.original_dcid;
+        // RFC 9000 §17.2.1: both ids echo ours, or somebody guesses.
+        let ours = packet.scid == h.original_dcid && packet.dcid == self.first_local_cid();
         let mut versions = packet::versions(packet, datagram);
         if self.side == Side::Server
             || h.heard
@@ -561,17 +572,10 @@ impl Handshake {
             received_bytes: 0,
             sent_bytes: 0,
             peer_validated_us: false,
-            undecryptable: VecDeque::new(),
             flight_repeats: 0,
             write_level: Level::Initial,
             parameters_done: false,
         }
-    }
-
-    /// Bytes of memory that it holds, keys and what TLS has written aside.
-    pub(super) fn memory_bytes(&self) -> usize {
-        let waiting = self.undecryptable.iter().map(|datagram| datagram.len()).sum::<usize>();
-        size_of::<Self>() + self.token.capacity() + waiting
     }
 
     /// RFC 9000 §7.3: the ids seen on the wire are the ones that TLS authenticates.
@@ -591,6 +595,14 @@ impl Handshake {
         } else {
             Err(TransportError::transport_parameter("connection ids do not match the packets"))
         }
+    }
+
+    /// Bytes of memory held.
+    pub(super) fn memory_bytes(&self) -> usize {
+        size_of::<Self>()
+            + self.token.capacity()
+            + self.initial.heap_bytes()
+            + self.handshake.heap_bytes()
     }
 
     pub(super) fn space(&mut self, id: SpaceId) -> Option<&mut HandshakeSpace> {

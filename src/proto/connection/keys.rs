@@ -79,6 +79,14 @@ impl OneRttKeys {
         }
     }
 
+    /// Bytes of heap held, as far as the keys tell.
+    pub(super) fn heap_bytes(&self) -> usize {
+        let packet = [&self.local, &self.remote, &self.next_remote];
+        let header = self.local_header.memory().1 + self.remote_header.memory().1;
+        let previous = self.previous_remote.as_ref().map_or(0, |key| key.memory().1);
+        packet.iter().map(|key| key.memory().1).sum::<usize>() + header + previous
+    }
+
     /// Names the memory that packets of this phase touch.
     pub(super) fn hot_memory(&self, each: &mut impl FnMut(*const u8, usize)) {
         for (at, len) in [

@@ -7,7 +7,7 @@
 //! is a ticket, and a ticket may be ignored (RFC 8446 §4.6.1).
 
 use super::Connection;
-use super::crypto_stream::{BufferExceeded, CRYPTO_BUFFER_BYTES, CryptoRecv};
+use super::crypto_stream::{Bounds, BufferExceeded, CRYPTO_BUFFER_BYTES, CryptoRecv};
 use super::error::{TransportError, code};
 use super::handshake::tls_error;
 use crate::proto::crypto::Level;
@@ -28,6 +28,11 @@ pub(super) struct LateCrypto {
 }
 
 impl LateCrypto {
+    /// Bytes of memory held.
+    pub(super) fn memory_bytes(&self) -> usize {
+        size_of::<Self>() + self.recv.heap_bytes()
+    }
+
     /// Where the next message begins.
     #[cfg(test)]
     pub(super) const fn next_offset(&self) -> u64 {
@@ -59,7 +64,7 @@ impl Connection {
                 None => followed,
             }
         };
-        recv.receive(offset, data, read).unwrap_or_else(|e| Err(e.into()))?;
+        recv.receive(offset, data, Bounds::VALIDATED, read).unwrap_or_else(|e| Err(e.into()))?;
         self.release_tls(false);
         Ok(())
     }

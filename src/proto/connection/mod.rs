@@ -20,6 +20,7 @@
 //! | file | what |
 //! |---|---|
 //! | `receive.rs`, `frames.rs` | from a datagram to packets, from packets to frames |
+//! | `early.rs` | packets that overtook the ones that bring their keys |
 //! | `transmit.rs`, `assemble.rs` | from frames to packets, from packets to a datagram |
 //! | `acks.rs` | acknowledgements and losses |
 //! | `timers.rs` | what is due when |
@@ -35,6 +36,7 @@ mod cids;
 mod close;
 mod config;
 mod crypto_stream;
+mod early;
 mod ecn;
 mod error;
 mod event;
@@ -68,6 +70,7 @@ use bytes::Bytes;
 use cids::{LocalCids, RemoteCids};
 use close::Closing;
 use crypto_stream::CryptoSend;
+use early::EarlyPackets;
 use ecn::EcnSender;
 use handshake::Handshake;
 use keys::OneRttKeys;
@@ -84,10 +87,6 @@ const MAX_REDELIVERIES: u32 = 64;
 /// probes an old and a new path twice each needs four; what comes beyond is counted and not
 /// answered, and the peer asks again (RFC 9000 §8.2.1).
 const PATH_RESPONSES_MAX: usize = 8;
-/// What a TLS session holds, and the keys of 1-RTT packets: rounded up from what
-/// `tests/key_memory.rs` measures.
-const TLS_SESSION_BYTES: usize = 5_000;
-const ONE_RTT_KEYS_BYTES: usize = 3_000;
 
 /// Where a connection stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,6 +170,8 @@ pub struct ConnectionStats {
     pub rx_refused: u64,
     /// Path challenges that were not answered, since too many waited for their answer.
     pub rx_refused_challenges: u64,
+    /// Datagrams dropped because they were larger than we said that we take.
+    pub rx_oversized: u64,
     /// Datagrams sent.
     pub tx_datagrams: u64,
     /// Bytes of datagrams sent.
@@ -240,6 +241,8 @@ pub struct Connection {
     peer_max_ack_delay_ns: u64,
     peer_ack_delay_exponent: u8,
     peer_max_datagram_bytes: u64,
+    /// Larger datagrams are dropped.
+    max_rx_bytes: u16,
     rng: u64,
     config: Arc<TransportConfig>,
     stats: ConnectionStats,
@@ -251,6 +254,7 @@ pub struct Connection {
     tickets: Option<Box<CryptoSend>>,
     tickets_received: Option<Box<late_crypto::LateCrypto>>,
     new_token: Option<Box<[u8]>>,
+    early: Option<Box<EarlyPackets>>,
     closing: Option<Box<Closing>>,
     alpn: Option<Box<[u8]>>,
 }
@@ -323,17 +327,26 @@ impl Connection {
         }
     }
 
-    /// Bytes of memory that the connection holds, as far as it knows.
+    /// Bytes of memory that the connection holds, its handshake with keys and TLS included.
+    /// What the TLS library allocates by itself is counted as measured, see
+    /// [`Session::HEAP_BYTES`].
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
-        let handshake = self.handshake.as_ref().map_or(0, |h| h.memory_bytes());
-        let session = self.session.as_ref().map_or(0, |_| TLS_SESSION_BYTES);
-        let keys = self.keys.as_ref().map_or(0, |_| ONE_RTT_KEYS_BYTES);
-        size_of::<Self>()
+        let cold = self.handshake.as_ref().map_or(0, |h| h.memory_bytes())
+            + self.session.as_ref().map_or(0, |_| size_of::<Session>() + Session::HEAP_BYTES)
+            + self.tickets.as_ref().map_or(0, |t| size_of::<CryptoSend>() + t.heap_bytes())
+            + self.tickets_received.as_ref().map_or(0, |t| t.memory_bytes())
+            + self.early.as_ref().map_or(0, |e| e.memory_bytes())
+            + self.new_token.as_ref().map_or(0, |t| t.len());
+        // The streams count themselves.
+        size_of::<Self>() - size_of::<Streams>()
+            + self.keys.as_ref().map_or(0, OneRttKeys::heap_bytes)
             + self.data.sent.memory_bytes()
+            + self.data.received.ranges.heap_bytes()
             + self.suspects.memory_bytes()
             + self.streams.memory_bytes()
-            + (handshake + session + keys)
+            + self.events.capacity() * size_of::<Event>()
+            + cold
     }
 
     /// Bytes that an ordinary packet may touch, keys aside: the connection itself, and what

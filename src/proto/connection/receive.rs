@@ -2,7 +2,7 @@
 
 use super::acks::Arrival;
 use super::error::{CloseReason, TransportError};
-use super::handshake::{UNDECRYPTABLE_MAX, after};
+use super::handshake::after;
 use super::keys::Opened;
 use super::{Application, Connection, SpaceId, State};
 use crate::ecn::Ecn;
@@ -32,8 +32,10 @@ const MIN_RESET_BYTES: usize = 21;
 enum Dropped {
     /// The keys are not there yet.
     NoKeys,
-    /// Duplicate, forged, malformed, or of a space that is gone.
+    /// Forged, malformed, or of a space that is gone.
     Useless,
+    /// Authentic, and here before.
+    Duplicate,
 }
 
 /// A packet, opened.
@@ -59,6 +61,10 @@ impl Connection {
     ) {
         self.stats.rx_datagrams += 1;
         self.stats.rx_bytes += datagram.len() as u64;
+        if datagram.len() > usize::from(self.max_rx_bytes) {
+            self.stats.rx_oversized += 1;
+            return;
+        }
         if remote != self.remote {
             // The path does not move yet (disable_active_migration): RFC 9000 §9.
             self.stats.rx_foreign += 1;
@@ -91,10 +97,10 @@ impl Connection {
             h.received_bytes += datagram.len() as u64;
         }
         self.receive_packets(now, ecn, datagram, true, app);
-        self.replay_undecryptable(now, app);
+        self.replay_early(now, app);
     }
 
-    fn receive_packets(
+    pub(super) fn receive_packets(
         &mut self,
         now: Instant,
         ecn: Ecn,
@@ -119,7 +125,7 @@ impl Connection {
             let start = std::mem::replace(&mut at, p.end);
             match p.kind {
                 PacketType::Short => {
-                    missing_keys |= self.keys.is_none();
+                    missing_keys |= !self.reads_1rtt();
                     self.receive_short(now, ecn, datagram, start, p.end, app);
                 }
                 PacketType::Initial | PacketType::Handshake => {
@@ -133,31 +139,7 @@ impl Connection {
             }
         }
         if missing_keys && keep {
-            self.keep_undecryptable(datagram);
-        }
-    }
-
-    /// RFC 9001 §5.7: packets may overtake the ones that bring their keys.
-    fn keep_undecryptable(&mut self, datagram: &[u8]) {
-        if let Some(h) = &mut self.handshake
-            && h.undecryptable.len() < UNDECRYPTABLE_MAX
-        {
-            h.undecryptable.push_back(datagram.into());
-        }
-    }
-
-    fn replay_undecryptable(&mut self, now: Instant, app: &mut dyn Application) {
-        let ready = self.handshake.as_ref().is_some_and(|h| {
-            !h.undecryptable.is_empty() && (self.keys.is_some() || h.handshake.keys.is_some())
-        });
-        if !ready {
-            return;
-        }
-        let Some(h) = &mut self.handshake else { return };
-        for mut datagram in std::mem::take(&mut h.undecryptable) {
-            let keep = self.keys.is_none();
-            // The mark of a packet that waited is not known any more.
-            self.receive_packets(now, Ecn::NotEct, &mut datagram, keep, app);
+            self.keep_early(ecn, datagram);
         }
     }
 
@@ -187,7 +169,7 @@ impl Connection {
         let plain = match self.open_long(space, datagram, start, p) {
             Ok(plain) => plain,
             Err(Dropped::NoKeys) => return true,
-            Err(Dropped::Useless) => {
+            Err(Dropped::Useless | Dropped::Duplicate) => {
                 self.stats.rx_dropped += 1;
                 return false;
             }
@@ -227,10 +209,10 @@ impl Connection {
         let offset = p.pn_offset - start;
         let (first, pn, header) =
             unprotect(&keys.remote.header, bytes, offset, s.received.largest)?;
-        if s.received.dedup.is_duplicate(pn) {
-            return Err(Dropped::Useless);
-        }
         let len = open(&keys.remote.packet, pn, bytes, header)?;
+        if s.received.dedup.is_duplicate(pn) {
+            return Err(Dropped::Duplicate);
+        }
         let from = start + header;
         Ok(Plain { pn, start: from, end: from + len, reserved_set: first & LONG_RESERVED != 0 })
     }
@@ -249,6 +231,10 @@ impl Connection {
         let plain = match self.open_short(now, bytes) {
             Ok(Ok(plain)) => plain,
             Ok(Err(Dropped::NoKeys)) => return,
+            Ok(Err(Dropped::Duplicate)) => {
+                self.stats.rx_dropped += 1;
+                return;
+            }
             Ok(Err(Dropped::Useless)) => {
                 self.stats.rx_dropped += 1;
                 return self.check_stateless_reset(now, &datagram[start..end]);
@@ -273,8 +259,7 @@ impl Connection {
         now: Instant,
         bytes: &mut [u8],
     ) -> Result<Result<Plain, Dropped>, TransportError> {
-        // RFC 9001 §5.7: a server must not read 1-RTT before the handshake is complete.
-        if self.side == Side::Server && self.state == State::Handshaking {
+        if self.state == State::Handshaking && !self.reads_1rtt() {
             return Ok(Err(Dropped::NoKeys));
         }
         let expires = now.plus_ns(3 * self.pto_ns());
@@ -289,10 +274,13 @@ impl Connection {
         else {
             return Ok(Err(Dropped::Useless));
         };
-        if received.dedup.is_duplicate(pn) {
-            return Ok(Err(Dropped::Useless));
+        // RFC 9001 §9.5: that a number was seen shows only after the packet was opened, or the
+        // time of the answer would tell which numbers a forger has guessed.
+        let opened = keys.open(pn, bytes, header, first & KEY_PHASE != 0)?;
+        if opened != Opened::Forged && received.dedup.is_duplicate(pn) {
+            return Ok(Err(Dropped::Duplicate));
         }
-        let len = match keys.open(pn, bytes, header, first & KEY_PHASE != 0)? {
+        let len = match opened {
             Opened::Plain(len) => len,
             Opened::Updated(len) => {
                 keys.update(Some(pn), self.data.sent.next_pn(), expires);

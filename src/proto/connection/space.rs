@@ -170,6 +170,17 @@ pub(super) struct HandshakeSpace {
     pub(super) probes: u8,
 }
 
+impl HandshakeSpace {
+    /// Bytes of heap held.
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.keys.as_ref().map_or(0, Keys::heap_bytes)
+            + self.sent.memory_bytes()
+            + self.received.ranges.heap_bytes()
+            + self.crypto_send.heap_bytes()
+            + self.crypto_recv.heap_bytes()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

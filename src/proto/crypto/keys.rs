@@ -90,6 +90,14 @@ impl PacketKey {
     }
 }
 
+impl Keys {
+    /// Bytes of heap held, as far as the keys tell.
+    pub(in crate::proto) fn heap_bytes(&self) -> usize {
+        let one = |keys: &DirectionKeys| keys.packet.memory().1 + keys.header.memory().1;
+        one(&self.local) + one(&self.remote)
+    }
+}
+
 /// What [`HeaderKey::unmask`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unmasked {

@@ -79,7 +79,7 @@ fn attack_03_coalesced_packets_for_other_ids_are_ignored_and_not_kept() {
     both.extend(initial_from(Side::Client, cid(9), cid(1), &payload(&[Frame::Ping]), 1, 700));
     pair.deliver(Side::Server, Ecn::NotEct, &mut both);
     assert_eq!((pair.server.stats.rx_packets, pair.server.stats.rx_dropped), (1, 1));
-    assert!(pair.server.handshake.as_ref().unwrap().undecryptable.is_empty());
+    assert!(pair.server.early.is_none());
 }
 
 #[test]
@@ -162,8 +162,8 @@ fn attack_11_packets_before_their_keys_are_kept_up_to_a_bound() {
         packet.extend_from_slice(&[n; 64]);
         pair.deliver(Side::Client, Ecn::NotEct, &mut packet);
     }
-    let kept = pair.client.handshake.as_ref().unwrap().undecryptable.len();
-    assert_eq!(kept, handshake::UNDECRYPTABLE_MAX);
+    let kept = pair.client.early.as_ref().unwrap().len();
+    assert_eq!(kept, super::super::early::EARLY_MAX);
     pair.settle();
     assert!(pair.client.is_confirmed(), "the real ones still get through");
 }

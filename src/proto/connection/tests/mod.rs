@@ -3,6 +3,7 @@
 mod attacks;
 mod attacks_seen;
 mod basics;
+mod early;
 mod forge;
 mod keys;
 mod late_crypto;

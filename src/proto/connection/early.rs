@@ -1,0 +1,87 @@
+//! Packets that overtook the ones that bring their keys (RFC 9001 §5.7).
+//!
+//! A client keeps the server's Handshake and 1-RTT packets that arrive before the Initial that
+//! opens the way to them; a server keeps 1-RTT packets that overtake the client's Finished, which
+//! it may not read before (§5.7). Both keep few: what is not kept is sent again (ATTACKS row 11).
+
+use super::{Application, Connection, State};
+use crate::ecn::Ecn;
+use crate::time::Instant;
+use crate::wire::Side;
+use std::collections::VecDeque;
+
+/// Datagrams kept of a peer whose address is known.
+pub(super) const EARLY_MAX: usize = 10;
+/// Datagrams kept of a client that has not proved its address, once there is something for them
+/// to overtake: together with its ClientHello they stay within 16 KiB.
+pub(super) const EARLY_UNVALIDATED_MAX: usize = 2;
+
+/// Datagrams whose keys are still to come, with their marks.
+#[derive(Debug, Default)]
+pub(super) struct EarlyPackets {
+    datagrams: VecDeque<(Ecn, Box<[u8]>)>,
+}
+
+impl EarlyPackets {
+    /// How many datagrams wait.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.datagrams.len()
+    }
+
+    /// Bytes of memory held.
+    pub(super) fn memory_bytes(&self) -> usize {
+        let bytes: usize = self.datagrams.iter().map(|(_, d)| d.len()).sum();
+        size_of::<Self>() + self.datagrams.capacity() * size_of::<(Ecn, Box<[u8]>)>() + bytes
+    }
+}
+
+impl Connection {
+    /// True if 1-RTT packets can be opened. RFC 9001 §5.7: a server that has their keys must not
+    /// use them before the handshake is complete.
+    #[inline]
+    pub(super) fn reads_1rtt(&self) -> bool {
+        let waits = self.side == Side::Server && self.state == State::Handshaking;
+        self.keys.is_some() && !waits
+    }
+
+    /// How many datagrams may wait for their keys now.
+    fn early_limit(&self) -> usize {
+        match &self.handshake {
+            None => 0,
+            Some(h) if h.address_validated => EARLY_MAX,
+            // Nothing of an honest client's can be early before it has 1-RTT keys.
+            Some(_) if self.keys.is_none() => 0,
+            Some(_) => EARLY_UNVALIDATED_MAX,
+        }
+    }
+
+    /// Keeps a datagram until there are keys for it.
+    pub(super) fn keep_early(&mut self, ecn: Ecn, datagram: &[u8]) {
+        let limit = self.early_limit();
+        if self.early.as_ref().map_or(0, |early| early.datagrams.len()) >= limit {
+            self.stats.rx_refused += 1;
+            return;
+        }
+        let early = self.early.get_or_insert_default();
+        if early.datagrams.capacity() == 0 {
+            early.datagrams.reserve_exact(limit);
+        }
+        early.datagrams.push_back((ecn, datagram.into()));
+    }
+
+    /// Reads what has waited, as far as there are keys by now.
+    pub(super) fn replay_early(&mut self, now: Instant, app: &mut dyn Application) {
+        let Some(early) = self.early.take() else { return };
+        let has_handshake_keys =
+            self.handshake.as_ref().is_some_and(|h| h.handshake.keys.is_some());
+        if !self.reads_1rtt() && (!has_handshake_keys || self.side == Side::Server) {
+            self.early = Some(early);
+            return;
+        }
+        for (ecn, mut datagram) in early.datagrams {
+            let keep = !self.reads_1rtt();
+            self.receive_packets(now, ecn, &mut datagram, keep, app);
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Packets that overtake, and what an unvalidated client can make a server hold.
+
+use super::forge::{initial, payload};
+use super::pair::*;
+use super::*;
+use crate::wire::frame::Frame;
+
+#[test]
+fn data_that_overtakes_the_clients_finished_is_kept() {
+    // RFC 9001 §5.7. The client's datagram with Finished takes 10 ms longer than its data.
+    let mut pair = Pair::new();
+    pair.client_app.greeting = Some(Bytes::from(vec![7; 1_000]));
+    let mut held = false;
+    pair.filter = Box::new(move |f| {
+        let long = f.bytes[0] & 0xb0 == 0xa0 || f.bytes[0] & 0xb0 == 0x80;
+        if f.to == Side::Server && long && f.bytes[0] & 0x30 == 0x20 && !held {
+            held = true;
+            f.due = f.due.plus_ns(10 * DELAY_NS);
+        }
+        true
+    });
+    let start = pair.now;
+    while pair.server_app.data.is_empty() {
+        assert!(pair.step(start.plus_ns(2_000_000_000)), "the data came");
+    }
+    assert_eq!(pair.client.stats().ptos + pair.client.stats().lost_packets, 0);
+    assert!(!pair.server_app.early, "it is told after the handshake");
+    pair.settle();
+    assert_eq!(pair.client_app.data.values().next().map(Vec::len), Some(1_000));
+    assert!(pair.server.early.is_none());
+}
+
+#[test]
+fn attack_11_a_server_keeps_little_of_a_client_that_it_does_not_know() {
+    let junk = |n: u8| {
+        let mut packet = vec![0x40];
+        packet.extend_from_slice(cid(3).as_slice());
+        packet.resize(1_400, n);
+        packet
+    };
+    let mut pair = Pair::new();
+    for n in 0..50 {
+        pair.deliver(Side::Server, Ecn::NotEct, &mut junk(n));
+    }
+    assert!(pair.server.early.is_none(), "nothing can be early yet");
+    let mut buf = [0; 2048];
+    let t = pair.client.transmit(pair.now, &mut buf).unwrap();
+    pair.deliver(Side::Server, Ecn::NotEct, &mut buf[..t.len]);
+    for n in 0..50 {
+        pair.deliver(Side::Server, Ecn::NotEct, &mut junk(n));
+    }
+    assert_eq!(
+        pair.server.early.as_ref().unwrap().len(),
+        super::super::early::EARLY_UNVALIDATED_MAX
+    );
+    assert_eq!(pair.server.stats.rx_refused, 98);
+    pair.settle();
+    assert!(pair.server.is_confirmed());
+}
+
+#[test]
+fn a_client_hello_beyond_the_bound_is_refused_before_it_is_there() {
+    let mut pair = Pair::new();
+    let start = payload(&[Frame::Crypto { offset: 0, data: &[1, 0, 0xf0, 0, 3, 3] }]);
+    pair.deliver(Side::Server, Ecn::NotEct, &mut initial(&start, 0, cid(1), 1200));
+    assert_eq!(pair.verdict(Side::Server), Some(code::CRYPTO_BUFFER_EXCEEDED));
+    // RFC 9000 §8.1: from an address that is validated it is waited for.
+    let mut pair = Pair::new();
+    pair.server.handshake.as_mut().unwrap().address_validated = true;
+    pair.deliver(Side::Server, Ecn::NotEct, &mut initial(&start, 0, cid(1), 1200));
+    assert_eq!(pair.verdict(Side::Server), None);
+}
+
+#[test]
+fn datagrams_larger_than_we_said_are_dropped_and_counted() {
+    let mut pair = Pair::new();
+    let mut huge = initial(&payload(&[Frame::Ping]), 0, cid(1), 1200);
+    huge.resize(16_000, 0);
+    pair.deliver(Side::Server, Ecn::NotEct, &mut huge);
+    assert_eq!((pair.server.stats.rx_packets, pair.server.stats.rx_oversized), (0, 1));
+    let mut fine = initial(&payload(&[Frame::Ping]), 0, cid(1), 1200);
+    fine.resize(1_500, 0);
+    pair.deliver(Side::Server, Ecn::NotEct, &mut fine);
+    assert_eq!(pair.server.stats.rx_packets, 1);
+}
