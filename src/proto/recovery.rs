@@ -26,6 +26,20 @@ pub const PERSISTENT_CONGESTION_THRESHOLD: u64 = 3;
 /// Room that an idle space keeps in its rings.
 const IDLE_PACKETS: usize = 8;
 
+/// Packets that carry nothing but acknowledgements and padding are never in flight, and a peer
+/// need not acknowledge them: of those in front of the ring no more than this many are kept. What
+/// is forgotten would have told which ranges need not be repeated; the PING of
+/// [`PING_EVERY`] tells that as well.
+pub const QUIET_TAIL: u32 = 32;
+/// RFC 9000 §13.2.4: so many packets without anything that asks for an acknowledgement are
+/// followed by one that does. On the 64th acknowledgement of a transfer it costs the peer one
+/// ACK frame in 128 packets.
+pub const PING_EVERY: u32 = 64;
+/// Packets that are not in flight and cannot be forgotten, since one in front of them waits for
+/// its acknowledgement: beyond this no acknowledgement is sent until the peer sends one. An
+/// honest peer gets there if it sends 32,000 packets within a round trip and loses all probes.
+pub const QUIET_MAX: u32 = 16_384;
+
 /// What has become of a packet number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
@@ -112,6 +126,10 @@ pub struct SentPackets {
     largest_acked: Option<u64>,
     /// Outstanding packets that ask for an acknowledgement.
     eliciting: u32,
+    /// Outstanding packets that are not in flight.
+    quiet: u32,
+    /// Packets since the last one that asks for an acknowledgement.
+    since_eliciting: u32,
     last_eliciting_sent_at: Instant,
     loss_time: Option<Instant>,
 }
@@ -151,6 +169,20 @@ impl SentPackets {
     #[must_use]
     pub fn eliciting(&self) -> u32 {
         self.eliciting
+    }
+
+    /// How many outstanding packets are not in flight.
+    #[inline]
+    #[must_use]
+    pub fn quiet(&self) -> u32 {
+        self.quiet
+    }
+
+    /// True if the next packet should ask for an acknowledgement, whatever is in it.
+    #[inline]
+    #[must_use]
+    pub fn wants_ping(&self) -> bool {
+        self.since_eliciting >= PING_EVERY
     }
 
     /// When the last packet that asks for an acknowledgement left.
@@ -199,8 +231,12 @@ impl SentPackets {
         flags |= if info.ecn_capable { ECN_CAPABLE } else { 0 };
         if info.ack_eliciting {
             self.eliciting += 1;
+            self.since_eliciting = 0;
             self.last_eliciting_sent_at = now;
+        } else {
+            self.since_eliciting = self.since_eliciting.saturating_add(1);
         }
+        self.quiet += u32::from(!info.in_flight);
         self.packets.push_back(Entry {
             sent_at: now,
             frames_at: end.wrapping_sub(u32::from(self.pending)),
@@ -210,7 +246,34 @@ impl SentPackets {
             flags,
         });
         self.pending = 0;
+        if self.quiet > QUIET_TAIL {
+            self.forget_quiet(QUIET_TAIL);
+        }
         pn
+    }
+
+    /// Forgets packets in front of the ring that are not in flight, until `keep` are left.
+    fn forget_quiet(&mut self, keep: u32) {
+        while self.quiet > keep
+            && let Some(front) = self.packets.front()
+        {
+            match front.fate {
+                Fate::Outstanding if front.flags & IN_FLIGHT != 0 => break,
+                Fate::Outstanding => self.quiet -= 1,
+                Fate::Acknowledged | Fate::Lost | Fate::Skipped => {}
+            }
+            self.pop_front();
+        }
+    }
+
+    /// Drops the front of the ring with its frames.
+    #[inline]
+    fn pop_front(&mut self) {
+        let Some(front) = self.packets.pop_front() else { return };
+        let frames = usize::from(front.frames);
+        self.frames.drain(..frames);
+        self.frames_base = self.frames_base.wrapping_add(frames as u32);
+        self.base += 1;
     }
 
     /// Leaves out the next packet number. RFC 9000 §21.4: a peer that acknowledges it is lying.
@@ -267,9 +330,8 @@ impl SentPackets {
                 Fate::Acknowledged | Fate::Lost => continue,
             }
             let entry = *entry;
-            if entry.flags & ACK_ELICITING != 0 {
-                self.eliciting -= 1;
-            }
+            self.eliciting -= u32::from(entry.flags & ACK_ELICITING != 0);
+            self.quiet -= u32::from(entry.flags & IN_FLIGHT == 0);
             let at = entry.frames_at.wrapping_sub(self.frames_base) as usize;
             let mut frames = self.frames.range(at..at + usize::from(entry.frames)).copied();
             each(entry.resolved(pn), &mut frames);
@@ -291,11 +353,7 @@ impl SentPackets {
             if !done {
                 break;
             }
-            let frames = usize::from(front.frames);
-            self.frames.drain(..frames);
-            self.frames_base = self.frames_base.wrapping_add(frames as u32);
-            self.packets.pop_front();
-            self.base += 1;
+            self.pop_front();
         }
     }
 
@@ -342,9 +400,8 @@ impl SentPackets {
             entry.fate = Fate::Lost;
             let entry = *entry;
             losses.count(&entry, first_sample_at, &mut run_start);
-            if entry.flags & ACK_ELICITING != 0 {
-                self.eliciting -= 1;
-            }
+            self.eliciting -= u32::from(entry.flags & ACK_ELICITING != 0);
+            self.quiet -= u32::from(entry.flags & IN_FLIGHT == 0);
             let at = entry.frames_at.wrapping_sub(self.frames_base) as usize;
             let mut frames = self.frames.range(at..at + usize::from(entry.frames)).copied();
             each(entry.resolved(pn), &mut frames);
@@ -387,8 +444,15 @@ impl SentPackets {
             self.frames.range(at..at + usize::from(entry.frames)).copied().for_each(&mut each);
         }
         self.eliciting = 0;
+        self.quiet = 0;
         self.loss_time = None;
         bytes
+    }
+
+    /// Forgets all packets and gives their memory back: only the numbers go on.
+    pub fn forget(&mut self) {
+        let (base, largest_acked) = (self.next_pn(), self.largest_acked);
+        *self = Self { base, largest_acked, ..Self::default() };
     }
 
     /// Bytes that [`hot_memory`](Self::hot_memory) names at most.
@@ -407,6 +471,8 @@ impl SentPackets {
 
     /// Gives back memory beyond what an idle connection needs.
     pub fn shrink(&mut self) {
+        // What is left is a tail that nobody asks about: see `QUIET_TAIL`.
+        self.forget_quiet(0);
         if self.packets.capacity() > IDLE_PACKETS && self.packets.len() <= IDLE_PACKETS / 2 {
             self.packets.shrink_to(IDLE_PACKETS);
             self.frames.shrink_to(IDLE_PACKETS);

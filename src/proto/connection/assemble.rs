@@ -15,6 +15,9 @@ use super::config::ACK_DELAY_EXPONENT;
 
 /// Space that the header of a CRYPTO frame takes at most.
 const CRYPTO_HEADER_MAX: usize = 1 + 8 + 4;
+/// As [`QUIET_MAX`](crate::proto::recovery::QUIET_MAX), for Initial and Handshake packets: a
+/// handshake takes a handful of them, and whoever sends more has no address yet.
+const HANDSHAKE_QUIET_MAX: u32 = 64;
 /// Room that has to be left for a control frame to be tried.
 const CONTROL_ROOM: usize = 64;
 
@@ -71,7 +74,8 @@ impl Connection {
                 self.streams.write_data(w, &mut push);
             }
         }
-        if w.position() == before && self.data.probes > 0 && Frame::Ping.write(w).is_ok() {
+        let asks = self.data.probes > 0 || self.data.sent.wants_ping();
+        if w.position() == before && asks && Frame::Ping.write(w).is_ok() {
             self.data.sent.push_frame(SentFrame::Ping);
         }
         w.position() > before
@@ -290,6 +294,9 @@ fn draft_in_space(
     let probing = s.probes > 0 && !quiet;
     let full = full && !quiet;
     let crypto = s.crypto_send.has_pending() && (full || probing);
+    if !crypto && !probing && s.sent.quiet() >= HANDSHAKE_QUIET_MAX {
+        s.received.ack_sent();
+    }
     if !crypto && !probing && !s.received.ack_due(now) {
         return None;
     }

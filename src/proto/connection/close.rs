@@ -110,7 +110,7 @@ impl Connection {
         self.bytes_in_flight = 0;
         // Streams, and the data that the application lent, go at once.
         self.streams = Streams::new(self.side, self.config.limits());
-        self.data.sent.drain(|_| {});
+        self.data.sent.forget();
         self.data.probes = 0;
         self.session = None;
         self.tickets = None;

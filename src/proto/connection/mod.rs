@@ -172,6 +172,8 @@ pub struct ConnectionStats {
     pub rx_refused_challenges: u64,
     /// Datagrams dropped because they were larger than we said that we take.
     pub rx_oversized: u64,
+    /// Acknowledgements that were not sent, since the peer acknowledges nothing of ours.
+    pub tx_withheld_acks: u64,
     /// Datagrams sent.
     pub tx_datagrams: u64,
     /// Bytes of datagrams sent.

@@ -8,7 +8,7 @@ use crate::ecn::Ecn;
 use crate::proto::congestion::Controller;
 use crate::proto::crypto::TAG_LEN;
 use crate::proto::mtu::MIN_MTU;
-use crate::proto::recovery::SentInfo;
+use crate::proto::recovery::{QUIET_MAX, SentInfo};
 use crate::proto::sent::SentFrame;
 use crate::time::Instant;
 use crate::wire::frame::Frame;
@@ -98,8 +98,12 @@ impl Connection {
     #[inline]
     fn transmit_data(&mut self, now: Instant, buf: &mut [u8]) -> Option<(usize, Ecn)> {
         let has_frames = self.has_frames();
-        let ack_due = self.data.received.ack_due(now);
+        let mut ack_due = self.data.received.ack_due(now);
         let probing = self.data.probes > 0;
+        if ack_due && self.data.sent.quiet() >= QUIET_MAX {
+            self.withhold_ack();
+            ack_due = false;
+        }
         if !has_frames && !ack_due && !probing {
             self.app_limited = true;
             return self.transmit_mtu_probe(now, buf);
@@ -131,6 +135,14 @@ impl Connection {
         let ecn = self.ecn.mark();
         self.ecn.on_sent();
         Some((len, ecn))
+    }
+
+    /// A peer that acknowledges nothing of ours, however often it is asked, gets no more
+    /// acknowledgements by themselves: each is remembered until an older packet's fate is known.
+    #[cold]
+    fn withhold_ack(&mut self) {
+        self.data.received.ack_sent();
+        self.stats.tx_withheld_acks += 1;
     }
 
     /// Asks the congestion controller and the pacer.

@@ -415,3 +415,45 @@ fn initials_of_a_server_find_their_client() {
     pair.deliver(Side::Server, Ecn::NotEct, &mut packet);
     assert_eq!(pair.server.stats.rx_packets, 1);
 }
+
+#[test]
+fn a_peer_that_acknowledges_nothing_makes_us_hold_a_bounded_account() {
+    let mut pair = Pair::connected();
+    let mut buf = [0; 2048];
+    let before = pair.server.memory_bytes();
+    for n in 0..60_000 {
+        // Each leaves a number out, so that it is acknowledged at once.
+        pair.client.data.sent.skip();
+        pair.attack(Side::Client, &[Frame::Ping]);
+        while pair.server.transmit(pair.now, &mut buf).is_some() {}
+        pair.now = pair.now.plus_ns(10_000);
+        if n % 100 == 0 {
+            pair.server.handle_timeout(pair.now, &mut pair.server_app);
+        }
+    }
+    assert!(pair.server.is_established());
+    let stats = pair.server.stats();
+    let held = pair.server.memory_bytes() - before;
+    assert!(held < 2 << 20, "{held} bytes after {} packets, {stats:?}", stats.tx_packets);
+    assert!(stats.tx_withheld_acks > 0, "{stats:?}");
+}
+
+#[test]
+fn acknowledgements_alone_are_forgotten_and_now_and_then_a_ping_asks() {
+    // An honest client that keeps its connection alive, and a server that has nothing to say.
+    let mut pair = Pair::connected();
+    let mut most = 0;
+    for _ in 0..2_000 {
+        pair.client.pending.ping = true;
+        pair.run_ms(1_000);
+        most = most.max(pair.server.data.sent.memory_bytes());
+    }
+    assert!(most <= 8 << 10, "{most} bytes");
+    pair.server.shrink();
+    assert!(pair.server.data.sent.memory_bytes() <= 1 << 10);
+    // RFC 9000 §13.2.4: the ranges shrink too, since a PING among them is acknowledged.
+    assert!(pair.server.data.received.ranges.heap_bytes() <= 1 << 10);
+    let [client, server] = [&pair.client, &pair.server].map(|c| c.stats());
+    assert!(client.rx_packets < 2_200 && server.rx_packets < 2_200, "{client:?} {server:?}");
+    assert!(server.rx_packets > 2_000 + 2_000 / 70, "it never asked: {server:?}");
+}
