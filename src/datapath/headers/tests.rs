@@ -183,8 +183,9 @@ proptest! {
         let mut bad = frame.clone();
         let at = ETHERNET_BYTES + position.index(frame.len() - ETHERNET_BYTES);
         bad[at] ^= 1 << bit;
-        let later = received(&bad).map(|parsed| parsed.payload);
-        prop_assert_eq!(parse(&bad, Checksums::Verify).map(|parsed| parsed.payload), later);
+        // Where two things are wrong, either may be found first.
+        let later = received(&bad).map(|parsed| parsed.payload).ok();
+        prop_assert_eq!(parse(&bad, Checksums::Verify).map(|parsed| parsed.payload).ok(), later);
         let Ok(parsed) = parse(&bad, Checksums::Verify) else { return Ok(()) };
         // IPv6 has no header checksum: class, flow label and hop limit may change unseen. And a
         // UDP checksum whose last bit flips to zero means "none" in IPv4.

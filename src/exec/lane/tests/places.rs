@@ -205,7 +205,7 @@ fn connections_hold_no_more_memory_than_a_worker_grants_them() {
     probe.connect(None);
     probe.run(100);
     let each = probe.counters().memory_bytes;
-    assert!((2_000..16_384).contains(&each), "{each} bytes for a connection");
+    assert!((2_000..32_768).contains(&each), "{each} bytes for a connection");
 
     let limits = LaneLimits { memory_bytes: 3 * each, ..few(100, 100) };
     let mut scene = Scene::new(1, limits);
