@@ -10,7 +10,11 @@
 use quiclane::proto::crypto::{
     ClientTls, KeyChange, Keys, Level, OneRttSecrets, PROVIDER, ServerTls, Session, initial_keys,
 };
+use quiclane::time::{Instant, SECOND_NS};
 use quiclane::wire::Side;
+
+/// What time TLS is told that it is: 2001.
+const NOW: Instant = Instant::from_nanos(1_000_000_000 * SECOND_NS);
 
 /// Objects of each kind made at once, so that pages and caches of the allocator even out.
 const COUNT: usize = 200;
@@ -62,7 +66,7 @@ fn drain(session: &mut Session, end: &mut End, said: &mut Vec<(Level, Vec<u8>)>)
 
 fn connect(server: &ServerTls, client: &ClientTls) -> [(Box<Session>, End); 2] {
     let parameters = [0x42; 80];
-    let client = Session::client(client, "localhost", &parameters).expect("a good name");
+    let client = Session::client(NOW, client, "localhost", &parameters).expect("a good name");
     let server = Session::server(server, &parameters).expect("a good configuration");
     let mut ends = [(client, End::default()), (server, End::default())];
     let mut said = Vec::new();
@@ -72,7 +76,7 @@ fn connect(server: &ServerTls, client: &ClientTls) -> [(Box<Session>, End); 2] {
         let mut answers = Vec::new();
         let (session, end) = &mut ends[to];
         for (level, bytes) in said {
-            session.read(level, &bytes).expect("a peer that keeps to the rules");
+            session.read(NOW, level, &bytes).expect("a peer that keeps to the rules");
             drain(session, end, &mut answers);
         }
         said = answers;
@@ -108,7 +112,7 @@ fn keys_and_sessions_stay_small() {
         Session::server(&server, &[0x42; 80]).expect("a good configuration")
     });
     let (fresh_client, _) = held("client session, before the first byte", || {
-        Session::client(&client, "localhost", &[0x42; 80]).expect("a good name")
+        Session::client(NOW, &client, "localhost", &[0x42; 80]).expect("a good name")
     });
     let (all, ends) =
         held("both ends, all levels, after a handshake", || connect(&server, &client));

@@ -1,4 +1,8 @@
 //! QUIC as state machines: no I/O, no clock, no threads, no `unsafe`.
+//!
+//! The time is an argument wherever something depends on it, TLS included. One thing is written
+//! from here: the secrets of connections, into a writer for which the application asked
+//! ([`crypto::ServerTlsBuilder::key_log`]).
 #![forbid(unsafe_code)]
 
 pub mod congestion;

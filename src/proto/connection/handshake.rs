@@ -170,7 +170,7 @@ impl Connection {
         let mut parameters = args.config.parameters();
         parameters.initial_source_connection_id = Some(args.local_cid);
         parameters.grease = Some(args.grease);
-        let session = Session::client(args.tls, args.server_name, &encoded(&parameters))
+        let session = Session::client(args.now, args.tls, args.server_name, &encoded(&parameters))
             .map_err(ConnectError::Tls)?;
         let mut handshake = Handshake::new(args.initial_dcid, None, true);
         handshake.token = args.token;
@@ -305,7 +305,7 @@ impl Connection {
                 (&mut h.initial.crypto_recv, bounds)
             }
             (SpaceId::Handshake, Some(h)) => (&mut h.handshake.crypto_recv, Bounds::VALIDATED),
-            (SpaceId::Data, _) => return self.on_late_crypto(offset, data),
+            (SpaceId::Data, _) => return self.on_late_crypto(now, offset, data),
             _ => return Ok(()),
         };
         if space == SpaceId::Initial
@@ -316,7 +316,7 @@ impl Connection {
             return Ok(());
         }
         let Some(session) = &mut self.session else { return Ok(()) };
-        let read = |bytes: &[u8]| session.read(level, bytes).map_err(|e| tls_error(&e));
+        let read = |bytes: &[u8]| session.read(now, level, bytes).map_err(|e| tls_error(&e));
         recv.receive(offset, data, bounds, read).unwrap_or_else(|e| Err(e.into()))?;
         self.apply_peer_parameters()?;
         self.pump_tls();

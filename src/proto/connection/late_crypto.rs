@@ -11,6 +11,7 @@ use super::crypto_stream::{Bounds, BufferExceeded, CRYPTO_BUFFER_BYTES, CryptoRe
 use super::error::{TransportError, code};
 use super::handshake::tls_error;
 use crate::proto::crypto::Level;
+use crate::time::Instant;
 use crate::wire::Side;
 
 /// NewSessionTicket (RFC 8446 §4).
@@ -44,6 +45,7 @@ impl Connection {
     /// CRYPTO arrived in a 1-RTT packet.
     pub(super) fn on_late_crypto(
         &mut self,
+        now: Instant,
         offset: u64,
         data: &[u8],
     ) -> Result<(), TransportError> {
@@ -60,7 +62,7 @@ impl Connection {
         let read = |bytes: &[u8]| {
             let followed = messages.follow(bytes);
             match session {
-                Some(session) => session.read(Level::OneRtt, bytes).map_err(|e| tls_error(&e)),
+                Some(session) => session.read(now, Level::OneRtt, bytes).map_err(|e| tls_error(&e)),
                 None => followed,
             }
         };

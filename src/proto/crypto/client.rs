@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{
@@ -14,9 +14,11 @@ use rustls::{
 };
 
 use super::config::{
-    KeyLog, TlsConfigError, certificates, checked_alpn, identity, private_key, private_key_der,
+    KeyLog, TlsConfigError, certificates, checked_alpn, checked_provider, identity, private_key,
+    private_key_der,
 };
 use super::provider;
+use super::time::TimeOfCall;
 
 /// Servers whose tickets are remembered.
 const DEFAULT_SESSIONS: usize = 256;
@@ -48,7 +50,18 @@ pub struct ClientTls(
 impl ClientTls {
     /// Starts with nothing: whom to trust and a protocol must be given.
     pub fn builder() -> ClientTlsBuilder {
+        Self::builder_over(Arc::clone(provider::provider()))
+    }
+
+    /// As [`ClientTls::builder`], with a provider of one's own: see
+    /// [`default_provider`](super::default_provider).
+    pub fn builder_with(provider: CryptoProvider) -> ClientTlsBuilder {
+        Self::builder_over(Arc::new(provider))
+    }
+
+    fn builder_over(provider: Arc<CryptoProvider>) -> ClientTlsBuilder {
         ClientTlsBuilder {
+            provider,
             trust: None,
             alpn: Vec::new(),
             identity: None,
@@ -82,6 +95,7 @@ enum Trust {
 /// Builds a [`ClientTls`].
 #[must_use]
 pub struct ClientTlsBuilder {
+    provider: Arc<CryptoProvider>,
     trust: Option<Trust>,
     alpn: Vec<Vec<u8>>,
     identity: Option<CertifiedKey>,
@@ -147,7 +161,7 @@ impl ClientTlsBuilder {
     /// If either cannot be read, or they do not belong together.
     pub fn certificate_pem(mut self, chain: &[u8], key: &[u8]) -> Result<Self, TlsConfigError> {
         let chain = certificates("the client's certificate chain", chain)?;
-        self.identity = Some(identity(chain, private_key(key)?)?);
+        self.identity = Some(identity(chain, private_key(key)?, &self.provider)?);
         Ok(self)
     }
 
@@ -157,7 +171,7 @@ impl ClientTlsBuilder {
     /// If either cannot be read, or they do not belong together.
     pub fn certificate_der(mut self, chain: &[&[u8]], key: &[u8]) -> Result<Self, TlsConfigError> {
         let chain = chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
-        self.identity = Some(identity(chain, private_key_der(key)?)?);
+        self.identity = Some(identity(chain, private_key_der(key)?, &self.provider)?);
         Ok(self)
     }
 
@@ -182,16 +196,20 @@ impl ClientTlsBuilder {
     pub fn build(self) -> Result<ClientTls, TlsConfigError> {
         let trust = self.trust.ok_or(TlsConfigError::NoTrust)?;
         let alpn_protocols = checked_alpn(self.alpn)?;
-        let builder = ClientConfig::builder_with_provider(Arc::clone(provider::provider()))
+        let provider = checked_provider(self.provider)?;
+        let time = Arc::new(TimeOfCall);
+        let builder = ClientConfig::builder_with_details(Arc::clone(&provider), time)
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|error| TlsConfigError::from_tls(&error))?;
         let builder = match trust {
             Trust::Roots(roots) => builder.with_root_certificates(roots),
-            Trust::Pinned(certificate) => builder
-                .dangerous()
-                .with_custom_certificate_verifier(Arc::new(Exactly(Some(certificate)))),
+            Trust::Pinned(certificate) => {
+                let exactly = Exactly { certificate: Some(certificate), provider };
+                builder.dangerous().with_custom_certificate_verifier(Arc::new(exactly))
+            }
             Trust::Anyone => {
-                builder.dangerous().with_custom_certificate_verifier(Arc::new(Exactly(None)))
+                let anyone = Exactly { certificate: None, provider };
+                builder.dangerous().with_custom_certificate_verifier(Arc::new(anyone))
             }
         };
         let mut config = match self.identity {
@@ -241,7 +259,10 @@ pub(super) fn root_store(
 /// Believes one certificate, or with `None` any. Signatures are checked either way, so that
 /// the peer has the key of the certificate that it shows.
 #[derive(Debug)]
-struct Exactly(Option<CertificateDer<'static>>);
+struct Exactly {
+    certificate: Option<CertificateDer<'static>>,
+    provider: Arc<CryptoProvider>,
+}
 
 impl ServerCertVerifier for Exactly {
     fn verify_server_cert(
@@ -252,7 +273,7 @@ impl ServerCertVerifier for Exactly {
         _ocsp_response: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        match &self.0 {
+        match &self.certificate {
             Some(pinned) if pinned.as_ref() != end_entity.as_ref() => {
                 Err(CertificateError::UnknownIssuer.into())
             }
@@ -266,7 +287,7 @@ impl ServerCertVerifier for Exactly {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &provider::provider().signature_verification_algorithms;
+        let algorithms = &self.provider.signature_verification_algorithms;
         verify_tls12_signature(message, certificate, signature, algorithms)
     }
 
@@ -276,11 +297,11 @@ impl ServerCertVerifier for Exactly {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &provider::provider().signature_verification_algorithms;
+        let algorithms = &self.provider.signature_verification_algorithms;
         verify_tls13_signature(message, certificate, signature, algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider::provider().signature_verification_algorithms.supported_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }

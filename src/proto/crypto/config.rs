@@ -3,13 +3,12 @@
 
 use core::fmt;
 use std::io::Write;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
-
-use super::provider;
 
 /// RFC 7301 §3.1: an ALPN name has 1 to 255 bytes.
 const ALPN_MAX_BYTES: usize = 255;
@@ -56,6 +55,11 @@ pub enum TlsConfigError {
         /// What the library said.
         detail: String,
     },
+    /// A provider without a cipher suite for QUIC packets.
+    NoSuite {
+        /// How many cipher suites it has.
+        count: usize,
+    },
     /// The TLS library refused the whole.
     Tls {
         /// What the library said.
@@ -100,6 +104,11 @@ impl fmt::Display for TlsConfigError {
                 f,
                 "trusted certificate {index} (counted from 0) cannot be used ({detail}): give \
                  X.509 certificates"
+            ),
+            Self::NoSuite { count } => write!(
+                f,
+                "of the provider's {count} cipher suites none is of TLS 1.3 with keys for QUIC \
+                 packets: take default_provider() and change what must differ"
             ),
             Self::Tls { detail } => write!(f, "the TLS library refused the settings: {detail}"),
         }
@@ -150,9 +159,21 @@ pub(super) fn private_key_der(der: &[u8]) -> Result<PrivateKeyDer<'static>, TlsC
 pub(super) fn identity(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
+    provider: &CryptoProvider,
 ) -> Result<CertifiedKey, TlsConfigError> {
-    CertifiedKey::from_der(chain, key, provider::provider())
+    CertifiedKey::from_der(chain, key, provider)
         .map_err(|error| TlsConfigError::BadIdentity { detail: error.to_string() })
+}
+
+/// The provider, if it can protect QUIC packets. Without this every connection would fail.
+pub(super) fn checked_provider(
+    provider: Arc<CryptoProvider>,
+) -> Result<Arc<CryptoProvider>, TlsConfigError> {
+    let mut suites = provider.cipher_suites.iter().filter_map(|suite| suite.tls13());
+    match suites.any(|suite| suite.quic.is_some()) {
+        true => Ok(provider),
+        false => Err(TlsConfigError::NoSuite { count: provider.cipher_suites.len() }),
+    }
 }
 
 /// The ALPN list, checked. QUIC has no connection without ALPN (RFC 9001 §8.1).

@@ -11,7 +11,7 @@ use rustls::quic::{Suite, Version};
 use rustls::{CipherSuite, SupportedCipherSuite};
 
 use super::keys::{DirectionKeys, Keys};
-use super::testing::{Outcome, answer, drain, handshake, pair, pair_with_tickets};
+use super::testing::{NOW, Outcome, answer, drain, handshake, pair, pair_with_tickets};
 use super::{ClientTls, PROVIDER, ServerTls, Session, initial_keys};
 use crate::wire::Side;
 
@@ -154,7 +154,7 @@ fn making_keys() {
         black_box(initial_keys(1, b"8 bytes.", Side::Server));
     });
     let (server_tls, client_tls) = pair();
-    let mut client = Session::client(&client_tls, "localhost", b"").unwrap();
+    let mut client = Session::client(NOW, &client_tls, "localhost", b"").unwrap();
     let mut server = Session::server(&server_tls, b"").unwrap();
     let mut next = handshake(&mut client, &mut server).0.next.unwrap();
     table.add(format!("{PROVIDER} next_keys"), move |_| {
@@ -195,7 +195,7 @@ fn handshake_times(server_tls: &ServerTls, client_tls: &ClientTls, resumed: bool
     let (mut client, mut server) = (None::<Box<Session>>, None::<Box<Session>>);
     let mut up = Vec::new();
     times[0] += time_once(1, |_| {
-        let session = Session::client(client_tls, "localhost", &parameters).unwrap();
+        let session = Session::client(NOW, client_tls, "localhost", &parameters).unwrap();
         up = drain(client.insert(session), &mut at_client);
     });
     times[1] += time_once(1, |_| {

@@ -9,7 +9,7 @@
 //! ```text
 //!            Session::client / Session::server
 //!                         |
-//!   CRYPTO frames --read(level, bytes)--> TLS --write(&mut out)--> CRYPTO frames at write_level()
+//!   CRYPTO frames --read(now, level, bytes)-> TLS --write(&mut out)--> CRYPTO frames at write_level()
 //!                         |                        \
 //!                 Err(TlsError): close              Some(KeyChange): install these keys,
 //!                 with error.code()                 then call write again until it adds
@@ -27,7 +27,17 @@
 //!
 //! # Which library does the arithmetic
 //!
-//! Feature `aws-lc-rs` (default) or `ring`. When both are on, aws-lc-rs is used.
+//! Feature `aws-lc-rs` (default) or `ring`. When both are on, aws-lc-rs is used. A provider of
+//! one's own, for example one whose signatures come from a hardware module, or whose random
+//! numbers come from a seed, is given to [`ServerTls::builder_with`] and
+//! [`ClientTls::builder_with`].
+//!
+//! # What time it is
+//!
+//! As everywhere in `proto`, the caller says: the `now` of [`Session::client`] and
+//! [`Session::read`] is what certificates' dates and tickets' ages are judged by. It must count
+//! from 1970, as that of `exec` does, which is set once to the time of day: a process that began
+//! before the machine knew it refuses certificates until it is started again.
 
 mod client;
 mod config;
@@ -42,6 +52,8 @@ mod server;
 mod session;
 #[cfg(test)]
 pub(crate) mod testing;
+mod ticketer;
+mod time;
 
 pub use client::{ClientTls, ClientTlsBuilder};
 pub use config::TlsConfigError;
@@ -50,11 +62,14 @@ pub use keys::{
     DirectionKeys, HeaderKey, KeyChange, Keys, OneRttSecrets, PacketKey, SAMPLE_LEN, TAG_LEN,
     Unmasked, initial_keys,
 };
-pub use provider::NAME as PROVIDER;
+pub use provider::{NAME as PROVIDER, default_provider};
 pub use retry::{RETRY_TAG_LEN, retry_tag, retry_tag_matches};
 pub use seal::{ResetKey, TOKEN_KEY_LEN, TOKEN_NONCE_LEN, TokenKey, TokenSecret};
 pub use server::{ServerTls, ServerTlsBuilder};
 pub use session::Session;
+
+/// The TLS library, for providers of one's own: its version must be ours.
+pub use rustls;
 
 /// Which keys protect a packet (RFC 9001 §2.1). Ordered as a handshake passes through them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

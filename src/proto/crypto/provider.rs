@@ -29,9 +29,16 @@ compile_error!(
 /// The provider that this build uses.
 pub const NAME: &str = if cfg!(feature = "aws-lc-rs") { "aws-lc-rs" } else { "ring" };
 
-pub(super) use tls::Ticketer;
+/// The provider that configurations use where they are given no other: TLS 1.3 suites only,
+/// AES-128-GCM first. To change a part, take this, set the field (random numbers, key exchange
+/// groups, where signatures come from), and give it to [`super::ServerTls::builder_with`] and
+/// [`super::ClientTls::builder_with`].
+#[must_use]
+pub fn default_provider() -> CryptoProvider {
+    provider().as_ref().clone()
+}
 
-/// The provider as rustls wants it, made once: TLS 1.3 suites only, AES-128-GCM first.
+/// The provider as rustls wants it, made once.
 ///
 /// AES-128 first because its packet protection is the cheapest of the three and the others
 /// protect against no attack that is known. A server follows the client's order, so that a

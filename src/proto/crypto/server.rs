@@ -4,6 +4,7 @@ use core::fmt;
 use std::io::Write;
 use std::sync::Arc;
 
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
@@ -11,9 +12,12 @@ use rustls::{RootCertStore, ServerConfig};
 
 use super::client::root_store;
 use super::config::{
-    KeyLog, TlsConfigError, certificates, checked_alpn, identity, private_key, private_key_der,
+    KeyLog, TlsConfigError, certificates, checked_alpn, checked_provider, identity, private_key,
+    private_key_der,
 };
 use super::provider;
+use super::ticketer::Ticketer;
+use super::time::TimeOfCall;
 
 /// Tickets that a client gets after each full or resumed handshake. A QUIC client keeps one
 /// connection to a server and multiplexes, so that one ticket, renewed by every handshake,
@@ -43,7 +47,18 @@ pub struct ServerTls(pub(super) Arc<ServerConfig>);
 impl ServerTls {
     /// Starts with nothing: a certificate and a protocol must be given.
     pub fn builder() -> ServerTlsBuilder {
+        Self::builder_over(Arc::clone(provider::provider()))
+    }
+
+    /// As [`ServerTls::builder`], with a provider of one's own: see
+    /// [`default_provider`](super::default_provider).
+    pub fn builder_with(provider: CryptoProvider) -> ServerTlsBuilder {
+        Self::builder_over(Arc::new(provider))
+    }
+
+    fn builder_over(provider: Arc<CryptoProvider>) -> ServerTlsBuilder {
         ServerTlsBuilder {
+            provider,
             identity: None,
             alpn: Vec::new(),
             tickets: DEFAULT_TICKETS,
@@ -62,6 +77,7 @@ impl fmt::Debug for ServerTls {
 /// Builds a [`ServerTls`].
 #[must_use]
 pub struct ServerTlsBuilder {
+    provider: Arc<CryptoProvider>,
     identity: Option<CertifiedKey>,
     alpn: Vec<Vec<u8>>,
     tickets: usize,
@@ -76,7 +92,7 @@ impl ServerTlsBuilder {
     /// If either cannot be read, or they do not belong together.
     pub fn certificate_pem(mut self, chain: &[u8], key: &[u8]) -> Result<Self, TlsConfigError> {
         let chain = certificates("the certificate chain", chain)?;
-        self.identity = Some(identity(chain, private_key(key)?)?);
+        self.identity = Some(identity(chain, private_key(key)?, &self.provider)?);
         Ok(self)
     }
 
@@ -90,7 +106,7 @@ impl ServerTlsBuilder {
             return Err(TlsConfigError::NoCertificate);
         }
         let chain = chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
-        self.identity = Some(identity(chain, private_key_der(key)?)?);
+        self.identity = Some(identity(chain, private_key_der(key)?, &self.provider)?);
         Ok(self)
     }
 
@@ -131,8 +147,9 @@ impl ServerTlsBuilder {
     pub fn build(self) -> Result<ServerTls, TlsConfigError> {
         let identity = self.identity.ok_or(TlsConfigError::NoCertificate)?;
         let alpn_protocols = checked_alpn(self.alpn)?;
-        let provider = provider::provider();
-        let builder = ServerConfig::builder_with_provider(Arc::clone(provider))
+        let provider = checked_provider(self.provider)?;
+        let time = Arc::new(TimeOfCall);
+        let builder = ServerConfig::builder_with_details(Arc::clone(&provider), time)
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|error| TlsConfigError::from_tls(&error))?;
         let builder = match self.client_roots {
@@ -140,7 +157,7 @@ impl ServerTlsBuilder {
             Some(roots) => {
                 let roots = Arc::new(roots);
                 let verifier =
-                    WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(provider))
+                    WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider))
                         .build()
                         .map_err(|error| TlsConfigError::Tls { detail: error.to_string() })?;
                 builder.with_client_cert_verifier(verifier)
@@ -152,8 +169,7 @@ impl ServerTlsBuilder {
         config.send_tls13_tickets = self.tickets;
         config.max_early_data_size = 0;
         if self.tickets > 0 {
-            config.ticketer =
-                provider::Ticketer::new().map_err(|error| TlsConfigError::from_tls(&error))?;
+            config.ticketer = Arc::new(Ticketer::new(provider.secure_random));
         }
         if let Some(log) = self.key_log {
             config.key_log = Arc::new(log);

@@ -8,7 +8,8 @@ use rustls::quic::{ClientConnection, Connection, ServerConnection, Version};
 use rustls::{AlertDescription, HandshakeKind};
 
 use super::keys::{KeyChange, OneRttSecrets};
-use super::{ClientTls, Level, ServerTls, TlsError};
+use super::{ClientTls, Level, ServerTls, TlsError, time};
+use crate::time::Instant;
 
 /// A TLS session of one connection.
 ///
@@ -37,11 +38,13 @@ impl Session {
     pub const HEAP_BYTES: usize = 5 << 10;
 
     /// A client's session with `server_name`, a DNS name or an IP address, which the server's
-    /// certificate must be for. `transport_parameters` is the encoded extension.
+    /// certificate must be for. `transport_parameters` is the encoded extension, `now` counts
+    /// from 1970: the age of a ticket is known by it.
     ///
     /// # Errors
     /// If the name is neither.
     pub fn client(
+        now: Instant,
         tls: &ClientTls,
         server_name: &str,
         transport_parameters: &[u8],
@@ -54,8 +57,10 @@ impl Session {
         })?;
         let config = Arc::clone(&tls.0);
         let parameters = transport_parameters.to_vec();
-        let session = ClientConnection::new(config, Version::V1, name.to_owned(), parameters)
-            .map_err(|error| internal(&error))?;
+        let name = name.to_owned();
+        let session =
+            time::at(now, || ClientConnection::new(config, Version::V1, name, parameters))
+                .map_err(|error| internal(&error))?;
         Ok(Self::boxed(Connection::Client(session), tls.1))
     }
 
@@ -87,18 +92,19 @@ impl Session {
         self.wants_tickets
     }
 
-    /// Takes the next bytes that the peer sent in CRYPTO frames at `level`.
+    /// Takes the next bytes that the peer sent in CRYPTO frames at `level`. `now` counts from
+    /// 1970: certificates are valid at a time, and tickets for a time.
     ///
     /// # Errors
     /// The handshake failed: close with the error's code. Every later call fails likewise.
-    pub fn read(&mut self, level: Level, data: &[u8]) -> Result<(), TlsError> {
+    pub fn read(&mut self, now: Instant, level: Level, data: &[u8]) -> Result<(), TlsError> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
-        self.read_in_order(level, data).inspect_err(|error| self.failed = Some(error.clone()))
+        self.read_in_order(now, level, data).inspect_err(|error| self.failed = Some(error.clone()))
     }
 
-    fn read_in_order(&mut self, level: Level, data: &[u8]) -> Result<(), TlsError> {
+    fn read_in_order(&mut self, now: Instant, level: Level, data: &[u8]) -> Result<(), TlsError> {
         // RFC 9001 §4.1.3: new bytes at any level but the one TLS reads from are a violation;
         // the connection has already discarded what it had received before.
         let expected = self.read_level();
@@ -110,7 +116,7 @@ impl Session {
         if data.is_empty() {
             return Ok(());
         }
-        self.tls.read_hs(data).map_err(|error| {
+        time::at(now, || self.tls.read_hs(data)).map_err(|error| {
             let alert = self.tls.alert().unwrap_or_else(|| alert_for(&error));
             TlsError::alert(alert, error.to_string())
         })

@@ -1,14 +1,18 @@
 //! Certificates, configurations and handshakes for tests.
 
-use rcgen::{CertificateParams, DnType, KeyPair};
+use rcgen::{CertificateParams, DnType, KeyPair, date_time_ymd};
 
 use super::{ClientTls, KeyChange, Keys, Level, OneRttSecrets, ServerTls, Session, TlsError};
+use crate::time::{Instant, SECOND_NS};
 
 /// Bytes from hexadecimal text; spaces and line breaks are skipped.
 pub(crate) fn hex(text: &str) -> Vec<u8> {
     let digits: Vec<u32> = text.chars().filter_map(|c| c.to_digit(16)).collect();
     digits.chunks_exact(2).map(|pair| (pair[0] * 16 + pair[1]) as u8).collect()
 }
+
+/// What time it is in tests: 2001.
+pub(crate) const NOW: Instant = Instant::from_nanos(1_000_000_000 * SECOND_NS);
 
 /// A self-signed certificate for "localhost", P-256.
 pub(crate) struct Identity {
@@ -25,8 +29,19 @@ impl Identity {
 
     /// With its own subject: two of the same subject look like one issuer with two keys.
     pub(crate) fn of(subject: &str) -> Self {
+        // Tests of connections begin at the epoch.
+        Self::made(subject, 1970)
+    }
+
+    /// Good from the beginning of that year on.
+    pub(crate) fn valid_from(year: i32) -> Self {
+        Self::made("quiclane test", year)
+    }
+
+    fn made(subject: &str, year: i32) -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+        params.not_before = date_time_ymd(year, 1, 1);
         params.distinguished_name.push(DnType::CommonName, subject);
         let made = params.self_signed(&key).unwrap();
         Self {
@@ -112,9 +127,19 @@ pub(crate) fn answer(
     outcome: &mut Outcome,
     said: &[(Level, Vec<u8>)],
 ) -> Result<Vec<(Level, Vec<u8>)>, TlsError> {
+    answer_at(NOW, session, outcome, said)
+}
+
+/// As [`answer`], at another time.
+pub(crate) fn answer_at(
+    now: Instant,
+    session: &mut Session,
+    outcome: &mut Outcome,
+    said: &[(Level, Vec<u8>)],
+) -> Result<Vec<(Level, Vec<u8>)>, TlsError> {
     let mut answers = drain(session, outcome);
     for (level, bytes) in said {
-        session.read(*level, bytes)?;
+        session.read(now, *level, bytes)?;
         answers.extend(drain(session, outcome));
     }
     Ok(answers)
@@ -122,11 +147,20 @@ pub(crate) fn answer(
 
 /// Runs a handshake to its end, tickets included; both must succeed.
 pub(crate) fn handshake(client: &mut Session, server: &mut Session) -> (Outcome, Outcome) {
+    handshake_at(NOW, client, server)
+}
+
+/// As [`handshake`], at another time.
+pub(crate) fn handshake_at(
+    now: Instant,
+    client: &mut Session,
+    server: &mut Session,
+) -> (Outcome, Outcome) {
     let (mut at_client, mut at_server) = (Outcome::default(), Outcome::default());
     let mut up = drain(client, &mut at_client);
     while !up.is_empty() {
-        let down = answer(server, &mut at_server, &up).unwrap();
-        up = answer(client, &mut at_client, &down).unwrap();
+        let down = answer_at(now, server, &mut at_server, &up).unwrap();
+        up = answer_at(now, client, &mut at_client, &down).unwrap();
     }
     (at_client, at_server)
 }

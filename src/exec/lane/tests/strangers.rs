@@ -28,7 +28,12 @@ fn payload(kind: Kind) -> Vec<u8> {
     let hello = || {
         let tls = ClientTls::builder().dangerous_insecure().alpn(["test"]).build().unwrap();
         let mut hello = Vec::new();
-        assert!(Session::client(&tls, "localhost", &[]).unwrap().write(&mut hello).is_none());
+        assert!(
+            Session::client(Instant::EPOCH, &tls, "localhost", &[])
+                .unwrap()
+                .write(&mut hello)
+                .is_none()
+        );
         // The extension by a number that nobody knows (RFC 8701).
         let alpn = b"\x00\x10\x00\x07\x00\x05\x04test";
         let at = hello.windows(alpn.len()).position(|window| window == alpn).unwrap();

@@ -3,7 +3,7 @@
 use super::*;
 use crate::proto::crypto::Level;
 use crate::proto::crypto::Session;
-use crate::proto::crypto::testing::{handshake, hex, pair};
+use crate::proto::crypto::testing::{NOW, handshake, hex, pair};
 
 const DCID: &str = "8394c8f03e515708";
 
@@ -191,7 +191,7 @@ fn limits_of_aes_gcm_are_those_of_the_rfc() {
 #[test]
 fn key_updates_agree_and_differ_from_each_other() {
     let (server_tls, client_tls) = pair();
-    let mut client = Session::client(&client_tls, "localhost", b"c").unwrap();
+    let mut client = Session::client(NOW, &client_tls, "localhost", b"c").unwrap();
     let mut server = Session::server(&server_tls, b"s").unwrap();
     let (at_client, at_server) = handshake(&mut client, &mut server);
     assert_eq!(client.read_level(), Level::OneRtt);

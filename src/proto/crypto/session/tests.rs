@@ -1,10 +1,15 @@
 //! Handshakes that succeed, and every way to fail with its code.
 
 use super::*;
-use crate::proto::crypto::testing::{Identity, Outcome, answer, drain, handshake, pair};
+use crate::proto::crypto::testing::{
+    Identity, NOW, Outcome, answer, answer_at, drain, handshake, handshake_at, pair,
+};
+use crate::proto::crypto::{TlsConfigError, default_provider};
+use crate::time::SECOND_NS;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 fn sessions(client: &ClientTls, server: &ServerTls) -> (Box<Session>, Box<Session>) {
-    let client = Session::client(client, "localhost", b"client parameters").unwrap();
+    let client = Session::client(NOW, client, "localhost", b"client parameters").unwrap();
     (client, Session::server(server, b"server parameters").unwrap())
 }
 
@@ -60,12 +65,12 @@ fn handshake_bytes_may_come_one_at_a_time() {
     let (mut client, mut server) = sessions(&client_tls, &server_tls);
     let (mut at_client, mut at_server) = (Outcome::default(), Outcome::default());
     for (level, bytes) in drain(&mut client, &mut at_client) {
-        bytes.iter().for_each(|byte| server.read(level, &[*byte]).unwrap());
+        bytes.iter().for_each(|byte| server.read(NOW, level, &[*byte]).unwrap());
     }
     for (level, bytes) in drain(&mut server, &mut at_server) {
-        bytes.iter().for_each(|byte| client.read(level, &[*byte]).unwrap());
+        bytes.iter().for_each(|byte| client.read(NOW, level, &[*byte]).unwrap());
         drain(&mut client, &mut at_client).iter().for_each(|(level, bytes)| {
-            server.read(*level, bytes).unwrap();
+            server.read(NOW, *level, bytes).unwrap();
         });
     }
     assert!(!client.is_handshaking() && !server.is_handshaking());
@@ -137,7 +142,7 @@ fn attack_14_no_protocol_in_common() {
     let (who, error) = failure(&mut client, &mut server);
     assert_eq!((who, error.code(), error.alert_number()), ("server", 0x178, Some(0x78)));
     // Once failed, always failed: the library is not fed again.
-    assert_eq!(server.read(Level::Initial, b"more"), Err(error));
+    assert_eq!(server.read(NOW, Level::Initial, b"more"), Err(error));
 }
 
 /// Groups that only one side prefers: the server asks for another key share, all at the
@@ -238,7 +243,7 @@ fn attack_14_no_transport_parameters() {
     let (server_tls, client_tls) = pair();
     let (mut client, mut server) = sessions(&client_tls, &server_tls);
     let hello = without_extension(&client_hello(&mut client), 0x39);
-    let error = server.read(Level::Initial, &hello).unwrap_err();
+    let error = server.read(NOW, Level::Initial, &hello).unwrap_err();
     assert_eq!(error.code(), 0x16d);
 }
 
@@ -251,16 +256,16 @@ fn attack_14_tls_key_update() {
     let (server_tls, client_tls) = pair();
     let (mut client, mut server) = sessions(&client_tls, &server_tls);
     handshake(&mut client, &mut server);
-    assert_eq!(server.read(Level::OneRtt, &KEY_UPDATE).unwrap_err().code(), 0x10a);
-    assert_eq!(client.read(Level::OneRtt, &KEY_UPDATE).unwrap_err().code(), 0x10a);
+    assert_eq!(server.read(NOW, Level::OneRtt, &KEY_UPDATE).unwrap_err().code(), 0x10a);
+    assert_eq!(client.read(NOW, Level::OneRtt, &KEY_UPDATE).unwrap_err().code(), 0x10a);
 
     // In the middle of the handshake.
     let (mut client, mut server) = sessions(&client_tls, &server_tls);
     let hello = client_hello(&mut client);
-    server.read(Level::Initial, &hello).unwrap();
+    server.read(NOW, Level::Initial, &hello).unwrap();
     drain(&mut server, &mut Outcome::default());
-    assert_eq!(server.read(Level::Handshake, &KEY_UPDATE).unwrap_err().code(), 0x10a);
-    assert_eq!(client.read(Level::Initial, &KEY_UPDATE).unwrap_err().code(), 0x10a);
+    assert_eq!(server.read(NOW, Level::Handshake, &KEY_UPDATE).unwrap_err().code(), 0x10a);
+    assert_eq!(client.read(NOW, Level::Initial, &KEY_UPDATE).unwrap_err().code(), 0x10a);
 }
 
 /// RFC 9001 §4.1.3: handshake bytes at a level that TLS does not read from.
@@ -270,12 +275,12 @@ fn bytes_at_a_wrong_level_are_a_protocol_violation() {
     for wrong in [Level::ZeroRtt, Level::Handshake, Level::OneRtt] {
         let (mut client, mut server) = sessions(&client_tls, &server_tls);
         let hello = client_hello(&mut client);
-        assert_eq!(server.read(wrong, &hello).unwrap_err().code(), 0x0a);
+        assert_eq!(server.read(NOW, wrong, &hello).unwrap_err().code(), 0x0a);
     }
     let (mut client, mut server) = sessions(&client_tls, &server_tls);
     handshake(&mut client, &mut server);
-    assert_eq!(client.read(Level::Initial, &[1]).unwrap_err().code(), 0x0a);
-    assert_eq!(server.read(Level::Handshake, &[1]).unwrap_err().code(), 0x0a);
+    assert_eq!(client.read(NOW, Level::Initial, &[1]).unwrap_err().code(), 0x0a);
+    assert_eq!(server.read(NOW, Level::Handshake, &[1]).unwrap_err().code(), 0x0a);
 }
 
 /// RFC 9001 §4.1.3, RFC 8446 §5.1: bytes of the next level's messages behind a ServerHello.
@@ -284,11 +289,11 @@ fn a_message_that_spans_a_change_of_keys_is_refused() {
     let (server_tls, client_tls) = pair();
     let (mut client, mut server) = sessions(&client_tls, &server_tls);
     let hello = client_hello(&mut client);
-    server.read(Level::Initial, &hello).unwrap();
+    server.read(NOW, Level::Initial, &hello).unwrap();
     let flight = drain(&mut server, &mut Outcome::default());
     let mut both = flight[0].1.clone();
     both.extend_from_slice(&flight[1].1);
-    assert_eq!(client.read(Level::Initial, &both).unwrap_err().code(), 0x10a);
+    assert_eq!(client.read(NOW, Level::Initial, &both).unwrap_err().code(), 0x10a);
 }
 
 #[test]
@@ -303,12 +308,12 @@ fn whom_a_client_trusts() {
     let client =
         |builder: crate::proto::crypto::ClientTlsBuilder| builder.alpn(["test"]).build().unwrap();
     let outcome = |tls: &ClientTls, name: &str| {
-        let mut client = Session::client(tls, name, b"").unwrap();
+        let mut client = Session::client(NOW, tls, name, b"").unwrap();
         let mut server = Session::server(&server, b"").unwrap();
         let hello = client_hello(&mut client);
-        server.read(Level::Initial, &hello).unwrap();
+        server.read(NOW, Level::Initial, &hello).unwrap();
         for (level, bytes) in drain(&mut server, &mut Outcome::default()) {
-            client.read(level, &bytes).map_err(|error| error.code())?;
+            client.read(NOW, level, &bytes).map_err(|error| error.code())?;
             drain(&mut client, &mut Outcome::default());
         }
         Ok::<(), u64>(())
@@ -386,11 +391,11 @@ fn client_certificates_when_demanded() {
 fn names_that_are_none_are_refused() {
     let (_, client_tls) = pair();
     for name in ["", "not a name", "a..b", "-"] {
-        let error = Session::client(&client_tls, name, b"").unwrap_err();
+        let error = Session::client(NOW, &client_tls, name, b"").unwrap_err();
         assert!(error.to_string().contains(name), "{error}");
     }
-    assert!(Session::client(&client_tls, "192.0.2.1", b"").is_ok());
-    assert!(Session::client(&client_tls, "2001:db8::1", b"").is_ok());
+    assert!(Session::client(NOW, &client_tls, "192.0.2.1", b"").is_ok());
+    assert!(Session::client(NOW, &client_tls, "2001:db8::1", b"").is_ok());
 }
 
 #[test]
@@ -405,10 +410,91 @@ fn bytes_that_are_no_handshake_give_an_alert_and_no_panic() {
             let mut bad = hello.clone();
             bad[at] ^= flip;
             let mut server = Session::server(&server_tls, b"").unwrap();
-            if let Err(error) = server.read(Level::Initial, &bad) {
+            if let Err(error) = server.read(NOW, Level::Initial, &bad) {
                 assert!((0x100..0x200).contains(&error.code()), "{error}");
-                assert!(server.read(Level::Initial, &bad).is_err());
+                assert!(server.read(NOW, Level::Initial, &bad).is_err());
             }
         }
     }
+}
+
+#[test]
+fn certificates_are_judged_by_the_time_that_is_passed_in() {
+    let identity = Identity::valid_from(2001);
+    let server_tls = ServerTls::builder()
+        .certificate_der(&[&identity.certificate], &identity.key)
+        .unwrap()
+        .alpn(["test"])
+        .build()
+        .unwrap();
+    let client_tls = ClientTls::builder().roots_der(&[&identity.certificate]).unwrap();
+    let client_tls = client_tls.alpn(["test"]).build().unwrap();
+    for (now, good) in [(Instant::EPOCH, false), (NOW, true)] {
+        let mut client = Session::client(now, &client_tls, "localhost", b"").unwrap();
+        let mut server = Session::server(&server_tls, b"").unwrap();
+        server.read(now, Level::Initial, &client_hello(&mut client)).unwrap();
+        let said = drain(&mut server, &mut Outcome::default());
+        let read = answer_at(now, &mut client, &mut Outcome::default(), &said);
+        assert_eq!(read.is_ok(), good, "{read:?}");
+    }
+}
+
+#[test]
+fn a_ticket_is_as_old_as_the_time_that_is_passed_in_says() {
+    let (server_tls, client_tls) = pair();
+    let resumed = |now: Instant| {
+        let mut client = Session::client(now, &client_tls, "localhost", b"").unwrap();
+        let mut server = Session::server(&server_tls, b"").unwrap();
+        handshake_at(now, &mut client, &mut server);
+        assert_eq!(client.resumed(), server.resumed());
+        server.resumed()
+    };
+    let hours = |hours: u64| Instant::from_nanos(NOW.as_nanos() + hours * 3_600 * SECOND_NS);
+    assert!(!resumed(NOW));
+    assert!(resumed(hours(1)));
+    // The keys of tickets are replaced every six hours, and forgotten after another six.
+    assert!(!resumed(hours(14)));
+    assert!(resumed(hours(15)));
+}
+
+/// Random numbers that are none, and are counted.
+#[derive(Debug, Default)]
+struct Counted(AtomicUsize);
+
+impl rustls::crypto::SecureRandom for Counted {
+    fn fill(&self, bytes: &mut [u8]) -> Result<(), rustls::crypto::GetRandomFailed> {
+        let number = self.0.fetch_add(1, Ordering::Relaxed) as u8;
+        bytes.fill(number);
+        Ok(())
+    }
+}
+
+#[test]
+fn a_provider_of_ones_own_is_used() {
+    let identity = Identity::new();
+    let mut provider = default_provider();
+    let random: &'static Counted = Box::leak(Box::default());
+    provider.secure_random = random;
+    let server = ServerTls::builder_with(provider.clone())
+        .certificate_der(&[&identity.certificate], &identity.key)
+        .unwrap()
+        .alpn(["test"])
+        .build()
+        .unwrap();
+    let client = ClientTls::builder_with(provider.clone()).dangerous_insecure().alpn(["test"]);
+    let client = client.build().unwrap();
+    let (mut client, mut server) = sessions(&client, &server);
+    let of_client = random.0.load(Ordering::Relaxed);
+    assert!(of_client > 0, "the client's hello has random bytes");
+    handshake(&mut client, &mut server);
+    assert!(random.0.load(Ordering::Relaxed) > of_client + 2, "hello and tickets have some too");
+
+    provider.cipher_suites.clear();
+    let bare = ClientTls::builder_with(provider.clone()).dangerous_insecure().alpn(["test"]);
+    assert_eq!(bare.build().unwrap_err(), TlsConfigError::NoSuite { count: 0 });
+    let bare = ServerTls::builder_with(provider)
+        .certificate_der(&[&identity.certificate], &identity.key)
+        .unwrap()
+        .alpn(["test"]);
+    assert!(bare.build().unwrap_err().to_string().contains("default_provider()"));
 }

@@ -1,0 +1,171 @@
+//! The keys of session tickets.
+//!
+//! A ticket carries its session, sealed under a key that only this server has. The key is
+//! replaced every [`PERIOD_NS`] and forgotten a period later: who takes a server learns nothing
+//! of older tickets. The time is the one that the caller of a session passes in, and the random
+//! bytes are the provider's.
+//!
+//! ```text
+//! key name (8) | nonce (12) | session, sealed | tag (16)
+//! ```
+
+use core::fmt;
+use std::sync::{PoisonError, RwLock};
+
+use rustls::crypto::SecureRandom;
+use rustls::server::ProducesTickets;
+
+use super::seal::{TOKEN_KEY_LEN, TOKEN_NONCE_LEN, TokenKey};
+use super::time;
+use crate::time::SECOND_NS;
+
+/// How long tickets are made with one key. At 2^32 tickets the chance that two share a nonce
+/// is 2^-32: 190,000 tickets a second.
+const PERIOD_NS: u64 = 6 * 3_600 * SECOND_NS;
+/// What clients are told that a ticket is good for: two periods, of which it gets at least one.
+const LIFETIME_S: u32 = (2 * PERIOD_NS / SECOND_NS) as u32;
+/// Says which key a ticket was sealed with.
+const NAME_LEN: usize = 8;
+const TAG_LEN: usize = 16;
+
+/// A key and the period that it is for.
+struct TicketKey {
+    period: u64,
+    name: [u8; NAME_LEN],
+    key: TokenKey,
+}
+
+/// Seals sessions into tickets.
+pub(super) struct Ticketer {
+    random: &'static dyn SecureRandom,
+    /// The newest last; two at most. Written once in a period.
+    keys: RwLock<Vec<TicketKey>>,
+}
+
+impl Ticketer {
+    pub(super) fn new(random: &'static dyn SecureRandom) -> Self {
+        Self { random, keys: RwLock::new(Vec::new()) }
+    }
+
+    fn bytes<const N: usize>(&self) -> Option<[u8; N]> {
+        let mut bytes = [0; N];
+        self.random.fill(&mut bytes).ok()?;
+        Some(bytes)
+    }
+
+    /// The keys are those of the period that `period` is, or of a later one: clocks that are set
+    /// back bring no key back.
+    fn roll(&self, period: u64) -> Option<()> {
+        let is_new = |keys: &[TicketKey]| keys.last().is_none_or(|key| key.period < period);
+        if !is_new(&self.keys.read().unwrap_or_else(PoisonError::into_inner)) {
+            return Some(());
+        }
+        let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
+        // Another worker may have been faster.
+        if is_new(&keys) {
+            let key = TokenKey::new(&self.bytes::<TOKEN_KEY_LEN>()?);
+            keys.retain(|key| key.period + 1 == period);
+            keys.push(TicketKey { period, name: self.bytes()?, key });
+        }
+        Some(())
+    }
+}
+
+impl ProducesTickets for Ticketer {
+    fn enabled(&self) -> bool {
+        true
+    }
+
+    fn lifetime(&self) -> u32 {
+        LIFETIME_S
+    }
+
+    fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
+        self.roll(time::now().as_nanos() / PERIOD_NS)?;
+        let nonce = self.bytes::<TOKEN_NONCE_LEN>()?;
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        let TicketKey { name, key, .. } = keys.last()?;
+        let mut ticket = Vec::with_capacity(NAME_LEN + TOKEN_NONCE_LEN + plain.len() + TAG_LEN);
+        ticket.extend_from_slice(name);
+        ticket.extend_from_slice(&nonce);
+        ticket.extend_from_slice(plain);
+        let tag = key.seal(&nonce, name, &mut ticket[NAME_LEN + TOKEN_NONCE_LEN..])?;
+        ticket.extend_from_slice(&tag);
+        Some(ticket)
+    }
+
+    fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
+        self.roll(time::now().as_nanos() / PERIOD_NS)?;
+        let (name, rest) = ticket.split_first_chunk::<NAME_LEN>()?;
+        let (nonce, sealed) = rest.split_first_chunk::<TOKEN_NONCE_LEN>()?;
+        let mut sealed = sealed.to_vec();
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        let key = keys.iter().find(|key| key.name == *name)?;
+        let len = key.key.open(nonce, name, &mut sealed)?.len();
+        sealed.truncate(len);
+        Some(sealed)
+    }
+}
+
+impl fmt::Debug for Ticketer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Ticketer(..)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::crypto::default_provider;
+    use crate::time::Instant;
+
+    /// After so many periods.
+    fn after(periods: u64, ns: u64) -> Instant {
+        Instant::from_nanos(periods * PERIOD_NS + ns)
+    }
+
+    #[test]
+    fn a_ticket_opens_for_a_period_at_least_and_never_after_two() {
+        let tickets = Ticketer::new(default_provider().secure_random);
+        let early = time::at(after(7, 0), || tickets.encrypt(b"a session")).unwrap();
+        let late = time::at(after(7, PERIOD_NS - 1), || tickets.encrypt(b"a session")).unwrap();
+        let open = |now, ticket: &[u8]| time::at(now, || tickets.decrypt(ticket));
+        for (now, opens) in [(after(7, PERIOD_NS - 1), true), (after(8, PERIOD_NS - 1), true)] {
+            for ticket in [&early, &late] {
+                assert_eq!(open(now, ticket).is_some(), opens);
+            }
+        }
+        assert_eq!(open(after(8, 0), &early).unwrap(), b"a session");
+        assert_eq!(open(after(9, 0), &late), None);
+        // The key is gone, whatever the clock says later.
+        assert_eq!(open(after(7, 0), &late), None);
+        assert!(tickets.keys.read().unwrap().len() <= 2);
+    }
+
+    #[test]
+    fn a_pause_of_periods_leaves_no_old_key() {
+        let tickets = Ticketer::new(default_provider().secure_random);
+        let ticket = time::at(after(1, 0), || tickets.encrypt(b"a session")).unwrap();
+        assert_eq!(time::at(after(3, 0), || tickets.decrypt(&ticket)), None);
+        assert_eq!(tickets.keys.read().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn what_is_no_ticket_does_not_open() {
+        let tickets = Ticketer::new(default_provider().secure_random);
+        time::at(after(1, 0), || {
+            let ticket = tickets.encrypt(b"a session").unwrap();
+            assert_ne!(ticket, tickets.encrypt(b"a session").unwrap());
+            for len in 0..ticket.len() {
+                assert_eq!(tickets.decrypt(&ticket[..len]), None, "{len} bytes");
+            }
+            for at in 0..ticket.len() {
+                let mut bad = ticket.clone();
+                bad[at] ^= 1;
+                assert_eq!(tickets.decrypt(&bad), None, "byte {at}");
+            }
+            let other = Ticketer::new(default_provider().secure_random);
+            assert_eq!(other.decrypt(&ticket), None);
+        });
+    }
+}
