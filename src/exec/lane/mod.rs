@@ -406,10 +406,11 @@ impl Lane {
 
     /// Shows every connection to `look`, with a number that no later connection of the lane
     /// gets: for simulations, which check after each turn what must hold between turns.
-    pub fn inspect(&mut self, mut look: impl FnMut(u64, &Connection)) {
+    pub fn inspect(&mut self, mut look: impl FnMut(u64, &Path, &Connection)) {
         for slot in 0..self.table.slots() as u32 {
             if let Some((key, entry)) = self.table.get_slot(slot) {
-                look(u64::from(key.generation) << 32 | u64::from(slot), &entry.connection);
+                let id = u64::from(key.generation) << 32 | u64::from(slot);
+                look(id, &entry.seat.path, &entry.connection);
             }
         }
     }

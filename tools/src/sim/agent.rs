@@ -2,6 +2,7 @@
 //! is told.
 
 use crate::oracle::{End, Shared};
+use crate::run::Planted;
 use crate::scenario::{KINDS, Plan, Reply, StreamPlan};
 use bytes::Bytes;
 use quiclane::datapath::sim::Rng;
@@ -82,10 +83,11 @@ pub(crate) struct Agent {
     closed_streams: u64,
     is_closed: bool,
     rng: Rng,
+    planted: Option<Planted>,
 }
 
 impl Agent {
-    pub(crate) fn new(plan: Plan, side: Side, shared: Shared) -> Self {
+    pub(crate) fn new(plan: Plan, side: Side, shared: Shared, planted: Option<Planted>) -> Self {
         let number = shared.begins(plan.port, side);
         let rng = Rng::new(u64::from(plan.port)).fork(side as u64);
         Self {
@@ -98,20 +100,21 @@ impl Agent {
             closed_streams: 0,
             is_closed: false,
             rng,
+            planted,
         }
     }
 
     fn complain(&self, what: impl std::fmt::Display) {
-        self.shared.complain(format!("{:?} of port {}: {what}", self.side, self.plan.port));
+        let (side, port) = (self.side, self.plan.port);
+        self.shared.complain_of(port, format!("{side:?} of port {port}: {what}"));
     }
 
     /// Every callback begins here.
-    fn told(&self, what: &str, a: u64, b: u64) {
+    fn told(&self, what: &'static str, a: u64, b: u64) {
         if self.is_closed {
             self.complain(format_args!("{what} after closed"));
         }
-        let name = what.len() as u64 ^ u64::from(what.as_bytes()[0]) << 8;
-        self.shared.note([u64::from(self.plan.port) << 1 | self.side as u64, name, a, b]);
+        self.shared.told(self.plan.port, self.side, what, a, b);
     }
 
     fn stream(&mut self, stream: StreamId) -> &mut Stream {
@@ -308,8 +311,11 @@ impl Handler for Agent {
             s.resuming = false;
         }
         if rest {
-            let after = Duration::from_nanos(draw >> 40);
-            c.set_timer(after, RESUME << KIND_SHIFT | stream.raw());
+            let soon = Duration::from_nanos(draw >> 40);
+            let after = Planted::resumes_after(self.planted, soon);
+            if let Some(after) = after {
+                c.set_timer(after, RESUME << KIND_SHIFT | stream.raw());
+            }
         }
         self.answer(c, stream, at, taken as u64, complete);
         taken

@@ -2,41 +2,103 @@
 //!
 //! Each seed is two hosts with workers, connections and applications, joined by a network with
 //! faults, in virtual time. `scenario` is what a seed stands for, `agent` the application at
-//! either end, `oracle` what must hold, `run` the loop that drives it all.
+//! either end, `secrets` what TLS draws, `oracle` what must hold, `lines` when a connection is
+//! stuck, `run` the loop that drives it all, `story` what is told of a run that failed.
 
 mod agent;
+mod lines;
 mod oracle;
 mod run;
 mod scenario;
+mod secrets;
+mod story;
 
 use clap::Parser;
-use run::Outcome;
+use oracle::Complaint;
+use quiclane::exec::clock::Clock;
+use quiclane::time::SECOND_NS;
+use run::{Manner, Outcome, Planted, difference};
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread::{available_parallelism, scope};
+use std::time::Duration;
 
-/// Of so many seeds one is run twice, when there are many.
-const TWICE_EVERY: u64 = 16;
-/// Fewer seeds than this are all run twice.
-const FEW_SEEDS: u64 = 64;
+/// Seeds that failed once, each with why, and hold since.
+const REGRESSIONS: [u64; 7] = [
+    // An agent lent 2 to 89 bytes of 300,000 in a round trip.
+    777_926_180,
+    777_929_294,
+    777_934_558,
+    // Ten probes in a row fell into one burst; in the second in the handshake.
+    777_957_400,
+    900_009_869,
+    // Two runs differed: TLS drew from the machine, and damaged ciphertext was read as lengths.
+    777_973_216,
+    777_982_288,
+];
+/// Seeds drawn with `--from random` are below this: a number that one can read out.
+const RANDOM_BELOW: u64 = 1_000_000_000_000;
+/// Seeds, when neither a number nor a time is given.
+const DEFAULT_SEEDS: u64 = 100;
+/// Of so many failed seeds the story is told; the others are named.
+const STORIES: u64 = 5;
 
 /// Runs seeds of the deterministic simulator. One seed is one run, wherever it is repeated.
 #[derive(Parser)]
 #[command(name = "sim")]
 struct Arguments {
-    /// How many seeds.
-    #[arg(long, default_value_t = 100)]
-    seeds: u64,
-    /// The first of them.
-    #[arg(long, default_value_t = 0)]
+    /// How many seeds (default: 100, or as many as fit with --for).
+    #[arg(long)]
+    seeds: Option<u64>,
+    /// The first of them: a number, or `random`.
+    #[arg(long, default_value = "0", value_parser = parse_start)]
     from: u64,
+    /// Begin no seed after so many seconds.
+    #[arg(long = "for", value_name = "SECONDS")]
+    seconds: Option<u64>,
+    /// Run the seeds that failed once, and no others.
+    #[arg(long, conflicts_with_all = ["seeds", "from", "seconds"])]
+    regressions: bool,
+    /// Run each seed once: faster, and blind to what differs between two runs.
+    #[arg(long)]
+    once: bool,
+    /// How many seeds at one time (default: one for each CPU).
+    #[arg(long)]
+    jobs: Option<NonZero<usize>>,
+    /// Plant a fault, to see what is found: no-credit, late-credit, slow-credit, deaf, unseeded.
+    #[arg(long, value_parser = parse_planted)]
+    plant: Option<Planted>,
     /// Say what each seed is, and what came of it.
     #[arg(long)]
     verbose: bool,
 }
 
+fn parse_start(text: &str) -> Result<u64, String> {
+    if text == "random" {
+        return Ok(RandomState::new().build_hasher().finish() % RANDOM_BELOW);
+    }
+    text.parse().map_err(|_| format!("\"{text}\" is no seed: give a number, or `random`"))
+}
+
+fn parse_planted(text: &str) -> Result<Planted, String> {
+    Ok(match text {
+        "no-credit" => Planted::NoCredit,
+        "late-credit" => Planted::LateCredit,
+        "slow-credit" => Planted::SlowCredit,
+        "deaf" => Planted::Deaf,
+        "unseeded" => Planted::Unseeded,
+        _ => return Err(format!("\"{text}\" cannot be planted: --help names what can")),
+    })
+}
+
 /// Runs a seed, and its panics and errors are complaints.
-fn attempt(seed: u64) -> Outcome {
-    let said = match catch_unwind(AssertUnwindSafe(|| run::run(seed))) {
+fn attempt(seed: u64, manner: Manner) -> Outcome {
+    let said = match catch_unwind(AssertUnwindSafe(|| run::run(seed, manner))) {
         Ok(Ok(outcome)) => return outcome,
         Ok(Err(error)) => error.to_string(),
         Err(panic) => match (panic.downcast_ref::<String>(), panic.downcast_ref::<&str>()) {
@@ -45,41 +107,104 @@ fn attempt(seed: u64) -> Outcome {
             _ => "panic".to_owned(),
         },
     };
-    Outcome { complaints: vec![said], ..Outcome::default() }
+    Outcome { complaints: vec![Complaint { port: None, what: said }], ..Outcome::default() }
 }
 
-/// Runs a seed, twice if it shall be.
-fn judge(seed: u64, twice: bool) -> Outcome {
-    let mut first = attempt(seed);
+/// Runs a seed, twice if it shall be. What makes runs differ is planted in the first.
+fn judge(seed: u64, planted: Option<Planted>, twice: bool) -> Outcome {
+    let mut first = attempt(seed, Manner { told: false, planted });
     if twice && first.complaints.is_empty() {
-        let second = attempt(seed);
-        if first.hash != second.hash {
-            let text = format!("two runs differ: {:x} and {:x}", first.hash, second.hash);
-            first.complaints.push(text);
-        }
+        let planted = planted.filter(|planted| *planted != Planted::Unseeded);
+        let second = attempt(seed, Manner { told: false, planted });
+        first.complaints.extend(difference(&first, &second));
     }
     first
 }
 
-fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let (mut failed, mut datagrams, mut finished) = (0, 0, 0);
-    for seed in arguments.from..arguments.from.saturating_add(arguments.seeds) {
-        if arguments.verbose {
-            println!("{:#?}", scenario::Scenario::new(seed));
+/// All seeds of a call, and what came of them.
+#[derive(Debug, Default)]
+struct Tally {
+    /// Seeds begun.
+    begun: AtomicU64,
+    failed: AtomicU64,
+    datagrams: AtomicU64,
+    finished: AtomicU64,
+    /// What is printed of one seed stays together.
+    printing: Mutex<()>,
+}
+
+impl Tally {
+    fn take(&self, seed: u64, planted: Option<Planted>, outcome: &Outcome) {
+        self.datagrams.fetch_add(outcome.datagrams, Ordering::Relaxed);
+        self.finished.fetch_add(outcome.finished, Ordering::Relaxed);
+        if outcome.complaints.is_empty() {
+            return;
         }
-        let twice = arguments.seeds < FEW_SEEDS || seed % TWICE_EVERY == 0;
-        let outcome = judge(seed, twice);
-        if arguments.verbose {
-            println!("{outcome:#?}");
-        }
-        (datagrams, finished) = (datagrams + outcome.datagrams, finished + outcome.finished);
-        if !outcome.complaints.is_empty() {
-            failed += 1;
-            println!("tools/sim --seeds 1 --from {seed}    # {}", outcome.complaints.join("; "));
+        let number = self.failed.fetch_add(1, Ordering::Relaxed);
+        // Told while it is run again: keeping the story takes time, and the run is the same.
+        let story = match number < STORIES {
+            true => attempt(seed, Manner { told: true, planted }).story,
+            false => Vec::new(),
+        };
+        let what: Vec<_> = outcome.complaints.iter().map(|c| c.what.as_str()).collect();
+        let _printing = self.printing.lock().unwrap_or_else(PoisonError::into_inner);
+        println!("tools/sim --seeds 1 --from {seed}    # {}", what.join("; "));
+        for event in story {
+            println!("    {event}");
         }
     }
+}
+
+/// Runs seeds until `next`, told how many were begun before, has no more.
+fn run_all(arguments: &Arguments, next: impl Fn(u64) -> Option<u64> + Sync) -> Tally {
+    let tally = Tally::default();
+    let jobs = arguments.jobs.or(available_parallelism().ok()).map_or(1, NonZero::get);
+    let work = || {
+        while let Some(seed) = next(tally.begun.fetch_add(1, Ordering::Relaxed)) {
+            let outcome = judge(seed, arguments.plant, !arguments.once);
+            if arguments.verbose {
+                let _printing = tally.printing.lock().unwrap_or_else(PoisonError::into_inner);
+                println!("{:#?}\n{outcome:#?}", scenario::Scenario::new(seed));
+            }
+            tally.take(seed, arguments.plant, &outcome);
+        }
+        // What was not begun after all.
+        tally.begun.fetch_sub(1, Ordering::Relaxed);
+    };
+    scope(|scope| {
+        for _ in 1..jobs {
+            scope.spawn(work);
+        }
+        work();
+    });
+    tally
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let clock = Clock::monotonic();
+    let begin = clock.now();
+    let tally = if arguments.regressions {
+        run_all(&arguments, |begun| REGRESSIONS.get(begun as usize).copied())
+    } else {
+        let most = match (arguments.seeds, arguments.seconds) {
+            (Some(seeds), _) => seeds,
+            (None, Some(_)) => u64::MAX,
+            (None, None) => DEFAULT_SEEDS,
+        };
+        println!("seeds from {}", arguments.from);
+        let end = arguments.seconds.map(|seconds| begin + Duration::from_secs(seconds));
+        run_all(&arguments, |begun| {
+            let in_time = end.is_none_or(|end| clock.now() < end);
+            (begun < most && in_time).then_some(arguments.from.wrapping_add(begun))
+        })
+    };
+    let Tally { begun, failed, datagrams, finished, .. } = tally;
+    let [begun, failed] = [begun, failed].map(AtomicU64::into_inner);
+    let [datagrams, finished] = [datagrams, finished].map(AtomicU64::into_inner);
+    let times = if arguments.once { "once" } else { "twice" };
+    let seconds = clock.now().ns_since(begin) / SECOND_NS;
     println!("{datagrams} datagrams, {finished} ends of connections with all their streams done");
-    println!("{} passed, {failed} failed", arguments.seeds - failed);
+    println!("{} passed, {failed} failed; each {times}, {seconds} s", begun - failed);
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

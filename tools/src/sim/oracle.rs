@@ -1,16 +1,19 @@
 //! What must hold, whatever the network does.
 //!
-//! [`Shared`] collects what the agents say and judges how connections end. [`Watch`] sits on the
-//! wire: amplification, packets that repeat, and the hash that two runs of a seed share.
-//! [`Sampler`] looks at every connection after every turn.
+//! [`Shared`] collects what the agents say, whether they get on, and how connections end.
+//! [`Watch`] sits on the wire: amplification, packets that repeat, and when the network was
+//! silent. [`Sampler`] looks at every connection after every turn.
 
 use crate::agent::CLOSE_CODE;
+use crate::lines::Lines;
 use crate::scenario::{Plan, Scenario};
+use crate::story::Story;
 use quiclane::datapath::sim::{TapEvent, TapKind};
-use quiclane::proto::connection::{CloseReason, Connection, TransportConfig};
+use quiclane::proto::connection::{CloseReason, Connection, ConnectionStats, TransportConfig};
+use quiclane::time::{Instant, SECOND_NS};
 use quiclane::wire::Side;
 use quiclane::wire::packet::{PacketType, parse};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -21,6 +24,12 @@ const INVALID_TOKEN: u64 = 0xb;
 const AMPLIFICATION: u64 = 3;
 /// RFC 9000 §14.1: what a datagram with an Initial is padded to.
 const INITIAL_BYTES: u64 = 1_200;
+/// A token of a Retry is good for ten seconds. A client whose probes are lost for so long sends
+/// the next one after that.
+const TOKEN_SILENCE_NS: u64 = 3 * SECOND_NS;
+/// What applications are told though the connection does not get on. How it ends is judged by
+/// itself.
+const NO_PROGRESS: [&str; 3] = ["timer", "keys", "closed"];
 /// Complaints kept of one seed: the first says most.
 const MAX_COMPLAINTS: usize = 8;
 /// Memory of a connection apart from what windows and streams explain.
@@ -67,21 +76,31 @@ struct AgentState {
     ended: bool,
 }
 
-#[derive(Debug, Default)]
+/// Something that did not hold, of the connection of a port or of none in particular.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Complaint {
+    pub(crate) port: Option<u16>,
+    pub(crate) what: String,
+}
+
+#[derive(Debug)]
 struct Ledger {
+    now: Instant,
     agents: Vec<AgentState>,
-    complaints: Vec<String>,
+    complaints: Vec<Complaint>,
     hash: Hash,
-    severe: bool,
+    lines: Lines,
+    /// Only where it was asked for: it takes time.
+    story: Option<Story>,
     /// The listener heard some clients on more than one worker.
     steered: bool,
     finished: u64,
 }
 
 impl Ledger {
-    fn complain(&mut self, what: String) {
+    fn complain(&mut self, port: Option<u16>, what: String) {
         if self.complaints.len() < MAX_COMPLAINTS {
-            self.complaints.push(what);
+            self.complaints.push(Complaint { port, what });
         }
     }
 
@@ -89,29 +108,63 @@ impl Ledger {
         self.agents.iter().filter(move |a| a.port == port && a.side != side)
     }
 
+    fn both_done(&self, port: u16) -> bool {
+        let done = |side| self.agents.iter().any(|a| a.port == port && a.side == side && a.done);
+        done(Side::Client) && done(Side::Server)
+    }
+
+    fn tell(&mut self, port: u16, what: impl FnOnce() -> String) {
+        let now = self.now;
+        if let Some(story) = &mut self.story {
+            story.tell(now, port, &what());
+        }
+    }
+
+    /// Whether a connection has work to do, and both ends to do it.
+    fn is_at_work(&self, port: u16) -> bool {
+        let mut agents = self.agents.iter().filter(|a| a.port == port);
+        !self.both_done(port) && !agents.any(|a| a.ended || a.closing)
+    }
+
+    /// A connection got on. It is at fault if the network does not explain that it took so long.
+    fn progress(&mut self, port: u16) {
+        let pause = self.lines.progress(port, self.now);
+        if let Some(pause) = pause
+            && self.is_at_work(port)
+        {
+            self.complain(Some(port), format!("port {port}: {pause}"));
+        }
+    }
+
     /// Whether a connection may end like this.
     fn is_right(&self, agent: &AgentState, reason: &CloseReason, plan: &Plan) -> bool {
-        let peer_over = self.peers(agent.port, agent.side).any(|p| p.ended || p.closing);
+        let port = agent.port;
+        let peer_over = self.peers(port, agent.side).any(|p| p.ended || p.closing);
         let gave_up = plan.gives_up.is_some() || plan.refused;
+        // A client's Initial that arrived twice, late or at another worker, began a connection
+        // that has no client.
+        let server = agent.side == Side::Server;
+        let orphan = server
+            && (self.peers(port, Side::Client).count() + 1)
+                < self.agents.iter().filter(|a| a.port == port).count();
+        let has_no_client = orphan || self.steered && server && !agent.connected;
         match reason {
             CloseReason::Local { code } => *code == CLOSE_CODE && (agent.closing || gave_up),
             CloseReason::PeerApplication { code, .. } => *code == CLOSE_CODE && peer_over,
             CloseReason::PeerTransport { code: CONNECTION_REFUSED, .. } => plan.refused,
-            // A client that the network kept silent for longer than its token is good for.
-            CloseReason::PeerTransport { code: INVALID_TOKEN, .. } => self.severe,
+            CloseReason::PeerTransport { code: INVALID_TOKEN, .. } => {
+                self.lines.silence_ns(port) >= TOKEN_SILENCE_NS
+            }
             // RFC 9000 §10.2.3: before the handshake is done, an application's close travels as
             // APPLICATION_ERROR.
             CloseReason::PeerTransport { code: 0xc, .. } => peer_over,
             CloseReason::IdleTimeout => {
-                self.severe || peer_over || plan.ends_idle && agent.done || !agent.connected
+                let nothing_to_do = plan.ends_idle && self.both_done(port);
+                let silent = self.lines.kept_silent(port, agent.side, self.now);
+                peer_over || nothing_to_do || has_no_client || silent
             }
-            // A greeting that arrived twice, late or at another worker, began a connection that
-            // has no client.
             CloseReason::HandshakeTimeout => {
-                let orphan = agent.side == Side::Server
-                    && (self.peers(agent.port, Side::Client).count() + 1)
-                        < self.agents.iter().filter(|a| a.port == agent.port).count();
-                self.severe || peer_over || orphan || self.steered && agent.side == Side::Server
+                peer_over || has_no_client || self.lines.pause(port, self.now).is_none()
             }
             CloseReason::StatelessReset => peer_over,
             CloseReason::Transport(_)
@@ -126,10 +179,18 @@ impl Ledger {
 pub(crate) struct Shared(Arc<Mutex<Ledger>>);
 
 impl Shared {
-    pub(crate) fn new(scenario: &Scenario) -> Self {
-        let steered = !scenario.steering.is_empty();
-        let ledger = Ledger { severe: scenario.severe, steered, ..Ledger::default() };
-        Self(Arc::new(Mutex::new(ledger)))
+    /// `told`: keep what happens, to tell it when it failed.
+    pub(crate) fn new(scenario: &Scenario, server: SocketAddr, told: bool) -> Self {
+        Self(Arc::new(Mutex::new(Ledger {
+            now: Instant::EPOCH,
+            agents: Vec::new(),
+            complaints: Vec::new(),
+            hash: Hash::default(),
+            lines: Lines::new(server),
+            story: told.then(Story::default),
+            steered: !scenario.steering.is_empty(),
+            finished: 0,
+        })))
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
@@ -138,6 +199,10 @@ impl Shared {
 
     pub(crate) fn begins(&self, port: u16, side: Side) -> usize {
         let mut ledger = self.ledger();
+        let now = ledger.now;
+        if side == Side::Client {
+            ledger.lines.begins(port, now);
+        }
         let [connected, done, closing, ended] = [false; 4];
         ledger.agents.push(AgentState { port, side, connected, done, closing, ended });
         ledger.agents.len() - 1
@@ -153,9 +218,7 @@ impl Shared {
     }
 
     pub(crate) fn both_done(&self, port: u16) -> bool {
-        let ledger = self.ledger();
-        let done = |side| ledger.agents.iter().any(|a| a.port == port && a.side == side && a.done);
-        done(Side::Client) && done(Side::Server)
+        self.ledger().both_done(port)
     }
 
     pub(crate) fn closing(&self, agent: usize) {
@@ -167,21 +230,49 @@ impl Shared {
         if let End::Closed { reason, plan } = &end {
             let state = &ledger.agents[agent];
             if !ledger.is_right(state, reason, plan) {
-                let what = format!("{:?} of port {} ended: {reason}", state.side, state.port);
-                ledger.complain(what);
+                let (side, port) = (state.side, state.port);
+                let what = format!("{side:?} of port {port} ended: {reason}");
+                ledger.complain(Some(port), what);
             }
             ledger.finished += u64::from(ledger.agents[agent].done);
         }
         ledger.agents[agent].ended = true;
     }
 
-    pub(crate) fn note(&self, words: [u64; 4]) {
+    /// Time goes on.
+    pub(crate) fn set_now(&self, now: Instant) {
+        self.ledger().now = now;
+    }
+
+    /// An application was told something.
+    pub(crate) fn told(&self, port: u16, side: Side, what: &'static str, a: u64, b: u64) {
         let mut ledger = self.ledger();
-        words.into_iter().for_each(|word| ledger.hash.add(word));
+        let name = what.len() as u64 ^ u64::from(what.as_bytes()[0]) << 8;
+        for word in [u64::from(port) << 1 | side as u64, name, a, b] {
+            ledger.hash.add(word);
+        }
+        if !NO_PROGRESS.contains(&what) {
+            ledger.progress(port);
+        }
+        ledger.tell(port, || format!("{side:?} is told {what} {a} {b}"));
+    }
+
+    /// Something happened to the connection of a port, perhaps.
+    pub(crate) fn tell_if(&self, port: u16, what: impl FnOnce() -> Option<String>) {
+        let mut ledger = self.ledger();
+        if ledger.story.is_some()
+            && let Some(what) = what()
+        {
+            ledger.tell(port, || what);
+        }
     }
 
     pub(crate) fn complain(&self, what: String) {
-        self.ledger().complain(what);
+        self.ledger().complain(None, what);
+    }
+
+    pub(crate) fn complain_of(&self, port: u16, what: String) {
+        self.ledger().complain(Some(port), what);
     }
 
     pub(crate) fn has_complaints(&self) -> bool {
@@ -204,8 +295,13 @@ impl Shared {
         self.ledger().hash.0
     }
 
-    pub(crate) fn take_complaints(&self) -> Vec<String> {
+    pub(crate) fn take_complaints(&self) -> Vec<Complaint> {
         std::mem::take(&mut self.ledger().complaints)
+    }
+
+    /// What happened last to the connection of a port; to all, without one.
+    pub(crate) fn take_story(&self, port: Option<u16>) -> Vec<String> {
+        self.ledger().story.as_mut().map(|story| story.take(port)).unwrap_or_default()
     }
 }
 
@@ -221,36 +317,16 @@ struct Balance {
 pub(crate) struct Watch {
     server: SocketAddr,
     balances: BTreeMap<SocketAddr, Balance>,
-    /// Hashes of all that was sent.
-    seen: HashSet<u64>,
-    shape: Hash,
     shared: Shared,
 }
 
 impl Watch {
     pub(crate) fn new(server: SocketAddr, shared: Shared) -> Self {
-        let (balances, seen) = (BTreeMap::new(), HashSet::new());
-        Self { server, balances, seen, shape: Hash::default(), shared }
-    }
-
-    /// A hash over all that happened on the wire, except what TLS makes up: keys, and so all
-    /// ciphertext, are new in every run. Sizes, times and order are not.
-    pub(crate) fn shape(&self) -> u64 {
-        self.shape.0
+        Self { server, balances: BTreeMap::new(), shared }
     }
 
     pub(crate) fn see(&mut self, event: &TapEvent<'_>) {
-        let kind = match event.kind {
-            TapKind::Sent => 1,
-            TapKind::Injected => 2,
-            TapKind::Copied => 3,
-            TapKind::Dropped(reason) => 16 + reason as u64,
-            TapKind::Delivered { queue } => 64 + queue as u64,
-        };
-        self.shape.add(event.at.as_nanos());
-        self.shape.add(kind << 32 | event.payload.len() as u64);
-        self.shape.add(u64::from(event.source.port()) << 16 | u64::from(event.destination.port()));
-        self.shape.add(event.id << 2 | event.ecn as u64);
+        self.note(event);
         match event.kind {
             TapKind::Sent => self.sent(event),
             TapKind::Delivered { .. } if event.destination == self.server => {
@@ -262,14 +338,27 @@ impl Watch {
         }
     }
 
-    fn sent(&mut self, event: &TapEvent<'_>) {
-        // Every packet has a number, and so a nonce, of its own: no two look alike.
+    /// Keeps what tells whether the network is silent, and the story.
+    fn note(&self, event: &TapEvent<'_>) {
         let mut hash = Hash::default();
-        hash.add_bytes(event.payload);
-        if !self.seen.insert(hash.0) {
-            let (from, len) = (event.source, event.payload.len());
-            self.shared.complain(format!("{from} sent the same {len} bytes twice"));
+        if matches!(event.kind, TapKind::Sent | TapKind::Delivered { .. }) {
+            hash.add_bytes(event.payload);
         }
+        let mut ledger = self.shared.ledger();
+        let (port, to) = ledger.lines.ends(event);
+        // Every packet has a number, and so a nonce, of its own: no two look alike.
+        if event.kind == TapKind::Sent && !ledger.lines.sent(hash.0) {
+            let (from, len) = (event.source, event.payload.len());
+            ledger.complain(Some(port), format!("{from} sent the same {len} bytes twice"));
+        }
+        ledger.lines.see(event, hash.0);
+        ledger.tell(port, || {
+            let (id, ecn, packets) = (event.id, event.ecn, packets(event.payload));
+            format!("datagram {id} to the {to:?}: {:?}, {packets}, {ecn:?}", event.kind)
+        });
+    }
+
+    fn sent(&mut self, event: &TapEvent<'_>) {
         if event.source != self.server {
             return;
         }
@@ -278,9 +367,24 @@ impl Watch {
         if !balance.validated && balance.sent > AMPLIFICATION * balance.received {
             let (to, Balance { sent, received, .. }) = (event.destination, balance);
             let what = format!("{sent} bytes sent to unproven {to} for {received}");
-            self.shared.complain(what);
+            self.shared.complain_of(to.port(), what);
         }
     }
+}
+
+/// The packets of a datagram, as far as one can see without its keys.
+fn packets(datagram: &[u8]) -> String {
+    let (mut start, mut text) = (0, format!("{} bytes", datagram.len()));
+    while start < datagram.len() {
+        match parse(datagram, start, 0) {
+            Ok(packet) if packet.end > start => {
+                text += &format!(", {:?} of {}", packet.kind, packet.end - start);
+                start = packet.end;
+            }
+            _ => return text + ", and what is no packet",
+        }
+    }
+    text
 }
 
 /// Whether a datagram from a client can prove its address: it holds a Handshake packet, or a
@@ -305,6 +409,37 @@ struct Sample {
     in_flight: u64,
     congestion_events: u64,
     ptos: u64,
+    lost: u64,
+    window: u64,
+    key_updates: u64,
+}
+
+impl Sample {
+    fn of(stats: &ConnectionStats) -> Self {
+        Self {
+            in_flight: stats.bytes_in_flight,
+            congestion_events: stats.congestion_events + stats.persistent_congestions,
+            ptos: stats.ptos,
+            lost: stats.lost_packets,
+            window: stats.window_bytes,
+            key_updates: stats.key_updates,
+        }
+    }
+
+    /// What changed since `before`, but for bytes in flight, which datagrams show.
+    fn change(&self, before: &Self) -> Option<String> {
+        let changes = [
+            ("probe timeouts", before.ptos, self.ptos),
+            ("packets declared lost", before.lost, self.lost),
+            ("reductions of the window", before.congestion_events, self.congestion_events),
+            ("key updates", before.key_updates, self.key_updates),
+        ];
+        let changes = changes.iter().filter(|(_, was, is)| was != is);
+        let text: Vec<_> = changes.map(|(what, was, is)| format!("{what} {was} -> {is}")).collect();
+        let (in_flight, window) = (self.in_flight, self.window);
+        let text = text.join(", ");
+        (!text.is_empty()).then(|| format!("{text}; {in_flight} bytes in flight of {window}"))
+    }
 }
 
 /// Looks at every connection after every turn.
@@ -330,14 +465,15 @@ impl Sampler {
         }
     }
 
-    pub(crate) fn look(&mut self, id: u64, connection: &Connection) {
+    /// `id` is that of a connection, whose client has this port.
+    pub(crate) fn look(&mut self, id: u64, port: u16, connection: &Connection) {
         let stats = connection.stats();
-        let now = Sample {
-            in_flight: stats.bytes_in_flight,
-            congestion_events: stats.congestion_events + stats.persistent_congestions,
-            ptos: stats.ptos,
-        };
+        let now = Sample::of(&stats);
         let before = self.before.insert(id, now).unwrap_or_default();
+        self.shared.tell_if(port, || {
+            let side = connection.side();
+            now.change(&before).map(|change| format!("{side:?}: {change}"))
+        });
         // RFC 9002 §7: more than the window may be in flight after it shrank, and probes may
         // exceed it. Nor does it hold back the acknowledgement of an Initial, which counts all
         // the same because it is padded.
@@ -349,18 +485,17 @@ impl Sampler {
         if now.in_flight > allowed && now.in_flight > before.in_flight && !excused {
             let (was, is) = (before.in_flight, now.in_flight);
             let window = stats.window_bytes;
-            self.complain(connection, format!("{was} -> {is} in flight of {window}"));
+            self.complain(connection, port, format!("{was} -> {is} in flight of {window}"));
         }
         let packets = (now.in_flight / 64) as usize + 64;
         let limit = self.limit_bytes + packets * PACKET_BYTES;
         let memory = connection.memory_bytes();
         if memory > limit {
-            self.complain(connection, format!("holds {memory} bytes, of {limit}"));
+            self.complain(connection, port, format!("holds {memory} bytes, of {limit}"));
         }
     }
 
-    fn complain(&self, connection: &Connection, what: String) {
-        let (side, remote) = (connection.side(), connection.remote());
-        self.shared.complain(format!("{side:?} of {remote}: {what}"));
+    fn complain(&self, connection: &Connection, port: u16, what: String) {
+        self.shared.complain_of(port, format!("{:?} of port {port}: {what}", connection.side()));
     }
 }

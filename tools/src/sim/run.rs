@@ -1,8 +1,9 @@
 //! One run of one seed, in virtual time.
 
 use crate::agent::{Agent, CLOSE_CODE};
-use crate::oracle::{Sampler, Shared, Watch};
+use crate::oracle::{Complaint, Sampler, Shared, Watch};
 use crate::scenario::{Plan, Scenario};
+use crate::secrets;
 use bytes::Bytes;
 use quiclane::datapath::sim::{SimConfig, SimDatapath, SimNet};
 use quiclane::exec::{
@@ -11,12 +12,11 @@ use quiclane::exec::{
 use quiclane::proto::crypto::{ClientTls, ServerTls};
 use quiclane::time::{Instant, SECOND_NS};
 use quiclane::wire::Side;
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 /// A seed that is not over by then is stuck.
 const WATCHDOG_NS: u64 = 400 * SECOND_NS;
@@ -33,10 +33,13 @@ const KEY_PREFIX: [u8; 16] =
 /// What came of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Outcome {
-    /// The same for every run of a seed.
+    /// The same for every run of a seed: all that happened on the wire, with its time and every
+    /// bit, and all that applications were told.
     pub(crate) hash: u64,
     /// What did not hold.
-    pub(crate) complaints: Vec<String>,
+    pub(crate) complaints: Vec<Complaint>,
+    /// What happened last to the connection of the first complaint; only if it was asked for.
+    pub(crate) story: Vec<String>,
     /// Datagrams sent.
     pub(crate) datagrams: u64,
     /// Ends of connections whose streams had all closed.
@@ -73,8 +76,8 @@ struct World {
     addresses: [IpAddr; 2],
     client_config: ClientConfig,
     shared: Shared,
-    watch: Rc<RefCell<Watch>>,
     handles: BTreeMap<u16, Handle>,
+    manner: Manner,
 }
 
 /// Something that the scenario does from outside.
@@ -101,11 +104,72 @@ fn deeds(scenario: &Scenario) -> Vec<(Instant, Deed)> {
     all
 }
 
+/// How a seed is run.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Manner {
+    /// With a story, which takes time.
+    pub(crate) told: bool,
+    /// With a fault of ours, that the oracle has to find.
+    pub(crate) planted: Option<Planted>,
+}
+
+/// What a library with faults would do, to see that the oracle finds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Planted {
+    /// A receiver that has paused a stream never asks for the rest, and so grants nothing more:
+    /// to its peer it looks as if a lost MAX_STREAM_DATA were never repeated.
+    NoCredit,
+    /// The same, but it asks after [`LATE`]: a stall that heals itself.
+    LateCredit,
+    /// As long as is still right: slow, and no fault.
+    SlowCredit,
+    /// The server's workers do nothing for [`LATE`]: timers are late, and what arrives waits.
+    Deaf,
+    /// TLS draws from another seed.
+    Unseeded,
+}
+
+/// How late something planted is: later than the oracle has patience for.
+const LATE: Duration = Duration::from_secs(25);
+const SLOW: Duration = Duration::from_secs(5);
+/// When the server falls deaf: in the middle of handshakes and transfers.
+const DEAF_FROM: Instant = Instant::from_nanos(SECOND_NS + SECOND_NS / 10);
+
+impl Planted {
+    /// How long a receiver waits before it asks for the rest of a stream; `None`: for ever.
+    pub(crate) fn resumes_after(planted: Option<Self>, otherwise: Duration) -> Option<Duration> {
+        match planted {
+            Some(Self::NoCredit) => None,
+            Some(Self::LateCredit) => Some(LATE),
+            Some(Self::SlowCredit) => Some(SLOW),
+            _ => Some(otherwise),
+        }
+    }
+
+    /// Until when the server does nothing, if it does nothing now.
+    fn deaf_until(planted: Option<Self>, now: Instant) -> Option<Instant> {
+        let until = DEAF_FROM + LATE;
+        (planted == Some(Self::Deaf) && (DEAF_FROM..until).contains(&now)).then_some(until)
+    }
+}
+
+/// What says that two runs of a seed were not the same.
+pub(crate) fn difference(first: &Outcome, second: &Outcome) -> Option<Complaint> {
+    let [a, b] = [first, second].map(|run| (run.hash, run.datagrams, run.over_at_ns));
+    let what = format!("two runs differ: hash, datagrams, end {a:x?} and {b:x?}");
+    (a != b).then_some(Complaint { port: None, what })
+}
+
 /// Runs a seed once.
-pub(crate) fn run(seed: u64) -> Result<Outcome> {
-    let scenario = Scenario::new(seed);
-    let mut world = World::new(&scenario)?;
-    let mut deeds = deeds(&scenario).into_iter().peekable();
+pub(crate) fn run(seed: u64, manner: Manner) -> Result<Outcome> {
+    run_scenario(&Scenario::new(seed), manner)
+}
+
+/// Runs a scenario once.
+pub(crate) fn run_scenario(scenario: &Scenario, manner: Manner) -> Result<Outcome> {
+    secrets::begin(scenario.seed ^ u64::from(manner.planted == Some(Planted::Unseeded)));
+    let mut world = World::new(scenario, manner)?;
+    let mut deeds = deeds(scenario).into_iter().peekable();
     let mut next = Instant::EPOCH;
     while !world.shared.has_complaints() {
         if let Some((at, _)) = deeds.peek() {
@@ -121,6 +185,7 @@ pub(crate) fn run(seed: u64) -> Result<Outcome> {
             break;
         }
         world.now = now;
+        world.shared.set_now(now);
         while let Some((_, deed)) = deeds.next_if(|(at, _)| *at <= now) {
             world.carry_out(deed);
         }
@@ -130,7 +195,7 @@ pub(crate) fn run(seed: u64) -> Result<Outcome> {
 }
 
 impl World {
-    fn new(scenario: &Scenario) -> Result<Self> {
+    fn new(scenario: &Scenario, manner: Manner) -> Result<Self> {
         let net = SimNet::new(scenario.seed, SimConfig::default());
         let addresses: [IpAddr; 2] = if scenario.ipv6 {
             [Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1), Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2)]
@@ -145,13 +210,12 @@ impl World {
         let [here, there] = [ports[0][0].host(), ports[1][0].host()];
         net.set_path(here, there, scenario.paths[0].clone());
         net.set_path(there, here, scenario.paths[1].clone());
-        let shared = Shared::new(scenario);
         let server_address = SocketAddr::new(addresses[1], SERVER_PORT);
-        let watch = Rc::new(RefCell::new(Watch::new(server_address, shared.clone())));
-        let tap = watch.clone();
-        net.observe(move |event| tap.borrow_mut().see(event));
+        let shared = Shared::new(scenario, server_address, manner.told);
+        let mut watch = Watch::new(server_address, shared.clone());
+        net.observe(move |event| watch.see(event));
         let (server_config, client_config) = configs(scenario)?;
-        let acceptor = acceptor(scenario, &shared);
+        let acceptor = acceptor(scenario, &shared, manner);
         let [client_ports, server_ports] = ports;
         let [own, peer] = &scenario.transport;
         let client = host(scenario.seed ^ 1 << 32, client_ports, |_| {})?;
@@ -166,8 +230,8 @@ impl World {
             addresses,
             client_config,
             shared,
-            watch,
             handles: BTreeMap::new(),
+            manner,
         })
     }
 
@@ -193,7 +257,7 @@ impl World {
         let port = plan.port;
         let count = self.client.workers.len();
         let worker = &mut self.client.workers[usize::from(port) % count];
-        let agent = Agent::new(plan, Side::Client, self.shared.clone());
+        let agent = Agent::new(plan, Side::Client, self.shared.clone(), self.manner.planted);
         let local = SocketAddr::new(self.addresses[0], port);
         let remote = SocketAddr::new(self.addresses[1], SERVER_PORT);
         // The lane's own time may be that of an earlier turn.
@@ -206,9 +270,14 @@ impl World {
     fn step(&mut self) -> Result<Instant> {
         self.net.advance(self.now);
         let mut turns = 0;
+        let deaf = Planted::deaf_until(self.manner.planted, self.now);
         loop {
             let (mut work, mut next) = (0, Instant::NEVER);
-            for host in [&mut self.client, &mut self.server] {
+            for (host, deaf) in [(&mut self.client, None), (&mut self.server, deaf)] {
+                if let Some(until) = deaf {
+                    next = next.min(until);
+                    continue;
+                }
                 for (number, worker) in host.workers.iter_mut().enumerate() {
                     let turn = worker.turn(self.now)?;
                     work += turn.work;
@@ -216,7 +285,11 @@ impl World {
                     if turn.work > 0 {
                         let sampler = &mut host.sampler;
                         let name = (number as u64) << 62;
-                        worker.lane().inspect(|id, c| sampler.look(id ^ name, c));
+                        worker.lane().inspect(|id, path, c| {
+                            let [here, there] = [path.local.port(), path.remote.port()];
+                            let port = if here == SERVER_PORT { there } else { here };
+                            sampler.look(id ^ name, port, c);
+                        });
                     }
                 }
             }
@@ -227,7 +300,10 @@ impl World {
             if self.shared.has_complaints() {
                 return Ok(next);
             }
-            if let Some(event) = self.net.next_event() {
+            // What waits at a host that does nothing is no reason to turn.
+            if let Some(event) = self.net.next_event()
+                && (event > self.now || deaf.is_none())
+            {
                 next = next.min(event);
             }
             if work == 0 && next > self.now {
@@ -241,10 +317,12 @@ impl World {
         if !self.shared.has_complaints() {
             self.check_end();
         }
-        let shape = self.watch.borrow().shape();
+        let complaints = self.shared.take_complaints();
+        let story = complaints.first().map(|first| self.shared.take_story(first.port));
         Outcome {
-            hash: shape ^ self.shared.hash().rotate_left(32),
-            complaints: self.shared.take_complaints(),
+            story: story.unwrap_or_default(),
+            complaints,
+            hash: self.net.trace_hash() ^ self.shared.hash().rotate_left(32),
             datagrams: self.net.stats().sent,
             finished: self.shared.finished(),
             over_at_ns: self.now.as_nanos(),
@@ -281,9 +359,10 @@ impl World {
 
 fn configs(scenario: &Scenario) -> Result<(ServerConfig, ClientConfig)> {
     let (certificate, key) = identity()?;
-    let server =
-        ServerTls::builder().certificate_der(&[certificate], key)?.alpn(["sim"]).build()?;
-    let client = ClientTls::builder().pinned_certificate_der(certificate).alpn(["sim"]).build()?;
+    let server = ServerTls::builder_with(secrets::provider());
+    let server = server.certificate_der(&[certificate], key)?.alpn(["sim"]).build()?;
+    let client = ClientTls::builder_with(secrets::provider());
+    let client = client.pinned_certificate_der(certificate).alpn(["sim"]).build()?;
     let [client_transport, server_transport] = scenario.transport.clone();
     let mut server = ServerConfig::new(server);
     server.transport = Arc::new(server_transport);
@@ -294,7 +373,7 @@ fn configs(scenario: &Scenario) -> Result<(ServerConfig, ClientConfig)> {
 }
 
 /// The listener: it knows clients by their port.
-fn acceptor(scenario: &Scenario, shared: &Shared) -> Acceptor {
+fn acceptor(scenario: &Scenario, shared: &Shared, manner: Manner) -> Acceptor {
     let plans: BTreeMap<u16, Plan> =
         scenario.connections.iter().map(|plan| (plan.port, plan.clone())).collect();
     let shared = shared.clone();
@@ -303,7 +382,8 @@ fn acceptor(scenario: &Scenario, shared: &Shared) -> Acceptor {
             shared.complain(format!("a connection from {}, which has none", new.remote));
             return None;
         };
-        let agent = || Box::new(Agent::new(plan.clone(), Side::Server, shared.clone()));
+        let agent =
+            || Box::new(Agent::new(plan.clone(), Side::Server, shared.clone(), manner.planted));
         (!plan.refused).then(|| agent() as Box<dyn Handler>)
     })
 }

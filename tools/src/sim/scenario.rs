@@ -40,8 +40,6 @@ pub(crate) struct Scenario {
     /// When the server's flows are given other queues.
     pub(crate) steering: Vec<(Instant, Vec<usize>)>,
     pub(crate) connections: Vec<Plan>,
-    /// The network can be silent for so long that giving up is right.
-    pub(crate) severe: bool,
 }
 
 /// What happens on one connection.
@@ -196,8 +194,7 @@ impl Scenario {
         let turns = [MICROSECOND_NS, 20 * MICROSECOND_NS, 200 * MICROSECOND_NS, MILLISECOND_NS];
         let retries = [RetryPolicy::Never, RetryPolicy::Always, RetryPolicy::Above(2)];
         let mut network = root.fork(2);
-        let (to_server, long_one) = path(&mut network.fork(1));
-        let (to_client, long_other) = path(&mut network.fork(2));
+        let paths = [path(&mut network.fork(1)), path(&mut network.fork(2))];
         let mut settings = root.fork(3);
         let mut plans = root.fork(4);
         let few = network.below(2) == 0;
@@ -206,12 +203,11 @@ impl Scenario {
             ipv6: rng.below(2) == 0,
             workers,
             turn_ns: *rng.pick(&turns).unwrap_or(&MICROSECOND_NS),
-            paths: [to_server, to_client],
+            paths,
             transport: [transport(&mut settings), transport(&mut settings)],
             retry: *rng.pick(&retries).unwrap_or(&RetryPolicy::Never),
             steering: steering(&mut root.fork(5), workers[1]),
             connections: (0..count).map(|n| Plan::new(seed, n, &mut plans, few)).collect(),
-            severe: long_one || long_other,
         }
     }
 }
@@ -232,8 +228,8 @@ fn steering(rng: &mut Rng, workers: usize) -> Vec<(Instant, Vec<usize>)> {
     changes
 }
 
-/// Faults of one direction, and whether they can be so bad that connections give up.
-fn path(rng: &mut Rng) -> (Vec<Fault>, bool) {
+/// Faults of one direction.
+fn path(rng: &mut Rng) -> Vec<Fault> {
     let base_ns = rng.between(50 * MICROSECOND_NS, 60 * MILLISECOND_NS);
     let jitter_ns = if one_in(rng, 3) { rng.below(base_ns) } else { 0 };
     let mut faults = vec![Fault::Delay { base_ns, jitter_ns, keep_order: rng.below(2) == 0 }];
@@ -281,15 +277,13 @@ fn path(rng: &mut Rng) -> (Vec<Fault>, bool) {
         2 => faults.push(Fault::RewriteEcn(Ecn::Ce)),
         _ => {}
     }
-    let mut severe = false;
     if one_in(rng, 6) {
         let from = Instant::from_nanos(SECOND_NS + rng.below(2 * SECOND_NS));
         let long = one_in(rng, 4);
         let length_ns = rng.between(MILLISECOND_NS, if long { 40 } else { 1 } * SECOND_NS);
         faults.push(Fault::blackout(from, from.plus_ns(length_ns)));
-        severe = length_ns > SECOND_NS;
     }
-    (faults, severe)
+    faults
 }
 
 /// Settings of one side.

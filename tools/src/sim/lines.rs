@@ -1,0 +1,258 @@
+//! What each connection meets on the wire, and whether that explains why it does not get on.
+//!
+//! A connection that has work to do and does not get on is stuck, unless the network was silent:
+//! then it waits for a probe, and probes come at twice the distance each time. So after a silence
+//! of `s` the next probe may be another `s` away, and the connection gets [`PATIENCE_NS`] on top
+//! for what remains: round trips, queues, single losses. The silence of a network is what it
+//! swallowed, and not what nobody sent: two hosts that both wait for the other find no excuse.
+
+use quiclane::datapath::sim::{TapEvent, TapKind};
+use quiclane::time::{Instant, SECOND_NS};
+use quiclane::wire::Side;
+use std::collections::{BTreeMap, HashSet};
+use std::net::SocketAddr;
+
+/// How long a connection with work to do may do without progress if the network lets it.
+pub(crate) const PATIENCE_NS: u64 = 20 * SECOND_NS;
+
+/// What is known of one connection, by the port of its client.
+#[derive(Debug)]
+pub(crate) struct Line {
+    /// Something that an application was told, on either side.
+    progress_at: Instant,
+    /// When each side, client and server, last got a datagram as it was sent.
+    heard_at: [Instant; 2],
+    /// Which side has got one since the last exchange.
+    heard: [bool; 2],
+    /// When both sides had last got something: the network works, in both directions.
+    exchange_at: Instant,
+    /// The last datagram that was lost or damaged.
+    loss_at: Instant,
+    /// The longest silence since the last progress.
+    silence_ns: u64,
+}
+
+impl Line {
+    fn new(now: Instant) -> Self {
+        Self {
+            progress_at: now,
+            heard_at: [now; 2],
+            heard: [false; 2],
+            exchange_at: now,
+            loss_at: Instant::EPOCH,
+            silence_ns: 0,
+        }
+    }
+
+    fn arrived(&mut self, now: Instant, at: Side) {
+        self.heard_at[at as usize] = now;
+        self.heard[at as usize] = true;
+        if self.heard == [true; 2] {
+            self.heard = [false; 2];
+            self.exchange_at = now;
+        }
+    }
+
+    fn lost(&mut self, now: Instant) {
+        self.loss_at = now;
+        let from = self.exchange_at.max(self.progress_at);
+        self.silence_ns = self.silence_ns.max(now.ns_since(from));
+    }
+}
+
+/// How long a pause may be, of which the network was silent for so long.
+const fn allowed_ns(silence_ns: u64) -> u64 {
+    PATIENCE_NS + 2 * silence_ns
+}
+
+/// All connections of a run.
+#[derive(Debug)]
+pub(crate) struct Lines {
+    server: SocketAddr,
+    by_port: BTreeMap<u16, Line>,
+    /// Hashes of all that was sent: what arrives and is not among them is damaged.
+    sent: HashSet<u64>,
+}
+
+impl Lines {
+    pub(crate) fn new(server: SocketAddr) -> Self {
+        Self { server, by_port: BTreeMap::new(), sent: HashSet::new() }
+    }
+
+    fn line(&mut self, port: u16, now: Instant) -> &mut Line {
+        self.by_port.entry(port).or_insert_with(|| Line::new(now))
+    }
+
+    /// A datagram was sent, and its payload has this hash. False if it was sent before.
+    pub(crate) fn sent(&mut self, hash: u64) -> bool {
+        self.sent.insert(hash)
+    }
+
+    /// The port of the client at one end of a datagram, and who it is for.
+    pub(crate) fn ends(&self, event: &TapEvent<'_>) -> (u16, Side) {
+        match event.source == self.server {
+            true => (event.destination.port(), Side::Client),
+            false => (event.source.port(), Side::Server),
+        }
+    }
+
+    /// A datagram arrived or was lost; `hash` is that of its payload.
+    pub(crate) fn see(&mut self, event: &TapEvent<'_>, hash: u64) {
+        let (port, to) = self.ends(event);
+        let intact = self.sent.contains(&hash);
+        let line = self.line(port, event.at);
+        match event.kind {
+            TapKind::Delivered { .. } if intact => line.arrived(event.at, to),
+            TapKind::Delivered { .. } | TapKind::Dropped(_) => line.lost(event.at),
+            TapKind::Sent | TapKind::Injected | TapKind::Copied => {}
+        }
+    }
+
+    /// A connection begins.
+    pub(crate) fn begins(&mut self, port: u16, now: Instant) {
+        self.line(port, now);
+    }
+
+    /// A connection got on. Returns how long it did not, if that was longer than the network
+    /// explains.
+    pub(crate) fn progress(&mut self, port: u16, now: Instant) -> Option<Pause> {
+        let pause = self.pause(port, now);
+        let line = self.line(port, now);
+        line.progress_at = now;
+        line.silence_ns = 0;
+        pause
+    }
+
+    /// How long a connection has not got on, if that is longer than the network explains.
+    pub(crate) fn pause(&self, port: u16, now: Instant) -> Option<Pause> {
+        let line = self.by_port.get(&port)?;
+        let length_ns = now.ns_since(line.progress_at);
+        let silence_ns = line.silence_ns;
+        (length_ns > allowed_ns(silence_ns)).then_some(Pause { length_ns, silence_ns })
+    }
+
+    /// Whether the network kept `side` from hearing of its peer for so long that it is right to
+    /// give up.
+    pub(crate) fn kept_silent(&self, port: u16, side: Side, now: Instant) -> bool {
+        self.by_port.get(&port).is_none_or(|line| {
+            let heard_at = line.heard_at[side as usize];
+            now.ns_since(heard_at) <= allowed_ns(line.loss_at.ns_since(heard_at))
+        })
+    }
+
+    /// The longest silence since the connection got on.
+    pub(crate) fn silence_ns(&self, port: u16) -> u64 {
+        self.by_port.get(&port).map_or(0, |line| line.silence_ns)
+    }
+}
+
+/// Time without progress that the network does not explain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pause {
+    pub(crate) length_ns: u64,
+    pub(crate) silence_ns: u64,
+}
+
+impl std::fmt::Display for Pause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [length, silence] = [self.length_ns, self.silence_ns].map(|ns| ns as f64 / 1e9);
+        write!(f, "no progress for {length:.3} s, with the network silent for {silence:.3} s")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quiclane::datapath::sim::DropReason;
+    use quiclane::ecn::Ecn;
+
+    const CLIENT: u16 = 10_000;
+
+    fn at(seconds: u64) -> Instant {
+        Instant::from_nanos(seconds * SECOND_NS)
+    }
+
+    fn lines() -> Lines {
+        let mut lines = Lines::new("10.0.0.2:4433".parse().unwrap());
+        lines.sent(1);
+        lines.begins(CLIENT, at(0));
+        lines
+    }
+
+    fn see(lines: &mut Lines, seconds: u64, to: Side, kind: TapKind, hash: u64) {
+        let ends = ["10.0.0.1:10000", "10.0.0.2:4433"].map(|end| end.parse().unwrap());
+        let [source, destination] = if to == Side::Server { ends } else { [ends[1], ends[0]] };
+        let ecn = Ecn::NotEct;
+        let event =
+            TapEvent { at: at(seconds), kind, id: 0, source, destination, ecn, payload: b"" };
+        lines.see(&event, hash);
+    }
+
+    fn arrives(lines: &mut Lines, seconds: u64, to: Side) {
+        see(lines, seconds, to, TapKind::Delivered { queue: 0 }, 1);
+    }
+
+    fn is_lost(lines: &mut Lines, seconds: u64, to: Side) {
+        see(lines, seconds, to, TapKind::Dropped(DropReason::Loss), 1);
+    }
+
+    #[test]
+    fn a_pause_in_which_nobody_sends_has_no_excuse() {
+        let mut lines = lines();
+        assert_eq!(lines.pause(CLIENT, at(20)), None);
+        assert!(lines.pause(CLIENT, at(21)).is_some());
+        assert_eq!(lines.progress(CLIENT, at(19)), None);
+        assert_eq!(lines.pause(CLIENT, at(39)), None);
+        let pause = lines.progress(CLIENT, at(40)).unwrap();
+        assert!(pause.to_string().contains("no progress for 21.000 s"), "{pause}");
+        assert!(!lines.kept_silent(CLIENT, Side::Client, at(40)));
+    }
+
+    #[test]
+    fn probes_that_are_lost_are_an_excuse_for_twice_as_long() {
+        let mut lines = lines();
+        for seconds in [1, 3, 7, 15] {
+            is_lost(&mut lines, seconds, Side::Server);
+        }
+        assert_eq!(lines.pause(CLIENT, at(50)), None);
+        assert!(lines.pause(CLIENT, at(51)).is_some());
+        assert!(lines.kept_silent(CLIENT, Side::Client, at(50)));
+        assert!(!lines.kept_silent(CLIENT, Side::Client, at(51)));
+    }
+
+    #[test]
+    fn a_network_that_carries_both_ways_is_not_silent() {
+        let mut lines = lines();
+        for seconds in (0..30).step_by(3) {
+            arrives(&mut lines, seconds, Side::Server);
+            is_lost(&mut lines, seconds + 1, Side::Server);
+            arrives(&mut lines, seconds + 2, Side::Client);
+        }
+        assert!(lines.pause(CLIENT, at(30)).is_some());
+        // One way only is no exchange: what the other side sends is lost.
+        let mut lines = self::lines();
+        for seconds in (0..30).step_by(3) {
+            arrives(&mut lines, seconds, Side::Server);
+            is_lost(&mut lines, seconds + 1, Side::Client);
+        }
+        assert_eq!(lines.pause(CLIENT, at(30)), None);
+    }
+
+    #[test]
+    fn what_arrives_damaged_is_lost() {
+        let mut lines = lines();
+        for seconds in 0..15 {
+            see(&mut lines, seconds, Side::Server, TapKind::Delivered { queue: 0 }, 2);
+            arrives(&mut lines, seconds, Side::Client);
+        }
+        assert_eq!(lines.silence_ns(CLIENT), 14 * SECOND_NS);
+        assert_eq!(lines.pause(CLIENT, at(48)), None);
+    }
+
+    #[test]
+    fn nothing_is_sent_twice() {
+        let mut lines = lines();
+        assert!(lines.sent(2));
+        assert!(!lines.sent(2));
+    }
+}

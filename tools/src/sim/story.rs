@@ -1,0 +1,55 @@
+//! What happened to each connection last: for a seed that fails, which is run once more to be
+//! told.
+
+use quiclane::time::Instant;
+use std::collections::{BTreeMap, VecDeque};
+
+/// Events told of a connection.
+const EVENTS: usize = 60;
+
+/// A ring of events for each connection, by the port of its client, and one for all of them.
+#[derive(Debug, Default)]
+pub(crate) struct Story {
+    by_port: BTreeMap<u16, VecDeque<String>>,
+    all: VecDeque<String>,
+}
+
+fn keep(ring: &mut VecDeque<String>, event: String) {
+    if ring.len() == EVENTS {
+        ring.pop_front();
+    }
+    ring.push_back(event);
+}
+
+impl Story {
+    pub(crate) fn tell(&mut self, now: Instant, port: u16, what: &str) {
+        let event = format!("{:>12.6} s  {port}  {what}", now.as_nanos() as f64 / 1e9);
+        keep(&mut self.all, event.clone());
+        keep(self.by_port.entry(port).or_default(), event);
+    }
+
+    /// The last events of the connection of `port`; of all, if it is none's in particular.
+    pub(crate) fn take(&mut self, port: Option<u16>) -> Vec<String> {
+        let ring = port.and_then(|port| self.by_port.remove(&port));
+        ring.unwrap_or_else(|| std::mem::take(&mut self.all)).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_events_are_those_of_the_connection_asked_for() {
+        let mut story = Story::default();
+        story.tell(Instant::from_nanos(1_500_000), 7, "begins");
+        for number in 0..100 {
+            story.tell(Instant::EPOCH, 8, &format!("event {number}"));
+        }
+        assert_eq!(story.take(Some(7)), ["    0.001500 s  7  begins"]);
+        let of_eight = story.take(Some(8));
+        assert_eq!(of_eight.len(), EVENTS);
+        assert!(of_eight[EVENTS - 1].ends_with("event 99"), "{of_eight:?}");
+        assert_eq!(story.take(None).len(), EVENTS);
+    }
+}
