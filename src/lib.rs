@@ -37,7 +37,7 @@ pub mod topology;
 pub mod wire;
 
 pub use proto::connection::{CloseReason, ConnectionStats, TransportConfig};
-pub use proto::crypto::{ClientTls, ServerTls};
+pub use proto::crypto::{ClientTls, ServerTls, TlsConfigError};
 pub use proto::endpoint::{AnswerLimits, RetryPolicy};
 pub use wire::{Dir, Side, StreamId};
 

@@ -569,7 +569,7 @@ fn a_server_that_cannot_prove_its_name_is_left() {
     let (handler, told) = Client::new(Bytes::new());
     client.connect(listener.local_addr(), "localhost", &other_client, handler).unwrap();
     let reason = wait_for_close(&told);
-    assert!(matches!(reason, CloseReason::Transport(_)), "{reason}");
+    assert!(matches!(reason, CloseReason::Handshake(_)), "{reason}");
 }
 
 #[test]

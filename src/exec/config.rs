@@ -109,6 +109,8 @@ pub struct RegistrationConfig {
     pub cpus: Vec<u32>,
     /// Pin each worker to its CPU, and its memory to that CPU's node.
     pub pin: bool,
+    /// The same for workers of kernel sockets, which no queue ties to a CPU. Both have to be set.
+    pub pin_udp: bool,
     /// Whether one CPU may serve several queues.
     pub sharing: Sharing,
     /// When a worker sleeps.
@@ -142,6 +144,7 @@ impl Default for RegistrationConfig {
             queues: Vec::new(),
             cpus: Vec::new(),
             pin: true,
+            pin_udp: true,
             sharing: Sharing::Forbid,
             polling: Polling::default(),
             profile: Profile::default(),

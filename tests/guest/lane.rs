@@ -94,7 +94,7 @@ pub(crate) fn downloads_are_byte_exact() -> Outcome {
             &["--io", "udp"][..],
             &["--io", "xdp", "--dev", PEER, "--share-cpus", "--require", "zerocopy"],
         ] {
-            let fixed = ["get", &to, "/file", "-o", "/tmp/got", "--ca", CERTIFICATE];
+            let fixed = ["get", &to, "/file", "-o", "/tmp/got", "--pin", CERTIFICATE];
             client(&[&fixed, io].concat())?;
             let got = sha256("/tmp/got")?;
             println!("  {family:?} {}: {FILE_BYTES} bytes, sha256 {}...", io[1], &got[..16]);
@@ -144,7 +144,7 @@ pub(crate) fn connections_land_where_toeplitz_says() -> Outcome {
         "sleep",
         "--seconds",
         "1",
-        "--ca",
+        "--pin",
         CERTIFICATE,
     ])?;
     let told = connections_in_log()?;

@@ -39,7 +39,7 @@ impl Server {
         fs::create_dir_all(FILES).map_err(|error| format!("{FILES}: {error}"))?;
         let log = File::create(LOG).map_err(|error| format!("{LOG}: {error}"))?;
         let mut child = Command::new("quiclane")
-            .args(["-vv", "serve", "--json", "--listen", &listen.to_string()])
+            .args(["-vv", "serve", "--perf", "--json", "--listen", &listen.to_string()])
             .args(["--io", "xdp", "--dev", lane.dev, "--queues", "0-3", "--share-cpus"])
             .args(["--require", "zerocopy", "--files", FILES, "--cert-out", CERTIFICATE])
             .stdout(Stdio::piped())

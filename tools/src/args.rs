@@ -3,6 +3,7 @@
 use crate::doctor::DoctorArgs;
 use crate::perf::args::PerfArgs;
 use crate::place;
+use crate::target::Target;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -12,7 +13,7 @@ use std::path::PathBuf;
 #[command(name = "quiclane", version, about, after_long_help = crate::generate::AFTER_HELP)]
 pub(crate) struct Cli {
     /// Say more on standard error; repeat for more.
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, display_order = 900)]
     pub(crate) verbose: u8,
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -20,7 +21,7 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Serve files (ALPN hq-interop) and measurements (ALPN perf).
+    /// Serve files (ALPN hq-interop), and with --perf measurements (ALPN perf).
     Serve(ServeArgs),
     /// Fetch one file (ALPN hq-interop).
     Get(GetArgs),
@@ -97,6 +98,7 @@ pub(crate) enum PollKind {
 }
 
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Datapath")]
 pub(crate) struct IoArgs {
     /// How datagrams are sent and received [default: xdp with --dev, else udp].
     #[arg(long, value_enum)]
@@ -113,10 +115,14 @@ pub(crate) struct IoArgs {
     /// Use generic (skb) mode even where the driver could do better.
     #[arg(long)]
     pub(crate) generic: bool,
+    /// Bytes of a UMEM frame [default: 2048].
+    #[arg(long, value_name = "2048|4096", value_parser = frame_size)]
+    pub(crate) frame_size: Option<usize>,
     /// Workers for kernel UDP [default: 1].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub(crate) workers: Option<usize>,
-    /// CPUs for the workers, such as 2-5 [default: beside the device].
+    /// CPUs for the workers, such as 2-5 [default: beside the device; for kernel UDP wherever
+    /// the kernel puts them].
     #[arg(long, value_name = "LIST")]
     pub(crate) cpus: Option<String>,
     /// When a worker with nothing to do sleeps.
@@ -129,33 +135,37 @@ pub(crate) struct IoArgs {
     /// others are left to the kernel [default: untagged frames alone].
     #[arg(long, value_name = "ID")]
     pub(crate) vlan: Vec<u16>,
-    /// Bytes of a UMEM frame: 2048 or 4096.
-    #[arg(long, value_name = "BYTES")]
-    pub(crate) frame_size: Option<usize>,
-    /// The largest UDP payload to send and accept, in bytes.
-    #[arg(long, value_name = "BYTES")]
+    /// The largest UDP payload to send and accept, in bytes [default: what fits 1500].
+    #[arg(long, value_name = "BYTES", value_parser = max_datagram)]
     pub(crate) max_datagram: Option<u16>,
 }
 
 #[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  quiclane serve --files /srv/www --cert chain.pem --key key.pem
+  quiclane serve --perf --cert-out /tmp/cert.pem --listen 127.0.0.1:4433
+  quiclane serve --files /srv/www --dev eth0 --queues 0-3 --require native
+
+SIGTERM or SIGINT ends it: new downloads are refused, running ones have --grace to end, then
+connections are closed, for half a second at most. A second one ends it at once. SIGHUP does
+nothing.")]
 pub(crate) struct ServeArgs {
     /// Where to listen.
-    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:4433")]
+    #[arg(
+        long,
+        value_name = "ADDR:PORT",
+        default_value = "0.0.0.0:4433",
+        value_parser = crate::target::listen
+    )]
     pub(crate) listen: SocketAddr,
-    #[command(flatten)]
-    pub(crate) io: IoArgs,
-    /// The directory whose files are served; none serves measurements only.
+    /// The directory whose files are served (ALPN hq-interop) [default: none]. Links are
+    /// followed as long as they stay in it, but not as the last name of a path.
     #[arg(long, value_name = "DIR")]
     pub(crate) files: Option<PathBuf>,
-    /// The certificate chain, PEM; a self-signed one is made if none is given.
-    #[arg(long, value_name = "FILE", requires = "key")]
-    pub(crate) cert: Option<PathBuf>,
-    /// The private key, PEM.
-    #[arg(long, value_name = "FILE", requires = "cert")]
-    pub(crate) key: Option<PathBuf>,
-    /// Where to write the self-signed certificate, for clients to pin.
-    #[arg(long, value_name = "FILE", conflicts_with = "cert")]
-    pub(crate) cert_out: Option<PathBuf>,
+    /// Answer measurements too (ALPN perf): whoever connects may ask for any number of bytes.
+    #[arg(long)]
+    pub(crate) perf: bool,
     /// Make every client prove its address first.
     #[arg(long)]
     pub(crate) retry: bool,
@@ -169,43 +179,113 @@ pub(crate) struct ServeArgs {
     /// when it has forgotten their connections, and may return with its tokens [default: random].
     #[arg(long, value_name = "FILE")]
     pub(crate) secret_file: Option<PathBuf>,
+    /// How many seconds running downloads get to end after SIGTERM.
+    #[arg(long, value_name = "S", default_value = "5", value_parser = seconds)]
+    pub(crate) grace: f64,
+    /// Where to describe this server for `doctor` and `top` [default: /run/quiclane].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) status_dir: Option<PathBuf>,
     /// One JSON object a line on standard output: ready, and the state at the end.
     #[arg(long)]
     pub(crate) json: bool,
+    /// The certificate chain, PEM; a self-signed one is made if none is given.
+    #[arg(long, value_name = "FILE", requires = "key", help_heading = "TLS")]
+    pub(crate) cert: Option<PathBuf>,
+    /// The private key, PEM.
+    #[arg(long, value_name = "FILE", requires = "cert", help_heading = "TLS")]
+    pub(crate) key: Option<PathBuf>,
+    /// Where to write the self-signed certificate, for clients to pin (--pin).
+    #[arg(long, value_name = "FILE", conflicts_with = "cert", help_heading = "TLS")]
+    pub(crate) cert_out: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) io: IoArgs,
 }
 
 /// Whom a client trusts.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "TLS")]
 pub(crate) struct TrustArgs {
-    /// Certificates to trust, PEM.
+    /// Certificate authorities to trust, PEM [default: the system's]. The server has to prove
+    /// its name under one of them.
     #[arg(long, value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,
+    /// Trust this one certificate of the server, PEM, byte for byte. That the server has its
+    /// key is checked; its name, its dates and who issued it are not.
+    #[arg(long, value_name = "FILE", conflicts_with = "ca")]
+    pub(crate) pin: Option<PathBuf>,
     /// Trust whatever certificate the server shows. For tests.
-    #[arg(long, conflicts_with = "ca")]
+    #[arg(long, conflicts_with_all = ["ca", "pin"])]
     pub(crate) insecure: bool,
-    /// The name that the server has to prove.
-    #[arg(long, value_name = "NAME", default_value = "localhost")]
-    pub(crate) server_name: String,
+    /// The name that is asked for, and that the server has to prove unless it is pinned
+    /// [default: the host].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) server_name: Option<String>,
 }
 
 #[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  quiclane get example.com:4433 /index.html -o index.html
+  quiclane get 192.0.2.1:4433 /index.html --ca ca.pem --server-name www.example.com
+  quiclane get localhost:4433 /index.html --pin /tmp/cert.pem")]
 pub(crate) struct GetArgs {
-    /// The server.
-    #[arg(value_name = "ADDR:PORT")]
-    pub(crate) server: SocketAddr,
+    /// The server: a name or an address, and a port, such as [2001:db8::1]:4433.
+    #[arg(value_name = "HOST:PORT", value_parser = Target::parse)]
+    pub(crate) server: Target,
     /// The path of the file, such as /index.html.
     pub(crate) path: String,
-    /// Where to write it; - is standard output.
+    /// Where to write it; - is standard output. A file that is there is replaced when all of
+    /// it has arrived, and not before.
     #[arg(short, long, value_name = "FILE", default_value = "-")]
     pub(crate) output: PathBuf,
+    /// Give up when nothing has arrived for so many seconds; a handshake gets 10 at most.
+    #[arg(long, value_name = "S", default_value = "60", value_parser = seconds)]
+    pub(crate) timeout: f64,
     #[command(flatten)]
     pub(crate) trust: TrustArgs,
     #[command(flatten)]
     pub(crate) io: IoArgs,
-    /// Give up after this many seconds.
-    #[arg(long, value_name = "S", default_value_t = 60)]
-    pub(crate) timeout: u64,
 }
+
+/// The smallest UDP payload that QUIC can do with (RFC 9000 §14).
+const DATAGRAM_MIN_BYTES: u16 = 1200;
+/// The largest payload of a UDP datagram over IPv4.
+const DATAGRAM_MAX_BYTES: u16 = 65_507;
+
+fn max_datagram(text: &str) -> Result<u16, String> {
+    let wanted = text.parse().ok();
+    wanted.filter(|bytes| (DATAGRAM_MIN_BYTES..=DATAGRAM_MAX_BYTES).contains(bytes)).ok_or_else(
+        || format!("QUIC needs datagrams of {DATAGRAM_MIN_BYTES} to {DATAGRAM_MAX_BYTES} bytes"),
+    )
+}
+
+fn frame_size(text: &str) -> Result<usize, String> {
+    match text {
+        "2048" => Ok(2048),
+        "4096" => Ok(4096),
+        _ => Err("a frame has 2048 or 4096 bytes".to_owned()),
+    }
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    let number = text.parse().map_err(|_| format!("\"{text}\" is no number"))?;
+    if number == 0 { Err("at least 1 please".to_owned()) } else { Ok(number) }
+}
+
+/// A time in seconds.
+pub(crate) fn seconds(text: &str) -> Result<f64, String> {
+    let number: f64 = text
+        .parse()
+        .map_err(|_| format!("\"{text}\" is no number of seconds, such as 10 or 0.5"))?;
+    if number.is_finite() && number >= 0.0 {
+        Ok(number)
+    } else {
+        Err(format!("{text} seconds: 0 or more please"))
+    }
+}
+
+/// The most that one range of a list may name.
+const LIST_MAX: u32 = 4096;
 
 /// A list such as `0-3,6`.
 ///
@@ -220,8 +300,11 @@ pub(crate) fn parse_list(what: &str, text: &str) -> Result<Vec<u32>, String> {
         let (from, to) = part.split_once('-').unwrap_or((part, part));
         let from: u32 = from.trim().parse().map_err(|_| bad(part))?;
         let to: u32 = to.trim().parse().map_err(|_| bad(part))?;
-        if to < from || to - from > 4095 {
-            return Err(bad(part));
+        if to < from {
+            return Err(format!("--{what} {text}: \"{part}\" runs backwards: {to}-{from}?"));
+        }
+        if to - from >= LIST_MAX {
+            return Err(format!("--{what} {text}: \"{part}\" is more than {LIST_MAX}"));
         }
         out.extend(from..=to);
     }
@@ -237,7 +320,8 @@ mod tests {
         assert_eq!(parse_list("queues", "0-2,5"), Ok(vec![0, 1, 2, 5]));
         let error = parse_list("queues", "0-x").unwrap_err();
         assert!(error.contains("--queues") && error.contains("0-x"), "{error}");
-        assert!(parse_list("queues", "3-1").is_err());
+        let error = parse_list("cpus", "1-0").unwrap_err();
+        assert!(error.contains("--cpus 1-0") && error.contains("0-1"), "{error}");
         assert!(parse_list("queues", "").is_err());
     }
 

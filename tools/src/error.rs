@@ -1,7 +1,13 @@
 //! What went wrong, and the exit code for it.
+//!
+//! 0: fine, and also when the reader of standard output has left. 1: it was tried and did not
+//! work, or something was found. 2: what was typed cannot be meant, which takes in a file, device,
+//! queue or CPU that is not there, and a file that is not what it has to be. 3: not permitted.
+//! 4: the kernel, the driver or the device cannot do it. 5: done in part.
 
 use quiclane::datapath::xdp::XdpError;
 use quiclane::exec::{HandleError, ListenError, OpenError, PortError, UdpError, UdpErrorKind};
+use quiclane::topology::PlacementError;
 use std::fmt;
 use std::io;
 
@@ -36,13 +42,15 @@ impl Failure {
         }
     }
 
-    /// A file could not be used.
+    /// A file could not be used. One that is not there was named wrongly, as is a device or a
+    /// queue that is not there: that is usage.
     pub(crate) fn file(verb: &str, path: &std::path::Path, error: &io::Error) -> Self {
+        use io::ErrorKind::{IsADirectory, NotADirectory, NotFound, PermissionDenied};
         let text = format!("cannot {verb} {}: {error}", path.display());
-        if error.kind() == io::ErrorKind::PermissionDenied {
-            Self::Permission(text)
-        } else {
-            Self::Failed(text)
+        match error.kind() {
+            PermissionDenied => Self::Permission(text),
+            NotFound | NotADirectory | IsADirectory => Self::Usage(text),
+            _ => Self::Failed(text),
         }
     }
 }
@@ -76,9 +84,9 @@ impl From<OpenError> for Failure {
         match &e {
             OpenError::Xdp(x) => xdp(x, e.to_string()),
             OpenError::Queue { error, .. } => port(error, e.to_string()),
-            OpenError::Placement(_) | OpenError::Workers(_) | OpenError::CidConfig(_) => {
-                Self::Usage(e.to_string())
-            }
+            OpenError::Placement(error) => Self::Usage(placement(error)),
+            OpenError::Workers(_) => Self::Usage(format!("{e}; see --workers")),
+            OpenError::CidConfig(_) => Self::Usage(e.to_string()),
             _ => Self::Failed(e.to_string()),
         }
     }
@@ -98,6 +106,20 @@ impl From<ListenError> for Failure {
 impl From<HandleError> for Failure {
     fn from(e: HandleError) -> Self {
         Self::Failed(e.to_string())
+    }
+}
+
+/// The library's words, with the options that change it.
+fn placement(e: &PlacementError) -> String {
+    match e {
+        PlacementError::TooFewCpus { queues, cpus } => format!(
+            "{queues} workers and {cpus} CPUs for them: name fewer (--workers, for AF_XDP \
+             --queues), other CPUs (--cpus), or let them share (--share-cpus)"
+        ),
+        PlacementError::NoCpu(_) => format!("{e}; see --cpus"),
+        PlacementError::NoQueue { .. } => format!("{e}; see --queues"),
+        PlacementError::NoDevice(_) => format!("{e}; see: quiclane nic list"),
+        PlacementError::NothingToPlace => e.to_string(),
     }
 }
 

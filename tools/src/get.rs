@@ -1,21 +1,33 @@
 //! `quiclane get`: the smallest client.
 
+mod output;
+
 use crate::args::GetArgs;
 use crate::error::Failure;
 use crate::identity::client_tls;
-use crate::{hq, io, perf};
+use crate::signals;
+use crate::{hq, io, perf, reach};
 use bytes::Bytes;
+use output::Output;
 use quiclane::CloseReason;
-use quiclane::exec::{ClientConfig, ConnectFailure, ConnectionRef, Handler, WorkerRef};
+use quiclane::exec::{
+    ClientConfig, ConnectFailure, ConnectionRef, Handler, Registration, WorkerRef,
+};
 use quiclane::{Dir, StreamId};
-use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Bytes gathered before they are handed to the writing thread.
 const PIECE_BYTES: usize = 256 * 1024;
+/// The longest time that a handshake gets, whatever --timeout says.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+/// The connection itself says first that its handshake took too long.
+const HANDSHAKE_SLACK: Duration = Duration::from_secs(1);
+/// How long a server may take before the kernel is asked whether its port is open: longer than
+/// most handshakes, so that nearly none costs a further datagram.
+const REACH_AFTER: Duration = Duration::from_millis(100);
 
 /// A client that waits for data has nothing to say, and who says nothing hears nothing of a server
 /// that has forgotten the connection: so it asks after this silence.
@@ -23,57 +35,194 @@ const KEEP_ALIVE: Duration = Duration::from_secs(1);
 
 /// What the connection tells the writing thread.
 enum News {
+    Connected,
     Piece(Vec<u8>),
     Done,
     Failed(String),
+    /// The kernel has heard that nobody is there.
+    Unreachable(String),
+    Interrupted,
+}
+
+/// How an address ended.
+enum Outcome {
+    Fetched(u64),
+    /// No connection came to be: another address may do better.
+    NotReached(Failure),
+    Failed(Failure),
 }
 
 /// Fetches one file.
 pub(crate) fn run(args: &GetArgs) -> Result<(), Failure> {
-    let mut config = ClientConfig::new(client_tls(&args.trust, hq::ALPN)?);
-    let mut transport = perf::widened(io::transport(&args.io));
-    transport.keep_alive = Some(KEEP_ALIVE);
-    config.transport = Arc::new(transport);
-    let mut out = output(args)?;
+    let fetch = Fetch::prepare(args)?;
+    let addresses = args.server.resolve()?;
+    let mut out = Output::new(&args.output)?;
     let registration = io::open_client(&args.io)?;
     let (news, inbox) = channel();
-    let client = Client { path: args.path.clone(), news, piece: Vec::new(), done: false };
-    registration.connect(args.server, &args.trust.server_name, &config, client)?;
-    let result = receive(&inbox, &mut out, Duration::from_secs(args.timeout));
-    registration.shutdown(0, Duration::from_millis(200));
+    let interrupted = news.clone();
+    signals::forward(move |_signal| interrupted.send(News::Interrupted).is_ok())?;
+    let result = fetch.any(&registration, &addresses, &news, &inbox, &mut out);
+    // What closes has said so in the turn that this waits for; that the server hears of it is
+    // not awaited.
+    registration.shutdown(0, Duration::ZERO);
     result?;
-    out.flush()?;
-    Ok(())
+    out.finish()
 }
 
-fn output(args: &GetArgs) -> Result<Box<dyn Write>, Failure> {
-    if args.output.as_os_str() == "-" {
-        return Ok(Box::new(std::io::stdout().lock()));
+/// Time for people: nothing in here is part of the library.
+#[expect(clippy::disallowed_methods, reason = "a client tells how long it took")]
+fn clock() -> Instant {
+    Instant::now()
+}
+
+struct Fetch<'a> {
+    args: &'a GetArgs,
+    config: ClientConfig,
+    server_name: String,
+    patience: Duration,
+    /// What a handshake gets of it.
+    handshake: Duration,
+}
+
+impl<'a> Fetch<'a> {
+    fn prepare(args: &'a GetArgs) -> Result<Self, Failure> {
+        let server_name = args.trust.server_name(&args.server)?;
+        if !args.path.starts_with('/') {
+            let path = &args.path;
+            return Err(Failure::Usage(format!("{path}: a path begins with /, such as /{path}")));
+        }
+        if args.timeout == 0.0 {
+            return Err(Failure::Usage("--timeout 0: nothing can arrive in no time".to_owned()));
+        }
+        let patience = Duration::try_from_secs_f64(args.timeout)
+            .map_err(|error| Failure::Usage(format!("--timeout {}: {error}", args.timeout)))?;
+        let handshake = patience.min(HANDSHAKE_MAX);
+        let mut config = ClientConfig::new(client_tls(&args.trust, hq::ALPN)?);
+        let mut transport = perf::widened(io::transport(&args.io)?);
+        transport.handshake_timeout = handshake;
+        transport.keep_alive = Some(KEEP_ALIVE);
+        config.transport = Arc::new(transport);
+        Ok(Self { args, config, server_name, patience, handshake })
     }
-    let file = File::create(&args.output).map_err(|e| Failure::file("write", &args.output, &e))?;
-    Ok(Box::new(BufWriter::new(file)))
-}
 
-/// Writes what arrives. `patience` is for silence, not for the whole file.
-fn receive(inbox: &Receiver<News>, out: &mut dyn Write, patience: Duration) -> Result<(), Failure> {
-    loop {
-        match inbox.recv_timeout(patience) {
-            Ok(News::Piece(bytes)) => out.write_all(&bytes)?,
-            Ok(News::Done) => return Ok(()),
-            Ok(News::Failed(why)) => return Err(Failure::Failed(why)),
-            Err(RecvTimeoutError::Timeout) => {
-                let s = patience.as_secs();
-                return Err(Failure::Failed(format!("nothing arrived for {s} s; see --timeout")));
+    /// Fetches from the first address that answers.
+    fn any(
+        &self,
+        registration: &Registration,
+        addresses: &[SocketAddr],
+        news: &Sender<News>,
+        inbox: &Receiver<News>,
+        out: &mut Output,
+    ) -> Result<(), Failure> {
+        let mut last = None;
+        for &address in addresses {
+            let started = clock();
+            match self.one(registration, address, news, inbox, out)? {
+                Outcome::Fetched(bytes) => {
+                    let seconds = started.elapsed().as_secs_f64();
+                    tracing::info!("{bytes} bytes from {address} in {seconds:.3} s");
+                    return Ok(());
+                }
+                Outcome::NotReached(failure) => {
+                    tracing::info!("{failure}");
+                    last = Some(failure);
+                }
+                Outcome::Failed(failure) => return Err(failure),
             }
-            Err(RecvTimeoutError::Disconnected) => {
-                return Err(Failure::Failed("the connection ended without a word".to_owned()));
+        }
+        Err(last.unwrap_or_else(|| Failure::Failed("there is no address to try".to_owned())))
+    }
+
+    fn one(
+        &self,
+        registration: &Registration,
+        address: SocketAddr,
+        news: &Sender<News>,
+        inbox: &Receiver<News>,
+        out: &mut Output,
+    ) -> Result<Outcome, Failure> {
+        tracing::info!("connecting to {address} as {}", self.server_name);
+        let path = self.args.path.clone();
+        let client = Client {
+            path,
+            address,
+            handshake: self.handshake,
+            news: news.clone(),
+            piece: Vec::new(),
+            done: false,
+        };
+        registration.connect(address, &self.server_name, &self.config, client)?;
+        let tell = news.clone();
+        reach::watch(address, REACH_AFTER, self.handshake, move |why| {
+            // Nobody listens any more once the file is complete or given up.
+            let _nobody = tell.send(News::Unreachable(why));
+        });
+        self.receive(address, inbox, out)
+    }
+
+    /// Writes what arrives. Patience is for silence, not for the whole file.
+    fn receive(
+        &self,
+        address: SocketAddr,
+        inbox: &Receiver<News>,
+        out: &mut Output,
+    ) -> Result<Outcome, Failure> {
+        let (mut is_connected, mut bytes) = (false, 0);
+        let started = clock();
+        let failed = |why: String, is_connected: bool| {
+            let failure = Failure::Failed(why);
+            if is_connected { Outcome::Failed(failure) } else { Outcome::NotReached(failure) }
+        };
+        loop {
+            let patience =
+                if is_connected { self.patience } else { self.handshake + HANDSHAKE_SLACK };
+            match inbox.recv_timeout(patience) {
+                Ok(News::Connected) => {
+                    is_connected = true;
+                    let took = started.elapsed().as_secs_f64() * 1e3;
+                    tracing::info!("connected to {address} in {took:.1} ms");
+                }
+                Ok(News::Piece(piece)) => {
+                    bytes += piece.len() as u64;
+                    out.write(&piece)?;
+                }
+                Ok(News::Done) => return Ok(Outcome::Fetched(bytes)),
+                Ok(News::Failed(why)) => return Ok(failed(why, is_connected)),
+                Ok(News::Unreachable(why)) if !is_connected => return Ok(failed(why, false)),
+                Ok(News::Unreachable(_)) => {}
+                Ok(News::Interrupted) => {
+                    return Err(Failure::Failed("interrupted".to_owned()));
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    let s = self.patience.as_secs_f64();
+                    let why = if is_connected {
+                        format!("nothing arrived from {address} for {s} s; see --timeout")
+                    } else {
+                        no_answer(address, self.handshake)
+                    };
+                    return Ok(failed(why, is_connected));
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Ok(failed("the connection ended without a word".to_owned(), true));
+                }
             }
         }
     }
 }
 
+/// Neither a packet nor an ICMP message came back.
+fn no_answer(address: SocketAddr, patience: Duration) -> String {
+    let s = patience.as_secs_f64();
+    format!(
+        "no answer from {address} in {s} s: no such host, no QUIC server on this UDP port, or a \
+         firewall on the way"
+    )
+}
+
 struct Client {
     path: String,
+    address: SocketAddr,
+    handshake: Duration,
     news: Sender<News>,
     piece: Vec<u8>,
     done: bool,
@@ -101,6 +250,7 @@ impl Client {
 
 impl Handler for Client {
     fn connected(&mut self, connection: &mut ConnectionRef<'_>, _resumed: bool) {
+        self.tell(News::Connected);
         let request = Bytes::from(format!("GET {}\r\n", self.path));
         let sent = connection
             .open(Dir::Bi)
@@ -131,7 +281,7 @@ impl Handler for Client {
     }
 
     fn stream_reset(&mut self, _: &mut ConnectionRef<'_>, _: StreamId, code: u64) {
-        self.fail(format!("the server refused {} with code 0x{code:x}", self.path));
+        self.fail(format!("the server refused {}: {}", self.path, hq::meaning(code)));
     }
 
     fn not_connected(&mut self, _: &mut WorkerRef<'_>, failure: ConnectFailure) {
@@ -139,6 +289,9 @@ impl Handler for Client {
     }
 
     fn closed(&mut self, _: &mut ConnectionRef<'_>, reason: CloseReason) {
-        self.fail(reason.to_string());
+        self.fail(match reason {
+            CloseReason::HandshakeTimeout => no_answer(self.address, self.handshake),
+            reason => format!("{}: {reason}", self.address),
+        });
     }
 }

@@ -2,8 +2,20 @@
 
 use crate::args::{ServeArgs, TrustArgs};
 use crate::error::Failure;
+use crate::target::Target;
+use quiclane::TlsConfigError;
 use quiclane::{ClientTls, ServerTls};
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::net::IpAddr;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
+
+/// How long a self-signed certificate is valid: it is made anew at every start. Its first day is
+/// yesterday, for clients whose clocks are behind.
+const SELF_SIGNED_DAYS: i64 = 365;
+/// Others may not read a private key, nor write it.
+const OTHERS: u32 = 0o077;
 
 /// The server's certificate and key, PEM.
 pub(crate) struct Identity {
@@ -14,23 +26,38 @@ pub(crate) struct Identity {
 impl Identity {
     pub(crate) fn from_args(args: &ServeArgs) -> Result<Self, Failure> {
         if let (Some(cert), Some(key)) = (&args.cert, &args.key) {
+            warn_of_open_key(key);
             return Ok(Self { chain: read(cert)?, key: read(key)? });
         }
-        let identity = Self::self_signed()?;
-        if let Some(path) = &args.cert_out {
-            std::fs::write(path, &identity.chain).map_err(|e| Failure::file("write", path, &e))?;
+        let identity = Self::self_signed(args.listen.ip())?;
+        match &args.cert_out {
+            Some(path) => {
+                write_new(path, &identity.chain).map_err(|e| Failure::file("write", path, &e))?;
+            }
+            None => tracing::warn!(
+                "the certificate is self-signed, and no client can check it: --cert-out FILE \
+                 writes it for clients to pin, --cert and --key name one of your own"
+            ),
         }
         Ok(identity)
     }
 
-    fn self_signed() -> Result<Self, Failure> {
-        let names = ["localhost".to_owned()];
-        let made = rcgen::generate_simple_self_signed(names)
-            .map_err(|e| Failure::Failed(format!("no self-signed certificate: {e}")))?;
-        Ok(Self {
-            chain: made.cert.pem().into_bytes(),
-            key: made.signing_key.serialize_pem().into_bytes(),
-        })
+    /// A certificate for this machine, by the names that a client on it, or one that reaches
+    /// `listen`, would use.
+    fn self_signed(listen: IpAddr) -> Result<Self, Failure> {
+        let fail = |e: rcgen::Error| Failure::Failed(format!("no self-signed certificate: {e}"));
+        let mut names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec();
+        if !listen.is_unspecified() && !names.contains(&listen.to_string()) {
+            names.push(listen.to_string());
+        }
+        let mut parameters = rcgen::CertificateParams::new(names).map_err(fail)?;
+        parameters.distinguished_name = rcgen::DistinguishedName::new();
+        let common_name = rcgen::DnType::CommonName;
+        parameters.distinguished_name.push(common_name, "quiclane self-signed");
+        (parameters.not_before, parameters.not_after) = validity();
+        let key = rcgen::KeyPair::generate().map_err(fail)?;
+        let made = parameters.self_signed(&key).map_err(fail)?;
+        Ok(Self { chain: made.pem().into_bytes(), key: key.serialize_pem().into_bytes() })
     }
 
     pub(crate) fn server_tls(&self, protocols: &[&str]) -> Result<ServerTls, Failure> {
@@ -41,24 +68,66 @@ impl Identity {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "a certificate begins today")]
+fn validity() -> (time::OffsetDateTime, time::OffsetDateTime) {
+    let now = time::OffsetDateTime::from(std::time::SystemTime::now());
+    (now - time::Duration::days(1), now + time::Duration::days(SELF_SIGNED_DAYS))
+}
+
+fn warn_of_open_key(key: &Path) {
+    if let Ok(meta) = fs::metadata(key)
+        && meta.mode() & OTHERS != 0
+    {
+        let (path, mode) = (key.display(), meta.mode() & 0o777);
+        tracing::warn!("{path} has mode {mode:o}: others may read this key; chmod 600 {path}");
+    }
+}
+
+/// Writes a file of ours: never through a link, which somebody else may have put there.
+fn write_new(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).custom_flags(libc::O_NOFOLLOW);
+    match options.open(path) {
+        Ok(mut file) => file.write_all(content),
+        Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
+            let text = "it is a link, and a certificate is not written through one";
+            Err(std::io::Error::new(std::io::ErrorKind::AlreadyExists, text))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+impl TrustArgs {
+    /// The name that is asked for: what was typed, or the host.
+    ///
+    /// # Errors
+    /// What was typed is no name.
+    pub(crate) fn server_name(&self, target: &Target) -> Result<String, Failure> {
+        let name = self.server_name.as_deref().unwrap_or_else(|| target.server_name());
+        if ClientTls::is_server_name(name) {
+            return Ok(name.to_owned());
+        }
+        Err(Failure::Usage(format!(
+            "--server-name \"{name}\": neither a DNS name nor an IP address"
+        )))
+    }
+}
+
 /// What a client trusts and speaks.
 pub(crate) fn client_tls(args: &TrustArgs, protocol: &str) -> Result<ClientTls, Failure> {
     let builder = ClientTls::builder();
-    let builder = match (&args.ca, args.insecure) {
-        (Some(path), _) => {
-            let pem = read(path)?;
-            builder
-                .pinned_certificate_pem(&pem)
-                .map_err(|e| Failure::Usage(format!("{} cannot be trusted: {e}", path.display())))?
+    let unusable = |path: &Path, e: TlsConfigError| {
+        Failure::Usage(format!("{} cannot be trusted: {e}", path.display()))
+    };
+    let builder = match (&args.ca, &args.pin, args.insecure) {
+        (Some(path), ..) => builder.roots_pem(&read(path)?).map_err(|e| unusable(path, e))?,
+        (_, Some(path), _) => {
+            builder.pinned_certificate_pem(&read(path)?).map_err(|e| unusable(path, e))?
         }
-        (None, true) => builder.dangerous_insecure(),
-        (None, false) => {
-            return Err(Failure::Usage(
-                "say whom to trust: --ca FILE with the server's certificate, or --insecure for \
-                 tests"
-                    .to_owned(),
-            ));
-        }
+        (.., true) => builder.dangerous_insecure(),
+        _ => builder
+            .roots_der(&system_roots()?.iter().map(AsRef::as_ref).collect::<Vec<_>>())
+            .map_err(|e| Failure::Failed(format!("the system's authorities: {e}")))?,
     };
     builder
         .alpn([protocol])
@@ -66,6 +135,23 @@ pub(crate) fn client_tls(args: &TrustArgs, protocol: &str) -> Result<ClientTls, 
         .map_err(|e| Failure::Usage(format!("TLS cannot be set up: {e}")))
 }
 
+/// The authorities that this system trusts.
+fn system_roots() -> Result<Vec<Vec<u8>>, Failure> {
+    let found = rustls_native_certs::load_native_certs();
+    for error in &found.errors {
+        tracing::debug!(%error, "an authority of the system");
+    }
+    if found.certs.is_empty() {
+        let why = found.errors.first().map_or_else(String::new, |error| format!(" ({error})"));
+        return Err(Failure::Usage(format!(
+            "this system trusts no certificate authority{why}: install ca-certificates, or name \
+             --ca FILE, or --pin FILE with the server's own certificate; --insecure for tests"
+        )));
+    }
+    tracing::debug!("{} authorities of the system", found.certs.len());
+    Ok(found.certs.iter().map(|der| der.to_vec()).collect())
+}
+
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {
-    std::fs::read(path).map_err(|e| Failure::file("read", path, &e))
+    fs::read(path).map_err(|e| Failure::file("read", path, &e))
 }

@@ -8,6 +8,9 @@ use quiclane::datapath::xdp::{Require, XdpConfig};
 use quiclane::exec::{Io, Polling, Registration, RegistrationConfig, UdpTuning};
 use quiclane::topology::Sharing;
 
+/// Headers before the payload of a datagram over IPv4.
+const IPV4_AND_UDP_BYTES: u32 = 28;
+
 /// Opens the workers that the arguments ask for, for a server.
 pub(crate) fn open_server(args: &ServeArgs) -> Result<Registration, Failure> {
     let mut config = config(&args.io)?;
@@ -19,55 +22,86 @@ pub(crate) fn open_server(args: &ServeArgs) -> Result<Registration, Failure> {
     if let Some(mebibytes) = args.max_memory {
         limits.memory_bytes = u64::from(mebibytes) << 20;
     }
-    start(config)
+    // What could not be had, and how workers were placed, the library has logged.
+    Ok(Registration::open(config)?)
 }
 
-/// As [`open_server`], for a client. A server on the same machine has its workers pinned to the first
-/// CPUs: a client on kernel UDP that is not told its CPUs runs wherever the kernel finds one free.
+/// As [`open_server`], for a client.
 pub(crate) fn open_client(args: &IoArgs) -> Result<Registration, Failure> {
-    let mut config = config(args)?;
-    if matches!(config.io, Io::Udp(_)) && config.cpus.is_empty() {
-        config.pin = false;
-    }
-    start(config)
+    Ok(Registration::open(config(args)?)?)
 }
 
-fn start(config: RegistrationConfig) -> Result<Registration, Failure> {
-    let registration = Registration::open(config)?;
-    for note in registration.notes() {
-        tracing::info!("{note}");
-    }
-    for worker in registration.status() {
-        for step in &worker.ladder {
-            tracing::warn!("queue {}: not {}: {}", worker.queue, step.tried, step.reason);
+/// The datapath that was asked for.
+fn kind(args: &IoArgs) -> IoKind {
+    args.io.unwrap_or(if args.dev.is_some() { IoKind::Xdp } else { IoKind::Udp })
+}
+
+/// Refuses what would be without effect: who types it expects one.
+fn check(args: &IoArgs) -> Result<(), Failure> {
+    let kind = kind(args);
+    let typed = [
+        ("--queues", args.queues.is_some()),
+        ("--require", args.require.is_some()),
+        ("--generic", args.generic),
+        ("--frame-size", args.frame_size.is_some()),
+        ("--vlan", !args.vlan.is_empty()),
+    ];
+    let usage = |text: String| Err(Failure::Usage(text));
+    match (kind, &args.dev) {
+        (IoKind::Udp, Some(device)) => {
+            return usage(format!("--dev {device} is for AF_XDP: not with --io udp"));
         }
+        (IoKind::Xdp | IoKind::Auto, None) => {
+            let io = if kind == IoKind::Xdp { "xdp" } else { "auto" };
+            return usage(format!(
+                "--io {io} needs --dev DEV, the network device; `ip link` lists them"
+            ));
+        }
+        (IoKind::Udp, None) => {
+            if let Some((option, _)) = typed.iter().find(|(_, is_typed)| *is_typed) {
+                return usage(format!("{option} is for AF_XDP: it needs --dev DEV"));
+            }
+        }
+        (IoKind::Xdp, Some(_)) if args.workers.is_some() => {
+            return usage(
+                "--workers is for kernel UDP: AF_XDP has a worker for each queue, see --queues"
+                    .to_owned(),
+            );
+        }
+        (IoKind::Xdp | IoKind::Auto, Some(_)) => {}
     }
-    Ok(registration)
+    check_size(args)
+}
+
+/// A datagram that no packet of the device can hold is never sent.
+fn check_size(args: &IoArgs) -> Result<(), Failure> {
+    let (Some(bytes), Some(device)) = (args.max_datagram, &args.dev) else { return Ok(()) };
+    let Some(mtu) = mtu(device) else { return Ok(()) };
+    if u32::from(bytes) + IPV4_AND_UDP_BYTES > mtu {
+        return Err(Failure::Usage(format!(
+            "--max-datagram {bytes}: with IPv4 and UDP that is {} bytes, and the MTU of {device} \
+             is {mtu}",
+            u32::from(bytes) + IPV4_AND_UDP_BYTES
+        )));
+    }
+    Ok(())
+}
+
+fn mtu(device: &str) -> Option<u32> {
+    std::fs::read_to_string(format!("/sys/class/net/{device}/mtu")).ok()?.trim().parse().ok()
 }
 
 fn config(args: &IoArgs) -> Result<RegistrationConfig, Failure> {
-    let kind = args.io.unwrap_or(if args.dev.is_some() { IoKind::Xdp } else { IoKind::Udp });
-    if kind == IoKind::Udp && !args.vlan.is_empty() {
-        return Err(Failure::Usage(
-            "--vlan is for AF_XDP: add --dev DEV, or leave it to the kernel's VLAN devices"
-                .to_owned(),
-        ));
-    }
-    let mut config = match kind {
+    check(args)?;
+    let workers = Some(args.workers.unwrap_or(1));
+    let mut config = match kind(args) {
         IoKind::Udp => {
-            let tuning = UdpTuning::default();
-            RegistrationConfig {
-                io: Io::Udp(tuning),
-                workers: Some(args.workers.unwrap_or(1)),
-                ..RegistrationConfig::default()
-            }
+            RegistrationConfig { io: Io::Udp(udp(args)), workers, ..RegistrationConfig::default() }
         }
         IoKind::Xdp => RegistrationConfig { io: Io::Xdp(xdp(args, Require::Xdp)?), ..base() },
-        IoKind::Auto if args.dev.is_none() => RegistrationConfig {
-            workers: Some(args.workers.unwrap_or(1)),
-            ..RegistrationConfig::default()
-        },
-        IoKind::Auto => RegistrationConfig { io: Io::Auto(xdp(args, Require::Any)?), ..base() },
+        IoKind::Auto => {
+            RegistrationConfig { io: Io::Auto(xdp(args, Require::Any)?), workers, ..base() }
+        }
     };
     if let Some(list) = &args.queues {
         config.queues = parse_list("queues", list).map_err(Failure::Usage)?;
@@ -75,6 +109,9 @@ fn config(args: &IoArgs) -> Result<RegistrationConfig, Failure> {
     if let Some(list) = &args.cpus {
         config.cpus = parse_list("cpus", list).map_err(Failure::Usage)?;
     }
+    // Kernel UDP goes where the scheduler puts it unless CPUs are named: two processes that pin
+    // themselves to the first CPU would take turns there.
+    config.pin_udp = args.cpus.is_some();
     if args.share_cpus {
         config.sharing = Sharing::Allow;
     }
@@ -84,6 +121,14 @@ fn config(args: &IoArgs) -> Result<RegistrationConfig, Failure> {
         PollKind::Sleep => Polling::Sleep,
     };
     Ok(config)
+}
+
+fn udp(args: &IoArgs) -> UdpTuning {
+    let mut tuning = UdpTuning::default();
+    if let Some(bytes) = args.max_datagram {
+        tuning.max_datagram_bytes = tuning.max_datagram_bytes.max(usize::from(bytes));
+    }
+    tuning
 }
 
 fn base() -> RegistrationConfig {
@@ -116,10 +161,14 @@ fn xdp(args: &IoArgs, least: Require) -> Result<XdpConfig, Failure> {
 }
 
 /// The transport settings that the arguments ask for.
-pub(crate) fn transport(args: &IoArgs) -> TransportConfig {
+///
+/// # Errors
+/// Arguments that contradict each other: found before anything is opened.
+pub(crate) fn transport(args: &IoArgs) -> Result<TransportConfig, Failure> {
+    check(args)?;
     let mut config = TransportConfig::default();
     if let Some(bytes) = args.max_datagram {
         config.max_mtu_bytes = bytes;
     }
-    config
+    Ok(config)
 }

@@ -1,7 +1,6 @@
 //! The command line of Quiclane.
 //!
-//! Standard output is data, standard error is talk. Exit codes: 0 fine, 1 failed or found
-//! something, 2 usage, 3 permission, 4 unsupported, 5 partly applied.
+//! Standard output is data, standard error is talk. Exit codes: see `error`.
 
 mod args;
 mod bundle;
@@ -20,12 +19,14 @@ mod perf;
 mod pictures;
 mod place;
 mod queue;
+mod reach;
 mod rss;
 mod secret;
 mod serve;
 mod signals;
 mod status;
 mod sys;
+mod target;
 mod top;
 mod topo;
 mod xdp;

@@ -4,7 +4,7 @@ mod status_file;
 
 use crate::args::ServeArgs;
 use crate::error::Failure;
-use crate::hq::{self, Files};
+use crate::hq::{self, FileServer, Files};
 use crate::identity::Identity;
 use crate::perf;
 use crate::perf::server::PerfServer;
@@ -13,41 +13,49 @@ use crate::{io, status};
 use quiclane::CloseReason;
 use quiclane::RetryPolicy;
 use quiclane::StreamId;
-use quiclane::exec::{ConnectionRef, Handler, Monitor, Registration, ServerConfig};
+use quiclane::exec::{ConnectionRef, Handler, Monitor, Registration, ServerConfig, ShutdownReport};
 use status_file::StatusFile;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// How long connections may take to close at the end.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_millis(500);
+/// How often the end looks whether downloads are still running.
+const DRAIN_STEP: Duration = Duration::from_millis(10);
+/// The longest time that downloads get at the end, in seconds: a day.
+const MAX_GRACE_SECONDS: f64 = 86_400.0;
 
 /// Serves until a signal comes.
 pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
-    let mut end = End::listen()?;
-    let root = root(args)?;
-    let tls = Identity::from_args(args)?.server_tls(&[hq::ALPN, perf::ALPN])?;
-    let mut config = ServerConfig::new(tls);
-    config.transport = Arc::new(perf::widened(io::transport(&args.io)));
+    let mut end = End::listen_as_server()?;
+    let grace = grace(args)?;
+    let mut config = ServerConfig::new(Identity::from_args(args)?.server_tls(&protocols(args))?);
+    config.transport = Arc::new(perf::widened(io::transport(&args.io)?));
     if args.retry {
         config.retry = RetryPolicy::Always;
     }
+    let files = args.files.as_deref().map(files).transpose()?;
+    let mut file = StatusFile::new(args.status_dir.as_deref())?;
     let registration = io::open_server(args)?;
-    let monitor = registration.monitor();
+    let (served, monitor) = (files.clone(), registration.monitor());
     let listener = registration.listen(args.listen, &config, move |_new| {
-        Some(Box::new(Server::new(root.clone(), monitor.clone())) as Box<dyn Handler>)
+        Some(Box::new(Server::new(served.clone(), monitor.clone())) as Box<dyn Handler>)
     })?;
-    let mut file = StatusFile::new(listener.local_addr());
+    file.listen(listener.local_addr());
     file.write(&registration.status());
     announce(args, &registration, listener.local_addr())?;
     while !end.wait(status_file::INTERVAL) {
         file.write(&registration.status());
     }
-    let (last, verdicts) = (registration.status(), registration.verdicts());
     drop(listener);
+    if let Some(files) = &files {
+        drain(files, grace);
+    }
+    let (last, verdicts) = (registration.status(), registration.verdicts());
     let report = registration.shutdown(0, SHUTDOWN_PATIENCE);
-    tracing::info!("{} connections were abandoned", report.abandoned);
+    say_how_it_ended(&report);
     let rows = status::rows(&last);
     if args.json {
         let state = serde_json::json!({
@@ -55,6 +63,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
             "event": "end",
             "queues": rows,
             "counters": status::counters(&last),
+            "files": files.as_ref().map(|files| files.counters()),
             "xdp_verdicts": verdicts.as_ref().map(status::verdicts),
             "cpu_seconds": crate::sys::cpu_seconds(),
         });
@@ -65,14 +74,59 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The directory to serve, checked before anything is opened.
-fn root(args: &ServeArgs) -> Result<Option<PathBuf>, Failure> {
-    let Some(dir) = &args.files else { return Ok(None) };
-    let full = dir.canonicalize().map_err(|e| Failure::file("serve", dir, &e))?;
-    if !full.is_dir() {
-        return Err(Failure::Usage(format!("--files {}: not a directory", dir.display())));
+/// The application protocols that clients may ask for.
+fn protocols(args: &ServeArgs) -> Vec<&'static str> {
+    if args.files.is_none() && !args.perf {
+        tracing::warn!("nothing is served: name --files DIR, or --perf for measurements");
     }
-    Ok(Some(full))
+    let measurements = args.perf.then_some(perf::ALPN);
+    [hq::ALPN].into_iter().chain(measurements).collect()
+}
+
+fn grace(args: &ServeArgs) -> Result<Duration, Failure> {
+    let seconds = args.grace;
+    if !(0.0..=MAX_GRACE_SECONDS).contains(&seconds) {
+        let text = format!("--grace {seconds}: between 0 and {MAX_GRACE_SECONDS} seconds please");
+        return Err(Failure::Usage(text));
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+/// The directory to serve, checked before anything is opened.
+fn files(directory: &Path) -> Result<Arc<FileServer>, Failure> {
+    let full = directory.canonicalize().map_err(|e| Failure::file("serve", directory, &e))?;
+    if !full.is_dir() {
+        return Err(Failure::Usage(format!("--files {}: not a directory", directory.display())));
+    }
+    FileServer::new(&full)
+}
+
+/// Lets running downloads end, for `grace` at most. New ones are refused.
+fn drain(files: &FileServer, grace: Duration) {
+    files.drain();
+    let mut left = grace;
+    while files.counters().requests_now > 0 && !left.is_zero() {
+        let step = left.min(DRAIN_STEP);
+        std::thread::sleep(step);
+        left -= step;
+    }
+    match files.counters().requests_now {
+        0 => {}
+        n => tracing::warn!("{} cut short; see --grace", count(n, "download")),
+    }
+}
+
+fn say_how_it_ended(report: &ShutdownReport) {
+    if report.abandoned > 0 {
+        tracing::info!("{} did not finish closing", count(report.abandoned, "connection"));
+    }
+    if report.stuck > 0 {
+        tracing::warn!("{} did not end in time", count(report.stuck as u64, "worker"));
+    }
+}
+
+fn count(n: u64, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
 }
 
 fn announce(
@@ -92,35 +146,51 @@ fn announce(
         });
         writeln!(out, "{ready}")?;
     } else {
-        let modes: Vec<_> =
-            rows.iter().map(|r| format!("q{} {}", r.queue, r.mode.unwrap_or("-"))).collect();
-        writeln!(out, "ready on {local}: {}", modes.join(", "))?;
+        writeln!(out, "ready on {local}: {}", modes(&rows))?;
     }
     out.flush()?;
     Ok(())
 }
 
+/// How queues are served, neighbours of one mode together: `q0-7 native-copy, q8 generic`.
+fn modes(rows: &[status::QueueRow]) -> String {
+    let mut runs: Vec<(u32, u32, &str)> = Vec::new();
+    for row in rows {
+        let mode = row.mode.unwrap_or("-");
+        match runs.last_mut() {
+            Some((_, last, of)) if *of == mode && *last + 1 == row.queue => *last = row.queue,
+            _ => runs.push((row.queue, row.queue, mode)),
+        }
+    }
+    let one = |(first, last, mode): &(u32, u32, &str)| {
+        if first == last { format!("q{first} {mode}") } else { format!("q{first}-{last} {mode}") }
+    };
+    runs.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
 /// The application of a connection: which it is, ALPN tells.
 enum Server {
-    Undecided(Option<PathBuf>, Monitor),
+    Undecided(Option<Arc<FileServer>>, Monitor),
     Files(Files),
+    /// There is no directory to serve from: every request is refused.
+    Nothing,
     Perf(PerfServer),
 }
 
 impl Server {
-    fn new(root: Option<PathBuf>, monitor: Monitor) -> Self {
-        Self::Undecided(root, monitor)
+    fn new(files: Option<Arc<FileServer>>, monitor: Monitor) -> Self {
+        Self::Undecided(files, monitor)
     }
 }
 
 impl Handler for Server {
     fn connected(&mut self, connection: &mut ConnectionRef<'_>, _resumed: bool) {
         tracing::debug!(remote = %connection.remote(), worker = connection.worker(), "connected");
-        if let Self::Undecided(root, monitor) = self {
+        if let Self::Undecided(files, monitor) = self {
             *self = if connection.alpn() == Some(perf::ALPN.as_bytes()) {
                 Self::Perf(PerfServer::new(monitor.clone()))
             } else {
-                Self::Files(Files::new(root.take()))
+                files.take().map_or(Self::Nothing, |files| Self::Files(Files::new(files)))
             };
         }
     }
@@ -135,6 +205,7 @@ impl Handler for Server {
         match self {
             Self::Undecided(..) => {}
             Self::Files(files) => files.data(connection, stream, data, fin),
+            Self::Nothing => hq::refuse_all(connection, stream),
             Self::Perf(perf) => perf.data(connection, stream, data, fin),
         }
         data.len()
@@ -144,28 +215,69 @@ impl Handler for Server {
         &mut self,
         connection: &mut ConnectionRef<'_>,
         stream: StreamId,
-        _bytes: u64,
-        _fin: bool,
+        bytes: u64,
+        fin: bool,
     ) {
-        if let Self::Perf(perf) = self {
-            perf.top_up(connection, stream);
+        match self {
+            Self::Undecided(..) | Self::Nothing => {}
+            Self::Files(files) => files.acknowledged(connection, stream, bytes, fin),
+            Self::Perf(perf) => perf.top_up(connection, stream),
+        }
+    }
+
+    fn woken(&mut self, connection: &mut ConnectionRef<'_>, _token: u64) {
+        if let Self::Files(files) = self {
+            files.woken(connection);
+        }
+    }
+
+    fn stop_sending(&mut self, connection: &mut ConnectionRef<'_>, stream: StreamId, _code: u64) {
+        if let Self::Files(files) = self {
+            files.gone(connection, stream);
         }
     }
 
     fn stream_reset(&mut self, connection: &mut ConnectionRef<'_>, stream: StreamId, code: u64) {
         // The request will never be complete: neither will the answer.
         let _ = connection.reset(stream, code);
+        if let Self::Files(files) = self {
+            files.gone(connection, stream);
+        }
     }
 
-    fn stream_closed(&mut self, _: &mut ConnectionRef<'_>, stream: StreamId, _context: u64) {
+    fn stream_closed(
+        &mut self,
+        connection: &mut ConnectionRef<'_>,
+        stream: StreamId,
+        _context: u64,
+    ) {
         match self {
-            Self::Undecided(..) => {}
-            Self::Files(files) => files.gone(stream),
+            Self::Undecided(..) | Self::Nothing => {}
+            Self::Files(files) => files.gone(connection, stream),
             Self::Perf(perf) => perf.gone(stream),
         }
     }
 
     fn closed(&mut self, connection: &mut ConnectionRef<'_>, reason: CloseReason) {
         tracing::debug!("{}: {reason}", connection.remote());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queues_of_one_mode_fold() {
+        let row = |queue, mode| status::QueueRow { queue, mode, ..status::QueueRow::default() };
+        let native: Vec<_> = (0..64).map(|queue| row(queue, Some("native-copy"))).collect();
+        assert_eq!(modes(&native), "q0-63 native-copy");
+        let mixed = [row(0, Some("generic")), row(1, Some("udp")), row(3, Some("udp"))];
+        assert_eq!(modes(&mixed), "q0 generic, q1 udp, q3 udp");
+    }
+
+    #[test]
+    fn one_is_no_plural() {
+        assert_eq!([count(0, "worker"), count(1, "worker")], ["0 workers", "1 worker"]);
     }
 }

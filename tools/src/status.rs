@@ -5,7 +5,7 @@ use quiclane::exec::WorkerStatus;
 use serde::Serialize;
 
 /// One queue and the worker that serves it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct QueueRow {
     pub(crate) queue: u32,
     pub(crate) cpu: Option<u32>,

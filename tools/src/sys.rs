@@ -1,17 +1,109 @@
 //! Every call of the command line that the compiler cannot check.
 
-use memmap2::Mmap;
-use std::fs::File;
+use std::ffi::{CStr, CString};
+use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::time::Duration;
 
-/// Maps a file for reading. Whoever truncates it meanwhile ends the process with a fault, as in
-/// every server that maps files.
-pub(crate) fn map(file: &File) -> io::Result<Mmap> {
-    // SAFETY: the mapping is private to us and read only; that nobody truncates the file is
-    // what the doc asks of the operator.
-    unsafe { Mmap::map(file) }
+/// Whether a call may wait for a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wait {
+    Yes,
+    /// What is not in memory is EAGAIN.
+    No,
+}
+
+/// A directory to open files below.
+pub(crate) fn open_directory(path: &Path) -> io::Result<OwnedFd> {
+    let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC;
+    fs::OpenOptions::new().read(true).custom_flags(flags).open(path).map(OwnedFd::from)
+}
+
+/// Opens what lies below a directory, by whatever links that stay below it; the last name must
+/// not be a link.
+pub(crate) fn open_beneath(
+    directory: &OwnedFd,
+    path: &CStr,
+    flags: libc::c_int,
+    wait: Wait,
+) -> io::Result<OwnedFd> {
+    // SAFETY: `open_how` is plain numbers, for which zero is a value.
+    let mut how: libc::open_how = unsafe { std::mem::zeroed() };
+    how.flags = (flags | libc::O_NOFOLLOW | libc::O_CLOEXEC) as u64;
+    how.resolve = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_MAGICLINKS;
+    if wait == Wait::No {
+        how.resolve |= libc::RESOLVE_CACHED;
+    }
+    let fd = directory.as_raw_fd();
+    // SAFETY: the path ends with a zero, and the kernel reads the size of `how` that it is told.
+    let opened = unsafe {
+        libc::syscall(
+            libc::SYS_openat2,
+            fd,
+            path.as_ptr(),
+            &raw const how,
+            size_of::<libc::open_how>(),
+        )
+    };
+    if opened < 0 {
+        let error = io::Error::last_os_error();
+        // Linux 5.12 brought RESOLVE_CACHED: without it, as if it had to wait.
+        let unknown = wait == Wait::No && error.raw_os_error() == Some(libc::EINVAL);
+        return Err(if unknown { io::Error::from_raw_os_error(libc::EAGAIN) } else { error });
+    }
+    // SAFETY: the descriptor was just opened and belongs to nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(opened as i32) })
+}
+
+/// Reads up to `len` bytes at an offset; fewer at the end of the file, and where the rest is not
+/// in memory and the call may not wait.
+pub(crate) fn read_at(file: &File, at: u64, len: usize, wait: Wait) -> io::Result<Vec<u8>> {
+    let mut data: Vec<u8> = Vec::with_capacity(len);
+    let part = libc::iovec { iov_base: data.as_mut_ptr().cast(), iov_len: len };
+    let flags = if wait == Wait::No { libc::RWF_NOWAIT } else { 0 };
+    let at = libc::off_t::try_from(at).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: the vector names `len` bytes that were allocated, which the kernel only writes.
+    let read = unsafe { libc::preadv2(file.as_raw_fd(), &raw const part, 1, at, flags) };
+    let Ok(read) = usize::try_from(read) else {
+        let error = io::Error::last_os_error();
+        return Err(match error.raw_os_error() {
+            // A file system that cannot tell: as if it had to wait.
+            Some(libc::EOPNOTSUPP) => io::ErrorKind::WouldBlock.into(),
+            _ => error,
+        });
+    };
+    // SAFETY: the kernel wrote as many bytes as it says, at most `len`.
+    unsafe { data.set_len(read.min(len)) };
+    Ok(data)
+}
+
+/// Raises the number of descriptors that this process may have as far as it may, and gives it.
+pub(crate) fn raise_descriptors() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer is to a live rlimit, which the call fills.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return 0;
+    }
+    let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
+    // SAFETY: the pointer is to a live rlimit, which the call reads.
+    let done = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const raised) } == 0;
+    if done { raised.rlim_cur } else { limit.rlim_cur }
+}
+
+/// Lets two names change places, at one instant.
+#[cfg(test)]
+pub(crate) fn exchange(a: &Path, b: &Path) -> io::Result<()> {
+    use std::os::unix::ffi::OsStrExt;
+    let [a, b] = [a, b].map(|path| CString::new(path.as_os_str().as_bytes()).unwrap());
+    let (here, how) = (libc::AT_FDCWD, libc::RENAME_EXCHANGE);
+    // SAFETY: both paths end with a zero.
+    match unsafe { libc::renameat2(here, a.as_ptr(), here, b.as_ptr(), how) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Seconds of CPU, user and system, of all threads since the start.
@@ -56,6 +148,16 @@ pub(crate) fn leave_terminal() -> io::Result<()> {
     unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
     // SAFETY: no pointers are passed.
     if unsafe { libc::setsid() } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// The number of a network device.
+pub(crate) fn device_index(name: &str) -> Option<u32> {
+    let name = CString::new(name).ok()?;
+    // SAFETY: the name ends with a zero.
+    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
+        0 => None,
+        index => Some(index),
+    }
 }
 
 /// What a terminal has to say.

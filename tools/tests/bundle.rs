@@ -223,7 +223,7 @@ fn what_is_there_is_not_written_over() {
     assert!(error.contains("there already") && error.contains("-o"), "{error}");
     assert_eq!(std::fs::read_to_string(&output).unwrap(), "mine");
     let out = bundle(machine.path(), &place.path().join("no/such/place.tar"), &[]);
-    assert_eq!(out.status.code(), Some(1), "{out:?}");
+    assert_eq!(out.status.code(), Some(2), "{out:?}");
     let out = bundle(machine.path(), &place.path().join("x.tar.zst"), &[]);
     assert_eq!(out.status.code(), Some(2), "{out:?}");
 }

@@ -30,7 +30,7 @@ impl Server {
         let name = format!("quiclane-cli-{}-{number}.pem", std::process::id());
         let certificate = std::env::temp_dir().join(name);
         let mut child = Command::new(env!("CARGO_BIN_EXE_quiclane"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--json", "--files"])
+            .args(["serve", "--perf", "--listen", "127.0.0.1:0", "--json", "--files"])
             .arg(files)
             .arg("--cert-out")
             .arg(&certificate)
@@ -80,10 +80,10 @@ fn directory(name: &str) -> std::path::PathBuf {
 fn mistakes_are_named_with_value_and_remedy() {
     let cases: [(&[&str], i32, &[&str]); 7] = [
         (&["serve", "--io", "xdp"], 2, &["--dev"]),
-        (&["serve", "--queues", "0-x"], 2, &["--queues", "0-x"]),
-        (&["serve", "--files", "/nowhere/at/all"], 1, &["/nowhere/at/all"]),
+        (&["serve", "--dev", "lo", "--queues", "0-x"], 2, &["--queues", "0-x"]),
+        (&["serve", "--files", "/nowhere/at/all"], 2, &["/nowhere/at/all"]),
         (&["serve", "--io", "xdp", "--dev", "no-such-dev0"], 2, &["no-such-dev0"]),
-        (&["get", "127.0.0.1:1", "/x"], 2, &["--ca", "--insecure"]),
+        (&["get", "127.0.0.1:1", "/x", "--ca", "/nowhere.pem"], 2, &["/nowhere.pem"]),
         (&["perf", "run", "127.0.0.1:1", "--insecure", "--seconds", "0"], 2, &["--seconds"]),
         (&["get", "nonsense", "/x"], 2, &["nonsense"]),
     ];
@@ -111,10 +111,10 @@ fn a_file_is_fetched_and_counted() {
     let content: Vec<u8> = (0..3_000_000u32).map(|i| ((i * 31) >> 3) as u8).collect();
     std::fs::File::create(dir.join("data")).unwrap().write_all(&content).unwrap();
     let server = Server::start(&dir);
-    let got = quiclane(&["get", &server.address, "/data", "--ca", server.trust()]);
+    let got = quiclane(&["get", &server.address, "/data", "--pin", server.trust()]);
     assert!(got.status.success(), "{}", String::from_utf8_lossy(&got.stderr));
     assert!(got.stdout == content, "{} of {} bytes", got.stdout.len(), content.len());
-    let (code, text) = failure(&["get", &server.address, "/none", "--ca", server.trust()]);
+    let (code, text) = failure(&["get", &server.address, "/none", "--pin", server.trust()]);
     assert_eq!(code, 1);
     assert!(text.contains("/none"), "{text}");
     let end = server.stop();
@@ -128,7 +128,7 @@ fn a_server_that_is_not_trusted_is_refused() {
     let dir = directory("trust");
     let server = Server::start(&dir);
     let other = Server::start(&dir);
-    let (code, text) = failure(&["get", &server.address, "/x", "--ca", other.trust()]);
+    let (code, text) = failure(&["get", &server.address, "/x", "--pin", other.trust()]);
     assert_eq!(code, 1, "{text}");
     assert!(!text.is_empty());
     std::fs::remove_dir_all(&dir).unwrap();
@@ -149,7 +149,7 @@ fn every_scenario_reports_one_object() {
             "0.3",
             "--connections",
             "2",
-            "--ca",
+            "--pin",
             server.trust(),
             "--json",
         ]);
@@ -171,7 +171,7 @@ fn a_reader_that_leaves_is_no_error() {
     std::fs::write(dir.join("data"), vec![7; 2_000_000]).unwrap();
     let server = Server::start(&dir);
     let mut child = Command::new(env!("CARGO_BIN_EXE_quiclane"))
-        .args(["get", &server.address, "/data", "--ca", server.trust()])
+        .args(["get", &server.address, "/data", "--pin", server.trust()])
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();

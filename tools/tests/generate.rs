@@ -157,7 +157,7 @@ fn devices_are_completed() {
 #[test]
 fn a_place_that_takes_no_pages_is_named() {
     let out = cli().run(&["man", "/proc/no/pages"]);
-    assert_eq!(out.status.code(), Some(1), "{out:?}");
+    assert_eq!(out.status.code(), Some(2), "{out:?}");
     let error = String::from_utf8(out.stderr).unwrap();
     assert!(error.contains("/proc/no/pages"), "{error}");
 }

@@ -276,7 +276,7 @@ fn mistakes_are_answered_with_the_thing_and_the_remedy() {
         (&nowhere, vec!["xdp", "list"], 2, "no captured machine"),
         (root, with(&["--verify"]), 2, "--root"),
         (root, with(&["--cid", "xyz"]), 2, "hex"),
-        (root, vec!["flow", "explain", "eth0", "--pcap", "/nowhere.pcap"], 1, "/nowhere.pcap"),
+        (root, vec!["flow", "explain", "eth0", "--pcap", "/nowhere.pcap"], 2, "/nowhere.pcap"),
     ];
     for (root, args, code, word) in cases {
         let out = quiclane(root, &args);

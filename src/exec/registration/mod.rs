@@ -31,6 +31,7 @@ use super::port::Source;
 use super::status::{Board, WorkerStatus};
 use crate::datapath::xdp::VerdictCounters;
 use crate::proto::token::UsedTokens;
+use crate::time::Instant;
 use crate::topology::Note;
 use start::Secrets;
 use std::net::SocketAddr;
@@ -127,6 +128,8 @@ impl Monitor {
         self.boards.iter().enumerate().map(row).collect()
     }
 }
+/// How often a shutdown looks whether workers have ended.
+const JOIN_STEP: Duration = Duration::from_micros(200);
 
 /// How a shutdown went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -241,33 +244,48 @@ impl Registration {
 
     /// Closes every connection with an application code, and waits until all are gone, but no
     /// longer than `patience`; then the workers end. Connections take a few round trips to
-    /// close: their last packet may be lost.
+    /// close: their last packet may be lost. A worker that is stuck in a callback is waited for
+    /// a second longer ([`STUCK_PATIENCE`](Self::STUCK_PATIENCE)) and then left behind.
     ///
     /// Workers that an application turns itself are told, and not waited for.
     pub fn shutdown(mut self, code: u64, patience: Duration) -> ShutdownReport {
         self.finish(code, patience)
     }
 
+    /// What a worker gets to end after its connections have: more than any turn takes on a
+    /// machine that is overloaded, and little for whoever waits for a process to end.
+    pub const STUCK_PATIENCE: Duration = Duration::from_secs(1);
+
     fn finish(&mut self, code: u64, patience: Duration) -> ShutdownReport {
         let until = self.clock.now() + patience;
+        let last = until + Self::STUCK_PATIENCE;
         for worker in 0..self.workers() {
-            self.post_for_certain(worker, || Control::Finish { code, until });
+            self.post_until(last, worker, || Control::Finish { code, until });
         }
         let mut report = ShutdownReport::default();
-        for thread in self.threads.drain(..) {
-            if thread.join().is_err() {
-                report.stuck += 1;
+        let mut running = std::mem::take(&mut self.threads);
+        loop {
+            let (ended, left): (Vec<_>, Vec<_>) =
+                running.into_iter().partition(JoinHandle::is_finished);
+            report.stuck += ended.into_iter().filter_map(|thread| thread.join().err()).count();
+            running = left;
+            if running.is_empty() || self.clock.now() >= last {
+                break;
             }
+            std::thread::sleep(JOIN_STEP);
         }
+        report.stuck += running.len();
         report.abandoned =
             self.shared.boards.iter().map(|board| board.read().lane.connections).sum();
         report
     }
 
-    /// Posts to a worker whose inbox may be full just now.
-    fn post_for_certain(&self, worker: usize, control: impl Fn() -> Control) {
+    /// Posts to a worker whose inbox may be full just now, until the worker has to be stuck.
+    fn post_until(&self, last: Instant, worker: usize, control: impl Fn() -> Control) {
         let Some(mailbox) = self.shared.fleet.mailbox(worker) else { return };
-        while mailbox.post(Command::Control(control())) == Err(super::handoff::PostError::Full) {
+        while mailbox.post(Command::Control(control())) == Err(super::handoff::PostError::Full)
+            && self.clock.now() < last
+        {
             std::thread::yield_now();
         }
     }

@@ -18,7 +18,7 @@ use crate::datapath::xdp::{XdpConfig, XdpDevice, XdpError};
 use crate::lb::{Codec, MAX_WORKERS, ReservedConfigId};
 use crate::proto::crypto::ResetKey;
 use crate::proto::token::{TokenConfig, Tokens, UsedTokens};
-use crate::topology::{self, Note, Placement, PlacementError, Request, Sharing};
+use crate::topology::{self, Machine, Note, Placement, PlacementError, Request, Sharing};
 use crossbeam::channel;
 use std::fmt;
 use std::io;
@@ -158,10 +158,24 @@ impl WorkerSeed {
 pub(super) fn prepare(
     config: RegistrationConfig,
 ) -> Result<(Registration, Vec<WorkerSeed>), OpenError> {
+    let machine = topology::Source::live().machine();
+    // What cannot be placed is said before the device is touched: attaching to it makes some
+    // drivers reset their queues.
+    let placed = match &config.io {
+        Io::Xdp(xdp) => Some(placement(&config, &machine, Some(&xdp.device))?),
+        Io::Udp(_) | Io::Auto(_) => None,
+    };
+    if let Io::Auto(xdp) = &config.io {
+        placement(&config, &machine, Some(&xdp.device))?;
+    }
     let source = source(&config.io)?;
-    let placement = placement(&config, &source)?;
-    for note in &placement.notes {
-        tracing::warn!(%note, "placement");
+    let placement = match (placed, &source) {
+        (Some(placed), _) => placed,
+        (None, Source::Xdp { device, .. }) => placement(&config, &machine, Some(device.name()))?,
+        (None, Source::Udp { .. }) => placement(&config, &machine, None)?,
+    };
+    for note in folded(&placement.notes) {
+        tracing::warn!("{note}");
     }
     let workers = placement.rows.len();
     if workers == 0 || workers > MAX_WORKERS {
@@ -177,10 +191,11 @@ pub(super) fn prepare(
         Profile::Scavenger => Polling::Sleep,
         Profile::LowLatency | Profile::RealTime => config.polling,
     };
+    let is_pinned = is_pinned(&config, &source);
     let seed = |(number, row): (usize, &topology::Assignment)| WorkerSeed {
         number,
         name: thread_name(&config.name, &suffix(&source, number, row.queue)),
-        berth: if config.pin {
+        berth: if is_pinned {
             Berth::from(*row)
         } else {
             Berth { queue: row.queue, ..Berth::default() }
@@ -296,7 +311,11 @@ fn source(io: &Io) -> Result<Source, OpenError> {
             tracing::warn!(device = config.device, %error, "kernel UDP instead of AF_XDP");
             let ladder = match error {
                 XdpError::Refused { ladder, .. } => steps(&ladder),
-                error => vec![LadderStep { tried: Mode::Generic, reason: error.to_string() }],
+                // It failed before any mode was tried: so the first.
+                error => {
+                    let tried = config.force_mode.unwrap_or(Mode::NativeZerocopy);
+                    vec![LadderStep { tried, reason: error.to_string() }]
+                }
             };
             Ok(Source::Udp { tuning: UdpTuning::default(), ladder })
         }),
@@ -308,37 +327,61 @@ fn attach(config: &XdpConfig) -> Result<Source, XdpError> {
     Ok(Source::Xdp { device, ladder })
 }
 
-/// Which CPU serves which queue; without a device, workers are placed as if they were queues.
-fn placement(config: &RegistrationConfig, source: &Source) -> Result<Placement, OpenError> {
-    let machine = topology::Source::live().machine();
+/// Whether workers are bound to their CPUs.
+fn is_pinned(config: &RegistrationConfig, source: &Source) -> bool {
+    config.pin && (config.pin_udp || matches!(source, Source::Xdp { .. }))
+}
+
+/// Which CPU serves which queue of `device`; without one, workers are placed as if they were
+/// queues.
+fn placement(
+    config: &RegistrationConfig,
+    machine: &Machine,
+    device: Option<&str>,
+) -> Result<Placement, OpenError> {
     let allowed = sys::allowed_cpus().map_err(OpenError::System)?;
     let mut request = Request {
-        device: None,
+        device: device.map(str::to_owned),
         queues: config.queues.clone(),
         cpus: config.cpus.clone(),
         allowed,
         sharing: config.sharing,
     };
-    match source {
-        Source::Xdp { device, .. } => request.device = Some(device.name().to_owned()),
-        Source::Udp { .. } => {
-            let cpus = if config.cpus.is_empty() { &request.allowed } else { &config.cpus };
-            let workers = config.workers.unwrap_or(cpus.len());
-            if workers == 0 || workers > MAX_WORKERS {
-                return Err(OpenError::Workers(workers));
-            }
-            request.queues = (0..workers as u32).collect();
+    if device.is_none() {
+        let cpus = if config.cpus.is_empty() { &request.allowed } else { &config.cpus };
+        let workers = config.workers.unwrap_or(cpus.len());
+        if workers == 0 || workers > MAX_WORKERS {
+            return Err(OpenError::Workers(workers));
         }
+        request.queues = (0..workers as u32).collect();
     }
-    if !config.pin {
+    let is_pinned = config.pin && (config.pin_udp || device.is_some());
+    if !is_pinned {
         request.sharing = Sharing::Allow;
     }
-    let mut placement = topology::place(&machine, &request).map_err(OpenError::Placement)?;
-    if !config.pin {
+    let mut placement = topology::place(machine, &request).map_err(OpenError::Placement)?;
+    if !is_pinned {
         // Nothing is placed, so there is nothing to say about it.
         placement.notes.retain(|note| matches!(note, Note::NodeUnknown { .. }));
     }
     Ok(placement)
+}
+
+/// Notes for a log: one line for each kind.
+fn folded(notes: &[Note]) -> Vec<String> {
+    let mut lines: Vec<(&Note, usize)> = Vec::new();
+    for note in notes {
+        let kind = std::mem::discriminant(note);
+        match lines.iter_mut().find(|(first, _)| std::mem::discriminant(*first) == kind) {
+            Some((_, more)) => *more += 1,
+            None => lines.push((note, 0)),
+        }
+    }
+    let line = |(note, more): &(&Note, usize)| match more {
+        0 => note.to_string(),
+        more => format!("{note}; and {more} more such"),
+    };
+    lines.iter().map(line).collect()
 }
 
 /// What is derived from the host's secret, each from bytes of its own.
@@ -426,5 +469,14 @@ mod tests {
         let (a, b) = (host(1), host(2));
         assert_eq!((a.cid_key, a.tokens), (b.cid_key, b.tokens), "tokens work on every host");
         assert!(a.reset != b.reset);
+    }
+
+    #[test]
+    fn notes_of_one_kind_are_one_line() {
+        let shared = |cpu| Note::SharedCpu { cpu, queues: vec![0, 1] };
+        let unknown = Note::NodeUnknown { device: "a".to_owned(), reason: "b".to_owned() };
+        let lines = folded(&[shared(0), unknown, shared(1), shared(2)]);
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(lines[0].contains("cpu 0") && lines[0].contains("2 more"), "{lines:?}");
     }
 }

@@ -47,7 +47,13 @@ impl Connection {
         }
         let closing =
             Closing::new(e.code, e.frame_type, Bytes::from_static(e.reason.as_bytes()), false);
-        self.begin_closing(now, closing, CloseReason::Transport(e));
+        // The peer is told the code; the application also hears which certificate it was.
+        let failure = self.session.as_ref().and_then(|session| session.failure());
+        let reason = match failure {
+            Some(tls) if tls.code() == e.code => CloseReason::Handshake(tls.clone()),
+            _ => CloseReason::Transport(e),
+        };
+        self.begin_closing(now, closing, reason);
     }
 
     pub(super) fn close_aead_limit(&mut self, now: Instant) {

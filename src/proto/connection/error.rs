@@ -1,5 +1,6 @@
 //! Why a connection ends.
 
+use crate::proto::crypto::TlsError;
 use crate::proto::streams::StreamError;
 use crate::wire::frame::FrameError;
 use bytes::Bytes;
@@ -45,6 +46,28 @@ pub mod code {
     pub const UNEXPECTED_MESSAGE: u64 = CRYPTO_ERROR + 10;
     /// The TLS alert for a missing extension.
     pub const MISSING_EXTENSION: u64 = CRYPTO_ERROR + 109;
+
+    /// What a code means, for people: those that an operator can do something about.
+    pub(super) const fn meaning(code: u64) -> Option<&'static str> {
+        Some(match code {
+            NO_ERROR => "no error",
+            INTERNAL_ERROR => "internal error",
+            CONNECTION_REFUSED => "the server takes no new connections",
+            PROTOCOL_VIOLATION => "protocol violation",
+            INVALID_TOKEN => "the token is not valid",
+            APPLICATION_ERROR => "its application closed the connection",
+            KEY_UPDATE_ERROR => "key update error",
+            0x128 => "TLS handshake failure: nothing in common",
+            0x12a => "TLS: it refuses the certificate",
+            0x12d => "TLS: a certificate has expired",
+            0x12e => "TLS: it does not accept the certificate",
+            0x130 => "TLS: it does not know who issued the certificate",
+            0x170 => "TLS: it does not serve this name",
+            0x174 => "TLS: it wants a certificate",
+            0x178 => "TLS: it does not speak this application protocol (ALPN)",
+            _ => return None,
+        })
+    }
 }
 
 /// A violation that ends the connection with CONNECTION_CLOSE.
@@ -104,8 +127,10 @@ pub enum CloseReason {
         /// The application's code.
         code: u64,
     },
-    /// We closed it because the peer broke the protocol, or the handshake failed.
+    /// We closed it because the peer broke the protocol.
     Transport(TransportError),
+    /// We closed it because TLS failed: a certificate that is not trusted, for example.
+    Handshake(TlsError),
     /// The peer's application closed it.
     PeerApplication {
         /// The application's code.
@@ -132,21 +157,43 @@ pub enum CloseReason {
     VersionMismatch,
 }
 
+/// Characters of a peer's reason that are shown.
+const REASON_SHOWN_CHARS: usize = 128;
+
+/// What a peer says, in quotes: nothing in it reaches a terminal or a log as it is, and it is cut.
+fn fmt_reason(f: &mut fmt::Formatter<'_>, reason: &[u8]) -> fmt::Result {
+    if reason.is_empty() {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(reason);
+    let mut chars = text.chars();
+    f.write_str(": \"")?;
+    for shown in chars.by_ref().take(REASON_SHOWN_CHARS) {
+        write!(f, "{}", shown.escape_debug())?;
+    }
+    f.write_str(if chars.next().is_some() { "...\"" } else { "\"" })
+}
+
 impl fmt::Display for CloseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Local { code } => write!(f, "closed by this application with code {code}"),
             Self::Transport(e) => write!(f, "closed for a violation: {e}"),
-            Self::PeerApplication { code, reason } => write!(
-                f,
-                "closed by the peer's application with code {code}: {}",
-                String::from_utf8_lossy(reason)
-            ),
-            Self::PeerTransport { code, frame_type, reason } => write!(
-                f,
-                "closed by the peer with code 0x{code:x}, frame type 0x{frame_type:x}: {}",
-                String::from_utf8_lossy(reason)
-            ),
+            Self::Handshake(e) => e.fmt(f),
+            Self::PeerApplication { code, reason } => {
+                write!(f, "closed by the peer's application with code {code}")?;
+                fmt_reason(f, reason)
+            }
+            Self::PeerTransport { code, frame_type, reason } => {
+                write!(f, "closed by the peer with code 0x{code:x}")?;
+                if let Some(meaning) = code::meaning(*code) {
+                    write!(f, " ({meaning})")?;
+                }
+                if *frame_type != 0 {
+                    write!(f, ", frame type 0x{frame_type:x}")?;
+                }
+                fmt_reason(f, reason)
+            }
             Self::IdleTimeout => f.write_str("nothing arrived within the idle timeout"),
             Self::HandshakeTimeout => f.write_str("the handshake did not finish in time"),
             Self::StatelessReset => f.write_str(
@@ -154,5 +201,32 @@ impl fmt::Display for CloseReason {
             ),
             Self::VersionMismatch => f.write_str("the peer speaks no version of QUIC that we do"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn closed(reason: &[u8]) -> String {
+        let reason = Bytes::copy_from_slice(reason);
+        CloseReason::PeerApplication { code: 7, reason }.to_string()
+    }
+
+    #[test]
+    fn a_peers_reason_reaches_no_terminal() {
+        assert_eq!(closed(b""), "closed by the peer's application with code 7");
+        let text = closed(b"\x1b[2Jgone\nquiclane: all is well\xff");
+        assert!(!text.contains(['\x1b', '\n']), "{text}");
+        assert!(text.contains("gone") && text.contains("\\n"), "{text}");
+        let long = closed(&[b'a'; 300]);
+        assert!(long.len() < 200 && long.ends_with("...\""), "{long}");
+    }
+
+    #[test]
+    fn a_code_is_explained() {
+        let reason = Bytes::new();
+        let text = CloseReason::PeerTransport { code: 0x178, frame_type: 6, reason }.to_string();
+        assert!(text.contains("0x178") && text.contains("ALPN"), "{text}");
     }
 }

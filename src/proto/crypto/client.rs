@@ -5,20 +5,19 @@ use std::io::Write;
 use std::sync::Arc;
 
 use rustls::client::Resumption;
+use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
-};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 use super::config::{
     KeyLog, TlsConfigError, certificates, checked_alpn, checked_provider, identity, private_key,
     private_key_der,
 };
-use super::provider;
 use super::time::TimeOfCall;
+use super::{provider, refused};
 
 /// Servers whose tickets are remembered.
 const DEFAULT_SESSIONS: usize = 256;
@@ -68,6 +67,12 @@ impl ClientTls {
             sessions: DEFAULT_SESSIONS,
             key_log: None,
         }
+    }
+
+    /// True if a server can be asked for by this name: a DNS name or an IP address.
+    #[must_use]
+    pub fn is_server_name(name: &str) -> bool {
+        ServerName::try_from(name).is_ok()
     }
 
     /// The same settings without the memory of servers.
@@ -201,17 +206,13 @@ impl ClientTlsBuilder {
         let builder = ClientConfig::builder_with_details(Arc::clone(&provider), time)
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|error| TlsConfigError::from_tls(&error))?;
-        let builder = match trust {
-            Trust::Roots(roots) => builder.with_root_certificates(roots),
-            Trust::Pinned(certificate) => {
-                let exactly = Exactly { certificate: Some(certificate), provider };
-                builder.dangerous().with_custom_certificate_verifier(Arc::new(exactly))
-            }
-            Trust::Anyone => {
-                let anyone = Exactly { certificate: None, provider };
-                builder.dangerous().with_custom_certificate_verifier(Arc::new(anyone))
-            }
+        let whom = match trust {
+            Trust::Roots(roots) => Whom::under(roots, &provider)?,
+            Trust::Pinned(certificate) => Whom::Exactly(certificate),
+            Trust::Anyone => Whom::Anyone,
         };
+        let verifier = Arc::new(Verifier { whom, provider });
+        let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
         let mut config = match self.identity {
             None => builder.with_no_client_auth(),
             Some(identity) => {
@@ -256,29 +257,51 @@ pub(super) fn root_store(
     }
 }
 
-/// Believes one certificate, or with `None` any. Signatures are checked either way, so that
-/// the peer has the key of the certificate that it shows.
+/// Whom a client believes. Signatures are checked in any case, so that the peer has the key of
+/// the certificate that it shows.
 #[derive(Debug)]
-struct Exactly {
-    certificate: Option<CertificateDer<'static>>,
+struct Verifier {
+    whom: Whom,
     provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for Exactly {
+#[derive(Debug)]
+enum Whom {
+    /// What was issued under known roots, for the name that was asked for.
+    Roots(Arc<WebPkiServerVerifier>),
+    /// One certificate.
+    Exactly(CertificateDer<'static>),
+    Anyone,
+}
+
+impl Whom {
+    fn under(roots: RootCertStore, provider: &Arc<CryptoProvider>) -> Result<Self, TlsConfigError> {
+        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
+            .build()
+            .map(Self::Roots)
+            .map_err(|error| TlsConfigError::Tls { detail: error.to_string() })
+    }
+}
+
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        match &self.certificate {
-            Some(pinned) if pinned.as_ref() != end_entity.as_ref() => {
-                Err(CertificateError::UnknownIssuer.into())
+        let verdict = match &self.whom {
+            Whom::Roots(roots) => {
+                roots.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
             }
-            _ => Ok(ServerCertVerified::assertion()),
-        }
+            Whom::Exactly(pinned) if pinned.as_ref() != end_entity.as_ref() => {
+                return Err(refused::not_pinned(end_entity));
+            }
+            Whom::Exactly(_) | Whom::Anyone => Ok(ServerCertVerified::assertion()),
+        };
+        verdict.map_err(|error| refused::explained(error, end_entity, intermediates.len()))
     }
 
     fn verify_tls12_signature(

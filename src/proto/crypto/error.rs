@@ -49,7 +49,7 @@ impl TlsError {
 
 impl fmt::Display for TlsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "TLS handshake failed (code {:#x}): {}", self.code, self.reason)
+        write!(f, "the TLS handshake failed: {} (code {:#x})", self.reason, self.code)
     }
 }
 

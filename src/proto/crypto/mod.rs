@@ -39,6 +39,7 @@
 //! from 1970, as that of `exec` does, which is set once to the time of day: a process that began
 //! before the machine knew it refuses certificates until it is started again.
 
+mod certificate;
 mod client;
 mod config;
 #[cfg(test)]
@@ -46,6 +47,7 @@ mod costs;
 mod error;
 mod keys;
 mod provider;
+mod refused;
 mod retry;
 mod seal;
 mod server;

@@ -8,6 +8,7 @@ use rustls::quic::{ClientConnection, Connection, ServerConnection, Version};
 use rustls::{AlertDescription, HandshakeKind};
 
 use super::keys::{KeyChange, OneRttSecrets};
+use super::refused::Refused;
 use super::{ClientTls, Level, ServerTls, TlsError, time};
 use crate::time::Instant;
 
@@ -117,9 +118,18 @@ impl Session {
             return Ok(());
         }
         time::at(now, || self.tls.read_hs(data)).map_err(|error| {
+            if let Some(refused) = Refused::of(&error) {
+                return TlsError::alert(refused.alert, refused.to_string());
+            }
             let alert = self.tls.alert().unwrap_or_else(|| alert_for(&error));
             TlsError::alert(alert, error.to_string())
         })
+    }
+
+    /// What ended the handshake, if something did.
+    #[must_use]
+    pub fn failure(&self) -> Option<&TlsError> {
+        self.failed.as_ref()
     }
 
     /// Appends handshake bytes to send, and gives new keys when there are some. Call again

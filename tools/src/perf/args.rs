@@ -1,8 +1,8 @@
 //! Arguments of `quiclane perf`, as they are typed.
 
 use crate::args::{IoArgs, ServeArgs, TrustArgs};
+use crate::target::Target;
 use clap::{Args, Subcommand, ValueEnum};
-use std::net::SocketAddr;
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct PerfArgs {
@@ -14,7 +14,7 @@ pub(crate) struct PerfArgs {
 pub(crate) enum PerfCommand {
     /// Run a scenario against a server.
     Run(PerfRunArgs),
-    /// Be the server: the same as `serve` without files.
+    /// Be the server: the same as `serve --perf`.
     Server(ServeArgs),
 }
 
@@ -49,9 +49,9 @@ impl Scenario {
 /// nothing was heard for longer than --max-silence.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct PerfRunArgs {
-    /// The server.
-    #[arg(value_name = "ADDR:PORT")]
-    pub(crate) server: SocketAddr,
+    /// The server: a name or an address, and a port, such as [2001:db8::1]:4433.
+    #[arg(value_name = "HOST:PORT", value_parser = Target::parse)]
+    pub(crate) server: Target,
     /// What is measured.
     #[arg(long, value_enum, default_value = "download")]
     pub(crate) scenario: Scenario,

@@ -16,7 +16,7 @@ use super::settings::Settings;
 use super::state::ServerState;
 use super::tally::{Latencies, Tally, Totals, Window, histogram, out_most};
 use super::{ALPN, host, state, widened};
-use crate::args::PollKind;
+use crate::args::{PollKind, ServeArgs};
 use crate::error::Failure;
 use crate::identity::client_tls;
 use crate::signals::End;
@@ -56,7 +56,7 @@ const HPS_FAILURES_MAX: u64 = 1000;
 /// Runs a scenario, or the server for one.
 pub(crate) fn run(args: &PerfArgs) -> Result<(), Failure> {
     match &args.command {
-        PerfCommand::Server(serve) => serve::run(serve),
+        PerfCommand::Server(args) => serve::run(&ServeArgs { perf: true, ..args.clone() }),
         PerfCommand::Run(run) => measure(run),
     }
 }
@@ -133,16 +133,18 @@ impl Run {
         cycles: Option<Cycles>,
     ) -> Result<Self, Failure> {
         let mut config = ClientConfig::new(client_tls(&args.trust, ALPN)?);
-        let transport = widened(io::transport(&args.io));
+        let transport = widened(io::transport(&args.io)?);
         config.transport = Arc::new(TransportConfig { keep_alive: Some(KEEP_ALIVE), ..transport });
+        let server_name = args.trust.server_name(&args.server)?;
+        let server = args.server.resolve_one()?;
         let registration = io::open_client(&args.io)?;
         let workers = registration.workers();
         let (news, inbox) = channel();
         let plan = Arc::new(Plan {
             request: Plan::request(&settings),
             settings,
-            server: args.server,
-            server_name: args.trust.server_name.clone(),
+            server,
+            server_name,
             config,
             window: Window::default(),
             tallies: (0..workers).map(|_| Tally::default()).collect(),

@@ -4,6 +4,7 @@
 //! The file is replaced as a whole (rename), so that a reader never sees half of one, and is
 //! removed in the end. What killed servers left behind is removed by the next one.
 
+use crate::error::Failure;
 use quiclane::exec::{WorkerStatus, named_queue_stats};
 use quiclane::topology::survey::server::{
     DIRECTORY, SCHEMA, Server, ServerWorker, parse_started_ticks,
@@ -30,15 +31,44 @@ pub(super) struct StatusFile {
     refused: bool,
     /// Reasons for drops of which the log has spoken.
     warned: BTreeSet<String>,
+    /// An operator chose the directory.
+    is_named: bool,
 }
 
 impl StatusFile {
-    /// Makes the place for it, as far as this process may.
-    pub(super) fn new(listen: SocketAddr) -> Self {
-        Self::below(Path::new(DIRECTORY), listen)
+    /// Makes the place for it, as far as this process may. Without a name that is where the
+    /// reading verbs look, and a server that may not write there runs without; a directory that
+    /// was named has to be had.
+    ///
+    /// # Errors
+    /// The directory that was named cannot be written to.
+    pub(super) fn new(named: Option<&Path>) -> Result<Self, Failure> {
+        let directory = named.unwrap_or(Path::new(DIRECTORY));
+        let mut file = Self::below(directory);
+        file.is_named = named.is_some();
+        let ready = fs::create_dir_all(directory).and_then(|()| trusted(directory));
+        let written = ready.and_then(|()| file.replace());
+        let is_ours = written.is_ok();
+        match (written, named) {
+            (Ok(()), None) => {}
+            (Ok(()), Some(_)) => {
+                if !directory.starts_with(DIRECTORY) {
+                    let path = directory.display();
+                    tracing::info!("doctor looks below {DIRECTORY}, and not in {path}");
+                }
+            }
+            (Err(error), Some(_)) => {
+                return Err(Failure::file("write below", directory, &error));
+            }
+            (Err(error), None) => file.refuse(&error),
+        }
+        if is_ours {
+            sweep(directory);
+        }
+        Ok(file)
     }
 
-    fn below(directory: &Path, listen: SocketAddr) -> Self {
+    fn below(directory: &Path) -> Self {
         let pid = std::process::id();
         let server = Server {
             schema: SCHEMA.to_owned(),
@@ -47,16 +77,16 @@ impl StatusFile {
             network_namespace: fs::read_link("/proc/self/ns/net")
                 .map(|target| target.to_string_lossy().into_owned())
                 .unwrap_or_default(),
-            listen: listen.to_string(),
+            listen: String::new(),
             workers: Vec::new(),
         };
         let path = directory.join(format!("{pid}.json"));
-        let made = fs::create_dir_all(directory).and_then(|()| trusted(directory));
-        let refused = made.inspect_err(|error| not_written(&path, error)).is_err();
-        if !refused {
-            sweep(directory);
-        }
-        Self { path, server, refused, warned: BTreeSet::new() }
+        Self { path, server, refused: false, warned: BTreeSet::new(), is_named: false }
+    }
+
+    /// Where the server listens.
+    pub(super) fn listen(&mut self, address: SocketAddr) {
+        self.server.listen = address.to_string();
     }
 
     /// Writes the state of the workers.
@@ -68,8 +98,7 @@ impl StatusFile {
         let before = std::mem::take(&mut self.server.workers);
         self.server.workers = status.iter().map(|worker| describe(worker, &before)).collect();
         if let Err(error) = self.replace() {
-            not_written(&self.path, &error);
-            self.refused = true;
+            self.refuse(&error);
         }
     }
 
@@ -89,10 +118,19 @@ impl StatusFile {
         }
     }
 
+    fn refuse(&mut self, error: &io::Error) {
+        tracing::warn!(
+            "{}: {error}: `quiclane doctor` and `top` see this server in part; give the directory \
+             to its user (RuntimeDirectory=quiclane in a unit), or name another: --status-dir",
+            self.path.display()
+        );
+        self.refused = true;
+    }
+
     fn replace(&self) -> io::Result<()> {
         let draft = self.path.with_file_name(format!(".{}.json", self.server.pid));
         let text = serde_json::to_string(&self.server)?;
-        // A new file: no link leads to another.
+        // A new file each time: what lies there, a link for example, is not written through.
         drop(fs::remove_file(&draft));
         let mut options = fs::OpenOptions::new();
         options.write(true).create_new(true).mode(0o644);
@@ -104,19 +142,14 @@ impl StatusFile {
 impl Drop for StatusFile {
     fn drop(&mut self) {
         drop(fs::remove_file(&self.path));
-        // The last server takes the directory along; it stays while another has a file in it.
-        if let Some(directory) = self.path.parent() {
+        // The last server takes the directory along; it stays while another has a file in it, and
+        // where somebody else has made it for us.
+        if !self.is_named
+            && let Some(directory) = self.path.parent()
+        {
             drop(fs::remove_dir(directory));
         }
     }
-}
-
-fn not_written(path: &Path, error: &io::Error) {
-    tracing::warn!(
-        "{}: {error}: `quiclane doctor` and `top` see this server in part; give the directory to \
-         its user (RuntimeDirectory=quiclane in a unit)",
-        path.display()
-    );
 }
 
 fn describe(worker: &WorkerStatus, before: &[ServerWorker]) -> ServerWorker {
@@ -193,17 +226,15 @@ mod tests {
         use std::os::unix::fs::{PermissionsExt, symlink};
         let base = std::env::temp_dir().join(format!("quiclane-trusted-{}", std::process::id()));
         fs::create_dir_all(&base).unwrap();
-        let listen = "127.0.0.1:4433".parse().unwrap();
         fs::set_permissions(&base, fs::Permissions::from_mode(0o777)).unwrap();
-        let mut file = StatusFile::below(&base, listen);
-        file.write(&[]);
-        assert!(file.refused && fs::read_dir(&base).unwrap().next().is_none());
+        let error = StatusFile::new(Some(&base)).unwrap_err();
+        assert!(error.to_string().contains("mode 777"), "{error}");
+        assert!(fs::read_dir(&base).unwrap().next().is_none());
         fs::set_permissions(&base, fs::Permissions::from_mode(0o755)).unwrap();
         let victim = base.join("victim");
         fs::write(&victim, "mine").unwrap();
         symlink(&victim, base.join(format!(".{}.json", std::process::id()))).unwrap();
-        let mut file = StatusFile::below(&base, listen);
-        file.write(&[]);
+        let file = StatusFile::new(Some(&base)).unwrap();
         assert!(file.path.is_file() && !file.path.is_symlink());
         assert_eq!(fs::read_to_string(&victim).unwrap(), "mine");
         drop(file);
@@ -214,7 +245,7 @@ mod tests {
     fn what_is_thrown_away_is_told_and_warned_of_once() {
         let base = std::env::temp_dir().join(format!("quiclane-dropped-{}", std::process::id()));
         fs::create_dir_all(&base).unwrap();
-        let mut file = StatusFile::below(&base, "127.0.0.1:4433".parse().unwrap());
+        let mut file = StatusFile::new(Some(&base)).unwrap();
         let worker = |drop_udp_checksum| {
             let queue = QueueStats { drop_udp_checksum, rx_packets: 9, ..QueueStats::default() };
             WorkerStatus {
@@ -241,9 +272,8 @@ mod tests {
         assert_eq!(told(&mut file, 4)["drop_udp_checksum"], 4);
         assert_eq!(told(&mut file, 7)["drop_udp_checksum"], 7);
         assert_eq!(file.warned.iter().collect::<Vec<_>>(), ["drop_udp_checksum"]);
-        // The last one takes the directory along.
         drop(file);
-        assert!(!base.exists());
+        fs::remove_dir_all(&base).unwrap();
     }
 
     #[test]
@@ -254,12 +284,13 @@ mod tests {
         fs::write(base.join("99999999.json"), "{}").unwrap();
         fs::write(base.join(".99999998.json"), "{").unwrap();
         fs::write(base.join("notes.txt"), "stay").unwrap();
-        let mut file = StatusFile::below(&base, "127.0.0.1:4433".parse().unwrap());
+        let mut file = StatusFile::new(Some(&base)).unwrap();
+        file.listen("127.0.0.1:4433".parse().unwrap());
         let names = || {
             let entries = fs::read_dir(&base).unwrap();
             entries.flatten().map(|entry| entry.file_name()).collect::<Vec<_>>()
         };
-        assert_eq!(names(), ["notes.txt"]);
+        assert_eq!(names().len(), 2, "{:?}", names());
         file.write(&[]);
         let text = fs::read_to_string(&file.path).unwrap();
         let server: Server = serde_json::from_str(&text).unwrap();
@@ -268,5 +299,24 @@ mod tests {
         drop(file);
         assert_eq!(names(), ["notes.txt"]);
         fs::remove_dir_all(&base).unwrap();
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_the_file_is_not_written_through() {
+        let base = std::env::temp_dir().join(format!("quiclane-link-{}", std::process::id()));
+        fs::create_dir_all(&base).unwrap();
+        let target = base.join("target");
+        fs::write(&target, "precious").unwrap();
+        let draft = base.join(format!(".{}.json", std::process::id()));
+        std::os::unix::fs::symlink(&target, draft).unwrap();
+        drop(StatusFile::new(Some(&base)).unwrap());
+        assert_eq!(fs::read_to_string(&target).unwrap(), "precious");
+        fs::remove_dir_all(&base).unwrap();
+    }
+
+    #[test]
+    fn a_directory_that_was_named_has_to_be_had() {
+        let error = StatusFile::new(Some(Path::new("/dev/null/x"))).unwrap_err();
+        assert!(error.to_string().contains("/dev/null/x"), "{error}");
     }
 }

@@ -163,6 +163,7 @@ impl Ledger {
                 let silent = self.lines.kept_silent(port, agent.side, self.now);
                 peer_over || nothing_to_do || has_no_client || silent
             }
+            CloseReason::Handshake(_) => false,
             CloseReason::HandshakeTimeout => {
                 peer_over || has_no_client || self.lines.pause(port, self.now).is_none()
             }

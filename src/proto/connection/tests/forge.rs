@@ -97,6 +97,7 @@ impl Pair {
         };
         match app.closed() {
             Some(CloseReason::Transport(e)) => Some(e.code),
+            Some(CloseReason::Handshake(e)) => Some(e.code()),
             _ => None,
         }
     }

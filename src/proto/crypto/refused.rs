@@ -1,0 +1,113 @@
+//! A certificate that was refused, and why, in words that tell an operator what to change.
+
+use core::fmt;
+use std::sync::Arc;
+
+use rustls::pki_types::CertificateDer;
+use rustls::{AlertDescription, CertificateError, OtherError};
+
+use super::certificate::Summary;
+
+/// Intermediate certificates between a server's own and a root that the TLS library follows.
+const INTERMEDIATES_FOLLOWED: usize = 6;
+
+/// Why a certificate was refused.
+#[derive(Debug)]
+pub(super) struct Refused {
+    /// What the peer is told.
+    pub(super) alert: AlertDescription,
+    certificate: Option<Summary>,
+    why: String,
+}
+
+impl Refused {
+    /// What is behind an error of the TLS library, if it is one of these.
+    pub(super) fn of(error: &rustls::Error) -> Option<&Self> {
+        let rustls::Error::InvalidCertificate(CertificateError::Other(other)) = error else {
+            return None;
+        };
+        other.0.downcast_ref()
+    }
+
+    fn error(self) -> rustls::Error {
+        CertificateError::Other(OtherError(Arc::new(self))).into()
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the server's certificate")?;
+        if let Some(Summary { subject, issuer, .. }) = &self.certificate {
+            let subject = if subject.is_empty() { "without a subject" } else { subject };
+            write!(f, " ({subject}; issued by {issuer})")?;
+        }
+        write!(f, " is refused: {}", self.why)
+    }
+}
+
+impl std::error::Error for Refused {}
+
+/// It is not the one that was pinned.
+pub(super) fn not_pinned(end_entity: &CertificateDer<'_>) -> rustls::Error {
+    let certificate = Summary::of(end_entity);
+    let why = "it is not the pinned certificate".to_owned();
+    Refused { alert: AlertDescription::UnknownCA, certificate, why }.error()
+}
+
+/// The library's verdict with the names and dates that it is about.
+pub(super) fn explained(
+    error: rustls::Error,
+    end_entity: &CertificateDer<'_>,
+    intermediates: usize,
+) -> rustls::Error {
+    let rustls::Error::InvalidCertificate(verdict) = error else { return error };
+    let certificate = Summary::of(end_entity);
+    let why = why(&verdict, certificate.as_ref(), intermediates);
+    Refused { alert: AlertDescription::from(verdict), certificate, why }.error()
+}
+
+fn why(verdict: &CertificateError, certificate: Option<&Summary>, intermediates: usize) -> String {
+    match verdict {
+        CertificateError::UnknownIssuer => {
+            "its issuer is unknown: neither it nor the chain leads to a trusted authority"
+                .to_owned()
+        }
+        CertificateError::NotValidForNameContext { expected, presented } => {
+            let asked = expected.to_str();
+            if presented.is_empty() {
+                return format!("it bears no name, and {asked} was asked for");
+            }
+            let names: Vec<&str> = presented.iter().map(|name| bare(name)).collect();
+            format!("it is for {}, and {asked} was asked for", names.join(", ").escape_debug())
+        }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            dated("it, or one of its chain, has expired", certificate)
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            dated("it, or one of its chain, is not valid yet", certificate)
+        }
+        CertificateError::Other(_) if intermediates > INTERMEDIATES_FOLLOWED => format!(
+            "its chain has {intermediates} intermediate certificates, and at most \
+             {INTERMEDIATES_FOLLOWED} are followed"
+        ),
+        CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => {
+            "it is marked as an authority's own, which cannot prove a name: pin it".to_owned()
+        }
+        other => other.to_string(),
+    }
+}
+
+fn dated(what: &str, certificate: Option<&Summary>) -> String {
+    match certificate {
+        Some(Summary { valid: (first, last), .. }) => {
+            format!("{what}; it is valid from {first} to {last}")
+        }
+        None => what.to_owned(),
+    }
+}
+
+/// `lb.example.com` of `DnsName("lb.example.com")`.
+fn bare(name: &str) -> &str {
+    let inner = name.split_once('(').map_or(name, |(_, inner)| inner.trim_end_matches(')'));
+    inner.trim_matches('"')
+}

@@ -1,0 +1,113 @@
+//! Threads that wait for disks in the place of workers.
+//!
+//! A worker posts a [`Job`] and goes on; the answer lies in the connection's [`Answers`] when
+//! its handler is woken. A connection has at most one job for each of its open files, so that
+//! the queue is as short as the limit of open files says.
+
+use super::budget::Refusal;
+use super::store::{Opened, Store, Trouble, read};
+use crate::sys::Wait;
+use quiclane::StreamId;
+use quiclane::exec::{Handle, HandleError};
+use std::fs::File;
+use std::io;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// As many disks, or servers of files, may be slow at one time without holding others up.
+const THREADS: usize = 4;
+/// How often a worker whose inbox is full is asked again, and with which pause: 5 s. After that
+/// the answer waits for whatever happens to the connection next.
+const WAKE_ATTEMPTS: u32 = 500;
+const WAKE_PAUSE: Duration = Duration::from_millis(10);
+
+/// What is to be done.
+#[derive(Debug)]
+pub(super) enum Work {
+    Open(String),
+    Read { file: Arc<File>, at: u64, len: usize },
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    Opened(Result<Opened, Refusal>),
+    Read(Result<Vec<u8>, Refusal>),
+}
+
+/// For one connection: what has been done.
+pub(super) type Answers = Arc<Mutex<Vec<(StreamId, Outcome)>>>;
+
+/// Takes what has been done.
+pub(super) fn take(answers: &Answers) -> Vec<(StreamId, Outcome)> {
+    std::mem::take(&mut *answers.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) work: Work,
+    pub(super) stream: StreamId,
+    pub(super) answers: Answers,
+    pub(super) handle: Handle,
+}
+
+/// The threads; they end with the last sender.
+#[derive(Debug)]
+pub(super) struct Pool(Sender<Job>);
+
+impl Pool {
+    pub(super) fn start(store: &Arc<Store>) -> io::Result<Self> {
+        let (sender, jobs) = channel();
+        let jobs = Arc::new(Mutex::new(jobs));
+        for number in 0..THREADS {
+            let (store, jobs) = (store.clone(), jobs.clone());
+            let thread = std::thread::Builder::new().name(format!("files-{number}"));
+            thread.spawn(move || work_off(&store, &jobs))?;
+        }
+        Ok(Self(sender))
+    }
+
+    pub(super) fn post(&self, job: Job) {
+        // The threads end after the last sender, which this is.
+        let _always_heard = self.0.send(job);
+    }
+}
+
+fn work_off(store: &Store, jobs: &Mutex<Receiver<Job>>) {
+    loop {
+        let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(job) = next else { return };
+        // Nobody waits for the answer of a connection that is gone.
+        if !job.handle.is_closed() {
+            let outcome = perform(store, &job.work);
+            let mut answers = job.answers.lock().unwrap_or_else(PoisonError::into_inner);
+            answers.push((job.stream, outcome));
+            drop(answers);
+            wake(&job.handle);
+        }
+    }
+}
+
+fn perform(store: &Store, work: &Work) -> Outcome {
+    let refusal = |trouble| match trouble {
+        // It may wait here: what still says so is moved about while it is looked up.
+        Trouble::WouldWait => Refusal::Busy,
+        Trouble::Refused(refusal) => refusal,
+    };
+    match work {
+        Work::Open(path) => Outcome::Opened(store.file(path, Wait::Yes).map_err(refusal)),
+        Work::Read { file, at, len } => {
+            Outcome::Read(read(file, *at, *len, Wait::Yes).map_err(refusal))
+        }
+    }
+}
+
+fn wake(handle: &Handle) {
+    for _ in 0..WAKE_ATTEMPTS {
+        if handle.wake(0) != Err(HandleError::Full) {
+            return;
+        }
+        std::thread::sleep(WAKE_PAUSE);
+    }
+}

@@ -1,0 +1,84 @@
+//! Whether anybody is at a UDP port: what ICMP says, heard through a socket of the kernel.
+//!
+//! Datapaths do not listen to ICMP: AF_XDP cannot, and whoever forges a message could disturb
+//! every peer of a socket that many share. A socket of its own, connected to the server, hears
+//! what is for this server alone, and only a connection that is not there yet is ended by it.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::time::Duration;
+
+/// Too short for any QUIC packet: every server ignores it, and a closed port answers.
+const PROBE: [u8; 1] = [0];
+
+/// After `pause`, asks the kernel whether a port is closed, and calls `tell` with the reason if
+/// it is. Gives up after `patience`, silently: silence says nothing.
+pub(crate) fn watch(
+    remote: SocketAddr,
+    pause: Duration,
+    patience: Duration,
+    tell: impl FnOnce(String) + Send + 'static,
+) {
+    let watcher = std::thread::Builder::new().name("reach".to_owned());
+    let watching = watcher.spawn(move || {
+        std::thread::sleep(pause);
+        if let Err(error) = ask(remote, patience)
+            && let Some(why) = meaning(remote, &error)
+        {
+            tell(why);
+        }
+    });
+    if let Err(error) = watching {
+        tracing::debug!(%error, "nobody watches for ICMP");
+    }
+}
+
+fn ask(remote: SocketAddr, patience: Duration) -> io::Result<()> {
+    let any: SocketAddr = match remote {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    let socket = UdpSocket::bind(any)?;
+    socket.connect(remote)?;
+    socket.set_read_timeout(Some(patience))?;
+    socket.send(&PROBE)?;
+    // Nobody answers such a datagram: what ends this is an error, or time.
+    socket.recv(&mut [0; 16]).map(drop)
+}
+
+fn meaning(remote: SocketAddr, error: &io::Error) -> Option<String> {
+    let what = match error.raw_os_error()? {
+        libc::ECONNREFUSED => "nobody listens on this UDP port (ICMP port unreachable)",
+        libc::EHOSTUNREACH => "the host cannot be reached (ICMP host unreachable)",
+        libc::ENETUNREACH => "there is no route to it",
+        libc::EACCES | libc::EPERM => "a firewall refuses it",
+        _ => return None,
+    };
+    Some(format!("{remote}: {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::channel;
+
+    #[test]
+    fn a_closed_port_is_heard() {
+        let closed = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let (tell, told) = channel();
+        watch(closed, Duration::ZERO, Duration::from_secs(60), move |why| tell.send(why).unwrap());
+        assert!(told.recv().unwrap().contains("port unreachable"));
+    }
+
+    #[test]
+    fn an_open_port_says_nothing() {
+        let open = UdpSocket::bind("[::1]:0").unwrap();
+        let (tell, told) = channel::<String>();
+        let patience = Duration::from_millis(50);
+        watch(open.local_addr().unwrap(), Duration::ZERO, patience, move |why| {
+            tell.send(why).unwrap();
+        });
+        // The sender is dropped, and has sent nothing.
+        assert!(told.recv().is_err());
+    }
+}

@@ -1,0 +1,310 @@
+//! `quiclane get`: whom it trusts, what it writes, and what it says when it cannot.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_quiclane");
+
+struct Place(PathBuf);
+
+impl Place {
+    fn new(name: &str) -> Self {
+        let place =
+            std::env::temp_dir().join(format!("quiclane-get-{name}-{}", std::process::id()));
+        fs::create_dir_all(place.join("files")).unwrap();
+        fs::write(place.join("files/data"), "data").unwrap();
+        Self(place)
+    }
+
+    fn text(&self, name: &str) -> String {
+        self.0.join(name).to_str().unwrap().to_owned()
+    }
+
+    fn write(&self, name: &str, content: &str) -> String {
+        fs::write(self.0.join(name), content).unwrap();
+        self.text(name)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        drop(fs::remove_dir_all(&self.0));
+    }
+}
+
+struct Server {
+    child: Child,
+    address: String,
+}
+
+impl Server {
+    fn start(place: &Place, more: &[&str]) -> Self {
+        let mut child = Command::new(BINARY)
+            .args(["serve", "--listen", "127.0.0.1:0", "--json"])
+            .args(["--files", &place.text("files"), "--status-dir", &place.text("status")])
+            .args(more)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        let ready: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let address = ready["listen"].as_str().unwrap().to_owned();
+        Self { child, address }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn run(args: &[&str]) -> Output {
+    Command::new(BINARY).args(args).output().unwrap()
+}
+
+/// The exit code and what was said.
+fn failure(args: &[&str]) -> (i32, String) {
+    let out = run(args);
+    (out.status.code().unwrap(), String::from_utf8(out.stderr).unwrap())
+}
+
+fn named(name: &str, names: &[&str]) -> CertificateParams {
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let mut parameters = CertificateParams::new(names).unwrap();
+    parameters.distinguished_name = rcgen::DistinguishedName::new();
+    parameters.distinguished_name.push(DnType::CommonName, name);
+    parameters
+}
+
+fn authority_named(name: &str) -> CertificateParams {
+    let mut parameters = named(name, &[]);
+    parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    parameters
+}
+
+struct Authority {
+    pem: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn root(name: &str) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let parameters = authority_named(name);
+        let pem = parameters.self_signed(&key).unwrap().pem();
+        Self { pem, issuer: Issuer::new(parameters, key) }
+    }
+
+    fn below(&self, name: &str) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let parameters = authority_named(name);
+        let pem = parameters.signed_by(&key, &self.issuer).unwrap().pem();
+        Self { pem, issuer: Issuer::new(parameters, key) }
+    }
+
+    /// A leaf's certificate and key.
+    fn signs(&self, leaf: &CertificateParams) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        (leaf.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
+    }
+}
+
+fn with_chain(place: &Place, chain: &str, key: &str) -> Server {
+    let (chain, key) = (place.write("chain.pem", chain), place.write("key.pem", key));
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    Server::start(place, &["--cert", &chain, "--key", &key])
+}
+
+#[test]
+fn an_authority_is_trusted_for_the_names_of_its_certificates() {
+    let place = Place::new("ca");
+    let (ca, other) = (Authority::root("Example CA"), Authority::root("Other CA"));
+    let leaf = named("lb", &["lb.example.com", "127.0.0.1"]);
+    let (chain, key) = ca.signs(&leaf);
+    let server = with_chain(&place, &chain, &key);
+    let (ca, other) = (place.write("ca.pem", &ca.pem), place.write("other.pem", &other.pem));
+    let get = ["get", &server.address, "/data"];
+    // By the address, which the certificate bears, and by the name.
+    for more in [&["--ca", &ca][..], &["--ca", &ca, "--server-name", "lb.example.com"]] {
+        let out = run(&[&get[..], more].concat());
+        assert_eq!(out.stdout, b"data", "{more:?}: {}", String::from_utf8_lossy(&out.stderr));
+    }
+    let wrong = "wrong.example.com";
+    let (code, text) = failure(&[&get[..], &["--ca", &ca, "--server-name", wrong]].concat());
+    assert_eq!(code, 1);
+    for word in [wrong, "lb.example.com", "127.0.0.1", "CN=lb", "CN=Example CA"] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+    let (code, text) = failure(&[&get[..], &["--ca", &other]].concat());
+    assert_eq!(code, 1);
+    assert!(text.contains("issuer is unknown") && text.contains("CN=Example CA"), "{text}");
+    // The system does not know it either.
+    let (code, text) = failure(&get);
+    assert!(
+        code != 0 && (text.contains("issuer is unknown") || text.contains("ca-cert")),
+        "{text}"
+    );
+    // A pin is the certificate itself, under whatever name.
+    let pin = place.text("chain.pem");
+    let out = run(&[&get[..], &["--pin", &pin, "--server-name", wrong]].concat());
+    assert_eq!(out.stdout, b"data");
+    let (code, text) = failure(&[&get[..], &["--pin", &ca]].concat());
+    assert_eq!(code, 1);
+    assert!(text.contains("not the pinned"), "{text}");
+}
+
+#[test]
+fn a_certificate_out_of_date_is_said_with_its_dates() {
+    let place = Place::new("date");
+    let ca = Authority::root("Example CA");
+    let mut leaf = named("old", &["127.0.0.1"]);
+    leaf.not_before = rcgen::date_time_ymd(2020, 1, 2);
+    leaf.not_after = rcgen::date_time_ymd(2021, 3, 4);
+    let (chain, key) = ca.signs(&leaf);
+    let server = with_chain(&place, &chain, &key);
+    let ca = place.write("ca.pem", &ca.pem);
+    let (code, text) = failure(&["get", &server.address, "/data", "--ca", &ca]);
+    assert_eq!(code, 1);
+    assert!(text.contains("expired") && text.contains("2021-03-04"), "{text}");
+}
+
+#[test]
+fn a_chain_that_is_too_long_is_said() {
+    let place = Place::new("chain");
+    let root = Authority::root("Root");
+    let ca = place.write("ca.pem", &root.pem);
+    let mut chain = Vec::new();
+    let mut last = root;
+    for number in 1..=8 {
+        last = last.below(&format!("Intermediate {number}"));
+        chain.insert(0, last.pem.clone());
+    }
+    let (leaf, key) = last.signs(&named("leaf", &["127.0.0.1"]));
+    let server = with_chain(&place, &(leaf + &chain.concat()), &key);
+    let (code, text) = failure(&["get", &server.address, "/data", "--ca", &ca]);
+    assert_eq!(code, 1);
+    assert!(text.contains("8 intermediate certificates") && text.contains("0x12e"), "{text}");
+}
+
+#[test]
+fn a_file_is_replaced_only_by_a_whole_one() {
+    let place = Place::new("output");
+    let cert = place.text("cert.pem");
+    let server = Server::start(&place, &["--cert-out", &cert]);
+    let keep = place.write("keep.txt", "precious");
+    fs::set_permissions(&keep, fs::Permissions::from_mode(0o640)).unwrap();
+    let missing = ["get", &server.address, "/nope", "--pin", &cert, "-o", &keep];
+    assert_eq!(failure(&missing).0, 1);
+    let gone = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let unreachable = ["get", &gone.to_string(), "/data", "--pin", &cert, "-o", &keep];
+    assert_eq!(failure(&unreachable).0, 1);
+    assert_eq!(fs::read_to_string(&keep).unwrap(), "precious");
+    let link = place.text("link");
+    std::os::unix::fs::symlink(&keep, &link).unwrap();
+    let out = run(&["get", &server.address, "/data", "--pin", &cert, "-o", &link]);
+    assert!(out.status.success(), "{out:?}");
+    assert_eq!(fs::read_to_string(&keep).unwrap(), "data");
+    assert_eq!(fs::metadata(&keep).unwrap().permissions().mode() & 0o777, 0o640);
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    let left: Vec<_> = fs::read_dir(&place.0).unwrap().flatten().map(|e| e.file_name()).collect();
+    assert!(!left.iter().any(|name| name.to_string_lossy().contains(".part")), "{left:?}");
+    // What is no file is written to as it is.
+    let out = run(&["get", &server.address, "/data", "--pin", &cert, "-o", "/dev/stdout"]);
+    assert_eq!(out.stdout, b"data");
+}
+
+#[test]
+fn a_name_is_looked_up_and_every_address_tried() {
+    let place = Place::new("name");
+    let cert = place.text("cert.pem");
+    let server = Server::start(&place, &["--cert-out", &cert]);
+    let port = server.address.rsplit_once(':').unwrap().1;
+    let target = format!("localhost:{port}");
+    // A self-signed certificate is an authority for itself, and bears the name.
+    for trust in ["--pin", "--ca"] {
+        let out = run(&["get", &target, "/data", trust, &cert, "-v"]);
+        let log = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(out.stdout, b"data", "{log}");
+        assert!(log.contains("connected to 127.0.0.1") && log.contains("4 bytes"), "{log}");
+    }
+}
+
+#[test]
+fn a_closed_port_is_said_for_what_it_is() {
+    let gone = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let (code, text) = failure(&["get", &gone, "/data", "--insecure"]);
+    assert_eq!(code, 1);
+    assert!(text.contains("nobody listens") && text.contains(&gone), "{text}");
+}
+
+#[test]
+fn a_silent_host_is_said_for_what_it_is() {
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    let (code, text) = failure(&["get", &address, "/data", "--insecure", "--timeout", "0.5"]);
+    assert_eq!(code, 1);
+    assert!(text.contains("no answer") && text.contains("0.5 s"), "{text}");
+    assert!(!text.contains("WARN"), "{text}");
+}
+
+#[test]
+fn what_cannot_be_meant_is_usage() {
+    let get = |more: &[&str]| failure(&[&["get"], more].concat());
+    let cases: [(&[&str], &str); 16] = [
+        (&["localhost", "/x"], "no port"),
+        (&["localhost:99999", "/x"], "1 to 65535"),
+        (&["::1:4433", "/x"], "[::1]:4433"),
+        (&["[fe80::1%no-such0]:4433", "/x", "--insecure"], "no-such0"),
+        (&["https://localhost/x", "/x"], "URL"),
+        (&["localhost:1", "x", "--insecure"], "begins with /"),
+        (&["localhost:1", "/x", "--timeout", "abc", "--insecure"], "number of seconds"),
+        (&["localhost:1", "/x", "--timeout=-1", "--insecure"], "0 or more"),
+        (&["localhost:1", "/x", "--cpus", "1-0", "--insecure"], "backwards"),
+        (&["localhost:1", "/x", "--server-name", "bad name", "--insecure"], "bad name"),
+        (&["localhost:1", "/x", "--ca", "/nowhere.pem"], "/nowhere.pem"),
+        (&["localhost:1", "/x", "--pin", "/dev/null"], "/dev/null"),
+        (&["localhost:1", "/x", "--insecure", "-o", "/nowhere/x"], "/nowhere/x"),
+        (&["localhost:1", "/x", "--insecure", "--max-datagram", "900"], "1200"),
+        (&["localhost:1", "/x", "--insecure", "--workers", "100"], "--share-cpus"),
+        (&["localhost:1", "/x", "--ca", "a", "--pin", "b"], "--pin"),
+    ];
+    for (args, words) in cases {
+        let (code, text) = get(args);
+        if args.contains(&"100") && code == 1 {
+            continue; // More CPUs than most machines have.
+        }
+        assert_eq!(code, 2, "{args:?}: {text}");
+        assert!(text.contains(words), "{args:?}: {text}");
+    }
+}
+
+/// D11: an option that does nothing promises something.
+#[test]
+fn options_without_effect_are_refused() {
+    for (args, word) in [
+        (&["--require", "zerocopy"][..], "--require"),
+        (&["--queues", "0-3"], "--queues"),
+        (&["--generic"], "--generic"),
+        (&["--frame-size", "4096"], "--frame-size"),
+        (&["--frame-size", "3000", "--dev", "lo"], "2048 or 4096"),
+        (&["--dev", "lo", "--io", "udp"], "--dev"),
+        (&["--io", "auto"], "--dev"),
+        (&["--workers", "3", "--dev", "lo"], "--workers"),
+        (&["--workers", "0"], "at least 1"),
+        (&["--max-datagram", "100"], "1200"),
+    ] {
+        let all = [&["serve", "--perf", "--listen", "127.0.0.1:0"], args].concat();
+        let (code, text) = failure(&all);
+        assert_eq!(code, 2, "{args:?}: {text}");
+        assert!(text.contains(word), "{args:?}: {text}");
+    }
+}
