@@ -118,7 +118,7 @@ fn what_is_not_the_seeds_is_found() {
 #[test]
 fn the_story_of_what_failed_ends_with_what_failed() {
     let planted = Some(Planted::NoCredit);
-    let told = |seed| run(seed, Manner { told: true, planted }).unwrap();
+    let told = |seed| run(seed, Manner { told: true, planted, ..Manner::default() }).unwrap();
     let outcome = (0..SEEDS).map(told).find(|outcome| !outcome.complaints.is_empty()).unwrap();
     let port = outcome.complaints[0].port.unwrap().to_string();
     assert!(outcome.story.iter().all(|event| event.contains(&port)), "{:#?}", outcome.story);
@@ -128,5 +128,5 @@ fn the_story_of_what_failed_ends_with_what_failed() {
     // Who is not asked tells nothing, and does the same.
     let quiet = run(0, Manner::default()).unwrap();
     assert!(quiet.story.is_empty());
-    assert_eq!(quiet.hash, run(0, Manner { told: true, planted: None }).unwrap().hash);
+    assert_eq!(quiet.hash, run(0, Manner { told: true, ..Manner::default() }).unwrap().hash);
 }

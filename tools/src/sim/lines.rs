@@ -61,8 +61,8 @@ impl Line {
 }
 
 /// How long a pause may be, of which the network was silent for so long.
-const fn allowed_ns(silence_ns: u64) -> u64 {
-    PATIENCE_NS + 2 * silence_ns
+const fn allowed_ns(patience_ns: u64, silence_ns: u64) -> u64 {
+    patience_ns + 2 * silence_ns
 }
 
 /// All connections of a run.
@@ -72,11 +72,13 @@ pub(crate) struct Lines {
     by_port: BTreeMap<u16, Line>,
     /// Hashes of all that was sent: what arrives and is not among them is damaged.
     sent: HashSet<u64>,
+    /// On top of what the network explains.
+    patience_ns: u64,
 }
 
 impl Lines {
-    pub(crate) fn new(server: SocketAddr) -> Self {
-        Self { server, by_port: BTreeMap::new(), sent: HashSet::new() }
+    pub(crate) fn new(server: SocketAddr, patience_ns: u64) -> Self {
+        Self { server, by_port: BTreeMap::new(), sent: HashSet::new(), patience_ns }
     }
 
     fn line(&mut self, port: u16, now: Instant) -> &mut Line {
@@ -128,7 +130,8 @@ impl Lines {
         let line = self.by_port.get(&port)?;
         let length_ns = now.ns_since(line.progress_at);
         let silence_ns = line.silence_ns;
-        (length_ns > allowed_ns(silence_ns)).then_some(Pause { length_ns, silence_ns })
+        (length_ns > allowed_ns(self.patience_ns, silence_ns))
+            .then_some(Pause { length_ns, silence_ns })
     }
 
     /// Whether the network kept `side` from hearing of its peer for so long that it is right to
@@ -136,7 +139,8 @@ impl Lines {
     pub(crate) fn kept_silent(&self, port: u16, side: Side, now: Instant) -> bool {
         self.by_port.get(&port).is_none_or(|line| {
             let heard_at = line.heard_at[side as usize];
-            now.ns_since(heard_at) <= allowed_ns(line.loss_at.ns_since(heard_at))
+            let silence_ns = line.loss_at.ns_since(heard_at);
+            now.ns_since(heard_at) <= allowed_ns(self.patience_ns, silence_ns)
         })
     }
 
@@ -173,7 +177,7 @@ mod tests {
     }
 
     fn lines() -> Lines {
-        let mut lines = Lines::new("10.0.0.2:4433".parse().unwrap());
+        let mut lines = Lines::new("10.0.0.2:4433".parse().unwrap(), PATIENCE_NS);
         lines.sent(1);
         lines.begins(CLIENT, at(0));
         lines

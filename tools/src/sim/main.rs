@@ -14,6 +14,7 @@ mod secrets;
 mod story;
 
 use clap::Parser;
+use lines::PATIENCE_NS;
 use oracle::Complaint;
 use quiclane::exec::clock::Clock;
 use quiclane::time::SECOND_NS;
@@ -70,6 +71,9 @@ struct Arguments {
     /// How many seeds at one time (default: one for each CPU).
     #[arg(long)]
     jobs: Option<NonZero<usize>>,
+    /// Bear a connection that does not get on for so many seconds more than the network explains.
+    #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u64).range(20..))]
+    patience: u64,
     /// Plant a fault, to see what is found: no-credit, late-credit, slow-credit, deaf, unseeded.
     #[arg(long, value_parser = parse_planted)]
     plant: Option<Planted>,
@@ -111,11 +115,11 @@ fn attempt(seed: u64, manner: Manner) -> Outcome {
 }
 
 /// Runs a seed, twice if it shall be. What makes runs differ is planted in the first.
-fn judge(seed: u64, planted: Option<Planted>, twice: bool) -> Outcome {
-    let mut first = attempt(seed, Manner { told: false, planted });
+fn judge(seed: u64, manner: Manner, twice: bool) -> Outcome {
+    let mut first = attempt(seed, manner);
     if twice && first.complaints.is_empty() {
-        let planted = planted.filter(|planted| *planted != Planted::Unseeded);
-        let second = attempt(seed, Manner { told: false, planted });
+        let planted = manner.planted.filter(|planted| *planted != Planted::Unseeded);
+        let second = attempt(seed, Manner { planted, ..manner });
         first.complaints.extend(difference(&first, &second));
     }
     first
@@ -134,7 +138,7 @@ struct Tally {
 }
 
 impl Tally {
-    fn take(&self, seed: u64, planted: Option<Planted>, outcome: &Outcome) {
+    fn take(&self, seed: u64, manner: Manner, outcome: &Outcome) {
         self.datagrams.fetch_add(outcome.datagrams, Ordering::Relaxed);
         self.finished.fetch_add(outcome.finished, Ordering::Relaxed);
         if outcome.complaints.is_empty() {
@@ -143,7 +147,7 @@ impl Tally {
         let number = self.failed.fetch_add(1, Ordering::Relaxed);
         // Told while it is run again: keeping the story takes time, and the run is the same.
         let story = match number < STORIES {
-            true => attempt(seed, Manner { told: true, planted }).story,
+            true => attempt(seed, Manner { told: true, ..manner }).story,
             false => Vec::new(),
         };
         let what: Vec<_> = outcome.complaints.iter().map(|c| c.what.as_str()).collect();
@@ -159,14 +163,19 @@ impl Tally {
 fn run_all(arguments: &Arguments, next: impl Fn(u64) -> Option<u64> + Sync) -> Tally {
     let tally = Tally::default();
     let jobs = arguments.jobs.or(available_parallelism().ok()).map_or(1, NonZero::get);
+    let manner = Manner {
+        planted: arguments.plant,
+        more_patience_ns: arguments.patience * SECOND_NS - PATIENCE_NS,
+        ..Manner::default()
+    };
     let work = || {
         while let Some(seed) = next(tally.begun.fetch_add(1, Ordering::Relaxed)) {
-            let outcome = judge(seed, arguments.plant, !arguments.once);
+            let outcome = judge(seed, manner, !arguments.once);
             if arguments.verbose {
                 let _printing = tally.printing.lock().unwrap_or_else(PoisonError::into_inner);
                 println!("{:#?}\n{outcome:#?}", scenario::Scenario::new(seed));
             }
-            tally.take(seed, arguments.plant, &outcome);
+            tally.take(seed, manner, &outcome);
         }
         // What was not begun after all.
         tally.begun.fetch_sub(1, Ordering::Relaxed);

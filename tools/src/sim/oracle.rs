@@ -5,7 +5,8 @@
 //! silent. [`Sampler`] looks at every connection after every turn.
 
 use crate::agent::CLOSE_CODE;
-use crate::lines::Lines;
+use crate::lines::{Lines, PATIENCE_NS};
+use crate::run::Manner;
 use crate::scenario::{Plan, Scenario};
 use crate::story::Story;
 use quiclane::datapath::sim::{TapEvent, TapKind};
@@ -180,15 +181,15 @@ impl Ledger {
 pub(crate) struct Shared(Arc<Mutex<Ledger>>);
 
 impl Shared {
-    /// `told`: keep what happens, to tell it when it failed.
-    pub(crate) fn new(scenario: &Scenario, server: SocketAddr, told: bool) -> Self {
+    /// Keeps what happens if the manner says so, to tell it when it failed.
+    pub(crate) fn new(scenario: &Scenario, server: SocketAddr, manner: Manner) -> Self {
         Self(Arc::new(Mutex::new(Ledger {
             now: Instant::EPOCH,
             agents: Vec::new(),
             complaints: Vec::new(),
             hash: Hash::default(),
-            lines: Lines::new(server),
-            story: told.then(Story::default),
+            lines: Lines::new(server, PATIENCE_NS + manner.more_patience_ns),
+            story: manner.told.then(Story::default),
             steered: !scenario.steering.is_empty(),
             finished: 0,
         })))
@@ -255,7 +256,10 @@ impl Shared {
         if !NO_PROGRESS.contains(&what) {
             ledger.progress(port);
         }
-        ledger.tell(port, || format!("{side:?} is told {what} {a} {b}"));
+        // A client looks round every 50 ms: that would be all of the story.
+        if what != "timer" {
+            ledger.tell(port, || format!("{side:?} is told {what} {a} {b}"));
+        }
     }
 
     /// Something happened to the connection of a port, perhaps.
@@ -413,6 +417,8 @@ struct Sample {
     lost: u64,
     window: u64,
     key_updates: u64,
+    /// RFC 9002 §6.2.3: a server's flight that is sent once more is a probe.
+    flight_repeats: u64,
 }
 
 impl Sample {
@@ -424,6 +430,7 @@ impl Sample {
             lost: stats.lost_packets,
             window: stats.window_bytes,
             key_updates: stats.key_updates,
+            flight_repeats: stats.flight_repeats,
         }
     }
 
@@ -480,6 +487,7 @@ impl Sampler {
         // the same because it is padded.
         let excused = now.congestion_events != before.congestion_events
             || now.ptos != before.ptos
+            || now.flight_repeats != before.flight_repeats
             || connection.is_handshaking()
                 && now.in_flight.saturating_sub(before.in_flight) <= INITIAL_BYTES;
         let allowed = stats.window_bytes + self.max_mtu_bytes;

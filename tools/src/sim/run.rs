@@ -111,6 +111,8 @@ pub(crate) struct Manner {
     pub(crate) told: bool,
     /// With a fault of ours, that the oracle has to find.
     pub(crate) planted: Option<Planted>,
+    /// Bear pauses that are so much longer.
+    pub(crate) more_patience_ns: u64,
 }
 
 /// What a library with faults would do, to see that the oracle finds it.
@@ -211,7 +213,7 @@ impl World {
         net.set_path(here, there, scenario.paths[0].clone());
         net.set_path(there, here, scenario.paths[1].clone());
         let server_address = SocketAddr::new(addresses[1], SERVER_PORT);
-        let shared = Shared::new(scenario, server_address, manner.told);
+        let shared = Shared::new(scenario, server_address, manner);
         let mut watch = Watch::new(server_address, shared.clone());
         net.observe(move |event| watch.see(event));
         let (server_config, client_config) = configs(scenario)?;
