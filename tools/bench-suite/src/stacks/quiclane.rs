@@ -253,6 +253,9 @@ pub(crate) struct Side {
     ahead_ns: u64,
 }
 
+/// A day in 2027: certificates have dates, and TLS is told the time.
+const BEGIN_NS: u64 = 1_800_000_000_000_000_000;
+
 impl Side {
     fn new(is_server: bool, config: Option<ClientConfig>) -> Result<Self, Failure> {
         let state = State {
@@ -267,10 +270,10 @@ impl Side {
             window_bytes: AtomicU64::new(0),
         };
         let crew = Crew::new(1, SEEDS[usize::from(is_server)])?;
-        let mut worker = crew.worker(0, Instant::EPOCH, LaneLimits::default());
+        let mut worker = crew.worker(0, Instant::from_nanos(BEGIN_NS), LaneLimits::default());
         let (local, remote) = if is_server { (SERVER, CLIENT) } else { (CLIENT, SERVER) };
         worker.add_port(Memory::new(local, remote))?;
-        Ok(Self { worker, state: Arc::new(state), config, handles: Vec::new(), ahead_ns: 0 })
+        Ok(Self { worker, state: Arc::new(state), config, handles: Vec::new(), ahead_ns: BEGIN_NS })
     }
 
     fn turn(&mut self, now_ns: u64) {
