@@ -5,10 +5,13 @@ pub mod bodies;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 
 /// Cutting a file short costs a run for each byte; longer files are cut here only.
 const CUTS: usize = 300;
+/// Connections with a hostile peer in an ordinary test run: some seconds.
+const RUNS: u64 = 2_000;
 
 fn corpus() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus")
@@ -48,6 +51,48 @@ fn every_corpus_file_replays() {
                 bodies::run(name, &data[..cut]);
             }
         }
+    }
+}
+
+/// Bytes from a seed (splitmix64).
+fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let word = |n: u64| {
+        let z = (seed ^ n << 32).wrapping_add(n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ z >> 31).to_le_bytes()
+    };
+    (1..).flat_map(word).take(len).collect()
+}
+
+/// Says how to repeat a run that failed.
+struct Seed(u64);
+
+impl Drop for Seed {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!(
+                "failed: repeat it with QUICLANE_FUZZ_RUNS=1 QUICLANE_FUZZ_SEED={} cargo test \
+                 --test fuzz_replay fresh",
+                self.0
+            );
+        }
+    }
+}
+
+/// Connections with a peer that holds their keys, from another start in every run.
+/// QUICLANE_FUZZ_RUNS says how many, QUICLANE_FUZZ_SEED where to begin.
+#[test]
+fn fresh_inputs_of_an_authenticated_peer() {
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
+    let fresh = || RandomState::new().hash_one(0u8) >> 16;
+    let from = number("QUICLANE_FUZZ_SEED").unwrap_or_else(fresh);
+    let runs = number("QUICLANE_FUZZ_RUNS").unwrap_or(RUNS);
+    eprintln!("{runs} connections from seed {from}");
+    for seed in from..from + runs {
+        let _seed = Seed(seed);
+        let len = 50 << (seed % 8);
+        bodies::run("authenticated_peer", &noise(seed, len));
     }
 }
 

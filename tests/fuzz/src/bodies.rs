@@ -17,6 +17,8 @@
 //! An input that fails is left in `tests/fuzz/artifacts`; it belongs into the corpus, under a name
 //! that says what it is, together with what mends it.
 
+#[path = "bodies/authenticated_peer.rs"]
+mod authenticated_peer;
 #[path = "bodies/frames.rs"]
 mod frames;
 #[path = "bodies/headers.rs"]
@@ -25,18 +27,24 @@ mod headers;
 mod ids;
 #[path = "bodies/input.rs"]
 mod input;
+#[path = "bodies/ledger.rs"]
+mod ledger;
 #[path = "bodies/packets.rs"]
 mod packets;
 #[path = "bodies/ranges.rs"]
 mod ranges;
 #[path = "bodies/reassembly.rs"]
 mod reassembly;
+#[path = "bodies/whimsical.rs"]
+mod whimsical;
+#[path = "bodies/wire_peer.rs"]
+mod wire_peer;
 
 /// A target: its name, which is that of its corpus directory, and its body.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     ("packet", packets::packet),
     ("frame", frames::frame),
     ("transport_parameters", frames::transport_parameters),
@@ -44,6 +52,7 @@ pub const TARGETS: [Target; 7] = [
     ("connection_id", ids::connection_id),
     ("reassembly", reassembly::reassembly),
     ("headers", headers::headers),
+    ("authenticated_peer", authenticated_peer::authenticated_peer),
 ];
 
 /// Runs the body of the target called `name`.
