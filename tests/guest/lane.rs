@@ -144,6 +144,9 @@ pub(crate) fn connections_land_where_toeplitz_says() -> Outcome {
         "sleep",
         "--seconds",
         "1",
+        // 64 threads on an emulated machine.
+        "--max-silence",
+        "30",
         "--pin",
         CERTIFICATE,
     ])?;
