@@ -152,6 +152,8 @@ super::status::counters! {
         rx_unroutable,
         /// Datagrams of no connection that a listener was asked about.
         rx_unknown,
+        /// Late copies of a client's first packets, whose connection was over already.
+        rx_late_initials,
         /// Version Negotiation packets whose UDP checksum was wrong.
         rx_damaged,
         /// Stateless resets of peers that ended a connection.

@@ -63,12 +63,16 @@ impl Lane {
             && let Some(dcid) = ConnectionId::new(dcid)
             && let Some(key) =
                 self.table.find_initial(&InitialKey { dcid, remote: meta.path.remote })
-            && self.deliver(key, meta, datagram)
         {
-            return Routed::Here;
+            if self.deliver(key, meta, datagram) {
+                return Routed::Here;
+            }
+            // A late copy, and its connection is over: it must not begin another.
+            self.counters.rx_late_initials += 1;
+            return Routed::Dropped;
         }
-        if self.forgotten_by_peer(meta, datagram) {
-            return Routed::Here;
+        if let Some(routed) = self.forgotten_by_peer(meta, datagram) {
+            return routed;
         }
         self.judge((form, route.is_some()), port, meta, datagram)
     }

@@ -121,6 +121,25 @@ fn a_late_copy_of_a_greeting_makes_no_second_connection() {
 }
 
 #[test]
+fn a_late_copy_of_an_initial_whose_connection_is_over_begins_no_other() {
+    let mut scene = Scene::new(1, LaneLimits::default());
+    let handle = scene.connect(None);
+    scene.client.turn(scene.now).unwrap();
+    let initial = scene.client.ports()[0].sent[0].clone();
+    scene.run(20);
+    handle.close(7, Bytes::new()).unwrap();
+    scene.run(300);
+    let lane = scene.servers[0].lane();
+    assert!(lane.is_empty() && lane.table.initials() == 1, "over, and its id is remembered");
+    scene.servers[0].ports()[0].carry(initial);
+    scene.run(5);
+    let counters = scene.servers[0].lane().counters();
+    assert_eq!((counters.accepted, counters.connections, counters.rx_late_initials), (1, 0, 1));
+    scene.run(500);
+    assert_eq!(scene.servers[0].lane().table.initials(), 0, "and is forgotten in its time");
+}
+
+#[test]
 fn a_greeting_that_is_not_authentic_never_reaches_the_application() {
     let mut scene = Scene::new(1, LaneLimits::default());
     scene.connect(None);
