@@ -23,7 +23,13 @@ const LONG_RESERVED: u8 = 0x0c;
 /// The key phase of a short header.
 const KEY_PHASE: u8 = 0x04;
 /// A slow path makes a short idle timeout longer, up to this: three probe timeouts of a path whose
-/// first round trip took 3.3 s. A peer that delays its first acknowledgement gets no more.
+/// first round trip took 3.3 s.
+///
+/// RFC 9000 §10.1 has no such bound: "at least three times the current Probe Timeout". But the peer
+/// makes the samples that the probe timeout is computed from: one acknowledgement that is withheld
+/// for an hour while the connection is kept alive would let a silent peer hold it for three hours more.
+/// A path that is slower than this needs an idle timeout that says so: what is configured holds
+/// whatever it is.
 const IDLE_STRETCH_MAX_NS: u64 = 30 * SECOND_NS;
 /// The smallest datagram that can be a stateless reset (RFC 9000 §10.3).
 const MIN_RESET_BYTES: usize = 21;
