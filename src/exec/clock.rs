@@ -6,13 +6,14 @@
 
 use crate::time::Instant;
 use std::sync::OnceLock;
-use std::time::{Instant as StdInstant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant as StdInstant, SystemTime, UNIX_EPOCH};
 
 /// `CLOCK_MONOTONIC`, set once to the time of day.
 ///
 /// The clocks of a process share their setting, so that instants may pass between workers. They
 /// count from 1970, so that a token that was handed out before a restart, or by another host of
-/// a fleet, still means something; but they do not follow when somebody sets the time of day.
+/// a fleet, still means something; but they do not follow when somebody sets the time of day. What
+/// means that time reads [`time_of_day`]: TLS does, for the dates of certificates.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     epoch: Epoch,
@@ -46,10 +47,16 @@ fn read() -> StdInstant {
     StdInstant::now()
 }
 
+/// The time of day since 1970, as the system has it now: it may jump, in either direction.
+#[must_use]
 #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the clock")]
+pub fn time_of_day() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
 fn set() -> Epoch {
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Epoch { monotonic: read(), unix_ns: u64::try_from(unix.as_nanos()).unwrap_or_default() }
+    let unix_ns = u64::try_from(time_of_day().as_nanos()).unwrap_or_default();
+    Epoch { monotonic: read(), unix_ns }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! A worker's thread, or what an application turns in place of one.
 
 use super::super::affinity::Berth;
-use super::super::clock::Clock;
+use super::super::clock::{Clock, time_of_day};
 use super::super::crowding::{Crowding, RunDelay};
 use super::super::lane::ConnectRequest;
 use super::super::port::{Port, PortError, Purpose, Source};
@@ -9,6 +9,7 @@ use super::super::status::Board;
 use super::super::worker::{Turn, Worker};
 use super::control::Control;
 use crate::datapath::{Datapath, DatapathError};
+use crate::proto::crypto::tell_time_of_day;
 use crate::time::{Instant, MILLISECOND_NS};
 use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -65,6 +66,7 @@ impl WorkerLoop {
         berth: Berth,
     ) -> Self {
         ON_WORKER.set(true);
+        tell_time_of_day(Some(time_of_day));
         Self {
             worker,
             clock,
@@ -243,5 +245,6 @@ impl Drop for WorkerLoop {
         }
         self.worker.close_inbox();
         ON_WORKER.set(false);
+        tell_time_of_day(None);
     }
 }

@@ -471,6 +471,27 @@ mod tests {
         assert!(a.reset != b.reset);
     }
 
+    /// A process that began before the machine knew the time refused certificates for ever.
+    #[test]
+    fn a_worker_lets_tls_read_the_time_of_day() {
+        use crate::exec::clock::time_of_day;
+        use crate::proto::crypto::told_time_of_day;
+        let config = RegistrationConfig {
+            io: Io::Udp(UdpTuning::default()),
+            pin: false,
+            workers: Some(1),
+            ..Default::default()
+        };
+        let (_registration, mut seeds) = prepare(config).unwrap();
+        assert_eq!(told_time_of_day(), None);
+        let before = time_of_day();
+        let worker = seeds.remove(0).start().unwrap();
+        let told = told_time_of_day().unwrap();
+        assert!(before <= told && told <= time_of_day(), "{told:?}");
+        drop(worker);
+        assert_eq!(told_time_of_day(), None);
+    }
+
     #[test]
     fn notes_of_one_kind_are_one_line() {
         let shared = |cpu| Note::SharedCpu { cpu, queues: vec![0, 1] };

@@ -35,9 +35,9 @@
 //! # What time it is
 //!
 //! As everywhere in `proto`, the caller says: the `now` of [`Session::client`] and
-//! [`Session::read`] is what certificates' dates and tickets' ages are judged by. It must count
-//! from 1970, as that of `exec` does, which is set once to the time of day: a process that began
-//! before the machine knew it refuses certificates until it is started again.
+//! [`Session::read`] is what certificates' dates and tickets' ages are judged by, so it must count
+//! from 1970. Workers of `exec` let TLS read the system's time of day instead, which their instants
+//! do not follow when it is set: see `time.rs`.
 
 mod certificate;
 mod client;
@@ -69,6 +69,9 @@ pub use retry::{RETRY_TAG_LEN, retry_tag, retry_tag_matches};
 pub use seal::{ResetKey, TOKEN_KEY_LEN, TOKEN_NONCE_LEN, TokenKey, TokenSecret};
 pub use server::{ServerTls, ServerTlsBuilder};
 pub use session::Session;
+pub(crate) use time::tell_time_of_day;
+#[cfg(test)]
+pub(crate) use time::told_time_of_day;
 
 /// The TLS library, for providers of one's own: its version must be ours.
 pub use rustls;

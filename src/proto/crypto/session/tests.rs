@@ -4,7 +4,7 @@ use super::*;
 use crate::proto::crypto::testing::{
     Identity, NOW, Outcome, answer, answer_at, drain, handshake, handshake_at, pair,
 };
-use crate::proto::crypto::{TlsConfigError, default_provider};
+use crate::proto::crypto::{TlsConfigError, default_provider, tell_time_of_day};
 use crate::time::SECOND_NS;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -418,8 +418,8 @@ fn bytes_that_are_no_handshake_give_an_alert_and_no_panic() {
     }
 }
 
-#[test]
-fn certificates_are_judged_by_the_time_that_is_passed_in() {
+/// A client and a server whose certificate is good from 2001 on.
+fn of_2001() -> (ClientTls, ServerTls) {
     let identity = Identity::valid_from(2001);
     let server_tls = ServerTls::builder()
         .certificate_der(&[&identity.certificate], &identity.key)
@@ -428,15 +428,39 @@ fn certificates_are_judged_by_the_time_that_is_passed_in() {
         .build()
         .unwrap();
     let client_tls = ClientTls::builder().roots_der(&[&identity.certificate]).unwrap();
-    let client_tls = client_tls.alpn(["test"]).build().unwrap();
+    (client_tls.alpn(["test"]).build().unwrap(), server_tls)
+}
+
+/// What the client says to the server's certificate at `now`.
+fn judged(now: Instant, (client, server): &(ClientTls, ServerTls)) -> Result<(), TlsError> {
+    let mut client = Session::client(now, client, "localhost", b"").unwrap();
+    let mut server = Session::server(server, b"").unwrap();
+    server.read(now, Level::Initial, &client_hello(&mut client)).unwrap();
+    let said = drain(&mut server, &mut Outcome::default());
+    answer_at(now, &mut client, &mut Outcome::default(), &said).map(|_| ())
+}
+
+#[test]
+fn certificates_are_judged_by_the_time_that_is_passed_in() {
+    let tls = of_2001();
     for (now, good) in [(Instant::EPOCH, false), (NOW, true)] {
-        let mut client = Session::client(now, &client_tls, "localhost", b"").unwrap();
-        let mut server = Session::server(&server_tls, b"").unwrap();
-        server.read(now, Level::Initial, &client_hello(&mut client)).unwrap();
-        let said = drain(&mut server, &mut Outcome::default());
-        let read = answer_at(now, &mut client, &mut Outcome::default(), &said);
+        let read = judged(now, &tls);
         assert_eq!(read.is_ok(), good, "{read:?}");
     }
+}
+
+#[test]
+fn certificates_are_judged_by_the_time_of_day_where_a_thread_has_a_clock() {
+    let tls = of_2001();
+    // The process began before the machine knew the time; then it was set.
+    assert!(judged(Instant::EPOCH, &tls).is_err());
+    tell_time_of_day(Some(|| NOW - Instant::EPOCH));
+    assert_eq!(judged(Instant::EPOCH, &tls), Ok(()));
+    // And was set back.
+    tell_time_of_day(Some(|| core::time::Duration::ZERO));
+    assert!(judged(NOW, &tls).is_err());
+    tell_time_of_day(None);
+    assert_eq!(judged(NOW, &tls), Ok(()));
 }
 
 #[test]
