@@ -24,6 +24,7 @@
 //! time; who puts something into a ring looks at that afterwards and, if need be, writes to an
 //! eventfd. One of the two sees the other.
 
+use super::reset_owners::ResetOwners;
 use super::sys::Event;
 use crate::datapath::{MAX_BURST, RxMeta};
 use crate::lb::Route;
@@ -178,10 +179,11 @@ impl<C> Mailbox<C> {
     }
 }
 
-/// The mailboxes of all workers, by number.
+/// The mailboxes of all workers, by number, and whose stateless resets are.
 #[derive(Debug)]
 pub(super) struct Fleet<C> {
     mailboxes: Box<[Mailbox<C>]>,
+    resets: ResetOwners,
 }
 
 impl<C> Fleet<C> {
@@ -189,12 +191,17 @@ impl<C> Fleet<C> {
     pub(super) fn new(workers: usize, commands: usize) -> io::Result<Arc<Self>> {
         let mailboxes =
             (0..workers).map(|_| Mailbox::new(commands)).collect::<io::Result<Box<[_]>>>()?;
-        Ok(Arc::new(Self { mailboxes }))
+        Ok(Arc::new(Self { mailboxes, resets: ResetOwners::new(workers) }))
     }
 
     /// How many workers there are.
     pub(super) fn len(&self) -> usize {
         self.mailboxes.len()
+    }
+
+    /// Which worker a stateless reset is for.
+    pub(super) fn resets(&self) -> &ResetOwners {
+        &self.resets
     }
 
     /// The mailbox of one worker.

@@ -45,6 +45,7 @@
 //! | `lane/` | a worker without thread, clock and datapath: what simulations drive |
 //! | `worker` | the turn: lane, datapaths, inbox, sleep |
 //! | `table`, `wheel`, `services`, `handoff`, `overrun`, `status` | its parts |
+//! | `reset_owners` | which worker a stateless reset is for |
 //! | `crowding` | whether a worker may spin on its CPU |
 //! | `crew` | workers without threads, for simulations |
 //! | `affinity`, `sys`, `clock`, `entropy` | the machine: system calls, time, random bytes |
@@ -68,6 +69,7 @@ mod lane;
 mod overrun;
 mod port;
 mod registration;
+mod reset_owners;
 mod services;
 mod status;
 mod sys;

@@ -68,6 +68,7 @@ const SHARED: &[(&str, &str)] = &[
     ("src/exec/handoff.rs", "rings between workers, inboxes: one look a turn"),
     ("src/exec/lane/accept.rs", "whether a listener is over: greetings"),
     ("src/exec/registration/", "the control plane of the workers"),
+    ("src/exec/reset_owners.rs", "reset tokens: noted with an id, read for what leads nowhere"),
     ("src/exec/status.rs", "counters: stored by their owner once a turn, read by others"),
     ("src/exec/testing.rs", "tests"),
 ];

@@ -158,6 +158,9 @@ super::status::counters! {
         rx_damaged,
         /// Stateless resets of peers that ended a connection.
         rx_resets,
+        /// Reset tokens that other workers do not know, for want of a place: such a reset is
+        /// recognised only on this worker's queue.
+        resets_unshared,
         /// Connections accepted.
         accepted,
         /// Connections begun by this side.

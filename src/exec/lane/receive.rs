@@ -33,8 +33,8 @@ impl Lane {
     pub fn receive(&mut self, port: usize, meta: &RxMeta, datagram: &mut [u8]) -> Routed {
         self.counters.rx_datagrams += 1;
         let Some((form, dcid)) = packet::destination(datagram, CID_LEN) else {
-            if self.forgotten_by_peer(meta, datagram) {
-                return Routed::Here;
+            if let Some(routed) = self.forgotten_by_peer(meta, datagram) {
+                return routed;
             }
             self.counters.rx_unroutable += 1;
             return Routed::Dropped;

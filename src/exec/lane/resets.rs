@@ -6,50 +6,45 @@
 //!
 //! The map holds a keyed hash of the peer's address and the token, and never compares tokens:
 //! the connection that it names does, in constant time. There is one entry for a connection at
-//! most, of the id in use, so the map is as bounded as the table.
+//! most, of the id in use, so the map is as bounded as the table. A reset that arrives on another
+//! worker's queue is handed over as any datagram is: [`ResetOwners`] says to whom.
+//!
+//! Resets are sent by listeners alone (`proto/endpoint.rs`). A host that only connects sends none,
+//! though its peers hold its tokens: when its process is gone so are its ports, and the kernel
+//! answers with ICMP. RFC 9000 §10.3 leaves it to the endpoint.
 
-use super::{Entry, Lane, touch};
+use super::{Entry, Lane, Routed, touch};
 use crate::datapath::RxMeta;
+use crate::exec::reset_owners::ResetOwners;
 use crate::exec::table::Key;
+use crate::lb::Route;
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
-use std::net::SocketAddr;
 
-/// Bytes of a token, at the end of a datagram.
-const TOKEN_BYTES: usize = 16;
-
-/// Connections by address and reset token of their peers.
+/// Connections of this worker, by the keyed hash of address and reset token of their peers.
 #[derive(Default)]
 pub(super) struct Resets {
-    /// Nobody outside knows its key: no two tokens can be made to collide.
-    hash: RandomState,
-    entries: HashMap<u64, Key, RandomState>,
+    entries: HashMap<u64, Key>,
 }
 
 impl Resets {
-    fn digest(&self, remote: SocketAddr, token: &[u8; TOKEN_BYTES]) -> u64 {
-        self.hash.hash_one((remote, token))
-    }
-
-    /// The connection that a datagram may reset.
-    fn find(&self, remote: SocketAddr, datagram: &[u8]) -> Option<Key> {
-        if self.entries.is_empty() {
-            return None;
-        }
-        let token = datagram.last_chunk()?;
-        self.entries.get(&self.digest(remote, token)).copied()
-    }
-
-    /// Puts `now` in the place of `before`, which may be another connection's by now.
-    fn replace(&mut self, before: Option<u64>, now: Option<u64>, key: Key) {
+    /// Puts `now` in the place of `before`, which may be another connection's by now. False if
+    /// other workers will not find it.
+    fn replace(
+        &mut self,
+        (owners, worker): (&ResetOwners, usize),
+        before: Option<u64>,
+        now: Option<u64>,
+        key: Key,
+    ) -> bool {
         if let Some(before) = before
             && self.entries.get(&before) == Some(&key)
         {
             self.entries.remove(&before);
+            owners.forget(before, worker);
         }
-        if let Some(now) = now {
-            self.entries.insert(now, key);
-        }
+        let Some(now) = now else { return true };
+        // What another connection noted stays noted.
+        self.entries.insert(now, key).is_some() || owners.note(now, worker)
     }
 
     #[cfg(test)]
@@ -63,31 +58,46 @@ impl Lane {
     #[cold]
     pub(super) fn enter_reset(&mut self, key: Key) {
         let Some(Entry { connection, seat, .. }) = self.table.get(key) else { return };
+        let owners = self.services.fleet().resets();
         let remote = connection.remote();
-        let digest = connection.reset_token().map(|token| self.resets.digest(remote, token));
+        let digest = connection.reset_token().map(|token| owners.digest(remote, token));
         let before = std::mem::replace(&mut seat.reset, digest);
-        self.resets.replace(before, digest, key);
+        let us = (owners, self.services.worker());
+        if !self.resets.replace(us, before, digest, key) {
+            self.counters.resets_unshared += 1;
+        }
     }
 
     /// A connection is gone.
     pub(super) fn leave_reset(&mut self, key: Key, digest: Option<u64>) {
-        self.resets.replace(digest, None, key);
+        let us = (self.services.fleet().resets(), self.services.worker());
+        self.resets.replace(us, digest, None, key);
     }
 
     /// Whether a datagram that no id leads anywhere says that the peer has forgotten a
-    /// connection, which is over then.
-    pub(super) fn forgotten_by_peer(&mut self, meta: &RxMeta, datagram: &[u8]) -> bool {
-        let Some(key) = self.resets.find(meta.path.remote, datagram) else { return false };
-        let Some(entry) = self.table.get(key) else { return false };
+    /// connection: one of this worker, which is over then, or of the worker that is named.
+    pub(super) fn forgotten_by_peer(&mut self, meta: &RxMeta, datagram: &[u8]) -> Option<Routed> {
+        let owners = self.services.fleet().resets();
+        if self.resets.entries.is_empty() && owners.is_empty() {
+            return None;
+        }
+        let remote = meta.path.remote;
+        let digest = owners.digest(remote, datagram.last_chunk()?);
+        let Some(key) = self.resets.entries.get(&digest) else {
+            let worker = owners.owner(digest)?;
+            let elsewhere = usize::from(worker) != self.services.worker();
+            let route = Route { worker, slot: digest as u32, generation: 0 };
+            return elsewhere.then_some(Routed::Elsewhere(route));
+        };
+        let entry = self.table.get(*key)?;
         let now = self.services.now();
         let (connection, mut application) = entry.split(&mut self.services);
-        let remote = meta.path.remote;
         if !connection.receive_stateless_reset(now, remote, datagram, &mut application) {
-            return false;
+            return None;
         }
         touch(&mut self.touched, &mut entry.seat, now);
         self.counters.rx_resets += 1;
-        true
+        Some(Routed::Here)
     }
 }
 
@@ -97,7 +107,8 @@ mod tests {
     use crate::datapath::{Checksum, Link, Path};
     use crate::ecn::Ecn;
     use crate::exec::lane::{LaneLimits, Routed};
-    use crate::exec::testing::{CLIENT, SERVER, Scene, Told};
+    use crate::exec::testing::{CLIENT, Pipe, SERVER, Scene, Told};
+    use crate::exec::{Crew, Worker};
     use crate::proto::connection::CloseReason;
     use bytes::Bytes;
 
@@ -106,6 +117,8 @@ mod tests {
         RxMeta { path, ecn: Ecn::NotEct, checksum: Checksum::Verified }
     }
 
+    /// Bytes of a token, at the end of a datagram.
+    const TOKEN_BYTES: usize = 16;
     const FORGOTTEN: Told = Told::Closed(CloseReason::StatelessReset);
 
     #[test]
@@ -149,6 +162,54 @@ mod tests {
         // The acknowledgement is delayed by up to 25 ms.
         scene.run(30);
         assert_eq!(scene.told_client().last(), Some(&FORGOTTEN));
+    }
+
+    /// A client of two workers, of which the first is connected. Returns the second, and the token
+    /// that ends the connection.
+    fn with_another_worker() -> (Scene, Worker<Pipe>, [u8; TOKEN_BYTES]) {
+        let mut scene = Scene::new(1, LaneLimits::default());
+        let crew = Crew::new(2, 2).unwrap();
+        let worker = |number| {
+            let mut worker = crew.worker(number, scene.now, LaneLimits::default());
+            worker.add_port(Pipe::new()).unwrap();
+            worker
+        };
+        (scene.client, scene.queue) = (worker(0), 0);
+        let other = worker(1);
+        scene.connect(None);
+        scene.run(20);
+        let (_, entry) = scene.client.lane().table.get_slot(0).unwrap();
+        let token = *entry.connection.reset_token().unwrap();
+        (scene, other, token)
+    }
+
+    fn arrives(worker: &mut Worker<Pipe>, scene: &Scene, token: &[u8; TOKEN_BYTES]) {
+        let mut reset = vec![0x55; 40];
+        reset[24..].copy_from_slice(token);
+        worker.ports()[0].arrived.push_back((from_server(), reset));
+        worker.turn(scene.now).unwrap();
+    }
+
+    #[test]
+    fn attack_38_a_reset_on_another_workers_queue_is_handed_over() {
+        let (mut scene, mut other, token) = with_another_worker();
+        let mut forged = token;
+        forged[0] ^= 1;
+        arrives(&mut other, &scene, &forged);
+        let counters = other.lane().counters();
+        assert_eq!((counters.rx_wrong_queue, counters.rx_unroutable), (0, 1), "nobody's");
+        arrives(&mut other, &scene, &token);
+        assert_eq!(other.lane().counters().rx_wrong_queue, 1);
+        scene.run(1);
+        assert_eq!(scene.told_client().last(), Some(&FORGOTTEN));
+        let counters = scene.client.lane().counters();
+        assert_eq!((counters.rx_handed_over, counters.rx_resets), (1, 1));
+        // The connection is gone, and with it what other workers know.
+        scene.run(10);
+        assert!(scene.client.lane().is_empty());
+        arrives(&mut other, &scene, &token);
+        assert_eq!(other.lane().counters().rx_wrong_queue, 1);
+        assert!(scene.client.fleet().resets().is_empty());
     }
 
     #[test]
