@@ -2,11 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, Command, Output, Stdio};
+use quiclane_fixtures::server::{Scratch, Server};
+use std::process::{Command, Output, Stdio};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_quiclane");
 
 fn quiclane(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_quiclane")).args(args).output().unwrap()
+    Command::new(BINARY).args(args).output().unwrap()
 }
 
 /// Exit code and standard error; standard output has to be empty.
@@ -16,64 +18,11 @@ fn failure(args: &[&str]) -> (i32, String) {
     (out.status.code().unwrap(), String::from_utf8(out.stderr).unwrap())
 }
 
-/// A server that ends with the test.
-struct Server {
-    child: Child,
-    address: String,
-    certificate: std::path::PathBuf,
-}
-
-impl Server {
-    fn start(files: &std::path::Path) -> Self {
-        static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let name = format!("quiclane-cli-{}-{number}.pem", std::process::id());
-        let certificate = std::env::temp_dir().join(name);
-        let mut child = Command::new(env!("CARGO_BIN_EXE_quiclane"))
-            .args(["serve", "--perf", "--listen", "127.0.0.1:0", "--json", "--files"])
-            .arg(files)
-            .arg("--cert-out")
-            .arg(&certificate)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        let ready: serde_json::Value = serde_json::from_str(&line).unwrap();
-        let address = ready["listen"].as_str().unwrap().to_owned();
-        Self { child, address, certificate }
-    }
-
-    fn trust(&self) -> &str {
-        self.certificate.to_str().unwrap()
-    }
-
-    /// Ends it as an operator would, and gives what it says last.
-    fn stop(mut self) -> serde_json::Value {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
-        let mut last = String::new();
-        let out = self.child.stdout.take().unwrap();
-        for line in BufReader::new(out).lines() {
-            last = line.unwrap();
-        }
-        assert!(self.child.wait().unwrap().success());
-        serde_json::from_str(&last).unwrap()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let _ = std::fs::remove_file(&self.certificate);
-    }
-}
-
-fn directory(name: &str) -> std::path::PathBuf {
-    let dir = std::env::temp_dir().join(format!("quiclane-cli-{name}-{}", std::process::id()));
-    std::fs::create_dir_all(&dir).unwrap();
-    dir
+/// A server of everything in the directory `files` of a place, and of measurements.
+fn serve(place: &Scratch) -> Server {
+    std::fs::create_dir_all(place.at("files")).unwrap();
+    let arguments = ["serve", "--perf", "--files", &place.text("files")];
+    Server::on_loopback(BINARY, place, &arguments)
 }
 
 #[test]
@@ -107,42 +56,43 @@ fn a_port_in_use_is_named() {
 
 #[test]
 fn a_file_is_fetched_and_counted() {
-    let dir = directory("get");
+    let place = Scratch::new("cli-get");
     let content: Vec<u8> = (0..3_000_000u32).map(|i| ((i * 31) >> 3) as u8).collect();
-    std::fs::File::create(dir.join("data")).unwrap().write_all(&content).unwrap();
-    let server = Server::start(&dir);
-    let got = quiclane(&["get", &server.address, "/data", "--pin", server.trust()]);
+    place.write("files/data", &content);
+    let server = serve(&place);
+    let got = quiclane(&["get", server.address(), "/data", "--pin", &place.text("cert.pem")]);
     assert!(got.status.success(), "{}", String::from_utf8_lossy(&got.stderr));
     assert!(got.stdout == content, "{} of {} bytes", got.stdout.len(), content.len());
-    let (code, text) = failure(&["get", &server.address, "/none", "--pin", server.trust()]);
+    let (code, text) =
+        failure(&["get", server.address(), "/none", "--pin", &place.text("cert.pem")]);
     assert_eq!(code, 1);
     assert!(text.contains("/none"), "{text}");
-    let end = server.stop();
+    let end = server.stop().last;
     assert_eq!(end["schema"], "quiclane.serve/1");
     assert_eq!(end["queues"][0]["connections_total"], 2);
-    std::fs::remove_dir_all(&dir).unwrap();
 }
 
 #[test]
 fn a_server_that_is_not_trusted_is_refused() {
-    let dir = directory("trust");
-    let server = Server::start(&dir);
-    let other = Server::start(&dir);
-    let (code, text) = failure(&["get", &server.address, "/x", "--pin", other.trust()]);
+    let place = Scratch::new("cli-trust");
+    let server = serve(&place);
+    let other = Scratch::new("cli-other");
+    let _other = serve(&other);
+    let pin = other.text("cert.pem");
+    let (code, text) = failure(&["get", server.address(), "/x", "--pin", &pin]);
     assert_eq!(code, 1, "{text}");
     assert!(!text.is_empty());
-    std::fs::remove_dir_all(&dir).unwrap();
 }
 
 #[test]
 fn every_scenario_reports_one_object() {
-    let dir = directory("perf");
-    let server = Server::start(&dir);
+    let place = Scratch::new("cli-perf");
+    let server = serve(&place);
     for scenario in ["upload", "download", "rps", "hps", "latency"] {
         let out = quiclane(&[
             "perf",
             "run",
-            &server.address,
+            server.address(),
             "--scenario",
             scenario,
             "--seconds",
@@ -150,7 +100,7 @@ fn every_scenario_reports_one_object() {
             "--connections",
             "2",
             "--pin",
-            server.trust(),
+            &place.text("cert.pem"),
             "--json",
         ]);
         assert!(out.status.success(), "{scenario}: {}", String::from_utf8_lossy(&out.stderr));
@@ -162,20 +112,18 @@ fn every_scenario_reports_one_object() {
         assert!(moved.as_u64().unwrap() > 0, "{scenario} moved nothing: {report}");
         assert!(result["server_cpu_seconds"].is_number(), "{report}");
     }
-    std::fs::remove_dir_all(&dir).unwrap();
 }
 
 #[test]
 fn a_reader_that_leaves_is_no_error() {
-    let dir = directory("pipe");
-    std::fs::write(dir.join("data"), vec![7; 2_000_000]).unwrap();
-    let server = Server::start(&dir);
-    let mut child = Command::new(env!("CARGO_BIN_EXE_quiclane"))
-        .args(["get", &server.address, "/data", "--pin", server.trust()])
+    let place = Scratch::new("cli-pipe");
+    place.write("files/data", vec![7; 2_000_000]);
+    let server = serve(&place);
+    let mut child = Command::new(BINARY)
+        .args(["get", server.address(), "/data", "--pin", &place.text("cert.pem")])
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     drop(child.stdout.take());
     assert_eq!(child.wait().unwrap().code(), Some(0));
-    std::fs::remove_dir_all(&dir).unwrap();
 }

@@ -28,11 +28,11 @@
 mod netns;
 
 use netns::{Lab, LabConfig, Side, privileged};
+use quiclane_fixtures::server::{Scratch, Server};
 use serde_json::Value;
-use std::io::{BufRead, BufReader};
 use std::net::UdpSocket;
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -89,23 +89,6 @@ impl Random {
     }
 }
 
-/// A directory that goes when the test does.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new() -> Self {
-        let path = std::env::temp_dir().join(format!("quiclane-flood-{}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
 /// The program in a namespace; `ip` becomes it, so the process is the program's.
 fn quiclane(lab: &Lab, side: Side, arguments: &[&str]) -> Command {
     let mut command = Command::new("ip");
@@ -114,57 +97,13 @@ fn quiclane(lab: &Lab, side: Side, arguments: &[&str]) -> Command {
     command
 }
 
-struct Server {
-    child: Child,
-    out: BufReader<ChildStdout>,
-}
-
-impl Server {
-    fn start(lab: &Lab, dir: &Path) -> Self {
-        let device = lab.device(Side::Server);
-        let files = dir.to_str().unwrap();
-        let cert = dir.join("cert.pem");
-        let arguments = ["serve", "--listen", SERVER, "--io", "xdp", "--dev", &device];
-        let more = ["--require", "native", "--share-cpus", "--files", files, "--json"];
-        let mut command = quiclane(lab, Side::Server, &arguments);
-        command.args(more).arg("--cert-out").arg(cert);
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let out = BufReader::new(child.stdout.take().unwrap());
-        let mut server = Self { child, out };
-        assert_eq!(server.line()["event"], "ready");
-        server
-    }
-
-    fn line(&mut self) -> Value {
-        let mut line = String::new();
-        self.out.read_line(&mut line).unwrap();
-        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
-    }
-
-    fn rss_kib(&self) -> u64 {
-        let path = format!("/proc/{}/status", self.child.id());
-        let status = std::fs::read_to_string(path).expect("the server runs");
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
-        line.split_ascii_whitespace().nth(1).unwrap().parse().unwrap()
-    }
-
-    /// Ends it in good order. Returns its last words.
-    fn end(mut self) -> Value {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
-        let last = self.line();
-        assert_eq!(last["event"], "end");
-        assert!(self.child.wait().unwrap().success());
-        last
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // Only after a panic does it still run.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn serve(lab: &Lab, scratch: &Scratch) -> Server {
+    let device = lab.device(Side::Server);
+    let (files, cert) = (scratch.text(""), scratch.text("cert.pem"));
+    let arguments = ["serve", "--listen", SERVER, "--io", "xdp", "--dev", &device];
+    let more = ["--require", "native", "--share-cpus", "--files", &files, "--json"];
+    let mut command = quiclane(lab, Side::Server, &arguments);
+    Server::start(command.args(more).args(["--cert-out", &cert]))
 }
 
 /// The first datagrams of a real client, sent to a socket that does not answer.
@@ -362,14 +301,14 @@ fn a_flood_of_garbage_does_not_disturb_a_transfer() {
         return;
     }
     let lab = Lab::new(LabConfig::default());
-    let scratch = Scratch::new();
+    let scratch = Scratch::new("flood");
     let mut file = vec![0; if cfg!(debug_assertions) { 8 << 20 } else { 50 << 20 }];
     Random(7).fill(&mut file);
-    std::fs::write(scratch.0.join("file"), &file).unwrap();
+    scratch.write("file", &file);
     let initials = record_initials(&lab);
-    let server = Server::start(&lab, &scratch.0);
+    let server = serve(&lab, &scratch);
     // The neighbours know each other before the account begins.
-    download(&lab, &scratch.0, &file);
+    download(&lab, scratch.path(), &file);
     let before = Witness::read(&lab);
     let stop = AtomicBool::new(false);
     let end = Instant::now() + Duration::from_secs(flood_seconds());
@@ -377,7 +316,7 @@ fn a_flood_of_garbage_does_not_disturb_a_transfer() {
         let flooder = scope.spawn(|| flood(&lab, &initials, &stop));
         let downloads = scope.spawn(|| {
             loop {
-                download(&lab, &scratch.0, &file);
+                download(&lab, scratch.path(), &file);
                 if Instant::now() >= end {
                     break;
                 }
@@ -396,7 +335,8 @@ fn a_flood_of_garbage_does_not_disturb_a_transfer() {
     // What is in the rings is served, and the workers publish their counters.
     std::thread::sleep(Duration::from_secs(1));
     let after = Witness::read(&lab);
-    let last = server.end();
+    let last = server.stop().last;
+    assert_eq!(last["event"], "end");
     audit(sent, &before, &after, &last);
     assert!(late_kib <= early_kib + GROWTH_KIB, "{early_kib} KiB grew to {late_kib} KiB");
 }

@@ -2,69 +2,25 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use quiclane_fixtures::server::{Scratch, Server};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_quiclane");
 
-struct Place(PathBuf);
-
-impl Place {
-    fn new(name: &str) -> Self {
-        let place =
-            std::env::temp_dir().join(format!("quiclane-get-{name}-{}", std::process::id()));
-        fs::create_dir_all(place.join("files")).unwrap();
-        fs::write(place.join("files/data"), "data").unwrap();
-        Self(place)
-    }
-
-    fn text(&self, name: &str) -> String {
-        self.0.join(name).to_str().unwrap().to_owned()
-    }
-
-    fn write(&self, name: &str, content: &str) -> String {
-        fs::write(self.0.join(name), content).unwrap();
-        self.text(name)
-    }
+/// A place with a file to serve, `/data`.
+fn place(name: &str) -> Scratch {
+    let place = Scratch::new(&format!("get-{name}"));
+    place.write("files/data", "data");
+    place
 }
 
-impl Drop for Place {
-    fn drop(&mut self) {
-        drop(fs::remove_dir_all(&self.0));
-    }
-}
-
-struct Server {
-    child: Child,
-    address: String,
-}
-
-impl Server {
-    fn start(place: &Place, more: &[&str]) -> Self {
-        let mut child = Command::new(BINARY)
-            .args(["serve", "--listen", "127.0.0.1:0", "--json"])
-            .args(["--files", &place.text("files"), "--status-dir", &place.text("status")])
-            .args(more)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        let ready: serde_json::Value = serde_json::from_str(&line).unwrap();
-        let address = ready["listen"].as_str().unwrap().to_owned();
-        Self { child, address }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// A server of its files, whose certificate is `cert.pem` unless it is given another.
+fn serve(place: &Scratch, more: &[&str]) -> Server {
+    let files = place.text("files");
+    Server::on_loopback(BINARY, place, &[&["serve", "--files", &files], more].concat())
 }
 
 fn run(args: &[&str]) -> Output {
@@ -118,21 +74,21 @@ impl Authority {
     }
 }
 
-fn with_chain(place: &Place, chain: &str, key: &str) -> Server {
+fn with_chain(place: &Scratch, chain: &str, key: &str) -> Server {
     let (chain, key) = (place.write("chain.pem", chain), place.write("key.pem", key));
     fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
-    Server::start(place, &["--cert", &chain, "--key", &key])
+    serve(place, &["--cert", &chain, "--key", &key])
 }
 
 #[test]
 fn an_authority_is_trusted_for_the_names_of_its_certificates() {
-    let place = Place::new("ca");
+    let place = place("ca");
     let (ca, other) = (Authority::root("Example CA"), Authority::root("Other CA"));
     let leaf = named("lb", &["lb.example.com", "127.0.0.1"]);
     let (chain, key) = ca.signs(&leaf);
     let server = with_chain(&place, &chain, &key);
     let (ca, other) = (place.write("ca.pem", &ca.pem), place.write("other.pem", &other.pem));
-    let get = ["get", &server.address, "/data"];
+    let get = ["get", server.address(), "/data"];
     // By the address, which the certificate bears, and by the name.
     for more in [&["--ca", &ca][..], &["--ca", &ca, "--server-name", "lb.example.com"]] {
         let out = run(&[&get[..], more].concat());
@@ -164,7 +120,7 @@ fn an_authority_is_trusted_for_the_names_of_its_certificates() {
 
 #[test]
 fn a_certificate_out_of_date_is_said_with_its_dates() {
-    let place = Place::new("date");
+    let place = place("date");
     let ca = Authority::root("Example CA");
     let mut leaf = named("old", &["127.0.0.1"]);
     leaf.not_before = rcgen::date_time_ymd(2020, 1, 2);
@@ -172,14 +128,14 @@ fn a_certificate_out_of_date_is_said_with_its_dates() {
     let (chain, key) = ca.signs(&leaf);
     let server = with_chain(&place, &chain, &key);
     let ca = place.write("ca.pem", &ca.pem);
-    let (code, text) = failure(&["get", &server.address, "/data", "--ca", &ca]);
+    let (code, text) = failure(&["get", server.address(), "/data", "--ca", &ca]);
     assert_eq!(code, 1);
     assert!(text.contains("expired") && text.contains("2021-03-04"), "{text}");
 }
 
 #[test]
 fn a_chain_that_is_too_long_is_said() {
-    let place = Place::new("chain");
+    let place = place("chain");
     let root = Authority::root("Root");
     let ca = place.write("ca.pem", &root.pem);
     let mut chain = Vec::new();
@@ -190,19 +146,19 @@ fn a_chain_that_is_too_long_is_said() {
     }
     let (leaf, key) = last.signs(&named("leaf", &["127.0.0.1"]));
     let server = with_chain(&place, &(leaf + &chain.concat()), &key);
-    let (code, text) = failure(&["get", &server.address, "/data", "--ca", &ca]);
+    let (code, text) = failure(&["get", server.address(), "/data", "--ca", &ca]);
     assert_eq!(code, 1);
     assert!(text.contains("8 intermediate certificates") && text.contains("0x12e"), "{text}");
 }
 
 #[test]
 fn a_file_is_replaced_only_by_a_whole_one() {
-    let place = Place::new("output");
+    let place = place("output");
     let cert = place.text("cert.pem");
-    let server = Server::start(&place, &["--cert-out", &cert]);
+    let server = serve(&place, &[]);
     let keep = place.write("keep.txt", "precious");
     fs::set_permissions(&keep, fs::Permissions::from_mode(0o640)).unwrap();
-    let missing = ["get", &server.address, "/nope", "--pin", &cert, "-o", &keep];
+    let missing = ["get", server.address(), "/nope", "--pin", &cert, "-o", &keep];
     assert_eq!(failure(&missing).0, 1);
     let gone = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let unreachable = ["get", &gone.to_string(), "/data", "--pin", &cert, "-o", &keep];
@@ -210,24 +166,25 @@ fn a_file_is_replaced_only_by_a_whole_one() {
     assert_eq!(fs::read_to_string(&keep).unwrap(), "precious");
     let link = place.text("link");
     std::os::unix::fs::symlink(&keep, &link).unwrap();
-    let out = run(&["get", &server.address, "/data", "--pin", &cert, "-o", &link]);
+    let out = run(&["get", server.address(), "/data", "--pin", &cert, "-o", &link]);
     assert!(out.status.success(), "{out:?}");
     assert_eq!(fs::read_to_string(&keep).unwrap(), "data");
     assert_eq!(fs::metadata(&keep).unwrap().permissions().mode() & 0o777, 0o640);
     assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
-    let left: Vec<_> = fs::read_dir(&place.0).unwrap().flatten().map(|e| e.file_name()).collect();
+    let left: Vec<_> =
+        fs::read_dir(place.path()).unwrap().flatten().map(|e| e.file_name()).collect();
     assert!(!left.iter().any(|name| name.to_string_lossy().contains(".part")), "{left:?}");
     // What is no file is written to as it is.
-    let out = run(&["get", &server.address, "/data", "--pin", &cert, "-o", "/dev/stdout"]);
+    let out = run(&["get", server.address(), "/data", "--pin", &cert, "-o", "/dev/stdout"]);
     assert_eq!(out.stdout, b"data");
 }
 
 #[test]
 fn a_name_is_looked_up_and_every_address_tried() {
-    let place = Place::new("name");
+    let place = place("name");
     let cert = place.text("cert.pem");
-    let server = Server::start(&place, &["--cert-out", &cert]);
-    let port = server.address.rsplit_once(':').unwrap().1;
+    let server = serve(&place, &[]);
+    let port = server.address().rsplit_once(':').unwrap().1;
     let target = format!("localhost:{port}");
     // A self-signed certificate is an authority for itself, and bears the name.
     for trust in ["--pin", "--ca"] {

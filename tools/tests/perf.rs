@@ -3,74 +3,34 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use quiclane_fixtures::server::{Server, signal};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_quiclane");
 
-/// A server that ends with the test.
-struct Server {
-    child: Child,
-    address: String,
-    certificate: PathBuf,
+fn serve(more: &[&str]) -> Server {
+    let mut command = Command::new(BINARY);
+    command.args(["perf", "server", "--listen", "127.0.0.1:0", "--json"]).args(more);
+    Server::start(command.stderr(Stdio::null()))
 }
 
-impl Server {
-    fn start(more: &[&str]) -> Self {
-        static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let name = format!("quiclane-perf-{}-{number}.pem", std::process::id());
-        let certificate = std::env::temp_dir().join(name);
-        let mut child = Command::new(BINARY)
-            .args(["perf", "server", "--listen", "127.0.0.1:0", "--json", "--cert-out"])
-            .arg(&certificate)
-            .args(more)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        let ready: Value = serde_json::from_str(&line).unwrap();
-        let address = ready["listen"].as_str().unwrap().to_owned();
-        Self { child, address, certificate }
+fn run(server: &Server, line: &str) -> Command {
+    let mut command = Command::new(BINARY);
+    command.args(["perf", "run", server.address()]).args(line.split_whitespace());
+    // A loaded machine pauses as well: only what a test asks for is a fault.
+    if !line.contains("--max-silence") {
+        command.args(["--max-silence", "60"]);
     }
-
-    fn signal(&self, signal: &str) {
-        send(&self.child, signal);
-    }
-
-    fn run(&self, line: &str) -> Command {
-        let mut command = Command::new(BINARY);
-        command.args(["perf", "run", &self.address]).args(line.split_whitespace());
-        // A loaded machine pauses as well: only what a test asks for is a fault.
-        if !line.contains("--max-silence") {
-            command.args(["--max-silence", "60"]);
-        }
-        command.arg("--insecure").stdout(Stdio::piped()).stderr(Stdio::piped());
-        command
-    }
-
-    fn result(&self, line: &str) -> (i32, Value, String) {
-        judged(self.run(&format!("{line} --json")).output().unwrap())
-    }
+    command.arg("--insecure").stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let _ = std::fs::remove_file(&self.certificate);
-    }
-}
-
-fn send(child: &Child, signal: &str) {
-    let pid = child.id().to_string();
-    assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+fn result(server: &Server, line: &str) -> (i32, Value, String) {
+    judged(run(server, &format!("{line} --json")).output().unwrap())
 }
 
 /// Exit code, the object, and what was said.
@@ -94,9 +54,9 @@ fn await_line(child: &mut Child, part: &str) -> BufReader<std::process::ChildStd
 #[test]
 fn a_server_that_is_killed_is_no_success() {
     for scenario in ["latency", "rps --connections 4 --streams 2", "download", "upload"] {
-        let server = Server::start(&[]);
+        let server = serve(&[]);
         let line = format!("--scenario {scenario} --seconds 4 --interval 0.2 --max-silence 1");
-        let mut child = server.run(&format!("{line} --json")).spawn().unwrap();
+        let mut child = run(&server, &format!("{line} --json")).spawn().unwrap();
         let lines = await_line(&mut child, "in flight");
         server.signal("-KILL");
         let said: Vec<String> = lines.lines().map_while(Result::ok).collect();
@@ -123,9 +83,9 @@ fn a_server_that_is_killed_is_no_success() {
 
 #[test]
 fn a_pause_of_the_server_is_seen_in_an_open_loop() {
-    let server = Server::start(&[]);
+    let server = serve(&[]);
     let line = "--scenario latency --rate 200 --seconds 4 --interval 0.2 --max-silence 1 --json";
-    let mut child = server.run(line).spawn().unwrap();
+    let mut child = run(&server, line).spawn().unwrap();
     let lines = await_line(&mut child, "in flight");
     server.signal("-STOP");
     sleep(Duration::from_secs(2));
@@ -146,27 +106,27 @@ fn a_pause_of_the_server_is_seen_in_an_open_loop() {
 
 #[test]
 fn a_signal_ends_a_run_with_its_summary() {
-    let server = Server::start(&[]);
-    for signal in ["-INT", "-TERM"] {
+    let server = serve(&[]);
+    for name in ["-INT", "-TERM"] {
         let line = "--scenario rps --connections 2 --seconds 600 --interval 0.2";
-        let mut child = server.run(line).spawn().unwrap();
+        let mut child = run(&server, line).spawn().unwrap();
         let lines = await_line(&mut child, "in flight");
-        send(&child, signal);
+        signal(&child, name);
         let said: Vec<String> = lines.lines().map_while(Result::ok).collect();
         let out = child.wait_with_output().unwrap();
         assert_eq!(out.status.code(), Some(0), "{said:?}");
         let text = String::from_utf8(out.stdout).unwrap();
         for part in ["interrupted after", "latency us:", "Result: rps", "unanswered 0"] {
-            assert!(text.contains(part), "{signal}: no {part} in {text}");
+            assert!(text.contains(part), "{name}: no {part} in {text}");
         }
     }
 }
 
 #[test]
 fn an_open_loop_sends_as_often_as_it_is_told() {
-    let server = Server::start(&[]);
+    let server = serve(&[]);
     let line = "--scenario rps --rate 100 --connections 3 --seconds 2 --warmup 0.5";
-    let (code, report, said) = server.result(line);
+    let (code, report, said) = result(&server, line);
     let result = &report["result"];
     assert_eq!(code, 0, "{said} {result}");
     // Of 250 the first 50 warm up.
@@ -180,9 +140,9 @@ fn an_open_loop_sends_as_often_as_it_is_told() {
 
 #[test]
 fn what_the_server_does_not_allow_is_reported_truly() {
-    let server = Server::start(&[]);
+    let server = serve(&[]);
     let line = "--scenario rps --connections 1 --streams 5000 --down 0 --up 8 --seconds 0.5";
-    let (code, report, said) = server.result(line);
+    let (code, report, said) = result(&server, line);
     assert_eq!(code, 0, "{said} {report}");
     let result = &report["result"];
     assert_eq!((&result["streams_asked"], &result["streams"]), (&5000.into(), &1000.into()));
@@ -221,10 +181,10 @@ fn options_without_effect_are_refused() {
 
 #[test]
 fn thousands_of_connections_are_made_at_the_pace_of_the_inbox() {
-    let server = Server::start(&[]);
+    let server = serve(&[]);
     // More than an inbox takes at once (4,096).
     let line = "--scenario latency --connections 4200 --rate 50 --seconds 1 --interval 0.5";
-    let (code, report, said) = server.result(line);
+    let (code, report, said) = result(&server, line);
     assert_eq!(code, 0, "{said} {}", report["result"]);
     assert_eq!(report["result"]["connections_at_end"], 4200);
     assert_eq!(report["result"]["handshake"]["count"], 4200);
@@ -234,13 +194,10 @@ fn thousands_of_connections_are_made_at_the_pace_of_the_inbox() {
 /// What an operator sets is what holds, and what was refused for it is in the last words.
 #[test]
 fn a_source_has_as_many_connections_as_the_server_says() {
-    let mut server = Server::start(&["--max-per-source", "1"]);
-    let mut command = server.run("--scenario latency --connections 3 --seconds 1 --json");
+    let server = serve(&["--max-per-source", "1"]);
+    let mut command = run(&server, "--scenario latency --connections 3 --seconds 1 --json");
     let _some_fail = command.output().unwrap();
-    server.signal("-TERM");
-    let mut line = String::new();
-    BufReader::new(server.child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-    let end: Value = serde_json::from_str(&line).unwrap();
+    let end = server.stop().last;
     let lane = &end["counters"][0]["lane"];
     assert!(lane["refused_source_connections"].as_u64() >= Some(1), "{end}");
     assert!(lane["accepted"].as_u64() >= Some(1), "{end}");

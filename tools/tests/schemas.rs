@@ -2,14 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use quiclane_fixtures::server::{Scratch, Server};
 use quiclane_fixtures::verbs::{Cli, Verb, devices};
 use quiclane_fixtures::{Tree, machines, schema};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output};
 
 /// Calls of reading verbs that print something else than without these arguments.
 const OPTIONS: &[(&str, &[&str])] = &[("doctor", &["--list"]), ("doctor", &["--explain", "QL012"])];
@@ -132,16 +132,6 @@ fn a_bundle_says_what_its_schema_says() {
     }
 }
 
-/// A server, killed when the test ends.
-struct Server(Child);
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// A line that was printed, as the output of a call.
 fn printed(line: &str) -> Output {
     Output { status: std::process::ExitStatus::default(), stdout: line.into(), stderr: Vec::new() }
@@ -151,19 +141,12 @@ fn printed(line: &str) -> Output {
 fn a_server_and_a_measurement_say_what_their_schemas_say() {
     let schemas = schemas();
     let binary = env!("CARGO_BIN_EXE_quiclane");
-    let mut server = Command::new(binary);
-    server.args(["perf", "server", "--listen", "127.0.0.1:0", "--json"]).stdout(Stdio::piped());
-    let mut server = Server(server.stderr(Stdio::null()).spawn().unwrap());
-    let mut lines = BufReader::new(server.0.stdout.take().unwrap()).lines();
-    let ready = lines.next().unwrap().unwrap();
-    let mut faulty = faults(&schemas, "ready", &printed(&ready));
-    let ready: Value = serde_json::from_str(&ready).unwrap();
-    let status = format!("/run/quiclane/{}.json", ready["pid"]);
-    match fs::read_to_string(&status) {
-        Ok(text) => faulty.extend(faults(&schemas, "status", &printed(&text))),
-        Err(error) => eprintln!("skipped: the server may not write {status}: {error}"),
-    }
-    let address = ready["listen"].as_str().unwrap();
+    let scratch = Scratch::new("schemas");
+    let server = Server::on_loopback(binary, &scratch, &["perf", "server"]);
+    let mut faulty = faults(&schemas, "ready", &printed(&server.ready().to_string()));
+    let status = fs::read_to_string(scratch.at(&format!("status/{}.json", server.pid()))).unwrap();
+    faulty.extend(faults(&schemas, "status", &printed(&status)));
+    let address = server.address();
     for more in [
         "--scenario rps --connections 2 --interval 0.1",
         "--scenario latency --rate 50",
@@ -176,11 +159,9 @@ fn a_server_and_a_measurement_say_what_their_schemas_say() {
         let out = run.args(more.split_whitespace()).output().unwrap();
         faulty.extend(faults(&schemas, more, &out));
     }
-    let pid = server.0.id().to_string();
-    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
-    let end = lines.map_while(Result::ok).last().unwrap();
-    faulty.extend(faults(&schemas, "end", &printed(&end)));
-    assert!(end.contains("\"end\""), "{end}");
+    let end = server.stop().last;
+    faulty.extend(faults(&schemas, "end", &printed(&end.to_string())));
+    assert_eq!(end["event"], "end");
     assert!(faulty.is_empty(), "{} faults:\n{}", faulty.len(), faulty.join("\n"));
 }
 
