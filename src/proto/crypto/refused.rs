@@ -1,10 +1,12 @@
 //! A certificate that was refused, and why, in words that tell an operator what to change.
 
 use core::fmt;
+use core::time::Duration;
 use std::sync::Arc;
 
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::{AlertDescription, CertificateError, OtherError};
+use x509_cert::der::DateTime;
 
 use super::certificate::Summary;
 
@@ -80,30 +82,32 @@ fn why(verdict: &CertificateError, certificate: Option<&Summary>, intermediates:
             let names: Vec<&str> = presented.iter().map(|name| bare(name)).collect();
             format!("it is for {}, and {asked} was asked for", names.join(", ").escape_debug())
         }
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-            dated("it, or one of its chain, has expired", certificate)
+        CertificateError::ExpiredContext { not_after, .. } => {
+            dated("expired at", *not_after, certificate.map(|summary| &summary.valid.1))
         }
-        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-            dated("it, or one of its chain, is not valid yet", certificate)
+        CertificateError::NotValidYetContext { not_before, .. } => {
+            dated("is not valid before", *not_before, certificate.map(|summary| &summary.valid.0))
         }
-        CertificateError::Other(_) if intermediates > INTERMEDIATES_FOLLOWED => format!(
-            "its chain has {intermediates} intermediate certificates, and at most \
-             {INTERMEDIATES_FOLLOWED} are followed"
-        ),
-        CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => {
-            "it is marked as an authority's own, which cannot prove a name: pin it".to_owned()
-        }
+        CertificateError::Other(other) => match other.0.downcast_ref() {
+            Some(webpki::Error::MaximumPathDepthExceeded) => format!(
+                "its chain has {intermediates} intermediate certificates, and at most \
+                 {INTERMEDIATES_FOLLOWED} are followed"
+            ),
+            Some(webpki::Error::CaUsedAsEndEntity) => {
+                "it is marked as an authority's own, which cannot prove a name: pin it".to_owned()
+            }
+            _ => verdict.to_string(),
+        },
         other => other.to_string(),
     }
 }
 
-fn dated(what: &str, certificate: Option<&Summary>) -> String {
-    match certificate {
-        Some(Summary { valid: (first, last), .. }) => {
-            format!("{what}; it is valid from {first} to {last}")
-        }
-        None => what.to_owned(),
-    }
+/// The date that decided, and whose it is: an intermediate certificate may be the one.
+fn dated(event: &str, at: UnixTime, own: Option<&String>) -> String {
+    let at = DateTime::from_unix_duration(Duration::from_secs(at.as_secs()))
+        .map_or_else(|_| format!("{} s after 1970", at.as_secs()), |at| at.to_string());
+    let which = if own == Some(&at) { "it" } else { "a certificate of its chain" };
+    format!("{which} {event} {at}")
 }
 
 /// `lb.example.com` of `DnsName("lb.example.com")`.
