@@ -11,24 +11,25 @@ use bytes::Bytes;
 use output::Output;
 use quiclane::CloseReason;
 use quiclane::exec::{
-    ClientConfig, ConnectFailure, ConnectionRef, Handler, Registration, WorkerRef,
+    ClientConfig, ConnectFailure, ConnectionRef, Handle, HandleError, Handler, Registration,
+    WorkerRef,
 };
 use quiclane::{Dir, StreamId};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 /// Bytes gathered before they are handed to the writing thread.
 const PIECE_BYTES: usize = 256 * 1024;
+/// Bytes that may wait for the writing thread. Beyond that nothing is taken from the stream, so
+/// that flow control stops the server: a disk or a reader that is slow costs time, not memory.
+const UNWRITTEN_MAX_BYTES: usize = 8 << 20;
 /// The longest time that a handshake gets, whatever --timeout says.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 /// The connection itself says first that its handshake took too long.
 const HANDSHAKE_SLACK: Duration = Duration::from_secs(1);
-/// How long a server may take before the kernel is asked whether its port is open: longer than
-/// most handshakes, so that nearly none costs a further datagram.
-const REACH_AFTER: Duration = Duration::from_millis(100);
-
 /// A client that waits for data has nothing to say, and who says nothing hears nothing of a server
 /// that has forgotten the connection: so it asks after this silence.
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
@@ -82,6 +83,7 @@ struct Fetch<'a> {
     patience: Duration,
     /// What a handshake gets of it.
     handshake: Duration,
+    unwritten: Arc<AtomicUsize>,
 }
 
 impl<'a> Fetch<'a> {
@@ -102,7 +104,8 @@ impl<'a> Fetch<'a> {
         transport.handshake_timeout = handshake;
         transport.keep_alive = Some(KEEP_ALIVE);
         config.transport = Arc::new(transport);
-        Ok(Self { args, config, server_name, patience, handshake })
+        let unwritten = Arc::default();
+        Ok(Self { args, config, server_name, patience, handshake, unwritten })
     }
 
     /// Fetches from the first address that answers.
@@ -149,21 +152,35 @@ impl<'a> Fetch<'a> {
             handshake: self.handshake,
             news: news.clone(),
             piece: Vec::new(),
+            unwritten: Arc::clone(&self.unwritten),
+            paused: None,
             done: false,
         };
-        registration.connect(address, &self.server_name, &self.config, client)?;
+        let handle = registration.connect(address, &self.server_name, &self.config, client)?;
         let tell = news.clone();
-        reach::watch(address, REACH_AFTER, self.handshake, move |why| {
+        reach::watch(address, reach::AFTER, self.handshake, move |why| {
             // Nobody listens any more once the file is complete or given up.
             let _nobody = tell.send(News::Unreachable(why));
         });
-        self.receive(address, inbox, out)
+        self.receive(address, &handle, inbox, out)
+    }
+
+    /// Bytes are written: a connection that waited for that goes on.
+    fn written(&self, handle: &Handle, bytes: usize) {
+        let before = self.unwritten.fetch_sub(bytes, Ordering::Relaxed);
+        let is_room_again = before >= UNWRITTEN_MAX_BYTES && before - bytes < UNWRITTEN_MAX_BYTES;
+        if is_room_again {
+            while handle.wake(0) == Err(HandleError::Full) {
+                std::thread::yield_now();
+            }
+        }
     }
 
     /// Writes what arrives. Patience is for silence, not for the whole file.
     fn receive(
         &self,
         address: SocketAddr,
+        handle: &Handle,
         inbox: &Receiver<News>,
         out: &mut Output,
     ) -> Result<Outcome, Failure> {
@@ -185,6 +202,7 @@ impl<'a> Fetch<'a> {
                 Ok(News::Piece(piece)) => {
                     bytes += piece.len() as u64;
                     out.write(&piece)?;
+                    self.written(handle, piece.len());
                 }
                 Ok(News::Done) => return Ok(Outcome::Fetched(bytes)),
                 Ok(News::Failed(why)) => return Ok(failed(why, is_connected)),
@@ -225,6 +243,10 @@ struct Client {
     handshake: Duration,
     news: Sender<News>,
     piece: Vec<u8>,
+    /// Bytes that were handed over and are not written yet.
+    unwritten: Arc<AtomicUsize>,
+    /// The stream from which nothing is taken until they are.
+    paused: Option<StreamId>,
     done: bool,
 }
 
@@ -237,6 +259,7 @@ impl Client {
     fn hand_over(&mut self) {
         if !self.piece.is_empty() {
             let piece = std::mem::take(&mut self.piece);
+            self.unwritten.fetch_add(piece.len(), Ordering::Relaxed);
             self.tell(News::Piece(piece));
         }
     }
@@ -264,10 +287,15 @@ impl Handler for Client {
     fn stream_data(
         &mut self,
         connection: &mut ConnectionRef<'_>,
-        _stream: StreamId,
+        stream: StreamId,
         data: &[u8],
         fin: bool,
     ) -> usize {
+        // An empty piece is the end, which is not repeated.
+        if !data.is_empty() && self.unwritten.load(Ordering::Relaxed) >= UNWRITTEN_MAX_BYTES {
+            self.paused = Some(stream);
+            return 0;
+        }
         self.piece.extend_from_slice(data);
         if fin || self.piece.len() >= PIECE_BYTES {
             self.hand_over();
@@ -278,6 +306,13 @@ impl Handler for Client {
             connection.close(0, Bytes::new());
         }
         data.len()
+    }
+
+    fn woken(&mut self, connection: &mut ConnectionRef<'_>, _token: u64) {
+        if let Some(stream) = self.paused.take() {
+            // Fails only if the stream is gone, which is told otherwise.
+            let _ = connection.resume_receive(stream);
+        }
     }
 
     fn stream_reset(&mut self, _: &mut ConnectionRef<'_>, _: StreamId, code: u64) {

@@ -55,6 +55,19 @@ fn a_port_in_use_is_named() {
 }
 
 #[test]
+fn a_second_server_on_a_port_is_refused() {
+    let place = Scratch::new("cli-second");
+    place.write("files/data", "data");
+    let server = serve(&place);
+    let (code, text) = failure(&["serve", "--perf", "--listen", server.address()]);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains(server.address()) && text.contains("in use"), "{text}");
+    // The first goes on.
+    let got = quiclane(&["get", server.address(), "/data", "--pin", &place.text("cert.pem")]);
+    assert_eq!(got.stdout, b"data");
+}
+
+#[test]
 fn a_file_is_fetched_and_counted() {
     let place = Scratch::new("cli-get");
     let content: Vec<u8> = (0..3_000_000u32).map(|i| ((i * 31) >> 3) as u8).collect();

@@ -2,11 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use quiclane_fixtures::server::{Scratch, Server};
+use quiclane_fixtures::server::{Scratch, Server, rss_kib};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_quiclane");
 
@@ -60,9 +61,10 @@ impl Authority {
         Self { pem, issuer: Issuer::new(parameters, key) }
     }
 
-    fn below(&self, name: &str) -> Self {
+    fn below(&self, name: &str, change: impl Fn(&mut CertificateParams)) -> Self {
         let key = KeyPair::generate().unwrap();
-        let parameters = authority_named(name);
+        let mut parameters = authority_named(name);
+        change(&mut parameters);
         let pem = parameters.signed_by(&key, &self.issuer).unwrap().pem();
         Self { pem, issuer: Issuer::new(parameters, key) }
     }
@@ -130,7 +132,19 @@ fn a_certificate_out_of_date_is_said_with_its_dates() {
     let ca = place.write("ca.pem", &ca.pem);
     let (code, text) = failure(&["get", server.address(), "/data", "--ca", &ca]);
     assert_eq!(code, 1);
-    assert!(text.contains("expired") && text.contains("2021-03-04"), "{text}");
+    assert!(text.contains("it expired at 2021-03-04"), "{text}");
+    // An authority between that is out of date is not the server's certificate.
+    let root = Authority::root("Root");
+    let old = root.below("Old", |old| old.not_after = rcgen::date_time_ymd(2022, 5, 6));
+    let (leaf, key) = old.signs(&named("new", &["127.0.0.1"]));
+    let server = with_chain(&place, &(leaf + &old.pem), &key);
+    let ca = place.write("root.pem", &root.pem);
+    let (code, text) = failure(&["get", server.address(), "/data", "--ca", &ca]);
+    assert_eq!(code, 1);
+    assert!(
+        text.contains("of its chain expired at 2022-05-06") && text.contains("CN=new"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -141,7 +155,7 @@ fn a_chain_that_is_too_long_is_said() {
     let mut chain = Vec::new();
     let mut last = root;
     for number in 1..=8 {
-        last = last.below(&format!("Intermediate {number}"));
+        last = last.below(&format!("Intermediate {number}"), |_| ());
         chain.insert(0, last.pem.clone());
     }
     let (leaf, key) = last.signs(&named("leaf", &["127.0.0.1"]));
@@ -264,4 +278,116 @@ fn options_without_effect_are_refused() {
         assert_eq!(code, 2, "{args:?}: {text}");
         assert!(text.contains(word), "{args:?}: {text}");
     }
+}
+
+/// A get that writes to `keep`, where `precious` lies.
+fn get_endless(server: &Server, place: &Scratch, more: &[&str]) -> (Child, String) {
+    let keep = place.write("out/keep", "precious");
+    let mut command = Command::new(BINARY);
+    command.args(["get", server.address(), "/endless", "--pin", &place.text("cert.pem")]);
+    command.args(more).stdout(Stdio::piped()).stderr(Stdio::piped());
+    (command.spawn().unwrap(), keep)
+}
+
+/// Bytes of the draft beside `keep`.
+fn draft_bytes(place: &Scratch) -> u64 {
+    let entries = fs::read_dir(place.at("out")).unwrap().flatten();
+    let drafts = entries.filter(|entry| entry.file_name() != "keep");
+    drafts.filter_map(|entry| entry.metadata().ok()).map(|meta| meta.len()).sum()
+}
+
+#[test]
+fn a_server_that_is_killed_leaves_the_file_as_it_was() {
+    let place = place("killed");
+    place.zeros("files/endless", 1 << 40);
+    let mut server = serve(&place, &[]);
+    let keep = place.text("out/keep");
+    let (mut get, _) = get_endless(&server, &place, &["-o", &keep, "--timeout", "1"]);
+    while draft_bytes(&place) < 100_000 {
+        assert!(get.try_wait().unwrap().is_none(), "it ended by itself");
+        std::thread::yield_now();
+    }
+    server.kill();
+    let out = get.wait_with_output().unwrap();
+    let text = String::from_utf8(out.stderr).unwrap();
+    assert_eq!(out.status.code(), Some(1), "{text}");
+    assert!(text.contains(server.address()) && text.contains("nothing arrived"), "{text}");
+    assert_eq!(fs::read_to_string(&keep).unwrap(), "precious");
+    assert_eq!(fs::read_dir(place.at("out")).unwrap().count(), 1, "a draft was left");
+}
+
+#[test]
+fn a_full_disk_is_said_and_leaves_the_file_as_it_was() {
+    let place = place("full");
+    place.zeros("files/endless", 1 << 40);
+    let server = serve(&place, &[]);
+    // What is no regular file has no draft.
+    let (get, _) = get_endless(&server, &place, &["-o", "/dev/full"]);
+    let out = get.wait_with_output().unwrap();
+    let text = String::from_utf8(out.stderr).unwrap();
+    assert_eq!(out.status.code(), Some(1), "{text}");
+    assert!(text.contains("/dev/full") && text.contains("No space left"), "{text}");
+    // A disk of its own in a namespace of its own, full after 256 KiB.
+    let script = r#"
+        mount -t tmpfs -o size=256k none "$1" || exit 77
+        cd "$1" && shift && echo precious >keep
+        "$@"; code=$?
+        cat keep; ls -A; exit $code"#;
+    let disk = place.text("disk");
+    fs::create_dir(&disk).unwrap();
+    let out = Command::new("unshare")
+        .args(["--mount", "sh", "-c", script, "sh", &disk, BINARY, "get", server.address()])
+        .args(["/endless", "--pin", &place.text("cert.pem"), "-o", "keep"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(out.stderr).unwrap();
+    if text.contains("unshare failed") || out.status.code() == Some(77) {
+        let must = std::env::var_os("QUICLANE_REQUIRE_ROOT").is_some_and(|value| value == "1");
+        assert!(!must, "{text}");
+        eprintln!("skipped: a file system of its own needs root");
+        return;
+    }
+    assert_eq!(out.status.code(), Some(1), "{text}");
+    assert!(text.contains("keep") && text.contains("No space left"), "{text}");
+    assert_eq!(String::from_utf8(out.stdout).unwrap(), "precious\nkeep\n");
+}
+
+#[test]
+fn a_slow_reader_costs_time_and_no_memory() {
+    /// What the client may hold: its windows, and what waits to be written.
+    const MOST_KIB: u64 = 100 << 10;
+    let place = place("slow");
+    let bytes = 300 << 20;
+    place.zeros("files/endless", bytes);
+    let server = serve(&place, &[]);
+    let (mut get, _) = get_endless(&server, &place, &["-v"]);
+    let mut out = get.stdout.take().unwrap();
+    out.read_exact(&mut [0; 1]).unwrap();
+    // Nobody reads on: it stops growing before it has all of the file.
+    let (mut last, mut unchanged) = (0, 0);
+    while unchanged < 10 {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        let now = rss_kib(&get);
+        assert!(now < MOST_KIB, "{now} KiB");
+        unchanged = if now == last { unchanged + 1 } else { 0 };
+        last = now;
+    }
+    // And goes on where it was.
+    let rest = std::io::copy(&mut out, &mut std::io::sink()).unwrap();
+    assert_eq!(rest + 1, bytes);
+    assert!(get.wait_with_output().unwrap().status.success());
+}
+
+#[test]
+fn a_certificate_of_an_authority_proves_no_name() {
+    let place = place("authority");
+    let key = KeyPair::generate().unwrap();
+    let mut parameters = named("both", &["127.0.0.1"]);
+    parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let chain = parameters.self_signed(&key).unwrap().pem();
+    let server = with_chain(&place, &chain, &key.serialize_pem());
+    let ca = place.text("chain.pem");
+    let (code, text) = failure(&["get", server.address(), "/data", "--ca", &ca]);
+    assert_eq!(code, 1);
+    assert!(text.contains("CN=both") && text.contains("pin it"), "{text}");
 }

@@ -2,20 +2,21 @@
 
 use crate::error::Failure;
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 /// Standard output, a file that is written in its place (a pipe, a device), or a draft that
 /// takes the place of a regular file once it is complete. A draft that is not finished is removed.
 pub(super) struct Output {
     writer: Box<dyn Write>,
+    /// What was named; `None` for standard output.
+    place: Option<PathBuf>,
     draft: Option<Draft>,
 }
 
 struct Draft {
     file: File,
     path: PathBuf,
-    place: PathBuf,
 }
 
 impl Output {
@@ -23,13 +24,14 @@ impl Output {
     /// The place cannot be written to.
     pub(super) fn new(place: &Path) -> Result<Self, Failure> {
         if place.as_os_str() == "-" {
-            return Ok(Self { writer: Box::new(std::io::stdout()), draft: None });
+            return Ok(Self { writer: Box::new(std::io::stdout()), place: None, draft: None });
         }
         let fail = |error| Failure::file("write", place, &error);
         let present = fs::metadata(place).ok();
         if present.as_ref().is_some_and(|meta| !meta.is_file()) {
             let file = OpenOptions::new().write(true).open(place).map_err(fail)?;
-            return Ok(Self { writer: Box::new(BufWriter::new(file)), draft: None });
+            let (writer, place) = (Box::new(BufWriter::new(file)), Some(place.to_owned()));
+            return Ok(Self { writer, place, draft: None });
         }
         // Where a link leads, so that the link stays.
         let place = place.canonicalize().unwrap_or_else(|_| place.to_owned());
@@ -46,7 +48,7 @@ impl Output {
             // A file that is replaced stays as open, or as closed, to others as it was.
             file.set_permissions(meta.permissions()).map_err(fail)?;
         }
-        Ok(Self { writer, draft: Some(Draft { file, path, place }) })
+        Ok(Self { writer, place: Some(place), draft: Some(Draft { file, path }) })
     }
 
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
@@ -56,16 +58,17 @@ impl Output {
     /// Everything has arrived.
     pub(super) fn finish(mut self) -> Result<(), Failure> {
         self.writer.flush().map_err(|error| self.failed(error))?;
-        let Some(draft) = &self.draft else { return Ok(()) };
-        let fail = |error| Failure::file("write", &draft.place, &error);
-        draft.file.sync_all().map_err(fail)?;
-        fs::rename(&draft.path, &draft.place).map_err(fail)
+        let (Some(draft), Some(place)) = (&self.draft, &self.place) else { return Ok(()) };
+        let moved = draft.file.sync_all().and_then(|()| fs::rename(&draft.path, place));
+        moved.map_err(|error| self.failed(error))
     }
 
     fn failed(&self, error: std::io::Error) -> Failure {
-        match &self.draft {
-            Some(draft) => Failure::file("write", &draft.place, &error),
-            None => error.into(),
+        match &self.place {
+            Some(place) if error.kind() != ErrorKind::BrokenPipe => {
+                Failure::file("write", place, &error)
+            }
+            _ => error.into(),
         }
     }
 }
