@@ -10,6 +10,9 @@ use std::time::Duration;
 
 /// Too short for any QUIC packet: every server ignores it, and a closed port answers.
 const PROBE: [u8; 1] = [0];
+/// How long a server may take before the kernel is asked whether its port is open: longer than
+/// most handshakes, so that nearly none costs a further datagram.
+pub(crate) const AFTER: Duration = Duration::from_millis(100);
 
 /// After `pause`, asks the kernel whether a port is closed, and calls `tell` with the reason if
 /// it is. Gives up after `patience`, silently: silence says nothing.

@@ -157,6 +157,19 @@ fn what_the_server_does_not_allow_is_reported_truly() {
 }
 
 #[test]
+fn a_closed_port_is_said_for_what_it_is() {
+    let closed = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let closed = closed.to_string();
+    for scenario in ["download", "hps"] {
+        let run = ["perf", "run", &closed, "--insecure", "--scenario", scenario];
+        let out = Command::new(BINARY).args(run).output().unwrap();
+        let said = String::from_utf8(out.stderr).unwrap();
+        assert_eq!(out.status.code(), Some(1), "{scenario}: {said}");
+        assert!(said.contains("nobody listens") && said.contains(&closed), "{scenario}: {said}");
+    }
+}
+
+#[test]
 fn options_without_effect_are_refused() {
     for (line, words) in [
         ("--connections 0", ["--connections 0", "1 to"]),

@@ -3,10 +3,12 @@
 use super::STATUS_REQUEST;
 use super::client::Plan;
 use super::state::ServerState;
+use crate::error::Failure;
+use crate::reach;
 use bytes::Bytes;
 use quiclane::exec::{ConnectFailure, ConnectionRef, Handle, Handler, Registration, WorkerRef};
 use quiclane::{CloseReason, Dir, StreamId};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 /// How long the server may take to tell.
@@ -19,6 +21,8 @@ enum News {
     State(Box<ServerState>),
     /// No state will come.
     Silent(String),
+    /// An ICMP message says that no server is there.
+    Unreachable(String),
 }
 
 /// A server that can be asked, or why it cannot.
@@ -31,14 +35,27 @@ pub(crate) struct Control {
 
 impl Control {
     /// Connects, and asks for the first time.
-    pub(crate) fn connect(registration: &Registration, plan: &Plan) -> (Self, Option<ServerState>) {
+    ///
+    /// # Errors
+    /// No server can be reached.
+    pub(crate) fn connect(
+        registration: &Registration,
+        plan: &Plan,
+    ) -> Result<(Self, Option<ServerState>), Failure> {
         let (news, inbox) = channel();
+        let tell = news.clone();
         let client = StatusClient { news, answer: Vec::new(), is_asking: false };
         let handle =
             registration.connect(plan.server, &plan.server_name, &plan.config, client).ok();
+        reach::watch(plan.server, reach::AFTER, PATIENCE, move |why| {
+            let _nobody = tell.send(News::Unreachable(why));
+        });
         let mut control = Self { handle, inbox, why_silent: String::new() };
-        let state = control.hear();
-        (control, state)
+        let state = match control.inbox.recv_timeout(PATIENCE) {
+            Ok(News::Unreachable(why)) => return Err(Failure::Failed(why)),
+            first => control.state_of(first),
+        };
+        Ok((control, state))
     }
 
     /// The state of the server now.
@@ -63,9 +80,18 @@ impl Control {
     }
 
     fn hear(&mut self) -> Option<ServerState> {
-        match self.inbox.recv_timeout(PATIENCE) {
+        let mut heard = self.inbox.recv_timeout(PATIENCE);
+        // A server that was connected to is there, whatever a firewall says of other datagrams.
+        while let Ok(News::Unreachable(_)) = heard {
+            heard = self.inbox.recv_timeout(PATIENCE);
+        }
+        self.state_of(heard)
+    }
+
+    fn state_of(&mut self, heard: Result<News, RecvTimeoutError>) -> Option<ServerState> {
+        match heard {
             Ok(News::State(state)) => Some(*state),
-            Ok(News::Silent(why)) => self.give_up(why),
+            Ok(News::Silent(why) | News::Unreachable(why)) => self.give_up(why),
             Err(_) => {
                 let s = PATIENCE.as_secs();
                 self.give_up(format!("the server did not tell its state within {s} s"))

@@ -66,8 +66,7 @@ fn measure(args: &PerfRunArgs) -> Result<(), Failure> {
     // Before the workers' threads begin: it counts those that begin later.
     let cycles = Cycles::start();
     let mut run = Run::prepare(args, settings, cycles)?;
-    let server = Control::connect(&run.registration, &run.plan);
-    let (mut control, first) = server;
+    let (mut control, first) = Control::connect(&run.registration, &run.plan)?;
     if run.plan.settings.scenario != Scenario::Hps {
         run.connect_all()?;
     }
