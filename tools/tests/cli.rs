@@ -52,6 +52,8 @@ fn a_port_in_use_is_named() {
     let (code, text) = failure(&["serve", "--listen", &address]);
     assert_eq!(code, 1, "{text}");
     assert!(text.contains(&held.local_addr().unwrap().port().to_string()), "{text}");
+    // It waits for an owner that is about to end, and says so before.
+    assert!(text.contains("waiting up to 1s for it"), "{text}");
 }
 
 #[test]

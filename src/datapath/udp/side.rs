@@ -94,6 +94,10 @@ impl SideSocket {
         let claimed = loop {
             match Self::bind(local, device, false) {
                 Err(e) if e.kind == UdpErrorKind::PortInUse && attempt < CLAIM_ATTEMPTS => {
+                    if attempt == 0 {
+                        let pause = CLAIM_PAUSE * CLAIM_ATTEMPTS;
+                        tracing::warn!("{local} is in use: waiting up to {pause:?} for it");
+                    }
                     attempt += 1;
                     std::thread::sleep(CLAIM_PAUSE);
                 }
