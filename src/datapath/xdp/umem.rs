@@ -283,12 +283,15 @@ fn with_huge_pages<T, E: Error + 'static>(
     if huge_pages {
         match make(true) {
             Ok(made) => return (Ok(made), true),
-            Err(error) => tracing::info!(
-                bytes = layout.bytes(),
-                error = %XdpError::chain(&error),
-                "no huge pages for the UMEM, using pages of the usual size; to reserve some: \
-                 sysctl vm.nr_hugepages"
-            ),
+            // Whatever else is wrong with the memory, the next attempt says.
+            Err(error) => {
+                tracing::debug!(error = %XdpError::chain(&error), "UMEM of huge pages");
+                tracing::info!(
+                    "no huge pages for a UMEM of {} KiB: pages of the usual size; \
+                     `sysctl vm.nr_hugepages` reserves some",
+                    layout.bytes() >> 10
+                );
+            }
         }
     }
     (make(false), false)
