@@ -424,6 +424,16 @@ fn without_the_capability_nothing_is_tried() {
     assert_eq!(out.status.code(), Some(3), "{out:?}");
     let error = String::from_utf8_lossy(&out.stderr);
     assert!(error.contains("CAP_NET_ADMIN") && error.contains("sudo"), "{error}");
+    // A dry run only looks, and has done all that it was asked for: it says what to apply takes, and
+    // that is no failure.
+    let before = rig.settings(Side::Server);
+    let dry = ["setpriv", all, binary, "apply", &plan, "--dry-run", "--json"];
+    let out = rig.lab.run(Side::Server, &dry);
+    assert_eq!(out.status.code(), Some(0), "{out:?}");
+    let report: Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!(report["lines"][0]["outcome"], "would_change", "{report}");
+    assert!(String::from_utf8_lossy(&out.stderr).contains("CAP_NET_ADMIN"), "{out:?}");
+    assert_eq!(rig.settings(Side::Server), before);
 }
 
 #[test]

@@ -69,13 +69,17 @@ pub fn check(survey: &Survey, plan: &Plan) -> Result<(), Refusal> {
     if let Some((what, planned, found)) = plan.device.difference(&found) {
         return Err(Refusal::OtherDevice { name: name.clone(), what, planned, found });
     }
+    if let Some(refusal) = queue_in_use(survey, plan) {
+        return Err(refusal);
+    }
+    // The last: a dry run needs none, and everything else is said all the same.
     if survey.host.capabilities.known().is_some_and(|capabilities| !capabilities.net_admin) {
         return Err(Refusal::Privilege(format!(
             "changing {name} needs CAP_NET_ADMIN, and for /proc/irq and /sys the rights of root: \
              run it with sudo"
         )));
     }
-    queue_in_use(survey, plan).map_or(Ok(()), Err)
+    Ok(())
 }
 
 /// Leaves the number of queues out of a way back, if a queue would vanish that is in use by now:

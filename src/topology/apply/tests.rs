@@ -344,6 +344,11 @@ fn a_queue_in_use_does_not_vanish() {
     survey.sockets = Reading::Known(vec![socket.clone()]);
     let refusal = check(&survey, &plan).unwrap_err().to_string();
     assert!(refusal.contains("queue 4") && refusal.contains("pid 812"), "{refusal}");
+    // A dry run of somebody without privileges is told the same.
+    let able =
+        std::mem::replace(&mut survey.host.capabilities, Reading::Known(Capabilities::default()));
+    assert_eq!(check(&survey, &plan).unwrap_err().to_string(), refusal);
+    survey.host.capabilities = able;
     socket.device = Some(3);
     survey.sockets = Reading::Known(vec![socket]);
     assert_eq!(check(&survey, &plan), Ok(()), "of another device");

@@ -23,7 +23,7 @@ pub(crate) struct ApplyArgs {
     /// The plan, as `quiclane plan -o` has written it.
     #[arg(value_name = "FILE")]
     plan: PathBuf,
-    /// Write nothing; say what would be written.
+    /// Write nothing; say what would be written. This takes no privilege.
     #[arg(long)]
     dry_run: bool,
     /// Put everything back after this time (60s, 5m) unless `quiclane confirm` comes, also when
