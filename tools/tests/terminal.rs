@@ -51,6 +51,42 @@ fn a_terminal_gets_colours_unless_its_owner_says_no() {
     }
 }
 
+/// What a terminal of 80 columns is sent, which it would break wherever column 80 is.
+#[test]
+fn on_80_columns_a_plan_breaks_between_words() {
+    use std::collections::BTreeSet;
+    let machines =
+        [quiclane_fixtures::two_node_ice_crossed().written(), quiclane_fixtures::veth().written()];
+    for (machine, device) in machines.iter().zip(["eth0", "veth0"]) {
+        let line = format!("{BINARY} plan {device} --root {}", machine.path().display());
+        let piped = Command::new("sh").args(["-c", &line]).output().unwrap();
+        let piped = String::from_utf8(piped.stdout).unwrap();
+        assert!(piped.lines().any(|line| line.chars().count() > 80), "nothing to break: {piped}");
+        let out = Command::new("script")
+            .args([
+                "--quiet",
+                "--command",
+                &format!("stty cols 80 rows 24; {line} 2>/dev/null"),
+                "/dev/null",
+            ])
+            .env("TERM", "xterm-256color")
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let shown = String::from_utf8(out.stdout).unwrap().replace('\r', "");
+        let whole: BTreeSet<&str> = piped.split_whitespace().collect();
+        let is_rule = |word: &str| word.chars().all(|c| c == '─');
+        for line in shown.lines() {
+            assert!(line.chars().count() <= 80, "{line}");
+            for word in line.split_whitespace().filter(|word| !is_rule(word)) {
+                assert!(whole.contains(word), "{word} is a part of a word: {line}");
+            }
+        }
+        let words = |text: &str| text.split_whitespace().filter(|word| !is_rule(word)).count();
+        assert_eq!(words(&shown), words(&piped), "{shown}");
+    }
+}
+
 #[test]
 fn a_pipe_gets_no_colours() {
     let machine = quiclane_fixtures::two_node_ice_crossed().written();

@@ -2,7 +2,7 @@
 
 use super::finding::{Finding, Kind, NotJudged, Report, Severity};
 use crate::error::Failure;
-use crate::inspect::{has_color, print, print_json};
+use crate::inspect::{columns, has_color, print, print_json, sheet};
 use serde::Serialize;
 use std::fmt::Write;
 
@@ -23,11 +23,7 @@ pub(super) struct Page {
 
 impl Page {
     fn of_stdout() -> Self {
-        use std::io::IsTerminal;
-        let is_terminal = std::io::stdout().is_terminal();
-        let size = terminal_size::terminal_size().filter(|_| is_terminal);
-        let columns = size.map(|(width, _)| usize::from(width.0).max(40));
-        Self { columns, color: has_color() }
+        Self { columns: columns().map(|width| width.max(40)), color: has_color() }
     }
 
     fn paint(self, style: &str, text: &str) -> String {
@@ -38,21 +34,7 @@ impl Page {
     fn wrap(self, text: &str, indent: usize) -> String {
         let Some(columns) = self.columns else { return text.to_owned() };
         let width = columns.min(TEXT_COLUMNS + indent).saturating_sub(indent).max(20);
-        let (mut out, mut line) = (String::new(), 0);
-        for word in text.split(' ') {
-            let length = word.chars().count();
-            if line > 0 && line + 1 + length > width {
-                out.push('\n');
-                out.extend(std::iter::repeat_n(' ', indent));
-                line = 0;
-            } else if line > 0 {
-                out.push(' ');
-                line += 1;
-            }
-            out.push_str(word);
-            line += length;
-        }
-        out
+        sheet::wrap(text, width, indent)
     }
 }
 

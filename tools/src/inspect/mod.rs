@@ -117,6 +117,12 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
     Ok(())
 }
 
+/// How wide the terminal is that standard output goes to; none if it goes elsewhere.
+pub(crate) fn columns() -> Option<usize> {
+    let size = terminal_size::terminal_size().filter(|_| std::io::stdout().is_terminal());
+    size.map(|(width, _)| usize::from(width.0)).filter(|width| *width > 0)
+}
+
 /// True if what is printed may be coloured: a terminal that can, and nobody said NO_COLOR.
 pub(crate) fn has_color() -> bool {
     !refuses_color() && std::io::stdout().is_terminal()

@@ -119,6 +119,26 @@ pub(crate) fn count(number: usize, what: &str) -> String {
     format!("{number} {what}{plural}")
 }
 
+/// Breaks a text at spaces into lines of `width` characters at most; every line but the first is
+/// indented by `indent` more. A word that is longer stands alone.
+pub(crate) fn wrap(text: &str, width: usize, indent: usize) -> String {
+    let (mut out, mut line) = (String::new(), 0);
+    for word in text.split(' ') {
+        let length = word.chars().count();
+        if line > 0 && line + 1 + length > width {
+            out.push('\n');
+            out.extend(std::iter::repeat_n(' ', indent));
+            line = 0;
+        } else if line > 0 {
+            out.push(' ');
+            line += 1;
+        }
+        out.push_str(word);
+        line += length;
+    }
+    out
+}
+
 /// The reasons for what is unknown, each once: `? irq, node (q0-3): why`.
 pub(crate) fn reasons<'a>(rows: impl Iterator<Item = (&'a str, &'a Unknowns)>) -> String {
     let mut by_reason: BTreeMap<&str, (Vec<&str>, Vec<&str>)> = BTreeMap::new();

@@ -1,13 +1,13 @@
 //! Plans and what became of them, for people and for programs.
 
-use crate::inspect::sheet::count;
-use comfy_table::{ContentArrangement, Table, TableComponent, presets};
+use crate::inspect;
+use crate::inspect::sheet::{count, wrap};
+use comfy_table::{ColumnConstraint, ContentArrangement, Table, TableComponent, Width, presets};
 use quiclane::topology::Reading;
 use quiclane::topology::apply::{LineReport, Outcome};
 use quiclane::topology::plan::{Line, Plan, Target, Value};
 use serde::Serialize;
 use std::fmt::Write;
-use std::io::IsTerminal;
 
 /// A value that is longer than this is cut in a table: keys and tables of slots.
 const VALUE_COLUMNS: usize = 36;
@@ -150,12 +150,12 @@ pub(super) fn table<const N: usize>(head: [&str; N]) -> Table {
         table.set_style(part, '─');
     }
     // On a terminal words are not broken: what is too wide is wrapped in its own column.
-    let width = terminal_size::terminal_size().filter(|_| std::io::stdout().is_terminal());
-    match width {
-        Some((width, _)) if width.0 > 0 => {
-            table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width.0);
+    match inspect::columns() {
+        Some(columns) => {
+            let width = u16::try_from(columns).unwrap_or(u16::MAX);
+            table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
         }
-        _ => {
+        None => {
             table.set_content_arrangement(ContentArrangement::Disabled);
         }
     }
@@ -163,8 +163,22 @@ pub(super) fn table<const N: usize>(head: [&str; N]) -> Table {
     table
 }
 
-/// Without the blanks at the ends of lines.
-pub(super) fn trimmed(table: &Table) -> String {
+/// The lines of a table, without the blanks at their ends. On a terminal no column is narrower
+/// than its longest word, as long as there is room.
+pub(super) fn trimmed(mut table: Table) -> String {
+    const PADDING: usize = 2;
+    for at in 0..table.column_count() {
+        let rows = table.header().into_iter().chain(table.row_iter());
+        let cells = rows.filter_map(|row| row.cell_iter().nth(at));
+        let words = cells.map(|cell| {
+            let content = cell.content();
+            content.split_whitespace().map(|word| word.chars().count()).max().unwrap_or(0)
+        });
+        let width = u16::try_from(words.max().unwrap_or(0) + PADDING).unwrap_or(u16::MAX);
+        if let Some(column) = table.column_mut(at) {
+            column.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(width)));
+        }
+    }
     let text = table.to_string();
     let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
     lines.join("\n")
@@ -219,7 +233,7 @@ pub(super) fn plan(plan: &Plan) -> String {
         workers.add_row([row.queue.to_string(), row.cpu.to_string(), node]);
     }
     // Writing to a string does not fail.
-    let _ = writeln!(out, "{}\n", trimmed(&workers));
+    let _ = writeln!(out, "{}\n", trimmed(workers));
     let changes: Vec<&Line> = plan.lines.iter().filter(|line| line.changes()).collect();
     if changes.is_empty() {
         let _ = writeln!(out, "{} is as it should be: nothing to change", plan.device.name);
@@ -228,7 +242,7 @@ pub(super) fn plan(plan: &Plan) -> String {
         for row in folded(&changes) {
             lines.add_row(row);
         }
-        let _ = writeln!(out, "{}\n", trimmed(&lines));
+        let _ = writeln!(out, "{}\n", trimmed(lines));
     }
     let already = plan.lines.len() - changes.len();
     if already > 0 {
@@ -236,12 +250,20 @@ pub(super) fn plan(plan: &Plan) -> String {
         let _ = writeln!(out, "{} {verb} right already", count(already, "setting"));
     }
     for omission in &plan.omissions {
-        let _ = writeln!(out, "left out: {}: {}", omission.what, omission.reason);
+        let _ =
+            writeln!(out, "{}", told(&format!("left out: {}: {}", omission.what, omission.reason)));
     }
     for note in &plan.notes {
-        let _ = writeln!(out, "note: {note}");
+        let _ = writeln!(out, "{}", told(&format!("note: {note}")));
     }
     out
+}
+
+/// A sentence; on a terminal its lines end between words.
+fn told(text: &str) -> String {
+    const INDENT: usize = 6;
+    let width = inspect::columns().map(|columns| columns.saturating_sub(INDENT).max(INDENT));
+    width.map_or_else(|| text.to_owned(), |width| wrap(text, width, INDENT))
 }
 
 /// What became of the lines, for people; those that were right before are only counted.
@@ -260,7 +282,7 @@ pub(super) fn report(lines: &[ReportLineJson]) -> String {
                 line.outcome.replace('_', " "),
             ]);
         }
-        let _ = writeln!(out, "{}\n", trimmed(&rows));
+        let _ = writeln!(out, "{}\n", trimmed(rows));
     }
     let already = lines.len() - moved.len();
     if already > 0 {

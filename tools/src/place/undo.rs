@@ -189,5 +189,5 @@ fn list(json: bool) -> Result<(), Failure> {
         let settings = entry.settings.to_string();
         table.add_row([entry.id, entry.device, entry.cause, settings, entry.state.to_owned()]);
     }
-    inspect::print(&format!("{}\n", show::trimmed(&table)))
+    inspect::print(&format!("{}\n", show::trimmed(table)))
 }

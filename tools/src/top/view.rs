@@ -12,6 +12,7 @@
 //! ```
 
 use super::rates::{CpuRates, Flow, QueueRates, Rates};
+use crate::inspect::sheet;
 use crate::topo::map::{ranges, speed};
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
@@ -136,22 +137,9 @@ fn too_small(area: Rect, buffer: &mut Buffer) {
         "{}x{} is too small: {}x{} at least, 80x24 shows all. q quits",
         area.width, area.height, SMALLEST.0, SMALLEST.1
     );
-    let (mut line, mut y) = (String::new(), area.y);
     let width = usize::from(area.width);
-    for word in text.split(' ') {
-        if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > width {
-            buffer.set_stringn(area.x, y, &line, width, Style::new());
-            line.clear();
-            y += 1;
-        }
-        if y >= area.bottom() {
-            return;
-        }
-        line += if line.is_empty() { "" } else { " " };
-        line += word;
-    }
-    if y < area.bottom() {
-        buffer.set_stringn(area.x, y, &line, width, Style::new());
+    for (line, y) in sheet::wrap(&text, width, 0).lines().zip(area.y..area.bottom()) {
+        buffer.set_stringn(area.x, y, line, width, Style::new());
     }
 }
 
