@@ -10,9 +10,6 @@ use crate::inspect;
 use crate::signals::End;
 use crate::sys::{self, Heard};
 use ratatui::DefaultTerminal;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 /// How long a key or a signal may wait.
@@ -31,7 +28,6 @@ pub(super) enum Wish {
 
 /// Shows the device until the reader has seen enough.
 pub(super) fn run(watch: &mut Watch, interval: Duration) -> Result<(), Failure> {
-    insist()?;
     let mut end = End::listen()?;
     // Its panic hook gives the terminal back before the message is written.
     let mut terminal = ratatui::try_init()
@@ -40,23 +36,6 @@ pub(super) fn run(watch: &mut Watch, interval: Duration) -> Result<(), Failure> 
     // A terminal that is gone does not have to be given back, and cannot be told so.
     let _ = ratatui::try_restore();
     result
-}
-
-/// The first signal ends it in good order. A second one ends it at once: somebody whose terminal
-/// takes no more output has nothing else left.
-fn insist() -> Result<(), Failure> {
-    for signal in [SIGTERM, SIGINT, SIGHUP] {
-        let is_asked = Arc::new(AtomicBool::new(false));
-        // In this order: the first one finds the flag down, and then raises it.
-        signal_hook::flag::register_conditional_shutdown(
-            signal,
-            128 + signal,
-            Arc::clone(&is_asked),
-        )
-        .and_then(|_| signal_hook::flag::register(signal, is_asked))
-        .map_err(|error| Failure::Failed(format!("signals cannot be caught: {error}")))?;
-    }
-    Ok(())
 }
 
 fn show(
