@@ -23,7 +23,7 @@ pub use check::{Drift, Refusal, check, drift, spare_queues_in_use};
 pub use live::Live;
 pub use run::{LineReport, Outcome, run};
 pub use snapshot::{Lost, Snapshot};
-pub use store::{Mark, Pending, Store, civil};
+pub use store::{Mark, Pending, Store, civil, trusted};
 pub use write::Write;
 
 use crate::topology::survey::Survey;

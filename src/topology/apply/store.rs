@@ -320,10 +320,12 @@ fn is_ours(place: &Path) -> bool {
     place.is_dir() && trusted(place).inspect_err(|error| tracing::warn!("{error}")).is_ok()
 }
 
+/// Makes sure that only root and this user decide what is in a directory.
+///
 /// # Errors
 /// The directory, or one above it, is of another user than root and this one, or others may write
 /// to it; one with the sticky bit, as /tmp, keeps what is in it apart.
-fn trusted(place: &Path) -> io::Result<()> {
+pub fn trusted(place: &Path) -> io::Result<()> {
     const WRITABLE: u32 = 0o022;
     const STICKY: u32 = 0o1000;
     let ourselves = fs::metadata("/proc/self").map_or(0, |found| found.uid());

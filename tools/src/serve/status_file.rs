@@ -6,6 +6,7 @@
 
 use crate::error::Failure;
 use quiclane::exec::{WorkerStatus, named_queue_stats};
+use quiclane::topology::apply::trusted;
 use quiclane::topology::survey::server::{
     DIRECTORY, SCHEMA, Server, ServerWorker, parse_started_ticks,
 };
@@ -13,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -169,20 +170,6 @@ fn describe(worker: &WorkerStatus, before: &[ServerWorker]) -> ServerWorker {
         wrong_queue_recent: worker.wrong_queue.saturating_sub(known),
         connections: worker.connections,
     }
-}
-
-/// # Errors
-/// The directory is of another user than root and this one, or others may write to it.
-fn trusted(directory: &Path) -> io::Result<()> {
-    const WRITABLE: u32 = 0o022;
-    let found = fs::metadata(directory)?;
-    let ourselves = fs::metadata("/proc/self")?.uid();
-    if (found.uid() == 0 || found.uid() == ourselves) && found.mode() & WRITABLE == 0 {
-        return Ok(());
-    }
-    let (uid, mode) = (found.uid(), found.mode() & 0o7777);
-    let text = format!("{} is of user {uid}, mode {mode:o}", directory.display());
-    Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
 }
 
 /// What the worker itself threw away, by the names of its counters.
