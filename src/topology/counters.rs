@@ -56,10 +56,14 @@ fn joined(
             other => other,
         };
     };
+    let mut by_driver: BTreeMap<u32, u64> = BTreeMap::new();
     for (name, drops) in statistics.known().into_iter().flatten() {
         if let Some((queue, Kind::Drops)) = receive_statistic(name) {
-            found.drops.entry(queue).or_insert(*drops);
+            *by_driver.entry(queue).or_default() += drops;
         }
+    }
+    for (queue, drops) in by_driver {
+        found.drops.entry(queue).or_insert(drops);
     }
     Reading::Known(found)
 }
@@ -236,7 +240,7 @@ mod tests {
             alloc_fail: None,
         };
         let counters = Reading::Known(vec![row(0, None), row(1, Some(5))]);
-        let driver = statistics(&[("rx0_drops", 3), ("rx1_drops", 4)]);
+        let driver = statistics(&[("rx0_drops", 2), ("rx0_dropped", 1), ("rx1_drops", 4)]);
         let found = joined(&counters, &driver, &Reading::unknown("no"));
         let found = found.known().unwrap();
         assert_eq!((found.drops[&0], found.drops[&1], found.bytes[&0]), (3, 5, 900));
