@@ -199,6 +199,53 @@ fn a_bundle_is_its_owners_and_goes_where_it_is_told() {
     assert!(!place.path().join("x.zip").exists());
 }
 
+/// As of every reading verb: what could not be read is told, and is no failure. Hardly a machine
+/// answers every question.
+#[test]
+fn questions_without_an_answer_are_counted_and_are_no_failure() {
+    let count = |refused: &[&str]| {
+        let mut tree = quiclane_fixtures::veth();
+        for question in refused {
+            tree.refuse(question, "no right to ask");
+        }
+        let (machine, place) = (tree.written(), place());
+        let made = bundle(machine.path(), &place.path().join("x.tar"), &[]);
+        assert_eq!(made.status.code(), Some(0), "{made:?}");
+        let said = String::from_utf8(made.stdout).unwrap();
+        let words: Vec<&str> = said.split(' ').collect();
+        let at = words.windows(3).position(|it| it[0].starts_with("question") && it[1] == "not");
+        let at = at.unwrap_or_else(|| panic!("{said}"));
+        assert!(said.contains("not answered (see /quiclane/bundle.json in it)"), "{said}");
+        words[at - 1].parse::<usize>().unwrap()
+    };
+    let always = count(&["sockets"]);
+    assert_eq!(count(&["sockets", "programs"]), always + 1);
+}
+
+#[test]
+fn standard_output_is_one_thing_at_a_time() {
+    let machine = quiclane_fixtures::two_node_ice().written();
+    let both = bundle(machine.path(), std::path::Path::new("-"), &["--json"]);
+    assert_eq!((both.status.code(), both.stdout.len()), (Some(2), 0), "{both:?}");
+    // A reader that has seen enough is no failure.
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut left = cli().command();
+    left.args(["bundle", "-o", "-", "--root"]).arg(machine.path()).stdout(writer);
+    let left = left.spawn().unwrap().wait_with_output().unwrap();
+    assert_eq!(left.status.code(), Some(0), "{left:?}");
+    let line = format!(
+        "{} bundle -o - --root {}",
+        env!("CARGO_BIN_EXE_quiclane"),
+        machine.path().display()
+    );
+    let mut terminal = std::process::Command::new("script");
+    terminal.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
+    let out = terminal.stdin(std::process::Stdio::null()).output().unwrap();
+    assert_eq!(out.status.code(), Some(2), "{:?}", out.status);
+    assert!(String::from_utf8(out.stdout).unwrap().contains("no text for a terminal"));
+}
+
 #[test]
 fn what_is_no_archive_is_said_in_a_line() {
     let place = place();

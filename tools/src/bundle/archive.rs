@@ -7,7 +7,7 @@ use flate2::read::MultiGzDecoder;
 use flate2::write::GzEncoder;
 use quiclane::topology::Record;
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufReader, BufWriter, IsTerminal, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 use tar::{Archive, Builder, Entry, EntryType, Header};
@@ -42,6 +42,12 @@ impl Format {
     /// What the name of the output asks for.
     pub(super) fn of(output: &Path) -> Result<Self, Failure> {
         if output == Path::new(STDOUT) {
+            if io::stdout().is_terminal() {
+                return Err(Failure::Usage(
+                    "-o -: a bundle is no text for a terminal; send it to a file or a program"
+                        .to_owned(),
+                ));
+            }
             return Ok(Self::Stdout);
         }
         let name = output.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
@@ -80,7 +86,11 @@ pub(super) fn write(output: &Path, format: Format, records: &Records) -> Result<
         if error.kind() != io::ErrorKind::AlreadyExists {
             drop(remove(output));
         }
-        Failure::file("write", output, &error)
+        match (format, error.kind()) {
+            // As of every verb: a reader that has seen enough is no failure.
+            (Format::Stdout, io::ErrorKind::BrokenPipe) => Failure::BrokenPipe,
+            _ => Failure::file("write", output, &error),
+        }
     })
 }
 

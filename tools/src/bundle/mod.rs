@@ -97,6 +97,12 @@ struct Unanswered {
 /// There is no machine to read, or the bundle cannot be written.
 pub(crate) fn run(args: &BundleArgs) -> Result<(), Failure> {
     let format = archive::Format::of(&args.output)?;
+    if format == archive::Format::Stdout && args.read.json {
+        return Err(Failure::Usage(
+            "-o - and --json: standard output is the bundle, or the object; name a file with -o"
+                .to_owned(),
+        ));
+    }
     let recorder = Arc::new(Recorder::default());
     let survey = Survey::read(&args.read.source()?.recorded(recorder.clone()));
     let mut records = recorder.records();

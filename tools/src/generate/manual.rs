@@ -21,7 +21,7 @@ Examples, files and more: quiclane man DIR, then man -l DIR/quiclane.1";
 
 const SECTION: &str = "1";
 const EXIT_STATUS: [(&str, &str); 6] = [
-    ("0", "Fine."),
+    ("0", "Fine. What could not be read is shown as unknown, with the reason, and is no failure."),
     ("1", "It failed, or something was found (doctor, flow explain --verify)."),
     ("2", "The arguments make no sense."),
     ("3", "A privilege is missing; the message names it."),
