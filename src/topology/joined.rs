@@ -44,6 +44,8 @@ pub struct QueueRow {
     /// Packets that the server on it threw away, by the name of its counter; none if no server
     /// tells.
     pub server_drops: Option<BTreeMap<String, u64>>,
+    /// Clients that the server on it refused, by the name of its counter; none if no server tells.
+    pub server_refused: Option<BTreeMap<String, u64>>,
 }
 
 impl QueueRow {
@@ -132,6 +134,7 @@ impl Join<'_> {
         let mask = |found: Option<&Reading<Vec<u32>>>| {
             found.cloned().unwrap_or_else(|| Reading::unknown("there is no such queue"))
         };
+        let server = self.server(queue).map(|(_, worker)| worker);
         QueueRow {
             queue,
             napi,
@@ -144,7 +147,8 @@ impl Join<'_> {
             holder: self.holder(queue),
             packets: self.packets(queue),
             drops: self.count(queue, "drops", |counters| counters.drops.get(&queue)),
-            server_drops: self.server(queue).and_then(|(_, worker)| worker.dropped.clone()),
+            server_drops: server.and_then(|worker| worker.dropped.clone()),
+            server_refused: server.and_then(|worker| worker.refused.clone()),
         }
     }
 

@@ -91,6 +91,8 @@ struct Row {
     drops: Option<u64>,
     /// What the server on it threw away, by the name of its counter; none if no server tells.
     server_drops: Option<BTreeMap<String, u64>>,
+    /// Clients that the server on it refused, by the name of its counter; none if no server tells.
+    server_refused: Option<BTreeMap<String, u64>>,
     is_idle: bool,
     unknown: Unknowns,
 }
@@ -144,6 +146,7 @@ impl Row {
             packets: unknown.take("packets", &row.packets),
             drops: unknown.take("drops", &row.drops),
             server_drops: row.server_drops.clone(),
+            server_refused: row.server_refused.clone(),
             is_idle: row.is_idle(),
             unknown,
         }
@@ -293,7 +296,7 @@ impl Show {
             None => self.unknown.without(&VIRTUAL_HAS_NO),
         };
         text += &self.inferred_text();
-        text += &self.server_drops_text();
+        text += &self.server_text();
         text += &sheet::reasons([(self.device.as_str(), &unknown)].into_iter());
         text + &sheet::reasons(rows)
     }
@@ -313,24 +316,26 @@ impl Show {
         of.into_iter().map(line).collect()
     }
 
-    /// Why servers threw packets away.
-    fn server_drops_text(&self) -> String {
-        let mut of: BTreeMap<&str, u64> = BTreeMap::new();
-        for (reason, count) in
-            self.rows.iter().filter_map(|row| row.server_drops.as_ref()).flatten()
-        {
-            *of.entry(reason).or_default() += count;
-        }
-        if of.is_empty() {
-            return String::new();
-        }
-        let list: Vec<String> =
-            of.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
-        format!(
-            "! the server threw away: {} >>> quiclane doctor {}\n",
-            list.join(", "),
-            self.device
-        )
+    /// Why servers threw packets away, and refused clients.
+    fn server_text(&self) -> String {
+        let line = |what: &str, of: fn(&Row) -> &Option<BTreeMap<String, u64>>| {
+            let mut all: BTreeMap<&str, u64> = BTreeMap::new();
+            for (reason, count) in self.rows.iter().filter_map(|row| of(row).as_ref()).flatten() {
+                *all.entry(reason).or_default() += count;
+            }
+            if all.is_empty() {
+                return String::new();
+            }
+            let list: Vec<String> =
+                all.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+            format!(
+                "! the server {what}: {} >>> quiclane doctor {}\n",
+                list.join(", "),
+                self.device
+            )
+        };
+        line("threw away", |row| &row.server_drops)
+            + &line("refused clients", |row| &row.server_refused)
     }
 
     fn headline(&self) -> String {

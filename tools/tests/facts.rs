@@ -90,6 +90,35 @@ fn what_a_server_throws_away_is_shown() {
 }
 
 #[test]
+fn clients_that_a_server_refuses_are_shown() {
+    let mut tree = two_node_ice();
+    tree.edit("run/quiclane/812.json", |text| {
+        let mut server: Value = serde_json::from_str(text).unwrap();
+        server["workers"][3]["refused"] = json!({"refused_source_connections": 7});
+        server.to_string()
+    });
+    let show = text(&tree, &["queue", "show", "eth0"]);
+    let line = "refused clients: refused_source_connections 7 >>> quiclane doctor eth0";
+    assert!(show.contains(line) && !show.contains("threw away"), "{show}");
+    let row = json(&tree, &["queue", "show", "eth0"])["rows"][3].clone();
+    assert_eq!(row["server_refused"], json!({"refused_source_connections": 7}), "{row}");
+    let (code, out, _) = run(&tree, &["doctor", "eth0"]);
+    assert!(code == Some(1) && out.contains("QL058"), "{out}");
+    assert!(out.contains(">>> quiclane serve --max-per-source N"), "{out}");
+    // A server from before these counters is not judged, and not called fine.
+    tree.edit("run/quiclane/812.json", |text| {
+        let mut server: Value = serde_json::from_str(text).unwrap();
+        for worker in server["workers"].as_array_mut().unwrap() {
+            worker.as_object_mut().unwrap().retain(|name, _| name != "refused");
+        }
+        server.to_string()
+    });
+    let report = json(&tree, &["doctor", "eth0"]);
+    let gaps = report["not_judged"].as_array().unwrap();
+    assert!(gaps.iter().any(|gap| gap["id"] == "QL058"), "{report}");
+}
+
+#[test]
 fn a_holder_that_nobody_names_is_inferred() {
     let mut tree = two_node_ice();
     let holder = |tree: &Tree| json(tree, &["queue", "show", "eth0"])["rows"][2]["socket"].clone();

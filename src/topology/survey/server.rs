@@ -53,6 +53,14 @@ pub struct ServerWorker {
     /// `drop_udp_checksum`; only what is not zero. None: an older server, which does not tell.
     #[serde(default)]
     pub dropped: Option<BTreeMap<String, u64>>,
+    /// Clients that it refused for want of room, by the name of its counter, such as
+    /// `refused_memory`; only what is not zero. None: an older server, which does not tell.
+    #[serde(default)]
+    pub refused: Option<BTreeMap<String, u64>>,
+    /// Times that other threads wanted its CPU, and it began to sleep instead of spinning. None: an
+    /// older server, which does not tell.
+    #[serde(default)]
+    pub crowded: Option<u64>,
     /// Packets that arrived for connections of other workers.
     pub wrong_queue: u64,
     /// Those of the last interval, about a second.

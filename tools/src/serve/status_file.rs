@@ -5,7 +5,7 @@
 //! removed in the end. What killed servers left behind is removed by the next one.
 
 use crate::error::Failure;
-use quiclane::exec::{WorkerStatus, named_queue_stats};
+use quiclane::exec::{LaneCounters, WorkerStatus, named_queue_stats};
 use quiclane::topology::apply::trusted;
 use quiclane::topology::survey::server::{
     DIRECTORY, SCHEMA, Server, ServerWorker, parse_started_ticks,
@@ -166,17 +166,37 @@ fn describe(worker: &WorkerStatus, before: &[ServerWorker]) -> ServerWorker {
         rx_packets: worker.counters.queue.rx_packets,
         drops: worker.counters.queue.drops(),
         dropped: Some(dropped(worker)),
+        refused: Some(refused(worker)),
+        crowded: Some(worker.counters.turns.crowded),
         wrong_queue: worker.wrong_queue,
         wrong_queue_recent: worker.wrong_queue.saturating_sub(known),
         connections: worker.connections,
     }
 }
 
-/// What the worker itself threw away, by the names of its counters.
+/// What the worker itself threw away, by the names of its counters: what the datapath could not take
+/// apart, and what no AEAD guards and whose UDP checksum is wrong.
 fn dropped(worker: &WorkerStatus) -> BTreeMap<String, u64> {
+    let damaged = ("damaged", worker.counters.endpoint.damaged);
     named_queue_stats(&worker.counters.queue)
-        .filter(|(name, count)| name.starts_with("drop_") && *count > 0)
+        .filter(|(name, _)| name.starts_with("drop_"))
+        .chain([damaged])
+        .filter(|(_, count)| *count > 0)
         .map(|(name, count)| (name.to_owned(), count))
+        .collect()
+}
+
+/// The clients that the worker refused for want of room, by the names of its counters.
+fn refused(worker: &WorkerStatus) -> BTreeMap<String, u64> {
+    const WANT_OF_ROOM: [&str; 4] = [
+        "refused_full",
+        "refused_memory",
+        "refused_source_connections",
+        "refused_source_handshakes",
+    ];
+    let all = LaneCounters::NAMES.iter().zip(worker.counters.lane.values());
+    all.filter(|(name, count)| WANT_OF_ROOM.contains(name) && *count > 0)
+        .map(|(name, count)| ((*name).to_owned(), count))
         .collect()
 }
 
@@ -259,6 +279,17 @@ mod tests {
         assert_eq!(told(&mut file, 4)["drop_udp_checksum"], 4);
         assert_eq!(told(&mut file, 7)["drop_udp_checksum"], 7);
         assert_eq!(file.warned.iter().collect::<Vec<_>>(), ["drop_udp_checksum"]);
+        // And clients that are refused, by the limit that they ran into.
+        let mut refusing = worker(7);
+        refusing.counters.lane.refused_memory = 3;
+        refusing.counters.lane.refused_by_acceptor = 5;
+        refusing.counters.turns.crowded = 2;
+        file.write(&[refusing]);
+        let text = fs::read_to_string(&file.path).unwrap();
+        let server: Server = serde_json::from_str(&text).unwrap();
+        let told = &server.workers[0];
+        let only = BTreeMap::from([("refused_memory".to_owned(), 3)]);
+        assert_eq!((&told.refused, told.crowded), (&Some(only), Some(2)));
         drop(file);
         fs::remove_dir_all(&base).unwrap();
     }

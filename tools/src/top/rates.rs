@@ -31,6 +31,8 @@ pub(crate) struct Rates {
     pub(crate) cpus: Vec<CpuRates>,
     /// By reason.
     pub(crate) drops: BTreeMap<String, f64>,
+    /// Clients that the servers of the queues refuse, by reason.
+    pub(crate) refused: BTreeMap<String, f64>,
     pub(crate) unknown: Unknowns,
 }
 
@@ -157,6 +159,7 @@ pub(crate) fn between(
         queues,
         cpus,
         drops,
+        refused: refused(&pair, nic),
         unknown,
     })
 }
@@ -312,24 +315,46 @@ fn drops(pair: &Pair<'_>, nic: &Nic, queue: u32) -> BTreeMap<String, f64> {
 
 /// What the server on a queue throws away, by reason: `server_udp_checksum`.
 fn server_drops(pair: &Pair<'_>, nic: &Nic, queue: u32) -> BTreeMap<String, f64> {
-    let of = |survey| worker(survey, &nic.name, queue);
+    let all = server_rates(pair, nic, queue, |worker| worker.dropped.as_ref());
+    let named = |(name, rate): (&str, f64)| {
+        (format!("server_{}", name.strip_prefix("drop_").unwrap_or(name)), rate)
+    };
+    all.into_iter().map(named).collect()
+}
+
+/// The clients that servers refuse, by reason: `source_connections`.
+fn refused(pair: &Pair<'_>, nic: &Nic) -> BTreeMap<String, f64> {
+    let mut found = BTreeMap::new();
+    for queue in &nic.queues {
+        for (name, rate) in server_rates(pair, nic, queue.index, |worker| worker.refused.as_ref()) {
+            let reason = name.strip_prefix("refused_").unwrap_or(name);
+            *found.entry(reason.to_owned()).or_insert(0.0) += rate;
+        }
+    }
+    found
+}
+
+/// Counters of the server on a queue, by name.
+fn server_rates<'a>(
+    pair: &Pair<'a>,
+    nic: &Nic,
+    queue: u32,
+    of: fn(&ServerWorker) -> Option<&BTreeMap<String, u64>>,
+) -> Vec<(&'a str, f64)> {
+    let look = |survey| worker(survey, &nic.name, queue);
     let (Some((started, now)), Some((before, earlier))) =
-        (of(pair.after), pair.before.and_then(of))
+        (look(pair.after), pair.before.and_then(look))
     else {
-        return BTreeMap::new();
+        return Vec::new();
     };
     // Another process counts from nothing.
-    if started != before {
-        return BTreeMap::new();
-    }
-    let (Some(now), Some(earlier)) = (&now.dropped, &earlier.dropped) else {
-        return BTreeMap::new();
+    let (true, Some(now), Some(earlier)) = (started == before, of(now), of(earlier)) else {
+        return Vec::new();
     };
-    let rate = |(name, &count): (&String, &u64)| {
+    let rate = |(name, &count): (&'a String, &u64)| {
         // What it does not name it has not counted.
         let known = earlier.get(name).copied().unwrap_or(0);
-        let reason = name.strip_prefix("drop_").unwrap_or(name);
-        Some((format!("server_{reason}"), pair.rate(Some(known), Some(count))?))
+        Some((name.as_str(), pair.rate(Some(known), Some(count))?))
     };
     now.iter().filter_map(rate).collect()
 }

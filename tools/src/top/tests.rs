@@ -205,6 +205,23 @@ fn what_a_server_throws_away_is_among_the_drops() {
     assert_eq!((drops["fill_ring_empty"], drops["socket"]), (20.0, 0.0));
 }
 
+#[test]
+fn clients_that_a_server_refuses_are_told() {
+    let mut tree = quiclane_fixtures::two_node_ice();
+    let before = look(&tree);
+    tree.edit("run/quiclane/812.json", |text| {
+        let mut server: serde_json::Value = serde_json::from_str(text).unwrap();
+        for queue in [1, 2] {
+            server["workers"][queue]["refused"] = serde_json::json!({"refused_memory": 6});
+        }
+        server.to_string()
+    });
+    let rates = between(Some((&before, 2.0)), &look(&tree), "eth0").unwrap();
+    assert_eq!((rates.refused["memory"], rates.total.drops_ps), (6.0, Some(0.0)));
+    let (lines, _) = screen(&rates, &view(), 80, 24);
+    assert!(lines[2].starts_with("clients refused/s 6.0  drops/s "), "{}", lines[2]);
+}
+
 /// A veth without a program counts nothing by queue, and the device as a whole.
 #[test]
 fn totals_are_the_devices_where_queues_do_not_count() {

@@ -284,7 +284,8 @@ impl Screen<'_> {
     }
 
     fn drops(&mut self, rates: &Rates) {
-        let (mut x, y) = (self.area.x, self.area.y + 2);
+        let y = self.area.y + 2;
+        let mut x = self.refused(rates, self.area.x, y);
         x = self.put(x, y, "drops/s ", dim());
         if rates.drops.is_empty() {
             let why = if rates.seconds.is_some() { "not counted here" } else { "–" };
@@ -313,6 +314,17 @@ impl Screen<'_> {
         let room = usize::from(self.area.right().saturating_sub(x));
         let text = none_by(&names, room);
         self.put(x, y, &text, dim());
+    }
+
+    /// Clients that are refused, as one number: `doctor` tells the limits.
+    fn refused(&mut self, rates: &Rates, x: u16, y: u16) -> u16 {
+        let all: f64 = rates.refused.values().sum();
+        if all == 0.0 {
+            return x;
+        }
+        let x = self.put(x, y, "clients refused/s ", dim());
+        let x = self.put(x, y, &short(Some(all)), alarm(Some(all)));
+        self.put(x, y, "  ", Style::new())
     }
 
     fn heads(&mut self, heat: &Heat<'_>) {

@@ -91,9 +91,10 @@ pub(super) const KINDS: &[Kind] = &[
         severity: Severity::Warn,
         title: "A server throws away what arrives",
         reads: "dropped of each worker: /run/quiclane/PID.json",
-        why: "The packets reached the server and could not be used: wrong checksums, as of a \
-              sender that leaves them to hardware which is not there (QL069), headers that are \
-              none, or more than its socket held. Clients see silence.",
+        why: "The packets reached the server and could not be used: headers that are none, more \
+              than its socket held, or a wrong UDP checksum where no AEAD guards the packet \
+              (damaged), as of a sender that leaves checksums to hardware which is not there \
+              (QL069). Clients see silence.",
         mend: "quiclane doctor DEV --explain QL069",
         afterwards: "quiclane doctor DEV --watch-seconds 10: gone",
         check: Check::Device(thrown_away),
@@ -127,7 +128,19 @@ fn since(now: u64, before: Option<u64>) -> u64 {
     now.saturating_sub(before.unwrap_or(0))
 }
 
-fn when(is_watched: bool) -> &'static str {
+/// Counters by name that grew since the earlier look, and by how much. What a server does not name
+/// it has not counted.
+pub(super) fn rises<'a>(
+    now: &'a BTreeMap<String, u64>,
+    before: Option<&'a BTreeMap<String, u64>>,
+) -> impl Iterator<Item = (&'a str, u64)> {
+    now.iter().filter_map(move |(name, count)| {
+        let rise = since(*count, before.and_then(|before| before.get(name).copied()));
+        (rise > 0).then_some((name.as_str(), rise))
+    })
+}
+
+pub(super) fn when(is_watched: bool) -> &'static str {
     if is_watched { "while watched" } else { "so far" }
 }
 
@@ -236,16 +249,11 @@ fn thrown_away(cx: &Context<'_>) -> Judgement {
         let Some(dropped) = &worker.dropped else {
             return Err(format!("the server (pid {}) is older and does not tell it", server.pid));
         };
-        for (reason, &now) in dropped {
-            let known =
-                earlier.and_then(|(_, worker)| worker.dropped.as_ref()?.get(reason).copied());
-            // Of a server that was there, what it does not name it had not counted.
-            let rise = since(now, known);
-            if rise > 0 {
-                *by_reason.entry(reason).or_default() += rise;
-                let what = format!("queue {}: {reason} {rise}", worker.queue);
-                read.push((what, format!("/run/quiclane/{}.json", server.pid)));
-            }
+        let known = earlier.and_then(|(_, worker)| worker.dropped.as_ref());
+        for (reason, rise) in rises(dropped, known) {
+            *by_reason.entry(reason).or_default() += rise;
+            let what = format!("queue {}: {reason} {rise}", worker.queue);
+            read.push((what, format!("/run/quiclane/{}.json", server.pid)));
         }
     }
     if !is_served && !cx.socket_queues()?.is_empty() {
@@ -264,7 +272,8 @@ fn thrown_away(cx: &Context<'_>) -> Judgement {
         found = found.read(what, from);
     }
     // The other end of a veth is where the checksums are missing.
-    if by_reason.contains_key("drop_udp_checksum") && cx.driver().as_deref() == Ok("veth") {
+    let is_checksum = ["damaged", "drop_udp_checksum"].iter().any(|it| by_reason.contains_key(it));
+    if is_checksum && cx.driver().as_deref() == Ok("veth") {
         let peer = cx.peer().map_or_else(|_| "PEER".to_owned(), |peer| peer.name().to_owned());
         found = found.mend(format!("ethtool -K {peer} tx off"));
     }

@@ -11,6 +11,7 @@ mod napi;
 mod offloads;
 mod quirks;
 mod rss;
+mod servers;
 mod steering;
 mod workers;
 mod xdp;
@@ -30,6 +31,7 @@ pub(crate) fn all() -> Vec<&'static Kind> {
         quirks::KINDS,
         xdp::KINDS,
         counters::KINDS,
+        servers::KINDS,
         memory::KINDS,
         cpu::KINDS,
         kernel::KINDS,

@@ -117,7 +117,9 @@ pub(super) const KINDS: &[Kind] = &[
         title: "veth: the other end leaves checksums to hardware",
         reads: "tx-checksum-ip-generic and tx-udp-segmentation of the other end: ethtool -k PEER",
         why: "There is no hardware. What the kernel sends from there reaches XDP with checksums \
-              that were never filled in, and AF_XDP receivers drop it; with segmentation a \
+              that were never filled in. Quiclane takes the packets that an AEAD guards and \
+              throws the others away, so that a client of an unknown version gets no Version \
+              Negotiation; other AF_XDP programs may throw all of it away. With segmentation a \
               generic program sees one long packet for many.",
         mend: "ethtool -K PEER tx off",
         afterwards: "ethtool -k PEER: tx-checksumming: off",

@@ -334,6 +334,20 @@ pub(super) const TRIGGERS: &[Trigger] = &[
             worker["dropped"] = json!({"drop_udp_checksum": 7, "drop_malformed": 2});
         });
     }),
+    ice(
+        "QL058",
+        "9 clients refused so far: refused_memory 7, refused_source_connections 2",
+        |tree| {
+            server_with(tree, |worker| {
+                // That one address has many handshakes under way is nothing that a limit of serve mends.
+                worker["refused"] = json!({"refused_memory": 7, "refused_source_connections": 2,
+                                       "refused_source_handshakes": 5});
+            });
+        },
+    ),
+    ice("QL059", "others wanted cpu 0: 3 times so far", |tree| {
+        server_with(tree, |worker| worker["crowded"] = 3.into());
+    }),
     ice("QL054", "dropped 4 packets", |tree| {
         edit(tree, "queue_counters", |counters| counters[0]["hw_drops"] = 4.into());
     }),

@@ -1,0 +1,143 @@
+//! What servers of ours count besides packets, on AF_XDP and kernel sockets alike: clients that
+//! they refuse, and CPUs that are not theirs alone. Only what an operator can do something about:
+//! answers that are limited, and handshakes that are evicted, are a flood met as it is meant to be.
+
+use super::counters::{rises, when};
+use crate::doctor::context::{Host, known, named};
+use crate::doctor::finding::{Check, Found, Judgement, Kind, Severity};
+use crate::inspect::sheet::count;
+use quiclane::topology::survey::server::{Server, ServerWorker};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Limits, by the counter of the clients that were refused for them, and what raises each.
+const LIMITS: [(&str, &str); 3] = [
+    ("refused_full", "quiclane serve --workers N"),
+    ("refused_memory", "quiclane serve --max-memory MIB"),
+    ("refused_source_connections", "quiclane serve --max-per-source N"),
+];
+
+pub(super) const KINDS: &[Kind] = &[
+    Kind {
+        id: "QL058",
+        severity: Severity::Warn,
+        title: "A server refuses clients",
+        reads: "refused of each worker: /run/quiclane/PID.json",
+        why: "A limit keeps them out, and they are told CONNECTION_REFUSED: the worker's table \
+              is full (refused_full), its connections hold as much memory as they may \
+              (refused_memory), or one address has as many connections as it may \
+              (refused_source_connections: often a NAT or a proxy with many clients behind it). \
+              If these are clients that you want, raise the limit; if not, it does its work.",
+        mend: "quiclane serve --max-memory MIB --max-per-source N",
+        afterwards: "quiclane doctor --watch-seconds 10: gone",
+        check: Check::Host(refuses),
+    },
+    Kind {
+        id: "QL059",
+        severity: Severity::Note,
+        title: "Other threads want a worker's CPU",
+        reads: "crowded of each worker: /run/quiclane/PID.json; it counts what \
+                /proc/PID/task/TID/schedstat says",
+        why: "The worker waited for its CPU for more than a twentieth of the time. It sleeps at \
+              once instead of spinning then, and each request pays for the wake-up. A client on \
+              the same machine, another server, or an interrupt's work may be on that CPU.",
+        mend: "quiclane serve --cpus LIST",
+        afterwards: "quiclane doctor --watch-seconds 10: gone",
+        check: Check::Host(crowded),
+    },
+];
+
+/// Every worker with its server, and what it said at the earlier look.
+fn workers<'a>(
+    host: &Host<'a>,
+) -> impl Iterator<Item = (&'a Server, &'a ServerWorker, Option<&'a ServerWorker>)> {
+    let before = host.before;
+    let all = host.survey.servers.iter();
+    all.flat_map(|server| server.workers.iter().map(move |worker| (server, worker))).map(
+        move |(server, worker)| {
+            let same = |other: &&ServerWorker| {
+                (other.queue, &other.device) == (worker.queue, &worker.device)
+            };
+            let earlier = before.and_then(|before| {
+                let mut servers = before.servers.iter();
+                let lives = |other: &&Server| {
+                    (other.pid, other.started_ticks) == (server.pid, server.started_ticks)
+                };
+                servers.find(lives)?.workers.iter().find(same)
+            });
+            (server, worker, earlier)
+        },
+    )
+}
+
+/// The reason why nothing can be said where no server describes itself, but may well run.
+fn told(host: &Host<'_>) -> Result<(), String> {
+    if host.survey.servers.is_empty() && !known(&host.survey.sockets)?.is_empty() {
+        return Err("the process with the sockets does not tell it in /run/quiclane".to_owned());
+    }
+    Ok(())
+}
+
+fn is_older(server: &Server) -> String {
+    format!("the server (pid {}) is older and does not tell it", server.pid)
+}
+
+fn file(server: &Server) -> String {
+    format!("/run/quiclane/{}.json", server.pid)
+}
+
+fn refuses(host: &Host<'_>) -> Judgement {
+    told(host)?;
+    let mut by_reason: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut read = Vec::new();
+    for (server, worker, earlier) in workers(host) {
+        let refused = worker.refused.as_ref().ok_or_else(|| is_older(server))?;
+        for (reason, rise) in rises(refused, earlier.and_then(|it| it.refused.as_ref())) {
+            if LIMITS.iter().any(|(name, _)| *name == reason) {
+                *by_reason.entry(reason).or_default() += rise;
+                read.push((format!("queue {}: {reason} {rise}", worker.queue), file(server)));
+            }
+        }
+    }
+    let Some((worst, _)) = by_reason.iter().max_by_key(|(_, rise)| **rise) else {
+        return Ok(None);
+    };
+    let raise = LIMITS.iter().find(|(name, _)| name == worst).map(|(_, command)| *command);
+    let reasons: Vec<String> =
+        by_reason.iter().map(|(reason, rise)| format!("{reason} {rise}")).collect();
+    let total = usize::try_from(by_reason.values().sum::<u64>()).unwrap_or(usize::MAX);
+    let period = when(host.before.is_some());
+    let clients = count(total, "client");
+    let mut found = Found::new(format!("{clients} refused {period}: {}", reasons.join(", ")));
+    found.mend = raise.map(str::to_owned);
+    read.into_iter().fold(found, |found, (what, from)| found.read(what, from)).judged()
+}
+
+fn crowded(host: &Host<'_>) -> Judgement {
+    told(host)?;
+    let (mut cpus, mut queues) = (BTreeSet::new(), BTreeSet::new());
+    let mut total = 0;
+    let mut read = Vec::new();
+    for (server, worker, earlier) in workers(host) {
+        let now = worker.crowded.ok_or_else(|| is_older(server))?;
+        let rise = now.saturating_sub(earlier.and_then(|it| it.crowded).unwrap_or(0));
+        if rise == 0 {
+            continue;
+        }
+        total += rise;
+        queues.insert(worker.queue);
+        cpus.extend(worker.cpu);
+        read.push((format!("queue {}: crowded {rise}", worker.queue), file(server)));
+    }
+    if read.is_empty() {
+        return Ok(None);
+    }
+    let list = |set: BTreeSet<u32>| set.into_iter().collect::<Vec<_>>();
+    let whose = match cpus.is_empty() {
+        true => format!("the CPU of {}", named("queue", &list(queues))),
+        false => named("cpu", &list(cpus)),
+    };
+    let times = count(usize::try_from(total).unwrap_or(usize::MAX), "time");
+    let period = when(host.before.is_some());
+    let found = Found::new(format!("others wanted {whose}: {times} {period}"));
+    read.into_iter().fold(found, |found, (what, from)| found.read(what, from)).judged()
+}
