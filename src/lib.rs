@@ -5,7 +5,7 @@
 //! connections: rings, packets, crypto, QUIC, timers and the application's callbacks. One
 //! queue, one socket, one thread, one table of connections: a *lane*.
 //!
-//! # The rooms
+//! # The modules
 //!
 //! Arrows mean "may import", and none runs back:
 //!
@@ -16,7 +16,7 @@
 //! exec -> lb -> wire            all may use time and ecn
 //! ```
 //!
-//! | room | what it knows |
+//! | module | what it knows |
 //! |---|---|
 //! | [`wire`] | bytes to values and back: varints, headers, frames, transport parameters |
 //! | [`proto`] | QUIC as state machines, without I/O, clock or threads |

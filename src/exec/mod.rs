@@ -1,6 +1,6 @@
 //! Who runs what where: workers and their threads, tables, timers, inboxes, and the API.
 //!
-//! The only room that knows both the protocol and the datapath, and the only one that knows
+//! The only module that knows both the protocol and the datapath, and the only one that knows
 //! threads and a clock.
 //!
 //! ```text
