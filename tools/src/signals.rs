@@ -4,7 +4,7 @@ use crate::error::Failure;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
 use signal_hook::low_level;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
 /// A shell says of a process that a signal ended: 128 and the number of the signal.
@@ -39,14 +39,8 @@ impl End {
     }
 
     fn start(hangup: Hangup) -> Result<Self, Failure> {
-        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
-            .map_err(|e| Failure::Failed(format!("signals cannot be caught: {e}")))?;
-        let handle = signals.handle();
         let (tell, asked) = channel();
-        let listener = std::thread::Builder::new().name("signals".to_owned());
-        listener
-            .spawn(move || hear(&mut signals, hangup, &tell))
-            .map_err(|e| Failure::Failed(format!("signals cannot be waited for: {e}")))?;
+        let handle = catch(hangup, move |_signal| tell.send(()).is_ok())?;
         Ok(Self { asked, handle })
     }
 
@@ -62,36 +56,27 @@ impl End {
 /// # Errors
 /// Signals cannot be caught.
 pub(crate) fn forward(tell: impl Fn(i32) -> bool + Send + 'static) -> Result<(), Failure> {
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
-        .map_err(|e| Failure::Failed(format!("signals cannot be caught: {e}")))?;
-    let listener = std::thread::Builder::new().name("signals".to_owned());
-    listener
-        .spawn(move || {
-            let mut is_asked = false;
-            for signal in signals.forever() {
-                if std::mem::replace(&mut is_asked, true) || !tell(signal) {
-                    low_level::exit(ENDED_BY_SIGNAL + signal);
-                }
-            }
-        })
-        .map_err(|e| Failure::Failed(format!("signals cannot be waited for: {e}")))?;
-    Ok(())
+    catch(Hangup::Ends, tell).map(drop)
 }
 
-fn hear(signals: &mut Signals, hangup: Hangup, tell: &Sender<()>) {
-    let mut is_asked = false;
-    for signal in signals.forever() {
-        if signal == SIGHUP && hangup == Hangup::Ignored {
-            tracing::info!("SIGHUP: there is nothing to read again");
-        } else if is_asked {
-            // Whoever asks twice does not want to wait for anything.
-            low_level::exit(ENDED_BY_SIGNAL + signal);
-        } else {
-            is_asked = true;
-            // Nobody listens any more: then it ends anyway.
-            let _ = tell.send(());
+fn catch(hangup: Hangup, tell: impl Fn(i32) -> bool + Send + 'static) -> Result<Handle, Failure> {
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
+        .map_err(|e| Failure::Failed(format!("signals cannot be caught: {e}")))?;
+    let handle = signals.handle();
+    let hear = move || {
+        let mut is_asked = false;
+        for signal in signals.forever() {
+            if signal == SIGHUP && hangup == Hangup::Ignored {
+                tracing::info!("SIGHUP: there is nothing to read again");
+            } else if std::mem::replace(&mut is_asked, true) || !tell(signal) {
+                // Whoever asks twice does not want to wait for anything.
+                low_level::exit(ENDED_BY_SIGNAL + signal);
+            }
         }
-    }
+    };
+    let listener = std::thread::Builder::new().name("signals".to_owned()).spawn(hear);
+    listener.map_err(|e| Failure::Failed(format!("signals cannot be waited for: {e}")))?;
+    Ok(handle)
 }
 
 impl Drop for End {
