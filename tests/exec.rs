@@ -10,7 +10,8 @@ mod listeners;
 use bytes::Bytes;
 use quiclane::exec::{
     ClientConfig, ConnectionRef, Handle, HandleError, Handler, Interest, ListenError, Listener,
-    OpenError, Polling, Progress, Registration, RegistrationConfig, ServerConfig, WorkerStatus,
+    OpenError, Pin, Polling, Progress, Registration, RegistrationConfig, ServerConfig,
+    WorkerStatus,
 };
 use quiclane::proto::connection::CloseReason;
 use quiclane::proto::crypto::{ClientTls, ServerTls};
@@ -47,7 +48,7 @@ fn configs() -> (ServerConfig, ClientConfig) {
 
 /// Not pinned: tests run beside each other on few CPUs.
 fn workers(count: usize) -> RegistrationConfig {
-    RegistrationConfig { pin: false, polling: Polling::Sleep, ..RegistrationConfig::udp(count) }
+    RegistrationConfig { pin: Pin::Off, polling: Polling::Sleep, ..RegistrationConfig::udp(count) }
 }
 
 fn open(config: RegistrationConfig) -> Registration {
@@ -667,7 +668,8 @@ fn workers_that_the_application_turns_serve_too() {
 
 #[test]
 fn impossible_configurations_are_refused() {
-    let error = Registration::open(RegistrationConfig { pin: false, ..RegistrationConfig::udp(0) });
+    let error =
+        Registration::open(RegistrationConfig { pin: Pin::Off, ..RegistrationConfig::udp(0) });
     assert!(matches!(error.unwrap_err(), OpenError::Workers(0)));
     let config = RegistrationConfig { cpus: vec![60_000], ..RegistrationConfig::udp(1) };
     assert!(matches!(Registration::open(config).unwrap_err(), OpenError::Placement(_)));

@@ -95,6 +95,17 @@ pub enum Profile {
     Scavenger,
 }
 
+/// Which workers are pinned to CPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pin {
+    /// All.
+    All,
+    /// Those of AF_XDP. Nothing ties a kernel socket to a CPU: the scheduler places its worker.
+    Xdp,
+    /// None.
+    Off,
+}
+
 /// What a [`Registration`](super::Registration) is opened with.
 #[derive(Clone, Debug)]
 pub struct RegistrationConfig {
@@ -107,10 +118,8 @@ pub struct RegistrationConfig {
     pub queues: Vec<u32>,
     /// The CPUs that serve them, in that order; empty: chosen near the device.
     pub cpus: Vec<u32>,
-    /// Pin each worker to its CPU, and its memory to that CPU's node.
-    pub pin: bool,
-    /// The same for workers of kernel sockets, which no queue ties to a CPU. Both have to be set.
-    pub pin_udp: bool,
+    /// Which workers are pinned, each to its CPU and its memory to that CPU's node.
+    pub pin: Pin,
     /// Whether one CPU may serve several queues.
     pub sharing: Sharing,
     /// When a worker sleeps.
@@ -143,8 +152,7 @@ impl Default for RegistrationConfig {
             workers: None,
             queues: Vec::new(),
             cpus: Vec::new(),
-            pin: true,
-            pin_udp: true,
+            pin: Pin::All,
             sharing: Sharing::Forbid,
             polling: Polling::default(),
             profile: Profile::default(),

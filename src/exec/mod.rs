@@ -81,7 +81,7 @@ mod worker;
 
 pub use crate::datapath::udp::{UdpError, UdpErrorKind};
 pub use affinity::BerthError;
-pub use config::{ClientConfig, Io, Profile, RegistrationConfig, ServerConfig, UdpTuning};
+pub use config::{ClientConfig, Io, Pin, Profile, RegistrationConfig, ServerConfig, UdpTuning};
 pub use crew::Crew;
 pub use handle::{Handle, HandleError};
 pub use handler::{ConnectionRef, Handler, Refusal, WorkerRef};

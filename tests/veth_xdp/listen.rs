@@ -2,7 +2,7 @@
 
 use super::netns::{Lab, LabConfig, Side, privileged};
 use super::*;
-use quiclane::exec::{Io, Polling, Registration, RegistrationConfig, ServerConfig};
+use quiclane::exec::{Io, Pin, Polling, Registration, RegistrationConfig, ServerConfig};
 use quiclane::proto::crypto::ServerTls;
 use std::sync::mpsc::channel;
 
@@ -25,7 +25,7 @@ fn registration(lab: &Lab) -> Registration {
     lab.enter_with_sysfs(Side::Server);
     let io = Io::Xdp(config(lab, Mode::NativeCopy));
     let polling = Polling::Sleep;
-    Registration::open(RegistrationConfig { io, pin: false, polling, ..Default::default() })
+    Registration::open(RegistrationConfig { io, pin: Pin::Off, polling, ..Default::default() })
         .unwrap()
 }
 

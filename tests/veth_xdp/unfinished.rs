@@ -6,7 +6,7 @@ use super::*;
 use bytes::Bytes;
 use quiclane::datapath::{Checksum, Datapath};
 use quiclane::exec::{
-    ClientConfig, ConnectionRef, Handler, Io, Polling, Registration, RegistrationConfig,
+    ClientConfig, ConnectionRef, Handler, Io, Pin, Polling, Registration, RegistrationConfig,
     ServerConfig, UdpTuning,
 };
 use quiclane::proto::crypto::{ClientTls, ServerTls};
@@ -109,7 +109,7 @@ impl Handler for Client {
 
 fn registration(io: Io) -> Registration {
     let polling = Polling::Sleep;
-    let config = RegistrationConfig { io, pin: false, polling, ..Default::default() };
+    let config = RegistrationConfig { io, pin: Pin::Off, polling, ..Default::default() };
     Registration::open(RegistrationConfig { workers: Some(1), ..config }).unwrap()
 }
 

@@ -5,7 +5,7 @@ use crate::error::Failure;
 use quiclane::TransportConfig;
 use quiclane::datapath::Mode;
 use quiclane::datapath::xdp::{Require, XdpConfig};
-use quiclane::exec::{Io, Polling, Registration, RegistrationConfig, UdpTuning};
+use quiclane::exec::{Io, Pin, Polling, Registration, RegistrationConfig, UdpTuning};
 use quiclane::topology::Sharing;
 
 /// Headers before the payload of a datagram over IPv4.
@@ -111,7 +111,7 @@ fn config(args: &IoArgs) -> Result<RegistrationConfig, Failure> {
     }
     // Kernel UDP goes where the scheduler puts it unless CPUs are named: two processes that pin
     // themselves to the first CPU would take turns there.
-    config.pin_udp = args.cpus.is_some();
+    config.pin = if args.cpus.is_some() { Pin::All } else { Pin::Xdp };
     if args.share_cpus {
         config.sharing = Sharing::Allow;
     }

@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 use quiclane::exec::{
-    ClientConfig, ConnectionRef, Handle, Handler, Registration, RegistrationConfig,
+    ClientConfig, ConnectionRef, Handle, Handler, Pin, Registration, RegistrationConfig,
 };
 use quiclane::{ClientTls, CloseReason, Dir, StreamId, TransportConfig};
 use quiclane_fixtures::server::{Ended, Scratch, Server};
@@ -133,7 +133,7 @@ fn stalled(
 }
 
 fn client_side() -> Registration {
-    let config = RegistrationConfig { pin: false, ..RegistrationConfig::udp(1) };
+    let config = RegistrationConfig { pin: Pin::Off, ..RegistrationConfig::udp(1) };
     Registration::open(config).unwrap()
 }
 

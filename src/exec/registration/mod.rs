@@ -128,6 +128,7 @@ impl Monitor {
         self.boards.iter().enumerate().map(row).collect()
     }
 }
+
 /// How often a shutdown looks whether workers have ended.
 const JOIN_STEP: Duration = Duration::from_micros(200);
 

@@ -2,7 +2,7 @@
 
 use super::super::affinity::{self, Berth, BerthError};
 use super::super::clock::Clock;
-use super::super::config::{Io, Profile, RegistrationConfig, UdpTuning};
+use super::super::config::{Io, Pin, Profile, RegistrationConfig, UdpTuning};
 use super::super::entropy::Entropy;
 use super::super::handle::Command;
 use super::super::handoff::Fleet;
@@ -191,7 +191,7 @@ pub(super) fn prepare(
         Profile::Scavenger => Polling::Sleep,
         Profile::LowLatency | Profile::RealTime => config.polling,
     };
-    let is_pinned = is_pinned(&config, &source);
+    let is_pinned = is_pinned(config.pin, matches!(source, Source::Xdp { .. }));
     let seed = |(number, row): (usize, &topology::Assignment)| WorkerSeed {
         number,
         name: thread_name(&config.name, &suffix(&source, number, row.queue)),
@@ -327,9 +327,12 @@ fn attach(config: &XdpConfig) -> Result<Source, XdpError> {
     Ok(Source::Xdp { device, ladder })
 }
 
-/// Whether workers are bound to their CPUs.
-fn is_pinned(config: &RegistrationConfig, source: &Source) -> bool {
-    config.pin && (config.pin_udp || matches!(source, Source::Xdp { .. }))
+fn is_pinned(pin: Pin, is_xdp: bool) -> bool {
+    match pin {
+        Pin::All => true,
+        Pin::Xdp => is_xdp,
+        Pin::Off => false,
+    }
 }
 
 /// Which CPU serves which queue of `device`; without one, workers are placed as if they were
@@ -355,7 +358,7 @@ fn placement(
         }
         request.queues = (0..workers as u32).collect();
     }
-    let is_pinned = config.pin && (config.pin_udp || device.is_some());
+    let is_pinned = is_pinned(config.pin, device.is_some());
     if !is_pinned {
         request.sharing = Sharing::Allow;
     }
@@ -478,7 +481,7 @@ mod tests {
         use crate::proto::crypto::told_time_of_day;
         let config = RegistrationConfig {
             io: Io::Udp(UdpTuning::default()),
-            pin: false,
+            pin: Pin::Off,
             workers: Some(1),
             ..Default::default()
         };
