@@ -227,7 +227,7 @@ fn load<const N: usize>(words: &[AtomicU64; N]) -> [u64; N] {
 }
 
 /// A worker, as [`Registration::status`](super::Registration::status) shows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WorkerStatus {
     /// Its number.
     pub worker: usize,

@@ -23,8 +23,8 @@ pub(crate) const GO: u64 = u64::MAX;
 pub(crate) const CLOSE: u64 = u64::MAX - 1;
 /// Connections that ended early and whose reason is told, on each worker.
 const REASONS_MAX: u64 = 16;
-/// Handshakes of hps that may fail on one worker, each followed by another.
-const FAILURES_MAX: u64 = 1000;
+/// Handshakes of hps that may fail, each followed by another, before a run ends.
+pub(crate) const FAILURES_MAX: u64 = 1000;
 
 /// What every connection of a run does, and where it tells what it has done.
 pub(crate) struct Plan {

@@ -6,7 +6,7 @@
 //! so that both sides know what they have lost.
 
 use super::args::{PerfArgs, PerfCommand, PerfRunArgs, Scenario};
-use super::client::{CLOSE, GO, News, PerfClient, Plan};
+use super::client::{CLOSE, FAILURES_MAX, GO, News, PerfClient, Plan};
 use super::control::Control;
 use super::cycles::Cycles;
 use super::lines::Lines;
@@ -50,8 +50,6 @@ const SHUTDOWN_PATIENCE: Duration = Duration::from_millis(500);
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// Reasons of ended connections that a report has.
 const REASONS_MAX: usize = 8;
-/// Handshakes of hps that may fail before a run ends.
-const HPS_FAILURES_MAX: u64 = 1000;
 
 /// Runs a scenario, or the server for one.
 pub(crate) fn run(args: &PerfArgs) -> Result<(), Failure> {
@@ -313,7 +311,7 @@ impl Run {
             let totals = self.totals();
             let is_hps = self.plan.settings.scenario == Scenario::Hps;
             let is_alone =
-                if is_hps { totals.ended_early >= HPS_FAILURES_MAX } else { totals.live == 0 };
+                if is_hps { totals.ended_early >= FAILURES_MAX } else { totals.live == 0 };
             if self.end.wait(Duration::ZERO) {
                 self.is_interrupted = true;
                 self.plan.window.cut(now);

@@ -95,19 +95,7 @@ mod tests {
     fn the_named_drops_are_what_is_called_drops_elsewhere() {
         let all = QueueStats { rx_packets: 1, tx_errors: 1, ..QueueStats::default() };
         let names: Vec<&str> = named_queue_stats(&all).map(|(name, _)| name).collect();
-        let mut worker = WorkerStatus {
-            worker: 0,
-            queue: 0,
-            device: None,
-            cpu: None,
-            node: None,
-            mode: None,
-            ladder: Vec::new(),
-            error: None,
-            connections: 0,
-            wrong_queue: 0,
-            counters: quiclane::exec::Snapshot::default(),
-        };
+        let mut worker = WorkerStatus::default();
         let q = &mut worker.counters.queue;
         (q.drop_malformed, q.drop_ip_checksum, q.drop_udp_checksum) = (1, 2, 4);
         (q.drop_udp_length, q.drop_truncated, q.drop_empty) = (8, 16, 32);

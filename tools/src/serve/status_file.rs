@@ -256,17 +256,10 @@ mod tests {
         let worker = |drop_udp_checksum| {
             let queue = QueueStats { drop_udp_checksum, rx_packets: 9, ..QueueStats::default() };
             WorkerStatus {
-                worker: 0,
                 queue: 3,
                 device: Some("veth0".to_owned()),
-                cpu: None,
-                node: None,
-                mode: None,
-                ladder: Vec::new(),
-                error: None,
-                connections: 0,
-                wrong_queue: 0,
                 counters: Snapshot { queue, ..Snapshot::default() },
+                ..WorkerStatus::default()
             }
         };
         let told = |file: &mut StatusFile, count| {
