@@ -5,8 +5,9 @@ mod output;
 use crate::args::GetArgs;
 use crate::error::Failure;
 use crate::identity::client_tls;
+use crate::reach::{self, Watch};
 use crate::signals;
-use crate::{hq, io, perf, reach};
+use crate::{hq, io, perf};
 use bytes::Bytes;
 use output::Output;
 use quiclane::CloseReason;
@@ -45,6 +46,10 @@ enum News {
     Interrupted,
 }
 
+/// With the address that it is about; `None` for all. An address that was given up may still
+/// speak.
+type Told = (Option<SocketAddr>, News);
+
 /// How an address ended.
 enum Outcome {
     Fetched(u64),
@@ -61,7 +66,7 @@ pub(crate) fn run(args: &GetArgs) -> Result<(), Failure> {
     let registration = io::open_client(&args.io)?;
     let (news, inbox) = channel();
     let interrupted = news.clone();
-    signals::forward(move |_signal| interrupted.send(News::Interrupted).is_ok())?;
+    signals::forward(move |_signal| interrupted.send((None, News::Interrupted)).is_ok())?;
     let result = fetch.any(&registration, &addresses, &news, &inbox, &mut out);
     // What closes has said so in the turn that this waits for; that the server hears of it is
     // not awaited.
@@ -83,7 +88,16 @@ struct Fetch<'a> {
     patience: Duration,
     /// What a handshake gets of it.
     handshake: Duration,
+}
+
+/// A connection that is waited for.
+struct Attempt {
+    address: SocketAddr,
+    handle: Handle,
+    /// Bytes that were handed over and are not written yet.
     unwritten: Arc<AtomicUsize>,
+    /// Until it is connected.
+    watch: Option<Watch>,
 }
 
 impl<'a> Fetch<'a> {
@@ -104,8 +118,7 @@ impl<'a> Fetch<'a> {
         transport.handshake_timeout = handshake;
         transport.keep_alive = Some(KEEP_ALIVE);
         config.transport = Arc::new(transport);
-        let unwritten = Arc::default();
-        Ok(Self { args, config, server_name, patience, handshake, unwritten })
+        Ok(Self { args, config, server_name, patience, handshake })
     }
 
     /// Fetches from the first address that answers.
@@ -113,8 +126,8 @@ impl<'a> Fetch<'a> {
         &self,
         registration: &Registration,
         addresses: &[SocketAddr],
-        news: &Sender<News>,
-        inbox: &Receiver<News>,
+        news: &Sender<Told>,
+        inbox: &Receiver<Told>,
         out: &mut Output,
     ) -> Result<(), Failure> {
         let mut last = None;
@@ -140,51 +153,45 @@ impl<'a> Fetch<'a> {
         &self,
         registration: &Registration,
         address: SocketAddr,
-        news: &Sender<News>,
-        inbox: &Receiver<News>,
+        news: &Sender<Told>,
+        inbox: &Receiver<Told>,
         out: &mut Output,
     ) -> Result<Outcome, Failure> {
         tracing::info!("connecting to {address} as {}", self.server_name);
-        let path = self.args.path.clone();
+        let unwritten: Arc<AtomicUsize> = Arc::default();
         let client = Client {
-            path,
+            path: self.args.path.clone(),
             address,
             handshake: self.handshake,
             news: news.clone(),
             piece: Vec::new(),
-            unwritten: Arc::clone(&self.unwritten),
+            unwritten: Arc::clone(&unwritten),
             paused: None,
             done: false,
         };
         let handle = registration.connect(address, &self.server_name, &self.config, client)?;
         let tell = news.clone();
-        reach::watch(address, reach::AFTER, self.handshake, move |why| {
+        let watch = reach::watch(address, reach::AFTER, self.handshake, move |why| {
             // Nobody listens any more once the file is complete or given up.
-            let _nobody = tell.send(News::Unreachable(why));
+            let _nobody = tell.send((Some(address), News::Unreachable(why)));
         });
-        self.receive(address, &handle, inbox, out)
-    }
-
-    /// Bytes are written: a connection that waited for that goes on.
-    fn written(&self, handle: &Handle, bytes: usize) {
-        let before = self.unwritten.fetch_sub(bytes, Ordering::Relaxed);
-        let is_room_again = before >= UNWRITTEN_MAX_BYTES && before - bytes < UNWRITTEN_MAX_BYTES;
-        if is_room_again {
-            while handle.wake(0) == Err(HandleError::Full) {
-                std::thread::yield_now();
-            }
+        let mut attempt = Attempt { address, handle, unwritten, watch: Some(watch) };
+        let outcome = self.receive(&mut attempt, inbox, out);
+        if let Ok(Outcome::NotReached(_)) = outcome {
+            // Fails only if it is closed.
+            let _ = attempt.handle.close(0, Bytes::new());
         }
+        outcome
     }
 
     /// Writes what arrives. Patience is for silence, not for the whole file.
     fn receive(
         &self,
-        address: SocketAddr,
-        handle: &Handle,
-        inbox: &Receiver<News>,
+        attempt: &mut Attempt,
+        inbox: &Receiver<Told>,
         out: &mut Output,
     ) -> Result<Outcome, Failure> {
-        let (mut is_connected, mut bytes) = (false, 0);
+        let (address, mut is_connected, mut bytes) = (attempt.address, false, 0);
         let started = clock();
         let failed = |why: String, is_connected: bool| {
             let failure = Failure::Failed(why);
@@ -193,16 +200,21 @@ impl<'a> Fetch<'a> {
         loop {
             let patience =
                 if is_connected { self.patience } else { self.handshake + HANDSHAKE_SLACK };
-            match inbox.recv_timeout(patience) {
+            let told = match inbox.recv_timeout(patience) {
+                Ok((Some(other), _)) if other != address => continue,
+                told => told.map(|(_, news)| news),
+            };
+            match told {
                 Ok(News::Connected) => {
                     is_connected = true;
+                    attempt.watch = None;
                     let took = started.elapsed().as_secs_f64() * 1e3;
                     tracing::info!("connected to {address} in {took:.1} ms");
                 }
                 Ok(News::Piece(piece)) => {
                     bytes += piece.len() as u64;
                     out.write(&piece)?;
-                    self.written(handle, piece.len());
+                    attempt.written(piece.len());
                 }
                 Ok(News::Done) => return Ok(Outcome::Fetched(bytes)),
                 Ok(News::Failed(why)) => return Ok(failed(why, is_connected)),
@@ -228,6 +240,19 @@ impl<'a> Fetch<'a> {
     }
 }
 
+impl Attempt {
+    /// Bytes are written: a connection that waited for that goes on.
+    fn written(&self, bytes: usize) {
+        let before = self.unwritten.fetch_sub(bytes, Ordering::Relaxed);
+        let is_room_again = before >= UNWRITTEN_MAX_BYTES && before - bytes < UNWRITTEN_MAX_BYTES;
+        if is_room_again {
+            while self.handle.wake(0) == Err(HandleError::Full) {
+                std::thread::yield_now();
+            }
+        }
+    }
+}
+
 /// Neither a packet nor an ICMP message came back.
 fn no_answer(address: SocketAddr, patience: Duration) -> String {
     let s = patience.as_secs_f64();
@@ -241,7 +266,7 @@ struct Client {
     path: String,
     address: SocketAddr,
     handshake: Duration,
-    news: Sender<News>,
+    news: Sender<Told>,
     piece: Vec<u8>,
     /// Bytes that were handed over and are not written yet.
     unwritten: Arc<AtomicUsize>,
@@ -253,7 +278,7 @@ struct Client {
 impl Client {
     fn tell(&self, news: News) {
         // Nobody listens any more once the file is complete or given up.
-        let _nobody = self.news.send(news);
+        let _nobody = self.news.send((Some(self.address), news));
     }
 
     fn hand_over(&mut self) {

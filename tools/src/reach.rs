@@ -6,6 +6,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 /// Too short for any QUIC packet: every server ignores it, and a closed port answers.
@@ -14,18 +15,27 @@ const PROBE: [u8; 1] = [0];
 /// most handshakes, so that nearly none costs a further datagram.
 pub(crate) const AFTER: Duration = Duration::from_millis(100);
 
-/// After `pause`, asks the kernel whether a port is closed, and calls `tell` with the reason if
-/// it is. Gives up after `patience`, silently: silence says nothing.
+/// As long as it is there, the kernel will be asked.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Watch {
+    _over: Sender<()>,
+}
+
+/// After `pause`, unless the server has answered and the [`Watch`] was dropped, asks the kernel
+/// whether a port is closed, and calls `tell` with the reason if it is. Gives up after `patience`,
+/// silently: silence says nothing.
 pub(crate) fn watch(
     remote: SocketAddr,
     pause: Duration,
     patience: Duration,
     tell: impl FnOnce(String) + Send + 'static,
-) {
+) -> Watch {
+    let (over, is_over) = channel();
     let watcher = std::thread::Builder::new().name("reach".to_owned());
     let watching = watcher.spawn(move || {
-        std::thread::sleep(pause);
-        if let Err(error) = ask(remote, patience)
+        if is_over.recv_timeout(pause) == Err(RecvTimeoutError::Timeout)
+            && let Err(error) = ask(remote, patience)
             && let Some(why) = meaning(remote, &error)
         {
             tell(why);
@@ -34,6 +44,7 @@ pub(crate) fn watch(
     if let Err(error) = watching {
         tracing::debug!(%error, "nobody watches for ICMP");
     }
+    Watch { _over: over }
 }
 
 fn ask(remote: SocketAddr, patience: Duration) -> io::Result<()> {
@@ -63,13 +74,13 @@ fn meaning(remote: SocketAddr, error: &io::Error) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::mpsc::channel;
 
     #[test]
     fn a_closed_port_is_heard() {
         let closed = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let (tell, told) = channel();
-        watch(closed, Duration::ZERO, Duration::from_secs(60), move |why| tell.send(why).unwrap());
+        let patience = Duration::from_secs(60);
+        let _watch = watch(closed, Duration::ZERO, patience, move |why| tell.send(why).unwrap());
         assert!(told.recv().unwrap().contains("port unreachable"));
     }
 
@@ -78,10 +89,25 @@ mod tests {
         let open = UdpSocket::bind("[::1]:0").unwrap();
         let (tell, told) = channel::<String>();
         let patience = Duration::from_millis(50);
-        watch(open.local_addr().unwrap(), Duration::ZERO, patience, move |why| {
+        let _watch = watch(open.local_addr().unwrap(), Duration::ZERO, patience, move |why| {
             tell.send(why).unwrap();
         });
         // The sender is dropped, and has sent nothing.
         assert!(told.recv().is_err());
+        assert_eq!(open.recv(&mut [0; 16]).unwrap(), PROBE.len());
+    }
+
+    #[test]
+    fn a_server_that_has_answered_is_not_asked() {
+        let open = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let (tell, told) = channel::<String>();
+        let pause = Duration::from_secs(3600);
+        let watch = watch(open.local_addr().unwrap(), pause, pause, move |why| {
+            tell.send(why).unwrap();
+        });
+        drop(watch);
+        assert!(told.recv().is_err());
+        open.set_nonblocking(true).unwrap();
+        assert_eq!(open.recv(&mut [0; 16]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 }

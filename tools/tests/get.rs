@@ -105,6 +105,7 @@ fn an_authority_is_trusted_for_the_names_of_its_certificates() {
     let (code, text) = failure(&[&get[..], &["--ca", &other]].concat());
     assert_eq!(code, 1);
     assert!(text.contains("issuer is unknown") && text.contains("CN=Example CA"), "{text}");
+    assert!(text.contains("pin the certificate"), "{text}");
     // The system does not know it either.
     let (code, text) = failure(&get);
     assert!(
@@ -238,7 +239,7 @@ fn what_cannot_be_meant_is_usage() {
         (&["https://localhost/x", "/x"], "URL"),
         (&["localhost:1", "x", "--insecure"], "begins with /"),
         (&["localhost:1", "/x", "--timeout", "abc", "--insecure"], "number of seconds"),
-        (&["localhost:1", "/x", "--timeout=-1", "--insecure"], "0 or more"),
+        (&["localhost:1", "/x", "--timeout", "-1", "--insecure"], "0 or more"),
         (&["localhost:1", "/x", "--cpus", "1-0", "--insecure"], "backwards"),
         (&["localhost:1", "/x", "--server-name", "bad name", "--insecure"], "bad name"),
         (&["localhost:1", "/x", "--ca", "/nowhere.pem"], "/nowhere.pem"),
@@ -278,6 +279,13 @@ fn options_without_effect_are_refused() {
         assert_eq!(code, 2, "{args:?}: {text}");
         assert!(text.contains(word), "{args:?}: {text}");
     }
+}
+
+/// Skips a test loudly, but not where CI says that it must run.
+fn skipped(what: &str, why: &str) {
+    let must = std::env::var_os("QUICLANE_REQUIRE_ROOT").is_some_and(|value| value == "1");
+    assert!(!must, "{what}: {why}");
+    eprintln!("skipped: {what} needs root");
 }
 
 /// A get that writes to `keep`, where `precious` lies.
@@ -342,10 +350,7 @@ fn a_full_disk_is_said_and_leaves_the_file_as_it_was() {
         .unwrap();
     let text = String::from_utf8(out.stderr).unwrap();
     if text.contains("unshare failed") || out.status.code() == Some(77) {
-        let must = std::env::var_os("QUICLANE_REQUIRE_ROOT").is_some_and(|value| value == "1");
-        assert!(!must, "{text}");
-        eprintln!("skipped: a file system of its own needs root");
-        return;
+        return skipped("a full disk", &text);
     }
     assert_eq!(out.status.code(), Some(1), "{text}");
     assert!(text.contains("keep") && text.contains("No space left"), "{text}");
@@ -390,4 +395,37 @@ fn a_certificate_of_an_authority_proves_no_name() {
     let (code, text) = failure(&["get", server.address(), "/data", "--ca", &ca]);
     assert_eq!(code, 1);
     assert!(text.contains("CN=both") && text.contains("pin it"), "{text}");
+}
+
+#[test]
+fn an_address_that_was_given_up_does_not_end_the_next() {
+    let place = place("addresses");
+    place.zeros("files/endless", 1 << 40);
+    let mut server = Command::new(BINARY);
+    server.args(["serve", "--listen", "127.0.0.2:0", "--json", "--files", &place.text("files")]);
+    let server = Server::start(server.stderr(Stdio::null()));
+    let port = server.address().rsplit_once(':').unwrap().1;
+    // Nobody listens at 127.0.0.1, which is tried first.
+    let hosts = place.write("hosts", "127.0.0.1 both.test\n127.0.0.2 both.test\n");
+    let script = r#"mount --bind "$1" /etc/hosts || exit 77; shift; exec "$@""#;
+    let mut get = Command::new("unshare")
+        .args(["--mount", "sh", "-c", script, "sh", &hosts, BINARY, "-v", "get", "--insecure"])
+        .args([&format!("both.test:{port}"), "/endless", "--timeout", "1"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut out = get.stdout.take().unwrap();
+    let reading = std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()));
+    // Longer than the handshake with the first address may take, which is --timeout.
+    std::thread::sleep(std::time::Duration::from_millis(2500));
+    let ended = get.try_wait().unwrap();
+    get.kill().unwrap();
+    let text = String::from_utf8(get.wait_with_output().unwrap().stderr).unwrap();
+    reading.join().unwrap().unwrap();
+    if text.contains("unshare failed") || ended.is_some_and(|end| end.code() == Some(77)) {
+        return skipped("a file system of its own", &text);
+    }
+    assert!(ended.is_none(), "{text}");
+    assert!(text.contains("127.0.0.1:") && text.contains("connected to 127.0.0.2"), "{text}");
 }

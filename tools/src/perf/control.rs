@@ -47,7 +47,7 @@ impl Control {
         let client = StatusClient { news, answer: Vec::new(), is_asking: false };
         let handle =
             registration.connect(plan.server, &plan.server_name, &plan.config, client).ok();
-        reach::watch(plan.server, reach::AFTER, PATIENCE, move |why| {
+        let _watch = reach::watch(plan.server, reach::AFTER, PATIENCE, move |why| {
             let _nobody = tell.send(News::Unreachable(why));
         });
         let mut control = Self { handle, inbox, why_silent: String::new() };
