@@ -180,7 +180,8 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) secret_file: Option<PathBuf>,
     /// How many seconds running downloads get to end after SIGTERM.
-    #[arg(long, value_name = "S", default_value = "5", value_parser = seconds)]
+    #[arg(long, value_name = "S", default_value = "5", value_parser = seconds,
+          allow_negative_numbers = true)]
     pub(crate) grace: f64,
     /// Where to describe this server for `doctor` and `top` [default: /run/quiclane].
     #[arg(long, value_name = "DIR")]
@@ -239,7 +240,8 @@ pub(crate) struct GetArgs {
     #[arg(short, long, value_name = "FILE", default_value = "-")]
     pub(crate) output: PathBuf,
     /// Give up when nothing has arrived for so many seconds; a handshake gets 10 at most.
-    #[arg(long, value_name = "S", default_value = "60", value_parser = seconds)]
+    #[arg(long, value_name = "S", default_value = "60", value_parser = seconds,
+          allow_negative_numbers = true)]
     pub(crate) timeout: f64,
     #[command(flatten)]
     pub(crate) trust: TrustArgs,

@@ -2,7 +2,7 @@
 
 use crate::error::Failure;
 use std::fs::{File, Metadata};
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -15,7 +15,10 @@ const OTHERS: u32 = 0o077;
 /// the server, and make tokens that it believes: so the file has to be its owner's alone.
 pub(crate) fn read(path: &Path) -> Result<[u8; SECRET_BYTES], Failure> {
     let failed = |error| Failure::file("read", path, &error);
-    let file = File::open(path).map_err(failed)?;
+    let file = File::open(path).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => usage(path, "is not there"),
+        _ => failed(error),
+    })?;
     check(path, &file.metadata().map_err(failed)?)?;
     let mut bytes = Vec::with_capacity(SECRET_BYTES + 1);
     file.take(SECRET_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;

@@ -14,8 +14,7 @@ pub(crate) struct Target {
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { host, port } = self;
-        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
+        write!(f, "{}:{}", bracketed(&self.host), self.port)
     }
 }
 
@@ -30,9 +29,15 @@ impl Target {
                         as an argument of its own"
                 .to_owned());
         }
-        let (host, port) = split(text)?;
+        let (host, port) = split(text, "localhost")?;
         if host.is_empty() {
             return Err(format!("there is no host before :{port}"));
+        }
+        if let Some((port, path)) = port.split_once('/') {
+            return Err(format!(
+                "the path is an argument of its own: {}:{port} /{path}",
+                bracketed(host)
+            ));
         }
         let number = port.parse().ok().filter(|port| *port != 0);
         let port = number.ok_or_else(|| format!("the port \"{port}\" is none: 1 to 65535"))?;
@@ -89,19 +94,27 @@ impl Target {
 /// # Errors
 /// Says which part is wrong, and how it should be.
 pub(crate) fn listen(text: &str) -> Result<SocketAddr, String> {
-    let (host, port) = split(text)?;
+    let (host, port) = split(text, "0.0.0.0")?;
     let number = port.parse().map_err(|_| format!("the port \"{port}\" is none: 0 to 65535"))?;
     if let Some((address, zone)) = host.split_once('%') {
         return zoned(address, zone, number).map_err(|failure| failure.to_string());
     }
     let address = host.parse::<IpAddr>().map_err(|_| {
-        format!("\"{host}\" is no address of this machine: give one, or 0.0.0.0 or [::] for all")
+        format!("\"{host}\" is no address: give one, such as 127.0.0.1, or 0.0.0.0 or [::] for all")
     })?;
     Ok(SocketAddr::new(address, number))
 }
 
-/// The host and the port, as they are.
-fn split(text: &str) -> Result<(&str, &str), String> {
+/// A host as it stands before a port.
+fn bracketed(host: &str) -> String {
+    if host.contains(':') { format!("[{host}]") } else { host.to_owned() }
+}
+
+/// The host and the port, as they are. `host` is an example of one.
+fn split<'a>(text: &'a str, host: &str) -> Result<(&'a str, &'a str), String> {
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(format!("this is a port alone: such as {host}:{text}"));
+    }
     if let Some(rest) = text.strip_prefix('[') {
         let (host, port) = rest.split_once(']').ok_or("the bracket \"[\" is not closed")?;
         let port = port.strip_prefix(':').ok_or_else(|| no_port(text))?;
@@ -158,11 +171,14 @@ mod tests {
             ("[::1]", "no port"),
             ("[::1:4433", "not closed"),
             ("https://example.com/x", "URL"),
+            ("example.com:4433/x/y", "example.com:4433 /x/y"),
+            ("4433", "localhost:4433"),
         ] {
             let error = Target::parse(text).unwrap_err();
             assert!(error.contains(words), "{text}: {error}");
         }
-        assert!(listen("localhost:1").unwrap_err().contains("address"));
+        assert!(listen("localhost:1").unwrap_err().contains("127.0.0.1"));
+        assert!(listen("4433").unwrap_err().contains("0.0.0.0:4433"));
         assert_eq!(listen("[::]:0").unwrap(), "[::]:0".parse().unwrap());
     }
 

@@ -77,5 +77,7 @@ fn a_secret_that_is_none_is_refused_with_the_remedy() {
         .arg(&missing)
         .output()
         .unwrap();
-    assert!(String::from_utf8(out.stderr).unwrap().contains("cannot read"));
+    let said = String::from_utf8(out.stderr).unwrap();
+    assert_eq!(out.status.code(), Some(2), "{said}");
+    assert!(said.contains("is not there") && said.contains("/dev/urandom"), "{said}");
 }

@@ -71,7 +71,8 @@ pub(super) fn explained(
 fn why(verdict: &CertificateError, certificate: Option<&Summary>, intermediates: usize) -> String {
     match verdict {
         CertificateError::UnknownIssuer => {
-            "its issuer is unknown: neither it nor the chain leads to a trusted authority"
+            "its issuer is unknown: neither it nor the chain leads to a trusted authority; trust \
+             the one that issued it, or pin the certificate"
                 .to_owned()
         }
         CertificateError::NotValidForNameContext { expected, presented } => {
