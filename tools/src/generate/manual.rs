@@ -23,7 +23,10 @@ const SECTION: &str = "1";
 const EXIT_STATUS: [(&str, &str); 6] = [
     ("0", "Fine. What could not be read is shown as unknown, with the reason, and is no failure."),
     ("1", "It failed, or something was found (doctor, flow explain --verify)."),
-    ("2", "The arguments make no sense."),
+    (
+        "2",
+        "Usage: the arguments make no sense, or name a file, device, queue or CPU that is not there.",
+    ),
     ("3", "A privilege is missing; the message names it."),
     ("4", "The kernel, driver or device cannot do it."),
     ("5", "Some of it was done, and some could not be (apply, undo)."),
