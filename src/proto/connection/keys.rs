@@ -56,6 +56,18 @@ pub(super) enum Opened {
     Forged,
 }
 
+/// RFC 9001 §6.4: the first packet of a phase that arrives. No packet of an older phase may have a
+/// higher number.
+fn in_order(pn: u64, largest: Option<u64>) -> Result<(), TransportError> {
+    if largest.is_some_and(|largest| largest > pn) {
+        return Err(TransportError::new(
+            code::KEY_UPDATE_ERROR,
+            "an old key protected a packet after one with a newer key",
+        ));
+    }
+    Ok(())
+}
+
 impl OneRttKeys {
     pub(super) fn new(keys: Keys, secrets: OneRttSecrets) -> Self {
         Self {
@@ -118,7 +130,8 @@ impl OneRttKeys {
         self.local.seal(pn, packet, header, payload)
     }
 
-    /// Opens a packet in place; `phase` is the bit that it came with.
+    /// Opens a packet in place; `phase` is the bit that it came with, `largest` the largest number
+    /// opened before.
     #[inline]
     pub(super) fn open(
         &mut self,
@@ -126,6 +139,7 @@ impl OneRttKeys {
         packet: &mut [u8],
         header: usize,
         phase: bool,
+        largest: Option<u64>,
     ) -> Result<Opened, TransportError> {
         let generation = self.generation(pn, phase);
         let key = match generation {
@@ -143,6 +157,9 @@ impl OneRttKeys {
         };
         match generation {
             Generation::Current => {
+                if self.phase_received.is_none() && self.updates > 0 {
+                    in_order(pn, largest)?;
+                }
                 self.phase_received = Some(self.phase_received.map_or(pn, |p| p.min(pn)));
                 Ok(Opened::Plain(len))
             }
@@ -158,6 +175,7 @@ impl OneRttKeys {
                         "keys were updated twice before the first was acknowledged",
                     ));
                 }
+                in_order(pn, largest)?;
                 Ok(Opened::Updated(len))
             }
         }

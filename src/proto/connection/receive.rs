@@ -282,7 +282,7 @@ impl Connection {
         };
         // RFC 9001 §9.5: that a number was seen shows only after the packet was opened, or the
         // time of the answer would tell which numbers a forger has guessed.
-        let opened = keys.open(pn, bytes, header, first & KEY_PHASE != 0)?;
+        let opened = keys.open(pn, bytes, header, first & KEY_PHASE != 0, received.largest)?;
         if opened != Opened::Forged && received.dedup.is_duplicate(pn) {
             return Ok(Err(Dropped::Duplicate));
         }

@@ -39,8 +39,19 @@ impl Pair {
             ..Default::default()
         };
         let now = self.now;
+        self.one(from).data.sent.commit(now, info);
+        self.forge_numbered(from, pn, payload, bits)
+    }
+
+    /// As [`forge_1rtt`](Self::forge_1rtt), with a number that the books do not know.
+    pub(super) fn forge_numbered(
+        &mut self,
+        from: Side,
+        pn: u64,
+        payload: &[u8],
+        bits: u8,
+    ) -> Vec<u8> {
         let c = self.one(from);
-        c.data.sent.commit(now, info);
         let dcid = *c.remote_cids.current();
         let keys = c.keys.as_mut().unwrap();
         let mut buf = vec![0; payload.len() + 100];
@@ -75,7 +86,8 @@ impl Pair {
         let u = keys.remote_header.unmask(&mut copy, at).unwrap();
         let pn = decode_pn(u.truncated_pn, u.pn_len, self.client.data.received.largest);
         let header = at + u.pn_len;
-        let Ok(Opened::Plain(len)) = keys.open(pn, &mut copy, header, u.first & 4 != 0) else {
+        let Ok(Opened::Plain(len)) = keys.open(pn, &mut copy, header, u.first & 4 != 0, None)
+        else {
             panic!("not a packet of the server's");
         };
         let mut responses = Vec::new();

@@ -114,3 +114,23 @@ fn attack_66_the_first_packet_of_a_phase_answers_the_update() {
     assert!(pair.client.keys.as_ref().unwrap().may_update() || pair.client.update_keys());
     assert_eq!((pair.client.stats().key_updates, pair.server.stats().key_updates), (1, 1));
 }
+
+#[test]
+fn attack_40_old_keys_in_a_packet_after_one_with_newer_keys_end_the_connection() {
+    // RFC 9001 §6.4. The client answers an update of the server's, or makes one of its own.
+    for server_updates in [false, true] {
+        let mut pair = Pair::connected();
+        if server_updates {
+            assert!(pair.server.update_keys());
+        }
+        let pn = pair.client.data.sent.next_pn();
+        let ping = [1];
+        let mut old = pair.forge_numbered(Side::Client, pn + 1, &ping, 0);
+        pair.client.keys.as_mut().unwrap().update(None, pn, Instant::NEVER);
+        let mut new = pair.forge_numbered(Side::Client, pn, &ping, 0);
+        pair.deliver(Side::Server, Ecn::NotEct, &mut old);
+        assert_eq!(pair.verdict(Side::Server), None);
+        pair.deliver(Side::Server, Ecn::NotEct, &mut new);
+        assert_eq!(pair.verdict(Side::Server), Some(code::KEY_UPDATE_ERROR), "{server_updates}");
+    }
+}
