@@ -314,7 +314,7 @@ fn attack_25_optimistic_acknowledgements_run_into_a_skipped_number() {
 }
 
 /// The ranges of `numbers`, which ascend, the last first.
-fn ranges(numbers: &[u64]) -> Vec<(u64, u64)> {
+pub(super) fn ranges(numbers: &[u64]) -> Vec<(u64, u64)> {
     let mut ranges: Vec<(u64, u64)> = Vec::new();
     for &pn in numbers {
         match ranges.last_mut() {

@@ -68,8 +68,8 @@ fn attack_15_crypto_beyond_the_buffer_is_refused_after_the_handshake_too() {
     assert_eq!(verdict_on(Side::Server, &next), Some(code::UNEXPECTED_MESSAGE));
 }
 
-#[test]
-fn attack_25_the_grease_parameter_is_not_made_of_the_seed() {
+/// The reserved transport parameters that the server of a pair sends: (id - 27) / 31, value.
+fn told_by_server() -> Vec<(u64, Vec<u8>)> {
     let mut pair = Pair::new();
     let limit = pair.now.plus_ns(1_000_000_000);
     while !pair.client.is_established() {
@@ -85,10 +85,88 @@ fn attack_25_the_grease_parameter_is_not_made_of_the_seed() {
             reserved.push(((id - 27) / 31, value.to_vec()));
         }
     }
+    reserved
+}
+
+#[test]
+fn attack_25_the_grease_parameter_is_not_made_of_the_seed() {
     let told = (SERVER_GREASE & 0x00ff_ffff, SERVER_GREASE.to_be_bytes()[..7].to_vec());
     let len = (SERVER_GREASE >> 56) as usize % 8;
-    assert_eq!(reserved, [(told.0, told.1[..len].to_vec())]);
+    assert_eq!(told_by_server(), [(told.0, told.1[..len].to_vec())]);
     assert_ne!(told.0, SERVER_SEED & 0x00ff_ffff);
+}
+
+/// The number that follows in the sequence of [`Connection::random`].
+fn next_random(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0xa076_1d64_78bd_642f);
+    let wide = u128::from(*state) * u128::from(*state ^ 0xe703_7ed1_a0b4_28db);
+    (wide >> 64) as u64 ^ wide as u64
+}
+
+/// An attacker who receives nothing and acknowledges everything but the numbers that it expects
+/// to be skipped, since it believes that the connection's seed is `seed`; it knows the window,
+/// and which number was sent last. Returns what the server sent, and whether it found out.
+fn optimistic_with_seed(seed: u64) -> (u64, bool) {
+    const WANTED_BYTES: u64 = 8 << 20;
+    let wide = TransportConfig {
+        connection_window_bytes: 4 * WANTED_BYTES,
+        stream_window_bytes: 4 * WANTED_BYTES,
+        ..TransportConfig::default()
+    };
+    let mut pair = Pair::with(wide, TransportConfig::default());
+    pair.settle();
+    let mut state = seed;
+    let mut expected = 64 + next_random(&mut state) % 64;
+    assert!(seed != SERVER_SEED || expected == pair.server.skip_at, "no good attacker");
+    let s = pair.server.open(Dir::Uni).unwrap();
+    pair.server.send(s, Bytes::from(vec![0; 2 * WANTED_BYTES as usize]), true).unwrap();
+    let mut buf = [0; 2048];
+    let mut first = 0;
+    for _ in 0..100_000 {
+        let mut arrived = Vec::new();
+        loop {
+            let window = pair.server.congestion.window();
+            let span = (window / u64::from(pair.server.mtu.current())).max(64);
+            let next = pair.server.data.sent.next_pn();
+            if pair.server.transmit(pair.now, &mut buf).is_none() {
+                break;
+            }
+            if next >= expected {
+                arrived.extend(first..next);
+                first = next + 1;
+                expected = first + span + next_random(&mut state) % span;
+            }
+        }
+        let end = pair.server.data.sent.next_pn();
+        arrived.extend(first..end);
+        first = end;
+        pair.now = pair.now.plus_ns(1_000_000);
+        if !arrived.is_empty() {
+            let ranges = super::attacks::ranges(&arrived);
+            pair.attack_1rtt(Side::Client, &super::attacks::ack_payload(&ranges));
+        }
+        let sent = pair.server.stats.tx_bytes;
+        if pair.server.is_closed() {
+            assert_eq!(pair.verdict(Side::Server), Some(code::PROTOCOL_VIOLATION));
+            return (sent, true);
+        }
+        if sent >= WANTED_BYTES {
+            return (sent, false);
+        }
+    }
+    panic!("it stands still: {:?}", pair.server.stats());
+}
+
+#[test]
+fn attack_25_who_reads_the_grease_parameter_cannot_tell_the_skipped_numbers() {
+    let (sent, convicted) = optimistic_with_seed(SERVER_SEED);
+    assert!(!convicted, "who has the seed is not found out: {sent} bytes");
+    // What is told in part is believed to be the seed: the attacker reconnects until it is told
+    // the whole of one.
+    let told = told_by_server()[0].0;
+    let of = [SERVER_SEED, SERVER_GREASE].into_iter().find(|n| n & 0x00ff_ffff == told).unwrap();
+    let (sent, convicted) = optimistic_with_seed(of);
+    assert!(convicted && sent < 1 << 20, "{sent} bytes were sent before the lie was found");
 }
 
 #[test]
@@ -299,6 +377,18 @@ fn attack_62_stream_counts_beyond_2_to_the_60_are_encoding_errors() {
         }
         let most = [&[frame][..], &[0xd0, 0, 0, 0, 0, 0, 0, 0]].concat();
         assert_eq!(verdict_on(Side::Server, &most), None, "{frame:#x}: 2^60 itself is allowed");
+    }
+}
+
+#[test]
+fn attack_62_a_max_ack_delay_of_2_to_the_14_is_a_transport_parameter_error() {
+    for (ms, verdict) in [((1 << 14) - 1, None), (1 << 14, Some(code::TRANSPORT_PARAMETER_ERROR))] {
+        let delay = std::time::Duration::from_millis(ms);
+        let client = TransportConfig { max_ack_delay: delay, ..TransportConfig::default() };
+        let mut pair = Pair::with(client, TransportConfig::default());
+        pair.settle();
+        assert_eq!(pair.verdict(Side::Server), verdict, "{ms} ms");
+        assert_eq!(pair.server.is_confirmed(), verdict.is_none());
     }
 }
 
