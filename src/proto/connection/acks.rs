@@ -142,13 +142,7 @@ impl Connection {
         if let Some(sent_at) = acked.largest_sent_at
             && acked.ack_eliciting
         {
-            let delay_ns = self.sample_rtt(now, space, sent_at, ack.delay_raw);
-            self.patience.on_ack(
-                acked.packets,
-                delay_ns,
-                self.peer_max_ack_delay_ns,
-                self.rtt.smoothed_ns(),
-            );
+            self.sample_rtt(now, space, sent_at, ack.delay_raw, acked.packets);
         }
         if space == SpaceId::Data {
             self.read_ecn_report(now, ack.ecn, acked.marked, acked.largest_sent_at);
@@ -287,24 +281,36 @@ impl Connection {
         Ok(acked)
     }
 
-    /// RFC 9002 §5. Returns by how much the acknowledgement was held back.
+    /// RFC 9002 §5: the round trip of a packet that left at `sent_at`, by an ACK frame that
+    /// newly acknowledges so many `packets`.
+    ///
+    /// A frame that says it was held back for longer than a probe timeout repeats one that was
+    /// lost: nothing newer arrived since. It is no sample, or the time until the peer's probe
+    /// would be taken for the path: 25 s of it made the next probe timeout 76 s, since no more
+    /// than max_ack_delay may be subtracted (§5.3), and nothing from Initial packets.
     fn sample_rtt(
         &mut self,
         now: Instant,
         space: SpaceId,
         sent_at: Instant,
         delay_raw: u64,
-    ) -> u64 {
-        let delay_ns = told_delay_ns(delay_raw, self.peer_ack_delay_exponent);
-        let ack_delay_ns = match space {
+        packets: u64,
+    ) {
+        let told_ns = told_delay_ns(delay_raw, self.peer_ack_delay_exponent);
+        if told_ns > self.pto_ns() {
+            self.stats.repeated_acks += 1;
+            return;
+        }
+        let delay_ns = match space {
             // RFC 9002 §5.3: no delay is believed before the keys that authenticate its limit.
             SpaceId::Initial | SpaceId::Handshake => 0,
-            SpaceId::Data if self.confirmed => delay_ns.min(self.peer_max_ack_delay_ns),
-            SpaceId::Data => delay_ns,
+            SpaceId::Data if self.confirmed => told_ns.min(self.peer_max_ack_delay_ns),
+            SpaceId::Data => told_ns,
         };
-        self.rtt.update(now.ns_since(sent_at), ack_delay_ns, now);
+        self.rtt.update(now.ns_since(sent_at), delay_ns, now);
         self.first_rtt_sample_at.get_or_insert(now);
-        ack_delay_ns
+        let max_delay_ns = self.peer_max_ack_delay_ns;
+        self.patience.on_ack(packets, delay_ns, max_delay_ns, self.rtt.smoothed_ns());
     }
 
     fn read_ecn_report(

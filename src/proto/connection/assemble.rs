@@ -49,6 +49,7 @@ impl Connection {
         let received = &mut self.data.received;
         // RFC 9000 §13.2.1: a probe tells what arrived, since the last ACK may be lost as well.
         let repeats = self.data.probes > 0 || self.keys.as_ref().is_some_and(|k| k.owes_answer());
+        let mut asks = false;
         if (repeats || received.owes_ack(now))
             && let Some(largest) = write_received(w, received, now)
         {
@@ -56,9 +57,10 @@ impl Connection {
             if let Some(keys) = &mut self.keys {
                 keys.answered();
             }
+            asks = self.pto_count > 0 && self.ack_is_probe(now);
         }
         if permit == Permit::AckOnly {
-            return false;
+            return asks && self.write_ack_probe(w);
         }
         let before = w.position();
         self.write_rare_frames(w);
@@ -74,11 +76,31 @@ impl Connection {
                 self.streams.write_data(w, &mut push);
             }
         }
+        if w.position() > before {
+            return true;
+        }
+        if asks {
+            return self.write_ack_probe(w);
+        }
         let asks = self.data.probes > 0 || self.data.sent.wants_ping();
-        if w.position() == before && asks && Frame::Ping.write(w).is_ok() {
+        if asks && Frame::Ping.write(w).is_ok() {
             self.data.sent.push_frame(SentFrame::Ping);
         }
         w.position() > before
+    }
+
+    /// Makes an acknowledgement a probe as well. The peer is heard again while our own timer is
+    /// backed off: the answer to this ends the back-off, where the next probe may be half a
+    /// minute away (RFC 9000 §13.2.4).
+    #[cold]
+    fn write_ack_probe(&mut self, w: &mut Writer<'_>) -> bool {
+        if Frame::Ping.write(w).is_err() {
+            return false;
+        }
+        self.data.sent.push_frame(SentFrame::Ping);
+        self.ack_probes_left -= 1;
+        self.stats.ack_probes += 1;
+        true
     }
 
     /// Frames that a bulk transfer never sends.

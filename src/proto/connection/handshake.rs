@@ -236,6 +236,7 @@ impl Connection {
             sent_since_received: false,
             local_cid_len: base.local_cid.len() as u8,
             pto_count: 0,
+            ack_probes_left: 0,
             remote: base.remote,
             keys: None,
             data: DataSpace::default(),

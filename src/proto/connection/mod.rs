@@ -188,6 +188,10 @@ pub struct ConnectionStats {
     pub ptos: u64,
     /// Times that a server sent its flight again because the client repeated its own.
     pub flight_repeats: u64,
+    /// Acknowledgements that asked for one themselves, since probes of ours are unanswered.
+    pub ack_probes: u64,
+    /// Acknowledgements that repeated a lost one, and so were no sample of the round trip.
+    pub repeated_acks: u64,
     /// Losses that lasted long enough to be called persistent congestion.
     pub persistent_congestions: u64,
     /// Times that the congestion window was reduced.
@@ -219,6 +223,8 @@ pub struct Connection {
     sent_since_received: bool,
     local_cid_len: u8,
     pto_count: u8,
+    /// Acknowledgements that may leave as probes until the next probe timeout.
+    ack_probes_left: u8,
     remote: SocketAddr,
     keys: Option<OneRttKeys>,
     data: DataSpace,

@@ -13,6 +13,9 @@ use crate::wire::Side;
 const MAX_BACKOFF: u8 = 20;
 /// Packets that one probe timeout may send (RFC 9002 §6.2.4).
 pub(super) const PROBES: u8 = 2;
+/// Acknowledgements that may be probes as well, between two probe timeouts. A peer that sends all
+/// the time and acknowledges nothing gets no more: each is remembered until it is acknowledged.
+const ACK_PROBES: u8 = 2;
 
 /// Takes lost packets out of flight.
 pub(super) struct LossBudget<'a> {
@@ -162,6 +165,16 @@ impl Connection {
         Some(self.data.sent.last_eliciting_sent_at().plus_ns(timeout))
     }
 
+    /// True if an acknowledgement that is about to leave is to be a probe as well: packets of ours
+    /// are outstanding, and a probe would be due but for the back-off.
+    #[cold]
+    pub(super) fn ack_is_probe(&self, now: Instant) -> bool {
+        let sent = &self.data.sent;
+        self.ack_probes_left > 0
+            && sent.has_ack_eliciting()
+            && sent.last_eliciting_sent_at().plus_ns(self.pto_ns()) <= now
+    }
+
     const fn backoff(&self) -> u64 {
         1 << if self.pto_count < MAX_BACKOFF { self.pto_count } else { MAX_BACKOFF }
     }
@@ -204,6 +217,7 @@ impl Connection {
         self.pto_count = self.pto_count.saturating_add(1).min(MAX_BACKOFF);
         if space == SpaceId::Data {
             self.data.probes = PROBES;
+            self.ack_probes_left = ACK_PROBES;
             self.repeat_oldest_data();
             return;
         }

@@ -90,6 +90,11 @@ impl Lines {
         self.sent.insert(hash)
     }
 
+    /// Whether a payload with this hash was sent: one that arrives and was not is damaged.
+    pub(crate) fn was_sent(&self, hash: u64) -> bool {
+        self.sent.contains(&hash)
+    }
+
     /// The port of the client at one end of a datagram, and who it is for.
     pub(crate) fn ends(&self, event: &TapEvent<'_>) -> (u16, Side) {
         match event.source == self.server {
@@ -101,7 +106,7 @@ impl Lines {
     /// A datagram arrived or was lost; `hash` is that of its payload.
     pub(crate) fn see(&mut self, event: &TapEvent<'_>, hash: u64) {
         let (port, to) = self.ends(event);
-        let intact = self.sent.contains(&hash);
+        let intact = self.was_sent(hash);
         let line = self.line(port, event.at);
         match event.kind {
             TapKind::Delivered { .. } if intact => line.arrived(event.at, to),

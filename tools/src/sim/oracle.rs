@@ -25,6 +25,12 @@ const INVALID_TOKEN: u64 = 0xb;
 const AMPLIFICATION: u64 = 3;
 /// RFC 9000 §14.1: what a datagram with an Initial is padded to.
 const INITIAL_BYTES: u64 = 1_200;
+/// Two probes of a server that its limit of three times what it received held back, and the
+/// acknowledgement of the Initial that lets them go.
+const HANDSHAKE_PROBE_BYTES: u64 = 3 * INITIAL_BYTES;
+/// RFC 9002 §6.2.4: probes pass the window. An acknowledgement that is one is no longer than this
+/// with all its ranges.
+const ACK_PROBE_BYTES: u64 = 400;
 /// A token of a Retry is good for ten seconds. A client whose probes are lost for so long sends
 /// the next one after that.
 const TOKEN_SILENCE_NS: u64 = 3 * SECOND_NS;
@@ -357,9 +363,11 @@ impl Watch {
             ledger.complain(Some(port), format!("{from} sent the same {len} bytes twice"));
         }
         ledger.lines.see(event, hash.0);
+        let arrives = matches!(event.kind, TapKind::Delivered { .. });
+        let damaged = if arrives && !ledger.lines.was_sent(hash.0) { " damaged" } else { "" };
         ledger.tell(port, || {
             let (id, ecn, packets) = (event.id, event.ecn, packets(event.payload));
-            format!("datagram {id} to the {to:?}: {:?}, {packets}, {ecn:?}", event.kind)
+            format!("datagram {id} to the {to:?}: {:?}{damaged}, {packets}, {ecn:?}", event.kind)
         });
     }
 
@@ -419,6 +427,11 @@ struct Sample {
     key_updates: u64,
     /// RFC 9002 §6.2.3: a server's flight that is sent once more is a probe.
     flight_repeats: u64,
+    /// Acknowledgements that are small probes as well.
+    ack_probes: u64,
+    /// Packets that nothing could be made of, and those that would have broken a bound.
+    dropped: u64,
+    refused: u64,
 }
 
 impl Sample {
@@ -431,6 +444,9 @@ impl Sample {
             window: stats.window_bytes,
             key_updates: stats.key_updates,
             flight_repeats: stats.flight_repeats,
+            ack_probes: stats.ack_probes,
+            dropped: stats.rx_dropped,
+            refused: stats.rx_refused,
         }
     }
 
@@ -441,6 +457,9 @@ impl Sample {
             ("packets declared lost", before.lost, self.lost),
             ("reductions of the window", before.congestion_events, self.congestion_events),
             ("key updates", before.key_updates, self.key_updates),
+            ("probes by acknowledgement", before.ack_probes, self.ack_probes),
+            ("packets dropped on receipt", before.dropped, self.dropped),
+            ("packets refused", before.refused, self.refused),
         ];
         let changes = changes.iter().filter(|(_, was, is)| was != is);
         let text: Vec<_> = changes.map(|(what, was, is)| format!("{what} {was} -> {is}")).collect();
@@ -483,13 +502,14 @@ impl Sampler {
             now.change(&before).map(|change| format!("{side:?}: {change}"))
         });
         // RFC 9002 §7: more than the window may be in flight after it shrank, and probes may
-        // exceed it. Nor does it hold back the acknowledgement of an Initial, which counts all
-        // the same because it is padded.
+        // exceed it, those too that wait for the amplification limit. Nor does it hold back the
+        // acknowledgement of an Initial, which counts all the same because it is padded.
+        let grown = now.in_flight.saturating_sub(before.in_flight);
         let excused = now.congestion_events != before.congestion_events
             || now.ptos != before.ptos
             || now.flight_repeats != before.flight_repeats
-            || connection.is_handshaking()
-                && now.in_flight.saturating_sub(before.in_flight) <= INITIAL_BYTES;
+            || connection.is_handshaking() && grown <= HANDSHAKE_PROBE_BYTES
+            || grown <= (now.ack_probes - before.ack_probes) * ACK_PROBE_BYTES;
         let allowed = stats.window_bytes + self.max_mtu_bytes;
         if now.in_flight > allowed && now.in_flight > before.in_flight && !excused {
             let (was, is) = (before.in_flight, now.in_flight);

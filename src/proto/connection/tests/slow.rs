@@ -108,3 +108,62 @@ fn a_server_answers_a_repeated_hello_with_its_flight_a_few_times() {
     assert_eq!(pair.server.stats().flight_repeats, 2, "{answers:?}");
     assert!(answers[2] > 0 && answers[2] < 100, "{answers:?}");
 }
+
+#[test]
+fn an_acknowledgement_that_a_probe_repeats_is_no_sample_of_the_round_trip() {
+    // The answer is lost, and the server's probe tells seconds later what it had acknowledged.
+    let mut pair = Pair::connected();
+    let before = pair.client.rtt.smoothed_ns();
+    assert!(before < 10 * DELAY_NS);
+    mute(&mut pair, 5_000);
+    let stream = pair.client.open(Dir::Bi).unwrap();
+    pair.client.send(stream, Bytes::from_static(b"question"), true).unwrap();
+    let limit = pair.now.plus_ns(30_000_000_000);
+    while pair.client_app.fins.is_empty() {
+        assert!(pair.step(limit), "the probe did not come");
+    }
+    let stats = pair.client.stats();
+    assert_eq!(stats.repeated_acks, 1, "{stats:?}");
+    assert!(pair.client.rtt.smoothed_ns() < 10 * DELAY_NS, "{stats:?}");
+}
+
+/// A pair whose client has `bytes` under way to a server that gets nothing for ten seconds; the
+/// client does not mean to try again for some more.
+fn pair_backed_off(bytes: usize) -> (Pair, StreamId) {
+    let mut pair = Pair::connected();
+    let heals = pair.now.plus_ns(10_000_000_000);
+    pair.filter = Box::new(move |f| f.to == Side::Client || f.due > heals);
+    let stream = pair.client.open(Dir::Uni).unwrap();
+    pair.client.send(stream, Bytes::from(vec![7; bytes]), true).unwrap();
+    pair.run_ms(10_001);
+    assert!(pair.client.pto_count > 5 && pair.now > heals);
+    let sent_at = pair.client.data.sent.last_eliciting_sent_at();
+    assert!(pair.now.ns_since(sent_at) < 8_000_000_000, "it will be some seconds");
+    (pair, stream)
+}
+
+#[test]
+fn a_peer_that_is_heard_again_is_asked_without_waiting_for_the_timer() {
+    for bytes in [100, 1 << 20] {
+        let (mut pair, stream) = pair_backed_off(bytes);
+        let ptos = pair.client.stats().ptos;
+        pair.server.pending.ping = true;
+        pair.run_ms(2_000);
+        assert_eq!(pair.server_app.data[&stream].len(), bytes);
+        let stats = pair.client.stats();
+        assert_eq!((stats.ptos, stats.ack_probes), (ptos, 1), "{stats:?}");
+    }
+}
+
+#[test]
+fn a_peer_that_only_speaks_is_asked_a_few_times_between_two_probe_timeouts() {
+    let (mut pair, _) = pair_backed_off(100);
+    pair.filter = Box::new(|f| f.to == Side::Client);
+    let ptos = pair.client.stats().ptos;
+    for _ in 0..1_000 {
+        pair.server.pending.ping = true;
+        pair.run_ms(100);
+    }
+    let stats = pair.client.stats();
+    assert!((1..=2 * (1 + stats.ptos - ptos)).contains(&stats.ack_probes), "{stats:?}");
+}
