@@ -239,10 +239,14 @@ impl Lane {
     fn evict(&mut self) -> bool {
         let now = self.services.now();
         while let Some(key) = self.admission.unfinished.pop_front() {
-            let Some(entry) = self.table.get(key).filter(|entry| entry.seat.greeted.is_some())
-            else {
+            if !is_unfinished(&self.table, key) {
                 continue;
-            };
+            }
+            if self.note_established(key.slot) {
+                // It was done in this turn, and had only not been looked at yet.
+                return true;
+            }
+            let Some(entry) = self.table.get(key) else { continue };
             let (connection, mut application) = entry.split(&mut self.services);
             connection.abandon(now);
             connection.deliver_events(&mut application);

@@ -78,15 +78,7 @@ impl Lane {
     /// Gives a connection what only its owner can make, before it writes: ids that the peer is
     /// ready to hold, and once the handshake is done a token to return with.
     fn supply(&mut self, slot: u32) {
-        let Some((key, entry)) = self.table.get_slot(slot) else { return };
-        // One that failed is a handshake until its place is free.
-        if entry.connection.is_established()
-            && let Some(greeted) = entry.seat.greeted.take()
-        {
-            let source = entry.seat.source;
-            self.handshake_done(key, &greeted, source);
-            self.supply_token(slot);
-        }
+        self.note_established(slot);
         if let Some((key, entry)) = self.table.get_slot(slot)
             && entry.connection.take_reset_token_change()
         {
@@ -101,6 +93,20 @@ impl Lane {
                 entry.connection.add_cid(cid, token);
             }
         }
+    }
+
+    /// Moves a handshake that is done among the connections; false if there is none. One that failed
+    /// is a handshake until its place is free.
+    pub(super) fn note_established(&mut self, slot: u32) -> bool {
+        let Some((key, entry)) = self.table.get_slot(slot) else { return false };
+        if !entry.connection.is_established() {
+            return false;
+        }
+        let Some(greeted) = entry.seat.greeted.take() else { return false };
+        let source = entry.seat.source;
+        self.handshake_done(key, &greeted, source);
+        self.supply_token(slot);
+        true
     }
 
     fn supply_token(&mut self, slot: u32) {

@@ -1,6 +1,6 @@
 //! Who gets a place, for how long, and what happens where there is none.
 
-use super::strangers::{Kind, anywhere, id, initial};
+use super::strangers::{Kind, anywhere, id, initial, meta};
 use super::*;
 use crate::proto::connection::code;
 use crate::wire::packet;
@@ -109,6 +109,29 @@ fn attack_18_the_oldest_unfinished_handshake_makes_room_for_a_proven_address() {
     // Nothing of the evicted one is left behind.
     scene.run(11_000);
     assert_eq!((scene.counters().connections, scene.counters().handshakes), (3, 0));
+}
+
+/// It was taken for unfinished until it had written, and made room for a client of the same turn.
+#[test]
+fn a_handshake_that_is_done_in_this_turn_is_not_evicted() {
+    let mut scene = with_retry(few(100, 1));
+    let retry = scene.strike(anywhere(1), &initial(Kind::Ping, id(1), b"", 0));
+    let p = packet::parse(&retry[0], 0, 8).unwrap();
+    let proven = initial(Kind::Ping, p.scid, &retry[0][p.token.clone()], 1);
+    scene.connect(None);
+    // Retry, and the server's flight.
+    scene.run(2);
+    assert_eq!((scene.counters().handshakes, connected(&scene.told_server())), (1, 0));
+    scene.now = scene.now.plus_ns(crate::time::MILLISECOND_NS);
+    scene.client.turn(scene.now).unwrap();
+    let finished: Vec<_> = scene.client.ports()[0].sent.drain(..).collect();
+    let port = &mut scene.servers[0].ports()[0];
+    finished.into_iter().for_each(|datagram| port.carry(datagram));
+    port.arrived.push_back((meta(anywhere(1)), proven));
+    scene.servers[0].turn(scene.now).unwrap();
+    let counters = scene.counters();
+    assert_eq!((counters.connections, counters.handshakes, counters.evicted_handshakes), (2, 1, 0));
+    assert_eq!((connected(&scene.told_server()), counters.refused_full), (1, 0));
 }
 
 #[test]
