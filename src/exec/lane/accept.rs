@@ -4,7 +4,7 @@ use super::super::handler::Handler;
 use super::super::overrun::Callback;
 use super::super::status::endpoint_sum;
 use super::super::table::InitialKey;
-use super::admission::{self, Greeted, NoPlace};
+use super::admission::{self, Handshake, NoPlace};
 use super::{Entry, Lane, Seat, enlist};
 use crate::datapath::{MAX_BURST, Path, RxMeta};
 use crate::proto::connection::{Application, Connection, Event};
@@ -191,11 +191,11 @@ impl Lane {
             return;
         }
         let Some(handler) = self.ask_application(at, &mut connection, meta) else {
-            return self.farewell(at, connection, port, meta);
+            return self.close_at_once(at, connection, port, meta);
         };
         let mut seat = Seat::new(key, port, meta.path, now);
         let initial = InitialKey { dcid: greeting.initial_dcid, remote };
-        seat.greeted = Some(Box::new(Greeted { initial, proven }));
+        seat.handshake = Some(Box::new(Handshake { initial, proven }));
         (seat.source, seat.listener) = (Some(source), Some(self.listeners[at].id));
         self.counters.accepted += 1;
         self.seat_at(Entry { connection, seat, handler });
@@ -248,7 +248,7 @@ impl Lane {
 
     /// The last of a connection that ended with its first datagram: it says so once and is
     /// forgotten (RFC 9000 §10.2.1), whoever sent that datagram.
-    fn farewell(&mut self, at: usize, mut connection: Connection, port: usize, meta: &RxMeta) {
+    fn close_at_once(&mut self, at: usize, mut connection: Connection, port: usize, meta: &RxMeta) {
         let now = self.services.now();
         self.counters.handshakes_failed += 1;
         self.admission.failed(now);
@@ -267,11 +267,11 @@ impl Lane {
 
     /// Puts a new connection into the slot that its key names.
     pub(super) fn seat_at(&mut self, entry: Entry) {
-        let (greeted, source) = (entry.seat.greeted.as_deref().copied(), entry.seat.source);
+        let (handshake, source) = (entry.seat.handshake.as_deref().copied(), entry.seat.source);
         let Ok(key) = self.table.insert(|_| entry) else { return };
-        if let Some((greeted, source)) = greeted.zip(source) {
-            self.table.insert_initial(greeted.initial, key);
-            self.admission.began(key, source, greeted.proven, &self.table);
+        if let Some((handshake, source)) = handshake.zip(source) {
+            self.table.insert_initial(handshake.initial, key);
+            self.admission.began(key, source, handshake.proven, &self.table);
         }
         self.wheel.grow(self.table.slots());
         let now = self.services.now();

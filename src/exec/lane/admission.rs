@@ -1,4 +1,4 @@
-//! Who gets a place: what strangers may hold of a worker.
+//! Who gets a place: what clients may hold of a worker.
 //!
 //! A client's first packet costs it nothing, and its address may be forged. So places are counted by
 //! what their holder has shown:
@@ -29,7 +29,7 @@ const FEW_DONE: usize = 64;
 
 /// A client's handshake, until it is done.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Greeted {
+pub(super) struct Handshake {
     /// The id that the client chose, and its address.
     pub(super) initial: InitialKey,
     /// It began with a token: the address is the client's.
@@ -215,7 +215,7 @@ impl Admission {
 }
 
 fn is_unfinished(table: &Table<Entry>, key: Key) -> bool {
-    table.peek(key).is_some_and(|entry| entry.seat.greeted.is_some())
+    table.peek(key).is_some_and(|entry| entry.seat.handshake.is_some())
 }
 
 impl Lane {

@@ -59,7 +59,7 @@ use crate::proto::source::{SUBSCRIBER_PREFIX_BITS, Source};
 use crate::time::{Instant, MILLISECOND_NS, SECOND_NS};
 use crate::wire::ConnectionId;
 use accept::Answers;
-use admission::{Admission, Greeted};
+use admission::{Admission, Handshake};
 use ahead::Ahead;
 use bridge::Bridge;
 use resets::Resets;
@@ -219,7 +219,7 @@ pub(super) struct Seat {
     /// Its descriptors that are watched, some of which may be no more.
     pub(super) watches: Vec<WatchId>,
     /// The client's handshake, until it is done.
-    greeted: Option<Box<Greeted>>,
+    handshake: Option<Box<Handshake>>,
     /// Where a client came from: whose account its place is on.
     source: Option<Source>,
     /// What the connection held when it was looked at last.
@@ -247,7 +247,7 @@ impl Seat {
             path,
             address: None,
             watches: Vec::new(),
-            greeted: None,
+            handshake: None,
             source: None,
             held_bytes: 0,
             measured_at: now,
@@ -462,15 +462,15 @@ impl Lane {
     }
 
     /// A handshake is done: what it was known by is remembered for a while.
-    fn handshake_done(&mut self, key: Key, greeted: &Greeted, source: Option<Source>) {
+    fn handshake_done(&mut self, key: Key, handshake: &Handshake, source: Option<Source>) {
         if let Some(source) = source {
-            self.admission.done(source, greeted.proven);
+            self.admission.done(source, handshake.proven);
         }
         if self.lingering.len() >= LINGERING_IDS {
             self.forget_initial();
         }
         let until = self.services.now().plus_ns(INITIAL_LINGER_NS);
-        self.lingering.push_back((until, greeted.initial, key));
+        self.lingering.push_back((until, handshake.initial, key));
     }
 
     /// Forgets the id that has been remembered longest.
@@ -481,13 +481,13 @@ impl Lane {
     }
 
     /// A place that a client had is free.
-    fn client_left(&mut self, key: Key, greeted: Option<&Greeted>, source: Source) {
-        match greeted {
+    fn client_left(&mut self, key: Key, handshake: Option<&Handshake>, source: Source) {
+        match handshake {
             None => self.admission.left(source),
-            Some(greeted) => {
+            Some(handshake) => {
                 self.counters.handshakes_failed += 1;
-                self.admission.gave_up(self.services.now(), source, greeted.proven);
-                self.table.remove_initial(&greeted.initial, key);
+                self.admission.gave_up(self.services.now(), source, handshake.proven);
+                self.table.remove_initial(&handshake.initial, key);
             }
         }
     }
@@ -502,7 +502,7 @@ impl Lane {
         self.wheel.remove(key.slot);
         admission::release(&mut self.admission, &entry);
         if let Some(source) = entry.seat.source {
-            self.client_left(key, entry.seat.greeted.as_deref(), source);
+            self.client_left(key, entry.seat.handshake.as_deref(), source);
         }
         self.leave_reset(key, entry.seat.reset);
         if let Some(address) = entry.seat.address {

@@ -1,8 +1,8 @@
 //! Lanes, driven with virtual time through workers without threads.
 
 mod flood;
+mod forged;
 mod places;
-mod strangers;
 
 use super::*;
 use crate::datapath::{Checksum, Link, RxMeta};

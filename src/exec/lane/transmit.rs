@@ -102,9 +102,9 @@ impl Lane {
         if !entry.connection.is_established() {
             return false;
         }
-        let Some(greeted) = entry.seat.greeted.take() else { return false };
+        let Some(handshake) = entry.seat.handshake.take() else { return false };
         let source = entry.seat.source;
-        self.handshake_done(key, &greeted, source);
+        self.handshake_done(key, &handshake, source);
         self.supply_token(slot);
         true
     }

@@ -1,6 +1,6 @@
 //! Floods of handshakes that fail, from forged addresses: who else gets in, and who goes on.
 
-use super::strangers::{Kind, anywhere, id, initial, meta};
+use super::forged::{Kind, anywhere, id, initial, meta};
 use super::*;
 use crate::time::MILLISECOND_NS;
 
@@ -22,7 +22,7 @@ const PATIENCE_MS: usize = 3_000;
 /// Turns that the server takes in a millisecond at most.
 const TURNS_EACH_MS: usize = 4;
 
-struct Siege {
+struct Flood {
     scene: Scene,
     forged: Vec<Vec<u8>>,
     arrived: u32,
@@ -30,7 +30,7 @@ struct Siege {
     most_memory: u64,
 }
 
-impl Siege {
+impl Flood {
     fn new(kind: Kind) -> Self {
         let forged = (0..DISTINCT).map(|n| initial(kind, id(n), b"", 0)).collect();
         let scene = Scene::new(1, LaneLimits::default());
@@ -77,12 +77,12 @@ fn ask(handle: &Handle) {
 }
 
 /// Returns what the server had counted in the end.
-fn besiege(kind: Kind) -> (LaneCounters, EndpointStats) {
-    let mut siege = Siege::new(kind);
-    let established: Vec<_> = (0..ESTABLISHED).map(|_| siege.scene.connect(None)).collect();
-    (0..50).for_each(|_| siege.step(0));
-    assert_eq!(siege.told(|told| matches!(told, Told::Connected(_))), ESTABLISHED);
-    siege.scene.client_log.lock().unwrap().clear();
+fn run(kind: Kind) -> (LaneCounters, EndpointStats) {
+    let mut flood = Flood::new(kind);
+    let established: Vec<_> = (0..ESTABLISHED).map(|_| flood.scene.connect(None)).collect();
+    (0..50).for_each(|_| flood.step(0));
+    assert_eq!(flood.told(|told| matches!(told, Told::Connected(_))), ESTABLISHED);
+    flood.scene.client_log.lock().unwrap().clear();
     let mut asked = 0;
     for ms in 0..PATIENCE_MS {
         if ms < FLOOD_MS {
@@ -93,28 +93,28 @@ fn besiege(kind: Kind) -> (LaneCounters, EndpointStats) {
         }
         let came = ms.checked_sub(FIRST_HONEST_MS).filter(|since| since % HONEST_EVERY_MS == 0);
         if came.is_some_and(|since| since / HONEST_EVERY_MS < HONEST) {
-            siege.scene.connect(None);
+            flood.scene.connect(None);
         }
-        siege.step(if ms < FLOOD_MS { FORGED_EACH_MS } else { 0 });
+        flood.step(if ms < FLOOD_MS { FORGED_EACH_MS } else { 0 });
     }
-    let connected = siege.told(|told| matches!(told, Told::Connected(_)));
-    let answered = siege.told(|told| matches!(told, Told::Data(_, _, true)));
-    let counters = siege.scene.counters();
-    let endpoint = siege.scene.servers[0].lane().endpoint_stats();
+    let connected = flood.told(|told| matches!(told, Told::Connected(_)));
+    let answered = flood.told(|told| matches!(told, Told::Data(_, _, true)));
+    let counters = flood.scene.counters();
+    let endpoint = flood.scene.servers[0].lane().endpoint_stats();
     let story = format!("{kind:?}: {counters:?} {endpoint:?}");
     assert_eq!(connected, HONEST, "honest clients: {story}");
     assert!(answered * 10 >= asked * 9, "{answered} of {asked} requests: {story}");
     // As many handshakes as begin before Retry does, and who was there.
-    assert!(siege.most_connections <= 1_000 + 200, "{} places: {story}", siege.most_connections);
-    assert!(siege.most_memory <= 1_200 * 16_384, "{} bytes: {story}", siege.most_memory);
-    assert_eq!(u64::from(siege.arrived), FLOOD_MS as u64 * u64::from(FORGED_EACH_MS));
+    assert!(flood.most_connections <= 1_000 + 200, "{} places: {story}", flood.most_connections);
+    assert!(flood.most_memory <= 1_200 * 16_384, "{} bytes: {story}", flood.most_memory);
+    assert_eq!(u64::from(flood.arrived), FLOOD_MS as u64 * u64::from(FORGED_EACH_MS));
     eprintln!("{connected} of {HONEST} clients, {answered} of {asked} requests; {story}");
     (counters, endpoint)
 }
 
 /// Most of them were asked for their address, and what was built for the others has failed.
 fn led_to_retry(kind: Kind) {
-    let (counters, endpoint) = besiege(kind);
+    let (counters, endpoint) = run(kind);
     assert!(endpoint.retries >= 50_000, "{endpoint:?}");
     assert_eq!(endpoint.limited_retries, 0);
     assert!(counters.handshakes_failed >= 1_000, "{counters:?}");
@@ -127,18 +127,18 @@ fn a_flood_of_closes_keeps_nobody_out() {
 }
 
 #[test]
-fn a_flood_of_greetings_that_are_none_keeps_nobody_out() {
+fn a_flood_of_client_hellos_that_are_none_keeps_nobody_out() {
     led_to_retry(Kind::NotTls);
 }
 
 #[test]
-fn a_flood_of_greetings_without_a_protocol_keeps_nobody_out() {
+fn a_flood_of_client_hellos_without_a_protocol_keeps_nobody_out() {
     led_to_retry(Kind::NoAlpn);
 }
 
 #[test]
 fn a_flood_of_pings_keeps_nobody_out() {
-    let (counters, endpoint) = besiege(Kind::Ping);
+    let (counters, endpoint) = run(Kind::Ping);
     assert!(endpoint.retries >= 50_000, "{endpoint:?}");
     // They wait for their end, and more are not begun meanwhile.
     assert!((900..=1_000).contains(&counters.handshakes), "{counters:?}");
@@ -146,7 +146,7 @@ fn a_flood_of_pings_keeps_nobody_out() {
 
 #[test]
 fn a_flood_of_short_packets_keeps_nobody_out() {
-    let (_, endpoint) = besiege(Kind::Junk);
+    let (_, endpoint) = run(Kind::Junk);
     // Their ids are not of this host, so that nothing is owed, not even a reset.
     let forged = FLOOD_MS as u64 * u64::from(FORGED_EACH_MS);
     assert_eq!((endpoint.dropped, endpoint.resets, endpoint.limited_resets), (forged, 0, 0));

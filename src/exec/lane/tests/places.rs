@@ -1,6 +1,6 @@
 //! Who gets a place, for how long, and what happens where there is none.
 
-use super::strangers::{Kind, anywhere, id, initial, meta};
+use super::forged::{Kind, anywhere, id, initial, meta};
 use super::*;
 use crate::proto::connection::code;
 use crate::wire::packet;
@@ -28,7 +28,7 @@ fn connected(told: &[Told]) -> usize {
 fn a_handshake_that_fails_with_its_first_packet_never_has_a_place() {
     for kind in [Kind::Close, Kind::NotTls, Kind::NoAlpn] {
         let mut scene = Scene::new(1, LaneLimits::default());
-        let answers = scene.strike(anywhere(1), &initial(kind, id(1), b"", 0));
+        let answers = scene.inject(anywhere(1), &initial(kind, id(1), b"", 0));
         // Who closes is not answered; who failed is told so once.
         assert_eq!(answers.len(), usize::from(kind != Kind::Close), "{kind:?}");
         assert!(answers.iter().all(|answer| answer.len() <= 3 * 1200));
@@ -45,9 +45,9 @@ fn a_handshake_that_fails_with_its_first_packet_never_has_a_place() {
 fn a_handshake_that_fails_later_leaves_its_place_at_once_and_counts_until_then() {
     let mut scene = Scene::new(1, LaneLimits::default());
     for kind in [Kind::Close, Kind::NotTls] {
-        scene.strike(anywhere(1), &initial(Kind::Ping, id(1), b"", 0));
+        scene.inject(anywhere(1), &initial(Kind::Ping, id(1), b"", 0));
         assert_eq!((scene.counters().connections, scene.counters().handshakes), (1, 1));
-        scene.strike(anywhere(1), &initial(kind, id(1), b"", 1));
+        scene.inject(anywhere(1), &initial(kind, id(1), b"", 1));
         assert_eq!((scene.counters().connections, scene.counters().handshakes), (0, 0));
         let lane = scene.servers[0].lane();
         assert_eq!((lane.table.initials(), lane.next_timeout()), (0, Instant::NEVER), "{kind:?}");
@@ -60,7 +60,7 @@ fn handshakes_that_failed_a_moment_ago_lead_to_retry_and_are_forgotten() {
     let config = ServerConfig { retry: RetryPolicy::Above(10), ..server_config() };
     let mut scene = Scene::with_config(1, LaneLimits::default(), &config);
     for n in 0..100 {
-        scene.strike(anywhere(n), &initial(Kind::Close, id(n.into()), b"", 0));
+        scene.inject(anywhere(n), &initial(Kind::Close, id(n.into()), b"", 0));
     }
     assert_eq!(scene.counters().handshakes_failed, 10);
     assert_eq!(scene.servers[0].lane().endpoint_stats().retries, 90);
@@ -76,7 +76,7 @@ fn handshakes_that_failed_a_moment_ago_lead_to_retry_and_are_forgotten() {
 fn attack_18_a_handshake_that_is_kept_alive_ends_in_its_time() {
     let mut scene = Scene::new(1, LaneLimits::default());
     for pn in 0..99 {
-        scene.strike(anywhere(1), &initial(Kind::Ping, id(1), b"", pn));
+        scene.inject(anywhere(1), &initial(Kind::Ping, id(1), b"", pn));
         assert_eq!(scene.counters().connections, 1, "packet {pn}");
         scene.run(100);
     }
@@ -115,7 +115,7 @@ fn attack_18_the_oldest_unfinished_handshake_makes_room_for_a_proven_address() {
 #[test]
 fn a_handshake_that_is_done_in_this_turn_is_not_evicted() {
     let mut scene = with_retry(few(100, 1));
-    let retry = scene.strike(anywhere(1), &initial(Kind::Ping, id(1), b"", 0));
+    let retry = scene.inject(anywhere(1), &initial(Kind::Ping, id(1), b"", 0));
     let p = packet::parse(&retry[0], 0, 8).unwrap();
     let proven = initial(Kind::Ping, p.scid, &retry[0][p.token.clone()], 1);
     scene.connect(None);
@@ -156,7 +156,7 @@ fn forged_handshakes_that_fill_a_table_make_room_for_proven_ones() {
     let config = ServerConfig { retry: RetryPolicy::Never, ..server_config() };
     let mut scene = Scene::with_config(1, few(8, 100), &config);
     for n in 0..50 {
-        scene.strike(anywhere(n), &initial(Kind::Ping, id(n.into()), b"", 0));
+        scene.inject(anywhere(n), &initial(Kind::Ping, id(n.into()), b"", 0));
     }
     assert_eq!(scene.counters().connections, 8);
     for _ in 0..6 {
@@ -182,7 +182,7 @@ fn attack_31_one_address_has_its_share_of_connections() {
     assert_eq!((connected(&scene.told_client()), refused(&scene.told_client())), (2, 1));
     assert_eq!(scene.counters().refused_source_connections, 1);
     // Somebody else gets in, and so does the same one, once it has closed one of its own.
-    scene.strike(anywhere(9), &initial(Kind::Ping, id(9), b"", 0));
+    scene.inject(anywhere(9), &initial(Kind::Ping, id(9), b"", 0));
     assert_eq!(scene.counters().connections, 3);
     handles[0].close(0, Bytes::new()).unwrap();
     scene.run(3_000);
@@ -198,7 +198,7 @@ fn attack_31_one_source_has_its_share_of_handshakes() {
     let mut scene = Scene::new(1, limits);
     let v6 = |host: u16| SocketAddr::from(([0x2001, 0xdb8, 0, 1, host, 0, 0, 1], 50_000 + host));
     for n in 0..10 {
-        scene.strike(v6(n), &initial(Kind::Ping, id(n.into()), b"", 0));
+        scene.inject(v6(n), &initial(Kind::Ping, id(n.into()), b"", 0));
     }
     assert_eq!(scene.counters().handshakes, 3, "of one /64");
     assert_eq!(scene.servers[0].lane().endpoint_stats().retries, 7);
@@ -216,7 +216,7 @@ fn attack_31_one_source_has_its_share_of_handshakes() {
     scene.run(11_000);
     assert_eq!((scene.counters().handshakes, scene.counters().connections), (0, 1));
     for n in 0..10 {
-        scene.strike(v6(n), &initial(Kind::Ping, id(n.into()), b"", 0));
+        scene.inject(v6(n), &initial(Kind::Ping, id(n.into()), b"", 0));
     }
     assert_eq!(scene.counters().handshakes, 3);
 }
@@ -291,7 +291,7 @@ fn attack_64_connections_that_are_not_established_yet_are_bounded() {
     let config = ServerConfig { retry: RetryPolicy::Never, ..server_config() };
     let mut scene = Scene::with_config(1, few(1_000, 5), &config);
     for n in 0..100 {
-        scene.strike(anywhere(n), &initial(Kind::Ping, id(n.into()), b"", 0));
+        scene.inject(anywhere(n), &initial(Kind::Ping, id(n.into()), b"", 0));
     }
     let counters = scene.counters();
     assert_eq!((counters.accepted, counters.handshakes), (5, 5));
@@ -301,7 +301,7 @@ fn attack_64_connections_that_are_not_established_yet_are_bounded() {
 fn a_retry_is_a_tenth_of_what_it_answers() {
     let mut scene = with_retry(LaneLimits::default());
     let datagram = initial(Kind::Ping, id(1), b"", 0);
-    let answers = scene.strike(anywhere(1), &datagram);
+    let answers = scene.inject(anywhere(1), &datagram);
     assert!(answers[0].len() * 5 < datagram.len(), "{}", answers[0].len());
     assert_eq!(packet::parse(&answers[0], 0, 8).unwrap().kind, packet::PacketType::Retry);
 }

@@ -1,4 +1,4 @@
-//! What strangers send: Initials that no honest client would write, from any address.
+//! Client Initials that no honest client would write, from any address.
 
 use super::*;
 use crate::datapath::Path;
@@ -8,7 +8,7 @@ use crate::wire::packet::{self, LongHeader, PacketType, patch_length};
 use crate::wire::{Side, VERSION_1, Writer};
 use std::net::SocketAddr;
 
-/// What a stranger's datagram is.
+/// What such a datagram is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// An Initial with CONNECTION_CLOSE.
@@ -66,7 +66,7 @@ pub(super) fn initial(kind: Kind, dcid: ConnectionId, token: &[u8], pn: u64) -> 
     let keys = initial_keys(VERSION_1, dcid.as_slice(), Side::Client).unwrap();
     let mut out = vec![0; 1200];
     let mut w = Writer::new(&mut out[..1200 - TAG_LEN]);
-    let scid = ConnectionId::new(b"stranger").unwrap();
+    let scid = ConnectionId::new(b"spoofed!").unwrap();
     let header = LongHeader { kind: PacketType::Initial, version: VERSION_1, dcid, scid, token };
     let layout = header.write(&mut w, pn, 4).unwrap();
     let at = w.position();
@@ -83,7 +83,7 @@ pub(super) fn id(number: u64) -> ConnectionId {
     ConnectionId::new(&(number | 1 << 63).to_be_bytes()).unwrap()
 }
 
-/// An address that a stranger may write as its own.
+/// A source address that may be forged.
 pub(super) fn anywhere(number: u32) -> SocketAddr {
     SocketAddr::from((
         (0x0a00_0000 + (number & 0xff_ffff)).to_be_bytes(),
@@ -97,22 +97,22 @@ pub(super) fn meta(remote: SocketAddr) -> RxMeta {
 }
 
 impl Scene {
-    /// A stranger's datagram arrives, and the server takes its turn. Returns what it sent.
-    pub(super) fn strike(&mut self, from: SocketAddr, datagram: &[u8]) -> Vec<Vec<u8>> {
+    /// A datagram arrives, and the server takes its turn. Returns what it sent.
+    pub(super) fn inject(&mut self, from: SocketAddr, datagram: &[u8]) -> Vec<Vec<u8>> {
         let port = &mut self.servers[0].ports()[0];
         port.arrived.push_back((meta(from), datagram.to_vec()));
         self.servers[0].turn(self.now).unwrap();
         self.servers[0].ports()[0].sent.drain(..).map(|(_, _, bytes)| bytes).collect()
     }
 
-    /// A stranger at `from` shows its address by a Retry, and begins a handshake that it will not
+    /// A client at `from` proves its address by a Retry, and begins a handshake that it will not
     /// finish. The server asks for the proof. Returns what it answered.
     pub(super) fn begin_proven(&mut self, from: SocketAddr, number: u64) -> Vec<Vec<u8>> {
-        let retry = self.strike(from, &initial(Kind::Ping, id(number), b"", 0));
+        let retry = self.inject(from, &initial(Kind::Ping, id(number), b"", 0));
         let [retry] = &retry[..] else { panic!("{} answers", retry.len()) };
         let p = packet::parse(retry, 0, 8).unwrap();
         assert_eq!(p.kind, PacketType::Retry);
-        self.strike(from, &initial(Kind::Ping, p.scid, &retry[p.token.clone()], 1))
+        self.inject(from, &initial(Kind::Ping, p.scid, &retry[p.token.clone()], 1))
     }
 
     pub(super) fn counters(&mut self) -> LaneCounters {
