@@ -147,11 +147,17 @@ async fn get(
     let bytes = tokio::time::timeout(Duration::from_secs(args.timeout), download)
         .await
         .map_err(|_| format!("{stack}: {} s passed, gave up on {}", args.timeout, args.path))?
-        .map_err(|cause| format!("{stack}: {cause}"))?;
+        .map_err(|cause| format!("{stack}: {}", with_causes(&*cause)))?;
     let seconds = start.elapsed().as_secs_f64();
     let mbps = bytes as f64 * 8.0 / seconds / 1e6;
     eprintln!("{stack}: {bytes} bytes in {seconds:.3} s, {mbps:.0} Mbit/s");
     Ok(())
+}
+
+/// What went wrong, and why: a stream of quinn only knows that its connection is lost.
+fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let all = std::iter::successors(Some(error), |error| error.source());
+    all.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// Runs a server until its time is over or a signal arrives; both are a clean end.
