@@ -143,8 +143,8 @@ fn as_nobody(rest: &str) -> String {
 }
 
 #[test]
-fn a_server_that_is_not_root_is_nobody_to_kill() {
-    if !privileged("a_server_that_is_not_root_is_nobody_to_kill") {
+fn a_server_that_is_not_root_is_not_told_to_be_killed() {
+    if !privileged("a_server_that_is_not_root_is_not_told_to_be_killed") {
         return;
     }
     let lab = Lab::new(LabConfig { queues: 2 });

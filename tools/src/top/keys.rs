@@ -19,8 +19,8 @@ pub(super) enum Key {
     Other,
 }
 
-/// The keys in what was read at one time. Terminals send the bytes of a key together, so that
-/// an escape character alone is the key of that name.
+/// The keys in what was read. An escape character with nothing behind it is the key of that name:
+/// whether more was to come, [`is_cut`] asks before.
 pub(super) fn keys(mut bytes: &[u8]) -> Vec<Key> {
     let mut found = Vec::new();
     while !bytes.is_empty() {
@@ -29,6 +29,16 @@ pub(super) fn keys(mut bytes: &[u8]) -> Vec<Key> {
         bytes = &bytes[taken.min(bytes.len())..];
     }
     found
+}
+
+/// True if the last key may lack bytes, as where a slow line delivers it in two parts.
+pub(super) fn is_cut(bytes: &[u8]) -> bool {
+    let Some(at) = bytes.iter().rposition(|byte| *byte == 0x1b) else { return false };
+    match &bytes[at + 1..] {
+        [] | [b'O'] => true,
+        [b'[', parameters @ ..] => parameters.iter().all(|byte| (0x20..0x40).contains(byte)),
+        _ => false,
+    }
 }
 
 /// The first key, and how many bytes it takes.
@@ -99,6 +109,12 @@ mod tests {
         for (bytes, wanted) in cases {
             assert_eq!(keys(bytes), wanted, "{bytes:?}");
         }
+        let cases: [(&[u8], &[u8]); 4] =
+            [(b"\x1b", b"[A"), (b"q\x1b[", b"A"), (b"\x1b[1;", b"5A"), (b"\x1bO", b"A")];
+        for (cut, part) in cases {
+            assert!(is_cut(cut) && !is_cut(&[cut, part].concat()), "{cut:?} {part:?}");
+        }
+        assert!(!is_cut(b"q") && !is_cut(b"\x1b[5~") && !is_cut(b"\x1bq"));
         // No bytes at all make it stumble.
         for a in 0..=255u8 {
             for b in 0..=255u8 {

@@ -2,7 +2,7 @@
 //! an error or a panic. A terminal that is gone ends it as well.
 
 use super::Watch;
-use super::keys::{Key, keys};
+use super::keys::{Key, is_cut, keys};
 use super::rates::Rates;
 use super::view::{self, Sort, View};
 use crate::error::Failure;
@@ -73,7 +73,10 @@ fn show(
         let mut wish = match heard {
             Heard::Gone => return Ok(()),
             Heard::Nothing => Wish::Nothing,
-            Heard::Bytes(bytes) => all(&mut view, &buffer[..bytes]),
+            Heard::Bytes(bytes) => {
+                let bytes = whole(&mut buffer, bytes)?;
+                all(&mut view, &buffer[..bytes])
+            }
         };
         let now = terminal_size::terminal_size();
         if now != size {
@@ -99,6 +102,18 @@ fn show(
 fn draw(terminal: &mut DefaultTerminal, rates: &Rates, view: &View) -> Result<(), Failure> {
     terminal.draw(|frame| view::draw(rates, view, frame.area(), frame.buffer_mut()))?;
     Ok(())
+}
+
+/// Waits for the rest of a key of which a slow line has delivered a part; without it an arrow would
+/// be taken for Esc, which quits. Returns how many bytes there are.
+fn whole(buffer: &mut [u8], mut bytes: usize) -> std::io::Result<usize> {
+    while bytes < buffer.len() && is_cut(&buffer[..bytes]) {
+        match sys::hear(&std::io::stdin(), &mut buffer[bytes..], ATTENTION)? {
+            Heard::Bytes(more) => bytes += more,
+            Heard::Nothing | Heard::Gone => break,
+        }
+    }
+    Ok(bytes)
 }
 
 /// What all the keys that were pressed meanwhile ask for together.

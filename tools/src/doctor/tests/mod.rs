@@ -91,7 +91,7 @@ fn what_cannot_be_switched_off_is_not_told_to_be() {
 /// A server with the capabilities of the README, but without CAP_PERFMON, has a program without a
 /// name.
 #[test]
-fn our_own_server_is_nobody_to_kill() {
+fn a_server_of_ours_is_not_told_to_be_killed() {
     let found = |breaks: &dyn Fn(&mut serde_json::Value), is_told: bool| {
         let mut tree = two_node_ice();
         tree.edit_answer("programs", |programs| {
@@ -108,10 +108,10 @@ fn our_own_server_is_nobody_to_kill() {
         program["maps"] =
             ["xsks", "ports_v4", "ports_v6", "verdicts"].map(map).into_iter().collect();
     };
-    let stranger = |program: &mut serde_json::Value| program["maps"] = serde_json::json!([]);
+    let foreign = |program: &mut serde_json::Value| program["maps"] = serde_json::json!([]);
     assert!(!found(&ours, false), "the maps tell");
-    assert!(!found(&stranger, true), "the server describes itself");
-    assert!(found(&stranger, false), "nothing tells that it is ours");
+    assert!(!found(&foreign, true), "the server describes itself");
+    assert!(found(&foreign, false), "nothing tells that it is ours");
 }
 
 /// One cause is found once, under the kind that has the remedy.
