@@ -22,10 +22,11 @@ pub(crate) struct Line {
     progress_at: Instant,
     /// When each side, client and server, last got a datagram as it was sent.
     heard_at: [Instant; 2],
-    /// Which side has got one since the last exchange.
-    heard: [bool; 2],
-    /// When both sides had last got something: the network works, in both directions.
-    exchange_at: Instant,
+    /// Of which side a datagram arrived that nothing has come back for yet.
+    asked: [bool; 2],
+    /// When each side last got something after something of its own had arrived: whatever it
+    /// waits for, its timer has begun anew.
+    answered_at: [Instant; 2],
     /// The last datagram that was lost or damaged.
     loss_at: Instant,
     /// The longest silence since the last progress.
@@ -37,8 +38,8 @@ impl Line {
         Self {
             progress_at: now,
             heard_at: [now; 2],
-            heard: [false; 2],
-            exchange_at: now,
+            asked: [false; 2],
+            answered_at: [now; 2],
             loss_at: Instant::EPOCH,
             silence_ns: 0,
         }
@@ -46,16 +47,16 @@ impl Line {
 
     fn arrived(&mut self, now: Instant, at: Side) {
         self.heard_at[at as usize] = now;
-        self.heard[at as usize] = true;
-        if self.heard == [true; 2] {
-            self.heard = [false; 2];
-            self.exchange_at = now;
+        if std::mem::take(&mut self.asked[at as usize]) {
+            self.answered_at[at as usize] = now;
         }
+        self.asked[at.peer() as usize] = true;
     }
 
     fn lost(&mut self, now: Instant) {
         self.loss_at = now;
-        let from = self.exchange_at.max(self.progress_at);
+        // That the other side got on does not help the one whose answers are lost.
+        let from = self.answered_at[0].min(self.answered_at[1]);
         self.silence_ns = self.silence_ns.max(now.ns_since(from));
     }
 }
@@ -245,6 +246,30 @@ mod tests {
             is_lost(&mut lines, seconds + 1, Side::Client);
         }
         assert_eq!(lines.pause(CLIENT, at(30)), None);
+    }
+
+    #[test]
+    fn a_lost_answer_is_an_excuse_for_the_side_that_waits_for_it() {
+        // The client's probes are lost for 20 s. The next arrives, and the server gets on; its
+        // answer is lost, and the client's timer stands at 40 s.
+        let mut lines = lines();
+        arrives(&mut lines, 0, Side::Client);
+        for seconds in [1, 3, 9, 19] {
+            is_lost(&mut lines, seconds, Side::Server);
+        }
+        arrives(&mut lines, 20, Side::Server);
+        assert_eq!(lines.progress(CLIENT, at(20)), None);
+        is_lost(&mut lines, 20, Side::Client);
+        assert_eq!(lines.pause(CLIENT, at(60)), None);
+        assert!(lines.pause(CLIENT, at(81)).is_some());
+        // Had the answer come, there would be no excuse.
+        let mut lines = self::lines();
+        arrives(&mut lines, 20, Side::Server);
+        arrives(&mut lines, 20, Side::Client);
+        arrives(&mut lines, 20, Side::Server);
+        assert_eq!(lines.progress(CLIENT, at(20)), None);
+        is_lost(&mut lines, 20, Side::Client);
+        assert!(lines.pause(CLIENT, at(41)).is_some());
     }
 
     #[test]
