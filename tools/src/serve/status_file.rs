@@ -28,8 +28,10 @@ const LEFTOVERS_MAX: usize = 256;
 pub(super) struct StatusFile {
     path: PathBuf,
     server: Server,
-    /// Nobody may write there: said once, and not tried again.
+    /// The place is not ours to write to: not tried again.
     refused: bool,
+    /// The last attempt failed, a full disk for example: said once, and tried again.
+    is_failing: bool,
     /// Reasons for drops of which the log has spoken.
     warned: BTreeSet<String>,
     /// An operator chose the directory.
@@ -82,7 +84,8 @@ impl StatusFile {
             workers: Vec::new(),
         };
         let path = directory.join(format!("{pid}.json"));
-        Self { path, server, refused: false, warned: BTreeSet::new(), is_named: false }
+        let warned = BTreeSet::new();
+        Self { path, server, refused: false, is_failing: false, warned, is_named: false }
     }
 
     /// Where the server listens.
@@ -98,8 +101,15 @@ impl StatusFile {
         }
         let before = std::mem::take(&mut self.server.workers);
         self.server.workers = status.iter().map(|worker| describe(worker, &before)).collect();
-        if let Err(error) = self.replace() {
-            self.refuse(&error);
+        match self.replace() {
+            Ok(()) => self.is_failing = false,
+            Err(error) => {
+                if !std::mem::replace(&mut self.is_failing, true) {
+                    self.warn(&error);
+                }
+                // No file says less than an old one, which would be taken for the present.
+                drop(fs::remove_file(&self.path));
+            }
         }
     }
 
@@ -120,12 +130,16 @@ impl StatusFile {
     }
 
     fn refuse(&mut self, error: &io::Error) {
+        self.warn(error);
+        self.refused = true;
+    }
+
+    fn warn(&self, error: &io::Error) {
         tracing::warn!(
             "{}: {error}: `quiclane doctor` and `top` see this server in part; give the directory \
              to its user (RuntimeDirectory=quiclane in a unit), or name another: --status-dir",
             self.path.display()
         );
-        self.refused = true;
     }
 
     fn replace(&self) -> io::Result<()> {
@@ -135,8 +149,9 @@ impl StatusFile {
         drop(fs::remove_file(&draft));
         let mut options = fs::OpenOptions::new();
         options.write(true).create_new(true).mode(0o644);
-        options.open(&draft)?.write_all((text + "\n").as_bytes())?;
-        fs::rename(&draft, &self.path).inspect_err(|_| drop(fs::remove_file(&draft)))
+        let written = options.open(&draft)?.write_all((text + "\n").as_bytes());
+        let moved = written.and_then(|()| fs::rename(&draft, &self.path));
+        moved.inspect_err(|_| drop(fs::remove_file(&draft)))
     }
 }
 
@@ -309,6 +324,25 @@ mod tests {
         assert!(server.started_ticks > 0 && server.network_namespace.starts_with("net:["));
         drop(file);
         assert_eq!(names(), ["notes.txt"]);
+        fs::remove_dir_all(&base).unwrap();
+    }
+
+    #[test]
+    fn a_place_that_is_lost_and_found_is_written_to_again() {
+        let base = std::env::temp_dir().join(format!("quiclane-lost-{}", std::process::id()));
+        fs::create_dir_all(&base).unwrap();
+        let mut file = StatusFile::new(Some(&base)).unwrap();
+        file.write(&[]);
+        // A directory in its place: the file can be written beside it, and not moved there.
+        fs::remove_file(&file.path).unwrap();
+        fs::create_dir(&file.path).unwrap();
+        file.write(&[]);
+        let names = fs::read_dir(&base).unwrap().count();
+        assert!(file.is_failing && names == 1, "{names} names: a draft was left");
+        fs::remove_dir(&file.path).unwrap();
+        file.write(&[]);
+        assert!(!file.is_failing && file.path.is_file());
+        drop(file);
         fs::remove_dir_all(&base).unwrap();
     }
 
