@@ -1,9 +1,9 @@
 //! The secret that a server keeps across restarts.
 
 use crate::error::Failure;
-use std::fs::{File, Metadata};
+use std::fs::{Metadata, OpenOptions};
 use std::io::{ErrorKind, Read};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 /// How many bytes it has.
@@ -15,7 +15,9 @@ const OTHERS: u32 = 0o077;
 /// the server, and make tokens that it believes: so the file has to be its owner's alone.
 pub(crate) fn read(path: &Path) -> Result<[u8; SECRET_BYTES], Failure> {
     let failed = |error| Failure::file("read", path, &error);
-    let file = File::open(path).map_err(|error| match error.kind() {
+    // A FIFO would be waited for: what it is, is asked when it is open.
+    let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let file = opened.map_err(|error| match error.kind() {
         ErrorKind::NotFound => usage(path, "is not there"),
         _ => failed(error),
     })?;

@@ -71,6 +71,16 @@ fn a_secret_that_is_none_is_refused_with_the_remedy() {
         assert_eq!(out.status.code(), Some(2), "{name}: {said}");
         assert!(said.contains(why) && said.contains("head -c 32 /dev/urandom"), "{name}: {said}");
     }
+    // Nobody writes to it: whoever opens it to read would wait.
+    let fifo = scratch.text("fifo");
+    assert!(Command::new("mkfifo").args(["-m", "600", &fifo]).status().unwrap().success());
+    let out = Command::new(QUICLANE)
+        .args(["serve", "--listen", "127.0.0.1:0", "--secret-file", &fifo])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(out.stderr).unwrap();
+    assert_eq!(out.status.code(), Some(2), "{said}");
+    assert!(said.contains("is not a regular file"), "{said}");
     let missing = scratch.at("missing");
     let out = Command::new(QUICLANE)
         .args(["serve", "--listen", "127.0.0.1:0", "--secret-file"])
