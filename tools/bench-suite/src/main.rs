@@ -17,6 +17,7 @@ mod cases;
 mod clock;
 mod counts;
 mod echo;
+mod flood;
 mod floor;
 mod heap;
 mod identity;
@@ -95,6 +96,9 @@ enum Sub {
     /// A raw AF_XDP echo, or its client: a part of `tools/bench net`
     #[command(hide = true)]
     Echo(echo::EchoArgs),
+    /// A flood of handshakes that fail, from forged addresses: a part of `tools/bench net`
+    #[command(hide = true)]
+    Flood(flood::FloodArgs),
 }
 
 fn main() -> ExitCode {
@@ -112,6 +116,7 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
         None => run(cli),
         Some(Sub::Counts(what)) => counts::print(&what.cases()?, what.columns()?),
         Some(Sub::Echo(args)) => echo::run(args),
+        Some(Sub::Flood(args)) => flood::run(args),
         Some(Sub::Loss(args)) => {
             let mut columns = args.what.columns()?;
             columns[2] &= !args.what.only.is_empty();
