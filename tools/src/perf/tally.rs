@@ -85,6 +85,13 @@ macro_rules! tally {
         #[derive(Debug)]
         pub(crate) struct Tally {
             $( $(#[$about])* $field: AtomicU64, )*
+            /// The most requests out at one time on one connection.
+            out_most: AtomicU64,
+            /// When something was heard last, or the first request left after a quiet time.
+            waiting_since: AtomicU64,
+            /// The longest time of the measured time in which requests were out and nothing was
+            /// heard.
+            longest_silence: AtomicU64,
             latencies: Mutex<Latencies>,
         }
 
@@ -97,7 +104,13 @@ macro_rules! tally {
         impl Default for Tally {
             fn default() -> Self {
                 let latencies = Latencies { all: histogram(), recent: histogram() };
-                Self { $( $field: AtomicU64::new(0), )* latencies: Mutex::new(latencies) }
+                Self {
+                    $( $field: AtomicU64::new(0), )*
+                    out_most: AtomicU64::new(0),
+                    waiting_since: AtomicU64::new(0),
+                    longest_silence: AtomicU64::new(0),
+                    latencies: Mutex::new(latencies),
+                }
             }
         }
 
@@ -130,12 +143,6 @@ tally! {
     refused,
     /// Requests out now.
     out,
-    /// The most requests out at one time on one connection, a sum over workers.
-    out_most,
-    /// When something was heard last, or the first request left after a quiet time.
-    waiting_since,
-    /// The longest time of the measured time in which requests were out and nothing was heard.
-    longest_silence,
     /// Connections whose handshake is complete and that are not closed.
     live,
     /// Connections that ended though nobody here closed them.
@@ -302,12 +309,26 @@ mod tests {
         let (window, tally) = (window(1_000, 9_000), Tally::default());
         tally.left(100, 1);
         tally.heard(&window, 1_200, 10);
-        assert_eq!(Totals::of(std::slice::from_ref(&tally)).longest_silence, 200);
+        assert_eq!(longest_silence(std::slice::from_ref(&tally), &window, 1_200), 200);
         tally.answered(&window, 1_200, 100);
         // Nothing is out for a long time: that is no silence of the server.
         assert_eq!(tally.silence(&window, 5_000), 0);
         tally.left(5_000, 1);
         assert_eq!(longest_silence(std::slice::from_ref(&tally), &window, 8_000), 3_000);
+    }
+
+    #[test]
+    fn what_many_workers_have_done_adds_up_and_their_clocks_do_not() {
+        // The clock counts nanoseconds since 1970; those of eleven workers are beyond 64 bits.
+        let year_2026 = 1_790_000_000_000_000_000;
+        let window = window(year_2026, year_2026 + 1_000);
+        let tallies: Vec<Tally> = (0..64).map(|_| Tally::default()).collect();
+        for tally in &tallies {
+            tally.left(year_2026 + 5, 2);
+        }
+        assert_eq!(Totals::of(&tallies).out, 64);
+        assert_eq!(longest_silence(&tallies, &window, year_2026 + 30), 25);
+        assert_eq!(out_most(&tallies), 2);
     }
 
     #[test]
