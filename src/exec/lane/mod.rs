@@ -33,6 +33,7 @@ mod admission;
 mod ahead;
 mod bridge;
 mod command;
+mod ended;
 mod receive;
 mod resets;
 #[cfg(test)]
@@ -195,6 +196,22 @@ super::status::counters! {
         ended_ptos,
         /// Times that connections which have ended reduced their windows.
         ended_congestion_events,
+        /// Times that connections which have ended fell back to small datagrams, since large ones vanished.
+        ended_mtu_black_holes,
+        /// Key updates of connections which have ended, by either side.
+        ended_key_updates,
+        /// Packets that connections which have ended dropped: the peer updated its keys too often.
+        ended_limited_key_updates,
+        /// Packets refused by connections which have ended, since keeping them would break a bound.
+        ended_refused_packets,
+        /// Path challenges that connections which have ended left unanswered: too many waited.
+        ended_refused_challenges,
+        /// Datagrams dropped by connections which have ended: larger than we said that we take.
+        ended_oversized,
+        /// Datagrams dropped by connections which have ended: not from the address of the path.
+        ended_foreign,
+        /// Acknowledgements that connections which have ended withheld: the peer acknowledged nothing.
+        ended_withheld_acks,
         /// Rounds of transmission that ended for want of a buffer.
         tx_blocked,
         /// Timers of connections that came due.
@@ -496,9 +513,7 @@ impl Lane {
         let Some(mut entry) = self.table.remove(key) else { return };
         unwatch_all(&mut self.services, &mut entry.seat);
         let stats = entry.connection.stats();
-        self.counters.ended_lost_packets += stats.lost_packets;
-        self.counters.ended_ptos += stats.ptos;
-        self.counters.ended_congestion_events += stats.congestion_events;
+        self.counters.add_ended(&stats);
         self.wheel.remove(key.slot);
         admission::release(&mut self.admission, &entry);
         if let Some(source) = entry.seat.source {

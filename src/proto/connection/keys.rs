@@ -7,7 +7,14 @@
 
 use super::error::{TransportError, code};
 use crate::proto::crypto::{HeaderKey, Keys, OneRttSecrets, PacketKey};
+use crate::proto::limiter::Limiter;
 use crate::time::Instant;
+
+/// Updates of a peer that are followed in a second, and a tenth of them at once. Each makes us derive
+/// three keys, 3 us. A peer that keeps to RFC 9001 §6.5 updates once in three probe timeouts, and one
+/// that hurries once in a round trip: only below 1 ms is that more. What comes beyond is dropped as if
+/// lost, and the peer repeats it.
+const PEER_UPDATES_PER_SECOND: u32 = 1_000;
 
 /// What a packet could be opened with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +48,7 @@ pub(super) struct OneRttKeys {
     failures: u64,
     /// Updates made, by either side.
     pub(super) updates: u64,
+    peer_updates: Limiter,
     /// The last packet that should have been of the previous phase was not.
     doubt: bool,
 }
@@ -87,6 +95,7 @@ impl OneRttKeys {
             sealed: 0,
             failures: 0,
             updates: 0,
+            peer_updates: Limiter::new(PEER_UPDATES_PER_SECOND),
             doubt: false,
         }
     }
@@ -206,6 +215,13 @@ impl OneRttKeys {
             ));
         }
         Ok(Opened::Forged)
+    }
+
+    /// Whether to follow an update of the peer's that has been opened. Asked after the opening, so that
+    /// a forger cannot tell from the time of an answer how often the peer has updated.
+    #[cold]
+    pub(super) fn follows_update(&mut self, now: Instant) -> bool {
+        self.peer_updates.allow(now)
     }
 
     /// Turns to the next keys. `received` is the peer's packet that made us, if one did;

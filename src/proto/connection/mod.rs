@@ -198,8 +198,12 @@ pub struct ConnectionStats {
     pub congestion_events: u64,
     /// Those of them that were taken back: everything lost in them arrived after all.
     pub spurious_congestion_events: u64,
+    /// Times that the datagram size fell to the smallest, because large ones vanished.
+    pub mtu_black_holes: u64,
     /// Key updates, by either side.
     pub key_updates: u64,
+    /// Packets dropped because the peer updated its keys too often.
+    pub rx_limited_key_updates: u64,
     /// Bytes in flight now.
     pub bytes_in_flight: u64,
     /// The congestion window now.
@@ -330,6 +334,7 @@ impl Connection {
             window_bytes: self.congestion.window(),
             smoothed_rtt_ns: self.rtt.smoothed_ns(),
             mtu_bytes: self.mtu.current(),
+            mtu_black_holes: self.mtu.black_holes(),
             key_updates: self.keys.as_ref().map_or(0, |k| k.updates),
             ..self.stats
         }

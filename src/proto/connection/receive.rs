@@ -42,6 +42,8 @@ enum Dropped {
     Useless,
     /// Authentic, and here before.
     Duplicate,
+    /// Authentic, and one key update too many for now.
+    Limited,
 }
 
 /// A packet, opened.
@@ -175,7 +177,7 @@ impl Connection {
         let plain = match self.open_long(space, datagram, start, p) {
             Ok(plain) => plain,
             Err(Dropped::NoKeys) => return true,
-            Err(Dropped::Useless | Dropped::Duplicate) => {
+            Err(Dropped::Useless | Dropped::Duplicate | Dropped::Limited) => {
                 self.stats.rx_dropped += 1;
                 return false;
             }
@@ -237,7 +239,7 @@ impl Connection {
         let plain = match self.open_short(now, bytes) {
             Ok(Ok(plain)) => plain,
             Ok(Err(Dropped::NoKeys)) => return,
-            Ok(Err(Dropped::Duplicate)) => {
+            Ok(Err(Dropped::Duplicate | Dropped::Limited)) => {
                 self.stats.rx_dropped += 1;
                 return;
             }
@@ -288,6 +290,10 @@ impl Connection {
         }
         let len = match opened {
             Opened::Plain(len) => len,
+            Opened::Updated(_) if !keys.follows_update(now) => {
+                self.stats.rx_limited_key_updates += 1;
+                return Ok(Err(Dropped::Limited));
+            }
             Opened::Updated(len) => {
                 keys.update(Some(pn), self.data.sent.next_pn(), expires);
                 len

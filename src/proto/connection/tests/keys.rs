@@ -134,3 +134,39 @@ fn attack_40_old_keys_in_a_packet_after_one_with_newer_keys_end_the_connection()
         assert_eq!(pair.verdict(Side::Server), Some(code::KEY_UPDATE_ERROR), "{server_updates}");
     }
 }
+
+#[test]
+fn attack_66_updates_of_a_peer_are_limited_and_counted() {
+    let mut pair = Pair::connected();
+    // A client that updates its keys as soon as an answer lets it, with each second packet.
+    let flood = |pair: &mut Pair, packets: u32| {
+        let before = pair.server.stats();
+        for _ in 0..packets {
+            let next_pn = pair.client.data.sent.next_pn();
+            if pair.client.keys.as_ref().is_some_and(|k| k.updates == 0 || k.phase_is_seen(next_pn))
+            {
+                pair.client.keys.as_mut().unwrap().update(None, next_pn, pair.now);
+            }
+            pair.attack(Side::Client, &[crate::wire::frame::Frame::Ping]);
+            let mut buf = [0; 2048];
+            while let Some(t) = pair.server.transmit(pair.now, &mut buf) {
+                pair.deliver(Side::Client, t.ecn, &mut buf[..t.len]);
+            }
+        }
+        let after = pair.server.stats();
+        let followed = after.key_updates - before.key_updates;
+        (followed, after.rx_limited_key_updates - before.rx_limited_key_updates)
+    };
+    assert_eq!(flood(&mut pair, 1_000), (100, 800), "a tenth of a second's worth at once");
+    for ms in 0..50 {
+        pair.now = pair.now.plus_ns(1_000_000);
+        let (followed, limited) = flood(&mut pair, 10);
+        assert!(followed == 1 && limited >= 8, "{followed}, {limited} after {ms} ms");
+    }
+    // Nothing is lost but time: the peer repeats what was dropped.
+    let stream = pair.client.open(Dir::Bi).unwrap();
+    pair.client.send(stream, Bytes::from_static(b"after all"), true).unwrap();
+    pair.run_ms(2_000);
+    assert_eq!(pair.client_app.data[&stream], b"after all");
+    assert!(pair.client.is_established() && pair.server.is_established());
+}

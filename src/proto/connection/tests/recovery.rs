@@ -91,7 +91,7 @@ fn a_blackout_is_no_black_hole() {
         pair.filter = Box::new(|_| true);
         pair.run_ms(8_000);
         assert!(pair.client_app.fins.contains(&stream));
-        assert_eq!((pair.server.stats().mtu_bytes, pair.server.mtu.black_holes()), (max, 0));
+        assert_eq!((pair.server.stats().mtu_bytes, pair.server.stats().mtu_black_holes), (max, 0));
     }
 }
 
@@ -109,7 +109,7 @@ fn random_loss_is_no_black_hole() {
         while pair.client_app.fins.is_empty() && pair.step(limit) {}
         assert!(pair.client_app.fins.contains(&stream), "seed {seed}");
         assert!(pair.server.stats().lost_packets > 150);
-        let found = (pair.server.stats().mtu_bytes, pair.server.mtu.black_holes());
+        let found = (pair.server.stats().mtu_bytes, pair.server.stats().mtu_black_holes);
         assert_eq!(found, (max, 0), "seed {seed}");
     }
 }
@@ -122,7 +122,7 @@ fn a_black_hole_is_found_within_a_few_probe_timeouts_and_left_again() {
         // The path shrinks, and nobody says so.
         pair.filter = Box::new(|f| f.bytes.len() <= 1_300);
         let begin = pair.now;
-        while pair.server.mtu.black_holes() == 0 {
+        while pair.server.stats().mtu_black_holes == 0 {
             assert!(pair.step(begin.plus_ns(500 * MILLISECOND_NS)), "{:?}", pair.server.stats());
         }
         assert_eq!(pair.server.stats().mtu_bytes, MIN_DATAGRAM_BYTES);
