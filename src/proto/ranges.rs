@@ -147,6 +147,7 @@ impl RangeSet {
     }
 
     /// Takes out everything below `floor`.
+    #[inline]
     pub fn remove_below(&mut self, floor: u64) {
         let gone = self.ranges().partition_point(|range| range.1 < floor);
         self.remove_at(0, gone);

@@ -34,7 +34,7 @@ pub const QUIET_TAIL: u32 = 32;
 /// RFC 9000 §13.2.4: so many packets without anything that asks for an acknowledgement are
 /// followed by one that does. On the 64th acknowledgement of a transfer it costs the peer one
 /// ACK frame in 128 packets.
-pub const PING_EVERY: u32 = 64;
+pub const PING_EVERY: u64 = 64;
 /// Packets that are not in flight and cannot be forgotten, since one in front of them waits for
 /// its acknowledgement: beyond this no acknowledgement is sent until the peer sends one. An
 /// honest peer gets there if it sends 32,000 packets within a round trip and loses all probes.
@@ -128,8 +128,8 @@ pub struct SentPackets {
     eliciting: u32,
     /// Outstanding packets that are not in flight.
     quiet: u32,
-    /// Packets since the last one that asks for an acknowledgement.
-    since_eliciting: u32,
+    /// The last packet that asks for an acknowledgement; 0 before there is one.
+    last_eliciting: u64,
     last_eliciting_sent_at: Instant,
     loss_time: Option<Instant>,
 }
@@ -182,7 +182,7 @@ impl SentPackets {
     #[inline]
     #[must_use]
     pub fn wants_ping(&self) -> bool {
-        self.since_eliciting >= PING_EVERY
+        self.next_pn() - self.last_eliciting > PING_EVERY
     }
 
     /// When the last packet that asks for an acknowledgement left.
@@ -231,10 +231,8 @@ impl SentPackets {
         flags |= if info.ecn_capable { ECN_CAPABLE } else { 0 };
         if info.ack_eliciting {
             self.eliciting += 1;
-            self.since_eliciting = 0;
+            self.last_eliciting = pn;
             self.last_eliciting_sent_at = now;
-        } else {
-            self.since_eliciting = self.since_eliciting.saturating_add(1);
         }
         self.quiet += u32::from(!info.in_flight);
         self.packets.push_back(Entry {
@@ -452,7 +450,7 @@ impl SentPackets {
     /// Forgets all packets and gives their memory back: only the numbers go on.
     pub fn forget(&mut self) {
         let (base, largest_acked) = (self.next_pn(), self.largest_acked);
-        *self = Self { base, largest_acked, ..Self::default() };
+        *self = Self { base, largest_acked, last_eliciting: base, ..Self::default() };
     }
 
     /// Bytes that [`hot_memory`](Self::hot_memory) names at most.

@@ -339,9 +339,18 @@ impl<'a> Writer<'a> {
     /// [`Full`] if it does not fit.
     #[inline]
     pub fn varint(&mut self, value: u64) -> Result<(), Full> {
+        // Most are frame types and short lengths.
+        if value <= 0x3f {
+            *self.claim()? = [value as u8];
+            return Ok(());
+        }
+        self.varint_wide(value)
+    }
+
+    /// The forms of two, four and eight bytes.
+    fn varint_wide(&mut self, value: u64) -> Result<(), Full> {
         match value {
-            0..=0x3f => *self.claim()? = [value as u8],
-            0x40..=0x3fff => *self.claim()? = (value as u16 | 0x4000).to_be_bytes(),
+            0..=0x3fff => *self.claim()? = (value as u16 | 0x4000).to_be_bytes(),
             0x4000..=0x3fff_ffff => *self.claim()? = (value as u32 | 0x8000_0000).to_be_bytes(),
             _ => {
                 debug_assert!(value <= VARINT_MAX, "no varint holds {value}");

@@ -22,7 +22,7 @@ use std::net::SocketAddr;
 
 /// How often the memory of a busy connection is looked at. Looking costs about 100 ns and more with
 /// many streams; between two looks a connection cannot grow by more than its flow-control windows.
-const MEASURE_NS: u64 = 50 * MILLISECOND_NS;
+pub(super) const MEASURE_NS: u64 = 50 * MILLISECOND_NS;
 /// Handshakes that are done stay in the queue of unfinished ones until they are the oldest, or until
 /// they are most of it and more than these.
 const FEW_DONE: usize = 64;
@@ -265,16 +265,6 @@ impl Lane {
             NoPlace::SourceConnections => &mut counters.refused_source_connections,
             NoPlace::SourceHandshakes => &mut counters.refused_source_handshakes,
         } += 1;
-    }
-
-    /// Looks at what a connection holds, if that was not done a moment ago.
-    #[inline]
-    pub(super) fn measure(&mut self, slot: u32) {
-        let now = self.services.now();
-        let Some((_, entry)) = self.table.get_slot(slot) else { return };
-        if now.ns_since(entry.seat.measured_at) >= MEASURE_NS || entry.seat.over {
-            measure(&mut self.admission, entry, now);
-        }
     }
 }
 

@@ -461,8 +461,11 @@ impl Lane {
 
     /// What is due after a connection has written: its timer, and its removal.
     fn settle(&mut self, slot: u32) {
-        self.measure(slot);
+        let now = self.services.now();
         let Some((key, entry)) = self.table.get_slot(slot) else { return };
+        if now.ns_since(entry.seat.measured_at) >= admission::MEASURE_NS || entry.seat.over {
+            admission::measure(&mut self.admission, entry, now);
+        }
         if entry.connection.is_drained() {
             return self.remove(key);
         }

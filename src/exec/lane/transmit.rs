@@ -78,13 +78,23 @@ impl Lane {
     /// Gives a connection what only its owner can make, before it writes: ids that the peer is
     /// ready to hold, and once the handshake is done a token to return with.
     fn supply(&mut self, slot: u32) {
+        let Some((_, entry)) = self.table.get_slot(slot) else { return };
+        // All of it is rare, and one look tells that nothing is due.
+        let is_done = entry.seat.handshake.is_some() && entry.connection.is_established();
+        let enters_reset = entry.connection.take_reset_token_change();
+        if is_done || enters_reset || entry.connection.wants_cid() {
+            self.supply_due(slot, enters_reset);
+        }
+    }
+
+    #[cold]
+    fn supply_due(&mut self, slot: u32, enters_reset: bool) {
         self.note_established(slot);
-        if let Some((key, entry)) = self.table.get_slot(slot)
-            && entry.connection.take_reset_token_change()
-        {
+        let Some((key, _)) = self.table.get_slot(slot) else { return };
+        if enters_reset {
             self.enter_reset(key);
         }
-        while let Some((key, entry)) = self.table.get_slot(slot)
+        while let Some(entry) = self.table.get(key)
             && entry.connection.wants_cid()
         {
             let cid = self.new_cid(key);

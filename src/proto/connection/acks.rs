@@ -297,7 +297,8 @@ impl Connection {
         packets: u64,
     ) {
         let told_ns = told_delay_ns(delay_raw, self.peer_ack_delay_exponent);
-        if told_ns > self.pto_ns() {
+        // A probe timeout is longer than what the peer may wait, and takes longer to work out.
+        if told_ns > self.peer_max_ack_delay_ns && told_ns > self.pto_ns() {
             self.stats.repeated_acks += 1;
             return;
         }

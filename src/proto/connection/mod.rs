@@ -517,7 +517,14 @@ impl Connection {
     }
 
     /// Tells the application what has happened, including what follows from its own answers.
+    #[inline]
     fn deliver(&mut self, app: &mut dyn Application) {
+        if self.streams.has_event() || !self.events.is_empty() || self.streams.has_resumed() {
+            self.deliver_all(app);
+        }
+    }
+
+    fn deliver_all(&mut self, app: &mut dyn Application) {
         // An application that asks again for what it does not take waits for the next turn.
         let mut redeliveries = MAX_REDELIVERIES;
         loop {

@@ -341,7 +341,7 @@ impl Connection {
     pub(super) fn restart_idle(&mut self, now: Instant) {
         // RFC 9000 §10.1: never shorter than three probe timeouts.
         let timeout = match self.idle_timeout_ns {
-            0 => 0,
+            t @ (0 | IDLE_STRETCH_MAX_NS..) => t,
             t => t.max(self.three_ptos_ns(IDLE_STRETCH_MAX_NS)),
         };
         self.deadlines.idle = after(now, timeout);
