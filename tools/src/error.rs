@@ -5,6 +5,7 @@
 //! queue or CPU that is not there, and a file that is not what it has to be. 3: not permitted.
 //! 4: the kernel, the driver or the device cannot do it. 5: done in part.
 
+use crate::inspect::sheet::count;
 use quiclane::datapath::xdp::XdpError;
 use quiclane::exec::{HandleError, ListenError, OpenError, PortError, UdpError, UdpErrorKind};
 use quiclane::topology::PlacementError;
@@ -39,6 +40,14 @@ impl Failure {
             Self::Permission(_) => 3,
             Self::Unsupported(_) => 4,
             Self::Partly(_) => 5,
+        }
+    }
+
+    /// Standard output could not be written to.
+    pub(crate) fn output(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::BrokenPipe,
+            _ => Self::Failed(format!("cannot write to standard output: {error}")),
         }
     }
 
@@ -113,8 +122,10 @@ impl From<HandleError> for Failure {
 fn placement(e: &PlacementError) -> String {
     match e {
         PlacementError::TooFewCpus { queues, cpus } => format!(
-            "{queues} workers and {cpus} CPUs for them: name fewer (--workers, for AF_XDP \
-             --queues), other CPUs (--cpus), or let them share (--share-cpus)"
+            "{} and {} for them: name fewer (--workers, for AF_XDP \
+             --queues), other CPUs (--cpus), or let them share (--share-cpus)",
+            count(*queues, "worker"),
+            count(*cpus, "CPU")
         ),
         PlacementError::NoCpu(_) => format!("{e}; see --cpus"),
         PlacementError::NoQueue { .. } => format!("{e}; see --queues"),
@@ -157,6 +168,12 @@ fn xdp(e: &XdpError, text: String) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_is_no_plural() {
+        let text = placement(&PlacementError::TooFewCpus { queues: 2, cpus: 1 });
+        assert!(text.starts_with("2 workers and 1 CPU for them"), "{text}");
+    }
 
     #[test]
     fn an_address_that_is_not_allowed_is_a_matter_of_permission() {

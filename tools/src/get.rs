@@ -1,15 +1,13 @@
 //! `quiclane get`: the smallest client.
 
-mod output;
-
 use crate::args::GetArgs;
 use crate::error::Failure;
-use crate::identity::client_tls;
+use crate::identity::{client_tls, explained};
+use crate::output::Output;
 use crate::reach::{self, Watch};
 use crate::signals;
 use crate::{hq, io, perf};
 use bytes::Bytes;
-use output::Output;
 use quiclane::CloseReason;
 use quiclane::exec::{
     ClientConfig, ConnectFailure, ConnectionRef, Handle, HandleError, Handler, Registration,
@@ -105,10 +103,8 @@ impl<'a> Fetch<'a> {
         let server_name = args.trust.server_name(&args.server)?;
         if !args.path.starts_with('/') {
             let path = &args.path;
-            return Err(Failure::Usage(format!("{path}: a path begins with /, such as /{path}")));
-        }
-        if args.timeout == 0.0 {
-            return Err(Failure::Usage("--timeout 0: nothing can arrive in no time".to_owned()));
+            let text = format!("the path \"{path}\" has to begin with /, such as /{path}");
+            return Err(Failure::Usage(text));
         }
         let patience = Duration::try_from_secs_f64(args.timeout)
             .map_err(|error| Failure::Usage(format!("--timeout {}: {error}", args.timeout)))?;
@@ -351,7 +347,7 @@ impl Handler for Client {
     fn closed(&mut self, _: &mut ConnectionRef<'_>, reason: CloseReason) {
         self.fail(match reason {
             CloseReason::HandshakeTimeout => no_answer(self.address, self.handshake),
-            reason => format!("{}: {reason}", self.address),
+            reason => format!("{}: {}", self.address, explained(&reason)),
         });
     }
 }

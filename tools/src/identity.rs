@@ -2,18 +2,22 @@
 
 use crate::args::{ServeArgs, TrustArgs};
 use crate::error::Failure;
+use crate::output::Output;
 use crate::target::Target;
 use quiclane::TlsConfigError;
-use quiclane::{ClientTls, ServerTls};
-use std::fs::{self, OpenOptions};
-use std::io::Write;
+use quiclane::{ClientTls, CloseReason, ServerTls};
+use std::fs;
 use std::net::IpAddr;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// How long a self-signed certificate is valid: it is made anew at every start. Its first day is
 /// yesterday, for clients whose clocks are behind.
 const SELF_SIGNED_DAYS: i64 = 365;
+/// TLS alerts (RFC 8446 §6) with which a client refuses a certificate: 42 to 46, and 48.
+const BAD_CERTIFICATE: u8 = 42;
+const CERTIFICATE_UNKNOWN: u8 = 46;
+const UNKNOWN_CA: u8 = 48;
 /// Others may not read a private key, nor write it.
 const OTHERS: u32 = 0o077;
 
@@ -21,25 +25,43 @@ const OTHERS: u32 = 0o077;
 pub(crate) struct Identity {
     chain: Vec<u8>,
     key: Vec<u8>,
+    /// Where they are from, for an error.
+    from: String,
+    /// Clients have to be given it: it is self-signed.
+    is_made: bool,
+    /// The certificate for clients to pin, until it takes its place.
+    out: Option<Output>,
 }
 
 impl Identity {
     pub(crate) fn from_args(args: &ServeArgs) -> Result<Self, Failure> {
         if let (Some(cert), Some(key)) = (&args.cert, &args.key) {
             warn_of_open_key(key);
-            return Ok(Self { chain: read(cert)?, key: read(key)? });
+            let from = format!("--cert {} with --key {}", cert.display(), key.display());
+            let (chain, key) = (read(cert)?, read(key)?);
+            return Ok(Self { chain, key, from, is_made: false, out: None });
         }
-        let identity = Self::self_signed(args.listen.ip())?;
-        match &args.cert_out {
-            Some(path) => {
-                write_new(path, &identity.chain).map_err(|e| Failure::file("write", path, &e))?;
-            }
-            None => tracing::warn!(
+        let mut identity = Self::self_signed(args.listen.ip())?;
+        if let Some(path) = &args.cert_out {
+            let mut out = Output::not_through_links(path)?;
+            out.write(&identity.chain)?;
+            identity.out = Some(out);
+        }
+        Ok(identity)
+    }
+
+    /// The server listens: clients may have its certificate. Before, a server that cannot start
+    /// would take the place of the certificate of one that runs.
+    pub(crate) fn publish(self) -> Result<(), Failure> {
+        match self.out {
+            Some(out) => out.finish()?,
+            None if self.is_made => tracing::warn!(
                 "the certificate is self-signed, and no client can check it: --cert-out FILE \
                  writes it for clients to pin, --cert and --key name one of your own"
             ),
+            None => {}
         }
-        Ok(identity)
+        Ok(())
     }
 
     /// A certificate for this machine, by the names that a client on it, or one that reaches
@@ -57,14 +79,16 @@ impl Identity {
         (parameters.not_before, parameters.not_after) = validity();
         let key = rcgen::KeyPair::generate().map_err(fail)?;
         let made = parameters.self_signed(&key).map_err(fail)?;
-        Ok(Self { chain: made.pem().into_bytes(), key: key.serialize_pem().into_bytes() })
+        let (chain, key) = (made.pem().into_bytes(), key.serialize_pem().into_bytes());
+        let from = "the self-signed certificate".to_owned();
+        Ok(Self { chain, key, from, is_made: true, out: None })
     }
 
     pub(crate) fn server_tls(&self, protocols: &[&str]) -> Result<ServerTls, Failure> {
         ServerTls::builder()
             .certificate_pem(&self.chain, &self.key)
             .and_then(|b| b.alpn(protocols).build())
-            .map_err(|e| Failure::Usage(format!("the certificate cannot be used: {e}")))
+            .map_err(|e| Failure::Usage(format!("{} cannot be used: {e}", self.from)))
     }
 }
 
@@ -79,21 +103,7 @@ fn warn_of_open_key(key: &Path) {
         && meta.mode() & OTHERS != 0
     {
         let (path, mode) = (key.display(), meta.mode() & 0o777);
-        tracing::warn!("{path} has mode {mode:o}: others may read this key; chmod 600 {path}");
-    }
-}
-
-/// Writes a file of ours: never through a link, which somebody else may have put there.
-fn write_new(path: &Path, content: &[u8]) -> std::io::Result<()> {
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true).custom_flags(libc::O_NOFOLLOW);
-    match options.open(path) {
-        Ok(mut file) => file.write_all(content),
-        Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
-            let text = "it is a link, and a certificate is not written through one";
-            Err(std::io::Error::new(std::io::ErrorKind::AlreadyExists, text))
-        }
-        Err(error) => Err(error),
+        tracing::warn!("{path} has mode {mode:04o}: others may read this key; chmod 600 {path}");
     }
 }
 
@@ -110,6 +120,17 @@ impl TrustArgs {
         Err(Failure::Usage(format!(
             "--server-name \"{name}\": neither a DNS name nor an IP address"
         )))
+    }
+}
+
+/// Why a connection ended, with the options that change whom a client trusts.
+pub(crate) fn explained(reason: &CloseReason) -> String {
+    let is_refusal = |alert| matches!(alert, BAD_CERTIFICATE..=CERTIFICATE_UNKNOWN | UNKNOWN_CA);
+    match reason {
+        CloseReason::Handshake(error) if error.alert_number().is_some_and(is_refusal) => {
+            format!("{reason}; see --ca, --pin and --server-name")
+        }
+        reason => reason.to_string(),
     }
 }
 

@@ -14,6 +14,7 @@ mod identity;
 mod inspect;
 mod io;
 mod nic;
+mod output;
 mod perf;
 #[cfg(test)]
 mod pictures;

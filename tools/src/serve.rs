@@ -6,6 +6,8 @@ use crate::args::ServeArgs;
 use crate::error::Failure;
 use crate::hq::{self, FileServer, Files};
 use crate::identity::Identity;
+use crate::inspect::print;
+use crate::inspect::sheet::count;
 use crate::perf;
 use crate::perf::server::PerfServer;
 use crate::signals::End;
@@ -15,7 +17,6 @@ use quiclane::RetryPolicy;
 use quiclane::StreamId;
 use quiclane::exec::{ConnectionRef, Handler, Monitor, Registration, ServerConfig, ShutdownReport};
 use status_file::StatusFile;
-use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,18 +32,26 @@ const MAX_GRACE_SECONDS: f64 = 86_400.0;
 pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let mut end = End::listen_as_server()?;
     let grace = grace(args)?;
-    let mut config = ServerConfig::new(Identity::from_args(args)?.server_tls(&protocols(args))?);
+    let identity = Identity::from_args(args)?;
+    let mut config = ServerConfig::new(identity.server_tls(&protocols(args))?);
     config.transport = Arc::new(perf::widened(io::transport(&args.io)?));
     if args.retry {
         config.retry = RetryPolicy::Always;
     }
     let files = args.files.as_deref().map(files).transpose()?;
     let mut file = StatusFile::new(args.status_dir.as_deref())?;
+    if args.io.dev.is_some() {
+        Registration::check_address(args.listen)?;
+    }
     let registration = io::open_server(args)?;
     let (served, monitor) = (files.clone(), registration.monitor());
     let listener = registration.listen(args.listen, &config, move |_new| {
         Some(Box::new(Server::new(served.clone(), monitor.clone())) as Box<dyn Handler>)
     })?;
+    identity.publish()?;
+    if args.files.is_none() && !args.perf {
+        tracing::warn!("nothing is served: name --files DIR, or --perf for measurements");
+    }
     file.listen(listener.local_addr());
     file.write(&registration.status());
     announce(args, &registration, listener.local_addr())?;
@@ -67,18 +76,14 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
             "xdp_verdicts": verdicts.as_ref().map(status::verdicts),
             "cpu_seconds": crate::sys::cpu_seconds(),
         });
-        writeln!(std::io::stdout(), "{state}")?;
+        print(&format!("{state}\n"))
     } else {
-        writeln!(std::io::stdout(), "{}", status::table(&rows))?;
+        print(&status::table(&rows))
     }
-    Ok(())
 }
 
 /// The application protocols that clients may ask for.
 fn protocols(args: &ServeArgs) -> Vec<&'static str> {
-    if args.files.is_none() && !args.perf {
-        tracing::warn!("nothing is served: name --files DIR, or --perf for measurements");
-    }
     let measurements = args.perf.then_some(perf::ALPN);
     [hq::ALPN].into_iter().chain(measurements).collect()
 }
@@ -112,21 +117,17 @@ fn drain(files: &FileServer, grace: Duration) {
     }
     match files.counters().requests_now {
         0 => {}
-        n => tracing::warn!("{} cut short; see --grace", count(n, "download")),
+        n => tracing::warn!("{} cut short; see --grace", count(n as usize, "download")),
     }
 }
 
 fn say_how_it_ended(report: &ShutdownReport) {
     if report.abandoned > 0 {
-        tracing::info!("{} did not finish closing", count(report.abandoned, "connection"));
+        tracing::info!("{} did not finish closing", count(report.abandoned as usize, "connection"));
     }
     if report.stuck > 0 {
-        tracing::warn!("{} did not end in time", count(report.stuck as u64, "worker"));
+        tracing::warn!("{} did not end in time", count(report.stuck, "worker"));
     }
-}
-
-fn count(n: u64, what: &str) -> String {
-    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
 }
 
 fn announce(
@@ -135,8 +136,7 @@ fn announce(
     local: std::net::SocketAddr,
 ) -> Result<(), Failure> {
     let rows = status::rows(&registration.status());
-    let mut out = std::io::stdout();
-    if args.json {
+    let line = if args.json {
         let ready = serde_json::json!({
             "schema": "quiclane.serve/1",
             "event": "ready",
@@ -144,11 +144,15 @@ fn announce(
             "pid": std::process::id(),
             "queues": rows,
         });
-        writeln!(out, "{ready}")?;
+        ready.to_string()
     } else {
-        writeln!(out, "ready on {local}: {}", modes(&rows))?;
+        format!("ready on {local}: {}", modes(&rows))
+    };
+    match print(&(line + "\n")) {
+        // A server is there for its clients, whoever reads its words.
+        Err(Failure::BrokenPipe) => tracing::warn!("nobody reads standard output"),
+        printed => printed?,
     }
-    out.flush()?;
     Ok(())
 }
 
@@ -274,10 +278,5 @@ mod tests {
         assert_eq!(modes(&native), "q0-63 native-copy");
         let mixed = [row(0, Some("generic")), row(1, Some("udp")), row(3, Some("udp"))];
         assert_eq!(modes(&mixed), "q0 generic, q1 udp, q3 udp");
-    }
-
-    #[test]
-    fn one_is_no_plural() {
-        assert_eq!([count(0, "worker"), count(1, "worker")], ["0 workers", "1 worker"]);
     }
 }

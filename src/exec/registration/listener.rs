@@ -7,6 +7,7 @@ use super::super::lane::{self, Acceptor, NewConnection};
 use super::super::port::{PortError, Purpose};
 use super::run::on_worker_thread;
 use super::{Control, Registration, Shared};
+use crate::datapath::udp::SideSocket;
 use crate::proto::endpoint::Endpoint;
 use crossbeam::channel;
 use std::fmt;
@@ -172,6 +173,17 @@ impl Registration {
         self.shared.source.steer(local).map_err(ListenError::Steering)?;
         tracing::info!(%local, workers = self.workers(), "listening");
         Ok(listener)
+    }
+
+    /// Whether a server could listen on an address, for who wants to know before
+    /// [`open`](Self::open) touches a device: attaching to it makes some drivers reset their queues. A
+    /// port that is in use is waited for, as [`listen`](Self::listen) does.
+    ///
+    /// # Errors
+    /// Another process has the port, or the address is not of this machine.
+    pub fn check_address(address: SocketAddr) -> Result<(), ListenError> {
+        let claimed = SideSocket::claim(address, None);
+        claimed.map(drop).map_err(|error| ListenError::Address(PortError::Udp(error)))
     }
 
     /// Opens `address` on every worker. What one listener opens, another must not find half open:

@@ -112,9 +112,7 @@ pub(crate) fn json_text<T: Serialize>(schema: &'static str, value: &T) -> Result
 /// Writes to standard output; a reader that has gone is no error.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()?;
-    Ok(())
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Failure::output)
 }
 
 /// How wide the terminal is that standard output goes to; none if it goes elsewhere.

@@ -1,13 +1,14 @@
-//! Where a fetched file goes: beside its place until it is complete.
+//! Where a file goes that is written for somebody: beside its place until it is complete.
 
 use crate::error::Failure;
-use std::fs::{self, File, OpenOptions};
-use std::io::{BufWriter, ErrorKind, Write};
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, BufWriter, ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// Standard output, a file that is written in its place (a pipe, a device), or a draft that
 /// takes the place of a regular file once it is complete. A draft that is not finished is removed.
-pub(super) struct Output {
+pub(crate) struct Output {
     writer: Box<dyn Write>,
     /// What was named; `None` for standard output.
     place: Option<PathBuf>,
@@ -20,21 +21,52 @@ struct Draft {
 }
 
 impl Output {
+    /// `-` is standard output. Where a link stands, what it leads to is written.
+    ///
     /// # Errors
     /// The place cannot be written to.
-    pub(super) fn new(place: &Path) -> Result<Self, Failure> {
+    pub(crate) fn new(place: &Path) -> Result<Self, Failure> {
         if place.as_os_str() == "-" {
-            return Ok(Self { writer: Box::new(std::io::stdout()), place: None, draft: None });
+            return Ok(Self { writer: Box::new(io::stdout()), place: None, draft: None });
         }
         let fail = |error| Failure::file("write", place, &error);
         let present = fs::metadata(place).ok();
         if present.as_ref().is_some_and(|meta| !meta.is_file()) {
             let file = OpenOptions::new().write(true).open(place).map_err(fail)?;
-            let (writer, place) = (Box::new(BufWriter::new(file)), Some(place.to_owned()));
-            return Ok(Self { writer, place, draft: None });
+            return Ok(Self::to_device(file, place));
         }
-        // Where a link leads, so that the link stays.
         let place = place.canonicalize().unwrap_or_else(|_| place.to_owned());
+        Self::to_draft(place, present)
+    }
+
+    /// For a place where somebody else may have put a link: that is refused, and what is put there
+    /// meanwhile is replaced and not followed.
+    ///
+    /// # Errors
+    /// The place cannot be written to, or is a link.
+    pub(crate) fn not_through_links(place: &Path) -> Result<Self, Failure> {
+        let fail = |error: io::Error| Failure::file("write", place, &error);
+        let present = fs::symlink_metadata(place).ok();
+        match &present {
+            Some(meta) if meta.is_symlink() => {
+                let text = "it is a link, and is not written through";
+                Err(fail(io::Error::new(ErrorKind::AlreadyExists, text)))
+            }
+            Some(meta) if !meta.is_file() => {
+                let mut options = OpenOptions::new();
+                let opened = options.write(true).custom_flags(libc::O_NOFOLLOW).open(place);
+                Ok(Self::to_device(opened.map_err(fail)?, place))
+            }
+            _ => Self::to_draft(place.to_owned(), present),
+        }
+    }
+
+    fn to_device(file: File, place: &Path) -> Self {
+        let (writer, place) = (Box::new(BufWriter::new(file)), Some(place.to_owned()));
+        Self { writer, place, draft: None }
+    }
+
+    fn to_draft(place: PathBuf, present: Option<Metadata>) -> Result<Self, Failure> {
         let Some(name) = place.file_name() else {
             let text = format!("cannot write {}: it names no file", place.display());
             return Err(Failure::Usage(text));
@@ -51,24 +83,24 @@ impl Output {
         Ok(Self { writer, place: Some(place), draft: Some(Draft { file, path }) })
     }
 
-    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         self.writer.write_all(bytes).map_err(|error| self.failed(error))
     }
 
     /// Everything has arrived.
-    pub(super) fn finish(mut self) -> Result<(), Failure> {
+    pub(crate) fn finish(mut self) -> Result<(), Failure> {
         self.writer.flush().map_err(|error| self.failed(error))?;
         let (Some(draft), Some(place)) = (&self.draft, &self.place) else { return Ok(()) };
         let moved = draft.file.sync_all().and_then(|()| fs::rename(&draft.path, place));
         moved.map_err(|error| self.failed(error))
     }
 
-    fn failed(&self, error: std::io::Error) -> Failure {
+    fn failed(&self, error: io::Error) -> Failure {
         match &self.place {
             Some(place) if error.kind() != ErrorKind::BrokenPipe => {
                 Failure::file("write", place, &error)
             }
-            _ => error.into(),
+            _ => Failure::output(error),
         }
     }
 }
