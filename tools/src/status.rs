@@ -1,5 +1,6 @@
 //! A row for each queue, for people and for programs.
 
+use crate::inspect::sheet::{NONE, Sheet, Side};
 use quiclane::datapath::xdp::VerdictCounters;
 use quiclane::exec::WorkerStatus;
 use serde::Serialize;
@@ -77,43 +78,56 @@ pub(crate) fn verdicts(counters: &VerdictCounters) -> serde_json::Value {
         .collect()
 }
 
-/// A table of the rows.
+/// A table of the rows, for 80 columns: the node of a CPU, which `topo` and JSON tell, is left out.
 pub(crate) fn table(rows: &[QueueRow]) -> String {
-    use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
-    let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
-    table.set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header([
-        "queue",
-        "cpu",
-        "node",
-        "mode",
-        "rx packets",
-        "tx packets",
-        "drops",
-        "wrong queue",
-        "connections",
-        "total",
+    use Side::{Left, Right};
+    let mut sheet = Sheet::new(&[
+        ("queue", Right),
+        ("cpu", Right),
+        ("mode", Left),
+        ("rx packets", Right),
+        ("tx packets", Right),
+        ("drops", Right),
+        ("wrong", Right),
+        ("live", Right),
+        ("total", Right),
     ]);
-    let unknown = |v: Option<u32>| v.map_or_else(|| "-".to_owned(), |v| v.to_string());
-    for r in rows {
-        table.add_row([
-            r.queue.to_string(),
-            unknown(r.cpu),
-            unknown(r.node),
-            r.mode.unwrap_or("-").to_owned(),
-            r.rx_packets.to_string(),
-            r.tx_packets.to_string(),
-            r.drops.to_string(),
-            r.wrong_queue.to_string(),
-            r.connections.to_string(),
-            r.connections_total.to_string(),
+    for row in rows {
+        sheet.row([
+            row.queue.to_string().into(),
+            row.cpu.map_or_else(|| NONE.to_owned(), |cpu| cpu.to_string()).into(),
+            row.mode.unwrap_or(NONE).into(),
+            row.rx_packets.to_string().into(),
+            row.tx_packets.to_string().into(),
+            row.drops.to_string().into(),
+            row.wrong_queue.to_string().into(),
+            row.connections.to_string().into(),
+            row.connections_total.to_string().into(),
         ]);
     }
-    for (i, column) in table.column_iter_mut().enumerate() {
-        if i != 3 {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
+    sheet.render()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_fits_80_columns() {
+        let row = QueueRow {
+            queue: 63,
+            cpu: Some(127),
+            node: Some(1),
+            mode: Some("native-zerocopy"),
+            rx_packets: 99_999_999_999,
+            tx_packets: 99_999_999_999,
+            drops: 12,
+            wrong_queue: 12,
+            connections: 1_000,
+            connections_total: 10_000,
+        };
+        let text = table(&[row]);
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        assert_eq!(text.lines().count(), 2);
     }
-    table.to_string()
 }

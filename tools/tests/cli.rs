@@ -27,7 +27,7 @@ fn serve(place: &Scratch) -> Server {
 
 #[test]
 fn mistakes_are_named_with_value_and_remedy() {
-    let cases: [(&[&str], i32, &[&str]); 7] = [
+    let cases: [(&[&str], i32, &[&str]); 8] = [
         (&["serve", "--io", "xdp"], 2, &["--dev"]),
         (&["serve", "--dev", "lo", "--queues", "0-x"], 2, &["--queues", "0-x"]),
         (&["serve", "--files", "/nowhere/at/all"], 2, &["/nowhere/at/all"]),
@@ -35,6 +35,7 @@ fn mistakes_are_named_with_value_and_remedy() {
         (&["get", "127.0.0.1:1", "/x", "--ca", "/nowhere.pem"], 2, &["/nowhere.pem"]),
         (&["perf", "run", "127.0.0.1:1", "--insecure", "--seconds", "0"], 2, &["--seconds"]),
         (&["get", "nonsense", "/x"], 2, &["nonsense"]),
+        (&["serve", "--cert", "/dev/null", "--key", "/dev/null"], 2, &["--key /dev/null"]),
     ];
     for (args, code, words) in cases {
         let (got, text) = failure(args);
@@ -126,6 +127,23 @@ fn every_scenario_reports_one_object() {
         let moved = if scenario == "hps" { &result["requests"] } else { &result["bytes"] };
         assert!(moved.as_u64().unwrap() > 0, "{scenario} moved nothing: {report}");
         assert!(result["server_cpu_seconds"].is_number(), "{report}");
+    }
+}
+
+#[test]
+fn standard_output_that_takes_nothing_is_named() {
+    let place = Scratch::new("cli-full");
+    place.write("files/data", "data");
+    let server = serve(&place);
+    let pin = place.text("cert.pem");
+    let get = ["get", server.address(), "/data", "--pin", &pin];
+    let run = ["perf", "run", server.address(), "--pin", &pin, "--seconds", "0.1"];
+    for args in [&get[..], &run, &["serve", "--listen", "127.0.0.1:0"], &["completions", "bash"]] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let out = Command::new(BINARY).args(args).stdout(full).output().unwrap();
+        let text = String::from_utf8(out.stderr).unwrap();
+        assert_eq!(out.status.code(), Some(1), "{args:?}: {text}");
+        assert!(text.contains("standard output: No space left"), "{args:?}: {text}");
     }
 }
 

@@ -104,6 +104,39 @@ fn a_pause_of_the_server_is_seen_in_an_open_loop() {
     assert!(said.iter().any(|line| line.contains("nothing heard for")), "{said:?}");
 }
 
+/// What a busy server did not tell when measuring ended, it tells when the run is over.
+#[test]
+fn a_server_that_was_busy_is_asked_again() {
+    let server = serve(&[]);
+    let line = "--scenario latency --seconds 1 --interval 0.2 --json";
+    let mut child = run(&server, line).spawn().unwrap();
+    let lines = await_line(&mut child, "in flight");
+    server.signal("-STOP");
+    sleep(Duration::from_millis(2500));
+    server.signal("-CONT");
+    let said: Vec<String> = lines.lines().map_while(Result::ok).collect();
+    let out = child.wait_with_output().unwrap();
+    assert_eq!(out.status.code(), Some(0), "{said:?}");
+    let report: Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert!(report["server"]["drops_total"].is_u64(), "{}", report["unknown"]);
+}
+
+/// By default nobody is pinned; two that are told to share a CPU are told of it.
+#[test]
+fn two_local_processes_do_not_share_a_cpu_unless_told_to() {
+    let line = "--scenario latency --seconds 0.2";
+    let (_, report, _) = result(&serve(&[]), line);
+    assert!(report["queues"][0]["cpu"].is_null(), "{report}");
+    assert!(report["server"]["workers"][0]["cpu"].is_null(), "{report}");
+    assert_eq!(report["shared_cpus"], serde_json::json!([]));
+    let server = serve(&["--cpus", "0"]);
+    let (_, report, _) = result(&server, &format!("{line} --cpus 0"));
+    assert_eq!(report["shared_cpus"], serde_json::json!([0]), "{report}");
+    let out = run(&server, &format!("{line} --cpus 0")).output().unwrap();
+    let text = String::from_utf8(out.stdout).unwrap();
+    assert!(text.contains("server and client share cpu 0"), "{text}");
+}
+
 #[test]
 fn a_signal_ends_a_run_with_its_summary() {
     let server = serve(&[]);

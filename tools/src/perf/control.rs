@@ -29,8 +29,12 @@ enum News {
 pub(crate) struct Control {
     handle: Option<Handle>,
     inbox: Receiver<News>,
-    /// Why it is not asked any more; empty while it is.
+    /// Why there was no answer the last time that there was none; empty if there were all.
     why_silent: String,
+    /// It cannot be asked any more.
+    is_over: bool,
+    /// A question is out whose answer did not come in time.
+    is_late: bool,
 }
 
 impl Control {
@@ -50,7 +54,8 @@ impl Control {
         let _watch = reach::watch(plan.server, reach::AFTER, PATIENCE, move |why| {
             let _nobody = tell.send(News::Unreachable(why));
         });
-        let mut control = Self { handle, inbox, why_silent: String::new() };
+        let why_silent = String::new();
+        let mut control = Self { handle, inbox, why_silent, is_over: false, is_late: false };
         let state = match control.inbox.recv_timeout(PATIENCE) {
             Ok(News::Unreachable(why)) => return Err(Failure::Failed(why)),
             first => control.state_of(first),
@@ -60,13 +65,26 @@ impl Control {
 
     /// The state of the server now.
     pub(crate) fn ask(&mut self) -> Option<ServerState> {
-        if !self.why_silent.is_empty() {
+        if self.is_over {
             return None;
         }
+        if std::mem::take(&mut self.is_late) {
+            // An answer to an earlier question says how it was then.
+            let late = self.hear();
+            self.state_of(late)?;
+        }
         match self.handle.as_ref()?.wake(0) {
-            Ok(()) => self.hear(),
+            Ok(()) => {
+                let heard = self.hear();
+                self.state_of(heard)
+            }
             Err(error) => self.give_up(format!("the server cannot be asked: {error}")),
         }
+    }
+
+    /// True if no further question will be answered.
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over
     }
 
     /// Why there is no state.
@@ -79,30 +97,39 @@ impl Control {
         self.handle.as_ref().map(|handle| (handle.worker(), !handle.is_closed()))
     }
 
-    fn hear(&mut self) -> Option<ServerState> {
+    fn hear(&self) -> Result<News, RecvTimeoutError> {
         let mut heard = self.inbox.recv_timeout(PATIENCE);
         // A server that was connected to is there, whatever a firewall says of other datagrams.
         while let Ok(News::Unreachable(_)) = heard {
             heard = self.inbox.recv_timeout(PATIENCE);
         }
-        self.state_of(heard)
+        heard
     }
 
     fn state_of(&mut self, heard: Result<News, RecvTimeoutError>) -> Option<ServerState> {
         match heard {
             Ok(News::State(state)) => Some(*state),
             Ok(News::Silent(why) | News::Unreachable(why)) => self.give_up(why),
-            Err(_) => {
+            Err(RecvTimeoutError::Timeout) => {
                 let s = PATIENCE.as_secs();
-                self.give_up(format!("the server did not tell its state within {s} s"))
+                self.is_late = true;
+                self.note(format!("the server did not tell its state within {s} s"));
+                None
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                self.give_up("the connection that asks ended".to_owned())
             }
         }
     }
 
-    fn give_up(&mut self, why: String) -> Option<ServerState> {
+    fn note(&mut self, why: String) {
         tracing::info!("{why}");
         self.why_silent = why;
-        // A late answer would be taken for the next one.
+    }
+
+    fn give_up(&mut self, why: String) -> Option<ServerState> {
+        self.note(why);
+        self.is_over = true;
         if let Some(handle) = &self.handle {
             let _ = handle.close(0, Bytes::new());
         }

@@ -7,11 +7,11 @@ use super::settings::Settings;
 use super::state::{ServerState, WorkerState, difference};
 use super::tally::Totals;
 use crate::error::Failure;
+use crate::inspect::print;
 use crate::status::{QueueRow, table};
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
 
 /// What the client has spent.
 #[derive(Clone, Copy, Debug)]
@@ -66,27 +66,21 @@ const PERCENTILES: [(&str, f64); 5] =
 
 impl Report {
     pub(crate) fn print(&self, as_json: bool) -> Result<(), Failure> {
-        let mut out = std::io::stdout();
         if as_json {
-            writeln!(out, "{}", self.json())?;
-            return Ok(());
+            return print(&format!("{}\n", self.json()));
         }
-        writeln!(out, "{}", table(&self.queues))?;
-        writeln!(out, "{}", self.server_line())?;
-        for note in self.notes() {
-            writeln!(out, "{note}")?;
-        }
+        let mut lines = vec![table(&self.queues) + &self.server_line()];
+        lines.extend(self.notes());
         if !self.latencies.is_empty() {
             let figures: Vec<_> = PERCENTILES
                 .iter()
                 .map(|(n, p)| format!("{n} {:.1}", self.percentile_us(*p)))
                 .collect();
             let (mean, n) = (self.latencies.mean() / 1e3, self.latencies.len());
-            writeln!(out, "latency us: {}, mean {mean:.1}, count {n}", figures.join(", "))?;
+            lines.push(format!("latency us: {}, mean {mean:.1}, count {n}", figures.join(", ")));
         }
-        writeln!(out, "{}", self.answers_line())?;
-        writeln!(out, "{}", self.result_line())?;
-        Ok(())
+        lines.extend([self.answers_line(), self.result_line()]);
+        print(&(lines.join("\n") + "\n"))
     }
 
     /// Success, or what was wrong.
@@ -99,12 +93,17 @@ impl Report {
         self.totals.asked.saturating_sub(self.totals.settled + self.totals.refused)
     }
 
+    /// Nothing was heard for longer than is allowed.
+    pub(crate) fn is_silent(&self) -> bool {
+        u128::from(self.longest_silence_ns) > self.settings.max_silence.as_nanos()
+    }
+
     /// Why the run is no success.
     fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
         let silence = self.longest_silence_ns as f64 / 1e9;
         let max_silence = self.settings.max_silence.as_secs_f64();
-        if silence > max_silence {
+        if self.is_silent() {
             faults.push(format!(
                 "nothing was heard for {silence:.3} s, more than --max-silence {max_silence}"
             ));

@@ -82,7 +82,7 @@ fn measure(args: &PerfRunArgs) -> Result<(), Failure> {
         first,
         before: server_before,
         after: server_after,
-        last: run.lost_by_server(&mut control),
+        last: run.lost_by_server(&mut control, report.is_silent()),
         why_silent: control.why_silent().to_owned(),
     };
     run.finish(&mut report);
@@ -398,15 +398,18 @@ impl Run {
     }
 
     /// The server's state once it has as many connections as before the run: what connections
-    /// have lost is counted when they end.
-    fn lost_by_server(&mut self, control: &mut Control) -> Option<ServerState> {
+    /// have lost is counted when they end. A server that was busy is asked again, one that `is_silent`
+    /// once.
+    fn lost_by_server(&mut self, control: &mut Control, is_silent: bool) -> Option<ServerState> {
         let connections = self.plan.settings.connections as u64;
-        let until = self.now() + LOSS_PATIENCE_NS + connections * LOSS_PATIENCE_EACH_NS;
+        let patience = LOSS_PATIENCE_NS + connections * LOSS_PATIENCE_EACH_NS;
+        let until = self.now() + if is_silent { 0 } else { patience };
         loop {
-            let state = control.ask()?;
+            let state = control.ask();
             // This one is there.
-            if state.connections.is_none_or(|n| n <= 1) || self.now() > until {
-                return Some(state);
+            let is_last = |state: &ServerState| state.connections.is_none_or(|n| n <= 1);
+            if state.as_ref().is_some_and(is_last) || control.is_over() || self.now() > until {
+                return state;
             }
             std::thread::sleep(TICK);
         }
