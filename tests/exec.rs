@@ -10,7 +10,7 @@ mod listeners;
 use bytes::Bytes;
 use quiclane::exec::{
     ClientConfig, ConnectionRef, Handle, HandleError, Handler, Interest, ListenError, Listener,
-    OpenError, Pin, Polling, Progress, Registration, RegistrationConfig, ServerConfig,
+    OpenError, Pin, Polling, Progress, Registration, RegistrationConfig, ServerConfig, WorkerRef,
     WorkerStatus,
 };
 use quiclane::proto::connection::CloseReason;
@@ -212,6 +212,23 @@ fn a_message_comes_back() {
     assert_eq!((report.abandoned, report.stuck), (0, 0));
     wait_for(&told, |t| (*t == Told::Closed(CloseReason::Local { code: 3 })).then_some(()));
     status_until(&server, |rows| rows[0].connections == 0);
+}
+
+#[test]
+fn a_worker_that_is_stuck_is_left_behind() {
+    let registration = open(workers(2));
+    let (release, released) = channel::<()>();
+    let (tell, told) = channel();
+    let stuck = move |_: &mut WorkerRef<'_>| {
+        tell.send(()).unwrap();
+        // Until the test is over, whatever comes of it.
+        let _ended = released.recv();
+    };
+    registration.on_worker(1, stuck).unwrap();
+    told.recv_timeout(PATIENCE).unwrap();
+    let report = registration.shutdown(0, Duration::ZERO);
+    assert!(report.abandoned == 0 && report.stuck >= 1, "{report:?}");
+    drop(release);
 }
 
 #[test]

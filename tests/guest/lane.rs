@@ -139,7 +139,6 @@ pub(crate) fn connections_land_where_toeplitz_says() -> Outcome {
         "udp",
         "--workers",
         &count,
-        "--share-cpus",
         "--poll",
         "sleep",
         "--seconds",

@@ -240,7 +240,7 @@ pub(crate) struct GetArgs {
     #[arg(short, long, value_name = "FILE", default_value = "-")]
     pub(crate) output: PathBuf,
     /// Give up when nothing has arrived for so many seconds; a handshake gets 10 at most.
-    #[arg(long, value_name = "S", default_value = "60", value_parser = seconds,
+    #[arg(long, value_name = "S", default_value = "60", value_parser = some_seconds,
           allow_negative_numbers = true)]
     pub(crate) timeout: f64,
     #[command(flatten)]
@@ -284,6 +284,13 @@ pub(crate) fn seconds(text: &str) -> Result<f64, String> {
     } else {
         Err(format!("{text} seconds: 0 or more please"))
     }
+}
+
+/// A time in seconds in which something can happen.
+fn some_seconds(text: &str) -> Result<f64, String> {
+    seconds(text).ok().filter(|number| *number > 0.0).ok_or_else(|| {
+        format!("\"{text}\": a number of seconds above 0 is needed, such as 10 or 0.5")
+    })
 }
 
 /// The most that one range of a list may name.
@@ -331,5 +338,20 @@ mod tests {
     fn the_command_line_is_consistent() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
+    }
+
+    /// What follows a group of options in a struct would stand below its heading.
+    #[test]
+    fn options_stand_below_their_own_heading() {
+        fn check(command: &clap::Command) {
+            for arg in command.get_arguments() {
+                let (name, heading) = (arg.get_id().as_str(), arg.get_help_heading());
+                let is_grouped = ["TLS", "Datapath"].map(Some).contains(&heading);
+                assert!(name != "json" || !is_grouped, "{}: {name}", command.get_name());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        use clap::CommandFactory;
+        check(&Cli::command());
     }
 }

@@ -61,6 +61,13 @@ fn check(args: &IoArgs) -> Result<(), Failure> {
             if let Some((option, _)) = typed.iter().find(|(_, is_typed)| *is_typed) {
                 return usage(format!("{option} is for AF_XDP: it needs --dev DEV"));
             }
+            if args.share_cpus && args.cpus.is_none() {
+                return usage(
+                    "--share-cpus: kernel UDP goes where the kernel puts it unless CPUs are \
+                     named: it needs --cpus LIST, or --dev DEV"
+                        .to_owned(),
+                );
+            }
         }
         (IoKind::Xdp, Some(_)) if args.workers.is_some() => {
             return usage(

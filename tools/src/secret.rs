@@ -18,7 +18,7 @@ pub(crate) fn read(path: &Path) -> Result<[u8; SECRET_BYTES], Failure> {
     // A FIFO would be waited for: what it is, is asked when it is open.
     let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
     let file = opened.map_err(|error| match error.kind() {
-        ErrorKind::NotFound => usage(path, "is not there"),
+        ErrorKind::NotFound => usage(path, "is not there; make one", path),
         _ => failed(error),
     })?;
     check(path, &file.metadata().map_err(failed)?)?;
@@ -28,25 +28,32 @@ pub(crate) fn read(path: &Path) -> Result<[u8; SECRET_BYTES], Failure> {
     bytes.try_into().map_err(|_| {
         let more = if found > SECRET_BYTES { "more than " } else { "" };
         let found = found.min(SECRET_BYTES);
-        usage(path, &format!("has {more}{found} bytes where {SECRET_BYTES} random ones are needed"))
+        wrong(path, &format!("has {more}{found} bytes where {SECRET_BYTES} random ones are needed"))
     })
 }
 
 fn check(path: &Path, metadata: &Metadata) -> Result<(), Failure> {
     if !metadata.is_file() {
-        return Err(usage(path, "is not a regular file"));
+        return Err(wrong(path, "is not a regular file"));
     }
     let mode = metadata.mode() & 0o7777;
     if mode & OTHERS != 0 {
         let why = format!("has mode {mode:04o}: others may use it");
-        return Err(usage(path, &why));
+        return Err(wrong(path, &why));
     }
     Ok(())
 }
 
-fn usage(path: &Path, why: &str) -> Failure {
-    let path = path.display();
+/// What is there may be something else that is wanted, a key for example: the remedy leaves it.
+fn wrong(path: &Path, why: &str) -> Failure {
+    let mut other = path.as_os_str().to_owned();
+    other.push(".new");
+    usage(path, &format!("{why}; make another"), Path::new(&other))
+}
+
+fn usage(path: &Path, why: &str, new: &Path) -> Failure {
+    let (path, new) = (path.display(), new.display());
     Failure::Usage(format!(
-        "--secret-file {path} {why}; make one: (umask 077; head -c {SECRET_BYTES} /dev/urandom >{path})"
+        "--secret-file {path} {why}: (umask 077; head -c {SECRET_BYTES} /dev/urandom >{new})"
     ))
 }

@@ -105,13 +105,16 @@ fn an_authority_is_trusted_for_the_names_of_its_certificates() {
     let (code, text) = failure(&[&get[..], &["--ca", &other]].concat());
     assert_eq!(code, 1);
     assert!(text.contains("issuer is unknown") && text.contains("CN=Example CA"), "{text}");
-    assert!(text.contains("pin the certificate"), "{text}");
+    assert!(text.contains("see --ca, --pin and --server-name"), "{text}");
     // The system does not know it either.
     let (code, text) = failure(&get);
     assert!(
         code != 0 && (text.contains("issuer is unknown") || text.contains("ca-cert")),
         "{text}"
     );
+    // What the system trusts is the default: here it is told to trust this authority.
+    let out = Command::new(BINARY).args(get).env("SSL_CERT_FILE", &ca).output().unwrap();
+    assert_eq!(out.stdout, b"data", "{}", String::from_utf8_lossy(&out.stderr));
     // A pin is the certificate itself, under whatever name.
     let pin = place.text("chain.pem");
     let out = run(&[&get[..], &["--pin", &pin, "--server-name", wrong]].concat());
@@ -231,15 +234,16 @@ fn a_silent_host_is_said_for_what_it_is() {
 #[test]
 fn what_cannot_be_meant_is_usage() {
     let get = |more: &[&str]| failure(&[&["get"], more].concat());
-    let cases: [(&[&str], &str); 16] = [
+    let cases: [(&[&str], &str); 17] = [
         (&["localhost", "/x"], "no port"),
         (&["localhost:99999", "/x"], "1 to 65535"),
         (&["::1:4433", "/x"], "[::1]:4433"),
         (&["[fe80::1%no-such0]:4433", "/x", "--insecure"], "no-such0"),
         (&["https://localhost/x", "/x"], "URL"),
-        (&["localhost:1", "x", "--insecure"], "begins with /"),
+        (&["localhost:1", "x", "--insecure"], "begin with /, such as /x"),
         (&["localhost:1", "/x", "--timeout", "abc", "--insecure"], "number of seconds"),
-        (&["localhost:1", "/x", "--timeout", "-1", "--insecure"], "0 or more"),
+        (&["localhost:1", "/x", "--timeout", "-1", "--insecure"], "above 0"),
+        (&["localhost:1", "/x", "--timeout", "0", "--insecure"], "above 0"),
         (&["localhost:1", "/x", "--cpus", "1-0", "--insecure"], "backwards"),
         (&["localhost:1", "/x", "--server-name", "bad name", "--insecure"], "bad name"),
         (&["localhost:1", "/x", "--ca", "/nowhere.pem"], "/nowhere.pem"),
@@ -259,7 +263,7 @@ fn what_cannot_be_meant_is_usage() {
     }
 }
 
-/// D11: an option that does nothing promises something.
+/// An option that does nothing promises something.
 #[test]
 fn options_without_effect_are_refused() {
     for (args, word) in [
@@ -270,6 +274,8 @@ fn options_without_effect_are_refused() {
         (&["--frame-size", "3000", "--dev", "lo"], "2048 or 4096"),
         (&["--dev", "lo", "--io", "udp"], "--dev"),
         (&["--io", "auto"], "--dev"),
+        (&["--vlan", "5"], "--vlan"),
+        (&["--share-cpus"], "--share-cpus"),
         (&["--workers", "3", "--dev", "lo"], "--workers"),
         (&["--workers", "0"], "at least 1"),
         (&["--max-datagram", "100"], "1200"),

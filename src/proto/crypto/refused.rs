@@ -1,6 +1,7 @@
 //! A certificate that was refused, and why, in words that tell an operator what to change.
 
 use core::fmt;
+use core::net::IpAddr;
 use core::time::Duration;
 use std::sync::Arc;
 
@@ -80,7 +81,7 @@ fn why(verdict: &CertificateError, certificate: Option<&Summary>, intermediates:
             if presented.is_empty() {
                 return format!("it bears no name, and {asked} was asked for");
             }
-            let names: Vec<&str> = presented.iter().map(|name| bare(name)).collect();
+            let names: Vec<String> = presented.iter().map(|name| bare(name)).collect();
             format!("it is for {}, and {asked} was asked for", names.join(", ").escape_debug())
         }
         CertificateError::ExpiredContext { not_after, .. } => {
@@ -111,8 +112,27 @@ fn dated(event: &str, at: UnixTime, own: Option<&String>) -> String {
     format!("{which} {event} {at}")
 }
 
-/// `lb.example.com` of `DnsName("lb.example.com")`.
-fn bare(name: &str) -> &str {
+/// `lb.example.com` of `DnsName("lb.example.com")`, `::1` of `IpAddress(0::1)`.
+fn bare(name: &str) -> String {
     let inner = name.split_once('(').map_or(name, |(_, inner)| inner.trim_end_matches(')'));
-    inner.trim_matches('"')
+    let address = inner.parse::<IpAddr>().map(|address| address.to_string());
+    address.unwrap_or_else(|_| inner.trim_matches('"').to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bare;
+
+    #[test]
+    fn names_of_a_certificate_are_shown_as_they_are_typed() {
+        for (name, shown) in [
+            ("DnsName(\"lb.example.com\")", "lb.example.com"),
+            ("IpAddress(127.0.0.1)", "127.0.0.1"),
+            ("IpAddress(0::1)", "::1"),
+            ("IpAddress(2001:db8:0:0:0:0:0:1)", "2001:db8::1"),
+            ("anything else", "anything else"),
+        ] {
+            assert_eq!(bare(name), shown);
+        }
+    }
 }

@@ -20,9 +20,12 @@ applied.
 Examples, files and more: quiclane man DIR, then man -l DIR/quiclane.1";
 
 const SECTION: &str = "1";
-const EXIT_STATUS: [(&str, &str); 6] = [
+const EXIT_STATUS: [(&str, &str); 7] = [
     ("0", "Fine. What could not be read is shown as unknown, with the reason, and is no failure."),
-    ("1", "It failed, or something was found (doctor, flow explain --verify)."),
+    (
+        "1",
+        "It failed, or something was found (doctor, flow explain --verify; perf run: requests that stayed unanswered, for example).",
+    ),
     (
         "2",
         "Usage: the arguments make no sense, or name a file, device, queue or CPU that is not there.",
@@ -30,8 +33,9 @@ const EXIT_STATUS: [(&str, &str); 6] = [
     ("3", "A privilege is missing; the message names it."),
     ("4", "The kernel, driver or device cannot do it."),
     ("5", "Some of it was done, and some could not be (apply, undo)."),
+    ("130, 143", "A second SIGINT or SIGTERM ended it at once (serve, get, perf run)."),
 ];
-const ENVIRONMENT: [(&str, &str); 4] = [
+const ENVIRONMENT: [(&str, &str); 5] = [
     (
         "QUICLANE_LOG",
         "What is logged on standard error, such as debug or quiclane=trace. It goes before --verbose.",
@@ -41,6 +45,10 @@ const ENVIRONMENT: [(&str, &str); 4] = [
         "The directory of snapshots. Without it /var/lib/quiclane, or /run/quiclane/state where that cannot be written to.",
     ),
     ("NO_COLOR", "Not empty: nothing is coloured. TERM=dumb does the same."),
+    (
+        "SSL_CERT_FILE, SSL_CERT_DIR",
+        "The authorities that get and perf run trust without --ca, in place of the system's.",
+    ),
     ("SOURCE_DATE_EPOCH", "The date of pages that quiclane man writes, in seconds since 1970."),
 ];
 const FILES: [(&str, &str); 4] = [
@@ -65,10 +73,13 @@ pub(super) const EXAMPLES: &[(&str, &str)] = &[
     ("", "quiclane top eth0"),
     ("serve", "quiclane serve --listen 127.0.0.1:4433 --files . --cert-out cert.pem"),
     ("serve", "quiclane serve --dev eth0 --files /srv/www --cert chain.pem --key key.pem"),
-    ("get", "quiclane get 127.0.0.1:4433 /README.md -o README.md"),
-    ("perf", "quiclane perf run 127.0.0.1:4433 --scenario rps"),
-    ("perf-run", "quiclane perf run 127.0.0.1:4433 --scenario latency"),
-    ("perf-server", "quiclane perf server --listen 127.0.0.1:4433"),
+    ("get", "quiclane get 127.0.0.1:4433 /README.md -o README.md --pin cert.pem"),
+    ("get", "quiclane get www.example.com:4433 /index.html"),
+    ("perf", "quiclane perf server --listen 127.0.0.1:4433 --cert-out cert.pem"),
+    ("perf", "quiclane perf run 127.0.0.1:4433 --scenario rps --pin cert.pem"),
+    ("perf-run", "quiclane perf run 127.0.0.1:4433 --scenario latency --pin cert.pem"),
+    ("perf-run", "quiclane perf run 127.0.0.1:4433 --scenario rps --rate 1000 --pin cert.pem"),
+    ("perf-server", "quiclane perf server --listen 127.0.0.1:4433 --cert-out cert.pem"),
     ("top", "quiclane top eth0 --interval 250ms"),
     ("top", "quiclane top eth0 --json-stream"),
     ("topo", "quiclane topo eth0 -o eth0.svg"),
@@ -202,6 +213,9 @@ mod tests {
             assert!(parsed.is_ok(), "{example}: {parsed:?}");
             let said = example.split(' ').skip(1).collect::<Vec<_>>().join("-");
             assert!(said.starts_with(verb), "{example} is no example of {verb}");
+            // The server of the examples has a certificate that no authority has signed.
+            let is_client = ["get-127", "perf-run-127"].iter().any(|it| said.starts_with(it));
+            assert!(!is_client || said.contains("--pin"), "{example} is refused");
         }
         let mut command = Cli::command().disable_help_subcommand(true);
         command.build();

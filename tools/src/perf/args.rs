@@ -45,9 +45,15 @@ impl Scenario {
     }
 }
 
-/// The exit code is 1 if a request stayed unanswered, was refused, a connection ended early, or
-/// nothing was heard for longer than --max-silence.
 #[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+Examples:
+  quiclane perf run 192.0.2.1:4433 --scenario latency --ca ca.pem --server-name www.example.com
+  quiclane perf run 127.0.0.1:4433 --scenario rps --rate 1000 --warmup 1 --pin /tmp/cert.pem
+
+The exit code is 1 if a request stayed unanswered or was refused, a connection ended early, or
+nothing was heard for longer than --max-silence. SIGINT or SIGTERM ends a run with its summary, a
+second one at once.")]
 pub(crate) struct PerfRunArgs {
     /// The server: a name or an address, and a port, such as [2001:db8::1]:4433.
     #[arg(value_name = "HOST:PORT", value_parser = Target::parse)]
@@ -88,13 +94,13 @@ pub(crate) struct PerfRunArgs {
     #[arg(long, value_name = "S", default_value = "1", value_parser = number,
           allow_negative_numbers = true)]
     pub(crate) max_silence: f64,
+    /// One JSON object on standard output.
+    #[arg(long)]
+    pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) trust: TrustArgs,
     #[command(flatten)]
     pub(crate) io: IoArgs,
-    /// One JSON object on standard output.
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 /// A number that is finite, in words for who typed something else.

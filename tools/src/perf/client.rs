@@ -8,6 +8,7 @@ use super::args::Scenario;
 use super::settings::Settings;
 use super::tally::{Tally, Window};
 use super::{CHUNK, CHUNK_BYTES, HEADER_BYTES, LENT_MAX};
+use crate::identity::explained;
 use bytes::Bytes;
 use quiclane::CloseReason;
 use quiclane::exec::{ClientConfig, ConnectFailure, ConnectionRef, Handler, WorkerRef};
@@ -302,7 +303,7 @@ impl Handler for PerfClient {
         if self.is_over || self.plan.window.is_closing() {
             return;
         }
-        let failures = self.fail(worker, reason.to_string());
+        let failures = self.fail(worker, explained(&reason));
         if self.is_hps() && failures < FAILURES_MAX {
             self.succeed(connection);
         }

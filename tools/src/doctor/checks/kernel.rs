@@ -60,8 +60,9 @@ pub(super) const KINDS: &[Kind] = &[
         title: "This process may not open lanes",
         reads: "CapEff of the process that looks: /proc/self/status",
         why: "AF_XDP wants CAP_NET_RAW for the socket, CAP_NET_ADMIN and CAP_BPF for the program, \
-              and CAP_IPC_LOCK for its memory unless `ulimit -l` allows as much. A server started from this shell gets kernel UDP sockets, or none; a unit with \
-              AmbientCapabilities is not concerned.",
+              and CAP_IPC_LOCK for its memory unless `ulimit -l` allows as much. A server started \
+              from this shell gets kernel UDP sockets, or none; a unit with AmbientCapabilities is \
+              not concerned.",
         mend: "setcap cap_net_admin,cap_net_raw,cap_bpf,cap_ipc_lock+ep $(command -v quiclane)",
         afterwards: "getcap $(command -v quiclane); quiclane serve --require native",
         check: Check::Host(capabilities),
