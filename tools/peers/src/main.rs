@@ -28,6 +28,7 @@ mod identity;
 mod impair;
 mod quinn_peer;
 mod s2n_peer;
+mod secret;
 mod trust;
 
 /// What every command's failure becomes: printed once, exit code 1.

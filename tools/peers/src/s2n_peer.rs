@@ -1,18 +1,21 @@
 //! s2n-quic as a client and as a server.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
 use bytes::BytesMut;
 use s2n_quic::client::Connect;
+use s2n_quic::provider::stateless_reset_token;
 use s2n_quic::provider::tls::rustls as s2n_tls;
 use s2n_quic::stream::BidirectionalStream;
 use s2n_quic::{Client, Connection, Server};
+use s2n_quic_core::stateless_reset::token::{LEN, Token};
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::{Failure, GetArgs, ServeArgs, announce, hq, identity, trust};
+use crate::{Failure, GetArgs, ServeArgs, announce, hq, identity, secret, trust};
 
 /// Downloads the file of the arguments; returns its length.
 pub(crate) async fn get(args: &GetArgs) -> Result<u64, Failure> {
@@ -49,20 +52,41 @@ pub(crate) async fn get(args: &GetArgs) -> Result<u64, Failure> {
 
 /// Serves files until the future is dropped.
 pub(crate) async fn serve(args: &ServeArgs) -> Result<(), Failure> {
-    if args.secret.is_some() {
-        return Err("s2n-quic sends no stateless resets: --secret is quinn-serve's".into());
-    }
-    let mut server = Server::builder()
+    let builder = Server::builder()
         .with_tls(s2n_tls::Server::from(identity::server_tls(args)?))?
-        .with_io(args.listen)?
-        .start()
-        .map_err(|e| e.to_string())?;
+        .with_io(args.listen)?;
+    let started = match args.secret {
+        None => builder.start(),
+        Some(secret) => builder.with_stateless_reset_token(Remembering(secret))?.start(),
+    };
+    let mut server = started.map_err(|e| e.to_string())?;
     announce("s2n-serve", server.local_addr()?)?;
     let root: Arc<Path> = args.files.as_path().into();
     while let Some(connection) = server.accept().await {
         tokio::spawn(serve_connection(connection, root.clone()));
     }
     Ok(())
+}
+
+/// Reset tokens that are those of any other server with the same secret: by default they are random,
+/// and no resets are sent.
+struct Remembering(u64);
+
+impl stateless_reset_token::Provider for Remembering {
+    type Generator = Self;
+    type Error = Infallible;
+
+    fn start(self) -> Result<Self, Infallible> {
+        Ok(self)
+    }
+}
+
+impl stateless_reset_token::Generator for Remembering {
+    fn generate(&mut self, id: &[u8]) -> Token {
+        let mut token = [0; LEN];
+        secret::sign(self.0, id, &mut token);
+        token.into()
+    }
 }
 
 async fn serve_connection(mut connection: Connection, root: Arc<Path>) {
