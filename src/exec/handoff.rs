@@ -327,7 +327,7 @@ mod tests {
         Route { worker, slot, generation: 0 }
     }
 
-    /// L12 of the hostile review: a client that sends from many ports.
+    /// A client that sends from many ports.
     #[test]
     fn one_connection_leaves_parcels_and_mailbox_to_others() {
         let fleet = Fleet::<()>::new(2, 1).unwrap();

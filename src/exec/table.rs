@@ -329,7 +329,6 @@ mod tests {
         assert_eq!((table.insert(|_| ()), table.next_key()), (Err(Full), None));
     }
 
-    /// L6 of the hostile review.
     #[test]
     fn an_initial_that_leads_elsewhere_by_now_is_not_removed_with_what_it_led_to() {
         let mut table = Table::new(4);

@@ -112,7 +112,7 @@ fn attack_43_fragments_are_put_together_by_the_kernel() {
     }
 }
 
-/// M1 of the hostile review: fragments came whole, up to 65,507 bytes, where one datagram of the
+/// Fragments once came whole, up to 65,507 bytes, where one datagram of the
 /// device has 1,472.
 #[test]
 fn attack_43_fragments_of_more_than_the_device_takes_are_dropped_and_counted() {
@@ -168,7 +168,7 @@ fn attack_44_replies_carry_the_tags_of_the_request() {
     }
 }
 
-/// M10 of the hostile review: a neighbour of another VLAN reached a port that the kernel, and its
+/// A neighbour of another VLAN once reached a port that the kernel, and its
 /// firewall, would not have let it reach.
 #[test]
 fn attack_44_other_vlans_and_frames_for_neighbours_are_left_to_the_kernel() {

@@ -113,7 +113,7 @@ fn registration(io: Io) -> Registration {
     Registration::open(RegistrationConfig { workers: Some(1), ..config }).unwrap()
 }
 
-/// D8 of the first use: the handshake of such a client never finished.
+/// The handshake of such a client once never finished.
 fn a_kernel_client_is_served(mode: Mode) {
     let lab = lab();
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();

@@ -170,7 +170,7 @@ fn retry_is_answered_without_a_place_in_the_table() {
     assert_eq!(scene.servers[0].lane().endpoint_stats().retries, 1);
 }
 
-/// M4 of the hostile review: a greeting with a token was dropped unseen while answers waited.
+/// A client Initial with a token was once dropped unseen while answers waited.
 #[test]
 fn answers_that_wait_do_not_stand_in_the_way_of_a_client_with_a_token() {
     let config = ServerConfig { retry: RetryPolicy::Always, ..server_config() };

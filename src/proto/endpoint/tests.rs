@@ -281,7 +281,7 @@ fn attack_38_resets_are_shorter_than_what_they_answer_and_limited() {
     assert!(endpoint.stats().limited_resets >= limit);
 }
 
-/// M4 of the hostile review: 24,000 junk short packets in a second left Retry 0.42 s of it.
+/// 24,000 junk short packets in a second once left Retry 0.42 s of it.
 #[test]
 fn a_flood_that_is_answered_in_one_way_leaves_the_other_answers_as_they_are() {
     let (mut endpoint, mut client) = endpoint(RetryPolicy::Always);

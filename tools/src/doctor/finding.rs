@@ -60,7 +60,7 @@ impl Check {
     }
 }
 
-/// Something, nothing, or the reason why it cannot be judged: never a guess.
+/// Something, nothing, or the reason why it cannot be judged.
 pub(crate) type Judgement = Result<Option<Found>, String>;
 
 /// What a check found.

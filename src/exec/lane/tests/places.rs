@@ -23,7 +23,7 @@ fn connected(told: &[Told]) -> usize {
     told.iter().filter(|told| matches!(told, Told::Connected(_))).count()
 }
 
-/// H3 of the hostile review: each of these held a slot for three seconds.
+/// Each of these once held a slot for three seconds.
 #[test]
 fn a_handshake_that_fails_with_its_first_packet_never_has_a_place() {
     for kind in [Kind::Close, Kind::NotTls, Kind::NoAlpn] {
@@ -221,7 +221,7 @@ fn attack_31_one_source_has_its_share_of_handshakes() {
     assert_eq!(scene.counters().handshakes, 3);
 }
 
-/// M5 of the hostile review: there was no budget of memory over connections.
+/// There once was no budget of memory over connections.
 #[test]
 fn connections_hold_no_more_memory_than_a_worker_grants_them() {
     let mut probe = Scene::new(1, LaneLimits::default());
@@ -254,7 +254,7 @@ fn connections_hold_no_more_memory_than_a_worker_grants_them() {
     assert_eq!(connected(&scene.told_client()), connected(&told) + 1);
 }
 
-/// L6 of the hostile review: two connections in a row that were known by the same id and address.
+/// Two connections in a row, known by the same id and address.
 #[test]
 fn an_id_that_is_forgotten_for_one_connection_stays_known_for_the_next() {
     let mut scene = Scene::new(1, LaneLimits::default());

@@ -541,7 +541,7 @@ fn attack_41_forgeries_up_to_the_integrity_limit_end_the_connection() {
     assert_eq!(pair.verdict(Side::Server), Some(code::AEAD_LIMIT_REACHED));
 }
 
-/// M5 of the hostile review: a first sample of 9 s kept a closed connection, and an idle one, for 81.
+/// A first sample of 9 s once kept a closed connection, and an idle one, for 81.
 #[test]
 fn attack_18_a_peer_that_acknowledges_late_keeps_no_place_for_long() {
     let second = crate::time::SECOND_NS;
