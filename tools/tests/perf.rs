@@ -158,10 +158,12 @@ fn a_signal_ends_a_run_with_its_summary() {
 #[test]
 fn an_open_loop_sends_as_often_as_it_is_told() {
     let server = serve(&[]);
-    let line = "--scenario rps --rate 100 --connections 3 --seconds 2 --warmup 0.5";
+    let line = "--scenario rps --rate 100 --connections 3 --seconds 2 --warmup 0.5 -v";
     let (code, report, said) = result(&server, line);
     let result = &report["result"];
     assert_eq!(code, 0, "{said} {result}");
+    assert!(said.contains(&format!("connecting to {} as 127.0.0.1", server.address())), "{said}");
+    assert!(said.contains("rps begins with 3 connections: 500ms of warm-up, then 2s"), "{said}");
     // Of 250 the first 50 warm up.
     let sent = result["sent"].as_u64().unwrap();
     assert!((199..=201).contains(&sent), "{result}");

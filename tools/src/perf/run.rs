@@ -134,6 +134,7 @@ impl Run {
         config.transport = Arc::new(TransportConfig { keep_alive: Some(KEEP_ALIVE), ..transport });
         let server_name = args.trust.server_name(&args.server)?;
         let server = args.server.resolve_one()?;
+        tracing::info!("connecting to {server} as {server_name}");
         let registration = io::open_client(&args.io)?;
         let workers = registration.workers();
         let (news, inbox) = channel();
@@ -272,6 +273,13 @@ impl Run {
         let start = self.now();
         let begin = start.saturating_add(ns(settings.warmup));
         self.plan.window.set(begin, begin.saturating_add(ns(settings.seconds)));
+        tracing::info!(
+            "{} begins with {} connections: {:?} of warm-up, then {:?}",
+            settings.scenario.name(),
+            self.totals().live,
+            settings.warmup,
+            settings.seconds
+        );
         self.lines.begin(start);
         for worker in 0..workers {
             let plan = Arc::clone(&self.plan);
