@@ -24,7 +24,7 @@ pub(crate) struct Spent {
 /// What the server told, if it is one that tells.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Server {
-    /// Before the first connection of the run.
+    /// Before the run began.
     pub(crate) first: Option<ServerState>,
     /// When measuring began, and when it ended.
     pub(crate) before: Option<ServerState>,

@@ -68,6 +68,8 @@ fn measure(args: &PerfRunArgs) -> Result<(), Failure> {
     if run.plan.settings.scenario != Scenario::Hps {
         run.connect_all()?;
     }
+    // A server that was slow to tell is asked once more while nothing is measured yet.
+    let first = first.or_else(|| control.ask());
     run.go()?;
     run.wait_until(run.plan.window.begin());
     let before = run.sample();
