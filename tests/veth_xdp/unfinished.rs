@@ -126,17 +126,20 @@ fn a_kernel_client_is_served(mode: Mode) {
     lab.enter_with_sysfs(Side::Server);
     let serving = registration(Io::Xdp(config(&lab, mode)));
     let echo = |_: &_| Some(Box::new(Echo) as Box<dyn Handler>);
-    let _listener = serving.listen(server(false), &ServerConfig::new(tls), echo).unwrap();
-    let back = inside(&lab, Side::Client, || {
-        let tls = ClientTls::builder().dangerous_insecure().alpn(["echo"]).build().unwrap();
-        // Generic XDP sees what the kernel wanted to cut up later as a whole, and drops it.
-        let calling = registration(Io::Udp(UdpTuning { gso: false, ..Default::default() }));
-        let (tell, told) = channel();
-        let client = Client { back: 0, tell };
-        calling.connect(server(false), "localhost", &ClientConfig::new(tls), client).unwrap();
-        told.recv_timeout(PATIENCE).expect("an echo")
-    });
-    assert_eq!(back, BYTES);
+    let config = ServerConfig::new(tls);
+    let _listeners = [false, true].map(|v6| serving.listen(server(v6), &config, echo).unwrap());
+    for v6 in [false, true] {
+        let back = inside(&lab, Side::Client, move || {
+            let tls = ClientTls::builder().dangerous_insecure().alpn(["echo"]).build().unwrap();
+            // Generic XDP sees what the kernel wanted to cut up later as a whole, and drops it.
+            let calling = registration(Io::Udp(UdpTuning { gso: false, ..Default::default() }));
+            let (tell, told) = channel();
+            let client = Client { back: 0, tell };
+            calling.connect(server(v6), "localhost", &ClientConfig::new(tls), client).unwrap();
+            told.recv_timeout(PATIENCE).expect("an echo")
+        });
+        assert_eq!(back, BYTES, "IPv{}", if v6 { 6 } else { 4 });
+    }
     for worker in serving.status() {
         let queue = worker.counters.queue;
         assert_eq!((queue.drops(), queue.rx_via_kernel), (0, 0), "{queue:?}");
