@@ -98,8 +98,7 @@ impl Connection {
             return false;
         }
         self.data.sent.push_frame(SentFrame::Ping);
-        self.ack_probes_left -= 1;
-        self.stats.ack_probes += 1;
+        self.note_ack_probe();
         true
     }
 

@@ -237,6 +237,7 @@ impl Connection {
             local_cid_len: base.local_cid.len() as u8,
             pto_count: 0,
             ack_probes_left: 0,
+            follow_ups: 0,
             remote: base.remote,
             keys: None,
             data: DataSpace::default(),

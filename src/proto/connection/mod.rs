@@ -229,6 +229,8 @@ pub struct Connection {
     pto_count: u8,
     /// Acknowledgements that may leave as probes until the next probe timeout.
     ack_probes_left: u8,
+    /// Probe timeouts that are due sooner than `pto_count` says, since the peer was heard again.
+    follow_ups: u8,
     remote: SocketAddr,
     keys: Option<OneRttKeys>,
     data: DataSpace,

@@ -16,6 +16,9 @@ pub(super) const PROBES: u8 = 2;
 /// Acknowledgements that may be probes as well, between two probe timeouts. A peer that sends all
 /// the time and acknowledges nothing gets no more: each is remembered until it is acknowledged.
 const ACK_PROBES: u8 = 2;
+/// Probe timeouts that follow an acknowledgement that is a probe, at a distance that begins anew:
+/// it may be lost, or its answer may.
+const FOLLOW_UPS: u8 = 2;
 
 /// Takes lost packets out of flight.
 pub(super) struct LossBudget<'a> {
@@ -175,8 +178,26 @@ impl Connection {
             && sent.last_eliciting_sent_at().plus_ns(self.pto_ns()) <= now
     }
 
+    /// An acknowledgement that is a probe as well is about to leave.
+    #[cold]
+    pub(super) fn note_ack_probe(&mut self) {
+        self.ack_probes_left -= 1;
+        self.follow_ups = FOLLOW_UPS;
+        self.stats.ack_probes += 1;
+    }
+
+    #[inline]
     const fn backoff(&self) -> u64 {
-        1 << if self.pto_count < MAX_BACKOFF { self.pto_count } else { MAX_BACKOFF }
+        if self.pto_count == 0 { 1 } else { self.increased_backoff() }
+    }
+
+    #[cold]
+    const fn increased_backoff(&self) -> u64 {
+        1 << match self.follow_ups {
+            0 if self.pto_count < MAX_BACKOFF => self.pto_count,
+            0 => MAX_BACKOFF,
+            left => FOLLOW_UPS - left,
+        }
     }
 
     fn handshake_probe_timeout(&self, h: &Handshake) -> Option<(Instant, SpaceId)> {
@@ -214,10 +235,15 @@ impl Connection {
     /// RFC 9002 §6.2.4: sends what is likely to elicit an acknowledgement, beyond the window.
     fn on_probe_timeout(&mut self, space: SpaceId) {
         self.stats.ptos += 1;
-        self.pto_count = self.pto_count.saturating_add(1).min(MAX_BACKOFF);
+        if self.pto_count > 0 && self.follow_ups > 0 {
+            self.follow_ups -= 1;
+        } else {
+            self.pto_count = self.pto_count.saturating_add(1).min(MAX_BACKOFF);
+            self.follow_ups = 0;
+            self.ack_probes_left = if space == SpaceId::Data { ACK_PROBES } else { 0 };
+        }
         if space == SpaceId::Data {
             self.data.probes = PROBES;
-            self.ack_probes_left = ACK_PROBES;
             self.repeat_oldest_data();
             return;
         }

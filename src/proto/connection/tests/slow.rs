@@ -167,3 +167,21 @@ fn a_peer_that_only_speaks_is_asked_a_few_times_between_two_probe_timeouts() {
     let stats = pair.client.stats();
     assert!((1..=2 * (1 + stats.ptos - ptos)).contains(&stats.ack_probes), "{stats:?}");
 }
+
+#[test]
+fn a_peer_that_is_heard_again_is_asked_again_if_the_answer_is_lost() {
+    let (mut pair, stream) = pair_backed_off(100);
+    let before = pair.client.stats();
+    // The server's PING arrives; what acknowledges the client's answer to it does not.
+    let mut down = 0;
+    pair.filter = Box::new(move |f| {
+        down += u32::from(f.to == Side::Client);
+        f.to == Side::Server || down != 2
+    });
+    pair.server.pending.ping = true;
+    pair.run_ms(1_000);
+    assert_eq!(pair.server_app.data[&stream].len(), 100);
+    let stats = pair.client.stats();
+    assert_eq!((stats.ptos, stats.ack_probes), (before.ptos + 1, 1), "{stats:?}");
+    assert_eq!(pair.client.pto_count, 0);
+}
