@@ -36,7 +36,11 @@ const MAX_DATAGRAM_BYTES_LEAST: u16 = 1500;
 /// Times per connection that a server sends its flight again before its timer says so, because
 /// the client repeats its own (RFC 9002 §6.2.3). The network duplicates a datagram now and then;
 /// a client whose own timer runs out doubles it each time, so that two cover its first second.
-const FLIGHT_REPEATS_MAX: u8 = 2;
+const FLIGHT_REPEATS_AT_ONCE: u8 = 2;
+/// The same in all. After those the server waits for a probe timeout without the back-off: its own
+/// timer may stand at half a minute by then. A client that doubles its timer asks so often in a
+/// minute.
+const FLIGHT_REPEATS_MAX: u8 = 8;
 
 /// What the handshake needs and the rest of the connection's life does not.
 pub(super) struct Handshake {
@@ -310,11 +314,8 @@ impl Connection {
             (SpaceId::Data, _) => return self.on_late_crypto(now, offset, data),
             _ => return Ok(()),
         };
-        if space == SpaceId::Initial
-            && self.side == Side::Server
-            && recv.has_read(offset, data.len())
-        {
-            self.repeat_flight();
+        if space == SpaceId::Initial && server && recv.has_read(offset, data.len()) {
+            self.repeat_flight(now);
             return Ok(());
         }
         let Some(session) = &mut self.session else { return Ok(()) };
@@ -328,9 +329,13 @@ impl Connection {
     /// RFC 9002 §6.2.3: a client that repeats its first flight has not got all of ours. What it
     /// has not acknowledged goes out again, as far as the window and the limit of an address that
     /// is not validated allow.
-    fn repeat_flight(&mut self) {
+    fn repeat_flight(&mut self, now: Instant) {
+        let pto_ns = self.rtt.pto_base_ns(0);
         let Some(h) = &mut self.handshake else { return };
-        if h.flight_repeats >= FLIGHT_REPEATS_MAX {
+        let [a, b] = [&h.initial, &h.handshake].map(|s| s.sent.last_eliciting_sent_at());
+        let waited = a.max(b).plus_ns(pto_ns) <= now;
+        let most = if waited { FLIGHT_REPEATS_MAX } else { FLIGHT_REPEATS_AT_ONCE };
+        if h.flight_repeats >= most {
             return;
         }
         let initial = h.initial.crypto_send.repeat_unacknowledged();
