@@ -185,6 +185,11 @@ impl CryptoRecv {
         len > 0 && offset + len as u64 <= self.read
     }
 
+    /// True if something waits for what comes before it, or for the rest of its message.
+    pub(super) const fn has_waiting(&self) -> bool {
+        !self.held.is_empty()
+    }
+
     /// Bytes of heap held.
     pub(super) fn heap_bytes(&self) -> usize {
         self.held.capacity() + self.filled.heap_bytes()

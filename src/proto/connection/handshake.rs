@@ -323,7 +323,20 @@ impl Connection {
         recv.receive(offset, data, bounds, read).unwrap_or_else(|e| Err(e.into()))?;
         self.apply_peer_parameters()?;
         self.pump_tls();
+        self.check_nothing_waits()?;
         self.check_complete(now)
+    }
+
+    /// RFC 9001 §4.1.3: once there are keys of the next level, TLS wants nothing more of the
+    /// Initial level, and what waits there is no handshake of an honest peer.
+    fn check_nothing_waits(&self) -> Result<(), TransportError> {
+        match &self.handshake {
+            Some(h) if h.handshake.keys.is_some() && h.initial.crypto_recv.has_waiting() => {
+                let what = "CRYPTO data in Initial packets beyond the last TLS message";
+                Err(TransportError::protocol_violation(what))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// RFC 9002 §6.2.3: a client that repeats its first flight has not got all of ours. What it

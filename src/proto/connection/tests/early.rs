@@ -83,3 +83,35 @@ fn datagrams_larger_than_we_said_are_dropped_and_counted() {
     pair.deliver(Side::Server, Ecn::NotEct, &mut fine);
     assert_eq!(pair.server.stats.rx_packets, 1);
 }
+
+#[test]
+fn nothing_follows_the_hello_in_initial_packets() {
+    // RFC 9001 §4.1.3: a server has the keys of the next level once it has read the ClientHello.
+    for offset in [0, 10] {
+        let mut pair = Pair::new();
+        let mut buf = [0; 2048];
+        let t = pair.client.transmit(pair.now, &mut buf).unwrap();
+        pair.deliver(Side::Server, Ecn::NotEct, &mut buf[..t.len]);
+        let read = pair.server.handshake.as_ref().unwrap().initial.crypto_recv.read_bytes();
+        assert!(read > 0);
+        // What repeats the hello is fine, as often as it comes.
+        let again = payload(&[Frame::Crypto { offset: 0, data: &[1; 100] }]);
+        pair.deliver(Side::Server, Ecn::NotEct, &mut initial(&again, 100, cid(1), 1200));
+        assert_eq!(pair.verdict(Side::Server), None);
+        let more = payload(&[Frame::Crypto { offset: read + offset, data: &[7; 30] }]);
+        pair.deliver(Side::Server, Ecn::NotEct, &mut initial(&more, 101, cid(1), 1200));
+        let verdict = pair.verdict(Side::Server);
+        assert!(verdict.is_some_and(|code| code != code::CRYPTO_BUFFER_EXCEEDED), "{verdict:?}");
+        assert!(offset == 0 || verdict == Some(code::PROTOCOL_VIOLATION), "{verdict:?}");
+    }
+}
+
+#[test]
+fn nothing_waits_behind_the_hello_in_initial_packets() {
+    let mut pair = Pair::new();
+    let far = payload(&[Frame::Crypto { offset: 4_000, data: &[7; 30] }]);
+    pair.deliver(Side::Server, Ecn::NotEct, &mut initial(&far, 100, cid(1), 1200));
+    assert_eq!(pair.verdict(Side::Server), None);
+    pair.settle();
+    assert_eq!(pair.verdict(Side::Server), Some(code::PROTOCOL_VIOLATION));
+}
