@@ -16,8 +16,11 @@ use super::config::ACK_DELAY_EXPONENT;
 /// Space that the header of a CRYPTO frame takes at most.
 const CRYPTO_HEADER_MAX: usize = 1 + 8 + 4;
 /// As [`QUIET_MAX`](crate::proto::recovery::QUIET_MAX), for Initial and Handshake packets: a
-/// handshake takes a handful of them, and whoever sends more has no address yet.
+/// handshake takes a handful of them.
 const HANDSHAKE_QUIET_MAX: u32 = 64;
+/// The same for a client that has not proved its address: each is 48 bytes of what such a
+/// handshake may hold, and probes acknowledge as well.
+const UNVALIDATED_QUIET_MAX: u32 = 8;
 /// Room that has to be left for a control frame to be tried.
 const CONTROL_ROOM: usize = 64;
 
@@ -208,9 +211,11 @@ impl Connection {
         let kind =
             if space == SpaceId::Initial { PacketType::Initial } else { PacketType::Handshake };
         let header = LongHeader { kind, version: VERSION_1, dcid, scid, token: &token };
-        let draft = h
-            .space(space)
-            .and_then(|s| draft_in_space(now, s, space, &header, buf, start, full, quiet));
+        let quiet_max =
+            if h.address_validated { HANDSHAKE_QUIET_MAX } else { UNVALIDATED_QUIET_MAX };
+        let draft = h.space(space).and_then(|s| {
+            draft_in_space(now, s, space, &header, buf, start, full, quiet, quiet_max)
+        });
         if space == SpaceId::Initial {
             h.token = token;
         }
@@ -310,12 +315,13 @@ fn draft_in_space(
     start: usize,
     full: bool,
     quiet: bool,
+    quiet_max: u32,
 ) -> Option<Draft> {
     s.keys.as_ref()?;
     let probing = s.probes > 0 && !quiet;
     let full = full && !quiet;
     let crypto = s.crypto_send.has_pending() && (full || probing);
-    if !crypto && !probing && s.sent.quiet() >= HANDSHAKE_QUIET_MAX {
+    if !crypto && !probing && s.sent.quiet() >= quiet_max {
         s.received.ack_sent();
     }
     if !crypto && !probing && !s.received.ack_due(now) {

@@ -175,7 +175,6 @@ impl Default for CryptoRecv {
 
 impl CryptoRecv {
     /// Bytes that TLS was given.
-    #[cfg(test)]
     pub(super) const fn read_bytes(&self) -> u64 {
         self.read
     }

@@ -13,8 +13,8 @@ use std::collections::VecDeque;
 /// Datagrams kept of a peer whose address is known.
 pub(super) const EARLY_MAX: usize = 10;
 /// Datagrams kept of a client that has not proved its address, once there is something for them
-/// to overtake: together with its ClientHello they stay within 16 KiB.
-pub(super) const EARLY_UNVALIDATED_MAX: usize = 2;
+/// to overtake.
+pub(super) const EARLY_UNVALIDATED_MAX: usize = 1;
 
 /// Datagrams whose keys are still to come, with their marks.
 #[derive(Debug, Default)]

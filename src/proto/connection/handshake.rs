@@ -443,6 +443,9 @@ impl Connection {
         let resumed = session.resumed();
         self.alpn = session.alpn().map(Into::into);
         self.state = State::Established;
+        if let Some(keys) = &mut self.keys {
+            keys.begin_opening();
+        }
         self.deadlines.handshake = Instant::NEVER;
         self.events.push_back(Event::Connected { resumed });
         if self.side == Side::Server {
@@ -617,9 +620,10 @@ impl Handshake {
         }
     }
 
-    /// Bytes of memory held.
+    /// Bytes of memory held. The TLS library keeps the ClientHello that it has read.
     pub(super) fn memory_bytes(&self) -> usize {
         size_of::<Self>()
+            + self.initial.crypto_recv.read_bytes() as usize
             + self.token.capacity()
             + self.initial.heap_bytes()
             + self.handshake.heap_bytes()

@@ -30,8 +30,9 @@ pub(super) struct OneRttKeys {
     pub(super) remote_header: HeaderKey,
     local: PacketKey,
     remote: PacketKey,
-    /// What the peer would turn to. What we would answer with is made when it has.
-    next_remote: PacketKey,
+    /// What the peer would turn to; `None` as long as nothing is opened with these keys. What we
+    /// would answer with is made when it has.
+    next_remote: Option<PacketKey>,
     previous_remote: Option<PacketKey>,
     previous_expires: Instant,
     secrets: OneRttSecrets,
@@ -83,7 +84,7 @@ impl OneRttKeys {
             remote_header: keys.remote.header,
             local: keys.local.packet,
             remote: keys.remote.packet,
-            next_remote: secrets.next_remote(),
+            next_remote: None,
             previous_remote: None,
             previous_expires: Instant::NEVER,
             secrets,
@@ -100,12 +101,19 @@ impl OneRttKeys {
         }
     }
 
+    /// The handshake is complete: packets may be opened, of the next phase as well. A server has
+    /// these keys before it knows its client, and holds 560 bytes less until here.
+    pub(super) fn begin_opening(&mut self) {
+        self.next_remote.get_or_insert_with(|| self.secrets.next_remote());
+    }
+
     /// Bytes of heap held, as far as the keys tell.
     pub(super) fn heap_bytes(&self) -> usize {
-        let packet = [&self.local, &self.remote, &self.next_remote];
-        let header = self.local_header.memory().1 + self.remote_header.memory().1;
-        let previous = self.previous_remote.as_ref().map_or(0, |key| key.memory().1);
-        packet.iter().map(|key| key.memory().1).sum::<usize>() + header + previous
+        let packet = [Some(&self.local), Some(&self.remote)];
+        let others = [self.next_remote.as_ref(), self.previous_remote.as_ref()];
+        let packet =
+            packet.iter().chain(&others).flatten().map(|key| key.memory().1).sum::<usize>();
+        packet + self.local_header.memory().1 + self.remote_header.memory().1
     }
 
     /// Names the memory that packets of this phase touch.
@@ -153,7 +161,10 @@ impl OneRttKeys {
         let generation = self.generation(pn, phase);
         let key = match generation {
             Generation::Current => &self.remote,
-            Generation::Next => &self.next_remote,
+            Generation::Next => match &self.next_remote {
+                Some(key) => key,
+                None => return Ok(Opened::Forged),
+            },
             Generation::Previous => match &self.previous_remote {
                 Some(key) => key,
                 None => return Ok(Opened::Forged),
@@ -230,7 +241,7 @@ impl OneRttKeys {
         let (local, remote) = self.secrets.next_keys();
         self.local = local;
         self.previous_remote = Some(std::mem::replace(&mut self.remote, remote));
-        self.next_remote = self.secrets.next_remote();
+        self.next_remote = Some(self.secrets.next_remote());
         self.previous_expires = expires;
         self.phase = !self.phase;
         self.phase_received = received;
