@@ -20,7 +20,7 @@ pub(crate) const PATIENCE_NS: u64 = 20 * SECOND_NS;
 pub(crate) struct Line {
     /// Something that an application was told, on either side.
     progress_at: Instant,
-    /// When each side, client and server, last got a datagram as it was sent.
+    /// When each side, client and server, last got a datagram as it was sent, and could read it.
     heard_at: [Instant; 2],
     /// Of which side a datagram arrived that nothing has come back for yet.
     asked: [bool; 2],
@@ -45,12 +45,16 @@ impl Line {
         }
     }
 
-    fn arrived(&mut self, now: Instant, at: Side) {
+    /// A datagram arrived as it was sent; `opens`: the side has keys for some of it.
+    fn arrived(&mut self, now: Instant, at: Side, opens: bool) {
+        self.asked[at.peer() as usize] = true;
+        if !opens {
+            return;
+        }
         self.heard_at[at as usize] = now;
         if std::mem::take(&mut self.asked[at as usize]) {
             self.answered_at[at as usize] = now;
         }
-        self.asked[at.peer() as usize] = true;
     }
 
     fn lost(&mut self, now: Instant) {
@@ -104,13 +108,14 @@ impl Lines {
         }
     }
 
-    /// A datagram arrived or was lost; `hash` is that of its payload.
-    pub(crate) fn see(&mut self, event: &TapEvent<'_>, hash: u64) {
+    /// A datagram arrived or was lost; `hash` is that of its payload. `opens`: who it is for has
+    /// keys for some of it.
+    pub(crate) fn see(&mut self, event: &TapEvent<'_>, hash: u64, opens: bool) {
         let (port, to) = self.ends(event);
         let intact = self.was_sent(hash);
         let line = self.line(port, event.at);
         match event.kind {
-            TapKind::Delivered { .. } if intact => line.arrived(event.at, to),
+            TapKind::Delivered { .. } if intact => line.arrived(event.at, to, opens),
             TapKind::Delivered { .. } | TapKind::Dropped(_) => line.lost(event.at),
             TapKind::Sent | TapKind::Injected | TapKind::Copied => {}
         }
@@ -190,12 +195,23 @@ mod tests {
     }
 
     fn see(lines: &mut Lines, seconds: u64, to: Side, kind: TapKind, hash: u64) {
+        see_that_opens(lines, seconds, to, kind, hash, true);
+    }
+
+    fn see_that_opens(
+        lines: &mut Lines,
+        seconds: u64,
+        to: Side,
+        kind: TapKind,
+        hash: u64,
+        opens: bool,
+    ) {
         let ends = ["10.0.0.1:10000", "10.0.0.2:4433"].map(|end| end.parse().unwrap());
         let [source, destination] = if to == Side::Server { ends } else { [ends[1], ends[0]] };
         let ecn = Ecn::NotEct;
         let event =
             TapEvent { at: at(seconds), kind, id: 0, source, destination, ecn, payload: b"" };
-        lines.see(&event, hash);
+        lines.see(&event, hash, opens);
     }
 
     fn arrives(lines: &mut Lines, seconds: u64, to: Side) {
@@ -270,6 +286,25 @@ mod tests {
         assert_eq!(lines.progress(CLIENT, at(20)), None);
         is_lost(&mut lines, 20, Side::Client);
         assert!(lines.pause(CLIENT, at(41)).is_some());
+    }
+
+    #[test]
+    fn what_a_side_has_no_keys_for_is_not_heard() {
+        // The server's answers are lost for 30 s. What arrives from the client is its Finished
+        // over and over, for which the server has dropped the keys (RFC 9001 §4.9.2).
+        let repeats = |opens| {
+            let mut lines = lines();
+            arrives(&mut lines, 1, Side::Server);
+            for seconds in [2, 3, 5, 9, 17, 29] {
+                let kind = TapKind::Delivered { queue: 0 };
+                is_lost(&mut lines, seconds, Side::Client);
+                see_that_opens(&mut lines, seconds, Side::Server, kind, 1, opens);
+            }
+            lines
+        };
+        assert!(repeats(false).kept_silent(CLIENT, Side::Server, at(52)));
+        assert!(!repeats(false).kept_silent(CLIENT, Side::Server, at(80)));
+        assert!(!repeats(true).kept_silent(CLIENT, Side::Server, at(52)));
     }
 
     #[test]

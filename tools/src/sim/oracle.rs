@@ -127,6 +127,12 @@ impl Ledger {
         }
     }
 
+    /// Whether the server of a port has confirmed the handshake, and dropped all keys but those of
+    /// 1-RTT packets (RFC 9001 §4.9.2).
+    fn is_confirmed(&self, port: u16) -> bool {
+        self.agents.iter().any(|a| a.port == port && a.side == Side::Server && a.connected)
+    }
+
     /// Whether a connection has work to do, and both ends to do it.
     fn is_at_work(&self, port: u16) -> bool {
         let mut agents = self.agents.iter().filter(|a| a.port == port);
@@ -362,7 +368,8 @@ impl Watch {
             let (from, len) = (event.source, event.payload.len());
             ledger.complain(Some(port), format!("{from} sent the same {len} bytes twice"));
         }
-        ledger.lines.see(event, hash.0);
+        let opens = to == Side::Client || !ledger.is_confirmed(port) || has_short(event.payload);
+        ledger.lines.see(event, hash.0, opens);
         let arrives = matches!(event.kind, TapKind::Delivered { .. });
         let damaged = if arrives && !ledger.lines.was_sent(hash.0) { " damaged" } else { "" };
         ledger.tell(port, || {
@@ -398,6 +405,19 @@ fn packets(datagram: &[u8]) -> String {
         }
     }
     text
+}
+
+/// Whether a datagram has a 1-RTT packet in it.
+fn has_short(datagram: &[u8]) -> bool {
+    let mut start = 0;
+    while let Ok(packet) = parse(datagram, start, 0) {
+        match packet.kind {
+            PacketType::Short => return true,
+            _ if packet.end <= start => return false,
+            _ => start = packet.end,
+        }
+    }
+    false
 }
 
 /// Whether a datagram from a client can prove its address: it holds a Handshake packet, or a
