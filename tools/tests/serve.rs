@@ -11,6 +11,7 @@ use quiclane::{ClientTls, CloseReason, Dir, StreamId, TransportConfig};
 use quiclane_fixtures::server::{Ended, Scratch, Server};
 use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -343,6 +344,23 @@ fn a_certificate_is_not_written_through_a_link() {
     assert_eq!(out.status.code(), Some(1), "{}", said(&out));
     assert!(said(&out).contains("link"), "{}", said(&out));
     assert_eq!(fs::read_to_string(place.at("precious")).unwrap(), "precious");
+}
+
+#[test]
+fn a_key_that_others_may_read_is_warned_of() {
+    let place = place("key");
+    // The key is looked at before it is used; that it is none ends the start.
+    let [cert, key] = ["cert.pem", "key.pem"].map(|name| place.text(name));
+    fs::write(&cert, "no PEM").unwrap();
+    fs::write(&key, "no PEM").unwrap();
+    for (mode, warned) in [(0o600, false), (0o400, false), (0o640, true), (0o604, true)] {
+        fs::set_permissions(&key, fs::Permissions::from_mode(mode)).unwrap();
+        let listen = ["serve", "--perf", "--listen", "127.0.0.1:0"];
+        let out = quiclane(&[&listen[..], &["--cert", &cert, "--key", &key]].concat());
+        assert_eq!(out.status.code(), Some(2), "{}", said(&out));
+        let warning = format!("has mode {mode:04o}: others may read this key");
+        assert_eq!(said(&out).contains(&warning), warned, "{mode:o}: {}", said(&out));
+    }
 }
 
 /// Clients of a server that runs pin what stands there.
