@@ -11,6 +11,7 @@ use std::rc::Rc;
 
 use crate::Failure;
 use crate::cases::Case;
+use crate::frame::{self, FrameArgs};
 use crate::identity::Identity;
 use crate::stack::Stack;
 use crate::suite::{self, COLUMNS, NAMES};
@@ -28,7 +29,8 @@ pub(crate) fn print(cases: &[Case], columns: [bool; COLUMNS]) -> Result<(), Fail
     for case in cases {
         for column in (0..COLUMNS).filter(|column| columns[*column]) {
             for (end, side) in case.sides().into_iter().enumerate() {
-                let count = instructions(*case, column, SWITCHES[end])?;
+                let line = ["one", "--case", &case.name(), "--only", NAMES[column]];
+                let count = instructions(&line.map(str::to_owned), SWITCHES[end])?;
                 let unit = format!("{count:.0}/{}", case.operation());
                 println!("{:<19}{side:<10}{:<13}{unit:>26}", case.name(), NAMES[column]);
             }
@@ -37,13 +39,27 @@ pub(crate) fn print(cases: &[Case], columns: [bool; COLUMNS]) -> Result<(), Fail
     Ok(())
 }
 
-/// Runs this program under callgrind and reads how much was collected.
-fn instructions(case: Case, column: usize, switch: &str) -> Result<f64, Failure> {
+/// Prints instructions for each received frame, as the AF_XDP datapath takes it apart, and with its
+/// UDP checksum summed, which it leaves alone.
+pub(crate) fn print_frames() -> Result<(), Failure> {
+    for bytes in frame::PAYLOADS {
+        for summed in [false, true] {
+            let count = instructions(&FrameArgs::line(bytes, summed), SWITCHES[1])?;
+            let name = format!("frame-{bytes}{}", if summed { "-summed" } else { "" });
+            let unit = format!("{count:.0}/frame");
+            println!("{name:<19}{:<10}{:<13}{unit:>26}", "receiver", NAMES[0]);
+        }
+    }
+    Ok(())
+}
+
+/// Runs this program under callgrind, on a line of arguments, and reads how much was collected.
+fn instructions(line: &[String], switch: &str) -> Result<f64, Failure> {
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--collect-atstart=no", "--callgrind-out-file=/dev/null"])
         .arg(format!("--toggle-collect={switch}"))
         .arg(std::env::current_exe()?)
-        .args(["one", "--case", &case.name(), "--only", NAMES[column]])
+        .args(line)
         .output()
         .map_err(|cause| format!("cannot run valgrind, which counts: {cause}"))?;
     let (out, talk) =
@@ -54,7 +70,7 @@ fn instructions(case: Case, column: usize, switch: &str) -> Result<f64, Failure>
     };
     match (after(&talk, "Collected :"), after(&out, "operations:")) {
         (Some(collected), Some(operations)) => Ok(collected / operations),
-        _ => Err(format!("{} on {} under valgrind: {talk}", case.name(), NAMES[column]).into()),
+        _ => Err(format!("{} under valgrind: {talk}", line.join(" ")).into()),
     }
 }
 

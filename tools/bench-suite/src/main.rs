@@ -19,6 +19,7 @@ mod counts;
 mod echo;
 mod flood;
 mod floor;
+mod frame;
 mod heap;
 mod identity;
 mod link;
@@ -63,7 +64,8 @@ struct Cli {
 /// What takes part.
 #[derive(Args)]
 struct What {
-    /// Only this case or family: bulk-1472, rpc, handshake-resumed, idle, floor; repeatable
+    /// Only this case or family: bulk-1472, rpc, handshake-resumed, idle, floor, frame (counts);
+    /// repeatable
     #[arg(long)]
     case: Vec<String>,
     /// Only this stack: quiclane, quinn-proto, quiche; repeatable
@@ -93,6 +95,12 @@ enum Sub {
     /// One slice of one case on one stack: what runs under callgrind
     #[command(hide = true)]
     One(What),
+    /// Frames taken apart: what runs under callgrind
+    #[command(hide = true)]
+    OneFrame(frame::FrameArgs),
+    /// What the UDP checksum of a received frame costs: a part of `tools/bench net`
+    #[command(hide = true)]
+    Frame,
     /// A raw AF_XDP echo, or its client: a part of `tools/bench net`
     #[command(hide = true)]
     Echo(echo::EchoArgs),
@@ -114,7 +122,12 @@ fn main() -> ExitCode {
 fn dispatch(cli: &Cli) -> Result<(), Failure> {
     match &cli.command {
         None => run(cli),
-        Some(Sub::Counts(what)) => counts::print(&what.cases()?, what.columns()?),
+        Some(Sub::Counts(what)) => {
+            counts::print(&what.cases()?, what.columns()?)?;
+            if what.wants("frame") { counts::print_frames() } else { Ok(()) }
+        }
+        Some(Sub::OneFrame(args)) => frame::one(*args),
+        Some(Sub::Frame) => frame::run(),
         Some(Sub::Echo(args)) => echo::run(args),
         Some(Sub::Flood(args)) => flood::run(args),
         Some(Sub::Loss(args)) => {
@@ -167,7 +180,9 @@ impl What {
     fn cases(&self) -> Result<Vec<Case>, Failure> {
         let names = || cases::ALL.iter().map(|case| case.name());
         let known = |wanted: &str| {
-            names().chain(["idle".into(), "floor".into()]).any(|name| selects(wanted, &name))
+            names()
+                .chain(["idle", "floor", "frame"].map(String::from))
+                .any(|name| selects(wanted, &name))
         };
         if let Some(unknown) = self.case.iter().find(|wanted| !known(wanted)) {
             let all: Vec<_> = names().collect();
