@@ -8,7 +8,7 @@
 //! | | grows by | a congestion event leaves |
 //! |---|---|---|
 //! | [`NewReno`] (RFC 9002 §7.3) | one packet per round trip | half |
-//! | [`Cubic`] (RFC 9438), default | a cubic function of time | seven tenths |
+//! | [`Cubic`] (RFC 9438), default | a cubic function of time | seven tenths, or nearly all where losses show no queue |
 //!
 //! Both start with slow start; CUBIC leaves it before loss where round trips grow
 //! (HyStart++, RFC 9406). All lengths are bytes.
@@ -47,6 +47,19 @@ pub fn min_window(mtu: u16) -> u64 {
     MIN_WINDOW_PACKETS * u64::from(mtu)
 }
 
+/// Packets that were lost or marked, as one ACK frame or one timer found them.
+#[derive(Clone, Copy, Debug)]
+pub struct Congestion {
+    /// When the newest of them was sent.
+    pub sent_time: Instant,
+    /// Bytes lost; 0 for marks.
+    pub lost_bytes: u64,
+    /// The losses span the time of RFC 9002 §7.6.
+    pub persistent: bool,
+    /// A router marked them.
+    pub ecn: bool,
+}
+
 /// Decides how many bytes may be in flight.
 pub trait Controller: Send {
     /// A packet of `bytes` that counts in flight was sent.
@@ -65,16 +78,9 @@ pub trait Controller: Send {
         rtt: &Rtt,
     );
 
-    /// Packets were lost, or (`ecn`) a router marked some. `sent_time` is of the newest of
-    /// them. Losses of the same flight as an earlier one change nothing. `persistent` says
-    /// that the losses span the time of RFC 9002 §7.6. Returns whether the window was reduced.
-    fn on_congestion(
-        &mut self,
-        now: Instant,
-        sent_time: Instant,
-        persistent: bool,
-        ecn: bool,
-    ) -> bool;
+    /// Packets were lost, or a router marked some. Returns true if this is an event of its own,
+    /// and false if it belongs to the last one.
+    fn on_congestion(&mut self, now: Instant, news: &Congestion, rtt: &Rtt) -> bool;
 
     /// Everything that the last congestion event was about has arrived: it was none. What it
     /// changed is changed back (RFC 9438 §4.9.2), unless persistent congestion came after it.
@@ -102,9 +108,12 @@ pub trait Controller: Send {
 pub enum Algorithm {
     /// RFC 9002 §7.
     NewReno,
-    /// RFC 9438 with RFC 9406.
+    /// RFC 9438 with RFC 9406; a loss without a queue costs a share of the window: see
+    /// [`Cubic`].
     #[default]
     Cubic,
+    /// RFC 9438 with RFC 9406; any loss costs three tenths of the window.
+    StrictCubic,
 }
 
 /// Any controller, held by value: a connection's is chosen at run time, and a call costs a
@@ -124,6 +133,7 @@ impl AnyController {
         match algorithm {
             Algorithm::NewReno => Self::NewReno(NewReno::new(mtu)),
             Algorithm::Cubic => Self::Cubic(Cubic::new(mtu)),
+            Algorithm::StrictCubic => Self::Cubic(Cubic::strict(mtu)),
         }
     }
 }
@@ -157,14 +167,8 @@ impl Controller for AnyController {
         each!(self, controller => controller.on_acked(now, sent_time, bytes, pn, app_limited, rtt));
     }
 
-    fn on_congestion(
-        &mut self,
-        now: Instant,
-        sent_time: Instant,
-        persistent: bool,
-        ecn: bool,
-    ) -> bool {
-        each!(self, controller => controller.on_congestion(now, sent_time, persistent, ecn))
+    fn on_congestion(&mut self, now: Instant, news: &Congestion, rtt: &Rtt) -> bool {
+        each!(self, controller => controller.on_congestion(now, news, rtt))
     }
 
     fn on_spurious(&mut self) {

@@ -1,6 +1,8 @@
 //! NewReno as RFC 9002 §7 and appendix B write it down.
 
-use super::{Controller, Recovery, WINDOW_MAX_BYTES, initial_window, min_window, window_for_mtu};
+use super::{
+    Congestion, Controller, Recovery, WINDOW_MAX_BYTES, initial_window, min_window, window_for_mtu,
+};
 use crate::proto::rtt::Rtt;
 use crate::time::Instant;
 
@@ -67,14 +69,8 @@ impl Controller for NewReno {
     }
 
     // RFC 9002 §B.6, OnCongestionEvent, and §B.8.
-    fn on_congestion(
-        &mut self,
-        now: Instant,
-        sent_time: Instant,
-        persistent: bool,
-        _ecn: bool,
-    ) -> bool {
-        let reduces = !self.recovery.covers(sent_time);
+    fn on_congestion(&mut self, now: Instant, news: &Congestion, _rtt: &Rtt) -> bool {
+        let reduces = !self.recovery.covers(news.sent_time);
         if reduces {
             self.before_event = Some((self.window, self.ssthresh));
             self.recovery.start(now);
@@ -82,12 +78,12 @@ impl Controller for NewReno {
             self.ssthresh = self.window;
             self.acked_bytes = 0;
         }
-        if persistent {
+        if news.persistent {
             self.window = min_window(self.mtu);
             self.recovery.end();
             self.before_event = None;
         }
-        reduces || persistent
+        reduces || news.persistent
     }
 
     fn on_spurious(&mut self) {

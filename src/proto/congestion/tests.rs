@@ -7,6 +7,7 @@ use proptest::prelude::*;
 const MTU: u16 = 1_200;
 const MSS: u64 = 1_200;
 const MS: u64 = MILLISECOND_NS;
+const ALL: [Algorithm; 3] = [Algorithm::NewReno, Algorithm::Cubic, Algorithm::StrictCubic];
 
 fn at(ns: u64) -> Instant {
     Instant::from_nanos(ns)
@@ -17,6 +18,23 @@ fn rtt_of(rtt_ns: u64) -> Rtt {
     rtt.update(rtt_ns, 0, Instant::EPOCH);
     rtt
 }
+
+/// A path whose queue shows in its round trips.
+fn queued() -> Rtt {
+    let mut rtt = rtt_of(20 * MS);
+    rtt.update(40 * MS, 0, Instant::EPOCH);
+    rtt
+}
+
+/// Congestion on a path whose queue shows: a packet was lost, or marked.
+trait Meets: Controller {
+    fn meets(&mut self, now: Instant, sent_time: Instant, persistent: bool, ecn: bool) -> bool {
+        let news = Congestion { sent_time, lost_bytes: MSS, persistent, ecn };
+        self.on_congestion(now, &news, &queued())
+    }
+}
+
+impl<C: Controller> Meets for C {}
 
 /// A sender that is always limited by its window, over a path with a fixed round trip: in
 /// each round it sends one window, and all of it is acknowledged one round trip later.
@@ -57,7 +75,7 @@ impl<C: Controller> Path<C> {
     fn lose(&mut self) {
         self.now_ns += self.rtt_ns;
         let now = at(self.now_ns);
-        self.controller.on_congestion(now, now, false, false);
+        self.controller.meets(now, now, false, false);
         self.now_ns += 1;
     }
 }
@@ -74,7 +92,7 @@ fn initial_windows_of_the_rfc() {
 
 #[test]
 fn slow_start_doubles_each_round() {
-    for algorithm in [Algorithm::NewReno, Algorithm::Cubic] {
+    for algorithm in ALL {
         let mut path = Path::new(AnyController::new(algorithm, MTU), 50 * MS);
         path.rounds(5);
         assert_eq!(path.controller.window(), 12_000 << 5, "{}", path.controller.name());
@@ -105,19 +123,117 @@ fn cubic_keeps_seven_tenths() {
     assert_eq!(path.controller.ssthresh(), Some(134_400));
 }
 
+/// Packets were lost, and no queue shows.
+fn by_chance(sent_time: Instant, packets: u64) -> Congestion {
+    Congestion { sent_time, lost_bytes: packets * MSS, persistent: false, ecn: false }
+}
+
+/// CUBIC with a window of 100 packets that has met congestion before.
+fn cubic_at_100() -> Cubic {
+    let mut cubic = Cubic::new(MTU);
+    cubic.meets(at(1), at(1), false, false);
+    cubic.window = 100 * MSS;
+    cubic
+}
+
+#[test]
+fn a_loss_without_a_queue_costs_half_of_what_was_lost() {
+    let (mut cubic, flat) = (cubic_at_100(), rtt_of(20 * MS));
+    assert!(cubic.on_congestion(at(20), &by_chance(at(10), 2), &flat));
+    assert_eq!((cubic.window(), cubic.ssthresh()), (99 * MSS, Some(99 * MSS)));
+    // More of the same flight.
+    assert!(!cubic.on_congestion(at(22), &by_chance(at(15), 4), &flat));
+    assert_eq!((cubic.window(), cubic.ssthresh()), (97 * MSS, Some(97 * MSS)));
+    // However many: three tenths of the window before the event.
+    cubic.on_congestion(at(24), &by_chance(at(20), 90), &flat);
+    assert_eq!(cubic.window(), 70 * MSS);
+    cubic.on_congestion(at(26), &by_chance(at(20), u64::MAX / MSS), &flat);
+    assert_eq!(cubic.window(), 70 * MSS);
+    // The next flight is an event of its own.
+    assert!(cubic.on_congestion(at(40), &by_chance(at(30), 2), &flat));
+    assert_eq!(cubic.window(), 69 * MSS);
+}
+
+#[test]
+fn a_queue_or_a_mark_costs_three_tenths_at_once_and_afterwards() {
+    let flat = rtt_of(20 * MS);
+    let lost = by_chance(at(15), 2);
+    let mark = Congestion { ecn: true, lost_bytes: 0, ..lost };
+    for (news, rtt) in [(lost, queued()), (mark, flat), (mark, queued()), (lost, Rtt::default())] {
+        let mut cubic = cubic_at_100();
+        assert!(cubic.on_congestion(at(20), &news, &rtt));
+        assert_eq!(cubic.window(), 70 * MSS);
+        // An event that begins with losses by chance becomes a full one, once.
+        let mut cubic = cubic_at_100();
+        cubic.on_congestion(at(20), &by_chance(at(10), 2), &flat);
+        for _ in 0..3 {
+            assert!(!cubic.on_congestion(at(22), &news, &rtt), "the same event");
+            assert_eq!((cubic.window(), cubic.ssthresh()), (70 * MSS, Some(70 * MSS)));
+        }
+        cubic.on_congestion(at(24), &by_chance(at(18), 2), &flat);
+        assert_eq!(cubic.window(), 70 * MSS, "it is paid for");
+        cubic.on_spurious();
+        assert_eq!(cubic.window(), 100 * MSS);
+    }
+    let mut strict = Cubic::strict(MTU);
+    strict.window = 100 * MSS;
+    strict.on_congestion(at(20), &lost, &flat);
+    assert_eq!(strict.window(), 70 * MSS);
+}
+
+#[test]
+fn persistent_congestion_without_a_queue_is_what_it_is() {
+    let mut cubic = cubic_at_100();
+    let flat = rtt_of(20 * MS);
+    cubic.on_congestion(at(20), &by_chance(at(10), 2), &flat);
+    let persistent = Congestion { persistent: true, ..by_chance(at(15), 2) };
+    assert!(cubic.on_congestion(at(22), &persistent, &flat));
+    assert_eq!((cubic.window(), cubic.ssthresh()), (2 * MSS, Some(70 * MSS)));
+    cubic.on_spurious();
+    assert_eq!(cubic.window(), 2 * MSS);
+}
+
+#[test]
+fn losses_by_chance_leave_a_window_of_one_over_their_rate() {
+    // One packet in a hundred. RFC 9438 comes to 12 packets, 1.2 / sqrt(0.01).
+    let mean = |mut cubic: Cubic| {
+        let flat = rtt_of(20 * MS);
+        let (mut now_ns, mut pn, mut sum) = (SECOND_NS, 0, 0);
+        for round in 0..2_000 {
+            let packets = cubic.window() / MSS;
+            for i in 0..packets {
+                let sent = at(now_ns + i * 20 * MS / packets);
+                let now = sent.plus_ns(20 * MS);
+                pn += 1;
+                if pn % 100 == 0 {
+                    cubic.on_congestion(now, &by_chance(sent, 1), &flat);
+                } else {
+                    cubic.on_acked(now, sent, MSS, pn, false, &flat);
+                }
+            }
+            now_ns += 20 * MS;
+            sum += if round < 1_000 { 0 } else { packets };
+        }
+        sum / 1_000
+    };
+    let (strict, own) = (mean(Cubic::strict(MTU)), mean(Cubic::new(MTU)));
+    assert!((8..=16).contains(&strict), "{strict} packets");
+    assert!((50..=200).contains(&own), "{own} packets");
+}
+
 #[test]
 fn losses_of_one_flight_count_once() {
-    for algorithm in [Algorithm::NewReno, Algorithm::Cubic] {
+    for algorithm in ALL {
         let mut controller = AnyController::new(algorithm, MTU);
         let rtt = rtt_of(50 * MS);
-        controller.on_congestion(at(100), at(10), false, false);
+        controller.meets(at(100), at(10), false, false);
         let window = controller.window();
         // Sent before the event, lost or acknowledged after it: nothing changes.
-        controller.on_congestion(at(110), at(100), false, true);
+        controller.meets(at(110), at(100), false, true);
         controller.on_acked(at(120), at(100), MSS, 1, false, &rtt);
         assert_eq!(controller.window(), window);
         // Sent after it: a new event.
-        controller.on_congestion(at(200), at(101), false, false);
+        controller.meets(at(200), at(101), false, false);
         assert!(controller.window() < window);
     }
 }
@@ -125,15 +241,15 @@ fn losses_of_one_flight_count_once() {
 #[test]
 fn an_event_that_was_none_leaves_no_trace() {
     // RFC 9438 §4.9.2.
-    for algorithm in [Algorithm::NewReno, Algorithm::Cubic] {
+    for algorithm in ALL {
         let mut path = Path::new(AnyController::new(algorithm, MTU), 20 * MS);
         path.rounds(4);
         path.lose();
         path.rounds(10);
         let mut undisturbed = path.controller.clone();
         let now = at(path.now_ns);
-        assert!(path.controller.on_congestion(now, now, false, false));
-        assert!(!path.controller.on_congestion(now, now, false, false), "the same event");
+        assert!(path.controller.meets(now, now, false, false));
+        assert!(!path.controller.meets(now, now, false, false), "the same event");
         path.controller.on_spurious();
         assert_eq!(path.controller.window(), undisturbed.window());
         assert_eq!(path.controller.ssthresh(), undisturbed.ssthresh());
@@ -145,7 +261,7 @@ fn an_event_that_was_none_leaves_no_trace() {
         let (a, b) = (path.controller.window(), other.controller.window());
         assert!(a.abs_diff(b) <= MSS, "{a} {b}");
         undisturbed = other.controller;
-        assert!(undisturbed.on_congestion(at(path.now_ns), at(path.now_ns), true, false));
+        assert!(undisturbed.meets(at(path.now_ns), at(path.now_ns), true, false));
         undisturbed.on_spurious();
         assert_eq!(undisturbed.window(), min_window(MTU), "persistent congestion stands");
     }
@@ -153,24 +269,24 @@ fn an_event_that_was_none_leaves_no_trace() {
 
 #[test]
 fn ecn_counts_as_loss() {
-    for algorithm in [Algorithm::NewReno, Algorithm::Cubic] {
+    for algorithm in ALL {
         let mut marked = AnyController::new(algorithm, MTU);
         let mut lost = AnyController::new(algorithm, MTU);
-        marked.on_congestion(at(100), at(10), false, true);
-        lost.on_congestion(at(100), at(10), false, false);
+        marked.meets(at(100), at(10), false, true);
+        lost.meets(at(100), at(10), false, false);
         assert_eq!(marked.window(), lost.window());
     }
 }
 
 #[test]
 fn persistent_congestion_leaves_the_minimum_and_slow_start() {
-    for algorithm in [Algorithm::NewReno, Algorithm::Cubic] {
+    for algorithm in ALL {
         let mut path = Path::new(AnyController::new(algorithm, MTU), 50 * MS);
         path.rounds(5);
         let before = path.controller.window();
         path.now_ns += SECOND_NS;
         let now = at(path.now_ns);
-        path.controller.on_congestion(now, now, true, false);
+        path.controller.meets(now, now, true, false);
         assert_eq!(path.controller.window(), 2 * MSS);
         let ssthresh = path.controller.ssthresh().expect("an event");
         assert!(ssthresh < before && ssthresh >= before / 2);
@@ -184,10 +300,10 @@ fn persistent_congestion_leaves_the_minimum_and_slow_start() {
 
 #[test]
 fn repeated_events_stop_at_the_minimum() {
-    for algorithm in [Algorithm::NewReno, Algorithm::Cubic] {
+    for algorithm in ALL {
         let mut controller = AnyController::new(algorithm, MTU);
         for i in 1..100 {
-            controller.on_congestion(at(10 * i), at(10 * i), false, false);
+            controller.meets(at(10 * i), at(10 * i), false, false);
         }
         assert_eq!(controller.window(), min_window(MTU));
     }
@@ -195,7 +311,7 @@ fn repeated_events_stop_at_the_minimum() {
 
 #[test]
 fn an_application_limited_sender_does_not_grow() {
-    for algorithm in [Algorithm::NewReno, Algorithm::Cubic] {
+    for algorithm in ALL {
         let mut controller = AnyController::new(algorithm, MTU);
         let rtt = rtt_of(50 * MS);
         for phase in 0..2u64 {
@@ -206,18 +322,18 @@ fn an_application_limited_sender_does_not_grow() {
             }
             assert_eq!(controller.window(), window, "{}", controller.name());
             let now = at(15_000 * MS);
-            controller.on_congestion(now, now, false, false);
+            controller.meets(now, now, false, false);
         }
     }
 }
 
 #[test]
 fn a_larger_mtu_moves_the_untouched_window_only() {
-    for algorithm in [Algorithm::NewReno, Algorithm::Cubic] {
+    for algorithm in ALL {
         let mut controller = AnyController::new(algorithm, MTU);
         controller.on_mtu(1_452);
         assert_eq!(controller.window(), initial_window(1_452));
-        controller.on_congestion(at(100), at(10), true, false);
+        controller.meets(at(100), at(10), true, false);
         controller.on_mtu(9_000);
         assert_eq!(controller.window(), 18_000);
     }
@@ -341,7 +457,7 @@ fn after_persistent_congestion_the_curve_starts_flat() {
     let mut path = cubic_after_event();
     path.now_ns += SECOND_NS;
     let now = at(path.now_ns);
-    path.controller.on_congestion(now, now, true, false);
+    path.controller.meets(now, now, true, false);
     path.now_ns += 1;
     // Slow start from 2 packets to 980 ends in the 9th round. Then K is 0 (RFC 9438 §4.8): in
     // a second the curve rises by 0.4 packets, and Reno's share by one a round.
@@ -423,7 +539,7 @@ fn hystart_is_for_the_first_slow_start_only() {
     path.rounds(4);
     path.now_ns += SECOND_NS;
     let now = at(path.now_ns);
-    path.controller.on_congestion(now, now, true, false);
+    path.controller.meets(now, now, true, false);
     path.now_ns += 1;
     let mut now_ns = path.now_ns;
     slow_start_round(&mut path.controller, &mut now_ns, 40 * MS);
@@ -437,6 +553,7 @@ enum Event {
     Sent(u64, u64),
     Acked(u64, u64, u64, bool, u64),
     Congestion(u64, u64, bool, bool),
+    Chance(u64, u64, u64, u64),
     Spurious,
     Mtu(u16),
 }
@@ -450,6 +567,8 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
             .prop_map(|(now, sent, bytes, app, rtt)| Event::Acked(now, sent, bytes, app, rtt)),
         2 => (any::<u64>(), any::<u64>(), any::<bool>(), any::<bool>())
             .prop_map(|(now, sent, p, ecn)| Event::Congestion(now, sent, p, ecn)),
+        2 => (any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>())
+            .prop_map(|(now, sent, bytes, rtt)| Event::Chance(now, sent, bytes, rtt)),
         1 => Just(Event::Spurious),
         1 => (1_200..u16::MAX).prop_map(Event::Mtu),
     ];
@@ -473,7 +592,12 @@ proptest! {
                     prop_assert!(!app_limited || controller.window() == before);
                 }
                 Event::Congestion(now, sent, persistent, ecn) => {
-                    controller.on_congestion(at(now), at(sent), persistent, ecn);
+                    controller.meets(at(now), at(sent), persistent, ecn);
+                    prop_assert!(controller.window() <= before);
+                }
+                Event::Chance(now, sent, lost_bytes, rtt_ns) => {
+                    let news = Congestion { lost_bytes, ..by_chance(at(sent), 0) };
+                    controller.on_congestion(at(now), &news, &rtt_of(rtt_ns));
                     prop_assert!(controller.window() <= before);
                 }
                 Event::Spurious => {
@@ -500,11 +624,11 @@ proptest! {
 #[test]
 fn costs() {
     let packets: u64 = if cfg!(debug_assertions) { 1_000 } else { 1_000_000 };
-    for algorithm in [Algorithm::NewReno, Algorithm::Cubic] {
+    for algorithm in ALL {
         for window_packets in [20, 1_000] {
             let mut controller = AnyController::new(algorithm, MTU);
             let rtt = rtt_of(10 * MS);
-            controller.on_congestion(at(1), at(1), false, false);
+            controller.meets(at(1), at(1), false, false);
             while controller.window() < window_packets * MSS {
                 controller.on_acked(at(2), at(2), MSS, 0, false, &rtt);
             }

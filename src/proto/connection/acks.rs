@@ -6,7 +6,7 @@ use super::error::TransportError;
 use super::space::AckPolicy;
 use super::{Connection, SpaceId, timers::LossBudget};
 use crate::ecn::Ecn;
-use crate::proto::congestion::Controller;
+use crate::proto::congestion::{Congestion, Controller};
 use crate::proto::recovery::{Losses, NeverSent, PACKET_THRESHOLD, Resolved};
 use crate::proto::sent::SentFrame;
 use crate::time::{Instant, MICROSECOND_NS};
@@ -324,7 +324,9 @@ impl Connection {
         if self.ecn.on_report(counts, marked) == EcnVerdict::Congestion
             && let Some(sent_at) = largest_sent_at
         {
-            let reduced = self.congestion.on_congestion(now, sent_at, false, true);
+            let news =
+                Congestion { sent_time: sent_at, lost_bytes: 0, persistent: false, ecn: true };
+            let reduced = self.congestion.on_congestion(now, &news, &self.rtt);
             self.stats.congestion_events += u64::from(reduced);
             self.suspects.convict();
         }
@@ -343,11 +345,12 @@ impl Connection {
         }
         self.stats.lost_packets += losses.packets;
         self.stats.lost_bytes += losses.bytes;
-        let Some(newest) = losses.newest_sent_at else { return };
+        let Some(sent_time) = losses.newest_sent_at else { return };
         // RFC 9002 §7.6.
         let persistent = losses.longest_run_ns > self.persistent_congestion_ns();
         self.stats.persistent_congestions += u64::from(persistent);
-        let reduced = self.congestion.on_congestion(now, newest, persistent, false);
+        let news = Congestion { sent_time, lost_bytes: losses.bytes, persistent, ecn: false };
+        let reduced = self.congestion.on_congestion(now, &news, &self.rtt);
         self.stats.congestion_events += u64::from(reduced);
         if persistent {
             // RFC 9002 §5.2: the path may have become another one.

@@ -49,7 +49,7 @@ fn run(habits: [Habit; 2], every: u64, seed: u64) -> [ConnectionStats; 2] {
     let streams: Vec<_> = (0..4)
         .map(|_| {
             let stream = pair.client.open(Dir::Bi).unwrap();
-            pair.client.send(stream, Bytes::from(vec![seed as u8; 200_000]), true).unwrap();
+            pair.client.send(stream, Bytes::from(vec![seed as u8; 400_000]), true).unwrap();
             stream
         })
         .collect();
@@ -69,7 +69,7 @@ fn run(habits: [Habit; 2], every: u64, seed: u64) -> [ConnectionStats; 2] {
         assert!(pair.server.is_established(), "{what}: {:?}", pair.server_app.closed());
     }
     for stream in streams {
-        assert_eq!(pair.client_app.data[&stream], vec![seed as u8; 200_000]);
+        assert_eq!(pair.client_app.data[&stream], vec![seed as u8; 400_000]);
     }
     [pair.client.stats(), pair.server.stats()]
 }

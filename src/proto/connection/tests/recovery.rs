@@ -2,6 +2,7 @@
 
 use super::pair::*;
 use super::*;
+use crate::proto::congestion::Algorithm;
 use crate::time::MILLISECOND_NS;
 
 /// Drops so many of 1,024 datagrams to the client, the same ones each time.
@@ -16,10 +17,11 @@ fn lossy(of_1024: u32) -> Box<dyn FnMut(&mut Flight) -> bool> {
 /// Sends 6 MB from the server to a client that acknowledges every so many packets, over a path
 /// that loses 3%; returns the milliseconds that it took. Not `helped`, the server learns
 /// nothing of the client's patience.
-fn download_ms(ack_threshold: u32, helped: bool) -> u64 {
+fn download_ms(ack_threshold: u32, helped: bool, congestion: Algorithm) -> u64 {
     const BYTES: usize = 6_000_000;
     let client = TransportConfig { ack_threshold, ..TransportConfig::default() };
-    let mut pair = Pair::with(client, TransportConfig::default());
+    let server = TransportConfig { congestion, ..TransportConfig::default() };
+    let mut pair = Pair::with(client, server);
     pair.settle();
     let stream = pair.server.open(Dir::Uni).unwrap();
     pair.filter = lossy(30);
@@ -40,11 +42,18 @@ fn download_ms(ack_threshold: u32, helped: bool) -> u64 {
 fn a_peer_that_acknowledges_every_tenth_packet_is_served_nearly_as_fast() {
     // Less than ten packets are what 3% of loss leaves of a window: without help, most flights
     // wait for the peer's 25 ms.
-    let [every_second, helped, unhelped] =
-        [(2, true), (10, true), (10, false)].map(|(n, helped)| download_ms(n, helped));
+    let [every_second, helped, unhelped] = [(2, true), (10, true), (10, false)]
+        .map(|(n, h)| download_ms(n, h, Algorithm::StrictCubic));
     eprintln!("every second: {every_second} ms; every tenth: {helped} ms, unhelped {unhelped} ms");
     assert!(helped < 3 * every_second, "{helped} ms against {every_second} ms");
     assert!(3 * helped < 2 * unhelped, "{helped} ms against {unhelped} ms");
+}
+
+#[test]
+fn losses_without_a_queue_cost_less_than_those_with_one() {
+    let [own, strict] = [Algorithm::Cubic, Algorithm::StrictCubic].map(|a| download_ms(2, true, a));
+    eprintln!("{own} ms; strict: {strict} ms");
+    assert!(2 * own < strict, "{own} ms against {strict} ms");
 }
 
 #[test]
