@@ -1,6 +1,8 @@
 //! A path in virtual time: a queue in front of a line, a delay, and faults by chance.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
+use std::rc::Rc;
 
 /// What a path is like, one way.
 #[derive(Clone, Copy, Debug)]
@@ -21,8 +23,8 @@ pub(crate) struct Line {
 pub(crate) struct Link {
     line: Line,
     random: u64,
-    /// When the line is done with what is in its queue.
-    busy_until_ns: u64,
+    /// When the line is done with what is in its queue; all that share the line have the same.
+    busy_until_ns: Rc<Cell<u64>>,
     under_way: VecDeque<(u64, Vec<u8>)>,
     spare: Vec<Vec<u8>>,
     /// Datagrams that the queue had no room for.
@@ -30,7 +32,7 @@ pub(crate) struct Link {
 }
 
 /// xorshift64* (Vigna 2016).
-fn next(state: &mut u64) -> u64 {
+pub(crate) fn next(state: &mut u64) -> u64 {
     *state ^= *state >> 12;
     *state ^= *state << 25;
     *state ^= *state >> 27;
@@ -40,13 +42,18 @@ fn next(state: &mut u64) -> u64 {
 impl Link {
     /// A direction whose faults come from `seed`.
     pub(crate) fn new(line: Line, seed: u64) -> Self {
+        Self::sharing(line, seed, Rc::default())
+    }
+
+    /// As [`new`](Self::new), on a line and its queue that others use as well.
+    pub(crate) fn sharing(line: Line, seed: u64, busy_until_ns: Rc<Cell<u64>>) -> Self {
         let mut random = seed.wrapping_mul(2).wrapping_add(1);
         // The first numbers of small seeds are alike.
         for _ in 0..8 {
             next(&mut random);
         }
         let under_way = VecDeque::new();
-        Self { line, random, busy_until_ns: 0, under_way, spare: Vec::new(), overflowed: 0 }
+        Self { line, random, busy_until_ns, under_way, spare: Vec::new(), overflowed: 0 }
     }
 
     fn chance(&mut self, per_mille: u64) -> bool {
@@ -58,14 +65,15 @@ impl Link {
         // Drawn for each datagram, whatever becomes of it: one seed is one list of faults.
         let lost = self.chance(self.line.lost_per_mille);
         let corrupted = self.chance(self.line.corrupted_per_mille);
-        let waits_ns = self.busy_until_ns.saturating_sub(now_ns);
+        let busy_until_ns = self.busy_until_ns.get();
+        let waits_ns = busy_until_ns.saturating_sub(now_ns);
         if waits_ns * self.line.bits_per_second / 8 > self.line.queue_bytes * 1_000_000_000 {
             self.overflowed += 1;
             return;
         }
         let bits = datagram.len() as u64 * 8;
-        self.busy_until_ns =
-            self.busy_until_ns.max(now_ns) + bits * 1_000_000_000 / self.line.bits_per_second;
+        let done_ns = busy_until_ns.max(now_ns) + bits * 1_000_000_000 / self.line.bits_per_second;
+        self.busy_until_ns.set(done_ns);
         if lost {
             return;
         }
@@ -76,7 +84,7 @@ impl Link {
             let bit = (next(&mut self.random) >> 16) as usize % (bytes.len() * 8);
             bytes[bit / 8] ^= 1 << (bit % 8);
         }
-        self.under_way.push_back((self.busy_until_ns + self.line.delay_ns, bytes));
+        self.under_way.push_back((done_ns + self.line.delay_ns, bytes));
     }
 
     /// Hands out what has arrived by `now_ns`, at most `budget` datagrams.

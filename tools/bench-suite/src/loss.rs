@@ -19,7 +19,7 @@ use crate::{Failure, clock};
 /// The largest datagram.
 const MTU: u16 = 1_472;
 /// How often both sides are asked what they have to say: a packet's time on the line.
-const TICK_NS: u64 = 100_000;
+pub(crate) const TICK_NS: u64 = 100_000;
 /// What a handshake may take.
 const HANDSHAKE_TICKS: u64 = 100_000;
 /// What a transfer is measured for.
@@ -106,19 +106,47 @@ fn print_row(case: &Case, row: [Vec<Transfer>; COLUMNS]) {
 }
 
 /// Both sides and the path between them.
-struct Bench<S: Stack> {
-    client: S::Client,
-    server: S::Server,
-    up: Link,
+pub(crate) struct Bench<S: Stack> {
+    pub(crate) client: S::Client,
+    pub(crate) server: S::Server,
+    pub(crate) up: Link,
     down: Link,
     wire: Wire,
-    now_ns: u64,
+    pub(crate) now_ns: u64,
     started: std::time::Instant,
 }
 
 impl<S: Stack> Bench<S> {
+    /// Both sides and a connection between them whose handshake is over. It met no faults.
+    pub(crate) fn connected(line: Line, identity: &Rc<Identity>) -> Result<(Self, usize), Failure> {
+        let setup = Setup { mtu: MTU, resume: false, identity: identity.clone() };
+        let (client, server) = S::pair(&setup)?;
+        let clean = Line { lost_per_mille: 0, corrupted_per_mille: 0, ..line };
+        let mut bench = Self {
+            client,
+            server,
+            up: Link::new(clean, 0),
+            down: Link::new(clean, 0),
+            wire: Wire::default(),
+            now_ns: 0,
+            started: clock::now(),
+        };
+        let connection = bench.client.connect(0)?;
+        for _ in 0..HANDSHAKE_TICKS {
+            if bench.client.handshakes() > 0 && bench.server.handshakes() > 0 {
+                break;
+            }
+            bench.tick();
+        }
+        // Acknowledgements of the handshake are under way still.
+        for _ in 0..SECOND_NS / 10 / TICK_NS {
+            bench.tick();
+        }
+        Ok((bench, connection))
+    }
+
     /// A tick later: what has arrived is read, what is due is sent.
-    fn tick(&mut self) {
+    pub(crate) fn tick(&mut self) {
         self.now_ns += TICK_NS;
         while S::REAL_TIME && (clock::now() - self.started).as_nanos() < u128::from(self.now_ns) {
             std::hint::spin_loop();
@@ -158,30 +186,7 @@ fn transfer<S: Stack>(
     trace: bool,
     identity: &Rc<Identity>,
 ) -> Result<Transfer, Failure> {
-    let setup = Setup { mtu: MTU, resume: false, identity: identity.clone() };
-    let (client, server) = S::pair(&setup)?;
-    // The handshake is not what is measured: it meets no faults.
-    let clean = Line { lost_per_mille: 0, corrupted_per_mille: 0, ..case.line };
-    let mut bench: Bench<S> = Bench {
-        client,
-        server,
-        up: Link::new(clean, 0),
-        down: Link::new(clean, 0),
-        wire: Wire::default(),
-        now_ns: 0,
-        started: clock::now(),
-    };
-    let connection = bench.client.connect(0)?;
-    for _ in 0..HANDSHAKE_TICKS {
-        if bench.client.handshakes() > 0 && bench.server.handshakes() > 0 {
-            break;
-        }
-        bench.tick();
-    }
-    // Acknowledgements of the handshake are under way still.
-    for _ in 0..SECOND_NS / 10 / TICK_NS {
-        bench.tick();
-    }
+    let (mut bench, connection) = Bench::<S>::connected(case.line, identity)?;
     bench.up = Link::new(case.line, seed);
     bench.down = Link::new(case.line, seed + 1_000);
     bench.client.start_bulk(bench.now_ns, connection);

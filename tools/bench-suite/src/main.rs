@@ -17,6 +17,7 @@ mod cases;
 mod clock;
 mod counts;
 mod echo;
+mod fair;
 mod flood;
 mod floor;
 mod frame;
@@ -86,12 +87,25 @@ struct LossArgs {
     trace: bool,
 }
 
+/// What of `fair` to run.
+#[derive(Args)]
+struct FairArgs {
+    /// Only this pairing: two, beside-strict, beside-quinn; repeatable
+    #[arg(long)]
+    case: Vec<String>,
+    /// Fewer seeds
+    #[arg(long)]
+    quick: bool,
+}
+
 #[derive(Subcommand)]
 enum Sub {
     /// Count instructions per operation with callgrind
     Counts(What),
     /// Transfers over a simulated path that loses packets by chance
     Loss(LossArgs),
+    /// Two transfers through one simulated bottleneck
+    Fair(FairArgs),
     /// One slice of one case on one stack: what runs under callgrind
     #[command(hide = true)]
     One(What),
@@ -135,6 +149,7 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
             columns[2] &= !args.what.only.is_empty();
             loss::run(columns, &args.what.case, args.quick, args.trace)
         }
+        Some(Sub::Fair(args)) => fair::run(&args.case, args.quick),
         Some(Sub::One(what)) => {
             let identity = Rc::new(Identity::new()?);
             for case in what.cases()? {

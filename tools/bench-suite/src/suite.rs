@@ -11,7 +11,11 @@ use crate::cases::{Case, Runner};
 use crate::identity::Identity;
 use crate::meter::Sample;
 use crate::stack::Stack;
-pub(crate) use crate::stacks::{quiche::Quiche, quiclane::Quiclane, quinn::Quinn};
+pub(crate) use crate::stacks::{
+    quiche::Quiche,
+    quiclane::{Quiclane, Strict},
+    quinn::Quinn,
+};
 
 /// Stacks in the order of the columns.
 pub(crate) const COLUMNS: usize = 3;

@@ -19,6 +19,7 @@ use quiclane::ecn::Ecn;
 use quiclane::exec::{
     ClientConfig, ConnectionRef, Crew, Handle, Handler, LaneLimits, ServerConfig, Worker,
 };
+use quiclane::proto::congestion::Algorithm;
 use quiclane::proto::connection::TransportConfig;
 use quiclane::proto::crypto::{ClientTls, ServerTls};
 use quiclane::proto::endpoint::RetryPolicy;
@@ -55,36 +56,55 @@ impl Stack for Quiclane {
     type Server = Side;
 
     fn pair(setup: &Setup) -> Result<(Side, Side), Failure> {
-        let identity = &setup.identity;
-        let server = ServerTls::builder()
-            .certificate_der(&[&identity.leaf], &identity.key_der)?
-            .alpn([ALPN])
-            .build()?;
-        let mut client = ClientTls::builder().roots_der(&[&identity.root])?.alpn([ALPN]);
-        if !setup.resume {
-            client = client.sessions(0);
-        }
-        let transport = Arc::new(TransportConfig {
-            idle_timeout: Duration::ZERO,
-            connection_window_bytes: WINDOW_BYTES,
-            stream_window_bytes: WINDOW_BYTES,
-            bidi_streams: MAX_STREAMS,
-            initial_mtu_bytes: setup.mtu,
-            max_mtu_bytes: setup.mtu,
-            ..TransportConfig::default()
-        });
-        let config = ServerConfig {
-            transport: transport.clone(),
-            retry: RetryPolicy::Never,
-            ..ServerConfig::new(server)
-        };
-        let mut listening = Side::new(true, None)?;
-        let state = listening.state.clone();
-        let accept = move |_: &_| Some(Box::new(App::new(&state)) as Box<dyn Handler>);
-        listening.worker.listen(0, SERVER, &config, Arc::new(accept));
-        let config = ClientConfig { transport, ..ClientConfig::new(client.build()?) };
-        Ok((Side::new(false, Some(config))?, listening))
+        pair(setup, Algorithm::Cubic)
     }
+}
+
+/// This library, as [`Algorithm::StrictCubic`].
+pub(crate) struct Strict;
+
+impl Stack for Strict {
+    const NAME: &'static str = "strict";
+    const REAL_TIME: bool = false;
+    type Client = Side;
+    type Server = Side;
+
+    fn pair(setup: &Setup) -> Result<(Side, Side), Failure> {
+        pair(setup, Algorithm::StrictCubic)
+    }
+}
+
+fn pair(setup: &Setup, congestion: Algorithm) -> Result<(Side, Side), Failure> {
+    let identity = &setup.identity;
+    let server = ServerTls::builder()
+        .certificate_der(&[&identity.leaf], &identity.key_der)?
+        .alpn([ALPN])
+        .build()?;
+    let mut client = ClientTls::builder().roots_der(&[&identity.root])?.alpn([ALPN]);
+    if !setup.resume {
+        client = client.sessions(0);
+    }
+    let transport = Arc::new(TransportConfig {
+        idle_timeout: Duration::ZERO,
+        connection_window_bytes: WINDOW_BYTES,
+        stream_window_bytes: WINDOW_BYTES,
+        bidi_streams: MAX_STREAMS,
+        initial_mtu_bytes: setup.mtu,
+        max_mtu_bytes: setup.mtu,
+        congestion,
+        ..TransportConfig::default()
+    });
+    let config = ServerConfig {
+        transport: transport.clone(),
+        retry: RetryPolicy::Never,
+        ..ServerConfig::new(server)
+    };
+    let mut listening = Side::new(true, None)?;
+    let state = listening.state.clone();
+    let accept = move |_: &_| Some(Box::new(App::new(&state)) as Box<dyn Handler>);
+    listening.worker.listen(0, SERVER, &config, Arc::new(accept));
+    let config = ClientConfig { transport, ..ClientConfig::new(client.build()?) };
+    Ok((Side::new(false, Some(config))?, listening))
 }
 
 /// A datapath whose two ends are in the suite's hands.
