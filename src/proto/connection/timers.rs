@@ -13,9 +13,12 @@ use crate::wire::Side;
 const MAX_BACKOFF: u8 = 20;
 /// Packets that one probe timeout may send (RFC 9002 §6.2.4).
 pub(super) const PROBES: u8 = 2;
-/// Acknowledgements that may be probes as well, between two probe timeouts. A peer that sends all
-/// the time and acknowledges nothing gets no more: each is remembered until it is acknowledged.
+/// Acknowledgements that may be probes as well, between two probe timeouts, at any distance from
+/// the last probe that a probe timeout without the back-off has. A peer that sends all the time
+/// and acknowledges nothing gets few more: each is remembered until it is acknowledged.
 const ACK_PROBES: u8 = 2;
+/// Those that come after, in a time that the timer backs off to: of half a minute, one in 4 s.
+const ACK_PROBES_LATER_BITS: u8 = 3;
 /// Probe timeouts that follow an acknowledgement that is a probe, at a distance that begins anew:
 /// it may be lost, or its answer may.
 const FOLLOW_UPS: u8 = 2;
@@ -173,15 +176,18 @@ impl Connection {
     #[cold]
     pub(super) fn ack_is_probe(&self, now: Instant) -> bool {
         let sent = &self.data.sent;
-        self.ack_probes_left > 0
-            && sent.has_ack_eliciting()
-            && sent.last_eliciting_sent_at().plus_ns(self.pto_ns()) <= now
+        let doublings = match self.ack_probes_left {
+            0 => self.pto_count.min(MAX_BACKOFF).saturating_sub(ACK_PROBES_LATER_BITS),
+            _ => 0,
+        };
+        let distance_ns = self.pto_ns().saturating_mul(1 << doublings);
+        sent.has_ack_eliciting() && sent.last_eliciting_sent_at().plus_ns(distance_ns) <= now
     }
 
     /// An acknowledgement that is a probe as well is about to leave.
     #[cold]
     pub(super) fn note_ack_probe(&mut self) {
-        self.ack_probes_left -= 1;
+        self.ack_probes_left = self.ack_probes_left.saturating_sub(1);
         self.follow_ups = FOLLOW_UPS;
         self.stats.ack_probes += 1;
     }

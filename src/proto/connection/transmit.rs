@@ -323,8 +323,17 @@ impl Connection {
     }
 
     /// A datagram of a size that has not been tried yet (RFC 8899).
-    fn transmit_mtu_probe(&mut self, now: Instant, buf: &mut [u8]) -> Option<(usize, Ecn)> {
+    pub(super) fn transmit_mtu_probe(
+        &mut self,
+        now: Instant,
+        buf: &mut [u8],
+    ) -> Option<(usize, Ecn)> {
         let size = usize::from(self.mtu.probe(now)?);
+        // While nothing is acknowledged, its loss would say nothing; and it would put off the
+        // packets that ask whether the peer is there.
+        if self.pto_count > 0 {
+            return None;
+        }
         if size > buf.len() || self.bytes_in_flight + size as u64 > self.congestion.window() {
             return None;
         }

@@ -30,7 +30,7 @@ use std::thread::{available_parallelism, scope};
 use std::time::Duration;
 
 /// Seeds that failed once, each with why, and hold since.
-const REGRESSIONS: [u64; 31] = [
+const REGRESSIONS: [u64; 33] = [
     // An agent lent 2 to 89 bytes of 300,000 in a round trip.
     777_926_180,
     777_929_294,
@@ -70,6 +70,10 @@ const REGRESSIONS: [u64; 31] = [
     60_002_612,
     // The answer to such a question was lost, and the next waited for the timer again.
     862_519_914_043,
+    // No more such questions were allowed until the timer ran out.
+    457_772_382_903,
+    // A probe of the MTU left in the place of one.
+    457_772_385_070,
     // All that a server heard for 50 s was Finished, for which it has no keys any more.
     126_222_607_244,
 ];

@@ -218,3 +218,39 @@ fn a_peer_that_is_heard_again_is_asked_again_if_the_answer_is_lost() {
     assert_eq!((stats.ptos, stats.ack_probes), (before.ptos + 1, 1), "{stats:?}");
     assert_eq!(pair.client.pto_count, 0);
 }
+
+#[test]
+fn a_peer_that_is_heard_after_a_while_is_asked_though_it_was_asked_in_vain() {
+    let (mut pair, stream) = pair_backed_off(100);
+    pair.filter = Box::new(|f| f.to == Side::Client);
+    for _ in 0..2 {
+        pair.server.pending.ping = true;
+        pair.run_ms(300);
+    }
+    assert_eq!(pair.client.ack_probes_left, 0);
+    // A quarter of the timer later the path is whole, and the server speaks for another.
+    let quarter_ms = (pair.client.pto_ns() << pair.client.pto_count) / 4 / 1_000_000;
+    pair.run_ms(quarter_ms);
+    pair.filter = Box::new(|_| true);
+    for _ in 0..10 {
+        pair.server.pending.ping = true;
+        pair.run_ms(quarter_ms / 10);
+    }
+    assert_eq!(pair.server_app.data[&stream].len(), 100);
+    assert_eq!(pair.client.pto_count, 0);
+}
+
+#[test]
+fn no_probe_of_the_mtu_leaves_while_probes_are_not_answered() {
+    let mut pair = Pair::new();
+    let limit = pair.now.plus_ns(1_000_000_000);
+    while !pair.client.is_confirmed() {
+        assert!(pair.step(limit), "no handshake");
+    }
+    assert!(pair.client.mtu.probe(pair.now).is_some());
+    let mut buf = [0; 2048];
+    pair.client.pto_count = 1;
+    assert!(pair.client.transmit_mtu_probe(pair.now, &mut buf).is_none());
+    pair.client.pto_count = 0;
+    assert!(pair.client.transmit_mtu_probe(pair.now, &mut buf).is_some());
+}
