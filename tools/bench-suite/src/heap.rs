@@ -10,6 +10,9 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::process::{Command, Stdio};
+
+use crate::Failure;
 
 thread_local! {
     // `const` and without a destructor: no lazy initialisation, so no allocation in here.
@@ -63,6 +66,18 @@ pub(crate) fn in_use_bytes() -> i64 {
     // SAFETY: mallinfo2 takes no argument and returns its result by value.
     let info = unsafe { libc::mallinfo2() };
     (info.uordblks + info.hblkhd) as i64
+}
+
+/// What this program prints on such a line of arguments, where malloc has no caches of threads: it
+/// takes what lies in them for handed out, so that what one side gives back and the other takes would
+/// be on the account of the first.
+pub(crate) fn counted_exactly(line: &[&str]) -> Result<String, Failure> {
+    let output = Command::new(std::env::current_exe()?)
+        .args(line)
+        .env("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0")
+        .stderr(Stdio::inherit())
+        .output()?;
+    Ok(String::from_utf8(output.stdout)?)
 }
 
 #[cfg(test)]

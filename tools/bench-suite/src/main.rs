@@ -109,6 +109,9 @@ enum Sub {
     /// One slice of one case on one stack: what runs under callgrind
     #[command(hide = true)]
     One(What),
+    /// Idle connections of each stack: what runs in a process of its own
+    #[command(hide = true)]
+    Idle(What),
     /// Frames taken apart: what runs under callgrind
     #[command(hide = true)]
     OneFrame(frame::FrameArgs),
@@ -139,6 +142,10 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
         Some(Sub::Counts(what)) => {
             counts::print(&what.cases()?, what.columns()?)?;
             if what.wants("frame") { counts::print_frames() } else { Ok(()) }
+        }
+        Some(Sub::Idle(what)) => {
+            let columns = what.columns()?;
+            (0..COLUMNS).filter(|column| columns[*column]).try_for_each(idle_of)
         }
         Some(Sub::OneFrame(args)) => frame::one(*args),
         Some(Sub::Frame) => frame::run(),
@@ -174,7 +181,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         report.add(&measured);
     }
     if cli.what.wants("idle") {
-        report.add_idle(idle(columns, &identity)?);
+        report.add_idle(idle(columns)?);
     }
     if cli.what.wants("floor") {
         report.set_floor(floor::measure(&identity)?);
@@ -220,20 +227,30 @@ fn selects(wanted: &str, name: &str) -> bool {
     wanted == name || (Some(wanted) == family && wanted != "handshake")
 }
 
-fn idle(
-    columns: [bool; COLUMNS],
-    identity: &Rc<Identity>,
-) -> Result<[Option<[f64; 2]>; COLUMNS], Failure> {
+/// What an idle connection holds on each stack, each measured in a process of its own.
+fn idle(columns: [bool; COLUMNS]) -> Result<[Option<[f64; 2]>; COLUMNS], Failure> {
     let mut bytes = [None; COLUMNS];
     for column in (0..COLUMNS).filter(|column| columns[*column]) {
-        let identity = identity.clone();
-        bytes[column] = Some(match column {
-            0 => cases::idle::bytes_per_connection::<suite::Quiclane>(identity, IDLE_CONNECTIONS)?,
-            1 => cases::idle::bytes_per_connection::<suite::Quinn>(identity, IDLE_CONNECTIONS)?,
-            _ => cases::idle::bytes_per_connection::<suite::Quiche>(identity, IDLE_CONNECTIONS)?,
-        });
+        let output = heap::counted_exactly(&["idle", "--only", NAMES[column]])?;
+        let mut words = output.split_whitespace().map(str::parse);
+        let (Some(Ok(client)), Some(Ok(server))) = (words.next(), words.next()) else {
+            return Err(format!("idle connections of {}: {output}", NAMES[column]).into());
+        };
+        bytes[column] = Some([client, server]);
     }
     Ok(bytes)
+}
+
+/// Prints bytes per idle connection of client and server.
+fn idle_of(column: usize) -> Result<(), Failure> {
+    let identity = Rc::new(Identity::new()?);
+    let [client, server] = match column {
+        0 => cases::idle::bytes_per_connection::<suite::Quiclane>(identity, IDLE_CONNECTIONS)?,
+        1 => cases::idle::bytes_per_connection::<suite::Quinn>(identity, IDLE_CONNECTIONS)?,
+        _ => cases::idle::bytes_per_connection::<suite::Quiche>(identity, IDLE_CONNECTIONS)?,
+    };
+    println!("{client} {server}");
+    Ok(())
 }
 
 #[cfg(test)]
