@@ -52,15 +52,16 @@ impl Connection {
         let received = &mut self.data.received;
         // RFC 9000 §13.2.1: a probe tells what arrived, since the last ACK may be lost as well.
         let repeats = self.data.probes > 0 || self.keys.as_ref().is_some_and(|k| k.owes_answer());
+        let owes = received.owes_ack(now);
         let mut asks = false;
-        if (repeats || received.owes_ack(now))
+        if (repeats || owes)
             && let Some(largest) = write_received(w, received, now)
         {
             self.data.sent.push_frame(SentFrame::Ack { largest });
             if let Some(keys) = &mut self.keys {
                 keys.answered();
             }
-            asks = self.pto_count > 0 && self.ack_is_probe(now);
+            asks = self.pto_count > 0 && owes && self.hears_again(now);
         }
         if permit == Permit::AckOnly {
             return asks && self.write_ack_probe(w);

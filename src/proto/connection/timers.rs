@@ -184,6 +184,22 @@ impl Connection {
         sent.has_ack_eliciting() && sent.last_eliciting_sent_at().plus_ns(distance_ns) <= now
     }
 
+    /// The peer is heard again while probes of ours are unanswered, and its packet is about to be
+    /// acknowledged. True if that asks as well.
+    #[cold]
+    pub(super) fn hears_again(&mut self, now: Instant) -> bool {
+        if self.ack_is_probe(now) {
+            return true;
+        }
+        // The last probe left a moment ago, and its answer may be lost, as others were. The next one
+        // does not wait for the back-off: 28 s, where the peer was there after 70 ms.
+        if self.follow_ups == 0 && self.ack_probes_left > 0 && self.data.sent.has_ack_eliciting() {
+            self.ack_probes_left -= 1;
+            self.follow_ups = FOLLOW_UPS;
+        }
+        false
+    }
+
     /// An acknowledgement that is a probe as well is about to leave.
     #[cold]
     pub(super) fn note_ack_probe(&mut self) {

@@ -23,6 +23,9 @@ const WATCHDOG_NS: u64 = 400 * SECOND_NS;
 /// Turns at one instant: more, and time does not go on.
 const MAX_TURNS_AT_ONCE: u32 = 10_000;
 const SERVER_PORT: u16 = 4433;
+/// What the server's workers draw apart from the client's: bits above the numbers of workers, which the
+/// library puts into bits 32 to 48.
+const SERVER_HOST: u64 = 1 << 56;
 /// The seed of the server's Ed25519 key, which protects nothing. Ed25519, because the length of
 /// its signatures does not depend on luck.
 const KEY_SEED: [u8; 32] = *b"quiclane simulates in the open..";
@@ -221,7 +224,7 @@ impl World {
         let [client_ports, server_ports] = ports;
         let [own, peer] = &scenario.transport;
         let client = host(scenario.seed ^ 1 << 32, client_ports, |_| {})?;
-        let server = host(scenario.seed ^ 2 << 32, server_ports, |worker| {
+        let server = host(scenario.seed ^ SERVER_HOST, server_ports, |worker| {
             worker.listen(0, server_address, &server_config, acceptor.clone());
         })?;
         Ok(Self {

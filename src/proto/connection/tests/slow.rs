@@ -220,6 +220,28 @@ fn a_peer_that_is_heard_again_is_asked_again_if_the_answer_is_lost() {
 }
 
 #[test]
+fn a_peer_that_is_heard_right_after_a_probe_is_asked_again_though_the_timer_is_backed_off() {
+    let (mut pair, stream) = pair_backed_off(100);
+    let (ptos, limit) = (pair.client.stats().ptos, pair.now.plus_ns(60_000_000_000));
+    while pair.client.stats().ptos == ptos {
+        assert!(pair.step(limit), "no probe");
+    }
+    // The probe arrives, and its acknowledgement does not. A moment later the server speaks.
+    let mut down = 0;
+    pair.filter = Box::new(move |f| {
+        down += u32::from(f.to == Side::Client);
+        f.to == Side::Server || down != 1
+    });
+    let pto_ms = pair.client.pto_ns() / 1_000_000;
+    pair.run_ms(pto_ms * 3 / 4);
+    assert_eq!(pair.server_app.data[&stream].len(), 100);
+    assert!(pair.client.pto_count > 5);
+    pair.server.pending.ping = true;
+    pair.run_ms(2 * pto_ms);
+    assert_eq!((pair.client.pto_count, pair.client.stats().ack_probes), (0, 0));
+}
+
+#[test]
 fn a_peer_that_is_heard_after_a_while_is_asked_though_it_was_asked_in_vain() {
     let (mut pair, stream) = pair_backed_off(100);
     pair.filter = Box::new(|f| f.to == Side::Client);
