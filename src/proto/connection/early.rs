@@ -3,6 +3,9 @@
 //! A client keeps the server's Handshake and 1-RTT packets that arrive before the Initial that
 //! opens the way to them; a server keeps 1-RTT packets that overtake the client's Finished, which
 //! it may not read before (§5.7). Both keep few: what is not kept is sent again (ATTACKS row 11).
+//!
+//! An acknowledgement says how long its packet has waited here (RFC 9000 §13.2.5): where what brings
+//! the keys is lost again and again that is half a minute, which is no round trip.
 
 use super::{Application, Connection, State};
 use crate::ecn::Ecn;
@@ -16,10 +19,18 @@ pub(super) const EARLY_MAX: usize = 10;
 /// to overtake.
 pub(super) const EARLY_UNVALIDATED_MAX: usize = 1;
 
-/// Datagrams whose keys are still to come, with their marks.
+/// A datagram whose keys are still to come.
+#[derive(Debug)]
+struct Early {
+    arrived: Instant,
+    ecn: Ecn,
+    datagram: Box<[u8]>,
+}
+
+/// Datagrams that wait.
 #[derive(Debug, Default)]
 pub(super) struct EarlyPackets {
-    datagrams: VecDeque<(Ecn, Box<[u8]>)>,
+    datagrams: VecDeque<Early>,
 }
 
 impl EarlyPackets {
@@ -31,8 +42,8 @@ impl EarlyPackets {
 
     /// Bytes of memory held.
     pub(super) fn memory_bytes(&self) -> usize {
-        let bytes: usize = self.datagrams.iter().map(|(_, d)| d.len()).sum();
-        size_of::<Self>() + self.datagrams.capacity() * size_of::<(Ecn, Box<[u8]>)>() + bytes
+        let bytes: usize = self.datagrams.iter().map(|early| early.datagram.len()).sum();
+        size_of::<Self>() + self.datagrams.capacity() * size_of::<Early>() + bytes
     }
 }
 
@@ -57,7 +68,7 @@ impl Connection {
     }
 
     /// Keeps a datagram until there are keys for it.
-    pub(super) fn keep_early(&mut self, ecn: Ecn, datagram: &[u8]) {
+    pub(super) fn keep_early(&mut self, arrived: Instant, ecn: Ecn, datagram: &[u8]) {
         let limit = self.early_limit();
         if self.early.as_ref().map_or(0, |early| early.datagrams.len()) >= limit {
             self.stats.rx_refused += 1;
@@ -67,7 +78,7 @@ impl Connection {
         if early.datagrams.capacity() == 0 {
             early.datagrams.reserve_exact(limit);
         }
-        early.datagrams.push_back((ecn, datagram.into()));
+        early.datagrams.push_back(Early { arrived, ecn, datagram: datagram.into() });
     }
 
     /// Reads what has waited, as far as there are keys by now.
@@ -79,9 +90,30 @@ impl Connection {
             self.early = Some(early);
             return;
         }
-        for (ecn, mut datagram) in early.datagrams {
-            let keep = !self.reads_1rtt();
-            self.receive_packets(now, ecn, &mut datagram, keep, app);
+        for Early { arrived, ecn, mut datagram } in early.datagrams {
+            let (newest, may_wait) = (self.newest(), !self.reads_1rtt());
+            if self.receive_packets(now, ecn, &mut datagram, app) && may_wait {
+                self.keep_early(arrived, ecn, &datagram);
+            }
+            self.note_wait(newest, arrived);
+        }
+    }
+
+    /// The largest numbers received in the two spaces that packets wait for.
+    fn newest(&self) -> [Option<u64>; 2] {
+        let handshake = self.handshake.as_ref().and_then(|h| h.handshake.received.largest);
+        [self.data.received.largest, handshake]
+    }
+
+    /// What has become newer than `before` came long ago.
+    fn note_wait(&mut self, before: [Option<u64>; 2], arrived: Instant) {
+        if self.data.received.largest != before[0] {
+            self.data.received.largest_at = arrived;
+        }
+        if let Some(h) = &mut self.handshake
+            && h.handshake.received.largest != before[1]
+        {
+            h.handshake.received.largest_at = arrived;
         }
     }
 }

@@ -104,18 +104,20 @@ impl Connection {
         if let Some(h) = &mut self.handshake {
             h.received_bytes += datagram.len() as u64;
         }
-        self.receive_packets(now, ecn, datagram, true, app);
+        if self.receive_packets(now, ecn, datagram, app) {
+            self.keep_early(now, ecn, datagram);
+        }
         self.replay_early(now, app);
     }
 
+    /// True if there were packets whose keys are still to come.
     pub(super) fn receive_packets(
         &mut self,
         now: Instant,
         ecn: Ecn,
         datagram: &mut [u8],
-        keep: bool,
         app: &mut dyn Application,
-    ) {
+    ) -> bool {
         let mut at = 0;
         let mut first_dcid: Option<ConnectionId> = None;
         let mut missing_keys = false;
@@ -146,9 +148,7 @@ impl Connection {
                 PacketType::ZeroRtt | PacketType::UnknownVersion => self.stats.rx_dropped += 1,
             }
         }
-        if missing_keys && keep {
-            self.keep_early(ecn, datagram);
-        }
+        missing_keys
     }
 
     /// An Initial or Handshake packet; true if its keys are still to come.

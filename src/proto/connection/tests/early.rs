@@ -4,6 +4,7 @@ use super::forge::{initial, payload};
 use super::pair::*;
 use super::*;
 use crate::wire::frame::Frame;
+use crate::wire::packet;
 
 #[test]
 fn data_that_overtakes_the_clients_finished_is_kept() {
@@ -28,6 +29,47 @@ fn data_that_overtakes_the_clients_finished_is_kept() {
     pair.settle();
     assert_eq!(pair.client_app.data.values().next().map(Vec::len), Some(1_000));
     assert!(pair.server.early.is_none());
+}
+
+/// All packets that a side would send now, apart.
+fn packets(pair: &mut Pair, from: Side) -> Vec<(packet::PacketType, Vec<u8>)> {
+    let (now, mut buf, mut out) = (pair.now, [0; 2048], Vec::new());
+    let side = if from == Side::Client { &mut pair.client } else { &mut pair.server };
+    while let Some(t) = side.transmit(now, &mut buf) {
+        let mut at = 0;
+        while let Ok(p) = packet::parse(&buf[..t.len], at, cid(1).len()) {
+            out.push((p.kind, buf[at..p.end].to_vec()));
+            at = p.end;
+        }
+    }
+    out
+}
+
+#[test]
+fn an_acknowledgement_tells_how_long_its_packet_waited_for_keys() {
+    // RFC 9000 §13.2.5. The client's Finished takes five seconds longer than its data.
+    let mut pair = Pair::new();
+    pair.client_app.greeting = Some(Bytes::from(vec![7; 1_000]));
+    for (from, to) in [(Side::Client, Side::Server), (Side::Server, Side::Client)] {
+        for (_, mut packet) in packets(&mut pair, from) {
+            pair.deliver(to, Ecn::NotEct, &mut packet);
+        }
+    }
+    let (data, others): (Vec<_>, Vec<_>) = packets(&mut pair, Side::Client)
+        .into_iter()
+        .partition(|(kind, _)| *kind == packet::PacketType::Short);
+    assert_eq!(data.len(), 1);
+    let arrived = pair.now;
+    for (_, mut packet) in data {
+        pair.deliver(Side::Server, Ecn::NotEct, &mut packet);
+    }
+    assert_eq!(pair.server.early.as_ref().map(|early| early.len()), Some(1));
+    pair.now = pair.now.plus_ns(5_000_000_000);
+    for (_, mut packet) in others {
+        pair.deliver(Side::Server, Ecn::NotEct, &mut packet);
+    }
+    assert_eq!(pair.server_app.data.values().next().map(Vec::len), Some(1_000));
+    assert_eq!(pair.server.data.received.largest_at, arrived);
 }
 
 #[test]
