@@ -167,8 +167,8 @@ impl Connection {
         if !self.confirmed || !self.data.sent.has_ack_eliciting() {
             return None;
         }
-        let timeout = self.pto_ns().saturating_mul(self.backoff());
-        Some(self.data.sent.last_eliciting_sent_at().plus_ns(timeout))
+        let timeout_ns = self.backed_off(self.pto_ns());
+        Some(self.data.sent.last_eliciting_sent_at().plus_ns(timeout_ns))
     }
 
     /// True if an acknowledgement that is about to leave is to be a probe as well: packets of ours
@@ -208,13 +208,14 @@ impl Connection {
         self.stats.ack_probes += 1;
     }
 
+    /// A probe timeout with the back-off.
     #[inline]
-    const fn backoff(&self) -> u64 {
-        if self.pto_count == 0 { 1 } else { self.increased_backoff() }
+    const fn backed_off(&self, pto_ns: u64) -> u64 {
+        if self.pto_count == 0 { pto_ns } else { pto_ns.saturating_mul(self.backoff()) }
     }
 
     #[cold]
-    const fn increased_backoff(&self) -> u64 {
+    const fn backoff(&self) -> u64 {
         1 << match self.follow_ups {
             0 if self.pto_count < MAX_BACKOFF => self.pto_count,
             0 => MAX_BACKOFF,
@@ -223,7 +224,7 @@ impl Connection {
     }
 
     fn handshake_probe_timeout(&self, h: &Handshake) -> Option<(Instant, SpaceId)> {
-        let short = self.rtt.pto_base_ns(0).saturating_mul(self.backoff());
+        let short = self.backed_off(self.rtt.pto_base_ns(0));
         let mut earliest: Option<(Instant, SpaceId)> = None;
         let mut offer = |at: Instant, space| {
             if earliest.is_none_or(|(t, _)| at < t) {
