@@ -284,10 +284,12 @@ impl Connection {
     /// RFC 9002 §5: the round trip of a packet that left at `sent_at`, by an ACK frame that
     /// newly acknowledges so many `packets`.
     ///
-    /// A frame that says it was held back for longer than a probe timeout repeats one that was
-    /// lost: nothing newer arrived since. It is no sample, or the time until the peer's probe
-    /// would be taken for the path: 25 s of it made the next probe timeout 76 s, since no more
-    /// than max_ack_delay may be subtracted (§5.3), and nothing from Initial packets.
+    /// A frame that says it was held back for more than a probe timeout beyond what may be
+    /// subtracted repeats one that was lost: nothing newer arrived since. It is no sample, or the
+    /// time until the peer's probe would be taken for the path: 25 s of it made the next probe
+    /// timeout 76 s, since no more than max_ack_delay may be subtracted (§5.3), and nothing from
+    /// Initial packets. Less is a peer whose timers run late: that is a part of the round trip, or
+    /// each of its acknowledgements would come after a probe.
     fn sample_rtt(
         &mut self,
         now: Instant,
@@ -297,10 +299,13 @@ impl Connection {
         packets: u64,
     ) {
         let told_ns = told_delay_ns(delay_raw, self.peer_ack_delay_exponent);
-        // A probe timeout is longer than what the peer may wait, and takes longer to work out.
-        if told_ns > self.peer_max_ack_delay_ns && told_ns > self.pto_ns() {
-            self.stats.repeated_acks += 1;
-            return;
+        // A probe timeout takes longer to work out than the compare before it.
+        if told_ns > self.peer_max_ack_delay_ns {
+            let borne_ns = if space == SpaceId::Data { self.peer_max_ack_delay_ns } else { 0 };
+            if told_ns - borne_ns > self.pto_ns() {
+                self.stats.repeated_acks += 1;
+                return;
+            }
         }
         let delay_ns = match space {
             // RFC 9002 §5.3: no delay is believed before the keys that authenticate its limit.

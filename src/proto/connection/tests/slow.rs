@@ -59,13 +59,17 @@ fn send_all(c: &mut Connection, now: Instant) -> u64 {
 }
 
 fn acknowledge(c: &mut Connection, now: Instant, lo: u64, hi: u64) {
+    on_ack(c, now, SpaceId::Handshake, (lo, hi), 0);
+}
+
+fn on_ack(c: &mut Connection, now: Instant, space: SpaceId, range: (u64, u64), delay_raw: u64) {
     let mut buf = [0; 64];
     let mut w = Writer::new(&mut buf);
-    write_ack(&mut w, std::iter::once((lo, hi)), 1, 0, None).unwrap();
+    write_ack(&mut w, std::iter::once(range), 1, delay_raw, None).unwrap();
     let Frame::Ack(ack) = Frame::read(&mut Reader::new(w.written())).unwrap() else {
         panic!("not an ACK");
     };
-    c.on_ack(now, SpaceId::Handshake, &ack).unwrap();
+    c.on_ack(now, space, &ack).unwrap();
 }
 
 #[test]
@@ -158,6 +162,28 @@ fn an_acknowledgement_that_a_probe_repeats_is_no_sample_of_the_round_trip() {
     let stats = pair.client.stats();
     assert_eq!(stats.repeated_acks, 1, "{stats:?}");
     assert!(pair.client.rtt.smoothed_ns() < 10 * DELAY_NS, "{stats:?}");
+}
+
+#[test]
+fn a_peer_that_acknowledges_later_than_it_says_is_learnt_about() {
+    // Both ends' timers run late, as those of busy threads do, and the peer owns up to its delay.
+    // It is a part of the round trip, or each acknowledgement would come after a probe timeout.
+    let mut pair = Pair::connected();
+    let c = &mut pair.client;
+    // In the units of the frame.
+    let late_ns = (c.pto_ns() + DELAY_NS).next_multiple_of(8_000);
+    assert!(c.peer_max_ack_delay_ns < late_ns);
+    for _ in 0..10 {
+        let stream = c.open(Dir::Uni).unwrap();
+        c.send(stream, Bytes::from_static(b"question"), true).unwrap();
+        let pn = c.data.sent.next_pn();
+        send_all(c, pair.now);
+        pair.now = pair.now.plus_ns(late_ns + 2 * DELAY_NS);
+        let delay_raw = late_ns / 8_000;
+        on_ack(c, pair.now, SpaceId::Data, (pn, pn), delay_raw);
+    }
+    assert_eq!(c.stats().repeated_acks, 0);
+    assert!(c.pto_ns() > late_ns + 2 * DELAY_NS, "{} ns", c.pto_ns());
 }
 
 /// A pair whose client has `bytes` under way to a server that gets nothing for ten seconds; the
