@@ -512,10 +512,10 @@ fn opens(packet: &mut [u8], p: &Packet) -> bool {
     let Some(keys) = initial_keys(VERSION_1, p.dcid.as_slice(), Side::Server) else {
         return false;
     };
-    let Some(u) = keys.remote.header.unmask(packet, p.pn_offset) else { return false };
+    let Some(u) = keys.remote.header().unmask(packet, p.pn_offset) else { return false };
     // It is among the client's first packets: the number is as short as it looks.
     let pn = decode_pn(u.truncated_pn, u.pn_len, None);
-    keys.remote.packet.open(pn, packet, p.pn_offset + u.pn_len).is_some()
+    keys.remote.packet().open(pn, packet, p.pn_offset + u.pn_len).is_some()
 }
 
 /// Four random bytes of those that are there for an answer.
@@ -556,8 +556,8 @@ impl Close<'_> {
         Frame::ConnectionClose { code: self.code, frame_type: 0, reason }.write(&mut w).ok()?;
         let end = w.position();
         patch_length(out, layout.length_at, end + TAG_LEN - layout.pn_at);
-        let total = keys.local.packet.seal(pn, out, payload_at, end - payload_at)?;
-        keys.local.header.mask(&mut out[..total], layout.pn_at).then_some(total)
+        let total = keys.local.packet().seal(pn, out, payload_at, end - payload_at)?;
+        keys.local.header().mask(&mut out[..total], layout.pn_at).then_some(total)
     }
 }
 

@@ -447,10 +447,13 @@ impl SentPackets {
         bytes
     }
 
-    /// Forgets all packets and gives their memory back: only the numbers go on.
+    /// Forgets all packets and gives their memory back: only the numbers go on, and the time.
     pub fn forget(&mut self) {
-        let (base, largest_acked) = (self.next_pn(), self.largest_acked);
-        *self = Self { base, largest_acked, last_eliciting: base, ..Self::default() };
+        let Self { largest_acked, last_eliciting_sent_at, .. } = *self;
+        let base = self.next_pn();
+        let last_eliciting = base;
+        *self =
+            Self { base, largest_acked, last_eliciting, last_eliciting_sent_at, ..Self::default() };
     }
 
     /// Bytes that [`hot_memory`](Self::hot_memory) names at most.

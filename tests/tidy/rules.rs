@@ -61,6 +61,7 @@ const PACKET_ROOMS: &[&str] = &["wire", "proto", "lb", "datapath", "exec"];
 const SHARED: &[(&str, &str)] = &[
     ("src/proto/token.rs", "used tokens: a greeting that brings one"),
     ("src/proto/crypto/config.rs", "the key log: handshakes"),
+    ("src/proto/crypto/provider.rs", "suites: when a configuration is built"),
     ("src/proto/crypto/ticketer.rs", "keys of tickets: handshakes, written once in six hours"),
     ("src/datapath/xdp/device.rs", "the control plane of a device"),
     ("src/datapath/xdp/rings.rs", "shared with the kernel, in bursts"),

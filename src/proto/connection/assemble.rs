@@ -20,7 +20,7 @@ const CRYPTO_HEADER_MAX: usize = 1 + 8 + 4;
 const HANDSHAKE_QUIET_MAX: u32 = 64;
 /// The same for a client that has not proved its address: each is 48 bytes of what such a
 /// handshake may hold, and probes acknowledge as well.
-const UNVALIDATED_QUIET_MAX: u32 = 8;
+const UNVALIDATED_QUIET_MAX: u32 = 4;
 /// Room that has to be left for a control frame to be tried.
 const CONTROL_ROOM: usize = 64;
 
@@ -283,8 +283,8 @@ impl Connection {
         }
         let Some(s) = self.handshake.as_mut().and_then(|h| h.space(d.space)) else { return };
         let Some(keys) = &s.keys else { return };
-        let sealed = keys.local.packet.seal(d.pn, packet, header, d.end - d.payload_at);
-        if sealed.is_none() || !keys.local.header.mask(packet, pn_at) {
+        let sealed = keys.local.packet().seal(d.pn, packet, header, d.end - d.payload_at);
+        if sealed.is_none() || !keys.local.header().mask(packet, pn_at) {
             s.sent.abandon();
             return;
         }

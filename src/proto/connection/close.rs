@@ -208,9 +208,9 @@ impl Connection {
         }
         let end = w.position();
         patch_length(buf, layout.length_at, end + TAG_LEN - layout.pn_at);
-        let total = keys.local.packet.seal(pn, buf, header_len, end - header_len)?;
+        let total = keys.local.packet().seal(pn, buf, header_len, end - header_len)?;
         s.sent.skip();
-        keys.local.header.mask(&mut buf[..total], layout.pn_at).then_some(total)
+        keys.local.header().mask(&mut buf[..total], layout.pn_at).then_some(total)
     }
 }
 

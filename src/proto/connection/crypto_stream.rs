@@ -68,6 +68,11 @@ impl CryptoSend {
         &mut self.data
     }
 
+    /// TLS has written what it will for now.
+    pub(super) fn shrink(&mut self) {
+        self.data.shrink_to_fit();
+    }
+
     pub(super) fn has_pending(&self) -> bool {
         self.next < self.data.len() || !self.lost.0.is_empty()
     }

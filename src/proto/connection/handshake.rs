@@ -13,7 +13,8 @@ use super::{
 };
 use crate::proto::congestion::AnyController;
 use crate::proto::crypto::{
-    ClientTls, KeyChange, Level, ServerTls, Session, TlsError, initial_keys, retry_tag_matches,
+    ClientTls, KeyChange, Keys, Level, OneRttSecrets, ServerTls, Session, TlsError, initial_keys,
+    retry_tag_matches,
 };
 use crate::proto::mtu::Mtu;
 use crate::proto::pacer::Pacer;
@@ -41,6 +42,10 @@ const FLIGHT_REPEATS_AT_ONCE: u8 = 2;
 /// timer may stand at half a minute by then. A client that doubles its timer asks so often in a
 /// minute.
 const FLIGHT_REPEATS_MAX: u8 = 8;
+/// Packets of a space that are remembered while the flight is repeated to an address that is not
+/// validated: with more, the older copies are forgotten. A client that has got one of those and
+/// says so late gets another.
+const UNVALIDATED_RECORDS: u64 = 8;
 
 /// What the handshake needs and the rest of the connection's life does not.
 pub(super) struct Handshake {
@@ -65,9 +70,12 @@ pub(super) struct Handshake {
     /// RFC 9002 §6.2.2.1: the client knows that the server knows its address.
     pub(super) peer_validated_us: bool,
     /// Times that a server sent its flight again because the client repeated its own.
-    flight_repeats: u8,
+    pub(super) flight_repeats: u8,
     /// Handshake bytes from TLS go here next.
     write_level: Level,
+    /// What the keys of 1-RTT packets are made of. A server has it with its first flight, and works
+    /// it out, 1.6 kB, once it knows its client.
+    pub(super) one_rtt: Option<(Keys, OneRttSecrets)>,
     parameters_done: bool,
 }
 
@@ -351,6 +359,15 @@ impl Connection {
         if h.flight_repeats >= most {
             return;
         }
+        if !h.address_validated {
+            for s in [&mut h.initial, &mut h.handshake] {
+                if s.sent.next_pn() - s.sent.first_pn() > UNVALIDATED_RECORDS {
+                    let in_flight = s.sent.drain(|_| {});
+                    s.sent.forget();
+                    self.bytes_in_flight = self.bytes_in_flight.saturating_sub(in_flight);
+                }
+            }
+        }
         let initial = h.initial.crypto_send.repeat_unacknowledged();
         if initial | h.handshake.crypto_send.repeat_unacknowledged() {
             h.flight_repeats += 1;
@@ -378,13 +395,15 @@ impl Connection {
                     h.write_level = Level::Handshake;
                 }
                 Some(KeyChange::OneRtt { keys, next }) => {
-                    self.keys = Some(OneRttKeys::new(keys, next));
+                    h.one_rtt = Some((keys, next));
                     h.write_level = Level::OneRtt;
                 }
                 None if !wrote => break,
                 None => {}
             }
         }
+        h.initial.crypto_send.shrink();
+        h.handshake.crypto_send.shrink();
     }
 
     /// RFC 9000 §7.4: the peer's transport parameters, as soon as TLS has authenticated them.
@@ -428,12 +447,12 @@ impl Connection {
 
     /// Turns to the established state when TLS is done.
     fn check_complete(&mut self, now: Instant) -> Result<(), TransportError> {
-        let Some(session) = &self.session else { return Ok(()) };
-        if self.state != State::Handshaking || session.is_handshaking() || self.keys.is_none() {
+        let (Some(session), Some(h)) = (&self.session, &mut self.handshake) else { return Ok(()) };
+        if self.state != State::Handshaking || session.is_handshaking() {
             return Ok(());
         }
-        let parameters_done = self.handshake.as_ref().is_some_and(|h| h.parameters_done);
-        if !parameters_done {
+        let Some((keys, secrets)) = h.one_rtt.take() else { return Ok(()) };
+        if !h.parameters_done {
             // RFC 9001 §8.2.
             return Err(TransportError::new(
                 code::MISSING_EXTENSION,
@@ -443,9 +462,7 @@ impl Connection {
         let resumed = session.resumed();
         self.alpn = session.alpn().map(Into::into);
         self.state = State::Established;
-        if let Some(keys) = &mut self.keys {
-            keys.begin_opening();
-        }
+        self.keys = Some(OneRttKeys::new(&keys, secrets));
         self.deadlines.handshake = Instant::NEVER;
         self.events.push_back(Event::Connected { resumed });
         if self.side == Side::Server {
@@ -597,6 +614,7 @@ impl Handshake {
             peer_validated_us: false,
             flight_repeats: 0,
             write_level: Level::Initial,
+            one_rtt: None,
             parameters_done: false,
         }
     }

@@ -26,14 +26,13 @@ enum Generation {
 
 /// Keys of both directions for 1-RTT packets.
 pub(super) struct OneRttKeys {
-    pub(super) local_header: HeaderKey,
-    pub(super) remote_header: HeaderKey,
-    local: PacketKey,
-    remote: PacketKey,
-    /// What the peer would turn to; `None` as long as nothing is opened with these keys. What we
-    /// would answer with is made when it has.
-    next_remote: Option<PacketKey>,
-    previous_remote: Option<PacketKey>,
+    pub(super) local_header: Box<HeaderKey>,
+    pub(super) remote_header: Box<HeaderKey>,
+    local: Box<PacketKey>,
+    remote: Box<PacketKey>,
+    /// What the peer would turn to. What we would answer with is made when it has.
+    next_remote: Box<PacketKey>,
+    previous_remote: Option<Box<PacketKey>>,
     previous_expires: Instant,
     secrets: OneRttSecrets,
     phase: bool,
@@ -78,13 +77,13 @@ fn in_order(pn: u64, largest: Option<u64>) -> Result<(), TransportError> {
 }
 
 impl OneRttKeys {
-    pub(super) fn new(keys: Keys, secrets: OneRttSecrets) -> Self {
+    pub(super) fn new(keys: &Keys, secrets: OneRttSecrets) -> Self {
         Self {
-            local_header: keys.local.header,
-            remote_header: keys.remote.header,
-            local: keys.local.packet,
-            remote: keys.remote.packet,
-            next_remote: None,
+            local_header: Box::new(keys.local.header()),
+            remote_header: Box::new(keys.remote.header()),
+            local: Box::new(keys.local.packet()),
+            remote: Box::new(keys.remote.packet()),
+            next_remote: Box::new(secrets.next_remote()),
             previous_remote: None,
             previous_expires: Instant::NEVER,
             secrets,
@@ -101,31 +100,21 @@ impl OneRttKeys {
         }
     }
 
-    /// The handshake is complete: packets may be opened, of the next phase as well. A server has
-    /// these keys before it knows its client, and holds 560 bytes less until here.
-    pub(super) fn begin_opening(&mut self) {
-        self.next_remote.get_or_insert_with(|| self.secrets.next_remote());
-    }
-
     /// Bytes of heap held, as far as the keys tell.
     pub(super) fn heap_bytes(&self) -> usize {
-        let packet = [Some(&self.local), Some(&self.remote)];
-        let others = [self.next_remote.as_ref(), self.previous_remote.as_ref()];
-        let packet =
-            packet.iter().chain(&others).flatten().map(|key| key.memory().1).sum::<usize>();
-        packet + self.local_header.memory().1 + self.remote_header.memory().1
+        let packet = 3 + usize::from(self.previous_remote.is_some());
+        packet * size_of::<PacketKey>() + 2 * size_of::<HeaderKey>()
     }
 
     /// Names the memory that packets of this phase touch.
     pub(super) fn hot_memory(&self, each: &mut impl FnMut(*const u8, usize)) {
-        for (at, len) in [
-            self.remote_header.memory(),
-            self.remote.memory(),
-            self.local.memory(),
-            self.local_header.memory(),
-        ] {
-            each(at, len);
+        fn name<T>(value: &T, each: &mut impl FnMut(*const u8, usize)) {
+            each(std::ptr::from_ref(value).cast(), size_of::<T>());
         }
+        name(&*self.remote_header, each);
+        name(&*self.remote, each);
+        name(&*self.local, each);
+        name(&*self.local_header, each);
     }
 
     /// The phase bit of the next packet.
@@ -161,10 +150,7 @@ impl OneRttKeys {
         let generation = self.generation(pn, phase);
         let key = match generation {
             Generation::Current => &self.remote,
-            Generation::Next => match &self.next_remote {
-                Some(key) => key,
-                None => return Ok(Opened::Forged),
-            },
+            Generation::Next => &self.next_remote,
             Generation::Previous => match &self.previous_remote {
                 Some(key) => key,
                 None => return Ok(Opened::Forged),
@@ -239,9 +225,9 @@ impl OneRttKeys {
     /// `next_pn` the number of our next packet; the old key is good until `expires`.
     pub(super) fn update(&mut self, received: Option<u64>, next_pn: u64, expires: Instant) {
         let (local, remote) = self.secrets.next_keys();
-        self.local = local;
-        self.previous_remote = Some(std::mem::replace(&mut self.remote, remote));
-        self.next_remote = Some(self.secrets.next_remote());
+        *self.local = local;
+        self.previous_remote = Some(std::mem::replace(&mut self.remote, Box::new(remote)));
+        *self.next_remote = self.secrets.next_remote();
         self.previous_expires = expires;
         self.phase = !self.phase;
         self.phase_received = received;

@@ -216,8 +216,8 @@ impl Connection {
         let bytes = &mut datagram[start..p.end];
         let offset = p.pn_offset - start;
         let (first, pn, header) =
-            unprotect(&keys.remote.header, bytes, offset, s.received.largest)?;
-        let len = open(&keys.remote.packet, pn, bytes, header)?;
+            unprotect(&keys.remote.header(), bytes, offset, s.received.largest)?;
+        let len = open(&keys.remote.packet(), pn, bytes, header)?;
         if s.received.dedup.is_duplicate(pn) {
             return Err(Dropped::Duplicate);
         }

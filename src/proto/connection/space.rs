@@ -11,6 +11,9 @@ use crate::wire::frame::EcnCounts;
 /// Ranges of packet numbers that one ACK frame reports at most (ATTACKS row 26 seen from the
 /// other side: what we keep is bounded whatever arrives).
 pub(super) const MAX_ACK_RANGES: usize = 32;
+/// The same in Initial and Handshake, where a peer sends a handful of packets: 128 bytes, for
+/// anyone who begins a handshake.
+const HANDSHAKE_ACK_RANGES: usize = 8;
 /// Numbers below the largest received that can be told from duplicates.
 const DEDUP_WINDOW: u64 = 128;
 
@@ -159,7 +162,6 @@ impl Received {
 }
 
 /// A packet number space before 1-RTT: gone once the handshake is over.
-#[derive(Default)]
 pub(super) struct HandshakeSpace {
     pub(super) keys: Option<Keys>,
     pub(super) sent: SentPackets,
@@ -170,11 +172,25 @@ pub(super) struct HandshakeSpace {
     pub(super) probes: u8,
 }
 
+impl Default for HandshakeSpace {
+    fn default() -> Self {
+        let received =
+            Received { ranges: RangeSet::new(HANDSHAKE_ACK_RANGES), ..Received::default() };
+        Self {
+            keys: None,
+            sent: SentPackets::default(),
+            received,
+            crypto_send: CryptoSend::default(),
+            crypto_recv: CryptoRecv::default(),
+            probes: 0,
+        }
+    }
+}
+
 impl HandshakeSpace {
     /// Bytes of heap held.
     pub(super) fn heap_bytes(&self) -> usize {
-        self.keys.as_ref().map_or(0, Keys::heap_bytes)
-            + self.sent.memory_bytes()
+        self.sent.memory_bytes()
             + self.received.ranges.heap_bytes()
             + self.crypto_send.heap_bytes()
             + self.crypto_recv.heap_bytes()

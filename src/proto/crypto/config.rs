@@ -10,6 +10,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
+use super::provider::with_packets;
+
 /// RFC 7301 §3.1: an ALPN name has 1 to 255 bytes.
 const ALPN_MAX_BYTES: usize = 255;
 
@@ -165,14 +167,17 @@ pub(super) fn identity(
         .map_err(|error| TlsConfigError::BadIdentity { detail: error.to_string() })
 }
 
-/// The provider, if it can protect QUIC packets. Without this every connection would fail.
+/// The provider with the suites that can protect QUIC packets, if there are any. Without this every
+/// connection would fail.
 pub(super) fn checked_provider(
     provider: Arc<CryptoProvider>,
 ) -> Result<Arc<CryptoProvider>, TlsConfigError> {
-    let mut suites = provider.cipher_suites.iter().filter_map(|suite| suite.tls13());
-    match suites.any(|suite| suite.quic.is_some()) {
-        true => Ok(provider),
-        false => Err(TlsConfigError::NoSuite { count: provider.cipher_suites.len() }),
+    let mut provider = Arc::unwrap_or_clone(provider);
+    let count = provider.cipher_suites.len();
+    provider.cipher_suites = provider.cipher_suites.into_iter().filter_map(with_packets).collect();
+    match provider.cipher_suites.is_empty() {
+        false => Ok(Arc::new(provider)),
+        true => Err(TlsConfigError::NoSuite { count }),
     }
 }
 

@@ -39,6 +39,7 @@
 //! from 1970. Workers of `exec` let TLS read the system's time of day instead, which their instants
 //! do not follow when it is set: see `time.rs`.
 
+mod aead;
 mod certificate;
 mod client;
 mod config;
@@ -46,6 +47,7 @@ mod config;
 mod costs;
 mod error;
 mod keys;
+mod material;
 mod provider;
 mod refused;
 mod retry;
@@ -57,12 +59,12 @@ pub(crate) mod testing;
 mod ticketer;
 mod time;
 
+pub use aead::{HeaderKey, HeaderSecret, PacketKey, PacketSecret};
 pub use client::{ClientTls, ClientTlsBuilder};
 pub use config::TlsConfigError;
 pub use error::TlsError;
 pub use keys::{
-    DirectionKeys, HeaderKey, KeyChange, Keys, OneRttSecrets, PacketKey, SAMPLE_LEN, TAG_LEN,
-    Unmasked, initial_keys,
+    DirectionKeys, KeyChange, Keys, OneRttSecrets, SAMPLE_LEN, TAG_LEN, Unmasked, initial_keys,
 };
 pub use provider::{NAME as PROVIDER, default_provider};
 pub use retry::{RETRY_TAG_LEN, retry_tag, retry_tag_matches};

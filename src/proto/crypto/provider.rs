@@ -3,18 +3,26 @@
 //! The two have the same shape, so that one name, [`lib`], stands for either. With both features
 //! on, each does what it does best: aws-lc-rs the handshakes, ring the packets.
 
-use std::sync::{Arc, OnceLock};
+use std::ptr;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use rustls::crypto::CryptoProvider;
+use rustls::crypto::{CipherSuiteCommon, CryptoProvider};
 use rustls::quic::Suite;
-use rustls::{CipherSuite, SupportedCipherSuite};
-#[cfg(all(feature = "aws-lc-rs", feature = "ring"))]
-use rustls::{Tls13CipherSuite, crypto::CipherSuiteCommon};
+use rustls::{CipherSuite, SupportedCipherSuite, Tls13CipherSuite};
+
+use super::aead::Aead;
+use super::material::Notes;
 
 #[cfg(feature = "aws-lc-rs")]
 pub(super) use aws_lc_rs as lib;
 #[cfg(all(feature = "ring", not(feature = "aws-lc-rs")))]
 pub(super) use ring as lib;
+
+/// The library that protects packets.
+#[cfg(all(feature = "aws-lc-rs", not(feature = "ring")))]
+pub(super) use aws_lc_rs as packets;
+#[cfg(feature = "ring")]
+pub(super) use ring as packets;
 
 #[cfg(feature = "aws-lc-rs")]
 use rustls::crypto::aws_lc_rs as tls;
@@ -47,8 +55,8 @@ pub(super) fn provider() -> &'static Arc<CryptoProvider> {
     static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
     PROVIDER.get_or_init(|| {
         let mut provider = tls::default_provider();
-        provider.cipher_suites.retain(|suite| suite.tls13().is_some_and(|s| s.quic.is_some()));
-        provider.cipher_suites.iter_mut().for_each(|suite| *suite = with_packets(*suite));
+        provider.cipher_suites =
+            provider.cipher_suites.into_iter().filter_map(with_packets).collect();
         provider.cipher_suites.sort_by_key(|suite| match suite.suite() {
             CipherSuite::TLS13_AES_128_GCM_SHA256 => 0,
             CipherSuite::TLS13_AES_256_GCM_SHA384 => 1,
@@ -58,31 +66,38 @@ pub(super) fn provider() -> &'static Arc<CryptoProvider> {
     })
 }
 
-/// The suite as it is: its library protects packets too.
-#[cfg(not(all(feature = "aws-lc-rs", feature = "ring")))]
-const fn with_packets(suite: SupportedCipherSuite) -> SupportedCipherSuite {
-    suite
-}
+/// The suites that carry our packet protection, by those that they were made of: one value for
+/// each suite and process.
+static MADE: Mutex<Vec<(&Tls13CipherSuite, &Tls13CipherSuite)>> = Mutex::new(Vec::new());
 
-/// The suite with ring's packet protection.
+/// The suite with our packet protection; `None` if QUIC has none for it.
 ///
-/// ring lays a key out in one piece, aws-lc-rs behind a pointer of its own: a key that is not in
-/// the cache is then missed twice, the second time where nobody can be told to look ahead. And
-/// ring's fixed cost per packet is lower, which is most of a small packet.
-#[cfg(all(feature = "aws-lc-rs", feature = "ring"))]
-fn with_packets(suite: SupportedCipherSuite) -> SupportedCipherSuite {
-    let same = rustls::crypto::ring::ALL_CIPHER_SUITES.iter().find(|s| s.suite() == suite.suite());
-    let (Some(tls), Some(packets)) = (suite.tls13(), same.and_then(|same| same.tls13())) else {
-        return suite;
+/// TLS hands the bytes of its keys out (`material.rs`), and ring or aws-lc-rs works with them
+/// directly. ring lays a key out in one piece, aws-lc-rs behind a pointer of its own: a key that is
+/// not in the cache is then missed twice, the second time where nobody can be told to look ahead.
+/// And ring's fixed cost per packet is lower, which is most of a small packet.
+pub(super) fn with_packets(suite: SupportedCipherSuite) -> Option<SupportedCipherSuite> {
+    let aead = match suite.suite() {
+        CipherSuite::TLS13_AES_128_GCM_SHA256 => Aead::Aes128,
+        CipherSuite::TLS13_AES_256_GCM_SHA384 => Aead::Aes256,
+        CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => Aead::ChaCha20,
+        _ => return None,
     };
-    let CipherSuiteCommon { suite, hash_provider, confidentiality_limit } = tls.common;
-    // One value for each suite and process.
-    SupportedCipherSuite::Tls13(Box::leak(Box::new(Tls13CipherSuite {
+    let theirs = suite.tls13()?;
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = made.iter().find(|(from, ours)| ptr::eq(*from, theirs) || ptr::eq(*ours, theirs));
+    if let Some((_, ours)) = known {
+        return Some(SupportedCipherSuite::Tls13(ours));
+    }
+    let CipherSuiteCommon { suite, hash_provider, confidentiality_limit } = theirs.common;
+    let ours = Box::leak(Box::new(Tls13CipherSuite {
         common: CipherSuiteCommon { suite, hash_provider, confidentiality_limit },
-        hkdf_provider: tls.hkdf_provider,
-        aead_alg: tls.aead_alg,
-        quic: packets.quic,
-    })))
+        hkdf_provider: theirs.hkdf_provider,
+        aead_alg: theirs.aead_alg,
+        quic: Some(Box::leak(Box::new(Notes(aead)))),
+    }));
+    made.push((theirs, ours));
+    Some(SupportedCipherSuite::Tls13(ours))
 }
 
 /// The suite of Initial packets, which is AES-128-GCM whatever is negotiated later
@@ -91,4 +106,28 @@ pub(super) fn initial_suite() -> Option<Suite> {
     let suites = &provider().cipher_suites;
     let wanted = CipherSuite::TLS13_AES_128_GCM_SHA256;
     suites.iter().find(|suite| suite.suite() == wanted)?.tls13()?.quic_suite()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_suite_gets_our_packet_protection_once_whoever_brings_it() {
+        let of = |suite: SupportedCipherSuite| {
+            let suite = with_packets(suite)?;
+            assert!(suite.tls13().is_some_and(|s| s.quic.is_some()));
+            suite.tls13().map(ptr::from_ref)
+        };
+        let theirs = tls::default_provider().cipher_suites;
+        let ours = &provider().cipher_suites;
+        let known: Vec<_> = theirs.iter().filter_map(|suite| of(*suite)).collect();
+        assert_eq!(known.len(), 3, "those of TLS 1.3");
+        assert!(theirs.len() > ours.len() || theirs.iter().all(|s| s.tls13().is_some()));
+        for suite in ours {
+            let same = of(*suite);
+            assert_eq!(same, suite.tls13().map(ptr::from_ref), "it is ours already");
+            assert!(same.is_some_and(|suite| known.contains(&suite)), "and made once");
+        }
+    }
 }

@@ -8,6 +8,7 @@ use rustls::quic::{ClientConnection, Connection, ServerConnection, Version};
 use rustls::{AlertDescription, HandshakeKind};
 
 use super::keys::{KeyChange, OneRttSecrets};
+use super::material::taken;
 use super::refused::Refused;
 use super::{ClientTls, Level, ServerTls, TlsError, time};
 use crate::time::Instant;
@@ -135,16 +136,18 @@ impl Session {
     /// Appends handshake bytes to send, and gives new keys when there are some. Call again
     /// until it does neither.
     pub fn write(&mut self, out: &mut Vec<u8>) -> Option<KeyChange> {
-        let change = self.tls.write_hs(out)?;
+        let (change, made) = taken(|| self.tls.write_hs(out));
+        // Neither is missing: the suites of a configuration note what they make.
+        let (change, keys) = (change?, made.keys()?);
         Some(match change {
-            rustls::quic::KeyChange::Handshake { keys } => {
+            rustls::quic::KeyChange::Handshake { .. } => {
                 self.has_handshake_keys = true;
                 self.write_level = Level::Handshake;
-                KeyChange::Handshake(keys.into())
+                KeyChange::Handshake(keys)
             }
-            rustls::quic::KeyChange::OneRtt { keys, next } => {
+            rustls::quic::KeyChange::OneRtt { next, .. } => {
                 self.write_level = Level::OneRtt;
-                KeyChange::OneRtt { keys: keys.into(), next: OneRttSecrets::new(next) }
+                KeyChange::OneRtt { keys, next: OneRttSecrets::new(next) }
             }
         })
     }

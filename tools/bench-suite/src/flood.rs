@@ -152,8 +152,8 @@ fn initial(number: u64) -> Result<Vec<u8>, Failure> {
     Frame::Padding { len }.write(&mut w).map_err(|_| "the padding does not fit")?;
     patch_length(&mut out, layout.length_at, DATAGRAM_BYTES - layout.pn_at);
     let payload = DATAGRAM_BYTES - TAG_LEN - at;
-    let sealed = keys.local.packet.seal(0, &mut out, at, payload).ok_or("it cannot be sealed")?;
-    if !keys.local.header.mask(&mut out[..sealed], layout.pn_at) {
+    let sealed = keys.local.packet().seal(0, &mut out, at, payload).ok_or("it cannot be sealed")?;
+    if !keys.local.header().mask(&mut out[..sealed], layout.pn_at) {
         return Err("no header protection".into());
     }
     Ok(out)

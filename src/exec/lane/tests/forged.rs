@@ -74,8 +74,8 @@ pub(super) fn initial(kind: Kind, dcid: ConnectionId, token: &[u8], pn: u64) -> 
     let rest = w.remaining();
     Frame::Padding { len: rest }.write(&mut w).unwrap();
     patch_length(&mut out, layout.length_at, 1200 - layout.pn_at);
-    let total = keys.local.packet.seal(pn, &mut out, at, 1200 - TAG_LEN - at).unwrap();
-    assert!(keys.local.header.mask(&mut out[..total], layout.pn_at));
+    let total = keys.local.packet().seal(pn, &mut out, at, 1200 - TAG_LEN - at).unwrap();
+    assert!(keys.local.header().mask(&mut out[..total], layout.pn_at));
     out
 }
 

@@ -150,8 +150,8 @@ pub(super) fn initial_with(
     w.bytes(payload).unwrap();
     let end = (start + payload.len()).max(size.saturating_sub(TAG_LEN));
     patch_length(&mut buf, layout.length_at, end + TAG_LEN - layout.pn_at);
-    let total = keys.local.packet.seal(pn, &mut buf, start, end - start).unwrap();
-    assert!(keys.local.header.mask(&mut buf[..total], layout.pn_at));
+    let total = keys.local.packet().seal(pn, &mut buf, start, end - start).unwrap();
+    assert!(keys.local.header().mask(&mut buf[..total], layout.pn_at));
     buf.truncate(total);
     buf
 }

@@ -147,6 +147,34 @@ fn a_server_repeats_its_flight_a_few_times_only() {
 }
 
 #[test]
+fn copies_of_a_flight_are_forgotten_and_the_handshake_goes_on() {
+    let mut pair = pair_with_flight();
+    let first = pair.server.handshake.as_ref().unwrap().handshake.sent.first_pn();
+    let mut held = 0;
+    for _ in 0..16 {
+        pair.now = pair.now.plus_ns(250_000_000);
+        pair.server.handle_timeout(pair.now, &mut pair.server_app);
+        // The hello again, in another packet, and room to answer.
+        pair.server.on_crypto(pair.now, SpaceId::Initial, 0, &[1]).unwrap();
+        let h = pair.server.handshake.as_mut().unwrap();
+        (h.received_bytes, h.flight_repeats) = (h.received_bytes + 10_000, 0);
+        send_all(&mut pair.server, pair.now);
+        let sent = &pair.server.handshake.as_ref().unwrap().handshake.sent;
+        held = held.max(sent.next_pn() - sent.first_pn());
+        assert!(sent.has_ack_eliciting());
+    }
+    assert!(pair.server.stats().flight_repeats > 8);
+    let sent = &pair.server.handshake.as_ref().unwrap().handshake.sent;
+    assert!(sent.first_pn() > first && held <= 12, "{held} packets are remembered");
+    // What acknowledges a copy that is forgotten does no harm, and nothing is counted twice.
+    acknowledge(&mut pair.server, pair.now, first, first);
+    pair.filter = Box::new(|_| true);
+    pair.run_ms(5_000);
+    assert!(pair.client.is_established() && pair.server.is_established());
+    assert_eq!(pair.server.bytes_in_flight, 0);
+}
+
+#[test]
 fn an_acknowledgement_that_a_probe_repeats_is_no_sample_of_the_round_trip() {
     // The answer is lost, and the server's probe tells seconds later what it had acknowledged.
     let mut pair = Pair::connected();

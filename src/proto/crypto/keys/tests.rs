@@ -3,6 +3,7 @@
 use super::*;
 use crate::proto::crypto::Level;
 use crate::proto::crypto::Session;
+use crate::proto::crypto::aead::Aead;
 use crate::proto::crypto::testing::{NOW, handshake, hex, pair};
 
 const DCID: &str = "8394c8f03e515708";
@@ -54,8 +55,8 @@ fn client_initial_of_the_rfc() {
     let keys = initial(Side::Client);
     let (mut packet, header_len) = client_initial();
     let len = packet.len();
-    assert_eq!(keys.local.packet.seal(2, &mut packet, header_len, 1162), Some(len));
-    assert!(keys.local.header.mask(&mut packet, header_len - 4));
+    assert_eq!(keys.local.packet().seal(2, &mut packet, header_len, 1162), Some(len));
+    assert!(keys.local.header().mask(&mut packet, header_len - 4));
     assert_eq!(len, 1200);
     assert_eq!(packet[..48], hex(CLIENT_INITIAL_START));
     assert_eq!(packet[len - 16..], hex(CLIENT_INITIAL_END));
@@ -69,42 +70,30 @@ fn server_initial_of_the_rfc() {
     packet.extend(hex(SERVER_PAYLOAD));
     let payload_len = packet.len() - header_len;
     packet.resize(packet.len() + TAG_LEN, 0);
-    keys.local.packet.seal(1, &mut packet, header_len, payload_len).expect("room for the tag");
-    assert!(keys.local.header.mask(&mut packet, header_len - 2));
+    keys.local.packet().seal(1, &mut packet, header_len, payload_len).expect("room for the tag");
+    assert!(keys.local.header().mask(&mut packet, header_len - 2));
     assert_eq!(packet, hex(SERVER_PACKET));
 
     let keys = initial(Side::Client);
-    let unmasked = keys.remote.header.unmask(&mut packet, header_len - 2).expect("long enough");
+    let unmasked = keys.remote.header().unmask(&mut packet, header_len - 2).expect("long enough");
     assert_eq!(unmasked, Unmasked { first: 0xc1, truncated_pn: 1, pn_len: 2 });
-    assert_eq!(keys.remote.packet.open(1, &mut packet, header_len), Some(payload_len));
+    assert_eq!(keys.remote.packet().open(1, &mut packet, header_len), Some(payload_len));
     assert_eq!(packet[..header_len], hex(SERVER_HEADER));
     assert_eq!(packet[header_len..header_len + payload_len], hex(SERVER_PAYLOAD));
 }
 
 /// RFC 9001 §A.5: a short header packet under ChaCha20-Poly1305, whose keys come from a
-/// traffic secret. The handshake does not show its secrets, so the keys are made as the TLS
-/// library makes them, by its own labels, from the RFC's key, iv and hp.
+/// traffic secret. The handshake does not show its secrets, so the keys are made from the RFC's
+/// key, iv and hp.
 #[test]
 fn chacha20_short_header_of_the_rfc() {
-    use rustls::crypto::cipher::{AeadKey, Iv};
-
-    let mut hp_bytes = [0; 32];
-    hp_bytes
-        .copy_from_slice(&hex("25a282b9e82f06f21f488917a4fc8f1b73573685608597d0efcb076b0ab7a7a4"));
-    let mut key_bytes = [0; 32];
-    key_bytes
-        .copy_from_slice(&hex("c6d98ff3441c3fe1b2182094f69caa2ed4b716b65488960a7a984979fb23e1c8"));
-    let mut iv = [0; 12];
-    iv.copy_from_slice(&hex("e0459b3474bdd0e44a41c144"));
-
-    let chacha = super::provider::provider()
-        .cipher_suites
-        .iter()
-        .find(|suite| suite.suite() == rustls::CipherSuite::TLS13_CHACHA20_POLY1305_SHA256)
-        .and_then(|suite| suite.tls13()?.quic)
-        .expect("both providers have ChaCha20");
-    let header = HeaderKey(chacha.header_protection_key(AeadKey::from(hp_bytes)));
-    let packet_key = PacketKey(chacha.packet_key(AeadKey::from(key_bytes), Iv::from(iv)));
+    let (key, hp) = (
+        hex("c6d98ff3441c3fe1b2182094f69caa2ed4b716b65488960a7a984979fb23e1c8"),
+        hex("25a282b9e82f06f21f488917a4fc8f1b73573685608597d0efcb076b0ab7a7a4"),
+    );
+    let iv = hex("e0459b3474bdd0e44a41c144");
+    let header = HeaderSecret::new(Aead::ChaCha20, &hp).expect("32 bytes").expand();
+    let packet_key = PacketSecret::new(Aead::ChaCha20, &key, &iv).expect("32 and 12").expand();
 
     let mut packet = hex("4200bff401");
     packet.resize(5 + TAG_LEN, 0);
@@ -129,15 +118,15 @@ fn only_version_1_has_initial_keys() {
 fn any_changed_bit_and_another_number_fail_to_open() {
     let (client, server) = (initial(Side::Client), initial(Side::Server));
     let (mut sealed, header_len) = client_initial();
-    client.local.packet.seal(2, &mut sealed, header_len, 1162).expect("room for the tag");
+    client.local.packet().seal(2, &mut sealed, header_len, 1162).expect("room for the tag");
     for at in (0..sealed.len() * 8).step_by(7) {
         let mut forged = sealed.clone();
         forged[at / 8] ^= 1 << (at % 8);
-        assert_eq!(server.remote.packet.open(2, &mut forged, header_len), None, "bit {at}");
+        assert_eq!(server.remote.packet().open(2, &mut forged, header_len), None, "bit {at}");
     }
-    assert_eq!(server.remote.packet.open(3, &mut sealed.clone(), header_len), None);
-    assert_eq!(server.local.packet.open(2, &mut sealed.clone(), header_len), None);
-    assert_eq!(server.remote.packet.open(2, &mut sealed, header_len), Some(1162));
+    assert_eq!(server.remote.packet().open(3, &mut sealed.clone(), header_len), None);
+    assert_eq!(server.local.packet().open(2, &mut sealed.clone(), header_len), None);
+    assert_eq!(server.remote.packet().open(2, &mut sealed, header_len), Some(1162));
 }
 
 #[test]
@@ -146,18 +135,18 @@ fn lengths_out_of_range_are_refused_without_a_trace() {
     let mut packet = [0x43; 40];
     // One byte short of room for the tag, a header beyond the end, sums that overflow.
     for (header_len, payload_len) in [(10, 15), (41, 0), (usize::MAX, 1), (1, usize::MAX)] {
-        assert_eq!(keys.local.packet.seal(0, &mut packet, header_len, payload_len), None);
+        assert_eq!(keys.local.packet().seal(0, &mut packet, header_len, payload_len), None);
     }
     for header_len in [25, 40, 41, usize::MAX] {
-        assert_eq!(keys.remote.packet.open(0, &mut packet, header_len), None);
+        assert_eq!(keys.remote.packet().open(0, &mut packet, header_len), None);
     }
     // RFC 9001 §5.4.2: 4 bytes from the packet number's start, then 16 of sample.
     for pn_offset in [0, 21, 40, usize::MAX - 3, usize::MAX] {
-        assert!(!keys.local.header.mask(&mut packet, pn_offset), "{pn_offset}");
-        assert_eq!(keys.remote.header.unmask(&mut packet, pn_offset), None, "{pn_offset}");
+        assert!(!keys.local.header().mask(&mut packet, pn_offset), "{pn_offset}");
+        assert_eq!(keys.remote.header().unmask(&mut packet, pn_offset), None, "{pn_offset}");
     }
     assert_eq!(packet, [0x43; 40]);
-    assert!(keys.local.header.mask(&mut packet, 20));
+    assert!(keys.local.header().mask(&mut packet, 20));
 }
 
 #[test]
@@ -168,11 +157,11 @@ fn masks_hide_and_show_every_length_and_form() {
             let mut packet: Vec<u8> = (0..64u8).map(|i| i.wrapping_mul(5)).collect();
             packet[0] = form | (pn_len as u8 - 1);
             let plain = packet.clone();
-            assert!(client.local.header.mask(&mut packet, 9));
+            assert!(client.local.header().mask(&mut packet, 9));
             assert_eq!(packet[0] & !free_bits, form);
             assert_eq!(packet[1..9], plain[1..9]);
             assert_eq!(packet[9 + pn_len..], plain[9 + pn_len..]);
-            let unmasked = server.remote.header.unmask(&mut packet, 9).expect("long enough");
+            let unmasked = server.remote.header().unmask(&mut packet, 9).expect("long enough");
             let pn = plain[9..9 + pn_len].iter().fold(0u64, |n, b| (n << 8) | u64::from(*b));
             assert_eq!(unmasked, Unmasked { first: plain[0], truncated_pn: pn, pn_len });
             assert_eq!(packet, plain);
@@ -183,9 +172,13 @@ fn masks_hide_and_show_every_length_and_form() {
 #[test]
 fn limits_of_aes_gcm_are_those_of_the_rfc() {
     // RFC 9001 §6.6: 2^23 packets sealed, 2^52 forged.
-    let key = initial(Side::Client).local.packet;
+    let key = initial(Side::Client).local.packet();
     assert_eq!(key.confidentiality_limit(), 1 << 23);
     assert_eq!(key.integrity_limit(), 1 << 52);
+    // And ChaCha20 has its own, §6.6: none that counts, and 2^36.
+    let chacha = PacketSecret::new(Aead::ChaCha20, &[1; 32], &[2; 12]).expect("32 and 12").expand();
+    assert_eq!(chacha.confidentiality_limit(), u64::MAX);
+    assert_eq!(chacha.integrity_limit(), 1 << 36);
 }
 
 #[test]
@@ -196,7 +189,8 @@ fn key_updates_agree_and_differ_from_each_other() {
     let (at_client, at_server) = handshake(&mut client, &mut server);
     assert_eq!(client.read_level(), Level::OneRtt);
 
-    let first = (at_client.one_rtt.unwrap().local.packet, at_server.one_rtt.unwrap().remote.packet);
+    let first =
+        (at_client.one_rtt.unwrap().local.packet(), at_server.one_rtt.unwrap().remote.packet());
     let (mut client_next, mut server_next) = (at_client.next.unwrap(), at_server.next.unwrap());
     let mut phases = vec![first];
     for _ in 0..3 {

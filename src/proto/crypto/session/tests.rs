@@ -46,10 +46,10 @@ fn a_handshake_gives_both_sides_the_same_keys_and_facts() {
     ] {
         let (sender, receiver) = (&sender.unwrap().local, &receiver.unwrap().remote);
         let mut packet = [0x41; 48];
-        sender.packet.seal(77, &mut packet, 12, 20).unwrap();
-        assert!(sender.header.mask(&mut packet, 10));
-        assert_eq!(receiver.header.unmask(&mut packet, 10).unwrap().pn_len, 2);
-        assert_eq!(receiver.packet.open(77, &mut packet, 12), Some(20));
+        sender.packet().seal(77, &mut packet, 12, 20).unwrap();
+        assert!(sender.header().mask(&mut packet, 10));
+        assert_eq!(receiver.header().unmask(&mut packet, 10).unwrap().pn_len, 2);
+        assert_eq!(receiver.packet().open(77, &mut packet, 12), Some(20));
     }
 
     let (mut ours, mut theirs) = ([0; 32], [0; 32]);

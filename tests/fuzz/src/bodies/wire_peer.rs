@@ -47,6 +47,8 @@ struct Space {
 /// Keys of the 1-RTT space, through their phases.
 struct OneRtt {
     keys: Keys,
+    local: PacketKey,
+    remote: PacketKey,
     next: OneRttSecrets,
     send_phase: bool,
     /// The first packet that is sent with this phase's key.
@@ -144,6 +146,8 @@ impl WirePeer {
                 Some(KeyChange::Handshake(keys)) => self.handshake = Some(keys),
                 Some(KeyChange::OneRtt { keys, next }) => {
                     self.one_rtt = Some(OneRtt {
+                        local: keys.local.packet(),
+                        remote: keys.remote.packet(),
                         keys,
                         next,
                         send_phase: false,
@@ -185,16 +189,16 @@ impl WirePeer {
         let pn_offset = p.pn_offset - start;
         let largest = self.spaces[space].received.last().copied();
         let header_key = match space {
-            0 => &self.initial.as_ref()?.remote.header,
-            1 => &self.handshake.as_ref()?.remote.header,
-            _ => &self.one_rtt.as_ref()?.keys.remote.header,
+            0 => self.initial.as_ref()?.remote.header(),
+            1 => self.handshake.as_ref()?.remote.header(),
+            _ => self.one_rtt.as_ref()?.keys.remote.header(),
         };
         let u = header_key.unmask(bytes, pn_offset)?;
         let pn = decode_pn(u.truncated_pn, u.pn_len, largest);
         let header = pn_offset + u.pn_len;
         let len = match space {
-            0 => self.initial.as_ref()?.remote.packet.open(pn, bytes, header)?,
-            1 => self.handshake.as_ref()?.remote.packet.open(pn, bytes, header)?,
+            0 => self.initial.as_ref()?.remote.packet().open(pn, bytes, header)?,
+            1 => self.handshake.as_ref()?.remote.packet().open(pn, bytes, header)?,
             _ => {
                 let next_pn = self.spaces[2].next_pn;
                 let one = self.one_rtt.as_mut()?;
@@ -284,8 +288,8 @@ impl WirePeer {
         let start = w.position();
         w.bytes(payload).ok()?;
         patch_length(&mut buf, layout.length_at, start + payload.len() + TAG_LEN - layout.pn_at);
-        let total = keys.local.packet.seal(pn, &mut buf, start, payload.len())?;
-        assert!(keys.local.header.mask(&mut buf[..total], layout.pn_at));
+        let total = keys.local.packet().seal(pn, &mut buf, start, payload.len())?;
+        assert!(keys.local.header().mask(&mut buf[..total], layout.pn_at));
         buf.truncate(total);
         Some(buf)
     }
@@ -301,8 +305,8 @@ impl WirePeer {
         let header = w.position();
         w.bytes(payload).ok()?;
         buf[0] ^= bits;
-        let total = one.keys.local.packet.seal(pn, &mut buf, header, payload.len())?;
-        assert!(one.keys.local.header.mask(&mut buf[..total], pn_at));
+        let total = one.local.seal(pn, &mut buf, header, payload.len())?;
+        assert!(one.keys.local.header().mask(&mut buf[..total], pn_at));
         buf.truncate(total);
         Some(buf)
     }
@@ -311,7 +315,7 @@ impl WirePeer {
     pub(super) fn update_keys(&mut self) {
         let Some(one) = &mut self.one_rtt else { return };
         let (local, remote) = one.next.next_keys();
-        one.keys.local.packet = local;
+        one.local = local;
         one.send_phase = !one.send_phase;
         one.began = self.spaces[2].next_pn;
         one.pending_remote = Some(remote);
@@ -361,18 +365,18 @@ impl WirePeer {
 impl OneRtt {
     fn open(&mut self, phase: bool, pn: u64, bytes: &mut [u8], header: usize) -> Option<usize> {
         if phase == self.receive_phase {
-            return self.keys.remote.packet.open(pn, bytes, header);
+            return self.remote.open(pn, bytes, header);
         }
         if let Some(next) = &self.pending_remote {
             let len = next.open(pn, bytes, header)?;
-            self.keys.remote.packet = self.pending_remote.take()?;
+            self.remote = self.pending_remote.take()?;
             self.receive_phase = phase;
             return Some(len);
         }
         // The victim has changed keys: RFC 9001 §6.2, we follow at once.
         let len = self.next.next_remote().open(pn, bytes, header)?;
         let (local, remote) = self.next.next_keys();
-        (self.keys.local.packet, self.keys.remote.packet) = (local, remote);
+        (self.local, self.remote) = (local, remote);
         (self.send_phase, self.receive_phase) = (!self.send_phase, phase);
         Some(len)
     }

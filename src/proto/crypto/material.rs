@@ -1,0 +1,121 @@
+//! How keys come out of the TLS library: as bytes, not as its own objects.
+//!
+//! The library derives the keys of each level and has an [`Algorithm`](quic::Algorithm) make
+//! objects of them, which it then hands to us. Ours notes the bytes instead and makes objects that
+//! do nothing: how a key is laid out, and when it is worked out, is the packet path's to decide.
+//! A call into TLS never leaves its thread, so that what was noted is there when it returns.
+
+use core::cell::RefCell;
+
+use rustls::crypto::cipher::{AeadKey, Iv};
+use rustls::{Error, quic};
+
+use super::aead::{Aead, HeaderSecret, PacketSecret};
+use super::{DirectionKeys, Keys, TAG_LEN};
+
+thread_local! {
+    static TAKEN: RefCell<Taken> = const { RefCell::new(Taken::NOTHING) };
+}
+
+/// The secrets that one call into TLS has made: local first, as the library makes them.
+#[derive(Default)]
+pub(super) struct Taken {
+    packets: [Option<PacketSecret>; 2],
+    headers: [Option<HeaderSecret>; 2],
+}
+
+impl Taken {
+    const NOTHING: Self = Self { packets: [None, None], headers: [None, None] };
+
+    /// The keys of a level, if the call made all four.
+    pub(super) fn keys(self) -> Option<Keys> {
+        let ([a, b], [c, d]) = (self.packets, self.headers);
+        Some(Keys {
+            local: DirectionKeys { packet: a?, header: c? },
+            remote: DirectionKeys { packet: b?, header: d? },
+        })
+    }
+
+    /// The packet keys of a key phase, local and remote.
+    pub(super) fn packets(self) -> Option<(PacketSecret, PacketSecret)> {
+        let [a, b] = self.packets;
+        Some((a?, b?))
+    }
+}
+
+fn put<T>(places: &mut [Option<T>; 2], value: Option<T>) {
+    if let Some(free) = places.iter_mut().find(|place| place.is_none()) {
+        *free = value;
+    }
+}
+
+/// Calls into TLS, and returns the secrets that the call made besides.
+pub(super) fn taken<T>(call: impl FnOnce() -> T) -> (T, Taken) {
+    TAKEN.take();
+    let value = call();
+    (value, TAKEN.take())
+}
+
+/// Notes keys of an AEAD.
+pub(super) struct Notes(pub(super) Aead);
+
+impl quic::Algorithm for Notes {
+    fn packet_key(&self, key: AeadKey, iv: Iv) -> Box<dyn quic::PacketKey> {
+        let secret = PacketSecret::new(self.0, key.as_ref(), iv.as_ref());
+        TAKEN.with_borrow_mut(|taken| put(&mut taken.packets, secret));
+        Box::new(Elsewhere)
+    }
+
+    fn header_protection_key(&self, key: AeadKey) -> Box<dyn quic::HeaderProtectionKey> {
+        let secret = HeaderSecret::new(self.0, key.as_ref());
+        TAKEN.with_borrow_mut(|taken| put(&mut taken.headers, secret));
+        Box::new(Elsewhere)
+    }
+
+    fn aead_key_len(&self) -> usize {
+        self.0.key_len()
+    }
+}
+
+/// In the place of a key, and without a byte: whoever uses it has taken our suites elsewhere.
+struct Elsewhere;
+
+fn elsewhere<T>() -> Result<T, Error> {
+    Err(Error::General("packets of this suite are protected by quiclane alone".to_owned()))
+}
+
+impl quic::PacketKey for Elsewhere {
+    fn encrypt_in_place(&self, _: u64, _: &[u8], _: &mut [u8]) -> Result<quic::Tag, Error> {
+        elsewhere()
+    }
+
+    fn decrypt_in_place<'a>(&self, _: u64, _: &[u8], _: &'a mut [u8]) -> Result<&'a [u8], Error> {
+        elsewhere()
+    }
+
+    fn tag_len(&self) -> usize {
+        TAG_LEN
+    }
+
+    fn confidentiality_limit(&self) -> u64 {
+        0
+    }
+
+    fn integrity_limit(&self) -> u64 {
+        0
+    }
+}
+
+impl quic::HeaderProtectionKey for Elsewhere {
+    fn encrypt_in_place(&self, _: &[u8], _: &mut u8, _: &mut [u8]) -> Result<(), Error> {
+        elsewhere()
+    }
+
+    fn decrypt_in_place(&self, _: &[u8], _: &mut u8, _: &mut [u8]) -> Result<(), Error> {
+        elsewhere()
+    }
+
+    fn sample_len(&self) -> usize {
+        super::SAMPLE_LEN
+    }
+}
