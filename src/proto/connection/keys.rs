@@ -157,8 +157,10 @@ impl OneRttKeys {
             },
         };
         let Some(len) = key.open(pn, packet, header) else {
-            // One packet is one attempt, whoever wrote it (§9.5): the next is tried otherwise.
-            self.doubt = generation == Generation::Previous && self.phase_received.is_none();
+            // One packet is one attempt, whoever wrote it (§9.5): the next is tried otherwise. But
+            // the peer cannot be two updates ahead before it has a packet of the one between.
+            let may_be_ahead = self.phase_received.is_none() && self.sealed > 0;
+            self.doubt = generation == Generation::Previous && may_be_ahead;
             return self.forged();
         };
         match generation {

@@ -170,3 +170,24 @@ fn attack_66_updates_of_a_peer_are_limited_and_counted() {
     assert_eq!(pair.client_app.data[&stream], b"after all");
     assert!(pair.client.is_established() && pair.server.is_established());
 }
+
+#[test]
+fn a_damaged_packet_costs_no_other_while_our_update_is_not_sent() {
+    // After a damaged packet the next was opened as if the peer had updated twice.
+    let mut pair = Pair::connected();
+    pair.settle();
+    let next_pn = pair.server.data.sent.next_pn();
+    pair.server.keys.as_mut().unwrap().update(None, next_pn, Instant::NEVER);
+    let mut buf = [0; 2048];
+    let before = pair.server.stats();
+    for damage in [1, 0] {
+        let stream = pair.client.open(Dir::Uni).unwrap();
+        pair.client.send(stream, Bytes::from_static(b"news"), true).unwrap();
+        let t = pair.client.transmit(pair.now, &mut buf).unwrap();
+        buf[t.len - 1] ^= damage;
+        pair.deliver(Side::Server, Ecn::NotEct, &mut buf[..t.len]);
+    }
+    let stats = pair.server.stats();
+    assert_eq!(stats.rx_dropped, before.rx_dropped + 1);
+    assert_eq!(stats.rx_packets, before.rx_packets + 1, "{stats:?}");
+}
