@@ -5,7 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests: what fails here fails the test")]
 
 use bytes::Bytes;
-use quiclane::proto::sent::SentFrame;
+use quiclane::proto::sent::StreamFrame;
 use quiclane::proto::streams::{Delivery, Limits, Streams};
 use quiclane::wire::frame::Frame;
 use quiclane::wire::{Dir, Reader, Side, Writer};
@@ -82,7 +82,7 @@ struct End {
     streams: Streams,
     buffer: Box<[u8; 1_200]>,
     len: usize,
-    sent: Vec<SentFrame>,
+    sent: Vec<StreamFrame>,
     answers: bool,
     delivered: u64,
 }

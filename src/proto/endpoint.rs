@@ -422,10 +422,10 @@ impl Endpoint {
             reason,
         };
         let len = refusal.write(cx.answer, number(&cx.random));
-        match self.answer(cx.now, Kind::Refusal, len) {
-            Incoming::Answer(len) => Some(len),
-            _ => None,
+        if let Incoming::Answer(len) = self.answer(cx.now, Kind::Refusal, len) {
+            return Some(len);
         }
+        None
     }
 
     /// Whether the close of a connection that ended with its first datagram may go out.

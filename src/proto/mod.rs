@@ -4,6 +4,8 @@
 //! from here: the secrets of connections, into a writer for which the application asked
 //! ([`crypto::ServerTlsBuilder::key_log`]).
 #![forbid(unsafe_code)]
+// A frame that nothing handles, or that nothing repairs after loss, does not compile.
+#![cfg_attr(not(test), deny(clippy::wildcard_enum_match_arm))]
 
 pub mod congestion;
 pub mod connection;

@@ -154,12 +154,9 @@ impl Mtu {
             State::Searching { size, in_flight: false, .. } => Some(size),
             State::Settled { until } if now >= until => {
                 self.search();
-                match self.state {
-                    State::Searching { size, .. } => Some(size),
-                    _ => None,
-                }
+                if let State::Searching { size, .. } = self.state { Some(size) } else { None }
             }
-            _ => None,
+            State::Disabled | State::Searching { .. } | State::Settled { .. } => None,
         }
     }
 

@@ -16,9 +16,9 @@ pub struct StreamRef {
     pub generation: u32,
 }
 
-/// One frame of a sent packet.
+/// One frame of a sent packet that belongs to streams and their limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SentFrame {
+pub enum StreamFrame {
     /// STREAM: the range `offset..offset + len`, and whether FIN was set.
     Stream {
         /// The stream.
@@ -29,18 +29,6 @@ pub enum SentFrame {
         len: u16,
         /// The frame ended the stream.
         fin: bool,
-    },
-    /// CRYPTO: the range `offset..offset + len` of the packet's own level.
-    Crypto {
-        /// First byte.
-        offset: u64,
-        /// Bytes of data.
-        len: u16,
-    },
-    /// ACK up to `largest`; its acknowledgement lets the receiver forget ranges.
-    Ack {
-        /// Largest packet number acknowledged.
-        largest: u64,
     },
     /// RESET_STREAM.
     ResetStream {
@@ -75,6 +63,25 @@ pub enum SentFrame {
     StreamsBlocked {
         /// Which kind of streams.
         dir: Dir,
+    },
+}
+
+/// One frame of a sent packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SentFrame {
+    /// One that the streams repair.
+    Streams(StreamFrame),
+    /// CRYPTO: the range `offset..offset + len` of the packet's own level.
+    Crypto {
+        /// First byte.
+        offset: u64,
+        /// Bytes of data.
+        len: u16,
+    },
+    /// ACK up to `largest`; its acknowledgement lets the receiver forget ranges.
+    Ack {
+        /// Largest packet number acknowledged.
+        largest: u64,
     },
     /// NEW_CONNECTION_ID.
     NewConnectionId {

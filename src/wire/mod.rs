@@ -14,6 +14,8 @@
 //! Sending is the mirror image through a [`Writer`] over the transmit buffer. A write that does
 //! not fit gives [`Full`] and leaves the writer where it stood, so a packet is packed by trying.
 #![forbid(unsafe_code)]
+// A frame that nothing handles does not compile.
+#![cfg_attr(not(test), deny(clippy::wildcard_enum_match_arm))]
 
 mod cid;
 mod codec;

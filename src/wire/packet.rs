@@ -303,10 +303,8 @@ const fn is_version_list(len: usize) -> bool {
 
 /// The versions that a Version Negotiation packet lists; of any other packet, none.
 pub fn versions<'a>(packet: &Packet, datagram: &'a [u8]) -> impl Iterator<Item = u32> + use<'a> {
-    let list = match packet.kind {
-        PacketType::VersionNegotiation => packet.pn_offset..packet.end,
-        _ => 0..0,
-    };
+    let is_list = packet.kind == PacketType::VersionNegotiation;
+    let list = if is_list { packet.pn_offset..packet.end } else { 0..0 };
     let (list, _) = datagram.get(list).unwrap_or_default().as_chunks::<4>();
     list.iter().map(|version| u32::from_be_bytes(*version))
 }

@@ -119,7 +119,7 @@ impl Connection {
     ) -> Result<(), TransportError> {
         let acked = match space {
             SpaceId::Data => self.apply_data_ack(now, ack)?,
-            _ => self.apply_handshake_ack(now, space, ack)?,
+            SpaceId::Initial | SpaceId::Handshake => self.apply_handshake_ack(now, space, ack)?,
         };
         if space == SpaceId::Handshake
             && let Some(h) = &mut self.handshake
@@ -206,7 +206,12 @@ impl Connection {
                                 *tickets = None;
                             }
                         }
-                        other => streams.on_acked(&other),
+                        SentFrame::Streams(frame) => streams.on_acked(&frame),
+                        // That it arrived changes nothing here.
+                        SentFrame::NewConnectionId { .. }
+                        | SentFrame::NewToken
+                        | SentFrame::HandshakeDone
+                        | SentFrame::Ping => {}
                     }
                 }
             })?;
@@ -272,7 +277,13 @@ impl Connection {
                         SentFrame::Crypto { offset, len } => {
                             crypto.on_acked(offset, len);
                         }
-                        _ => {}
+                        // RFC 9000 §12.4: of these PING alone is in such packets.
+                        SentFrame::Ping
+                        | SentFrame::Streams(_)
+                        | SentFrame::NewConnectionId { .. }
+                        | SentFrame::RetireConnectionId { .. }
+                        | SentFrame::NewToken
+                        | SentFrame::HandshakeDone => {}
                     }
                 }
             })?;
@@ -343,7 +354,9 @@ impl Connection {
         let first_sample = self.first_rtt_sample_at;
         let losses = match space {
             SpaceId::Data => self.detect_data_losses(now, delay, first_sample),
-            _ => self.detect_handshake_losses(now, space, delay, first_sample),
+            SpaceId::Initial | SpaceId::Handshake => {
+                self.detect_handshake_losses(now, space, delay, first_sample)
+            }
         };
         if losses.packets == 0 {
             return;
@@ -408,7 +421,7 @@ impl Connection {
                         }
                     }
                     SentFrame::Ack { .. } | SentFrame::Ping => {}
-                    other => streams.on_lost(&other),
+                    SentFrame::Streams(frame) => streams.on_lost(&frame),
                 }
             }
         });

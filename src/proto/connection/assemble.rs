@@ -70,10 +70,10 @@ impl Connection {
         self.write_rare_frames(w);
         let sent = &mut self.data.sent;
         if self.streams.has_control() {
-            self.streams.write_control(w, &mut |f| sent.push_frame(f));
+            self.streams.write_control(w, &mut |f| sent.push_frame(SentFrame::Streams(f)));
         }
         if self.streams.has_data() && !sent.is_full() {
-            let mut push = |f| sent.push_frame(f);
+            let mut push = |f| sent.push_frame(SentFrame::Streams(f));
             if lengths {
                 self.streams.write_data_with_lengths(w, &mut push);
             } else {

@@ -109,7 +109,11 @@ impl Connection {
         // RFC 9000 §10.2.1: whoever may have forged its address is answered once, and nothing is kept.
         self.state = match state {
             State::Draining if !self.is_address_validated() => State::Drained,
-            other => other,
+            State::Handshaking
+            | State::Established
+            | State::Closing
+            | State::Draining
+            | State::Drained => state,
         };
         // RFC 9000 §10.2: three probe timeouts.
         self.deadlines.close = now.plus_ns(self.three_ptos_ns(CLOSING_MAX_NS));
@@ -193,7 +197,7 @@ impl Connection {
         let Handshake { initial, handshake, token, .. } = &mut **h;
         let (s, kind) = match space {
             SpaceId::Initial => (initial, PacketType::Initial),
-            _ => (handshake, PacketType::Handshake),
+            SpaceId::Handshake | SpaceId::Data => (handshake, PacketType::Handshake),
         };
         let keys = s.keys.as_ref()?;
         let pn = s.sent.next_pn();

@@ -77,7 +77,14 @@ impl Connection {
             Frame::PathResponse(_) => {}
             Frame::HandshakeDone => self.on_handshake_done(now)?,
             Frame::NewToken { token } => self.on_new_token(token)?,
-            _ => self.on_stream_control(frame)?,
+            Frame::ResetStream { .. }
+            | Frame::StopSending { .. }
+            | Frame::MaxData(_)
+            | Frame::MaxStreamData { .. }
+            | Frame::MaxStreams { .. }
+            | Frame::DataBlocked(_)
+            | Frame::StreamDataBlocked { .. }
+            | Frame::StreamsBlocked { .. } => self.on_stream_control(frame)?,
         }
         Ok(())
     }
@@ -95,7 +102,19 @@ impl Connection {
             Frame::DataBlocked(limit) => s.on_data_blocked(limit),
             Frame::StreamDataBlocked { stream, limit } => s.on_stream_data_blocked(stream, limit),
             Frame::StreamsBlocked { dir, limit } => s.on_streams_blocked(dir, limit),
-            _ => Ok(()),
+            Frame::Padding { .. }
+            | Frame::Ping
+            | Frame::Ack(_)
+            | Frame::Crypto { .. }
+            | Frame::NewToken { .. }
+            | Frame::Stream { .. }
+            | Frame::NewConnectionId { .. }
+            | Frame::RetireConnectionId { .. }
+            | Frame::PathChallenge(_)
+            | Frame::PathResponse(_)
+            | Frame::ConnectionClose { .. }
+            | Frame::ApplicationClose { .. }
+            | Frame::HandshakeDone => Ok(()),
         }
     }
 

@@ -306,7 +306,7 @@ impl Connection {
                 }
                 // A retirement sent twice would be counted twice: the PING stands for it.
                 SentFrame::RetireConnectionId { .. } | SentFrame::Ack { .. } | SentFrame::Ping => {}
-                other => self.streams.on_lost(&other),
+                SentFrame::Streams(frame) => self.streams.on_lost(&frame),
             }
         }
     }

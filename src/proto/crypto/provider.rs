@@ -46,6 +46,13 @@ pub fn default_provider() -> CryptoProvider {
     provider().as_ref().clone()
 }
 
+/// The suites, the best first.
+const PREFERRED: [CipherSuite; 3] = [
+    CipherSuite::TLS13_AES_128_GCM_SHA256,
+    CipherSuite::TLS13_AES_256_GCM_SHA384,
+    CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,
+];
+
 /// The provider as rustls wants it, made once.
 ///
 /// AES-128 first because its packet protection is the cheapest of the three and the others
@@ -57,11 +64,9 @@ pub(super) fn provider() -> &'static Arc<CryptoProvider> {
         let mut provider = tls::default_provider();
         provider.cipher_suites =
             provider.cipher_suites.into_iter().filter_map(with_packets).collect();
-        provider.cipher_suites.sort_by_key(|suite| match suite.suite() {
-            CipherSuite::TLS13_AES_128_GCM_SHA256 => 0,
-            CipherSuite::TLS13_AES_256_GCM_SHA384 => 1,
-            _ => 2,
-        });
+        provider
+            .cipher_suites
+            .sort_by_key(|suite| PREFERRED.iter().position(|wanted| *wanted == suite.suite()));
         Arc::new(provider)
     })
 }
@@ -76,6 +81,7 @@ static MADE: Mutex<Vec<(&Tls13CipherSuite, &Tls13CipherSuite)>> = Mutex::new(Vec
 /// directly. ring lays a key out in one piece, aws-lc-rs behind a pointer of its own: a key that is
 /// not in the cache is then missed twice, the second time where nobody can be told to look ahead.
 /// And ring's fixed cost per packet is lower, which is most of a small packet.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the library adds variants in minor versions")]
 pub(super) fn with_packets(suite: SupportedCipherSuite) -> Option<SupportedCipherSuite> {
     let aead = match suite.suite() {
         CipherSuite::TLS13_AES_128_GCM_SHA256 => Aead::Aes128,

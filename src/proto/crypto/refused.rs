@@ -69,6 +69,7 @@ pub(super) fn explained(
     Refused { alert: AlertDescription::from(verdict), certificate, why }.error()
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "the library adds variants in minor versions")]
 fn why(verdict: &CertificateError, certificate: Option<&Summary>, intermediates: usize) -> String {
     match verdict {
         CertificateError::UnknownIssuer => {

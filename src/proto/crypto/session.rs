@@ -180,10 +180,12 @@ impl Session {
     /// handshake on: never what it remembers from an earlier session.
     #[must_use]
     pub fn peer_transport_parameters(&self) -> Option<&[u8]> {
-        match &self.tls {
-            Connection::Client(client) if client.is_handshaking() => None,
-            tls => tls.quic_transport_parameters(),
+        if let Connection::Client(client) = &self.tls
+            && client.is_handshaking()
+        {
+            return None;
         }
+        self.tls.quic_transport_parameters()
     }
 
     /// The application protocol that was agreed on.
@@ -236,6 +238,7 @@ fn internal(error: &rustls::Error) -> TlsError {
 }
 
 /// The alert for errors that rustls raises without choosing one.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the library adds variants in minor versions")]
 fn alert_for(error: &rustls::Error) -> AlertDescription {
     use rustls::Error;
     match error {

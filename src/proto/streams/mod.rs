@@ -24,7 +24,7 @@
 //!
 //! *To send*, ask [`Streams::has_control`] and [`Streams::has_data`], both O(1), and let
 //! [`Streams::write_control`] and [`Streams::write_data`] fill the packet. Every frame written is
-//! reported as a [`SentFrame`](crate::proto::sent::SentFrame); when its packet is acknowledged
+//! reported as a [`StreamFrame`](crate::proto::sent::StreamFrame); when its packet is acknowledged
 //! or lost, give that back to [`Streams::on_acked`] or [`Streams::on_lost`]. Acknowledgements
 //! are cheapest in the order of sending: then each one moves an offset.
 //!

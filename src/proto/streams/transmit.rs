@@ -5,7 +5,7 @@ use super::recv::RecvState;
 use super::send::{Segment, SendQueue, SendState};
 use super::slot::{news, owed};
 use super::{Streams, owed_all};
-use crate::proto::sent::{SentFrame, StreamRef};
+use crate::proto::sent::{StreamFrame, StreamRef};
 use crate::wire::frame::{Frame, stream_header_len, write_stream_header};
 use crate::wire::{Dir, StreamId, Writer, varint_len};
 
@@ -72,7 +72,7 @@ impl Streams {
 
     /// Writes the control frames that are owed, as many as fit and at most 100; the others stay
     /// owed.
-    pub fn write_control(&mut self, w: &mut Writer<'_>, sent: &mut impl FnMut(SentFrame)) {
+    pub fn write_control(&mut self, w: &mut Writer<'_>, sent: &mut impl FnMut(StreamFrame)) {
         while self.owed != 0 {
             let bit = self.owed & self.owed.wrapping_neg();
             if !self.write_owed_all(bit, w, sent) {
@@ -98,7 +98,7 @@ impl Streams {
     /// Fills the packet with STREAM frames, at most 100: what was lost first, then new data, one
     /// frame of each stream in turn. A frame that reaches exactly the end of `w` has no length field, so
     /// nothing may follow it in the packet.
-    pub fn write_data(&mut self, w: &mut Writer<'_>, sent: &mut impl FnMut(SentFrame)) {
+    pub fn write_data(&mut self, w: &mut Writer<'_>, sent: &mut impl FnMut(StreamFrame)) {
         self.write_segments(w, true, sent);
     }
 
@@ -106,15 +106,15 @@ impl Streams {
     pub fn write_data_with_lengths(
         &mut self,
         w: &mut Writer<'_>,
-        sent: &mut impl FnMut(SentFrame),
+        sent: &mut impl FnMut(StreamFrame),
     ) {
         self.write_segments(w, false, sent);
     }
 
-    /// A frame's packet was acknowledged. Frames of other rooms are ignored.
-    pub fn on_acked(&mut self, frame: &SentFrame) {
+    /// A frame's packet was acknowledged.
+    pub fn on_acked(&mut self, frame: &StreamFrame) {
         match *frame {
-            SentFrame::Stream { stream, offset, len, fin } => {
+            StreamFrame::Stream { stream, offset, len, fin } => {
                 let Some(slot) = self.table.resolve(stream) else { return };
                 let send = &mut self.table.slots[slot as usize].send;
                 let moved = send.on_acked(&mut self.lent, offset, u64::from(len), fin);
@@ -129,7 +129,7 @@ impl Streams {
                     self.close_if_done(slot);
                 }
             }
-            SentFrame::ResetStream { stream } => {
+            StreamFrame::ResetStream { stream } => {
                 let Some(slot) = self.table.resolve(stream) else { return };
                 let send = &mut self.stream_mut(slot).send;
                 if send.state == SendState::Reset {
@@ -137,34 +137,41 @@ impl Streams {
                     self.close_if_done(slot);
                 }
             }
-            _ => {}
+            // That it arrived changes nothing here: the peer acts on it.
+            StreamFrame::StopSending { .. }
+            | StreamFrame::MaxData
+            | StreamFrame::MaxStreamData { .. }
+            | StreamFrame::MaxStreams { .. }
+            | StreamFrame::DataBlocked
+            | StreamFrame::StreamDataBlocked { .. }
+            | StreamFrame::StreamsBlocked { .. } => {}
         }
     }
 
     /// A frame's packet was lost: what of it still matters is owed again (RFC 9000 §13.3).
-    /// Frames of other rooms are ignored.
-    pub fn on_lost(&mut self, frame: &SentFrame) {
+    pub fn on_lost(&mut self, frame: &StreamFrame) {
         match *frame {
-            SentFrame::Stream { stream, offset, len, fin } => {
+            StreamFrame::Stream { stream, offset, len, fin } => {
                 let Some(slot) = self.table.resolve(stream) else { return };
                 self.stream_mut(slot).send.on_lost(offset, u64::from(len), fin);
                 self.schedule(slot);
             }
-            SentFrame::ResetStream { stream } => self.owe_again(stream, owed::RESET_STREAM),
-            SentFrame::StopSending { stream } => self.owe_again(stream, owed::STOP_SENDING),
-            SentFrame::MaxStreamData { stream } => self.owe_again(stream, owed::MAX_STREAM_DATA),
-            SentFrame::StreamDataBlocked { stream } => {
+            StreamFrame::ResetStream { stream } => self.owe_again(stream, owed::RESET_STREAM),
+            StreamFrame::StopSending { stream } => self.owe_again(stream, owed::STOP_SENDING),
+            StreamFrame::MaxStreamData { stream } => self.owe_again(stream, owed::MAX_STREAM_DATA),
+            StreamFrame::StreamDataBlocked { stream } => {
                 self.owe_again(stream, owed::STREAM_DATA_BLOCKED);
             }
-            SentFrame::MaxData => self.owed |= owed_all::MAX_DATA,
-            SentFrame::MaxStreams { dir } => self.owed |= owed_all::MAX_STREAMS << dir as u8,
-            SentFrame::DataBlocked if self.is_data_blocked() => {
+            StreamFrame::MaxData => self.owed |= owed_all::MAX_DATA,
+            StreamFrame::MaxStreams { dir } => self.owed |= owed_all::MAX_STREAMS << dir as u8,
+            StreamFrame::DataBlocked if self.is_data_blocked() => {
                 self.owed |= owed_all::DATA_BLOCKED;
             }
-            SentFrame::StreamsBlocked { dir } if self.opening[dir as usize].wanted => {
+            StreamFrame::StreamsBlocked { dir } if self.opening[dir as usize].wanted => {
                 self.owed |= owed_all::STREAMS_BLOCKED << dir as u8;
             }
-            _ => {}
+            // The limit that it spoke of has moved.
+            StreamFrame::DataBlocked | StreamFrame::StreamsBlocked { .. } => {}
         }
     }
 
@@ -195,7 +202,7 @@ impl Streams {
         &mut self,
         bit: u8,
         w: &mut Writer<'_>,
-        sent: &mut impl FnMut(SentFrame),
+        sent: &mut impl FnMut(StreamFrame),
     ) -> bool {
         const MAX_STREAMS_UNI: u8 = owed_all::MAX_STREAMS << 1;
         let dir = match bit {
@@ -204,16 +211,18 @@ impl Streams {
             _ => Dir::Bi,
         };
         let (frame, record) = match bit {
-            owed_all::MAX_DATA => (Frame::MaxData(self.window.grant()), SentFrame::MaxData),
+            owed_all::MAX_DATA => (Frame::MaxData(self.window.grant()), StreamFrame::MaxData),
             owed_all::DATA_BLOCKED if !self.is_data_blocked() => return true,
-            owed_all::DATA_BLOCKED => (Frame::DataBlocked(self.credit.max), SentFrame::DataBlocked),
+            owed_all::DATA_BLOCKED => {
+                (Frame::DataBlocked(self.credit.max), StreamFrame::DataBlocked)
+            }
             owed_all::MAX_STREAMS | MAX_STREAMS_UNI => {
                 let max = self.accepting[dir as usize].grant();
-                (Frame::MaxStreams { dir, max }, SentFrame::MaxStreams { dir })
+                (Frame::MaxStreams { dir, max }, StreamFrame::MaxStreams { dir })
             }
             _ => {
                 let limit = self.opening[dir as usize].max;
-                (Frame::StreamsBlocked { dir, limit }, SentFrame::StreamsBlocked { dir })
+                (Frame::StreamsBlocked { dir, limit }, StreamFrame::StreamsBlocked { dir })
             }
         };
         write_frame(&frame, record, w, sent)
@@ -225,7 +234,7 @@ impl Streams {
         slot: u32,
         bit: u8,
         w: &mut Writer<'_>,
-        sent: &mut impl FnMut(SentFrame),
+        sent: &mut impl FnMut(StreamFrame),
     ) -> bool {
         if !self.still_matters(slot, bit) {
             return true;
@@ -236,19 +245,19 @@ impl Streams {
         let (frame, record) = match bit {
             owed::RESET_STREAM => (
                 Frame::ResetStream { stream, code: it.reset_code, final_size: it.send.next },
-                SentFrame::ResetStream { stream: name },
+                StreamFrame::ResetStream { stream: name },
             ),
             owed::STOP_SENDING => (
                 Frame::StopSending { stream, code: it.recv_code },
-                SentFrame::StopSending { stream: name },
+                StreamFrame::StopSending { stream: name },
             ),
             owed::MAX_STREAM_DATA => (
                 Frame::MaxStreamData { stream, max: it.recv.window.grant() },
-                SentFrame::MaxStreamData { stream: name },
+                StreamFrame::MaxStreamData { stream: name },
             ),
             _ => (
                 Frame::StreamDataBlocked { stream, limit: it.send.max },
-                SentFrame::StreamDataBlocked { stream: name },
+                StreamFrame::StreamDataBlocked { stream: name },
             ),
         };
         write_frame(&frame, record, w, sent)
@@ -258,7 +267,7 @@ impl Streams {
         &mut self,
         w: &mut Writer<'_>,
         to_end: bool,
-        sent: &mut impl FnMut(SentFrame),
+        sent: &mut impl FnMut(StreamFrame),
     ) {
         for _ in 0..FRAMES_MAX {
             let Some(slot) = self.next_sender() else { return };
@@ -287,7 +296,7 @@ impl Streams {
         slot: u32,
         w: &mut Writer<'_>,
         to_end: bool,
-        sent: &mut impl FnMut(SentFrame),
+        sent: &mut impl FnMut(StreamFrame),
     ) -> bool {
         let name = self.table.name(slot);
         let stream = &mut self.table.slots[slot as usize];
@@ -307,7 +316,7 @@ impl Streams {
         } else {
             self.credit.used += fit.len as u64;
         }
-        sent(SentFrame::Stream { stream: name, offset, len: fit.len as u16, fin });
+        sent(StreamFrame::Stream { stream: name, offset, len: fit.len as u16, fin });
         self.schedule(slot);
         // The next frame is another stream's.
         for queue in [&mut self.repair, &mut self.fresh] {
@@ -332,9 +341,9 @@ fn write_header(w: &mut Writer<'_>, id: StreamId, offset: u64, fit: Fit, fin: bo
 /// Writes a control frame and records it; says whether it fitted.
 fn write_frame(
     frame: &Frame<'_>,
-    record: SentFrame,
+    record: StreamFrame,
     w: &mut Writer<'_>,
-    sent: &mut impl FnMut(SentFrame),
+    sent: &mut impl FnMut(StreamFrame),
 ) -> bool {
     let fits = frame.write(w).is_ok();
     if fits {
@@ -374,7 +383,7 @@ mod tests {
 
     #[test]
     fn a_frame_is_never_longer_than_its_record_can_say() {
-        // `SentFrame::Stream` counts bytes in 16 bits.
+        // `StreamFrame::Stream` counts bytes in 16 bits.
         let all = usize::from(u16::MAX);
         for to_end in [false, true] {
             let fit = fit(100_000, HEADER, u64::MAX, to_end);

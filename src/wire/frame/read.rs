@@ -37,7 +37,9 @@ impl FrameError {
         const PROTOCOL_VIOLATION: u64 = 0x0a;
         match self.kind {
             FrameErrorKind::TypeNotMinimal | FrameErrorKind::NotNegotiated => PROTOCOL_VIOLATION,
-            _ => FRAME_ENCODING_ERROR,
+            FrameErrorKind::Truncated
+            | FrameErrorKind::UnknownType
+            | FrameErrorKind::InvalidValue(_) => FRAME_ENCODING_ERROR,
         }
     }
 

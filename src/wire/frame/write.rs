@@ -24,7 +24,23 @@ impl Frame<'_> {
                 write_stream_header(w, *stream, *offset, Some(data.len()), *fin)?;
                 w.bytes(data)
             }),
-            _ => w.whole(|w| {
+            Self::Ping
+            | Self::ResetStream { .. }
+            | Self::StopSending { .. }
+            | Self::NewToken { .. }
+            | Self::MaxData(_)
+            | Self::MaxStreamData { .. }
+            | Self::MaxStreams { .. }
+            | Self::DataBlocked(_)
+            | Self::StreamDataBlocked { .. }
+            | Self::StreamsBlocked { .. }
+            | Self::NewConnectionId { .. }
+            | Self::RetireConnectionId { .. }
+            | Self::PathChallenge(_)
+            | Self::PathResponse(_)
+            | Self::ConnectionClose { .. }
+            | Self::ApplicationClose { .. }
+            | Self::HandshakeDone => w.whole(|w| {
                 w.varint(self.frame_type())?;
                 self.write_fields(w)
             }),

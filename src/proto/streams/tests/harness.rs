@@ -1,7 +1,7 @@
 //! Both ends of a connection without packets protection, acknowledgements or time: what one
 //! writes, the other reads, unless the test loses it.
 
-use crate::proto::sent::{SentFrame, StreamRef};
+use crate::proto::sent::{StreamFrame, StreamRef};
 use crate::proto::streams::{Delivery, Limits, StreamError, StreamEvent, Streams};
 use crate::wire::frame::Frame;
 use crate::wire::{Dir, Reader, Side, StreamId, Writer};
@@ -22,7 +22,7 @@ pub(super) const AMPLE: Limits = Limits {
 #[derive(Clone, Debug)]
 pub(super) struct Packet {
     pub(super) bytes: Vec<u8>,
-    pub(super) frames: Vec<SentFrame>,
+    pub(super) frames: Vec<StreamFrame>,
 }
 
 impl Packet {

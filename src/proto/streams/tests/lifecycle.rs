@@ -1,7 +1,7 @@
 //! From opening to closing: states, events, credit for streams.
 
 use super::harness::{AMPLE, End, Pair, pattern};
-use crate::proto::sent::SentFrame;
+use crate::proto::sent::StreamFrame;
 use crate::proto::streams::{
     Delivery, Limits, OpenError, ReceiveError, SendError, StreamEvent, StreamsStats,
 };
@@ -77,7 +77,7 @@ fn a_complaint_that_was_answered_is_not_made() {
     assert!(pair.client.streams.has_control());
     pair.client.streams.on_max_streams(Dir::Uni, 3).unwrap();
     assert!(!pair.client.streams.has_control());
-    pair.client.streams.on_lost(&SentFrame::StreamsBlocked { dir: Dir::Uni });
+    pair.client.streams.on_lost(&StreamFrame::StreamsBlocked { dir: Dir::Uni });
     assert!(!pair.client.streams.has_control());
 }
 
@@ -247,14 +247,14 @@ fn news_for_a_stream_that_is_gone_reaches_nobody() {
     assert_eq!(closed(&pair.client.events), 1);
     let second = pair.client_sends(Dir::Uni, b"second", true);
     assert_ne!(first, second);
-    let SentFrame::Stream { stream, .. } = old.frames[0] else { panic!("a STREAM frame") };
+    let StreamFrame::Stream { stream, .. } = old.frames[0] else { panic!("a STREAM frame") };
     pair.client.acked(&old);
     pair.client.lost(&old);
     for frame in [
-        SentFrame::ResetStream { stream },
-        SentFrame::StopSending { stream },
-        SentFrame::MaxStreamData { stream },
-        SentFrame::StreamDataBlocked { stream },
+        StreamFrame::ResetStream { stream },
+        StreamFrame::StopSending { stream },
+        StreamFrame::MaxStreamData { stream },
+        StreamFrame::StreamDataBlocked { stream },
     ] {
         pair.client.streams.on_acked(&frame);
         pair.client.streams.on_lost(&frame);

@@ -1,7 +1,7 @@
 //! Sending: how packets are filled, and what becomes of what was sent.
 
 use super::harness::{AMPLE, Packet, Pair, pattern};
-use crate::proto::sent::SentFrame;
+use crate::proto::sent::StreamFrame;
 use crate::proto::streams::{Limits, StreamEvent, Streams};
 use crate::wire::frame::Frame;
 use crate::wire::{Dir, StreamId, Writer};
@@ -74,7 +74,7 @@ fn every_size_of_data_fits_every_room_without_a_misread() {
             assert!(has_length || packet.bytes.len() == 100, "{len}");
             assert_eq!(read[0].2, read[0].1 == len, "{len}: FIN with the last byte");
             assert!(matches!(packet.frames[0],
-                SentFrame::Stream { len, .. } if usize::from(len) == read[0].1));
+                StreamFrame::Stream { len, .. } if usize::from(len) == read[0].1));
             if !explicit {
                 pair.server.receive(&packet).unwrap();
                 assert_eq!(pair.server.got[&id], pattern(len)[..read[0].1]);
@@ -286,22 +286,22 @@ fn blocked_is_said_once_for_each_limit() {
     for packet in pair.client.flight(1_200) {
         frames.extend(packet.frames.iter().copied());
     }
-    let count = |frames: &[SentFrame], wanted: fn(&SentFrame) -> bool| {
+    let count = |frames: &[StreamFrame], wanted: fn(&StreamFrame) -> bool| {
         frames.iter().filter(|frame| wanted(frame)).count()
     };
-    assert_eq!(count(&frames, |f| matches!(f, SentFrame::StreamDataBlocked { .. })), 3);
-    assert_eq!(count(&frames, |f| matches!(f, SentFrame::DataBlocked)), 1);
+    assert_eq!(count(&frames, |f| matches!(f, StreamFrame::StreamDataBlocked { .. })), 3);
+    assert_eq!(count(&frames, |f| matches!(f, StreamFrame::DataBlocked)), 1);
     // More to send changes nothing, and what is lost is said again.
     pair.client.streams.send(ids[0], Bytes::from_static(b"more"), false).unwrap();
     assert!(!pair.client.streams.has_control() && !pair.client.streams.has_data());
     frames.iter().for_each(|frame| pair.client.streams.on_lost(frame));
     let again = pair.client.packet(1_200).unwrap();
-    assert_eq!(count(&again.frames, |f| matches!(f, SentFrame::StreamDataBlocked { .. })), 3);
+    assert_eq!(count(&again.frames, |f| matches!(f, StreamFrame::StreamDataBlocked { .. })), 3);
     // A new limit ends it: what was lost means nothing any more.
-    pair.client.streams.on_lost(&SentFrame::DataBlocked);
+    pair.client.streams.on_lost(&StreamFrame::DataBlocked);
     pair.client.streams.on_max_data(1_000).unwrap();
     assert!(!pair.client.streams.has_control());
-    pair.client.streams.on_lost(&SentFrame::DataBlocked);
+    pair.client.streams.on_lost(&StreamFrame::DataBlocked);
     assert!(!pair.client.streams.has_control());
     // And it is said of the new limit as of the old one.
     pair.client.streams.on_max_stream_data(ids[0], 150).unwrap();
@@ -355,7 +355,7 @@ fn attack_22_a_packet_never_has_more_frames_than_its_record_can_count() {
     let flight = pair.server.flight(9_000);
     assert!(flight.iter().all(|packet| packet.frames.len() <= 200));
     let resets = flight.iter().flat_map(|packet| &packet.frames);
-    let resets = resets.filter(|frame| matches!(frame, SentFrame::ResetStream { .. })).count();
+    let resets = resets.filter(|frame| matches!(frame, StreamFrame::ResetStream { .. })).count();
     assert_eq!(resets, 1_000);
 }
 
