@@ -195,12 +195,10 @@ impl XdpDatapath {
                 }
                 Err(reason) => DropReason::count(reason, &mut self.counters),
             }
-            // There is room: only frames that were in the ring come back to it.
-            let posted = socket.fill.push(socket.umem.repost(frame));
-            debug_assert!(posted, "the fill ring holds every posted frame");
+            socket.repost(frame);
         }
         if count > 0 {
-            socket.fill.submit();
+            socket.end_burst();
             socket.rx.release(count);
         }
         count as usize
@@ -556,6 +554,19 @@ impl XdpDatapath {
     pub(super) fn enter_slot_of(&self, other: &Self) {
         let fd = other.socket.as_ref().map(|socket| socket.fd).unwrap_or_default();
         self.lease.enter_fd(fd).unwrap();
+    }
+
+    /// Fills the fill ring up with frames that nothing counts, as if the kernel had not yet said
+    /// what it took. Returns how many.
+    pub(super) fn crowd_fill_ring(&mut self) -> usize {
+        let Some(socket) = &mut self.socket else { return 0 };
+        let before = socket.umem.free_frames();
+        while socket.fill.has_room(1) {
+            let Some(frame) = socket.umem.take() else { break };
+            socket.fill.push(socket.umem.post(frame));
+        }
+        socket.fill.submit();
+        before - socket.umem.free_frames()
     }
 
     pub(super) fn empty_slot(&self) {

@@ -6,7 +6,7 @@ use super::metadata::Metadata;
 use super::registration::RingSizes;
 use super::rings::{Consumer, Descriptor, Producer};
 use super::sys::{self, Failed};
-use super::umem::{Layout, Owner, Umem};
+use super::umem::{Layout, Owner, RxFrame, Umem};
 use super::who;
 use crate::datapath::Mode;
 use std::os::fd::{AsRawFd, RawFd};
@@ -44,6 +44,8 @@ pub(super) struct Socket {
     pub(super) mode: Mode,
     /// Frames that go round the fill and RX rings.
     pub(super) posted: u32,
+    /// How many are to go round.
+    wanted: u32,
     _owners: Owners,
     pub(super) umem: Umem,
 }
@@ -103,7 +105,7 @@ impl Socket {
             return Err(BindError::Mode(error));
         }
         socket.set_options(config);
-        socket.post_all(config.receive_frames(binding.mode));
+        socket.post_all();
         Ok(socket)
     }
 
@@ -118,6 +120,7 @@ impl Socket {
             fd,
             mode: binding.mode,
             posted: 0,
+            wanted: config.receive_frames(binding.mode),
             _owners: owners,
             umem,
         })
@@ -143,12 +146,40 @@ impl Socket {
         }
     }
 
-    /// Posts `count` frames to receive into, or as many as there are.
-    fn post_all(&mut self, count: u32) {
-        while self.posted < count && self.fill.has_room(1) {
+    /// Posts frames to receive into, as many as are wanted, there are, and have room.
+    #[cold]
+    fn post_all(&mut self) {
+        while self.posted < self.wanted && self.fill.has_room(1) {
             let Some(frame) = self.umem.take() else { break };
             self.fill.push(self.umem.post(frame));
             self.posted += 1;
+        }
+        self.fill.submit();
+    }
+
+    /// Posts a received frame again, for [`Socket::end_burst`] to submit.
+    ///
+    /// There may be no room: the kernel shows what it received in the RX ring before it says how
+    /// many frames it took from the fill ring for it (`xsk_flush`), and a driver that takes frames
+    /// ahead of time says so with its next packet. The frame waits among the free ones then.
+    #[inline]
+    pub(super) fn repost(&mut self, frame: RxFrame) {
+        if !self.fill.push(self.umem.address_of(&frame)) {
+            self.set_aside(frame);
+        }
+    }
+
+    #[cold]
+    fn set_aside(&mut self, frame: RxFrame) {
+        self.umem.set_free(frame);
+        self.posted -= 1;
+    }
+
+    /// Hands what was posted to the kernel, with what waited for room.
+    #[inline]
+    pub(super) fn end_burst(&mut self) {
+        if self.posted < self.wanted {
+            self.post_all();
         }
         self.fill.submit();
     }

@@ -230,9 +230,14 @@ impl Umem {
         self.layout.address(frame.chunk)
     }
 
-    /// Uses a received frame up to receive into again; the result is for the fill ring.
-    pub(super) const fn repost(&self, frame: RxFrame) -> u64 {
+    /// Where a received frame is; the fill ring wants to know.
+    pub(super) const fn address_of(&self, frame: &RxFrame) -> u64 {
         self.layout.address(frame.chunk)
+    }
+
+    /// A received frame that is not posted again for now is free.
+    pub(super) fn set_free(&mut self, frame: RxFrame) {
+        self.free.push(TxFrame { chunk: frame.chunk });
     }
 
     /// Uses a frame up to send `length` bytes from `start`; the result is for the TX ring.
