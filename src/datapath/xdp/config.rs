@@ -2,8 +2,8 @@
 
 use super::error::XdpError;
 use super::ladder::Require;
+use super::layout::RX_HEADROOM_BYTES;
 use super::metadata::Metadata;
-use super::umem::RX_HEADROOM_BYTES;
 use crate::datapath::Mode;
 use crate::datapath::headers::{ETHERNET_BYTES, VLAN_BYTES, VLAN_TAGS_MAX, VlanSet};
 

@@ -1,7 +1,9 @@
 //! Bursts through one AF_XDP socket.
 
-use super::device::{QueueLease, XdpDevice};
+use super::device::XdpDevice;
 use super::error::XdpError;
+use super::layout::TX_PAYLOAD_OFFSET;
+use super::lease::QueueLease;
 use super::metadata::{Metadata, ask_for_checksum};
 use super::neighbours::{Neighbours, Reach};
 use super::netlink::Netlink;
@@ -10,7 +12,7 @@ use super::ports::{Ports, needs_scope, scoped};
 use super::socket::Socket;
 use super::stall::Stall;
 use super::sys::{self, DeviceQuery, Failed, XdpStatistics};
-use super::umem::{TX_PAYLOAD_OFFSET, TxFrame};
+use super::umem::TxFrame;
 use crate::datapath::headers::{
     Checksums, DropReason, ETHERNET_BYTES, FlowKey, IPV4_BYTES, Parsed, Template, UDP_BYTES,
     VLAN_BYTES, VLAN_TAGS_MAX, parse,
@@ -57,12 +59,29 @@ pub struct XdpDatapath {
     lease: QueueLease,
 }
 
-impl XdpDatapath {
-    pub(super) fn new(
-        lease: QueueLease,
-        socket: Socket,
+impl XdpDevice {
+    /// Opens a queue: call it on the thread that will serve it, since its memory is touched here
+    /// first. `ports` are the addresses that get a kernel socket beside; a port of 0 is chosen by
+    /// the kernel, see [`XdpDatapath::local_addresses`]. Steering is a matter of
+    /// [`XdpDevice::listen`].
+    ///
+    /// # Errors
+    /// The queue does not exist or is taken, a port is in use, memory may not be locked, or a rung
+    /// that is required is not reached.
+    pub fn open_queue(
+        self: &Arc<Self>,
+        queue: u32,
         ports: &[SocketAddr],
-    ) -> Result<Self, XdpError> {
+    ) -> Result<XdpDatapath, XdpError> {
+        // The queue is given back when the lease is dropped.
+        let lease = QueueLease::take(self, queue)?;
+        let socket = lease.bind()?;
+        XdpDatapath::new(lease, socket, ports)
+    }
+}
+
+impl XdpDatapath {
+    fn new(lease: QueueLease, socket: Socket, ports: &[SocketAddr]) -> Result<Self, XdpError> {
         let device = lease.shared();
         let info = device.info();
         let netlink = Netlink::new().map_err(|failed| XdpError::from_call(&info.name, failed))?;

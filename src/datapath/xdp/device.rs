@@ -1,44 +1,22 @@
 //! A device with our program attached, shared by the workers that serve its queues.
 
+use super::attach::{Attachment, attach};
+use super::carrier::wait_for_carrier;
 use super::config::XdpConfig;
-use super::datapath::XdpDatapath;
 use super::error::XdpError;
+use super::inspect::{DeviceInfo, inspect};
 use super::ladder::{Ladder, rungs};
-use super::loader::{AttachError, Program, VerdictCounters};
+use super::loader::{Program, VerdictCounters};
 use super::netlink::Netlink;
-use super::socket::{BindError, Binding, Socket};
-use super::sys::{self, DeviceQuery};
-use super::who;
 use crate::datapath::Mode;
-use crate::datapath::headers::{LinkRules, PORT_DROP_SMALL_INITIALS, Verdict};
-use aya::programs::XdpMode;
+use crate::datapath::headers::{PORT_DROP_SMALL_INITIALS, Verdict};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::Duration;
 
-/// A program that a dead process left stays attached for some milliseconds: so often, and so long
-/// in between, attaching is tried again. A program that a living process holds is not waited for.
-const ATTACH_ATTEMPTS: u32 = 25;
-const ATTACH_PAUSE: Duration = Duration::from_millis(10);
-/// igb resets itself when a program is attached and drops the link 0.4 s later: so long a physical
-/// device is watched for that.
-const FLAP_WATCH: Duration = Duration::from_millis(800);
-/// How often the carrier is looked at.
-const CARRIER_PAUSE: Duration = Duration::from_millis(20);
-/// How long a device may take to get its link back: copper at 10 Gb/s needs some seconds.
-const CARRIER_WAIT: Duration = Duration::from_secs(10);
-/// Drivers of devices without a link that could flap.
-const VIRTUAL_DRIVERS: [&str; 5] = ["veth", "tun", "virtio_net", "bridge", "dummy"];
-/// `NETDEV_XDP_ACT_XSK_ZEROCOPY`.
-const FEATURE_ZEROCOPY: u64 = 1 << 3;
-/// `NETDEV_XDP_ACT_BASIC`.
-const FEATURE_BASIC: u64 = 1;
-/// `NETDEV_XSK_FLAGS_TX_CHECKSUM`.
-const XSK_FEATURE_CHECKSUM: u64 = 1 << 1;
 /// The index of the loopback device in every network namespace.
 const LOOPBACK_INDEX: u32 = 1;
 
@@ -59,19 +37,6 @@ impl PortUse {
             Self::Client => 0,
         }
     }
-}
-
-/// What is known of a device since it was attached.
-#[derive(Clone, Debug)]
-pub(super) struct DeviceInfo {
-    pub(super) name: String,
-    pub(super) ifindex: u32,
-    pub(super) mtu: u32,
-    pub(super) mac: [u8; 6],
-    pub(super) queues: u32,
-    pub(super) driver: String,
-    /// Zero-copy senders may leave UDP checksums to it.
-    pub(super) offers_checksums: bool,
 }
 
 /// A device with our program attached: the control plane of its queues. Workers share it in an
@@ -115,29 +80,7 @@ impl XdpDevice {
     pub fn attach(config: &XdpConfig) -> Result<(Arc<Self>, Ladder), XdpError> {
         config.validate()?;
         let info = inspect(config)?;
-        let rungs = rungs(config.require, config.force_mode);
-        let mut ladder = Ladder::default();
-        refuse_foreign(&info.name, info.ifindex)?;
-        let mut program =
-            Program::load(info.queues, &LinkRules { mac: info.mac, vlans: config.vlans })?;
-        let mut attached = false;
-        let mut zerocopy_refused = !rungs.contains(&Mode::NativeZerocopy);
-        if rungs.iter().any(|&mode| mode != Mode::Generic) {
-            attached = attach_native(&info, &mut program, &rungs, &mut ladder)?;
-            zerocopy_refused |= attached && refuse_zerocopy(&info, &rungs, &mut ladder);
-        }
-        let generic = !attached;
-        if generic && rungs.contains(&Mode::Generic) {
-            attached = attach_generic(&info, &mut program, &mut ladder)?;
-        }
-        ladder.reached = attached.then(|| best(&rungs, generic, zerocopy_refused)).flatten();
-        if ladder.reached.is_none() {
-            let device = info.name;
-            return Err(XdpError::Refused { device, require: config.require, ladder });
-        }
-        if !generic {
-            wait_after_attach(&info.name, &info.driver);
-        }
+        let Attachment { program, ladder, generic, zerocopy_refused } = attach(config, &info)?;
         tracing::info!(device = info.name, queues = info.queues, %ladder, "XDP program attached");
         let state = State {
             program,
@@ -232,33 +175,6 @@ impl XdpDevice {
         endpoints.into_iter().collect()
     }
 
-    /// Opens a queue: call it on the thread that will serve it, since its memory is touched here
-    /// first. `ports` are the addresses that get a kernel socket beside; a port of 0 is chosen by
-    /// the kernel, see [`XdpDatapath::local_addresses`]. Steering is a matter of
-    /// [`XdpDevice::listen`].
-    ///
-    /// # Errors
-    /// The queue does not exist or is taken, a port is in use, memory may not be locked, or a rung
-    /// that is required is not reached.
-    pub fn open_queue(
-        self: &Arc<Self>,
-        queue: u32,
-        ports: &[SocketAddr],
-    ) -> Result<XdpDatapath, XdpError> {
-        if queue >= self.info.queues {
-            let (device, queues) = (self.info.name.clone(), self.info.queues);
-            return Err(XdpError::QueueOutOfRange { device, queue, queues });
-        }
-        if !self.state().open_queues.insert(queue) {
-            let device = self.info.name.clone();
-            return Err(XdpError::QueueBusy { device, queue, holders: vec![ourselves()] });
-        }
-        // From here on the queue is given back when the lease is dropped.
-        let lease = QueueLease { device: Arc::clone(self), queue };
-        let socket = lease.bind()?;
-        XdpDatapath::new(lease, socket, ports)
-    }
-
     /// How often the program gave each verdict, over all queues. Zeroes, and a line in the log, if
     /// the kernel does not tell.
     #[must_use]
@@ -315,6 +231,60 @@ impl XdpDevice {
             .collect())
     }
 
+    /// Whether a queue may be bound without copies.
+    pub(super) fn may_be_zerocopy(&self) -> bool {
+        !self.generic && !self.state().zerocopy_refused
+    }
+
+    /// The mode of a queue that is bound with copies.
+    pub(super) const fn copy_mode(&self) -> Mode {
+        if self.generic { Mode::Generic } else { Mode::NativeCopy }
+    }
+
+    /// A queue could not be bound without copies: steps down, if that is allowed.
+    pub(super) fn refuse_zerocopy(&self, queue: u32, error: &io::Error) -> Result<(), XdpError> {
+        let mut state = self.state();
+        state.zerocopy_refused = true;
+        let reason = format!("queue {queue}: bind: {error}");
+        state.ladder.step_down(&self.info.name, Mode::NativeZerocopy, reason);
+        state.ladder.reached = rungs(self.config.require, self.config.force_mode)
+            .contains(&Mode::NativeCopy)
+            .then_some(Mode::NativeCopy);
+        if state.ladder.reached.is_some() {
+            return Ok(());
+        }
+        let (device, require) = (self.info.name.clone(), self.config.require);
+        Err(XdpError::Refused { device, require, ladder: state.ladder.clone() })
+    }
+
+    /// Notes that a datapath has a queue; false if another one has it.
+    pub(super) fn take_queue(&self, queue: u32) -> bool {
+        self.state().open_queues.insert(queue)
+    }
+
+    /// A queue is free, and its slot of the XSKMAP empty.
+    pub(super) fn give_back_queue(&self, queue: u32) {
+        let mut state = self.state();
+        state.program.unset_socket(queue);
+        state.open_queues.remove(&queue);
+    }
+
+    /// Enters a socket into the slot of its queue in the XSKMAP.
+    pub(super) fn set_slot(&self, queue: u32, socket: RawFd) -> Result<(), XdpError> {
+        self.state().program.set_socket(queue, socket)
+    }
+
+    /// The queue of the socket that a slot leads to.
+    pub(super) fn slot(&self, queue: u32) -> Result<Option<u32>, XdpError> {
+        self.state().program.slot(queue)
+    }
+
+    /// Empties a slot, as a mistake would.
+    #[cfg(test)]
+    pub(super) fn empty_slot(&self, queue: u32) {
+        self.state().program.unset_socket(queue);
+    }
+
     /// Keeps others from claiming a port until it is dropped.
     pub(super) fn claiming(&self) -> MutexGuard<'_, ()> {
         self.claiming.lock().unwrap_or_else(PoisonError::into_inner)
@@ -356,311 +326,5 @@ impl State {
                 }
             }
         }
-    }
-}
-
-/// A queue of a device, taken by a datapath until it is dropped.
-pub(super) struct QueueLease {
-    device: Arc<XdpDevice>,
-    queue: u32,
-}
-
-impl QueueLease {
-    pub(super) fn device(&self) -> &XdpDevice {
-        &self.device
-    }
-
-    pub(super) fn shared(&self) -> Arc<XdpDevice> {
-        Arc::clone(&self.device)
-    }
-
-    pub(super) const fn queue(&self) -> u32 {
-        self.queue
-    }
-
-    /// Binds a socket on the best rung that is left, and enters it into the XSKMAP.
-    pub(super) fn bind(&self) -> Result<Socket, XdpError> {
-        let device = &self.device;
-        if !device.generic && !device.state().zerocopy_refused {
-            match self.bind_mode(Mode::NativeZerocopy) {
-                Ok(socket) => return self.enter(socket),
-                Err(BindError::Fatal(error)) => return Err(error),
-                Err(BindError::Mode(error)) => self.refuse_zerocopy(&error)?,
-            }
-        }
-        let mode = if device.generic { Mode::Generic } else { Mode::NativeCopy };
-        match self.bind_mode(mode) {
-            Ok(socket) => self.enter(socket),
-            Err(BindError::Fatal(error)) => Err(error),
-            Err(BindError::Mode(error)) => {
-                let call = "bind(AF_XDP)";
-                Err(XdpError::System { device: device.info.name.clone(), call, error })
-            }
-        }
-    }
-
-    fn bind_mode(&self, mode: Mode) -> Result<Socket, BindError> {
-        let (info, config) = (&self.device.info, &self.device.config);
-        if mode == Mode::NativeZerocopy && config.chunk_bytes < 4096 && info.driver == "igb" {
-            let (device, driver) = (info.name.clone(), info.driver.clone());
-            return Err(XdpError::ChunkTooSmall { device, driver, needed: 4096 }.into());
-        }
-        Socket::open(&Binding {
-            device: &info.name,
-            ifindex: info.ifindex,
-            queue: self.queue,
-            mode,
-            config,
-            metadata: config.metadata(mode, info.offers_checksums),
-        })
-    }
-
-    /// Steps down to copies, if that is allowed.
-    fn refuse_zerocopy(&self, error: &io::Error) -> Result<(), XdpError> {
-        let device = &self.device;
-        let mut state = device.state();
-        state.zerocopy_refused = true;
-        let reason = format!("queue {}: bind: {error}", self.queue);
-        state.ladder.step_down(&device.info.name, Mode::NativeZerocopy, reason);
-        state.ladder.reached = rungs(device.config.require, device.config.force_mode)
-            .contains(&Mode::NativeCopy)
-            .then_some(Mode::NativeCopy);
-        if state.ladder.reached.is_some() {
-            return Ok(());
-        }
-        let (name, require) = (device.info.name.clone(), device.config.require);
-        Err(XdpError::Refused { device: name, require, ladder: state.ladder.clone() })
-    }
-
-    /// Enters a bound socket into the XSKMAP, and checks that it got there.
-    fn enter(&self, socket: Socket) -> Result<Socket, XdpError> {
-        self.enter_fd(socket.fd)?;
-        self.verify_slot()?;
-        Ok(socket)
-    }
-
-    /// Empties the slot of this queue, as a mistake would.
-    #[cfg(test)]
-    pub(super) fn empty_slot(&self) {
-        self.device.state().program.unset_socket(self.queue);
-    }
-
-    pub(super) fn enter_fd(&self, fd: RawFd) -> Result<(), XdpError> {
-        self.device.state().program.set_socket(self.queue, fd)
-    }
-
-    /// A slot with the socket of another queue loses every packet while all counters of the kernel
-    /// stay at zero: so the program itself is asked where the slot leads.
-    pub(super) fn verify_slot(&self) -> Result<(), XdpError> {
-        let found = self.device.state().program.slot(self.queue)?;
-        if found == Some(self.queue) {
-            return Ok(());
-        }
-        let device = self.device.info.name.clone();
-        Err(XdpError::WrongSlot { device, queue: self.queue, found })
-    }
-}
-
-impl Drop for QueueLease {
-    fn drop(&mut self) {
-        let mut state = self.device.state();
-        state.program.unset_socket(self.queue);
-        state.open_queues.remove(&self.queue);
-    }
-}
-
-/// Reads what has to be known of a device, and refuses what cannot work.
-fn inspect(config: &XdpConfig) -> Result<DeviceInfo, XdpError> {
-    let name = config.device.clone();
-    let Some(ifindex) = sys::device_index(&name) else {
-        return Err(XdpError::NoSuchDevice { device: name });
-    };
-    let named = |failed| XdpError::from_call(&config.device, failed);
-    let mut query = DeviceQuery::new(&name).map_err(named)?;
-    let mtu = query.mtu().map_err(named)?;
-    if mtu > config.mtu_limit() {
-        let (limit, chunk_bytes) = (config.mtu_limit(), config.chunk_bytes);
-        return Err(XdpError::MtuTooLarge { device: name, mtu, limit, chunk_bytes });
-    }
-    let mac = query.mac().map_err(named)?;
-    // A device that cannot tell its channels has one queue.
-    let queues = query.receive_queues().unwrap_or(1).max(1);
-    let driver = query.driver().unwrap_or_default();
-    // A kernel that does not tell (before 6.8) takes no metadata either.
-    let offers_checksums = Netlink::generic()
-        .and_then(|mut netlink| netlink.xsk_features(ifindex))
-        .is_ok_and(|features| features & XSK_FEATURE_CHECKSUM != 0);
-    Ok(DeviceInfo { name, ifindex, mtu, mac, queues, driver, offers_checksums })
-}
-
-/// Fails if a program is attached that a living process holds, or that stays.
-pub(super) fn refuse_foreign(device: &str, ifindex: u32) -> Result<(), XdpError> {
-    for attempt in 0..ATTACH_ATTEMPTS {
-        let found =
-            who::foreign_program(ifindex).map_err(|failed| XdpError::from_call(device, failed))?;
-        let Some(program) = found else { return Ok(()) };
-        if program.holder.is_some() || attempt + 1 == ATTACH_ATTEMPTS {
-            return Err(XdpError::Occupied { device: device.to_owned(), queue: 0, program });
-        }
-        thread::sleep(ATTACH_PAUSE);
-    }
-    Ok(())
-}
-
-/// Attaches in the driver. False, with the reason noted, if the driver cannot.
-fn attach_native(
-    info: &DeviceInfo,
-    program: &mut Program,
-    rungs: &[Mode],
-    ladder: &mut Ladder,
-) -> Result<bool, XdpError> {
-    let Err(error) = attach(info, program, XdpMode::Driver)? else { return Ok(true) };
-    let reason = native_refused(info, &error);
-    for &mode in rungs.iter().filter(|&&mode| mode != Mode::Generic) {
-        ladder.step_down(&info.name, mode, reason.clone());
-    }
-    Ok(false)
-}
-
-/// Why the driver does not take a program, with the remedy where the error is a known one.
-fn native_refused(info: &DeviceInfo, error: &io::Error) -> String {
-    let DeviceInfo { name, queues, driver, .. } = info;
-    match (driver.as_str(), error.raw_os_error()) {
-        ("veth", Some(libc::ENOSPC)) => format!(
-            "the other end of {name} has more transmit queues than {name} has receive queues \
-             ({queues}): ethtool -L {name} rx N, or ethtool -L tx {queues} on the other end"
-        ),
-        _ => format!("attaching in the driver: {error}"),
-    }
-}
-
-fn attach_generic(
-    info: &DeviceInfo,
-    program: &mut Program,
-    ladder: &mut Ladder,
-) -> Result<bool, XdpError> {
-    let Err(error) = attach(info, program, XdpMode::Skb)? else { return Ok(true) };
-    ladder.step_down(&info.name, Mode::Generic, format!("attaching above the driver: {error}"));
-    Ok(false)
-}
-
-/// Attaches in one mode. The inner error is one that another mode may not have.
-fn attach(
-    info: &DeviceInfo,
-    program: &mut Program,
-    mode: XdpMode,
-) -> Result<Result<(), io::Error>, XdpError> {
-    let mut last = io::Error::from_raw_os_error(libc::EBUSY);
-    for attempt in 0..ATTACH_ATTEMPTS {
-        if attempt > 0 {
-            // Somebody attached between our look and now, or is about to be gone.
-            thread::sleep(ATTACH_PAUSE);
-            refuse_foreign(&info.name, info.ifindex)?;
-        }
-        match program.attach(info.ifindex, mode) {
-            Ok(()) => return Ok(Ok(())),
-            Err(AttachError::Program(error)) => return Err(error),
-            Err(AttachError::NoLink) => {
-                let error = io::Error::from_raw_os_error(libc::EINVAL);
-                return Err(XdpError::Kernel { what: "bpf_link for XDP (Linux 5.9)", error });
-            }
-            Err(AttachError::Kernel(error)) => last = error,
-        }
-        match last.raw_os_error() {
-            Some(libc::EBUSY | libc::EEXIST) => {}
-            Some(libc::EPERM | libc::EACCES) => {
-                return Err(XdpError::privilege("attaching an XDP program"));
-            }
-            Some(libc::ENODEV) => {
-                return Err(XdpError::NoSuchDevice { device: info.name.clone() });
-            }
-            _ => break,
-        }
-    }
-    Ok(Err(last))
-}
-
-/// Notes that the driver does not offer zero-copy, where the kernel tells. True if it does not.
-fn refuse_zerocopy(info: &DeviceInfo, rungs: &[Mode], ladder: &mut Ladder) -> bool {
-    let features = sys::attached(info.ifindex).map_or(0, |attached| attached.features);
-    // Without even the basic flag the kernel does not tell (before 6.3): binding will.
-    let refused = features & FEATURE_BASIC != 0 && features & FEATURE_ZEROCOPY == 0;
-    if refused && rungs.contains(&Mode::NativeZerocopy) {
-        let reason = format!("the driver {} does not offer it", info.driver);
-        ladder.step_down(&info.name, Mode::NativeZerocopy, reason);
-    }
-    refused
-}
-
-/// The rung that is reached, if the configuration allows it.
-fn best(rungs: &[Mode], generic: bool, zerocopy_refused: bool) -> Option<Mode> {
-    let mode = match (generic, zerocopy_refused) {
-        (true, _) => Mode::Generic,
-        (false, true) => Mode::NativeCopy,
-        (false, false) => Mode::NativeZerocopy,
-    };
-    rungs.contains(&mode).then_some(mode)
-}
-
-/// A physical device may drop its link some time after a program was attached: packets sent before
-/// that are lost, so it is waited for.
-pub(super) fn wait_after_attach(device: &str, driver: &str) {
-    if VIRTUAL_DRIVERS.contains(&driver) {
-        return;
-    }
-    let looks = FLAP_WATCH.as_millis() / CARRIER_PAUSE.as_millis();
-    for _ in 0..looks {
-        if !has_carrier(device) {
-            break;
-        }
-        thread::sleep(CARRIER_PAUSE);
-    }
-    if !wait_for_carrier(device, CARRIER_WAIT) {
-        tracing::warn!(device, "no carrier");
-    }
-}
-
-fn wait_for_carrier(device: &str, patience: Duration) -> bool {
-    let looks = patience.as_millis().div_ceil(CARRIER_PAUSE.as_millis());
-    for _ in 0..looks {
-        if has_carrier(device) {
-            return true;
-        }
-        thread::sleep(CARRIER_PAUSE);
-    }
-    has_carrier(device)
-}
-
-fn has_carrier(device: &str) -> bool {
-    let flags = DeviceQuery::new(device).and_then(|mut query| query.flags());
-    flags.is_ok_and(|flags| flags & libc::IFF_RUNNING != 0)
-}
-
-fn ourselves() -> super::error::Holder {
-    super::error::Holder { pid: std::process::id(), name: "this process".to_owned() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_veth_with_too_few_queues_is_told_so() {
-        let info = |driver: &str| DeviceInfo {
-            name: "v0".to_owned(),
-            ifindex: 1,
-            mtu: 1_500,
-            mac: [0; 6],
-            queues: 2,
-            driver: driver.to_owned(),
-            offers_checksums: false,
-        };
-        let error = io::Error::from_raw_os_error(libc::ENOSPC);
-        let reason = native_refused(&info("veth"), &error);
-        assert!(
-            reason.contains("more transmit queues") && reason.contains("ethtool -L"),
-            "{reason}"
-        );
-        assert!(!native_refused(&info("ice"), &error).contains("transmit queues"));
     }
 }

@@ -1,7 +1,7 @@
 //! Why AF_XDP cannot be had, and what to do about it.
 
 use super::ladder::{Ladder, Require};
-use super::sys::Failed;
+use super::sys::{CAPABILITIES, Failed};
 use crate::datapath::udp::UdpError;
 use std::error::Error;
 use std::fmt;
@@ -268,7 +268,7 @@ impl fmt::Display for XdpError {
 }
 
 fn fmt_privilege(f: &mut fmt::Formatter<'_>, what: &str, missing: &[&'static str]) -> fmt::Result {
-    write!(f, "no permission for {what}: AF_XDP needs {}", super::CAPABILITIES.join(", "))?;
+    write!(f, "no permission for {what}: AF_XDP needs {}", CAPABILITIES.join(", "))?;
     if !missing.is_empty() {
         write!(f, ", and this process lacks {}", missing.join(", "))?;
     }
@@ -361,7 +361,7 @@ mod tests {
     fn a_privilege_that_is_missing_is_named_with_all_that_are_needed() {
         let missing = vec!["CAP_BPF"];
         let text = XdpError::Privilege { what: "bpf(2)", missing }.to_string();
-        for name in super::super::CAPABILITIES {
+        for name in CAPABILITIES {
             assert!(text.contains(name), "{name} in {text}");
         }
     }

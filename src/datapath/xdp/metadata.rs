@@ -13,18 +13,12 @@
 //! receiver drops it. So it is asked for only where the kernel says that the driver offers it
 //! (`tx-checksum`, of the netdev family's xsk-features) and reads it: in zero-copy mode.
 
-use crate::datapath::headers::{HEADERS_MAX_BYTES, UDP_BYTES};
+use super::layout::METADATA_BYTES;
+use crate::datapath::headers::UDP_BYTES;
 use std::ops::Range;
 
-/// Bytes of metadata: `struct xsk_tx_metadata` as of Linux 6.14, of which 6.8 knows the first 16.
-pub(super) const METADATA_BYTES: usize = 24;
 /// Where the checksum lies in a UDP header.
 const UDP_CHECKSUM_AT: u16 = 6;
-
-const _: () = assert!(
-    HEADERS_MAX_BYTES + METADATA_BYTES <= super::umem::TX_PAYLOAD_OFFSET,
-    "metadata and the longest headers lie in front of the payload"
-);
 
 /// Who reads the metadata.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

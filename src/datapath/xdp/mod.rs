@@ -24,11 +24,16 @@
 //! socket, nothing of somebody else's is removed, each step down the ladder is logged with its
 //! reason, and what this process attached dies with it.
 
+mod attach;
+mod carrier;
 mod config;
 mod datapath;
 mod device;
 mod error;
+mod inspect;
 mod ladder;
+mod layout;
+mod lease;
 mod loader;
 mod metadata;
 mod neighbours;

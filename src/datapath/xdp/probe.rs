@@ -9,7 +9,8 @@
 //! is found by its type information, from a program that is bound to the device when it is
 //! loaded. libbpf does both, aya does neither: hence another loader than the one beside this.
 
-use super::device::{refuse_foreign, wait_after_attach};
+use super::attach::refuse_foreign;
+use super::carrier::wait_after_attach;
 use super::error::XdpError;
 use super::sys::{self, DeviceQuery};
 use libbpf_rs::{

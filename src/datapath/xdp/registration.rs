@@ -5,21 +5,12 @@
 //! have any. So a socket that leaves checksums to the NIC takes this way: the same five calls that
 //! libxdp would make, with that field filled in.
 
-use super::metadata::{METADATA_BYTES, Metadata};
+use super::layout::{Layout, METADATA_BYTES, RingSizes};
+use super::metadata::Metadata;
 use super::sys::{self, Failed, Mapping};
-use super::umem::Layout;
 use std::ffi::c_int;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
-
-/// Entries of the four rings.
-#[derive(Clone, Copy)]
-pub(super) struct RingSizes {
-    pub(super) fill: u32,
-    pub(super) completion: u32,
-    pub(super) rx: u32,
-    pub(super) tx: u32,
-}
 
 /// A socket with its memory, not bound yet. The kernel holds the pages until the socket closes.
 pub(super) struct Registration {

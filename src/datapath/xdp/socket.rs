@@ -2,11 +2,11 @@
 
 use super::config::{BusyPoll, XdpConfig};
 use super::error::XdpError;
+use super::layout::{Layout, RingSizes};
 use super::metadata::Metadata;
-use super::registration::RingSizes;
 use super::rings::{Consumer, Descriptor, Producer};
 use super::sys::{self, Failed};
-use super::umem::{Layout, Owner, RxFrame, Umem};
+use super::umem::{Owner, RxFrame, Umem};
 use super::who;
 use crate::datapath::Mode;
 use std::os::fd::{AsRawFd, RawFd};

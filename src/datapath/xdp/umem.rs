@@ -17,24 +17,15 @@
 //! number is the working set: [`super::XdpConfig::receive_frames`] keeps it small.
 
 use super::error::XdpError;
+use super::layout::{Layout, RingSizes};
 use super::metadata::Metadata;
-use super::registration::{Registration, RingSizes};
+use super::registration::Registration;
 use super::rings::Descriptor;
 use super::sys::Failed;
 use std::error::Error;
 use std::num::NonZeroU32;
 use std::ptr::NonNull;
 use xsk_rs::config::{FrameSize, QueueSize, UmemConfig};
-
-/// Bytes that the kernel keeps free in front of what it receives: `XDP_PACKET_HEADROOM`.
-pub(super) const RX_HEADROOM_BYTES: usize = 256;
-/// Where the payload of a frame to send begins: a cache line boundary with room for all headers.
-pub(super) const TX_PAYLOAD_OFFSET: usize = 128;
-
-const _: () = assert!(
-    TX_PAYLOAD_OFFSET >= crate::datapath::headers::Template::ROOM_BYTES,
-    "headers are written in front of the payload"
-);
 
 /// A frame that was received and is ours until it is posted again.
 #[must_use = "a frame that is dropped is lost to the rings"]
@@ -50,13 +41,7 @@ pub(super) struct TxFrame {
     chunk: u32,
 }
 
-/// How a UMEM is laid out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Layout {
-    pub(super) chunk_bytes: usize,
-    pub(super) frames: u32,
-}
-
+// Frames are made here and in `carve` alone.
 impl Layout {
     /// The frame that a received descriptor lies in; `None` for one that lies in none.
     fn received(self, descriptor: Descriptor) -> Option<RxFrame> {
@@ -75,15 +60,6 @@ impl Layout {
     fn completed(self, address: u64) -> Option<TxFrame> {
         let chunk = address / self.chunk_bytes as u64;
         (chunk < u64::from(self.frames)).then_some(TxFrame { chunk: chunk as u32 })
-    }
-
-    /// Bytes of the whole memory.
-    pub(super) const fn bytes(self) -> usize {
-        self.frames as usize * self.chunk_bytes
-    }
-
-    const fn address(self, chunk: u32) -> u64 {
-        chunk as u64 * self.chunk_bytes as u64
     }
 }
 
