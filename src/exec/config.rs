@@ -1,17 +1,19 @@
 //! What a registration, a server and a client are told once.
 
-use super::handoff::INBOX_COMMANDS;
-use super::lane::LaneLimits;
-use super::worker::Polling;
 use crate::datapath::udp::UdpConfig;
 use crate::datapath::xdp::XdpConfig;
 use crate::lb;
 use crate::proto::connection::TransportConfig;
 use crate::proto::crypto::{ClientTls, ServerTls};
 use crate::proto::endpoint::{AnswerLimits, RetryPolicy};
+use crate::proto::source::SUBSCRIBER_PREFIX_BITS;
 use crate::topology::Sharing;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
+
+/// Commands that may wait in one worker's mailbox, unless the configuration says otherwise.
+pub(super) const INBOX_COMMANDS: usize = 4096;
 
 /// Where datagrams come from and go to.
 #[derive(Clone, Debug)]
@@ -93,6 +95,67 @@ pub enum Profile {
     /// Only when nothing else wants the CPU (`SCHED_IDLE`), and asleep whenever there is
     /// nothing to do.
     Scavenger,
+}
+
+/// When a worker that has nothing to do sleeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Polling {
+    /// Never: the lowest latency, and a CPU of its own for each worker.
+    Spin,
+    /// After it has found nothing to do for this long; at once while others want its CPU.
+    Adaptive {
+        /// How long it looks again before it sleeps.
+        spin: Duration,
+    },
+    /// At once.
+    Sleep,
+}
+
+impl Default for Polling {
+    /// Sleeping costs about 80 us of wake-up on small machines: a worker that has just been
+    /// busy pays a little CPU to not pay that, and an idle one costs nothing.
+    fn default() -> Self {
+        Self::Adaptive { spin: Duration::from_micros(50) }
+    }
+}
+
+/// Limits of a lane: what its peers may hold of it. What is refused for one of them is counted in
+/// [`LaneCounters`](super::LaneCounters).
+///
+/// Where a limit is reached, a client whose address may be forged is asked for proof (Retry); one that
+/// brings it is told CONNECTION_REFUSED if there is no room for it either.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LaneLimits {
+    /// Connections at one time, 1 to 1,048,575.
+    pub connections: usize,
+    /// Handshakes under way at one time, 1 and more. Beyond it the oldest makes room for a client
+    /// whose address is proven.
+    pub handshakes: usize,
+    /// Connections of one source at one time: of an IPv4 address, or of a prefix of IPv6.
+    pub source_connections: usize,
+    /// Handshakes of one source under way at one time, those with a proven address and those without
+    /// each. Beyond it a client with a proven address is not answered: it tries again.
+    pub source_handshakes: usize,
+    /// How many bits of an IPv6 address make a source: 0 to 64.
+    pub source_prefix_bits: u8,
+    /// Bytes that the connections may hold together before no more are accepted. What applications
+    /// hold is not in it.
+    pub memory_bytes: u64,
+}
+
+impl Default for LaneLimits {
+    /// A source has an eighth of what there is. An idle connection holds about 6 KB, so that 2 GiB are
+    /// room for 300,000 of them.
+    fn default() -> Self {
+        Self {
+            connections: 1 << 20,
+            handshakes: 1 << 14,
+            source_connections: 1 << 17,
+            source_handshakes: 1 << 11,
+            source_prefix_bits: SUBSCRIBER_PREFIX_BITS,
+            memory_bytes: 2 << 30,
+        }
+    }
 }
 
 /// Which workers are pinned to CPUs.

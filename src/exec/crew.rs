@@ -14,14 +14,15 @@
 //! Give each worker a datapath with [`Worker::add_port`], then [`Worker::listen`] or
 //! [`Worker::connect`], then call [`Worker::turn`] with whatever time it shall be.
 
-use super::config::{ClientConfig, ServerConfig};
+use super::address::Address;
+use super::config::{ClientConfig, INBOX_COMMANDS, LaneLimits, Polling, ServerConfig};
 use super::entropy::Entropy;
-use super::handle::{Address, Command, Handle};
+use super::handle::{Command, Handle};
 use super::handler::Handler;
-use super::handoff::{Fleet, INBOX_COMMANDS};
-use super::lane::{Acceptor, ConnectRequest, Lane, LaneLimits, LaneParts, Listener};
+use super::handoff::Fleet;
+use super::lane::{Acceptor, ConnectRequest, Lane, LaneParts, Listener};
 use super::services::{Services, Setting};
-use super::worker::{Polling, Worker};
+use super::worker::Worker;
 use crate::datapath::Datapath;
 use crate::lb::{Codec, Config};
 use crate::proto::crypto::ResetKey;

@@ -10,7 +10,7 @@
 //!                                                           then look for 50 us again
 //! ```
 //!
-//! This is for [`Polling::Adaptive`](super::worker::Polling) alone: who says `Spin` means it.
+//! This is for [`Polling::Adaptive`](super::config::Polling) alone: who says `Spin` means it.
 
 use crate::time::{Instant, MILLISECOND_NS, SECOND_NS};
 use std::fs::File;

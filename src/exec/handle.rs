@@ -16,17 +16,15 @@
 //! it; commands that went to the old place are forwarded by it. An address is 8 bytes, made
 //! only for connections that somebody asked a handle of.
 
+use super::address::{Address, Place};
 use super::handler::{ConnectionRef, WorkerRef};
 use super::handoff::{Fleet, PostError};
 use super::registration::Control;
-use super::table::{GENERATION_BITS, Key, MAX_CONNECTIONS};
-use crate::lb;
 use crate::proto::streams::OpenError;
 use crate::wire::{Dir, StreamId};
 use bytes::Bytes;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A connection, from any thread. Cheap to clone.
 ///
@@ -178,80 +176,6 @@ impl Handle {
     }
 }
 
-/// Where a connection is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
-    /// Ordered, but not made yet.
-    Pending,
-    /// In this slot of this worker.
-    At(u16, Key),
-    /// No more.
-    Gone,
-}
-
-/// Where a connection is, shared by its handles and its owner.
-#[derive(Debug)]
-pub(super) struct Address {
-    /// The slot in the low 24 bits, then the generation, then the worker.
-    packed: AtomicU64,
-    /// The worker that is to make the connection, until it says otherwise.
-    first_worker: u16,
-}
-
-const SLOT_BITS: u32 = lb::MAX_SLOTS.ilog2();
-// Both have a slot that no table has.
-const PENDING: u64 = u64::MAX;
-const GONE: u64 = u64::MAX >> 1;
-
-const _: () = assert!(SLOT_BITS + GENERATION_BITS + lb::MAX_WORKERS.ilog2() <= u64::BITS);
-const _: () = assert!(MAX_CONNECTIONS < lb::MAX_SLOTS);
-
-impl Address {
-    /// The address of a connection that worker `worker` is asked to make.
-    pub(super) fn pending(worker: u16) -> Arc<Self> {
-        Arc::new(Self { packed: AtomicU64::new(PENDING), first_worker: worker })
-    }
-
-    /// The address of a connection that exists.
-    pub(super) fn at(worker: u16, key: Key) -> Arc<Self> {
-        let address = Self::pending(worker);
-        address.move_to(worker, key);
-        address
-    }
-
-    /// The connection is in this slot from now on.
-    pub(super) fn move_to(&self, worker: u16, key: Key) {
-        let place = u64::from(worker) << GENERATION_BITS | u64::from(key.generation);
-        self.packed.store(place << SLOT_BITS | u64::from(key.slot), Ordering::Release);
-    }
-
-    /// The connection is no more.
-    pub(super) fn end(&self) {
-        self.packed.store(GONE, Ordering::Release);
-    }
-
-    pub(super) fn place(&self) -> Place {
-        match self.packed.load(Ordering::Acquire) {
-            PENDING => Place::Pending,
-            GONE => Place::Gone,
-            packed => {
-                let slot = (packed % (1 << SLOT_BITS)) as u32;
-                let place = packed >> SLOT_BITS;
-                let generation = (place % (1 << GENERATION_BITS)) as u32;
-                Place::At((place >> GENERATION_BITS) as u16, Key { slot, generation })
-            }
-        }
-    }
-
-    /// The worker to post to.
-    pub(super) fn worker(&self) -> u16 {
-        match self.place() {
-            Place::At(worker, _) => worker,
-            Place::Pending | Place::Gone => self.first_worker,
-        }
-    }
-}
-
 /// A closure for a connection, from another thread.
 pub(super) type Task = Box<dyn FnOnce(&mut ConnectionRef<'_>) + Send>;
 /// A closure for a worker, from another thread.
@@ -290,22 +214,8 @@ impl fmt::Debug for Command {
 
 #[cfg(test)]
 mod tests {
+    use super::super::address::Key;
     use super::*;
-
-    #[test]
-    fn an_address_says_where_the_connection_is() {
-        let address = Address::pending(3);
-        assert_eq!((address.place(), address.worker()), (Place::Pending, 3));
-        let slot = MAX_CONNECTIONS as u32 - 1;
-        let key = Key { slot, generation: (1 << GENERATION_BITS) - 1 };
-        let last = lb::MAX_WORKERS as u16 - 1;
-        address.move_to(last, key);
-        assert_eq!((address.place(), address.worker()), (Place::At(last, key), last));
-        address.move_to(1, Key { slot: 0, generation: 0 });
-        assert_eq!(address.worker(), 1);
-        address.end();
-        assert_eq!(address.place(), Place::Gone);
-    }
 
     #[test]
     fn calls_are_posted_in_order_to_the_worker_that_owns_the_connection() {

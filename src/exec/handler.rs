@@ -32,8 +32,9 @@
 //!
 //! What may leave is a [`Handle`](super::Handle): calls on it are posted to the owner.
 
+use super::address::Address;
 use super::config::ClientConfig;
-use super::handle::{Address, Handle};
+use super::handle::Handle;
 use super::lane::{ConnectFailure, ConnectRequest, Seat};
 use super::services::{Services, TimerId, WatchId};
 use super::sys::{Interest, Readiness};

@@ -45,9 +45,6 @@ pub(super) const SHARE: u16 = MAX_BURST as u16;
 const FLOWS: usize = 256;
 /// Datagrams that wait in one worker's mailbox.
 pub(super) const INBOX_DATAGRAMS: usize = 1024;
-/// Commands that wait in one worker's mailbox.
-pub(super) const INBOX_COMMANDS: usize = 4096;
-
 /// Wakes a worker, if it sleeps.
 #[derive(Debug)]
 pub(super) struct Wakeup {

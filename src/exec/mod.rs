@@ -56,9 +56,11 @@
 //!
 //! [`Connection`]: crate::proto::connection::Connection
 
+mod address;
 mod affinity;
 pub mod clock;
 mod config;
+mod counters;
 mod crew;
 mod crowding;
 mod entropy;
@@ -81,20 +83,22 @@ mod worker;
 
 pub use crate::datapath::udp::{UdpError, UdpErrorKind};
 pub use affinity::BerthError;
-pub use config::{ClientConfig, Io, Pin, Profile, RegistrationConfig, ServerConfig, UdpTuning};
+pub use config::{
+    ClientConfig, Io, LaneLimits, Pin, Polling, Profile, RegistrationConfig, ServerConfig,
+    UdpTuning,
+};
+pub use counters::{LaneCounters, Snapshot, TurnCounters, named_endpoint_stats, named_queue_stats};
 pub use crew::Crew;
 pub use handle::{Handle, HandleError};
 pub use handler::{ConnectionRef, Handler, Refusal, WorkerRef};
-pub use lane::{Acceptor, ConnectFailure, Lane, LaneCounters, LaneLimits, NewConnection, Routed};
+pub use lane::{Acceptor, ConnectFailure, Lane, NewConnection, Routed};
 pub use overrun::{CALLBACK_BUDGET_NS, Callback};
-pub use port::PortError;
+pub use port::{LadderStep, PortError};
 pub use registration::{
     ListenError, Listener, Monitor, OpenError, Progress, Registration, ShutdownReport, WorkerLoop,
     WorkerSeed,
 };
 pub use services::{TimerId, WatchId};
-pub use status::{
-    LadderStep, Snapshot, TurnCounters, WorkerStatus, named_endpoint_stats, named_queue_stats,
-};
+pub use status::WorkerStatus;
 pub use sys::{Interest, Readiness};
-pub use worker::{Polling, Turn, Worker};
+pub use worker::{Turn, Worker};

@@ -1,15 +1,23 @@
 //! The datapaths that a registration's workers use, and how they are opened.
 
 use super::config::UdpTuning;
-use super::status::LadderStep;
 use crate::datapath::udp::{SideSocket, UdpDatapath, UdpError};
 use crate::datapath::xdp::{Ladder, PortUse, VerdictCounters, XdpDatapath, XdpDevice, XdpError};
-use crate::datapath::{Capabilities, Datapath, DatapathError, Path, QueueStats, RxMeta};
+use crate::datapath::{Capabilities, Datapath, DatapathError, Mode, Path, QueueStats, RxMeta};
 use crate::ecn::Ecn;
 use std::fmt;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::RawFd;
 use std::sync::Arc;
+
+/// One step of the ladder of datapaths, taken downwards.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LadderStep {
+    /// What was tried.
+    pub tried: Mode,
+    /// Why it did not work.
+    pub reason: String,
+}
 
 /// What all workers of a registration open their datapaths from.
 #[derive(Clone)]

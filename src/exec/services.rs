@@ -4,6 +4,7 @@
 //! connection itself is borrowed, so they live beside the table and not in it. Nothing here
 //! calls the application: the lane takes out what is due, and calls.
 
+use super::address::Key;
 use super::clock::Clock;
 use super::entropy::Entropy;
 use super::handle::Command;
@@ -12,7 +13,6 @@ use super::handoff::Fleet;
 use super::lane::ConnectRequest;
 use super::overrun::Overruns;
 use super::sys::{Interest, Poller, Readiness};
-use super::table::Key;
 use super::wheel::Wheel;
 use crate::time::Instant;
 use std::collections::{HashMap, VecDeque};

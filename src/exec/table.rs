@@ -18,27 +18,12 @@
 //! handshake has failed, or was done a while ago. The map's key holds the client's address as well: who guesses another
 //! client's id finds nothing.
 
+use super::address::{GENERATION_BITS, Key, MAX_CONNECTIONS};
 use super::sys;
-use crate::lb;
 use crate::wire::ConnectionId;
 use std::collections::HashMap;
 use std::hash::RandomState;
 use std::net::SocketAddr;
-
-/// Names a connection of this worker: its slot, and which use of that slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Key {
-    /// Index into the table.
-    pub(super) slot: u32,
-    /// How often the slot was used before, modulo 2^30.
-    pub(super) generation: u32,
-}
-
-/// Generations fit beside worker and slot into 64 bits, and come round after a billion uses.
-pub(super) const GENERATION_BITS: u32 = 30;
-/// Slots that connection ids can name; the last one is left out, so that a word of ones is
-/// never a connection's address.
-pub(super) const MAX_CONNECTIONS: usize = lb::MAX_SLOTS - 1;
 
 /// What a client's first packets are known by: the id that it chose, and its address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

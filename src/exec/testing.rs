@@ -1,8 +1,7 @@
 //! What unit tests of this room share: a wire in memory, a certificate, a host of two workers.
 
-use super::config::{ClientConfig, ServerConfig};
+use super::config::{ClientConfig, LaneLimits, ServerConfig};
 use super::handler::{ConnectionRef, Handler};
-use super::lane::LaneLimits;
 use super::{Acceptor, Crew, Handle, Worker};
 use crate::datapath::{
     Capabilities, Checksum, Datapath, DatapathError, Link, Mode, Path, QueueStats, RxMeta,

@@ -15,20 +15,21 @@
 //! timer comes due. The time is read once, before the turn, and passed in; the worker never
 //! looks at a clock, so a simulation turns it with virtual time.
 
+use super::config::Polling;
+use super::counters::{Snapshot, TurnCounters, sum};
 use super::crew::Keys;
 use super::handle::Command;
 use super::handoff::{Dispatch, Fleet, Sent};
 use super::lane::{Lane, Routed};
 use super::registration::Control;
 use super::services::watch_of;
-use super::status::{Board, PUBLISH_INTERVAL_NS, Snapshot, TurnCounters, sum};
+use super::status::{Board, PUBLISH_INTERVAL_NS};
 use super::sys::{Interest, MAX_EVENTS, Readiness};
 use crate::datapath::{Datapath, DatapathError, MAX_BURST, QueueStats};
 use crate::time::{Instant, MICROSECOND_NS};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Datagrams from other workers taken in one turn: a burst, like that of the datapath.
 const INBOX_BUDGET: usize = MAX_BURST;
@@ -41,28 +42,6 @@ const DESCRIPTOR_INTERVAL_NS: u64 = 50 * MICROSECOND_NS;
 /// Tokens of the poller with this bit are the worker's own: an inbox or a datapath is ready,
 /// which the next turn finds by itself.
 const OWN_TOKEN: u64 = 1 << 63;
-
-/// When a worker that has nothing to do sleeps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Polling {
-    /// Never: the lowest latency, and a CPU of its own for each worker.
-    Spin,
-    /// After it has found nothing to do for this long; at once while others want its CPU.
-    Adaptive {
-        /// How long it looks again before it sleeps.
-        spin: Duration,
-    },
-    /// At once.
-    Sleep,
-}
-
-impl Default for Polling {
-    /// Sleeping costs about 80 us of wake-up on small machines: a worker that has just been
-    /// busy pays a little CPU to not pay that, and an idle one costs nothing.
-    fn default() -> Self {
-        Self::Adaptive { spin: Duration::from_micros(50) }
-    }
-}
 
 /// What a turn found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

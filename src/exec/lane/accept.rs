@@ -1,8 +1,8 @@
 //! Listeners: who may become a connection, and what is answered without one.
 
+use super::super::counters::endpoint_sum;
 use super::super::handler::Handler;
 use super::super::overrun::Callback;
-use super::super::status::endpoint_sum;
 use super::super::table::InitialKey;
 use super::admission::{self, Handshake, NoPlace};
 use super::{Entry, Lane, Seat, enlist};

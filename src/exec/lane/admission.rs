@@ -13,8 +13,10 @@
 //! never has a place; it counts for a second all the same, so that a flood of such handshakes leads to
 //! Retry as one of unfinished handshakes does.
 
-use super::{Entry, Key, Lane, LaneLimits};
-use crate::exec::table::{InitialKey, Table};
+use super::{Entry, Lane};
+use crate::exec::address::Key;
+use crate::exec::config::LaneLimits;
+use crate::exec::table::Table;
 use crate::proto::source::Source;
 use crate::time::{Instant, MILLISECOND_NS, SECOND_NS};
 use std::collections::{HashMap, VecDeque};

@@ -14,8 +14,8 @@
 
 use super::Lane;
 use crate::datapath::MAX_BURST;
+use crate::exec::address::Key;
 use crate::exec::sys;
-use crate::exec::table::Key;
 use crate::lb::{CID_LEN, Route};
 use crate::wire::packet;
 

@@ -1,14 +1,14 @@
 //! What handles, closures, timers and descriptors ask of the lane.
 
+use super::super::address::{Address, Key, Place};
 use super::super::config::ClientConfig;
-use super::super::handle::{Address, Command, Op, Place};
+use super::super::handle::{Command, Op};
 use super::super::handler::{Handler, Refusal, WorkerRef};
 use super::super::overrun::Callback;
 use super::super::port::PortError;
 use super::super::registration::Control;
 use super::super::services::{Job, TimerTarget, WatchId, WatchTarget};
 use super::super::sys::Readiness;
-use super::super::table::Key;
 use super::bridge::Bridge;
 use super::{Entry, JOB_BUDGET, Lane, Seat, touch};
 use crate::datapath::{Link, Path};

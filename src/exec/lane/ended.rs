@@ -1,7 +1,7 @@
 //! What connections have counted is added up when they end: a limit that one of them has met must be
 //! seen by whoever runs the worker, and not by its application alone.
 
-use super::LaneCounters;
+use super::super::counters::LaneCounters;
 use crate::proto::connection::ConnectionStats;
 
 impl LaneCounters {
@@ -26,7 +26,8 @@ mod tests {
     use super::*;
     use crate::datapath::{Checksum, Link, Path, RxMeta};
     use crate::ecn::Ecn;
-    use crate::exec::lane::{LaneLimits, Routed};
+    use crate::exec::config::LaneLimits;
+    use crate::exec::lane::Routed;
     use crate::exec::testing::{CLIENT, SERVER, Scene};
 
     #[test]

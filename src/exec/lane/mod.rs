@@ -46,17 +46,19 @@ pub use command::ConnectFailure;
 pub(super) use command::ConnectRequest;
 pub use receive::Routed;
 
-use super::handle::Address;
+use super::address::{Address, Key};
+use super::config::LaneLimits;
+use super::counters::LaneCounters;
 use super::handler::Handler;
 use super::services::{Services, WatchId};
-use super::table::{InitialKey, Key, Table};
+use super::table::{InitialKey, Table};
 use super::wheel::Wheel;
 use crate::datapath::Path;
 use crate::lb::{Codec, Route};
 use crate::proto::connection::Connection;
 use crate::proto::crypto::ResetKey;
 use crate::proto::endpoint::EndpointStats;
-use crate::proto::source::{SUBSCRIBER_PREFIX_BITS, Source};
+use crate::proto::source::Source;
 use crate::time::{Instant, MILLISECOND_NS, SECOND_NS};
 use crate::wire::ConnectionId;
 use accept::Answers;
@@ -83,146 +85,12 @@ const INITIAL_LINGER_NS: u64 = 500 * MILLISECOND_NS;
 /// finish in that time.
 const LINGERING_IDS: usize = 1 << 14;
 
-/// Limits of a lane: what its peers may hold of it. What is refused for one of them is counted in
-/// [`LaneCounters`].
-///
-/// Where a limit is reached, a client whose address may be forged is asked for proof (Retry); one that
-/// brings it is told CONNECTION_REFUSED if there is no room for it either.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LaneLimits {
-    /// Connections at one time, 1 to 1,048,575.
-    pub connections: usize,
-    /// Handshakes under way at one time, 1 and more. Beyond it the oldest makes room for a client
-    /// whose address is proven.
-    pub handshakes: usize,
-    /// Connections of one source at one time: of an IPv4 address, or of a prefix of IPv6.
-    pub source_connections: usize,
-    /// Handshakes of one source under way at one time, those with a proven address and those without
-    /// each. Beyond it a client with a proven address is not answered: it tries again.
-    pub source_handshakes: usize,
-    /// How many bits of an IPv6 address make a source: 0 to 64.
-    pub source_prefix_bits: u8,
-    /// Bytes that the connections may hold together before no more are accepted. What applications
-    /// hold is not in it.
-    pub memory_bytes: u64,
-}
-
-impl Default for LaneLimits {
-    /// A source has an eighth of what there is. An idle connection holds about 6 KB, so that 2 GiB are
-    /// room for 300,000 of them.
-    fn default() -> Self {
-        Self {
-            connections: 1 << 20,
-            handshakes: 1 << 14,
-            source_connections: 1 << 17,
-            source_handshakes: 1 << 11,
-            source_prefix_bits: SUBSCRIBER_PREFIX_BITS,
-            memory_bytes: 2 << 30,
-        }
-    }
-}
-
 /// What a lane is made of.
 pub(super) struct LaneParts {
     pub(super) services: Services,
     pub(super) codec: Codec,
     pub(super) reset: ResetKey,
     pub(super) limits: LaneLimits,
-}
-
-super::status::counters! {
-    /// Counters of one worker, since its start. Gauges say so.
-    pub struct LaneCounters {
-        /// Gauge: connections, those that are closing included.
-        connections,
-        /// Gauge: handshakes under way.
-        handshakes,
-        /// Gauge: bytes that the connections hold, what applications hold aside.
-        memory_bytes,
-        /// Datagrams looked at, from the datapath and from other workers.
-        rx_datagrams,
-        /// Datagrams of another worker's connections, handed to it.
-        rx_wrong_queue,
-        /// Datagrams of another worker's connections that could not be handed over.
-        rx_wrong_queue_dropped,
-        /// Datagrams not handed over: their connection had its share under way.
-        rx_wrong_queue_share,
-        /// Datagrams that other workers handed to this one.
-        rx_handed_over,
-        /// Datagrams too short to hold a connection id, or for nobody who listens.
-        rx_unroutable,
-        /// Datagrams of no connection that a listener was asked about.
-        rx_unknown,
-        /// Late copies of a client's first packets, whose connection was over already.
-        rx_late_initials,
-        /// Version Negotiation packets whose UDP checksum was wrong.
-        rx_damaged,
-        /// Stateless resets of peers that ended a connection.
-        rx_resets,
-        /// Reset tokens that other workers do not know, for want of a place: such a reset is
-        /// recognised only on this worker's queue.
-        resets_unshared,
-        /// Connections accepted.
-        accepted,
-        /// Connections begun by this side.
-        connected,
-        /// Connections that could not be begun.
-        connect_failed,
-        /// Clients with a proven address turned away: the table was full of connections.
-        refused_full,
-        /// Clients with a proven address turned away: the connections held as much memory as they may.
-        refused_memory,
-        /// Clients turned away: their source had as many connections as it may.
-        refused_source_connections,
-        /// Clients not answered: their source had as many handshakes under way as it may.
-        refused_source_handshakes,
-        /// Handshakes that failed, or did not finish in time.
-        handshakes_failed,
-        /// Unfinished handshakes that made room for a client whose address was proven.
-        evicted_handshakes,
-        /// Greetings that the acceptor turned away.
-        refused_by_acceptor,
-        /// Greetings that were not authentic, or broken beyond an answer.
-        refused_broken,
-        /// Datagrams sent in answer to no connection: Retry, Version Negotiation, resets.
-        answers,
-        /// Such answers that found no space.
-        answers_dropped,
-        /// Datagrams written for connections.
-        tx_datagrams,
-        /// Packets that connections which have ended took for lost.
-        ended_lost_packets,
-        /// Probe timeouts of connections which have ended.
-        ended_ptos,
-        /// Times that connections which have ended reduced their windows.
-        ended_congestion_events,
-        /// Times that connections which have ended fell back to small datagrams, since large ones vanished.
-        ended_mtu_black_holes,
-        /// Key updates of connections which have ended, by either side.
-        ended_key_updates,
-        /// Packets that connections which have ended dropped: the peer updated its keys too often.
-        ended_limited_key_updates,
-        /// Packets refused by connections which have ended, since keeping them would break a bound.
-        ended_refused_packets,
-        /// Path challenges that connections which have ended left unanswered: too many waited.
-        ended_refused_challenges,
-        /// Datagrams dropped by connections which have ended: larger than we said that we take.
-        ended_oversized,
-        /// Datagrams dropped by connections which have ended: not from the address of the path.
-        ended_foreign,
-        /// Acknowledgements that connections which have ended withheld: the peer acknowledged nothing.
-        ended_withheld_acks,
-        /// Rounds of transmission that ended for want of a buffer.
-        tx_blocked,
-        /// Timers of connections that came due.
-        timers,
-        /// Calls posted by handles that were carried out.
-        commands,
-        /// Calls posted by handles whose connection was gone.
-        commands_late,
-        /// Application timers, closures and descriptors served.
-        jobs,
-    }
 }
 
 /// Where a connection sits: what the worker knows of it besides its state.

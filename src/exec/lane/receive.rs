@@ -11,7 +11,8 @@
 use super::accept::Answer;
 use super::{Lane, touch};
 use crate::datapath::RxMeta;
-use crate::exec::table::{InitialKey, Key};
+use crate::exec::address::Key;
+use crate::exec::table::InitialKey;
 use crate::lb::{CID_LEN, Route};
 use crate::proto::endpoint::{Context, Incoming};
 use crate::wire::ConnectionId;

@@ -15,8 +15,8 @@
 
 use super::{Entry, Lane, Routed, touch};
 use crate::datapath::RxMeta;
+use crate::exec::address::Key;
 use crate::exec::reset_owners::ResetOwners;
-use crate::exec::table::Key;
 use crate::lb::Route;
 use std::collections::HashMap;
 
@@ -106,7 +106,8 @@ mod tests {
     use super::*;
     use crate::datapath::{Checksum, Link, Path};
     use crate::ecn::Ecn;
-    use crate::exec::lane::{LaneLimits, Routed};
+    use crate::exec::config::LaneLimits;
+    use crate::exec::lane::Routed;
     use crate::exec::testing::{CLIENT, Pipe, SERVER, Scene, Told};
     use crate::exec::{Crew, Worker};
     use crate::proto::connection::CloseReason;

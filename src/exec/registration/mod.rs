@@ -21,9 +21,10 @@ pub use listener::{ListenError, Listener};
 pub use run::{Progress, WorkerLoop};
 pub use start::{OpenError, WorkerSeed};
 
+use super::address::Address;
 use super::clock::Clock;
 use super::config::{ClientConfig, RegistrationConfig};
-use super::handle::{Address, Command, Handle, HandleError};
+use super::handle::{Command, Handle, HandleError};
 use super::handler::{Handler, WorkerRef};
 use super::handoff::Fleet;
 use super::lane::ConnectRequest;

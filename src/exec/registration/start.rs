@@ -2,16 +2,16 @@
 
 use super::super::affinity::{self, Berth, BerthError};
 use super::super::clock::Clock;
-use super::super::config::{Io, Pin, Profile, RegistrationConfig, UdpTuning};
+use super::super::config::{Io, LaneLimits, Pin, Polling, Profile, RegistrationConfig, UdpTuning};
 use super::super::entropy::Entropy;
 use super::super::handle::Command;
 use super::super::handoff::Fleet;
-use super::super::lane::{Lane, LaneLimits, LaneParts};
-use super::super::port::{PortError, Source, steps};
+use super::super::lane::{Lane, LaneParts};
+use super::super::port::{LadderStep, PortError, Source, steps};
 use super::super::services::{Services, Setting};
-use super::super::status::{Board, LadderStep};
+use super::super::status::Board;
 use super::super::sys::{self, Poller};
-use super::super::worker::{Polling, Worker};
+use super::super::worker::Worker;
 use super::{Registration, Shared, WorkerLoop};
 use crate::datapath::Mode;
 use crate::datapath::xdp::{XdpConfig, XdpDevice, XdpError};

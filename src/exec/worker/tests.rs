@@ -1,12 +1,13 @@
 //! When a worker that has nothing to do sleeps, in virtual time: turns and sleeps are counted.
 
+use super::super::config::LaneLimits;
 use super::super::crew::Crew;
-use super::super::lane::LaneLimits;
 use super::super::testing::Pipe;
 use super::*;
 use crate::datapath::{Checksum, Link, Path, RxMeta};
 use crate::ecn::Ecn;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 const SPIN_US: u64 = 50;
 
