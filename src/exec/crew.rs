@@ -15,13 +15,12 @@
 //! [`Worker::connect`], then call [`Worker::turn`] with whatever time it shall be.
 
 use super::address::Address;
+use super::api::{Handle, Handler, Services, Setting};
 use super::config::{ClientConfig, INBOX_COMMANDS, LaneLimits, Polling, ServerConfig};
 use super::entropy::Entropy;
-use super::handle::{Command, Handle};
-use super::handler::Handler;
 use super::handoff::Fleet;
-use super::lane::{Acceptor, ConnectRequest, Lane, LaneParts, Listener};
-use super::services::{Services, Setting};
+use super::lane::{Lane, LaneParts};
+use super::message::{Acceptor, Command, ConnectRequest, Listener};
 use super::worker::Worker;
 use crate::datapath::Datapath;
 use crate::lb::{Codec, Config};

@@ -12,7 +12,7 @@
 //!         +-------------------------------------------------------------+
 //!   ```
 //!
-//! - **commands** of handles: see [`handle`](super::handle).
+//! - **commands** of handles: see [`message`](super::message).
 //!
 //! A connection has no more than a share of the parcels ([`SHARE`]).
 //!

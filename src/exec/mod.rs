@@ -58,21 +58,20 @@
 
 mod address;
 mod affinity;
+mod api;
 pub mod clock;
 mod config;
 mod counters;
 mod crew;
 mod crowding;
 mod entropy;
-mod handle;
-mod handler;
 mod handoff;
 mod lane;
+mod message;
 mod overrun;
 mod port;
 mod registration;
 mod reset_owners;
-mod services;
 mod status;
 mod sys;
 mod table;
@@ -83,22 +82,21 @@ mod worker;
 
 pub use crate::datapath::udp::{UdpError, UdpErrorKind};
 pub use affinity::BerthError;
+pub use api::{ConnectionRef, Handle, HandleError, Handler, TimerId, WatchId, WorkerRef};
 pub use config::{
     ClientConfig, Io, LaneLimits, Pin, Polling, Profile, RegistrationConfig, ServerConfig,
     UdpTuning,
 };
 pub use counters::{LaneCounters, Snapshot, TurnCounters, named_endpoint_stats, named_queue_stats};
 pub use crew::Crew;
-pub use handle::{Handle, HandleError};
-pub use handler::{ConnectionRef, Handler, Refusal, WorkerRef};
-pub use lane::{Acceptor, ConnectFailure, Lane, NewConnection, Routed};
+pub use lane::{Lane, Routed};
+pub use message::{Acceptor, ConnectFailure, NewConnection, Refusal};
 pub use overrun::{CALLBACK_BUDGET_NS, Callback};
 pub use port::{LadderStep, PortError};
 pub use registration::{
     ListenError, Listener, Monitor, OpenError, Progress, Registration, ShutdownReport, WorkerLoop,
     WorkerSeed,
 };
-pub use services::{TimerId, WatchId};
 pub use status::WorkerStatus;
 pub use sys::{Interest, Readiness};
 pub use worker::{Turn, Worker};

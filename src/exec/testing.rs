@@ -1,8 +1,10 @@
 //! What unit tests of this room share: a wire in memory, a certificate, a host of two workers.
 
+use super::api::{ConnectionRef, Handle, Handler, WorkerRef};
 use super::config::{ClientConfig, LaneLimits, ServerConfig};
-use super::handler::{ConnectionRef, Handler};
-use super::{Acceptor, Crew, Handle, Worker};
+use super::crew::Crew;
+use super::message::{Acceptor, ConnectFailure, Refusal};
+use super::worker::Worker;
 use crate::datapath::{
     Capabilities, Checksum, Datapath, DatapathError, Link, Mode, Path, QueueStats, RxMeta,
 };
@@ -195,11 +197,11 @@ impl Handler for Scribe {
         self.tell(Told::Timer(token));
     }
 
-    fn refused(&mut self, _: &mut ConnectionRef<'_>, _: super::Refusal) {
+    fn refused(&mut self, _: &mut ConnectionRef<'_>, _: Refusal) {
         self.tell(Told::Refused);
     }
 
-    fn not_connected(&mut self, _: &mut super::WorkerRef<'_>, _: super::ConnectFailure) {
+    fn not_connected(&mut self, _: &mut WorkerRef<'_>, _: ConnectFailure) {
         self.tell(Told::NotConnected);
     }
 

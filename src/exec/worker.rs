@@ -15,14 +15,13 @@
 //! timer comes due. The time is read once, before the turn, and passed in; the worker never
 //! looks at a clock, so a simulation turns it with virtual time.
 
+use super::api::watch_of;
 use super::config::Polling;
 use super::counters::{Snapshot, TurnCounters, sum};
 use super::crew::Keys;
-use super::handle::Command;
 use super::handoff::{Dispatch, Fleet, Sent};
 use super::lane::{Lane, Routed};
-use super::registration::Control;
-use super::services::watch_of;
+use super::message::{Command, Control};
 use super::status::{Board, PUBLISH_INTERVAL_NS};
 use super::sys::{Interest, MAX_EVENTS, Readiness};
 use crate::datapath::{Datapath, DatapathError, MAX_BURST, QueueStats};

@@ -1,20 +1,19 @@
 //! Listeners: who may become a connection, and what is answered without one.
 
+use super::super::api::{Handler, Handshake, Seat};
 use super::super::counters::endpoint_sum;
-use super::super::handler::Handler;
+use super::super::message::{Listener, NewConnection};
 use super::super::overrun::Callback;
 use super::super::table::InitialKey;
-use super::admission::{self, Handshake, NoPlace};
-use super::{Entry, Lane, Seat, enlist};
+use super::admission::{self, NoPlace};
+use super::{Entry, Lane, enlist};
 use crate::datapath::{MAX_BURST, Path, RxMeta};
 use crate::proto::connection::{Application, Connection, Event};
-use crate::proto::endpoint::{Endpoint, EndpointStats, Greeting};
+use crate::proto::endpoint::{EndpointStats, Greeting};
 use crate::wire::StreamId;
 use crate::wire::packet::Form;
-use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 /// Answers that wait for the next transmission: as many as a turn can take in datagrams, from the
 /// datapath and from other workers. The endpoint limits their rate in the long run; this limits
@@ -25,46 +24,6 @@ const ANSWER_BYTES: usize = 1200;
 
 /// What a client is told for which there is no place.
 const NO_ROOM: &str = "no room for another connection";
-
-/// A client that wants to connect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NewConnection {
-    /// The client's address. It may be forged until the handshake is done.
-    pub remote: SocketAddr,
-    /// The address that it wrote to.
-    pub local: SocketAddr,
-    /// The worker that will own the connection.
-    pub worker: usize,
-}
-
-/// Decides about new connections: `None` turns the client away.
-///
-/// One value serves all workers, and is called on their threads, in parallel.
-pub type Acceptor = Arc<dyn Fn(&NewConnection) -> Option<Box<dyn Handler>> + Send + Sync>;
-
-/// One listener's part on one worker.
-pub(in crate::exec) struct Listener {
-    /// The same number on every worker.
-    pub(in crate::exec) id: u32,
-    /// The datapath that hears for it.
-    pub(in crate::exec) port: usize,
-    /// The address, whose IP may be unspecified.
-    pub(in crate::exec) local: SocketAddr,
-    /// It was dropped: set at once, while the command to remove this part may be late, or lost.
-    pub(in crate::exec) over: Arc<AtomicBool>,
-    pub(in crate::exec) endpoint: Endpoint,
-    pub(in crate::exec) acceptor: Acceptor,
-}
-
-impl fmt::Debug for Listener {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Listener")
-            .field("id", &self.id)
-            .field("port", &self.port)
-            .field("local", &self.local)
-            .finish_non_exhaustive()
-    }
-}
 
 impl Listener {
     /// True once it hears nothing more.

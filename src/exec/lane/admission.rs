@@ -29,15 +29,6 @@ pub(super) const MEASURE_NS: u64 = 50 * MILLISECOND_NS;
 /// they are most of it and more than these.
 const FEW_DONE: usize = 64;
 
-/// A client's handshake, until it is done.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Handshake {
-    /// The id that the client chose, and its address.
-    pub(super) initial: InitialKey,
-    /// It began with a token: the address is the client's.
-    pub(super) proven: bool,
-}
-
 /// What one source holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Held {

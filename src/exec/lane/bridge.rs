@@ -1,10 +1,9 @@
 //! From what the protocol tells to what the application implements.
 
-use super::super::handler::{ConnectionRef, Handler, Refusal};
+use super::super::api::{ConnectionRef, Handler, Seat, Services};
+use super::super::message::Refusal;
 use super::super::overrun::Callback;
-use super::super::services::Services;
 use super::super::sys::Readiness;
-use super::Seat;
 use crate::proto::connection::{Application, Connection, Event};
 use crate::wire::StreamId;
 

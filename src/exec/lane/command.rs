@@ -1,92 +1,20 @@
 //! What handles, closures, timers and descriptors ask of the lane.
 
 use super::super::address::{Address, Key, Place};
-use super::super::config::ClientConfig;
-use super::super::handle::{Command, Op};
-use super::super::handler::{Handler, Refusal, WorkerRef};
+use super::super::api::{Handler, Job, Seat, TimerTarget, WatchId, WatchTarget, WorkerRef};
+use super::super::message::{Command, ConnectFailure, ConnectRequest, Control, Op, Refusal};
 use super::super::overrun::Callback;
 use super::super::port::PortError;
-use super::super::registration::Control;
-use super::super::services::{Job, TimerTarget, WatchId, WatchTarget};
 use super::super::sys::Readiness;
 use super::bridge::Bridge;
-use super::{Entry, JOB_BUDGET, Lane, Seat, touch};
+use super::{Entry, JOB_BUDGET, Lane, touch};
 use crate::datapath::{Link, Path};
-use crate::proto::connection::{ClientArgs, ConnectError, Connection, TransportConfig};
-use crate::proto::crypto::ClientTls;
+use crate::proto::connection::{ClientArgs, Connection};
 use crate::wire::ConnectionId;
-use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-
-/// A connection to be made to a server.
-pub(in crate::exec) struct ConnectRequest {
-    /// The server.
-    pub(in crate::exec) remote: SocketAddr,
-    server_name: String,
-    transport: Arc<TransportConfig>,
-    tls: Arc<ClientTls>,
-    token: Vec<u8>,
-    handler: Box<dyn Handler>,
-    /// The datapath to send through, by number.
-    pub(in crate::exec) port: usize,
-    /// Our address.
-    pub(in crate::exec) local: SocketAddr,
-    /// What the handle that was given out holds.
-    address: Arc<Address>,
-}
-
-impl ConnectRequest {
-    pub(in crate::exec) fn new(
-        remote: SocketAddr,
-        server_name: &str,
-        config: &ClientConfig,
-        handler: Box<dyn Handler>,
-        address: Arc<Address>,
-    ) -> Self {
-        let any = match remote {
-            SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-        };
-        Self {
-            remote,
-            server_name: server_name.to_owned(),
-            transport: config.transport.clone(),
-            tls: config.tls.clone(),
-            token: config.token.clone(),
-            handler,
-            port: 0,
-            local: SocketAddr::new(any, 0),
-            address,
-        }
-    }
-}
 
 /// A connection that could not be begun: whom to tell, and why.
 type NotBegun = (Box<dyn Handler>, ConnectFailure);
-
-/// Why a connection could not be made.
-#[derive(Debug)]
-pub enum ConnectFailure {
-    /// The worker's table is full.
-    TableFull,
-    /// There is no socket to send from, or no route.
-    Port(PortError),
-    /// The protocol refused.
-    Protocol(ConnectError),
-}
-
-impl fmt::Display for ConnectFailure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TableFull => f.write_str("the worker has no place for another connection"),
-            Self::Port(error) => error.fmt(f),
-            Self::Protocol(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for ConnectFailure {}
 
 impl Lane {
     /// Carries out what was posted. What is for the worker itself is given back.

@@ -40,17 +40,13 @@ mod resets;
 mod tests;
 mod transmit;
 
-pub(super) use accept::Listener;
-pub use accept::{Acceptor, NewConnection};
-pub use command::ConnectFailure;
-pub(super) use command::ConnectRequest;
 pub use receive::Routed;
 
-use super::address::{Address, Key};
+use super::address::Key;
+use super::api::{Handler, Handshake, Seat, Services};
 use super::config::LaneLimits;
 use super::counters::LaneCounters;
-use super::handler::Handler;
-use super::services::{Services, WatchId};
+use super::message::Listener;
 use super::table::{InitialKey, Table};
 use super::wheel::Wheel;
 use crate::datapath::Path;
@@ -62,12 +58,11 @@ use crate::proto::source::Source;
 use crate::time::{Instant, MILLISECOND_NS, SECOND_NS};
 use crate::wire::ConnectionId;
 use accept::Answers;
-use admission::{Admission, Handshake};
+use admission::Admission;
 use ahead::Ahead;
 use bridge::Bridge;
 use resets::Resets;
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 /// Timers served in one turn. A timer costs about as much as a packet; together with a burst
 /// of packets a turn stays within the callback budget.
@@ -91,59 +86,6 @@ pub(super) struct LaneParts {
     pub(super) codec: Codec,
     pub(super) reset: ResetKey,
     pub(super) limits: LaneLimits,
-}
-
-/// Where a connection sits: what the worker knows of it besides its state.
-pub(super) struct Seat {
-    pub(super) key: Key,
-    /// The datapath that it sends through.
-    pub(super) port: usize,
-    pub(super) path: Path,
-    /// Made when somebody asks for a handle.
-    pub(super) address: Option<Arc<Address>>,
-    /// Its descriptors that are watched, some of which may be no more.
-    pub(super) watches: Vec<WatchId>,
-    /// The client's handshake, until it is done.
-    handshake: Option<Box<Handshake>>,
-    /// Where a client came from: whose account its place is on.
-    source: Option<Source>,
-    /// What the connection held when it was looked at last.
-    held_bytes: u32,
-    measured_at: Instant,
-    /// The listener that accepted it.
-    listener: Option<u32>,
-    /// Where the peer's stateless reset finds it.
-    reset: Option<u64>,
-    /// On the touched list.
-    touched: bool,
-    /// The application was told that it is over: nothing more is told.
-    pub(super) over: bool,
-    /// When something happened to it last.
-    touched_at: Instant,
-    /// It gave back what an idle connection does not need.
-    shrunk: bool,
-}
-
-impl Seat {
-    fn new(key: Key, port: usize, path: Path, now: Instant) -> Self {
-        Self {
-            key,
-            port,
-            path,
-            address: None,
-            watches: Vec::new(),
-            handshake: None,
-            source: None,
-            held_bytes: 0,
-            measured_at: now,
-            listener: None,
-            reset: None,
-            touched: false,
-            over: false,
-            touched_at: now,
-            shrunk: false,
-        }
-    }
 }
 
 /// A connection with its application.

@@ -14,7 +14,7 @@ use crate::proto::connection::CloseReason;
 use crate::proto::endpoint::RetryPolicy;
 use bytes::Bytes;
 use std::os::unix::net::UnixStream;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 fn few(connections: usize, handshakes: usize) -> LaneLimits {

@@ -1,12 +1,11 @@
 //! Accepting connections.
 
+use super::super::api::Handler;
 use super::super::config::ServerConfig;
-use super::super::handle::Command;
-use super::super::handler::Handler;
-use super::super::lane::{self, Acceptor, NewConnection};
+use super::super::message::{self, Acceptor, Command, Control, NewConnection};
 use super::super::port::{PortError, Purpose};
 use super::run::on_worker_thread;
-use super::{Control, Registration, Shared};
+use super::{Registration, Shared};
 use crate::datapath::udp::SideSocket;
 use crate::proto::endpoint::Endpoint;
 use crossbeam::channel;
@@ -153,7 +152,7 @@ impl Registration {
         // From here on dropping it undoes what has been done.
         let listener = Listener { reservation, id, over: Arc::default() };
         for worker in 0..self.workers() {
-            let part = lane::Listener {
+            let part = message::Listener {
                 id,
                 port: 0,
                 local,

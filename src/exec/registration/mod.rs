@@ -11,23 +11,20 @@
 //!        +-- worker 1: thread, queue 1, table, timers, inbox
 //! ```
 
-mod control;
 mod listener;
 mod run;
 mod start;
 
-pub(super) use control::Control;
 pub use listener::{ListenError, Listener};
 pub use run::{Progress, WorkerLoop};
 pub use start::{OpenError, WorkerSeed};
 
 use super::address::Address;
+use super::api::{Handle, HandleError, Handler, WorkerRef};
 use super::clock::Clock;
 use super::config::{ClientConfig, RegistrationConfig};
-use super::handle::{Command, Handle, HandleError};
-use super::handler::{Handler, WorkerRef};
-use super::handoff::Fleet;
-use super::lane::ConnectRequest;
+use super::handoff::{Fleet, PostError};
+use super::message::{Command, ConnectRequest, Control};
 use super::port::Source;
 use super::status::{Board, WorkerStatus};
 use crate::datapath::xdp::VerdictCounters;
@@ -285,7 +282,7 @@ impl Registration {
     /// Posts to a worker whose inbox may be full just now, until the worker has to be stuck.
     fn post_until(&self, last: Instant, worker: usize, control: impl Fn() -> Control) {
         let Some(mailbox) = self.shared.fleet.mailbox(worker) else { return };
-        while mailbox.post(Command::Control(control())) == Err(super::handoff::PostError::Full)
+        while mailbox.post(Command::Control(control())) == Err(PostError::Full)
             && self.clock.now() < last
         {
             std::thread::yield_now();

@@ -3,11 +3,10 @@
 use super::super::affinity::Berth;
 use super::super::clock::{Clock, time_of_day};
 use super::super::crowding::{Crowding, RunDelay};
-use super::super::lane::ConnectRequest;
+use super::super::message::{ConnectRequest, Control};
 use super::super::port::{Port, PortError, Purpose, Source};
 use super::super::status::Board;
 use super::super::worker::{Turn, Worker};
-use super::control::Control;
 use crate::datapath::{Datapath, DatapathError};
 use crate::proto::crypto::tell_time_of_day;
 use crate::time::{Instant, MILLISECOND_NS};

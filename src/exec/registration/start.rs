@@ -1,14 +1,14 @@
 //! From a configuration to running workers.
 
 use super::super::affinity::{self, Berth, BerthError};
+use super::super::api::{Services, Setting};
 use super::super::clock::Clock;
 use super::super::config::{Io, LaneLimits, Pin, Polling, Profile, RegistrationConfig, UdpTuning};
 use super::super::entropy::Entropy;
-use super::super::handle::Command;
 use super::super::handoff::Fleet;
 use super::super::lane::{Lane, LaneParts};
+use super::super::message::{Command, Control};
 use super::super::port::{LadderStep, PortError, Source, steps};
-use super::super::services::{Services, Setting};
 use super::super::status::Board;
 use super::super::sys::{self, Poller};
 use super::super::worker::Worker;
@@ -18,6 +18,7 @@ use crate::datapath::xdp::{XdpConfig, XdpDevice, XdpError};
 use crate::lb::{Codec, MAX_WORKERS, ReservedConfigId};
 use crate::proto::crypto::ResetKey;
 use crate::proto::token::{TokenConfig, Tokens, UsedTokens};
+use crate::time::Instant;
 use crate::topology::{self, Machine, Note, Placement, PlacementError, Request, Sharing};
 use crossbeam::channel;
 use std::fmt;
@@ -286,8 +287,6 @@ pub(super) fn spawn(seeds: Vec<WorkerSeed>) -> Result<Vec<JoinHandle<()>>, OpenE
 
 /// Ends workers that had started before one failed.
 fn end(fleet: Option<Arc<Fleet<Command>>>, threads: Vec<JoinHandle<()>>) {
-    use super::Control;
-    use crate::time::Instant;
     let Some(fleet) = fleet else { return };
     for worker in 0..fleet.len() {
         if let Some(mailbox) = fleet.mailbox(worker) {

@@ -16,10 +16,10 @@
 //! it; commands that went to the old place are forwarded by it. An address is 8 bytes, made
 //! only for connections that somebody asked a handle of.
 
-use super::address::{Address, Place};
-use super::handler::{ConnectionRef, WorkerRef};
-use super::handoff::{Fleet, PostError};
-use super::registration::Control;
+use super::super::address::{Address, Place};
+use super::super::handoff::{Fleet, PostError};
+use super::super::message::{Command, Op};
+use super::references::ConnectionRef;
 use crate::proto::streams::OpenError;
 use crate::wire::{Dir, StreamId};
 use bytes::Bytes;
@@ -74,7 +74,7 @@ impl From<PostError> for HandleError {
 }
 
 impl Handle {
-    pub(super) fn new(address: Arc<Address>, fleet: Arc<Fleet<Command>>) -> Self {
+    pub(in crate::exec) fn new(address: Arc<Address>, fleet: Arc<Fleet<Command>>) -> Self {
         Self { address, fleet }
     }
 
@@ -91,7 +91,7 @@ impl Handle {
     }
 
     /// Posts [`ConnectionRef::send`]. If the stream refuses,
-    /// [`Handler::refused`](super::Handler::refused) is told.
+    /// [`Handler::refused`](crate::exec::Handler::refused) is told.
     ///
     /// # Errors
     /// [`HandleError`].
@@ -146,7 +146,7 @@ impl Handle {
         self.post(Op::Close { code, reason })
     }
 
-    /// Has [`Handler::woken`](super::Handler::woken) called with `token`: how another thread
+    /// Has [`Handler::woken`](crate::exec::Handler::woken) called with `token`: how another thread
     /// says "there is something for you" without a closure.
     ///
     /// # Errors
@@ -176,45 +176,9 @@ impl Handle {
     }
 }
 
-/// A closure for a connection, from another thread.
-pub(super) type Task = Box<dyn FnOnce(&mut ConnectionRef<'_>) + Send>;
-/// A closure for a worker, from another thread.
-pub(super) type WorkerTask = Box<dyn FnOnce(&mut WorkerRef<'_>) + Send>;
-
-/// What a handle asks of a connection.
-pub(super) enum Op {
-    Send { stream: StreamId, data: Bytes, fin: bool },
-    Reset { stream: StreamId, code: u64 },
-    StopSending { stream: StreamId, code: u64 },
-    ResumeReceive { stream: StreamId },
-    Close { code: u64, reason: Bytes },
-    Wake { token: u64 },
-    Run(Task),
-}
-
-/// What lies in a worker's inbox.
-pub(super) enum Command {
-    /// For a connection.
-    Connection { target: Arc<Address>, op: Op },
-    /// For the worker itself.
-    Worker(WorkerTask),
-    /// From the registration.
-    Control(Control),
-}
-
-impl fmt::Debug for Command {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Connection { .. } => "Connection",
-            Self::Worker(_) => "Worker",
-            Self::Control(_) => "Control",
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::address::Key;
+    use super::super::super::address::Key;
     use super::*;
 
     #[test]

@@ -1,10 +1,4 @@
-//! The application's side: what it implements, and what its callbacks are given.
-//!
-//! An application implements [`Handler`] for each connection. Its methods are called on the
-//! thread of the worker that owns the connection, one after another, never in parallel and
-//! never from within each other. Each is given a [`ConnectionRef`], on which calls run inline:
-//! what they change is changed when they return, and what follows from it is told by a later
-//! callback.
+//! What callbacks are given: the connection, and the worker. Calls on them run inline.
 //!
 //! A `ConnectionRef` cannot leave the callback, nor the thread:
 //!
@@ -30,15 +24,17 @@
 //! }
 //! ```
 //!
-//! What may leave is a [`Handle`](super::Handle): calls on it are posted to the owner.
+//! What may leave is a [`Handle`](crate::exec::Handle): calls on it are posted to the owner.
 
-use super::address::Address;
-use super::config::ClientConfig;
+use super::super::address::Address;
+use super::super::config::ClientConfig;
+use super::super::message::ConnectRequest;
+use super::super::sys::{Interest, Readiness};
 use super::handle::Handle;
-use super::lane::{ConnectFailure, ConnectRequest, Seat};
+use super::handler::Handler;
+use super::seat::Seat;
 use super::services::{Services, TimerId, WatchId};
-use super::sys::{Interest, Readiness};
-use crate::proto::connection::{CloseReason, Connection, ConnectionStats};
+use crate::proto::connection::{Connection, ConnectionStats};
 use crate::proto::streams::{OpenError, ReceiveError, SendError};
 use crate::time::Instant;
 use crate::wire::{Dir, Side, StreamId};
@@ -50,116 +46,10 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-/// The application of one connection: what it does when something happens.
-///
-/// Every method has a default that does nothing, except that data which nobody looks at is
-/// taken, so that it does not pile up. `Send`, since a connection may be handed to another
-/// worker between callbacks; no method is ever called on two threads at once.
-///
-/// A method should return within microseconds: other connections of the worker wait for it. One
-/// that takes longer than the worker's callback budget is counted by name in
-/// [`WorkerStatus`](super::WorkerStatus).
-#[expect(unused_variables, reason = "the defaults look at nothing, and names tell what is what")]
-pub trait Handler: Send + 'static {
-    /// The handshake is complete: streams can be opened, data sent.
-    fn connected(&mut self, connection: &mut ConnectionRef<'_>, resumed: bool) {}
-
-    /// The peer has proved that the handshake is complete (RFC 9001 §4.1.2).
-    fn confirmed(&mut self, connection: &mut ConnectionRef<'_>) {}
-
-    /// The peer opened a stream.
-    fn stream_opened(&mut self, connection: &mut ConnectionRef<'_>, stream: StreamId) {}
-
-    /// The next bytes of a stream, lent from the buffer that they arrived in. Returns how many
-    /// were taken: the rest is kept, and the stream stays silent until
-    /// [`ConnectionRef::resume_receive`]. `fin` comes once, with the last byte or alone.
-    fn stream_data(
-        &mut self,
-        connection: &mut ConnectionRef<'_>,
-        stream: StreamId,
-        data: &[u8],
-        fin: bool,
-    ) -> usize {
-        data.len()
-    }
-
-    /// The peer has `bytes` more of what was sent on the stream; with `fin` it has all.
-    fn acknowledged(
-        &mut self,
-        connection: &mut ConnectionRef<'_>,
-        stream: StreamId,
-        bytes: u64,
-        fin: bool,
-    ) {
-    }
-
-    /// The peer gave up sending on the stream: what it had sent is void.
-    fn stream_reset(&mut self, connection: &mut ConnectionRef<'_>, stream: StreamId, code: u64) {}
-
-    /// The peer asked us to stop sending on the stream, which was reset with the same code.
-    fn stop_sending(&mut self, connection: &mut ConnectionRef<'_>, stream: StreamId, code: u64) {}
-
-    /// Both directions of the stream are done: its id means nothing any more. `context` is what
-    /// [`ConnectionRef::set_context`] attached to it.
-    fn stream_closed(
-        &mut self,
-        connection: &mut ConnectionRef<'_>,
-        stream: StreamId,
-        context: u64,
-    ) {
-    }
-
-    /// Streams can be opened again, after the peer's limit was reached.
-    fn streams_available(&mut self, connection: &mut ConnectionRef<'_>, dir: Dir) {}
-
-    /// The server handed out a token for a later connection (RFC 9000 §8.1.3).
-    fn new_token(&mut self, connection: &mut ConnectionRef<'_>, token: &[u8]) {}
-
-    /// Someone called [`Handle::wake`] with this token.
-    fn woken(&mut self, connection: &mut ConnectionRef<'_>, token: u64) {}
-
-    /// A timer set with [`ConnectionRef::set_timer`] has come due.
-    fn timer(&mut self, connection: &mut ConnectionRef<'_>, token: u64) {}
-
-    /// A descriptor watched with [`ConnectionRef::watch`] is ready.
-    fn ready(&mut self, connection: &mut ConnectionRef<'_>, token: u64, readiness: Readiness) {}
-
-    /// A call that was posted through a [`Handle`] could not be carried out.
-    fn refused(&mut self, connection: &mut ConnectionRef<'_>, refusal: Refusal) {}
-
-    /// A connection that was ordered could not be made. The only callback then.
-    fn not_connected(&mut self, worker: &mut WorkerRef<'_>, failure: ConnectFailure) {}
-
-    /// The connection is over. The last callback.
-    fn closed(&mut self, connection: &mut ConnectionRef<'_>, reason: CloseReason) {}
-}
-
-/// What nobody attends to: data is taken and forgotten.
-impl Handler for () {}
-
-/// A posted call that could not be carried out when its turn came.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// [`Handle::send`] or [`Handle::reset`].
-    Send {
-        /// The stream.
-        stream: StreamId,
-        /// Why not.
-        error: SendError,
-    },
-    /// [`Handle::stop_sending`] or [`Handle::resume_receive`].
-    Receive {
-        /// The stream.
-        stream: StreamId,
-        /// Why not.
-        error: ReceiveError,
-    },
-}
-
 /// A connection, in a callback of its own.
 ///
 /// Not `Send`, and bound to the callback: see the top of
-/// `exec/handler.rs`.
+/// `exec/api/references.rs`.
 pub struct ConnectionRef<'a> {
     connection: &'a mut Connection,
     seat: &'a mut Seat,
@@ -178,7 +68,7 @@ impl fmt::Debug for ConnectionRef<'_> {
 }
 
 impl<'a> ConnectionRef<'a> {
-    pub(super) fn new(
+    pub(in crate::exec) fn new(
         connection: &'a mut Connection,
         seat: &'a mut Seat,
         services: &'a mut Services,
@@ -384,7 +274,7 @@ impl<'a> ConnectionRef<'a> {
 /// turns. The event loop of an application that lives beside its connections.
 ///
 /// Given to closures that were posted with
-/// [`Registration::on_worker`](super::Registration::on_worker), and by
+/// [`Registration::on_worker`](crate::exec::Registration::on_worker), and by
 /// [`ConnectionRef::on_worker`].
 pub struct WorkerRef<'a> {
     services: &'a mut Services,
@@ -398,7 +288,7 @@ impl fmt::Debug for WorkerRef<'_> {
 }
 
 impl<'a> WorkerRef<'a> {
-    pub(super) fn new(services: &'a mut Services) -> Self {
+    pub(in crate::exec) fn new(services: &'a mut Services) -> Self {
         Self { services, at_home: PhantomData }
     }
 
@@ -415,7 +305,7 @@ impl<'a> WorkerRef<'a> {
     }
 
     /// Begins a connection from this worker to `remote`, as
-    /// [`Registration::connect`](super::Registration::connect) does from outside: what a proxy
+    /// [`Registration::connect`](crate::exec::Registration::connect) does from outside: what a proxy
     /// does in the callback of the connection that it serves. It is made after the callback.
     pub fn connect(
         &mut self,

@@ -1,19 +1,18 @@
 //! What a worker does for its application besides connections: timers, descriptors, closures.
 //!
-//! A callback reaches these through its [`ConnectionRef`](super::ConnectionRef) while the
+//! A callback reaches these through its [`ConnectionRef`](crate::exec::ConnectionRef) while the
 //! connection itself is borrowed, so they live beside the table and not in it. Nothing here
 //! calls the application: the lane takes out what is due, and calls.
 
-use super::address::Key;
-use super::clock::Clock;
-use super::entropy::Entropy;
-use super::handle::Command;
-use super::handler::{ConnectionRef, WorkerRef};
-use super::handoff::Fleet;
-use super::lane::ConnectRequest;
-use super::overrun::Overruns;
-use super::sys::{Interest, Poller, Readiness};
-use super::wheel::Wheel;
+use super::super::address::Key;
+use super::super::clock::Clock;
+use super::super::entropy::Entropy;
+use super::super::handoff::Fleet;
+use super::super::message::{Command, ConnectRequest};
+use super::super::overrun::Overruns;
+use super::super::sys::{Interest, Poller, Readiness};
+use super::super::wheel::Wheel;
+use super::references::{ConnectionRef, WorkerRef};
 use crate::time::Instant;
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -22,11 +21,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// A closure for a connection, from its own thread.
-pub(super) type LocalTask = Box<dyn FnOnce(&mut ConnectionRef<'_>)>;
+pub(in crate::exec) type LocalTask = Box<dyn FnOnce(&mut ConnectionRef<'_>)>;
 /// A closure for the worker, from its own thread.
-pub(super) type LocalWorkerTask = Box<dyn FnOnce(&mut WorkerRef<'_>)>;
+pub(in crate::exec) type LocalWorkerTask = Box<dyn FnOnce(&mut WorkerRef<'_>)>;
 /// A closure that is called whenever a descriptor is ready.
-pub(super) type WatchTask = Box<dyn FnMut(&mut WorkerRef<'_>, Readiness)>;
+pub(in crate::exec) type WatchTask = Box<dyn FnMut(&mut WorkerRef<'_>, Readiness)>;
 
 /// Names a timer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -37,19 +36,19 @@ pub struct TimerId(Key);
 pub struct WatchId(Key);
 
 /// Work to be done between stages of a turn.
-pub(super) enum Job {
+pub(in crate::exec) enum Job {
     Connection(Key, LocalTask),
     Worker(LocalWorkerTask),
 }
 
 /// Whom a timer is for.
-pub(super) enum TimerTarget {
+pub(in crate::exec) enum TimerTarget {
     Connection(Key, u64),
     Worker(LocalWorkerTask),
 }
 
 /// Whom a descriptor is watched for.
-pub(super) enum WatchTarget {
+pub(in crate::exec) enum WatchTarget {
     Connection(Key, u64),
     /// Empty while the closure runs.
     Worker(Option<WatchTask>),
@@ -61,12 +60,12 @@ struct Watch {
 }
 
 /// See the [module](self).
-pub(super) struct Services {
+pub(in crate::exec) struct Services {
     now: Instant,
     worker: u16,
     fleet: Arc<Fleet<Command>>,
-    pub(super) entropy: Entropy,
-    pub(super) overruns: Overruns,
+    pub(in crate::exec) entropy: Entropy,
+    pub(in crate::exec) overruns: Overruns,
     timers: Slab<TimerTarget>,
     timer_wheel: Wheel,
     watches: Slab<Watch>,
@@ -80,17 +79,17 @@ pub(super) struct Services {
 }
 
 /// What a worker is made of, besides connections.
-pub(super) struct Setting {
-    pub(super) now: Instant,
-    pub(super) worker: u16,
-    pub(super) fleet: Arc<Fleet<Command>>,
-    pub(super) entropy: Entropy,
-    pub(super) clock: Option<Clock>,
-    pub(super) poller: Option<Poller>,
+pub(in crate::exec) struct Setting {
+    pub(in crate::exec) now: Instant,
+    pub(in crate::exec) worker: u16,
+    pub(in crate::exec) fleet: Arc<Fleet<Command>>,
+    pub(in crate::exec) entropy: Entropy,
+    pub(in crate::exec) clock: Option<Clock>,
+    pub(in crate::exec) poller: Option<Poller>,
 }
 
 impl Services {
-    pub(super) fn new(setting: Setting) -> Self {
+    pub(in crate::exec) fn new(setting: Setting) -> Self {
         Self {
             now: setting.now,
             worker: setting.worker,
@@ -108,53 +107,53 @@ impl Services {
     }
 
     /// The time of this turn.
-    pub(super) fn now(&self) -> Instant {
+    pub(in crate::exec) fn now(&self) -> Instant {
         self.now
     }
 
-    pub(super) fn set_now(&mut self, now: Instant) {
+    pub(in crate::exec) fn set_now(&mut self, now: Instant) {
         self.now = self.now.max(now);
     }
 
-    pub(super) fn worker(&self) -> usize {
+    pub(in crate::exec) fn worker(&self) -> usize {
         usize::from(self.worker)
     }
 
-    pub(super) fn fleet(&self) -> &Arc<Fleet<Command>> {
+    pub(in crate::exec) fn fleet(&self) -> &Arc<Fleet<Command>> {
         &self.fleet
     }
 
     // ---- closures --------------------------------------------------------------------------
 
-    pub(super) fn spawn_for_connection(&mut self, key: Key, task: LocalTask) {
+    pub(in crate::exec) fn spawn_for_connection(&mut self, key: Key, task: LocalTask) {
         self.jobs.push_back(Job::Connection(key, task));
     }
 
-    pub(super) fn spawn(&mut self, task: LocalWorkerTask) {
+    pub(in crate::exec) fn spawn(&mut self, task: LocalWorkerTask) {
         self.jobs.push_back(Job::Worker(task));
     }
 
-    pub(super) fn next_job(&mut self) -> Option<Job> {
+    pub(in crate::exec) fn next_job(&mut self) -> Option<Job> {
         self.jobs.pop_front()
     }
 
-    pub(super) fn jobs(&self) -> usize {
+    pub(in crate::exec) fn jobs(&self) -> usize {
         self.jobs.len()
     }
 
     // ---- connections ------------------------------------------------------------------------
 
-    pub(super) fn order(&mut self, request: ConnectRequest) {
+    pub(in crate::exec) fn order(&mut self, request: ConnectRequest) {
         self.orders.push_back(Box::new(request));
     }
 
-    pub(super) fn next_order(&mut self) -> Option<Box<ConnectRequest>> {
+    pub(in crate::exec) fn next_order(&mut self) -> Option<Box<ConnectRequest>> {
         self.orders.pop_front()
     }
 
     // ---- timers ----------------------------------------------------------------------------
 
-    pub(super) fn set_connection_timer(
+    pub(in crate::exec) fn set_connection_timer(
         &mut self,
         key: Key,
         after: Duration,
@@ -163,7 +162,11 @@ impl Services {
         self.set_timer(after, TimerTarget::Connection(key, token))
     }
 
-    pub(super) fn set_worker_timer(&mut self, after: Duration, task: LocalWorkerTask) -> TimerId {
+    pub(in crate::exec) fn set_worker_timer(
+        &mut self,
+        after: Duration,
+        task: LocalWorkerTask,
+    ) -> TimerId {
         self.set_timer(after, TimerTarget::Worker(task))
     }
 
@@ -174,7 +177,7 @@ impl Services {
         TimerId(key)
     }
 
-    pub(super) fn cancel_timer(&mut self, timer: TimerId) -> bool {
+    pub(in crate::exec) fn cancel_timer(&mut self, timer: TimerId) -> bool {
         let found = self.timers.remove(timer.0).is_some();
         if found {
             self.timer_wheel.remove(timer.0.slot);
@@ -183,7 +186,7 @@ impl Services {
     }
 
     /// The next timer that has come due.
-    pub(super) fn due_timer(&mut self) -> Option<TimerTarget> {
+    pub(in crate::exec) fn due_timer(&mut self) -> Option<TimerTarget> {
         while let Some(slot) = self.timer_wheel.pop_due(self.now) {
             if let Some(target) = self.timers.remove_slot(slot) {
                 return Some(target);
@@ -193,13 +196,13 @@ impl Services {
     }
 
     /// No timer comes due before this instant.
-    pub(super) fn next_timer(&self) -> Instant {
+    pub(in crate::exec) fn next_timer(&self) -> Instant {
         self.timer_wheel.next_expiry()
     }
 
     // ---- descriptors -----------------------------------------------------------------------
 
-    pub(super) fn watch_for_connection(
+    pub(in crate::exec) fn watch_for_connection(
         &mut self,
         key: Key,
         descriptor: BorrowedFd<'_>,
@@ -209,7 +212,7 @@ impl Services {
         self.watch(descriptor, interest, WatchTarget::Connection(key, token))
     }
 
-    pub(super) fn watch_for_worker(
+    pub(in crate::exec) fn watch_for_worker(
         &mut self,
         descriptor: BorrowedFd<'_>,
         interest: Interest,
@@ -245,7 +248,7 @@ impl Services {
         }
     }
 
-    pub(super) fn unwatch(&mut self, watch: WatchId) {
+    pub(in crate::exec) fn unwatch(&mut self, watch: WatchId) {
         if let (Some(watch), Some(poller)) = (self.watches.remove(watch.0), &self.poller) {
             self.watched_fds.remove(&watch.fd);
             // An error means that the descriptor was closed: it is not watched any more.
@@ -254,22 +257,22 @@ impl Services {
     }
 
     /// Drops those of `watches` that are over.
-    pub(super) fn retain_watches(&mut self, watches: &mut Vec<WatchId>) {
+    pub(in crate::exec) fn retain_watches(&mut self, watches: &mut Vec<WatchId>) {
         watches.retain(|watch| self.watches.get(watch.0).is_some());
     }
 
     /// How many descriptors of the application are watched.
-    pub(super) fn watched(&self) -> usize {
+    pub(in crate::exec) fn watched(&self) -> usize {
         self.watches.used
     }
 
     /// Whom the readiness of `watch` is for.
-    pub(super) fn watch_target(&mut self, watch: WatchId) -> Option<&mut WatchTarget> {
+    pub(in crate::exec) fn watch_target(&mut self, watch: WatchId) -> Option<&mut WatchTarget> {
         self.watches.get(watch.0).map(|watch| &mut watch.target)
     }
 
     /// What the worker sleeps with.
-    pub(super) fn poller(&mut self) -> Option<&mut Poller> {
+    pub(in crate::exec) fn poller(&mut self) -> Option<&mut Poller> {
         self.poller.as_mut()
     }
 }
@@ -277,7 +280,7 @@ impl Services {
 #[cfg(test)]
 impl Services {
     /// Lets a worker without a thread watch descriptors.
-    pub(super) fn set_poller(&mut self, poller: Poller) {
+    pub(in crate::exec) fn set_poller(&mut self, poller: Poller) {
         self.poller = Some(poller);
     }
 }
@@ -289,7 +292,7 @@ fn token_of(key: Key) -> u64 {
 }
 
 /// The watch that a token stands for.
-pub(super) fn watch_of(token: u64) -> WatchId {
+pub(in crate::exec) fn watch_of(token: u64) -> WatchId {
     WatchId(Key { slot: token as u32, generation: (token >> u32::BITS) as u32 })
 }
 

@@ -1,0 +1,71 @@
+//! What a worker knows of a connection besides its state, and a callback may look at.
+
+use super::super::address::{Address, Key};
+use super::super::table::InitialKey;
+use super::services::WatchId;
+use crate::datapath::Path;
+use crate::proto::source::Source;
+use crate::time::Instant;
+use std::sync::Arc;
+
+/// A client's handshake, until it is done.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::exec) struct Handshake {
+    /// The id that the client chose, and its address.
+    pub(in crate::exec) initial: InitialKey,
+    /// It began with a token: the address is the client's.
+    pub(in crate::exec) proven: bool,
+}
+
+/// Where a connection sits: what the worker knows of it besides its state.
+pub(in crate::exec) struct Seat {
+    pub(in crate::exec) key: Key,
+    /// The datapath that it sends through.
+    pub(in crate::exec) port: usize,
+    pub(in crate::exec) path: Path,
+    /// Made when somebody asks for a handle.
+    pub(in crate::exec) address: Option<Arc<Address>>,
+    /// Its descriptors that are watched, some of which may be no more.
+    pub(in crate::exec) watches: Vec<WatchId>,
+    /// The client's handshake, until it is done.
+    pub(in crate::exec) handshake: Option<Box<Handshake>>,
+    /// Where a client came from: whose account its place is on.
+    pub(in crate::exec) source: Option<Source>,
+    /// What the connection held when it was looked at last.
+    pub(in crate::exec) held_bytes: u32,
+    pub(in crate::exec) measured_at: Instant,
+    /// The listener that accepted it.
+    pub(in crate::exec) listener: Option<u32>,
+    /// Where the peer's stateless reset finds it.
+    pub(in crate::exec) reset: Option<u64>,
+    /// On the touched list.
+    pub(in crate::exec) touched: bool,
+    /// The application was told that it is over: nothing more is told.
+    pub(in crate::exec) over: bool,
+    /// When something happened to it last.
+    pub(in crate::exec) touched_at: Instant,
+    /// It gave back what an idle connection does not need.
+    pub(in crate::exec) shrunk: bool,
+}
+
+impl Seat {
+    pub(in crate::exec) fn new(key: Key, port: usize, path: Path, now: Instant) -> Self {
+        Self {
+            key,
+            port,
+            path,
+            address: None,
+            watches: Vec::new(),
+            handshake: None,
+            source: None,
+            held_bytes: 0,
+            measured_at: now,
+            listener: None,
+            reset: None,
+            touched: false,
+            over: false,
+            touched_at: now,
+            shrunk: false,
+        }
+    }
+}

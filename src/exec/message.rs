@@ -1,0 +1,199 @@
+//! All that passes between threads, datagrams aside: what lies in a worker's inbox, and what is
+//! told about it.
+//!
+//! [`Command`]s come from handles, from closures of other threads, and from the registration,
+//! whose [`Control`]s a worker hands to what turns it. A message carries handlers, and closures
+//! over the references of `api/`; so the two know each other.
+
+use super::address::Address;
+use super::api::{ConnectionRef, Handler, WorkerRef};
+use super::config::ClientConfig;
+use super::port::{PortError, Purpose};
+use crate::proto::connection::{ConnectError, TransportConfig};
+use crate::proto::crypto::ClientTls;
+use crate::proto::endpoint::Endpoint;
+use crate::proto::streams::{ReceiveError, SendError};
+use crate::time::Instant;
+use crate::wire::StreamId;
+use bytes::Bytes;
+use crossbeam::channel::Sender;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// A closure for a connection, from another thread.
+pub(super) type Task = Box<dyn FnOnce(&mut ConnectionRef<'_>) + Send>;
+/// A closure for a worker, from another thread.
+pub(super) type WorkerTask = Box<dyn FnOnce(&mut WorkerRef<'_>) + Send>;
+
+/// What a handle asks of a connection.
+pub(super) enum Op {
+    Send { stream: StreamId, data: Bytes, fin: bool },
+    Reset { stream: StreamId, code: u64 },
+    StopSending { stream: StreamId, code: u64 },
+    ResumeReceive { stream: StreamId },
+    Close { code: u64, reason: Bytes },
+    Wake { token: u64 },
+    Run(Task),
+}
+
+/// What lies in a worker's inbox.
+pub(super) enum Command {
+    /// For a connection.
+    Connection { target: Arc<Address>, op: Op },
+    /// For the worker itself.
+    Worker(WorkerTask),
+    /// From the registration.
+    Control(Control),
+}
+
+impl fmt::Debug for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Connection { .. } => "Connection",
+            Self::Worker(_) => "Worker",
+            Self::Control(_) => "Control",
+        })
+    }
+}
+
+/// What a registration asks of a worker, or a callback that orders a connection. The worker hands it
+/// to whoever turns it, who carries it out between two turns.
+pub(super) enum Control {
+    /// Open an address, and say which it became.
+    Open { address: SocketAddr, purpose: Purpose, reply: Sender<Result<SocketAddr, PortError>> },
+    /// Accept connections.
+    Listen(Box<Listener>),
+    /// Accept no more for the listener of this number.
+    StopListening(u32),
+    /// Begin a connection; the port to send from is opened first, if need be.
+    Connect(Box<ConnectRequest>),
+    /// Close all connections with this code, and end when they are gone, or then.
+    Finish { code: u64, until: Instant },
+}
+
+/// A connection to be made to a server.
+pub(super) struct ConnectRequest {
+    /// The server.
+    pub(super) remote: SocketAddr,
+    pub(super) server_name: String,
+    pub(super) transport: Arc<TransportConfig>,
+    pub(super) tls: Arc<ClientTls>,
+    pub(super) token: Vec<u8>,
+    pub(super) handler: Box<dyn Handler>,
+    /// The datapath to send through, by number.
+    pub(super) port: usize,
+    /// Our address.
+    pub(super) local: SocketAddr,
+    /// What the handle that was given out holds.
+    pub(super) address: Arc<Address>,
+}
+
+impl ConnectRequest {
+    pub(super) fn new(
+        remote: SocketAddr,
+        server_name: &str,
+        config: &ClientConfig,
+        handler: Box<dyn Handler>,
+        address: Arc<Address>,
+    ) -> Self {
+        let any = match remote {
+            SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        };
+        Self {
+            remote,
+            server_name: server_name.to_owned(),
+            transport: config.transport.clone(),
+            tls: config.tls.clone(),
+            token: config.token.clone(),
+            handler,
+            port: 0,
+            local: SocketAddr::new(any, 0),
+            address,
+        }
+    }
+}
+
+/// Why a connection could not be made.
+#[derive(Debug)]
+pub enum ConnectFailure {
+    /// The worker's table is full.
+    TableFull,
+    /// There is no socket to send from, or no route.
+    Port(PortError),
+    /// The protocol refused.
+    Protocol(ConnectError),
+}
+
+impl fmt::Display for ConnectFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TableFull => f.write_str("the worker has no place for another connection"),
+            Self::Port(error) => error.fmt(f),
+            Self::Protocol(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for ConnectFailure {}
+
+/// A client that wants to connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewConnection {
+    /// The client's address. It may be forged until the handshake is done.
+    pub remote: SocketAddr,
+    /// The address that it wrote to.
+    pub local: SocketAddr,
+    /// The worker that will own the connection.
+    pub worker: usize,
+}
+
+/// Decides about new connections: `None` turns the client away.
+///
+/// One value serves all workers, and is called on their threads, in parallel.
+pub type Acceptor = Arc<dyn Fn(&NewConnection) -> Option<Box<dyn Handler>> + Send + Sync>;
+
+/// One listener's part on one worker.
+pub(super) struct Listener {
+    /// The same number on every worker.
+    pub(super) id: u32,
+    /// The datapath that hears for it.
+    pub(super) port: usize,
+    /// The address, whose IP may be unspecified.
+    pub(super) local: SocketAddr,
+    /// It was dropped: set at once, while the command to remove this part may be late, or lost.
+    pub(super) over: Arc<AtomicBool>,
+    pub(super) endpoint: Endpoint,
+    pub(super) acceptor: Acceptor,
+}
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listener")
+            .field("id", &self.id)
+            .field("port", &self.port)
+            .field("local", &self.local)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A posted call that could not be carried out when its turn came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// [`Handle::send`](super::Handle::send) or [`Handle::reset`](super::Handle::reset).
+    Send {
+        /// The stream.
+        stream: StreamId,
+        /// Why not.
+        error: SendError,
+    },
+    /// [`Handle::stop_sending`](super::Handle::stop_sending) or [`Handle::resume_receive`](super::Handle::resume_receive).
+    Receive {
+        /// The stream.
+        stream: StreamId,
+        /// Why not.
+        error: ReceiveError,
+    },
+}
