@@ -17,12 +17,13 @@
 use super::address::Address;
 use super::api::{Handle, Handler, Services, Setting};
 use super::config::{ClientConfig, INBOX_COMMANDS, LaneLimits, Polling, ServerConfig};
+use super::counters::Snapshot;
 use super::entropy::Entropy;
 use super::handoff::Fleet;
 use super::lane::{Lane, LaneParts};
-use super::message::{Acceptor, Command, ConnectRequest, Listener};
-use super::worker::Worker;
-use crate::datapath::Datapath;
+use super::message::{Acceptor, Command, ConnectRequest, Control, Listener};
+use super::worker::{self, Turn};
+use crate::datapath::{Datapath, DatapathError};
 use crate::lb::{Codec, Config};
 use crate::proto::crypto::ResetKey;
 use crate::proto::endpoint::Endpoint;
@@ -64,7 +65,7 @@ impl Crew {
         limits: LaneLimits,
     ) -> Worker<D> {
         let mut host = Entropy::seeded(self.seed);
-        let secrets = Keys {
+        let keys = Keys {
             cid: host.bytes(),
             reset: host.bytes(),
             tokens: host.bytes(),
@@ -78,27 +79,53 @@ impl Crew {
             clock: None,
             poller: None,
         });
-        let config =
-            Config { config_id: 0, server_id: 0, key: Some(secrets.cid), secret: secrets.cid };
+        let config = Config { config_id: 0, server_id: 0, key: Some(keys.cid), secret: keys.cid };
         let Ok(codec) = Codec::new(&config) else { unreachable!("0 is no reserved id") };
-        let reset = ResetKey::new(&secrets.reset);
+        let reset = ResetKey::new(&keys.reset);
         let lane = Lane::new(LaneParts { services, codec, reset, limits });
-        Worker::new(lane, self.fleet.clone(), Polling::Spin).with_keys(secrets)
+        Worker { worker: worker::Worker::new(lane, self.fleet.clone(), Polling::Spin), keys }
     }
 }
 
 /// What workers of a host have in common.
-#[derive(Clone)]
-pub(super) struct Keys {
+struct Keys {
     cid: [u8; 16],
     reset: [u8; 32],
     tokens: [u8; 32],
     used_tokens: UsedTokens,
 }
 
+/// A worker of a [`Crew`]: whoever holds it turns it. `D` is the kind of its datapaths.
+pub struct Worker<D> {
+    worker: worker::Worker<D>,
+    keys: Keys,
+}
+
 impl<D: Datapath> Worker<D> {
-    /// Accepts connections that arrive at `port` for `local`. On a worker of a [`Crew`]; those
-    /// of a registration are told by [`Registration::listen`](super::Registration::listen).
+    /// Adds a datapath, and says which number it has.
+    ///
+    /// # Errors
+    /// Its descriptors cannot be waited for.
+    pub fn add_port(&mut self, datapath: D) -> io::Result<usize> {
+        self.worker.add_port(datapath)
+    }
+
+    /// The datapaths, by number.
+    pub fn ports(&mut self) -> &mut [D] {
+        self.worker.ports()
+    }
+
+    /// What it does for connections.
+    pub fn lane(&mut self) -> &mut Lane {
+        self.worker.lane()
+    }
+
+    /// What the worker has counted.
+    pub fn snapshot(&mut self) -> Snapshot {
+        self.worker.snapshot()
+    }
+
+    /// Accepts connections that arrive at `port` for `local`.
     pub fn listen(
         &mut self,
         port: usize,
@@ -106,7 +133,7 @@ impl<D: Datapath> Worker<D> {
         config: &ServerConfig,
         acceptor: Acceptor,
     ) {
-        let Some(keys) = self.keys() else { return };
+        let keys = &self.keys;
         let endpoint = Endpoint::new(
             config.transport.clone(),
             config.tls.clone(),
@@ -116,7 +143,7 @@ impl<D: Datapath> Worker<D> {
         )
         .limited(&config.answers);
         let over = Arc::default();
-        self.lane().listen(Listener { id: 0, port, local, over, endpoint, acceptor });
+        self.worker.lane().listen(Listener { id: 0, port, local, over, endpoint, acceptor });
     }
 
     /// Begins a connection from `local` through `port`.
@@ -129,11 +156,57 @@ impl<D: Datapath> Worker<D> {
         config: &ClientConfig,
         handler: Box<dyn Handler>,
     ) -> Handle {
-        let address = Address::pending(self.lane().number() as u16);
+        let address = Address::pending(self.worker.lane().number() as u16);
         let mut request =
             ConnectRequest::new(remote, server_name, config, handler, address.clone());
         (request.port, request.local) = (port, local);
-        self.lane().connect(request);
-        Handle::new(address, self.fleet().clone())
+        self.worker.lane().connect(request);
+        Handle::new(address, self.worker.fleet().clone())
+    }
+
+    /// One turn, at `now`; then what callbacks asked for in it. A connection that one ordered
+    /// ([`WorkerRef::connect`](super::WorkerRef::connect)) goes through the first datapath, from an
+    /// unspecified address.
+    ///
+    /// # Errors
+    /// A datapath is lost. The turn was finished all the same; connections that use another
+    /// one go on.
+    pub fn turn(&mut self, now: Instant) -> Result<Turn, DatapathError> {
+        let mut turn = self.worker.turn(now);
+        while let Some(control) = self.worker.next_control() {
+            self.carry_out(control);
+            if let Ok(turn) = &mut turn {
+                turn.next = self.worker.lane().next_timeout();
+            }
+        }
+        turn
+    }
+
+    fn carry_out(&mut self, control: Control) {
+        match control {
+            Control::Connect(request) => self.worker.lane().connect(*request),
+            Control::Listen(listener) => self.worker.lane().listen(*listener),
+            Control::StopListening(id) => self.worker.lane().stop_listening(id),
+            Control::Finish { code, .. } => self.worker.lane().close_all(code),
+            // There is no address to open: who asked hears that there is no answer.
+            Control::Open { reply, .. } => drop(reply),
+        }
+    }
+
+    /// After a turn: returns at once, or sleeps until something arrives, `turn.next` comes, or
+    /// `until`, whichever is first. `now` is the time of the turn.
+    pub fn wait(&mut self, now: Instant, turn: Turn, until: Instant) {
+        self.worker.wait(now, turn, until);
+    }
+
+    #[cfg(test)]
+    pub(super) fn fleet(&self) -> &Arc<Fleet<Command>> {
+        self.worker.fleet()
+    }
+
+    /// Without what a crew adds.
+    #[cfg(test)]
+    pub(super) fn into_inner(self) -> worker::Worker<D> {
+        self.worker
     }
 }

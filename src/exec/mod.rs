@@ -38,17 +38,23 @@
 //!
 //! # Where things are
 //!
+//! Bottom to top; a file imports what stands above it in this table (`tests/tidy.rs` holds it to
+//! that, in more detail).
+//!
 //! | file | what |
 //! |---|---|
-//! | `registration/` | the front door: opening, listening, connecting, shutting down |
-//! | `handler`, `handle` | what applications implement, and what they hold |
+//! | `sys`, `clock`, `entropy` | the machine: system calls, time, random bytes |
+//! | `config`, `counters`, `address` | all settings; all counters; where a connection is |
+//! | `affinity`, `crowding` | where a thread runs, and whether it may spin there |
+//! | `port` | the datapaths of a worker |
+//! | `table`, `wheel`, `handoff`, `overrun`, `status` | the parts of a worker |
+//! | `reset_owners` | which worker a stateless reset is for |
+//! | `api/` | what applications touch: handler, references, handle, services |
+//! | `message` | what passes between threads, datagrams aside |
 //! | `lane/` | a worker without thread, clock and datapath: what simulations drive |
 //! | `worker` | the turn: lane, datapaths, inbox, sleep |
-//! | `table`, `wheel`, `services`, `handoff`, `overrun`, `status` | its parts |
-//! | `reset_owners` | which worker a stateless reset is for |
-//! | `crowding` | whether a worker may spin on its CPU |
 //! | `crew` | workers without threads, for simulations |
-//! | `affinity`, `sys`, `clock`, `entropy` | the machine: system calls, time, random bytes |
+//! | `registration/` | the front door: opening, listening, connecting, shutting down |
 //!
 //! Moving a connection to another worker comes later. Its places: [`Connection`] is `Send` and
 //! so is every [`Handler`]; `Table::take` and `put` lift a connection out without ending it; an
@@ -88,7 +94,7 @@ pub use config::{
     UdpTuning,
 };
 pub use counters::{LaneCounters, Snapshot, TurnCounters, named_endpoint_stats, named_queue_stats};
-pub use crew::Crew;
+pub use crew::{Crew, Worker};
 pub use lane::{Lane, Routed};
 pub use message::{Acceptor, ConnectFailure, NewConnection, Refusal};
 pub use overrun::{CALLBACK_BUDGET_NS, Callback};
@@ -99,4 +105,4 @@ pub use registration::{
 };
 pub use status::WorkerStatus;
 pub use sys::{Interest, Readiness};
-pub use worker::{Turn, Worker};
+pub use worker::Turn;

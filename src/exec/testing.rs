@@ -2,9 +2,8 @@
 
 use super::api::{ConnectionRef, Handle, Handler, WorkerRef};
 use super::config::{ClientConfig, LaneLimits, ServerConfig};
-use super::crew::Crew;
+use super::crew::{Crew, Worker};
 use super::message::{Acceptor, ConnectFailure, Refusal};
-use super::worker::Worker;
 use crate::datapath::{
     Capabilities, Checksum, Datapath, DatapathError, Link, Mode, Path, QueueStats, RxMeta,
 };

@@ -18,7 +18,6 @@
 use super::api::watch_of;
 use super::config::Polling;
 use super::counters::{Snapshot, TurnCounters, sum};
-use super::crew::Keys;
 use super::handoff::{Dispatch, Fleet, Sent};
 use super::lane::{Lane, Routed};
 use super::message::{Command, Control};
@@ -52,7 +51,7 @@ pub struct Turn {
 }
 
 /// See the top of `exec/worker.rs`. `D` is the kind of its datapaths.
-pub struct Worker<D> {
+pub(super) struct Worker<D> {
     lane: Lane,
     ports: Vec<D>,
     fleet: Arc<Fleet<Command>>,
@@ -71,8 +70,6 @@ pub struct Worker<D> {
     worked_at: Instant,
     looked_at: Instant,
     published_at: Instant,
-    /// Of a worker without a registration.
-    keys: Option<Keys>,
 }
 
 impl<D: Datapath> Worker<D> {
@@ -94,22 +91,12 @@ impl<D: Datapath> Worker<D> {
             worked_at: now,
             looked_at: now,
             published_at: now,
-            keys: None,
         }
     }
 
     pub(super) fn with_board(mut self, board: Arc<Board>) -> Self {
         self.board = board;
         self
-    }
-
-    pub(super) fn with_keys(mut self, keys: Keys) -> Self {
-        self.keys = Some(keys);
-        self
-    }
-
-    pub(super) fn keys(&self) -> Option<Keys> {
-        self.keys.clone()
     }
 
     pub(super) fn fleet(&self) -> &Arc<Fleet<Command>> {
@@ -141,7 +128,7 @@ impl<D: Datapath> Worker<D> {
     ///
     /// # Errors
     /// Its descriptors cannot be waited for.
-    pub fn add_port(&mut self, datapath: D) -> io::Result<usize> {
+    pub(super) fn add_port(&mut self, datapath: D) -> io::Result<usize> {
         self.ports.push(datapath);
         let number = self.ports.len() - 1;
         self.watch_port(number)?;
@@ -171,16 +158,17 @@ impl<D: Datapath> Worker<D> {
     }
 
     /// The datapaths, by number.
-    pub fn ports(&mut self) -> &mut [D] {
+    pub(super) fn ports(&mut self) -> &mut [D] {
         &mut self.ports
     }
 
     /// What it does for connections.
-    pub fn lane(&mut self) -> &mut Lane {
+    pub(super) fn lane(&mut self) -> &mut Lane {
         &mut self.lane
     }
 
-    /// What the registration asked for, in order.
+    /// What the registration and callbacks asked for, in order. Whoever turns the worker carries it
+    /// out after each turn.
     pub(super) fn next_control(&mut self) -> Option<Control> {
         self.controls.pop_front()
     }
@@ -190,7 +178,7 @@ impl<D: Datapath> Worker<D> {
     /// # Errors
     /// A datapath is lost. The turn was finished all the same; connections that use another
     /// one go on.
-    pub fn turn(&mut self, now: Instant) -> Result<Turn, DatapathError> {
+    pub(super) fn turn(&mut self, now: Instant) -> Result<Turn, DatapathError> {
         // The clock is read once for each turn: the time between two reads, if the worker did
         // not sleep in between, is what the turn took.
         if let Some(before) = self.turned_at.replace(now) {
@@ -265,7 +253,7 @@ impl<D: Datapath> Worker<D> {
         work
     }
 
-    /// Carries out what was posted, up to the next thing that the registration has to do
+    /// Carries out what was posted, up to the next thing that whoever turns the worker has to do
     /// first: what follows a connection's order is meant for that connection.
     fn read_commands(&mut self) -> usize {
         let fleet = self.fleet.clone();
@@ -284,14 +272,10 @@ impl<D: Datapath> Worker<D> {
         work
     }
 
-    /// Connections that callbacks have ordered.
+    /// Connections that callbacks have ordered. A socket has to be found for each first.
     fn take_orders(&mut self) {
         while let Some(request) = self.lane.services().next_order() {
-            match self.keys {
-                // A registration has to find a socket for it first.
-                None => self.controls.push_back(Control::Connect(request)),
-                Some(_) => self.lane.connect(*request),
-            }
+            self.controls.push_back(Control::Connect(request));
         }
     }
 
@@ -339,7 +323,7 @@ impl<D: Datapath> Worker<D> {
     }
 
     /// What the worker has counted.
-    pub fn snapshot(&mut self) -> Snapshot {
+    pub(super) fn snapshot(&mut self) -> Snapshot {
         let queue =
             self.ports.iter().fold(QueueStats::default(), |all, port| sum(&all, &port.stats()));
         let overruns = &self.lane.services().overruns;
@@ -361,7 +345,7 @@ impl<D: Datapath> Worker<D> {
 
     /// After a turn: returns at once, or sleeps until something arrives, `turn.next` comes, or
     /// `until`, whichever is first. `now` is the time of the turn.
-    pub fn wait(&mut self, now: Instant, turn: Turn, until: Instant) {
+    pub(super) fn wait(&mut self, now: Instant, turn: Turn, until: Instant) {
         let wake_at = turn.next.min(until);
         if !self.controls.is_empty() || wake_at <= now || !self.may_sleep(now, turn.work) {
             return;

@@ -17,7 +17,7 @@ fn at(us: u64) -> Instant {
 
 fn worker(polling: Polling) -> Worker<Pipe> {
     let crew = Crew::new(1, 7).unwrap();
-    let mut worker = crew.worker(0, at(0), LaneLimits::default());
+    let mut worker = crew.worker(0, at(0), LaneLimits::default()).into_inner();
     worker.polling = polling;
     worker.add_port(Pipe::new()).unwrap();
     worker
