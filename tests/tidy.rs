@@ -9,7 +9,7 @@ mod rules;
 #[path = "tidy/source.rs"]
 mod source;
 
-use rules::{MAX_FILE_LINES, MAX_FUNCTION_LINES, check};
+use rules::{LAYERS, MAX_FILE_LINES, MAX_FUNCTION_LINES, check};
 use source::Source;
 use std::fs;
 use std::path::Path;
@@ -123,7 +123,7 @@ fn the_remedy_of_an_arrow_names_a_file() {
         check(&Source::new(path, &format!("//! D.\n{text}"))).remove(0).remedy
     };
     let meet = remedy("src/proto/rtt.rs", "use crate::datapath::Path;");
-    assert!(meet.contains("src/exec/worker.rs"), "{meet}");
+    assert!(meet.contains("src/exec/lane"), "{meet}");
     let down = remedy("src/lb.rs", "use crate::proto::Event;");
     assert!(down.contains("src/proto") && down.contains("src/wire"), "{down}");
 }
@@ -135,6 +135,62 @@ fn layers_within_a_room_are_kept() {
     objects("src/proto/congestion/cubic.rs", "use super::super::connection::State;", 1, "below");
     accepts("src/proto/congestion/cubic.rs", "use super::super::rtt::Rtt;\nuse super::Controller;");
     accepts("src/proto/recovery.rs", "use super::{rtt::Rtt, congestion::Controller};");
+}
+
+#[test]
+fn layers_within_a_folder_are_kept() {
+    let below = "`status` stands below `lane`";
+    for text in [
+        "use super::lane::Lane;",
+        "use super::{sys::Event, lane::{self}};",
+        "use crate::exec::lane::Lane;",
+        "fn f(x: &super::lane::Lane) {}",
+    ] {
+        objects("src/exec/status.rs", text, 1, below);
+    }
+    objects("src/exec/lane/bridge.rs", "use super::super::worker::Turn;", 1, "below `worker`");
+    objects("src/exec/api/handle.rs", "use super::super::lane::Seat;", 1, "`api` stands below");
+    objects("src/datapath/xdp/umem.rs", "use super::device::XdpDevice;", 1, "below `device`");
+    // Tests of a file may use what stands above it.
+    let in_tests = "mod tests {\n    use super::*;\n    use crate::exec::worker::Turn;\n}";
+    accepts("src/exec/table.rs", in_tests);
+    accepts("src/exec/lane/tests/flood.rs", "use super::super::super::worker::Turn;");
+    accepts(
+        "src/exec/lane/accept.rs",
+        "use super::{Lane, admission};\nuse super::super::table::Key;",
+    );
+    accepts(
+        "src/exec/api/handle.rs",
+        "use super::super::message::Op;\nuse super::handler::Handler;",
+    );
+    accepts("src/exec/message.rs", "use super::api::Handler;\npub(in crate::exec) struct X;");
+    accepts("src/exec/mod.rs", "pub use registration::Registration;\nuse self::lane::Lane;");
+    accepts("src/datapath/xdp/ports.rs", "use crate::datapath::{Path, udp::SideSocket};");
+}
+
+#[test]
+fn a_layer_shows_in_every_import_and_every_file_has_one() {
+    objects("src/exec/status.rs", "use super::Worker;", 1, "does not show the file");
+    objects("src/exec/lane/mod.rs", "use crate::exec::Handle;", 1, "does not show the file");
+    objects("src/exec/sys.rs", "use super::*;", 1, "does not show the file");
+    objects("src/exec/newcomer.rs", "", 0, "`newcomer` stands in no layer of src/exec");
+    let remedy = |path: &str, text: &str| {
+        check(&Source::new(path, &format!("//! D.\n{text}"))).remove(0).remedy
+    };
+    let up = remedy("src/exec/status.rs", "use super::lane::Lane;");
+    assert!(up.contains("src/exec/lane") && up.contains("down to src/exec/status"), "{up}");
+}
+
+#[test]
+fn every_layer_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for (folder, layers) in LAYERS {
+        for name in layers.iter().flat_map(|layer| layer.split(' ')) {
+            let place = root.join(folder).join(name);
+            let is_there = place.is_dir() || place.with_extension("rs").exists();
+            assert!(is_there, "{folder} has no {name}: take it out of LAYERS");
+        }
+    }
 }
 
 #[test]
@@ -163,7 +219,7 @@ fn the_tls_library_is_named_in_one_place() {
     }
     // A ring is also something with slots.
     accepts("src/datapath/xdp/rings.rs", "fn f(ring: &mut Ring) { ring.push(1); self.ring = 2; }");
-    accepts("src/datapath/xdp/rings.rs", "use super::ring::Ring;");
+    accepts("src/datapath/udp/rings.rs", "use super::ring::Ring;");
     accepts("tools/peers/src/main.rs", "use rustls::ClientConfig;");
     accepts("tools/src/sim/secrets.rs", "use aws_lc_rs::agreement;");
     objects("tools/src/sim/run.rs", "use aws_lc_rs::agreement;", 1, "is named outside");

@@ -20,8 +20,77 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("exec", &["proto", "wire", "datapath", "topology", "lb", "time", "ecn"]),
 ];
 
-/// Within a room: modules, and what lies above them.
-const LAYERS: &[(&[&str], &[&[&str]])] = &[
+/// Within a folder: its files and folders, bottom to top. Each may import those before it; names in
+/// one string may know each other, and nothing else makes a circle. Where `mod` stands in a row, it is
+/// what the folder's own `mod.rs` defines; elsewhere `mod.rs` puts the folder together, may name all
+/// of it, and is named by none of it.
+pub(crate) const LAYERS: &[(&str, &[&str])] = &[
+    (
+        "src/datapath/xdp",
+        &[
+            // The ground: system calls, values, errors.
+            "sys",
+            "ladder",
+            "error",
+            "layout",
+            "metadata",
+            "config",
+            "stall",
+            "poll",
+            "netlink",
+            "rings",
+            // A socket and its memory.
+            "loader",
+            "who",
+            "registration",
+            "umem",
+            "socket",
+            // A device and its queues.
+            "carrier",
+            "inspect",
+            "attach",
+            "device",
+            "lease",
+            "ports",
+            "neighbours",
+            "datapath",
+            "probe",
+        ],
+    ),
+    (
+        "src/exec",
+        &[
+            // The machine.
+            "sys",
+            "clock",
+            "entropy",
+            "overrun",
+            "crowding",
+            // The ground floor, and what needs nothing but it.
+            "address",
+            "config",
+            "counters",
+            "affinity",
+            "port",
+            "status",
+            "wheel",
+            "table",
+            "reset_owners",
+            "handoff",
+            // What applications touch, and what passes between threads: see api/mod.rs.
+            "api message",
+            "lane",
+            "worker",
+            // Who turns a worker.
+            "crew",
+            "registration",
+            "testing",
+        ],
+    ),
+];
+
+/// Between rooms of `proto`: modules, and what lies above them.
+const ABOVE: &[(&[&str], &[&[&str]])] = &[
     (
         &["proto", "rtt"],
         &[&["proto", "congestion"], &["proto", "recovery"], &["proto", "connection"]],
@@ -65,9 +134,9 @@ const SHARED: &[(&str, &str)] = &[
     ("src/proto/crypto/ticketer.rs", "keys of tickets: handshakes, written once in six hours"),
     ("src/datapath/xdp/device.rs", "the control plane of a device"),
     ("src/datapath/xdp/rings.rs", "shared with the kernel, in bursts"),
-    ("src/exec/handle.rs", "where a connection is: its owner writes when it moves"),
+    ("src/exec/address.rs", "where a connection is: its owner writes when it moves"),
     ("src/exec/handoff.rs", "rings between workers, inboxes: one look a turn"),
-    ("src/exec/lane/accept.rs", "whether a listener is over: greetings"),
+    ("src/exec/message.rs", "whether a listener is over: client Initials"),
     ("src/exec/registration/", "the control plane of the workers"),
     ("src/exec/reset_owners.rs", "reset tokens: noted with an id, read for what leads nowhere"),
     ("src/exec/status.rs", "counters: stored by their owner once a turn, read by others"),
@@ -98,6 +167,7 @@ pub(crate) fn check(source: &Source) -> Vec<Finding> {
         let rules = [
             arrows,
             layers,
+            above,
             tools,
             tls,
             unsafe_code,
@@ -147,7 +217,7 @@ fn arrows(source: &Source) -> Vec<Finding> {
 fn where_instead(room: &str, target: &str) -> String {
     match (room, target) {
         ("proto", "datapath") | ("datapath", "proto") => {
-            "these two meet in src/exec/worker.rs alone: move the code there".to_owned()
+            "these two meet in src/exec/lane alone: move the code there".to_owned()
         }
         (_, "exec") => format!("pass a value into src/{room}, or move the code to src/exec"),
         ("time" | "ecn", _) => format!("move the code to src/{target}"),
@@ -158,9 +228,66 @@ fn where_instead(room: &str, target: &str) -> String {
     }
 }
 
+/// The row of [`LAYERS`] that a file is in, and which of the row's names the file goes by.
+fn layered(source: &Source) -> Option<(&'static str, &'static [&'static str], String)> {
+    LAYERS.iter().find_map(|(folder, layers)| {
+        let inside = source.path.strip_prefix(folder)?.strip_prefix('/')?;
+        let name = inside.split('/').next()?.trim_end_matches(".rs");
+        Some((*folder, *layers, name.to_owned()))
+    })
+}
+
 fn layers(source: &Source) -> Vec<Finding> {
+    let is_test = source.path.ends_with("/tests.rs") || source.path.contains("/tests/");
+    let Some((folder, layers, name)) = layered(source).filter(|_| !is_test) else {
+        return Vec::new();
+    };
+    let level =
+        |name: &str| layers.iter().position(|layer| layer.split(' ').any(|known| known == name));
+    let Some(own) = level(&name) else {
+        // It puts the folder together.
+        if name == "mod" {
+            return Vec::new();
+        }
+        let what = format!("`{name}` stands in no layer of {folder}");
+        let remedy = "give it one in LAYERS, in tests/tidy/rules.rs, as low as it can stand";
+        return vec![finding(source, 0, what, remedy)];
+    };
+    let prefix: Vec<&str> = folder.split('/').skip(1).collect();
     let mut findings = Vec::new();
-    for (below, above) in LAYERS {
+    for named in source.own_paths() {
+        // `pub(in crate::exec)` imports nothing.
+        let is_visibility = source.code[..named.at].ends_with("(in ");
+        let is_inside = starts_with(&named.segments, &prefix);
+        if !is_inside || is_visibility || source.is_in_unit_test(named.at) {
+            continue;
+        }
+        let path = named.segments.join("::");
+        let target = named.segments.get(prefix.len()).map_or("mod", String::as_str);
+        match level(target).or_else(|| level("mod")) {
+            Some(at) if at <= own => {}
+            Some(at) => {
+                let place = if level(target).is_some() { target } else { layers[at] };
+                let what = format!("`{name}` stands below `{place}` and names `{path}`");
+                let remedy = format!(
+                    "move the code up to {folder}/{place}, or what it needs of that down to \
+                     {folder}/{name} or below it (LAYERS, in tests/tidy/rules.rs)"
+                );
+                findings.push(finding(source, named.at, what, remedy));
+            }
+            None => {
+                let what = format!("`{path}` does not show the file that it is in");
+                let remedy = format!("name it by its module in {folder}: its layer counts");
+                findings.push(finding(source, named.at, what, remedy));
+            }
+        }
+    }
+    findings
+}
+
+fn above(source: &Source) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (below, above) in ABOVE {
         let place = format!("src/{}", below.join("/"));
         if source.path != format!("{place}.rs") && !source.path.starts_with(&format!("{place}/")) {
             continue;

@@ -112,6 +112,11 @@ impl Source {
         open
     }
 
+    /// True in a module of unit tests, or of what they need, within a file.
+    pub(crate) fn is_in_unit_test(&self, at: usize) -> bool {
+        self.inline_modules(at).iter().any(|name| name == "tests" || name == "testing")
+    }
+
     pub(crate) fn functions(&self) -> Vec<Function> {
         self.words("fn").filter_map(|at| self.function(at)).collect()
     }
