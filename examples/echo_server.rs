@@ -1,0 +1,89 @@
+//! A server that sends back what it receives, over kernel UDP or AF_XDP.
+//!
+//! ```text
+//! cargo run --example echo_server -- 127.0.0.1:4433 cert.pem key.pem [DEV]
+//! ```
+//!
+//! With a device it needs root, or CAP_NET_ADMIN, CAP_NET_RAW, CAP_BPF and CAP_IPC_LOCK. It prints
+//! where it listens, and ends when its standard input does.
+
+use bytes::Bytes;
+use quiclane::exec::{ConnectionRef, Handler, Registration, RegistrationConfig, ServerConfig};
+use quiclane::{CloseReason, ServerTls, StreamId};
+use std::error::Error;
+use std::io::Read;
+use std::time::Duration;
+
+/// How long the clients have to learn that their connections are over.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// What waits for an acknowledgement on a stream, before no more is taken from it.
+const BUFFERED_MAX: u64 = 1 << 20;
+
+/// The application of one connection. Its methods run on the thread of the worker that owns the
+/// connection, one after another.
+struct Echo;
+
+impl Handler for Echo {
+    fn stream_data(
+        &mut self,
+        connection: &mut ConnectionRef<'_>,
+        stream: StreamId,
+        data: &[u8],
+        fin: bool,
+    ) -> usize {
+        // An end that comes alone has no bytes that could be left.
+        if !data.is_empty() && connection.buffered(stream) >= BUFFERED_MAX {
+            // What is not taken is kept, and the peer's flow control fills up: it sends no more
+            // until `resume_receive`.
+            return 0;
+        }
+        // `data` is lent from the buffer that it arrived in, so it is copied to be kept. Sending
+        // fails only on a stream whose other side wants no answer.
+        let _ = connection.send(stream, Bytes::copy_from_slice(data), fin);
+        data.len()
+    }
+
+    fn acknowledged(
+        &mut self,
+        connection: &mut ConnectionRef<'_>,
+        stream: StreamId,
+        _bytes: u64,
+        fin: bool,
+    ) {
+        if !fin && connection.buffered(stream) < BUFFERED_MAX {
+            // Fails only if the peer has sent everything already.
+            let _ = connection.resume_receive(stream);
+        }
+    }
+
+    fn closed(&mut self, connection: &mut ConnectionRef<'_>, reason: CloseReason) {
+        eprintln!("{}: {reason}", connection.remote());
+    }
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let [address, certificate, key, device @ ..] = &arguments[..] else {
+        return Err("usage: echo_server ADDRESS:PORT CERT.pem KEY.pem [DEV]".into());
+    };
+    let tls = ServerTls::builder()
+        .certificate_pem(&std::fs::read(certificate)?, &std::fs::read(key)?)?
+        .alpn(["echo"])
+        .build()?;
+    let config = match device.first() {
+        // A worker for each queue of the device, pinned beside it.
+        Some(device) => RegistrationConfig::xdp(device),
+        None => RegistrationConfig::udp(1),
+    };
+    let registration = Registration::open(config)?;
+    // The acceptor runs on all workers, in parallel: one handler for each connection, or `None`
+    // to turn a client away.
+    let accept = |_new: &_| Some(Box::new(Echo) as Box<dyn Handler>);
+    let listener = registration.listen(address.parse()?, &ServerConfig::new(tls), accept)?;
+    println!("listening on {}", listener.local_addr());
+    std::io::stdin().read_to_end(&mut Vec::new())?;
+    // Without the listener no more connections are accepted; those that stand are closed.
+    drop(listener);
+    registration.shutdown(0, PATIENCE);
+    Ok(())
+}
