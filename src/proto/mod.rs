@@ -10,10 +10,13 @@
 pub mod congestion;
 pub mod connection;
 pub mod crypto;
+mod ecn;
 pub mod endpoint;
 mod limiter;
 pub mod mtu;
 pub mod pacer;
+mod path;
+mod patience;
 pub mod ranges;
 pub mod recovery;
 pub mod rtt;

@@ -1,12 +1,12 @@
 //! Acknowledgements: ours for what arrived, the peer's for what we sent, and the losses that
 //! follow from them (RFC 9000 §13, RFC 9002 §5, §6, A.7).
 
-use super::ecn::EcnVerdict;
 use super::error::TransportError;
 use super::space::AckPolicy;
-use super::{Connection, SpaceId, timers::LossBudget};
+use super::{Connection, SpaceId};
 use crate::ecn::Ecn;
 use crate::proto::congestion::{Congestion, Controller};
+use crate::proto::ecn::EcnVerdict;
 use crate::proto::recovery::{Losses, NeverSent, PACKET_THRESHOLD, Resolved};
 use crate::proto::sent::SentFrame;
 use crate::time::{Instant, MICROSECOND_NS};
@@ -130,13 +130,13 @@ impl Connection {
             return Ok(());
         }
         if acked.batch_bytes > 0 {
-            self.congestion.on_acked(
+            self.path.congestion.on_acked(
                 now,
                 acked.batch_sent_at,
                 acked.batch_bytes,
                 acked.batch_pn,
                 self.app_limited,
-                &self.rtt,
+                &self.path.rtt,
             );
         }
         if let Some(sent_at) = acked.largest_sent_at
@@ -162,17 +162,7 @@ impl Connection {
         ack: &Ack<'_>,
     ) -> Result<NewlyAcked, TransportError> {
         let mut acked = NewlyAcked::default();
-        let Self {
-            data,
-            streams,
-            congestion,
-            rtt,
-            mtu,
-            remote_cids,
-            stats: _,
-            bytes_in_flight,
-            ..
-        } = self;
+        let Self { data, streams, path, remote_cids, .. } = self;
         data.sent.check_acked(ack.largest)?;
         data.sent.note_largest_acked(ack.largest);
         let received = &mut data.received;
@@ -184,16 +174,14 @@ impl Connection {
                 break;
             }
             data.sent.acknowledge(lo, hi, |p, frames| {
-                if p.info.in_flight {
-                    *bytes_in_flight = bytes_in_flight.saturating_sub(u64::from(p.info.bytes));
-                }
+                path.left_flight_with(&p);
                 if p.info.mtu_probe {
-                    new_mtu = mtu.on_probe_acked(now, p.info.bytes).or(new_mtu);
+                    new_mtu = path.mtu.on_probe_acked(now, p.info.bytes).or(new_mtu);
                 } else {
-                    mtu.on_packet_acked(p.pn, p.info.bytes);
+                    path.mtu.on_packet_acked(p.pn, p.info.bytes);
                 }
                 if let Some((sent_at, bytes, pn)) = acked.note(&p, ack.largest) {
-                    congestion.on_acked(now, sent_at, bytes, pn, app_limited, rtt);
+                    path.congestion.on_acked(now, sent_at, bytes, pn, app_limited, &path.rtt);
                 }
                 for frame in frames {
                     match frame {
@@ -218,7 +206,7 @@ impl Connection {
         }
         data.sent.trim();
         if let Some(mtu) = new_mtu {
-            self.set_mtu(mtu);
+            self.path.set_mtu(mtu);
         }
         self.read_late_arrivals(now, ack)?;
         if let Some(keys) = &mut self.keys {
@@ -230,23 +218,17 @@ impl Connection {
     /// What was declared lost and arrived after all: an event that it caused is taken back.
     #[inline]
     fn read_late_arrivals(&mut self, now: Instant, ack: &Ack<'_>) -> Result<(), NeverSent> {
-        let Some(oldest) = self.suspects.oldest(now) else { return Ok(()) };
+        let Some(oldest) = self.path.suspects.oldest(now) else { return Ok(()) };
         for (lo, hi) in ack.ranges() {
             if hi < oldest {
                 break;
             }
-            if self.suspects.on_range(lo, hi, ack.largest)? {
+            if self.path.suspects.on_range(lo, hi, ack.largest)? {
                 self.stats.spurious_congestion_events += 1;
-                self.congestion.on_spurious();
+                self.path.congestion.on_spurious();
             }
         }
         Ok(())
-    }
-
-    /// Datagrams have another size from now on.
-    pub(super) fn set_mtu(&mut self, mtu: u16) {
-        self.congestion.on_mtu(mtu);
-        self.pacer.on_mtu(mtu);
     }
 
     fn apply_handshake_ack(
@@ -256,7 +238,7 @@ impl Connection {
         ack: &Ack<'_>,
     ) -> Result<NewlyAcked, TransportError> {
         let mut acked = NewlyAcked::default();
-        let Self { congestion, rtt, bytes_in_flight, app_limited, .. } = self;
+        let Self { path, app_limited, .. } = self;
         let Some(s) = self.handshake.as_mut().and_then(|h| h.space(space)) else {
             return Ok(acked);
         };
@@ -265,11 +247,9 @@ impl Connection {
         let (received, crypto) = (&mut s.received, &mut s.crypto_send);
         for (lo, hi) in ack.ranges() {
             s.sent.acknowledge(lo, hi, |p, frames| {
-                if p.info.in_flight {
-                    *bytes_in_flight = bytes_in_flight.saturating_sub(u64::from(p.info.bytes));
-                }
+                path.left_flight_with(&p);
                 if let Some((sent_at, bytes, pn)) = acked.note(&p, ack.largest) {
-                    congestion.on_acked(now, sent_at, bytes, pn, *app_limited, rtt);
+                    path.congestion.on_acked(now, sent_at, bytes, pn, *app_limited, &path.rtt);
                 }
                 for frame in frames {
                     match frame {
@@ -324,10 +304,9 @@ impl Connection {
             SpaceId::Data if self.confirmed => told_ns.min(self.peer_max_ack_delay_ns),
             SpaceId::Data => told_ns,
         };
-        self.rtt.update(now.ns_since(sent_at), delay_ns, now);
-        self.first_rtt_sample_at.get_or_insert(now);
+        self.path.rtt.update(now.ns_since(sent_at), delay_ns, now);
         let max_delay_ns = self.peer_max_ack_delay_ns;
-        self.patience.on_ack(packets, delay_ns, max_delay_ns, self.rtt.smoothed_ns());
+        self.path.patience.on_ack(packets, delay_ns, max_delay_ns, self.path.rtt.smoothed_ns());
     }
 
     fn read_ecn_report(
@@ -337,21 +316,21 @@ impl Connection {
         marked: u64,
         largest_sent_at: Option<Instant>,
     ) {
-        if self.ecn.on_report(counts, marked) == EcnVerdict::Congestion
+        if self.path.ecn.on_report(counts, marked) == EcnVerdict::Congestion
             && let Some(sent_at) = largest_sent_at
         {
             let news =
                 Congestion { sent_time: sent_at, lost_bytes: 0, persistent: false, ecn: true };
-            let reduced = self.congestion.on_congestion(now, &news, &self.rtt);
+            let reduced = self.path.congestion.on_congestion(now, &news, &self.path.rtt);
             self.stats.congestion_events += u64::from(reduced);
-            self.suspects.convict();
+            self.path.suspects.convict();
         }
     }
 
     /// RFC 9002 §6.1, A.10.
     pub(super) fn detect_losses(&mut self, now: Instant, space: SpaceId) {
-        let delay = self.rtt.loss_delay_ns();
-        let first_sample = self.first_rtt_sample_at;
+        let delay = self.path.rtt.loss_delay_ns();
+        let first_sample = self.path.rtt.first_sample();
         let losses = match space {
             SpaceId::Data => self.detect_data_losses(now, delay, first_sample),
             SpaceId::Initial | SpaceId::Handshake => {
@@ -365,17 +344,18 @@ impl Connection {
         self.stats.lost_bytes += losses.bytes;
         let Some(sent_time) = losses.newest_sent_at else { return };
         // RFC 9002 §7.6.
-        let persistent = losses.longest_run_ns > self.persistent_congestion_ns();
+        let span_ns = self.path.rtt.persistent_congestion_ns(self.peer_max_ack_delay_ns);
+        let persistent = losses.longest_run_ns > span_ns;
         self.stats.persistent_congestions += u64::from(persistent);
         let news = Congestion { sent_time, lost_bytes: losses.bytes, persistent, ecn: false };
-        let reduced = self.congestion.on_congestion(now, &news, &self.rtt);
+        let reduced = self.path.congestion.on_congestion(now, &news, &self.path.rtt);
         self.stats.congestion_events += u64::from(reduced);
         if persistent {
             // RFC 9002 §5.2: the path may have become another one.
-            self.rtt.forget_minimum();
-            self.suspects.convict();
+            self.path.rtt.forget_minimum();
+            self.path.suspects.convict();
         } else {
-            self.suspects.on_event(reduced, now.plus_ns(self.pto_ns()));
+            self.path.suspects.on_event(reduced, now.plus_ns(self.pto_ns()));
         }
     }
 
@@ -385,7 +365,7 @@ impl Connection {
         delay: u64,
         first_sample: Option<Instant>,
     ) -> Losses {
-        let mut budget = LossBudget { in_flight: &mut self.bytes_in_flight };
+        let path = &mut self.path;
         let (streams, cids, local, pending, tickets) = (
             &mut self.streams,
             &mut self.remote_cids,
@@ -393,20 +373,18 @@ impl Connection {
             &mut self.pending,
             &mut self.tickets,
         );
-        let mtu = &mut self.mtu;
-        let threshold = self.suspects.packet_threshold();
-        let suspects = &mut self.suspects;
+        let threshold = path.suspects.packet_threshold();
         let (mut newest_lost, mut largest_lost) = (0, 0);
         let sent = &mut self.data.sent;
         let losses = sent.detect_losses(now, delay, threshold, first_sample, |p, frames| {
-            budget.lost(&p);
+            path.left_flight_with(&p);
             if p.info.mtu_probe {
-                mtu.on_probe_lost(now, p.info.bytes);
+                path.mtu.on_probe_lost(now, p.info.bytes);
             } else {
                 newest_lost = p.pn;
                 largest_lost = largest_lost.max(p.info.bytes);
                 if p.info.in_flight {
-                    suspects.on_lost(p.pn);
+                    path.suspects.on_lost(p.pn);
                 }
             }
             for frame in frames {
@@ -426,9 +404,9 @@ impl Connection {
             }
         });
         if largest_lost > 0
-            && let Some(mtu) = self.mtu.on_packets_lost(now, newest_lost, largest_lost)
+            && let Some(mtu) = self.path.mtu.on_packets_lost(now, newest_lost, largest_lost)
         {
-            self.set_mtu(mtu);
+            self.path.set_mtu(mtu);
         }
         losses
     }
@@ -440,13 +418,13 @@ impl Connection {
         delay: u64,
         first_sample: Option<Instant>,
     ) -> Losses {
-        let mut budget = LossBudget { in_flight: &mut self.bytes_in_flight };
+        let path = &mut self.path;
         let Some(s) = self.handshake.as_mut().and_then(|h| h.space(space)) else {
             return Losses::default();
         };
         let crypto = &mut s.crypto_send;
         s.sent.detect_losses(now, delay, PACKET_THRESHOLD, first_sample, |p, frames| {
-            budget.lost(&p);
+            path.left_flight_with(&p);
             for frame in frames {
                 if let SentFrame::Crypto { offset, len } = frame {
                     crypto.on_lost(offset, len);

@@ -206,14 +206,14 @@ impl Connection {
     ) -> Option<Draft> {
         let scid = self.first_local_cid();
         let dcid = *self.remote_cids.current();
+        let validated = self.path.validation.is_validated();
         let h = self.handshake.as_mut()?;
         let token =
             if space == SpaceId::Initial { std::mem::take(&mut h.token) } else { Vec::new() };
         let kind =
             if space == SpaceId::Initial { PacketType::Initial } else { PacketType::Handshake };
         let header = LongHeader { kind, version: VERSION_1, dcid, scid, token: &token };
-        let quiet_max =
-            if h.address_validated { HANDSHAKE_QUIET_MAX } else { UNVALIDATED_QUIET_MAX };
+        let quiet_max = if validated { HANDSHAKE_QUIET_MAX } else { UNVALIDATED_QUIET_MAX };
         let draft = h.space(space).and_then(|s| {
             draft_in_space(now, s, space, &header, buf, start, full, quiet, quiet_max)
         });
@@ -301,7 +301,7 @@ impl Connection {
         if d.ack_eliciting {
             self.on_eliciting_sent(now, bytes, d.pn);
         } else if padded {
-            self.bytes_in_flight += bytes;
+            self.path.bytes_in_flight += bytes;
         }
     }
 }

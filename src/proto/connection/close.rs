@@ -117,7 +117,7 @@ impl Connection {
         };
         // RFC 9000 §10.2: three probe timeouts.
         self.deadlines.close = now.plus_ns(self.three_ptos_ns(CLOSING_MAX_NS));
-        self.bytes_in_flight = 0;
+        self.path.bytes_in_flight = 0;
         // Streams, and the data that the application lent, go at once.
         self.streams = Streams::new(self.side, self.config.limits());
         self.data.sent.forget();
@@ -132,9 +132,7 @@ impl Connection {
 
     /// A datagram that arrives while closing is answered with the close, ever more rarely.
     pub(super) fn on_closing_datagram(&mut self, datagram: &[u8], app: &mut dyn Application) {
-        if let Some(h) = &mut self.handshake {
-            h.received_bytes += datagram.len() as u64;
-        }
+        self.path.validation.on_received(datagram.len());
         if let Some(c) = &mut self.closing {
             c.heard += 1;
             if c.heard >= c.answer_at {
@@ -153,7 +151,7 @@ impl Connection {
     /// Writes the close, in every space that the peer may be able to read.
     pub(super) fn transmit_close(&mut self, buf: &mut [u8]) -> Option<usize> {
         let mut closing = self.closing.take()?;
-        let budget = usize::try_from(self.amplification_budget()).unwrap_or(usize::MAX);
+        let budget = usize::try_from(self.path.validation.budget()).unwrap_or(usize::MAX);
         let limit = buf.len().min(usize::from(super::MIN_DATAGRAM_BYTES)).min(budget);
         let mut at = 0;
         if std::mem::take(&mut closing.owed) {
@@ -166,9 +164,7 @@ impl Connection {
         if !self.is_address_validated() {
             self.state = State::Drained;
         }
-        if let Some(h) = &mut self.handshake {
-            h.sent_bytes += at as u64;
-        }
+        self.path.validation.on_sent(at);
         (at > 0).then_some(at)
     }
 

@@ -63,7 +63,7 @@ impl Connection {
     fn early_limit(&self) -> usize {
         match &self.handshake {
             None => 0,
-            Some(h) if h.address_validated => EARLY_MAX,
+            Some(_) if self.path.validation.is_validated() => EARLY_MAX,
             // Nothing of an honest client's can be early before it has 1-RTT keys.
             Some(h) if h.one_rtt.is_none() => 0,
             Some(h) if h.initial.crypto_recv.read_bytes() > EARLY_HELLO_MAX => 0,

@@ -5,19 +5,21 @@ use super::config::nanos;
 use super::crypto_stream::{Bounds, BufferExceeded};
 use super::error::{CloseReason, TransportError, code};
 use super::keys::OneRttKeys;
-use super::patience::Patience;
 use super::space::HandshakeSpace;
 use super::{
-    Connection, ConnectionStats, DataSpace, Deadlines, EcnSender, Event, LocalCids, Pending,
-    RemoteCids, SpaceId, State, TransportConfig,
+    Connection, ConnectionStats, DataSpace, Deadlines, Event, LocalCids, Pending, RemoteCids,
+    SpaceId, State, TransportConfig,
 };
 use crate::proto::congestion::AnyController;
 use crate::proto::crypto::{
     ClientTls, KeyChange, Keys, Level, OneRttSecrets, ServerTls, Session, TlsError, initial_keys,
     retry_tag_matches,
 };
+use crate::proto::ecn::EcnSender;
 use crate::proto::mtu::Mtu;
 use crate::proto::pacer::Pacer;
+use crate::proto::path::{Path, Validation};
+use crate::proto::patience::Patience;
 use crate::proto::rtt::Rtt;
 use crate::proto::spurious::Suspects;
 use crate::proto::streams::{Limits, Streams};
@@ -62,11 +64,6 @@ pub(super) struct Handshake {
     peer_scid: Option<ConnectionId>,
     /// A packet of the peer's was authentic: Retry and Version Negotiation come too late.
     pub(super) heard: bool,
-    /// RFC 9000 §8.1: the server may send three times what it received until it knows that
-    /// the client is where it says.
-    pub(super) address_validated: bool,
-    pub(super) received_bytes: u64,
-    pub(super) sent_bytes: u64,
     /// RFC 9002 §6.2.2.1: the client knows that the server knows its address.
     pub(super) peer_validated_us: bool,
     /// Times that a server sent its flight again because the client repeated its own.
@@ -160,6 +157,7 @@ impl std::error::Error for ConnectError {}
 /// What both kinds of connection are made from.
 struct Base {
     side: Side,
+    address_validated: bool,
     config: Arc<TransportConfig>,
     now: Instant,
     remote: SocketAddr,
@@ -184,12 +182,14 @@ impl Connection {
         parameters.grease = Some(args.grease);
         let session = Session::client(args.now, args.tls, args.server_name, &encoded(&parameters))
             .map_err(ConnectError::Tls)?;
-        let mut handshake = Handshake::new(args.initial_dcid, None, true);
+        let mut handshake = Handshake::new(args.initial_dcid, None);
         handshake.token = args.token;
         handshake.initial.keys =
             initial_keys(VERSION_1, args.initial_dcid.as_slice(), Side::Client);
         let mut connection = Self::assemble(Base {
             side: Side::Client,
+            // The client chose it.
+            address_validated: true,
             config: args.config,
             now: args.now,
             remote: args.remote,
@@ -217,14 +217,14 @@ impl Connection {
         parameters.grease = Some(args.grease);
         let session =
             Session::server(&args.tls, &encoded(&parameters)).map_err(ConnectError::Tls)?;
-        let mut handshake =
-            Handshake::new(args.original_dcid, args.retry_scid, args.address_validated);
+        let mut handshake = Handshake::new(args.original_dcid, args.retry_scid);
         handshake.peer_validated_us = true;
         handshake.peer_scid = Some(args.peer_cid);
         handshake.initial.keys =
             initial_keys(VERSION_1, args.initial_dcid.as_slice(), Side::Server);
         Ok(Self::assemble(Base {
             side: Side::Server,
+            address_validated: args.address_validated,
             config: args.config,
             now: args.now,
             remote: args.remote,
@@ -250,19 +250,22 @@ impl Connection {
             pto_count: 0,
             ack_probes_left: 0,
             follow_ups: 0,
-            remote: base.remote,
+            path: Path {
+                remote: base.remote,
+                validation: Validation::new(base.address_validated),
+                rtt: Rtt::new(nanos(config.initial_rtt)),
+                congestion: AnyController::new(config.congestion, mtu),
+                suspects: Suspects::default(),
+                pacer: Pacer::new(base.now, mtu),
+                bytes_in_flight: 0,
+                ecn: EcnSender::new(config.ecn),
+                mtu: Mtu::new(mtu, config.max_mtu_bytes.max(mtu)),
+                patience: Patience::default(),
+            },
             keys: None,
             data: DataSpace::default(),
             streams: Streams::new(base.side, config.limits()),
-            rtt: Rtt::new(nanos(config.initial_rtt)),
-            congestion: AnyController::new(config.congestion, mtu),
-            pacer: Pacer::new(base.now, mtu),
-            bytes_in_flight: 0,
-            ecn: EcnSender::new(config.ecn),
-            mtu: Mtu::new(mtu, config.max_mtu_bytes.max(mtu)),
             skip_at: 0,
-            patience: Patience::default(),
-            suspects: Suspects::default(),
             remote_cids: RemoteCids::new(
                 base.remote_cid,
                 config.parameters().active_connection_id_limit,
@@ -276,7 +279,6 @@ impl Connection {
                 pacing: Instant::NEVER,
                 close: Instant::NEVER,
             },
-            first_rtt_sample_at: None,
             idle_timeout_ns,
             peer_max_ack_delay_ns: 25 * MILLISECOND_NS,
             peer_ack_delay_exponent: 3,
@@ -311,7 +313,7 @@ impl Connection {
         let server = self.side == Side::Server;
         let (recv, bounds) = match (space, &mut self.handshake) {
             (SpaceId::Initial, Some(h)) => {
-                let bounds = match (server, h.address_validated) {
+                let bounds = match (server, self.path.validation.is_validated()) {
                     (false, _) => Bounds::VALIDATED,
                     (true, true) => Bounds::VALIDATED_HELLO,
                     (true, false) => Bounds::UNVALIDATED_HELLO,
@@ -351,7 +353,7 @@ impl Connection {
     /// has not acknowledged goes out again, as far as the window and the limit of an address that
     /// is not validated allow.
     fn repeat_flight(&mut self, now: Instant) {
-        let pto_ns = self.rtt.pto_base_ns(0);
+        let pto_ns = self.path.rtt.pto_base_ns(0);
         let Some(h) = &mut self.handshake else { return };
         let [a, b] = [&h.initial, &h.handshake].map(|s| s.sent.last_eliciting_sent_at());
         let waited = a.max(b).plus_ns(pto_ns) <= now;
@@ -359,12 +361,12 @@ impl Connection {
         if h.flight_repeats >= most {
             return;
         }
-        if !h.address_validated {
+        if !self.path.validation.is_validated() {
             for s in [&mut h.initial, &mut h.handshake] {
                 if s.sent.next_pn() - s.sent.first_pn() > UNVALIDATED_RECORDS {
                     let in_flight = s.sent.drain(|_| {});
                     s.sent.forget();
-                    self.bytes_in_flight = self.bytes_in_flight.saturating_sub(in_flight);
+                    self.path.left_flight(in_flight);
                 }
             }
         }
@@ -488,7 +490,7 @@ impl Connection {
         self.release_tls(false);
         self.events.push_back(Event::HandshakeConfirmed);
         self.rearm_keep_alive(now);
-        self.mtu.enable(self.peer_max_datagram_bytes);
+        self.path.mtu.enable(self.peer_max_datagram_bytes);
     }
 
     /// RFC 9001 §4.9, RFC 9002 §6.4: drops a space with its keys and what is in flight.
@@ -507,7 +509,7 @@ impl Connection {
         }
         let in_flight = s.sent.drain(|_| {});
         *s = HandshakeSpace::default();
-        self.bytes_in_flight = self.bytes_in_flight.saturating_sub(in_flight);
+        self.path.left_flight(in_flight);
         self.pto_count = 0;
     }
 
@@ -550,7 +552,7 @@ impl Connection {
         let in_flight = h.initial.sent.drain(|_| {});
         h.initial.crypto_send.restart();
         h.initial.probes = 0;
-        self.bytes_in_flight = self.bytes_in_flight.saturating_sub(in_flight);
+        self.path.left_flight(in_flight);
         self.pto_count = 0;
         self.remote_cids.replace_first(packet.scid);
         self.restart_idle(now);
@@ -579,14 +581,6 @@ impl Connection {
         self.end_silently(now, CloseReason::VersionMismatch);
     }
 
-    /// Bytes that a server may still send to an address that is not validated (RFC 9000 §8.1).
-    pub(super) fn amplification_budget(&self) -> u64 {
-        match &self.handshake {
-            Some(h) if !h.address_validated => (3 * h.received_bytes).saturating_sub(h.sent_bytes),
-            _ => u64::MAX,
-        }
-    }
-
     /// The id that datagrams of ours carry as their source.
     pub(super) fn first_local_cid(&self) -> ConnectionId {
         self.local_cids.iter().next().map_or(ConnectionId::EMPTY, |c| c.cid)
@@ -594,11 +588,7 @@ impl Connection {
 }
 
 impl Handshake {
-    fn new(
-        original_dcid: ConnectionId,
-        retry_scid: Option<ConnectionId>,
-        address_validated: bool,
-    ) -> Self {
+    fn new(original_dcid: ConnectionId, retry_scid: Option<ConnectionId>) -> Self {
         Self {
             initial: HandshakeSpace::default(),
             handshake: HandshakeSpace::default(),
@@ -608,9 +598,6 @@ impl Handshake {
             retry_scid,
             peer_scid: None,
             heard: false,
-            address_validated,
-            received_bytes: 0,
-            sent_bytes: 0,
             peer_validated_us: false,
             flight_repeats: 0,
             write_level: Level::Initial,

@@ -37,14 +37,12 @@ mod close;
 mod config;
 mod crypto_stream;
 mod early;
-mod ecn;
 mod error;
 mod event;
 mod frames;
 mod handshake;
 mod keys;
 mod late_crypto;
-mod patience;
 mod receive;
 mod space;
 mod timers;
@@ -56,13 +54,10 @@ pub use event::{Application, Event};
 pub use handshake::{ClientArgs, ConnectError, ServerArgs};
 
 use crate::ecn::Ecn;
-use crate::proto::congestion::{AnyController, Controller};
+use crate::proto::congestion::Controller;
 use crate::proto::crypto::Session;
-use crate::proto::mtu::Mtu;
-use crate::proto::pacer::Pacer;
+use crate::proto::path::Path;
 use crate::proto::recovery::SentPackets;
-use crate::proto::rtt::Rtt;
-use crate::proto::spurious::Suspects;
 use crate::proto::streams::{OpenError, ReceiveError, SendError, Streams};
 use crate::time::Instant;
 use crate::wire::{ConnectionId, Dir, Side, StreamId};
@@ -71,10 +66,8 @@ use cids::{LocalCids, RemoteCids};
 use close::Closing;
 use crypto_stream::CryptoSend;
 use early::EarlyPackets;
-use ecn::EcnSender;
 use handshake::Handshake;
 use keys::OneRttKeys;
-use patience::Patience;
 use space::Received;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -231,26 +224,17 @@ pub struct Connection {
     ack_probes_left: u8,
     /// Probe timeouts that are due sooner than `pto_count` says, since the peer was heard again.
     follow_ups: u8,
-    remote: SocketAddr,
+    /// Where packets go, and what is known of the way.
+    path: Path,
     keys: Option<OneRttKeys>,
     data: DataSpace,
     streams: Streams,
-    rtt: Rtt,
-    congestion: AnyController,
-    suspects: Suspects,
-    pacer: Pacer,
-    bytes_in_flight: u64,
-    ecn: EcnSender,
-    mtu: Mtu,
     /// The packet number to leave out next.
     skip_at: u64,
-    /// What the peer waits for before it acknowledges.
-    patience: Patience,
     remote_cids: RemoteCids,
     local_cids: LocalCids,
     pending: Pending,
     deadlines: Deadlines,
-    first_rtt_sample_at: Option<Instant>,
     idle_timeout_ns: u64,
     peer_max_ack_delay_ns: u64,
     peer_ack_delay_exponent: u8,
@@ -283,7 +267,7 @@ impl Connection {
     /// The peer's address.
     #[must_use]
     pub fn remote(&self) -> SocketAddr {
-        self.remote
+        self.path.remote
     }
 
     /// The protocol that TLS agreed on, once it has.
@@ -307,7 +291,7 @@ impl Connection {
     /// True once the peer has shown that it is where its packets come from (RFC 9000 §8.1).
     #[must_use]
     pub fn is_address_validated(&self) -> bool {
-        self.handshake.as_ref().is_none_or(|h| h.address_validated)
+        self.path.validation.is_validated()
     }
 
     /// True once the handshake is confirmed.
@@ -332,11 +316,11 @@ impl Connection {
     #[must_use]
     pub fn stats(&self) -> ConnectionStats {
         ConnectionStats {
-            bytes_in_flight: self.bytes_in_flight,
-            window_bytes: self.congestion.window(),
-            smoothed_rtt_ns: self.rtt.smoothed_ns(),
-            mtu_bytes: self.mtu.current(),
-            mtu_black_holes: self.mtu.black_holes(),
+            bytes_in_flight: self.path.bytes_in_flight,
+            window_bytes: self.path.congestion.window(),
+            smoothed_rtt_ns: self.path.rtt.smoothed_ns(),
+            mtu_bytes: self.path.mtu.current(),
+            mtu_black_holes: self.path.mtu.black_holes(),
             key_updates: self.keys.as_ref().map_or(0, |k| k.updates),
             ..self.stats
         }
@@ -358,7 +342,7 @@ impl Connection {
             + self.keys.as_ref().map_or(0, OneRttKeys::heap_bytes)
             + self.data.sent.memory_bytes()
             + self.data.received.ranges.heap_bytes()
-            + self.suspects.memory_bytes()
+            + self.path.suspects.memory_bytes()
             + self.streams.memory_bytes()
             + self.events.capacity() * size_of::<Event>()
             + cold

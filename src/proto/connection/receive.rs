@@ -73,7 +73,7 @@ impl Connection {
             self.stats.rx_oversized += 1;
             return;
         }
-        if remote != self.remote {
+        if remote != self.path.remote {
             // The path does not move yet (disable_active_migration): RFC 9000 §9.
             self.stats.rx_foreign += 1;
             return;
@@ -101,9 +101,7 @@ impl Connection {
         datagram: &mut [u8],
         app: &mut dyn Application,
     ) {
-        if let Some(h) = &mut self.handshake {
-            h.received_bytes += datagram.len() as u64;
-        }
+        self.path.validation.on_received(datagram.len());
         if self.receive_packets(now, ecn, datagram, app) {
             self.keep_early(now, ecn, datagram);
         }
@@ -189,9 +187,7 @@ impl Connection {
         self.on_authentic(now);
         if space == SpaceId::Handshake && self.side == Side::Server {
             // RFC 9000 §8.1, RFC 9001 §4.9.1: only the real client could have answered.
-            if let Some(h) = &mut self.handshake {
-                h.address_validated = true;
-            }
+            self.path.validation.validate();
             self.discard_space(SpaceId::Initial);
         }
         let arrival = Arrival { space, pn: plain.pn, ecn, dcid: p.dcid };
@@ -370,7 +366,7 @@ impl Connection {
         datagram: &[u8],
         app: &mut dyn Application,
     ) -> bool {
-        if self.is_closed() || remote != self.remote || !self.is_stateless_reset(datagram) {
+        if self.is_closed() || remote != self.path.remote || !self.is_stateless_reset(datagram) {
             return false;
         }
         self.stats.rx_datagrams += 1;

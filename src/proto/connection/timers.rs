@@ -4,7 +4,6 @@ use super::config::nanos;
 use super::error::CloseReason;
 use super::handshake::{Handshake, after};
 use super::{Application, Connection, SpaceId, State};
-use crate::proto::recovery::{PERSISTENT_CONGESTION_THRESHOLD, Resolved};
 use crate::proto::sent::SentFrame;
 use crate::time::Instant;
 use crate::wire::Side;
@@ -22,20 +21,6 @@ const ACK_PROBES_LATER_BITS: u8 = 3;
 /// Probe timeouts that follow an acknowledgement that is a probe, at a distance that begins anew:
 /// it may be lost, or its answer may.
 const FOLLOW_UPS: u8 = 2;
-
-/// Takes lost packets out of flight.
-pub(super) struct LossBudget<'a> {
-    pub(super) in_flight: &'a mut u64,
-}
-
-impl LossBudget<'_> {
-    #[inline]
-    pub(super) fn lost(&mut self, p: &Resolved) {
-        if p.info.in_flight {
-            *self.in_flight = self.in_flight.saturating_sub(u64::from(p.info.bytes));
-        }
-    }
-}
 
 impl Connection {
     /// When [`handle_timeout`](Connection::handle_timeout) is due, if ever.
@@ -108,18 +93,13 @@ impl Connection {
 
     /// RFC 9002 §6.2.1: the base of the probe timeout, without the backoff.
     pub(super) fn pto_ns(&self) -> u64 {
-        self.rtt.pto_base_ns(self.peer_max_ack_delay_ns)
+        self.path.pto_ns(self.peer_max_ack_delay_ns)
     }
 
     /// What several timers of RFC 9000 are made from, cut to `max_ns`: the first sample of the
     /// round-trip time is the peer's to choose.
     pub(super) fn three_ptos_ns(&self, max_ns: u64) -> u64 {
         (3 * self.pto_ns()).min(max_ns)
-    }
-
-    /// RFC 9002 §7.6.1.
-    pub(super) fn persistent_congestion_ns(&self) -> u64 {
-        self.pto_ns() * PERSISTENT_CONGESTION_THRESHOLD
     }
 
     pub(super) fn rearm_keep_alive(&mut self, now: Instant) {
@@ -155,7 +135,7 @@ impl Connection {
             return Some((at, Cause::Loss(space)));
         }
         // RFC 9002 §6.2.2.1: a server that may not send anyway is not woken for it.
-        if self.amplification_budget() == 0 {
+        if self.path.validation.budget() == 0 {
             return None;
         }
         self.handshake_probe_timeout(h).map(|(at, space)| (at, Cause::Probe(space)))
@@ -224,7 +204,7 @@ impl Connection {
     }
 
     fn handshake_probe_timeout(&self, h: &Handshake) -> Option<(Instant, SpaceId)> {
-        let short = self.backed_off(self.rtt.pto_base_ns(0));
+        let short = self.backed_off(self.path.rtt.pto_base_ns(0));
         let mut earliest: Option<(Instant, SpaceId)> = None;
         let mut offer = |at: Instant, space| {
             if earliest.is_none_or(|(t, _)| at < t) {

@@ -57,7 +57,7 @@ impl Connection {
         };
         self.stats.tx_datagrams += 1;
         self.stats.tx_bytes += len as u64;
-        Some(Transmit { len, ecn, remote: self.remote })
+        Some(Transmit { len, ecn, remote: self.path.remote })
     }
 
     /// True if [`transmit`](Connection::transmit) may have something to write, as far as can be
@@ -108,7 +108,7 @@ impl Connection {
             self.app_limited = true;
             return self.transmit_mtu_probe(now, buf);
         }
-        let mtu = usize::from(self.mtu.current()).min(buf.len());
+        let mtu = usize::from(self.path.mtu.current()).min(buf.len());
         let permit = if probing { Permit::Full } else { self.permit(now, mtu) };
         if permit == Permit::AckOnly && !ack_due {
             return None;
@@ -132,8 +132,8 @@ impl Connection {
         if probing {
             self.data.probes -= 1;
         }
-        let ecn = self.ecn.mark();
-        self.ecn.on_sent();
+        let ecn = self.path.ecn.mark();
+        self.path.ecn.on_sent();
         Some((len, ecn))
     }
 
@@ -148,15 +148,14 @@ impl Connection {
     /// Asks the congestion controller and the pacer.
     #[inline]
     fn permit(&mut self, now: Instant, bytes: usize) -> Permit {
-        let window = self.congestion.window();
-        if self.bytes_in_flight + bytes as u64 > window {
+        if self.path.is_full(bytes) {
             self.app_limited = false;
             return Permit::AckOnly;
         }
         if !self.config.pacing {
             return Permit::Full;
         }
-        match self.pacer.can_send(now, bytes as u64, window, self.rtt.smoothed_ns()) {
+        match self.path.pace(now, bytes) {
             Ok(()) => Permit::Full,
             Err(at) => {
                 self.app_limited = false;
@@ -196,7 +195,7 @@ impl Connection {
             let _fits = Frame::Padding { len }.write(&mut w);
             end = w.position();
         }
-        let kind = SealedAs { ack_eliciting, mtu_probe: false, marked: self.ecn.marks() };
+        let kind = SealedAs { ack_eliciting, mtu_probe: false, marked: self.path.ecn.marks() };
         self.seal_data(now, buf, header, pn_at, pn, end, kind)
     }
 
@@ -247,10 +246,10 @@ impl Connection {
     /// An ack-eliciting packet has left.
     #[inline]
     pub(super) fn on_eliciting_sent(&mut self, now: Instant, bytes: u64, pn: u64) {
-        self.bytes_in_flight += bytes;
-        self.congestion.on_sent(now, bytes, pn);
+        self.path.bytes_in_flight += bytes;
+        self.path.congestion.on_sent(now, bytes, pn);
         if self.config.pacing {
-            self.pacer.on_sent(bytes);
+            self.path.pacer.on_sent(bytes);
         }
         if !self.sent_since_received {
             // RFC 9000 §10.1: the first one after hearing from the peer restarts the timer.
@@ -291,7 +290,7 @@ impl Connection {
     /// Leaves out the next packet number, unless the one before it was.
     fn skip(&mut self) {
         if !self.data.sent.has_just_skipped() {
-            self.suspects.on_skipped(self.data.sent.next_pn());
+            self.path.suspects.on_skipped(self.data.sent.next_pn());
             self.data.sent.skip();
         }
     }
@@ -299,7 +298,7 @@ impl Connection {
     /// True if the window has no room for so many bytes.
     #[inline]
     fn fills_window(&self, bytes: usize) -> bool {
-        self.bytes_in_flight + bytes as u64 > self.congestion.window()
+        self.path.is_full(bytes)
     }
 
     /// True if the next packet, of up to `bytes`, fills the window, there will be more to send,
@@ -308,7 +307,7 @@ impl Connection {
     #[inline]
     fn peer_would_wait(&self, bytes: usize) -> bool {
         self.fills_window(2 * bytes)
-            && self.patience.outlasts(self.data.sent.eliciting() + 1)
+            && self.path.patience.outlasts(self.data.sent.eliciting() + 1)
             && self.streams.has_data()
     }
 
@@ -316,7 +315,8 @@ impl Connection {
     /// could gain, the more packets it has to acknowledge blindly, and at least one of any
     /// window is bait on average.
     pub(super) fn plan_skip(&mut self) {
-        let window_packets = self.congestion.window() / u64::from(self.mtu.current().max(1));
+        let window_packets =
+            self.path.congestion.window() / u64::from(self.path.mtu.current().max(1));
         let span = window_packets.max(MIN_SKIP_DISTANCE);
         let distance = span + self.random() % span;
         self.skip_at = self.data.sent.next_pn() + distance;
@@ -328,13 +328,13 @@ impl Connection {
         now: Instant,
         buf: &mut [u8],
     ) -> Option<(usize, Ecn)> {
-        let size = usize::from(self.mtu.probe(now)?);
+        let size = usize::from(self.path.mtu.probe(now)?);
         // While nothing is acknowledged, its loss would say nothing; and it would put off the
         // packets that ask whether the peer is there.
         if self.pto_count > 0 {
             return None;
         }
-        if size > buf.len() || self.bytes_in_flight + size as u64 > self.congestion.window() {
+        if size > buf.len() || self.path.is_full(size) {
             return None;
         }
         let pn = self.data.sent.next_pn();
@@ -348,18 +348,18 @@ impl Connection {
         Frame::Padding { len: w.remaining() }.write(&mut w).ok()?;
         let end = w.position();
         self.data.sent.push_frame(SentFrame::Ping);
-        let mark = self.ecn.mark();
+        let mark = self.path.ecn.mark();
         let kind = SealedAs { ack_eliciting: true, mtu_probe: true, marked: mark != Ecn::NotEct };
         let len = self.seal_data(now, &mut buf[..size], header, pn_at, pn, end, kind)?;
-        self.mtu.on_probe_sent();
-        self.ecn.on_sent();
+        self.path.mtu.on_probe_sent();
+        self.path.ecn.on_sent();
         Some((len, mark))
     }
 
     /// A datagram while the handshake lasts: up to one packet of each space, coalesced.
     fn transmit_handshake(&mut self, now: Instant, buf: &mut [u8]) -> Option<(usize, Ecn)> {
-        let mtu = usize::from(self.mtu.current()).min(buf.len());
-        let budget = usize::try_from(self.amplification_budget()).unwrap_or(usize::MAX);
+        let mtu = usize::from(self.path.mtu.current()).min(buf.len());
+        let budget = usize::try_from(self.path.validation.budget()).unwrap_or(usize::MAX);
         let limit = mtu.min(budget);
         if limit < MIN_ROOM {
             return None;
@@ -400,9 +400,7 @@ impl Connection {
         for draft in drafts.iter().flatten() {
             self.finish_draft(now, draft, buf, pad);
         }
-        if let Some(h) = &mut self.handshake {
-            h.sent_bytes += at as u64;
-        }
+        self.path.validation.on_sent(at);
         // RFC 9001 §4.9.1: a client's first Handshake packet ends its use of Initial keys.
         if self.side == Side::Client && drafts[1].is_some() {
             self.discard_space(SpaceId::Initial);

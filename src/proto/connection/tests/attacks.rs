@@ -546,8 +546,8 @@ fn attack_41_forgeries_up_to_the_integrity_limit_end_the_connection() {
 fn attack_18_a_peer_that_acknowledges_late_keeps_no_place_for_long() {
     let second = crate::time::SECOND_NS;
     let late = |pair: &mut Pair| {
-        pair.server.rtt = crate::proto::rtt::Rtt::default();
-        pair.server.rtt.update(9 * second, 0, pair.now);
+        pair.server.path.rtt = crate::proto::rtt::Rtt::default();
+        pair.server.path.rtt.update(9 * second, 0, pair.now);
     };
     let mut pair = Pair::connected();
     late(&mut pair);

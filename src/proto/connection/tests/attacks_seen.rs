@@ -125,8 +125,8 @@ fn optimistic_with_seed(seed: u64) -> (u64, bool) {
     for _ in 0..100_000 {
         let mut arrived = Vec::new();
         loop {
-            let window = pair.server.congestion.window();
-            let span = (window / u64::from(pair.server.mtu.current())).max(64);
+            let window = pair.server.path.congestion.window();
+            let span = (window / u64::from(pair.server.path.mtu.current())).max(64);
             let next = pair.server.data.sent.next_pn();
             if pair.server.transmit(pair.now, &mut buf).is_none() {
                 break;

@@ -16,8 +16,8 @@ fn a_handshake_completes_and_both_sides_confirm_it() {
         assert!(app.events.contains(&Event::HandshakeConfirmed));
     }
     assert_eq!(pair.client.alpn(), Some(&b"test"[..]));
-    assert_eq!(pair.client.bytes_in_flight, 0);
-    assert_eq!(pair.server.bytes_in_flight, 0);
+    assert_eq!(pair.client.path.bytes_in_flight, 0);
+    assert_eq!(pair.server.path.bytes_in_flight, 0);
 }
 
 #[test]

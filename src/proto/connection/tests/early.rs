@@ -109,7 +109,7 @@ fn a_client_hello_beyond_the_bound_is_refused_before_it_is_there() {
     assert_eq!(pair.verdict(Side::Server), Some(code::CRYPTO_BUFFER_EXCEEDED));
     // RFC 9000 §8.1: from an address that is validated it is waited for.
     let mut pair = Pair::new();
-    pair.server.handshake.as_mut().unwrap().address_validated = true;
+    pair.server.path.validation.validate();
     pair.deliver(Side::Server, Ecn::NotEct, &mut initial(&start, 0, cid(1), 1200));
     assert_eq!(pair.verdict(Side::Server), None);
 }

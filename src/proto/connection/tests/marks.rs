@@ -20,7 +20,7 @@ fn marks_are_validated_on_both_sides_with_default_settings() {
     let mut pair = Pair::connected();
     both_ways(&mut pair);
     for (side, c) in [("client", &pair.client), ("server", &pair.server)] {
-        assert!(c.ecn.is_capable(), "{side}: {:?}", c.ecn);
+        assert!(c.path.ecn.is_capable(), "{side}: {:?}", c.path.ecn);
         assert_eq!(c.stats().congestion_events, 0, "{side}");
     }
 }
@@ -34,8 +34,8 @@ fn a_path_that_clears_marks_ends_them() {
     });
     pair.settle();
     both_ways(&mut pair);
-    assert!(!pair.client.ecn.is_capable() && !pair.client.ecn.marks());
-    assert!(!pair.server.ecn.is_capable() && !pair.server.ecn.marks());
+    assert!(!pair.client.path.ecn.is_capable() && !pair.client.path.ecn.marks());
+    assert!(!pair.server.path.ecn.is_capable() && !pair.server.path.ecn.marks());
 }
 
 #[test]
@@ -52,7 +52,7 @@ fn a_router_that_marks_is_heard_on_both_sides() {
     });
     both_ways(&mut pair);
     for c in [&pair.client, &pair.server] {
-        assert!(c.ecn.is_capable(), "{:?}", c.ecn);
+        assert!(c.path.ecn.is_capable(), "{:?}", c.path.ecn);
         assert!(c.stats().congestion_events > 0, "{:?}", c.stats());
         assert_eq!(c.stats().lost_packets, 0);
     }
@@ -62,7 +62,7 @@ fn a_router_that_marks_is_heard_on_both_sides() {
 fn persistent_congestion_forgets_the_minimum_of_the_round_trip() {
     // RFC 9002 §5.2: the path becomes a longer one while nothing gets through.
     let mut pair = Pair::connected();
-    let before = pair.client.rtt.min_ns();
+    let before = pair.client.path.rtt.min_ns();
     assert!(before <= 2 * DELAY_NS, "{before}");
     let stream = pair.client.open(Dir::Uni).unwrap();
     pair.client.send(stream, Bytes::from(vec![7; 2_000_000]), true).unwrap();
@@ -73,6 +73,6 @@ fn persistent_congestion_forgets_the_minimum_of_the_round_trip() {
     });
     pair.run_ms(8_000);
     assert!(pair.client.stats().persistent_congestions > 0, "{:?}", pair.client.stats());
-    let after = pair.client.rtt.min_ns();
+    let after = pair.client.path.rtt.min_ns();
     assert!(after > 20 * DELAY_NS, "{before} -> {after}");
 }

@@ -3,6 +3,8 @@
 use super::pair::*;
 use super::*;
 use crate::proto::congestion::Algorithm;
+use crate::proto::mtu::Mtu;
+use crate::proto::patience::Patience;
 use crate::time::MILLISECOND_NS;
 
 /// Drops so many of 1,024 datagrams to the client, the same ones each time.
@@ -30,7 +32,7 @@ fn download_ms(ack_threshold: u32, helped: bool, congestion: Algorithm) -> u64 {
     let limit = pair.now.plus_ns(100_000 * MILLISECOND_NS);
     while pair.client_app.fins.is_empty() && pair.step(limit) {
         if !helped {
-            pair.server.patience = Patience::default();
+            pair.server.path.patience = Patience::default();
         }
     }
     assert_eq!(pair.client_app.data[&stream].len(), BYTES);
@@ -62,8 +64,8 @@ fn a_bulk_transfer_finds_the_size_that_the_path_carries() {
     pair.settle();
     let max = TransportConfig::default().max_mtu_bytes;
     // What was found in the idle time after the handshake shall not count.
-    pair.server.mtu = Mtu::new(MIN_DATAGRAM_BYTES, max);
-    pair.server.mtu.enable(u64::from(max));
+    pair.server.path.mtu = Mtu::new(MIN_DATAGRAM_BYTES, max);
+    pair.server.path.mtu.enable(u64::from(max));
     let stream = pair.server.open(Dir::Uni).unwrap();
     pair.server.send(stream, Bytes::from(vec![7; 1_000_000]), true).unwrap();
     pair.run_ms(10);

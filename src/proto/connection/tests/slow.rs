@@ -38,7 +38,7 @@ fn a_handshake_probe_tells_what_arrived_if_the_last_acknowledgement_was_lost() {
     mute(&mut pair, 500);
     pair.run_ms(1_100);
     assert!(pair.server.stats().ptos > 0 && pair.client.stats().rx_packets > 0);
-    assert!(pair.client.first_rtt_sample_at.is_some(), "the client does not know");
+    assert!(pair.client.path.rtt.first_sample().is_some(), "the client does not know");
 }
 
 /// A pair whose server has its first flight under way, and will hear nothing of it.
@@ -80,7 +80,7 @@ fn crypto_that_was_acknowledged_is_not_sent_again_for_an_older_copy() {
     let first = sent(server);
     assert!(first > 0);
     // The flight goes out again, from its first byte to its last, and that copy arrives.
-    server.handshake.as_mut().unwrap().received_bytes += 10_000;
+    server.path.validation.on_received(10_000);
     assert!(server.handshake.as_mut().unwrap().handshake.crypto_send.repeat_unacknowledged());
     assert!(send_all(server, now) > 0);
     let second = sent(server);
@@ -136,7 +136,7 @@ fn a_server_repeats_its_flight_a_few_times_only() {
         pair.now = pair.now.plus_ns(wait_ns);
         // The same frame in another packet.
         pair.server.on_crypto(pair.now, SpaceId::Initial, 0, &[1]).unwrap();
-        pair.server.handshake.as_mut().unwrap().received_bytes += 1_200;
+        pair.server.path.validation.on_received(1_200);
         send_all(&mut pair.server, pair.now);
         pair.server.stats().flight_repeats
     };
@@ -156,8 +156,8 @@ fn copies_of_a_flight_are_forgotten_and_the_handshake_goes_on() {
         pair.server.handle_timeout(pair.now, &mut pair.server_app);
         // The hello again, in another packet, and room to answer.
         pair.server.on_crypto(pair.now, SpaceId::Initial, 0, &[1]).unwrap();
-        let h = pair.server.handshake.as_mut().unwrap();
-        (h.received_bytes, h.flight_repeats) = (h.received_bytes + 10_000, 0);
+        pair.server.path.validation.on_received(10_000);
+        pair.server.handshake.as_mut().unwrap().flight_repeats = 0;
         send_all(&mut pair.server, pair.now);
         let sent = &pair.server.handshake.as_ref().unwrap().handshake.sent;
         held = held.max(sent.next_pn() - sent.first_pn());
@@ -171,14 +171,14 @@ fn copies_of_a_flight_are_forgotten_and_the_handshake_goes_on() {
     pair.filter = Box::new(|_| true);
     pair.run_ms(5_000);
     assert!(pair.client.is_established() && pair.server.is_established());
-    assert_eq!(pair.server.bytes_in_flight, 0);
+    assert_eq!(pair.server.path.bytes_in_flight, 0);
 }
 
 #[test]
 fn an_acknowledgement_that_a_probe_repeats_is_no_sample_of_the_round_trip() {
     // The answer is lost, and the server's probe tells seconds later what it had acknowledged.
     let mut pair = Pair::connected();
-    let before = pair.client.rtt.smoothed_ns();
+    let before = pair.client.path.rtt.smoothed_ns();
     assert!(before < 10 * DELAY_NS);
     mute(&mut pair, 5_000);
     let stream = pair.client.open(Dir::Bi).unwrap();
@@ -189,7 +189,7 @@ fn an_acknowledgement_that_a_probe_repeats_is_no_sample_of_the_round_trip() {
     }
     let stats = pair.client.stats();
     assert_eq!(stats.repeated_acks, 1, "{stats:?}");
-    assert!(pair.client.rtt.smoothed_ns() < 10 * DELAY_NS, "{stats:?}");
+    assert!(pair.client.path.rtt.smoothed_ns() < 10 * DELAY_NS, "{stats:?}");
 }
 
 #[test]
@@ -323,7 +323,7 @@ fn no_probe_of_the_mtu_leaves_while_probes_are_not_answered() {
     while !pair.client.is_confirmed() {
         assert!(pair.step(limit), "no handshake");
     }
-    assert!(pair.client.mtu.probe(pair.now).is_some());
+    assert!(pair.client.path.mtu.probe(pair.now).is_some());
     let mut buf = [0; 2048];
     pair.client.pto_count = 1;
     assert!(pair.client.transmit_mtu_probe(pair.now, &mut buf).is_none());
