@@ -1,8 +1,9 @@
 //! When a worker that has nothing to do sleeps, in virtual time: turns and sleeps are counted.
 
+use super::super::api::WorkerRef;
 use super::super::config::LaneLimits;
 use super::super::crew::Crew;
-use super::super::testing::Pipe;
+use super::super::testing::{Pipe, client_config};
 use super::*;
 use crate::datapath::{Checksum, Link, Path, RxMeta};
 use crate::ecn::Ecn;
@@ -73,4 +74,19 @@ fn a_worker_does_not_sleep_on_what_has_arrived_since_its_turn() {
     disturb(&mut worker);
     worker.wait(at(0), turn, Instant::NEVER);
     assert_eq!(worker.counters.sleeps, 0);
+}
+
+#[test]
+fn what_a_callback_orders_is_handed_out_and_no_sleep_comes_before() {
+    let mut worker = worker(Polling::Sleep);
+    let task = |w: &mut WorkerRef<'_>| {
+        w.connect(([192, 0, 2, 1], 4433).into(), "localhost", &client_config(), ());
+    };
+    worker.fleet().mailbox(0).unwrap().post(Command::Worker(Box::new(task))).unwrap();
+    let turn = worker.turn(at(0)).unwrap();
+    worker.wait(at(0), Turn { work: 0, next: Instant::NEVER }, Instant::NEVER);
+    assert_eq!((turn.work, worker.counters.sleeps), (1, 0));
+    assert!(worker.lane().is_empty(), "it is begun by whoever turns the worker");
+    assert!(matches!(worker.next_control(), Some(Control::Connect(_))));
+    assert!(worker.next_control().is_none());
 }
