@@ -24,11 +24,12 @@
 //! | `transmit.rs`, `assemble.rs` | from frames to packets, from packets to a datagram |
 //! | `acks.rs` | acknowledgements and losses |
 //! | `timers.rs` | what is due when |
-//! | `patience.rs` | acknowledgements that would come too late |
 //! | `handshake.rs` | TLS, transport parameters, Retry, Version Negotiation |
 //! | `late_crypto.rs` | TLS after the handshake |
-//! | `keys.rs`, `space.rs`, `crypto_stream.rs`, `cids.rs`, `ecn.rs` | the parts |
+//! | `keys.rs`, `space.rs`, `crypto_stream.rs`, `cids.rs` | the parts |
 //! | `close.rs` | the end |
+//!
+//! What belongs to the way that packets take is in [`Path`](super::path).
 
 mod acks;
 mod assemble;
