@@ -144,8 +144,7 @@ impl Lane {
             self.counters.refused_broken += 1;
             return;
         };
-        connection.receive(now, remote, meta.ecn, datagram, &mut NoApplication);
-        if connection.stats().rx_packets == 0 {
+        if !connection.receive(now, remote, meta.ecn, datagram, &mut NoApplication) {
             self.counters.refused_broken += 1;
             return;
         }

@@ -84,10 +84,10 @@ impl Lane {
         let now = self.services.now();
         let relinked = entry.seat.path.link != meta.path.link && meta.path.link.is_known()
             || entry.seat.path.local.ip().is_unspecified();
-        let authentic = if relinked { entry.connection.stats().rx_packets } else { 0 };
         let (connection, mut application) = entry.split(&mut self.services);
-        connection.receive(now, meta.path.remote, meta.ecn, datagram, &mut application);
-        if relinked && entry.connection.stats().rx_packets > authentic {
+        let authentic =
+            connection.receive(now, meta.path.remote, meta.ecn, datagram, &mut application);
+        if relinked && authentic {
             // The peer's packets come from another neighbour now, or for the first time, and
             // tell our own address: so do the answers go. Only what was authentic may say so.
             entry.seat.path.link = meta.path.link;

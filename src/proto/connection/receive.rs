@@ -58,7 +58,7 @@ struct Plain {
 
 impl Connection {
     /// Takes a datagram in. Packets are decrypted where they lie, so the bytes of `datagram`
-    /// are not meaningful afterwards.
+    /// are not meaningful afterwards. True if a packet of it was the peer's: authentic, and new.
     pub fn receive(
         &mut self,
         now: Instant,
@@ -66,23 +66,27 @@ impl Connection {
         ecn: Ecn,
         datagram: &mut [u8],
         app: &mut dyn Application,
-    ) {
+    ) -> bool {
         self.stats.rx_datagrams += 1;
         self.stats.rx_bytes += datagram.len() as u64;
         if datagram.len() > usize::from(self.max_rx_bytes) {
             self.stats.rx_oversized += 1;
-            return;
+            return false;
         }
         if remote != self.path.remote {
             // The path does not move yet (disable_active_migration): RFC 9000 §9.
             self.stats.rx_foreign += 1;
-            return;
+            return false;
         }
         match self.state {
             State::Handshaking | State::Established => {}
-            State::Closing => return self.on_closing_datagram(datagram, app),
-            State::Draining | State::Drained => return,
+            State::Closing => {
+                self.on_closing_datagram(datagram, app);
+                return false;
+            }
+            State::Draining | State::Drained => return false,
         }
+        let before = self.stats.rx_packets;
         let short = datagram.first().is_some_and(|b| b & LONG_FORM == 0);
         if short && self.state == State::Established {
             let len = datagram.len();
@@ -91,6 +95,7 @@ impl Connection {
             self.receive_coalesced(now, ecn, datagram, app);
         }
         self.deliver(app);
+        self.stats.rx_packets != before
     }
 
     /// A datagram that may hold several packets, as those of the handshake do.
