@@ -219,7 +219,7 @@ fn the_tls_library_is_named_in_one_place() {
     }
     // A ring is also something with slots.
     accepts("src/datapath/xdp/rings.rs", "fn f(ring: &mut Ring) { ring.push(1); self.ring = 2; }");
-    accepts("src/datapath/udp/rings.rs", "use super::ring::Ring;");
+    accepts("src/datapath/rings.rs", "use super::ring::Ring;");
     accepts("tools/peers/src/main.rs", "use rustls::ClientConfig;");
     accepts("tools/src/sim/secrets.rs", "use aws_lc_rs::agreement;");
     objects("tools/src/sim/run.rs", "use aws_lc_rs::agreement;", 1, "is named outside");

@@ -26,6 +26,10 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// of it, and is named by none of it.
 pub(crate) const LAYERS: &[(&str, &[&str])] = &[
     (
+        "src/datapath/udp",
+        &["abi", "error", "syscall", "socket", "send", "receive", "side", "steer"],
+    ),
+    (
         "src/datapath/xdp",
         &[
             // The ground: system calls, values, errors.

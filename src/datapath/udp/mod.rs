@@ -32,6 +32,7 @@ mod syscall;
 
 pub use error::{SendError, UdpError, UdpErrorKind};
 pub use side::{PathError, Received, SideSocket};
+pub use socket::DEFAULT_BUFFER_BYTES;
 pub use steer::CpuSteering;
 
 use super::{Capabilities, Datapath, DatapathError, Mode, Path, QueueStats, RxMeta};
@@ -43,15 +44,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
 
-/// What a socket's buffers are asked to hold, in bytes: 20 ms at 1.6 Gb/s.
-pub const DEFAULT_BUFFER_BYTES: usize = 4 << 20;
 /// The payload that fits any Ethernet frame.
 pub const DEFAULT_MAX_DATAGRAM_BYTES: usize = 1_500;
 /// The largest payload of a UDP datagram over IPv4: 65,535 less 20 and 8.
 pub const LARGEST_DATAGRAM_BYTES: usize = 65_507;
 
-/// How many queued errors one call reads past before it lets its caller go on.
-const QUEUED_ERRORS_PER_CALL: usize = 64;
 /// How many calls one flush of a socket may make. One suffices unless the kernel refuses a
 /// message: each refusal costs two calls, and what is left waits for the next flush.
 const SEND_CALLS_PER_FLUSH: usize = 16;

@@ -5,9 +5,9 @@
 //! budget of a call leaves over stays here for the next one.
 
 use super::abi::Arrival;
-use super::socket::Socket;
+use super::error;
+use super::socket::{QUEUED_ERRORS_PER_CALL, Socket};
 use super::syscall::{self, RECEIVE_BATCH, Slot};
-use super::{QUEUED_ERRORS_PER_CALL, error};
 use crate::datapath::{Checksum, Link, Path, QueueStats, RxMeta};
 use std::io;
 

@@ -12,9 +12,8 @@
 
 use super::abi::Control;
 use super::error::{SendError, UdpError, UdpErrorKind, is_icmp};
-use super::socket::{Options, Socket};
+use super::socket::{DEFAULT_BUFFER_BYTES, Options, QUEUED_ERRORS_PER_CALL, Socket};
 use super::syscall::{self, Outgoing, Slot};
-use super::{DEFAULT_BUFFER_BYTES, QUEUED_ERRORS_PER_CALL};
 use crate::datapath::{Checksum, Link, Path, RxMeta};
 use crate::ecn::Ecn;
 use std::io;
