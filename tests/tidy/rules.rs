@@ -26,6 +26,20 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// of it, and is named by none of it.
 pub(crate) const LAYERS: &[(&str, &[&str])] = &[
     (
+        "src/proto/streams",
+        &[
+            "error",
+            "spans",
+            "flow",
+            "limits",
+            "buffer",
+            "recv",
+            // The slots, the lists through them and what is lent share one arena's indexes.
+            "lent list send slot table",
+            "mod app deliver event incoming transmit",
+        ],
+    ),
+    (
         "src/datapath/udp",
         &["abi", "error", "syscall", "socket", "send", "receive", "side", "steer"],
     ),
