@@ -196,10 +196,15 @@ fn every_layer_is_there() {
 #[test]
 fn the_command_line_has_no_protocol_logic() {
     for named in ["wire::Frame", "proto::Connection", "datapath::udp::UdpDatapath"] {
-        objects("tools/src/main.rs", &format!("use quiclane::{named};"), 1, "the command line");
+        objects(
+            "tools/quiclane/src/main.rs",
+            &format!("use quiclane::{named};"),
+            1,
+            "the command line",
+        );
     }
-    accepts("tools/src/main.rs", "use quiclane::{topology, lb, exec::Lane};");
-    accepts("tools/src/main.rs", "use quiclane::datapath::{xdp::Device, Mode};");
+    accepts("tools/quiclane/src/main.rs", "use quiclane::{topology, lb, exec::Lane};");
+    accepts("tools/quiclane/src/main.rs", "use quiclane::datapath::{xdp::Device, Mode};");
     accepts("tools/bench-suite/src/main.rs", "use quiclane::proto::Connection;");
 }
 
@@ -221,14 +226,14 @@ fn the_tls_library_is_named_in_one_place() {
     accepts("src/datapath/xdp/rings.rs", "fn f(ring: &mut Ring) { ring.push(1); self.ring = 2; }");
     accepts("src/datapath/rings.rs", "use super::ring::Ring;");
     accepts("tools/peers/src/main.rs", "use rustls::ClientConfig;");
-    accepts("tools/src/sim/secrets.rs", "use aws_lc_rs::agreement;");
-    objects("tools/src/sim/run.rs", "use aws_lc_rs::agreement;", 1, "is named outside");
+    accepts("tools/simulator/src/secrets.rs", "use aws_lc_rs::agreement;");
+    objects("tools/simulator/src/run.rs", "use aws_lc_rs::agreement;", 1, "is named outside");
 }
 
 #[test]
 fn unsafe_code_has_its_places() {
     let text = "fn f() { unsafe { g() } }";
-    for path in ["src/datapath/udp/mod.rs", "src/topology/nics.rs", "tools/src/main.rs"] {
+    for path in ["src/datapath/udp/mod.rs", "src/topology/nics.rs", "tools/quiclane/src/main.rs"] {
         objects(path, text, 1, "outside its places");
     }
     for path in ["src/datapath/xdp/umem.rs", "src/datapath/udp/syscall.rs", "src/exec/sys.rs"] {
@@ -303,7 +308,7 @@ fn clocks_are_read_in_one_file() {
         objects("src/proto/rtt.rs", text, 1, "outside src/exec/clock.rs");
         objects("tests/udp.rs", text, 1, "outside src/exec/clock.rs");
         accepts("src/exec/clock.rs", text);
-        accepts("tools/src/main.rs", text);
+        accepts("tools/quiclane/src/main.rs", text);
     }
     accepts("src/proto/rtt.rs", "let t = now; StdInstant::now(); // Instant::now");
 }
@@ -316,7 +321,7 @@ fn nothing_is_shared_where_packets_go_by() {
         accepts("src/exec/registration/start.rs", text);
         accepts("src/exec/lane/tests.rs", text);
         accepts("src/topology/record.rs", text);
-        accepts("tools/src/main.rs", text);
+        accepts("tools/quiclane/src/main.rs", text);
     }
     accepts("src/proto/rtt.rs", "// a Mutex\nfn atomically(x: Atomics, y: MutexLike) {}");
 }

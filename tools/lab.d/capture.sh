@@ -3,7 +3,7 @@
 
 # capture_main [DIR]
 capture_main() {
-    local dir=${1:-$PROJECT_DIR/tools/tests/captured} program
+    local dir=${1:-$PROJECT_DIR/tools/fixtures/captured} program
     program=$(cargo build --quiet --manifest-path "$PROJECT_DIR/Cargo.toml" --message-format=json \
         --package quiclane-tools --bin quiclane | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p')
     local lacks virtio=(--virtio)

@@ -24,7 +24,7 @@
 #![expect(clippy::disallowed_methods, reason = "a flood ends by the clock")]
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-#[path = "../../tests/common/netns.rs"]
+#[path = "../../../tests/common/netns.rs"]
 mod netns;
 
 use netns::{Lab, LabConfig, Side, privileged};

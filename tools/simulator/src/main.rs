@@ -12,6 +12,8 @@ mod run;
 mod scenario;
 mod secrets;
 mod story;
+#[cfg(test)]
+mod tests;
 
 use clap::Parser;
 use lines::PATIENCE_NS;

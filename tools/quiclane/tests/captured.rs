@@ -1,5 +1,5 @@
 //! The reading verbs on machines that were captured and not made: the archives in
-//! `tests/captured`.
+//! `tools/fixtures/captured`.
 //!
 //! `igb`, `virtio` and `veth` are the QEMU guest of `tools/lab` with a server on AF_XDP, on
 //! Debian's kernel 7.3.4, in November 2026: four queues of an emulated igb NIC and of a virtio NIC

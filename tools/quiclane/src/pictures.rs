@@ -12,7 +12,7 @@ const BYTES_MAX: usize = 60_000;
 
 /// Compares a picture with the one that is kept, or keeps it.
 pub(crate) fn keep(name: &str, picture: &str) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("pictures").join(name);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../pictures").join(name);
     assert!(picture.len() < BYTES_MAX, "{name}: {} bytes", picture.len());
     if std::env::var_os("QUICLANE_PICTURES").is_some_and(|value| value == "write") {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();

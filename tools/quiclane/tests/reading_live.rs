@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "../../tests/common/netns.rs"]
+#[path = "../../../tests/common/netns.rs"]
 mod netns;
 
 use netns::{Lab, LabConfig, Side, privileged};
@@ -100,7 +100,7 @@ fn verified(lab: &Lab, args: &[&str]) -> (Option<i32>, Value) {
     let args = verify(&device, &[&sending, args].concat());
     let out = quiclane(lab, &args.iter().map(String::as_str).collect::<Vec<_>>());
     let answer = serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{e}: {out:?}"));
-    let file = include_str!("../schemas/flow_explain.json");
+    let file = include_str!("../../schemas/flow_explain.json");
     let faults = schema::faults(&serde_json::from_str(file).unwrap(), &answer);
     assert!(faults.is_empty(), "{faults:?}");
     (out.status.code(), answer)

@@ -1,24 +1,9 @@
-//! A dozen seeds of the deterministic simulator, twice each, through the public API. `tools/sim`
-//! runs thousands; what a seed stands for and what must hold is in `tools/src/sim`.
+//! A dozen seeds, twice each, and planted faults that the oracle has to find. `tools/sim` runs
+//! thousands.
 
-#[path = "../tools/src/sim/agent.rs"]
-mod agent;
-#[path = "../tools/src/sim/lines.rs"]
-mod lines;
-#[path = "../tools/src/sim/oracle.rs"]
-mod oracle;
-#[path = "../tools/src/sim/run.rs"]
-mod run;
-#[path = "../tools/src/sim/scenario.rs"]
-mod scenario;
-#[path = "../tools/src/sim/secrets.rs"]
-mod secrets;
-#[path = "../tools/src/sim/story.rs"]
-mod story;
-
+use crate::run::{Manner, Outcome, Planted, difference, run, run_scenario};
+use crate::scenario::Scenario;
 use quiclane::datapath::sim::Fault;
-use run::{Manner, Outcome, Planted, difference, run, run_scenario};
-use scenario::Scenario;
 use std::error::Error;
 
 /// A run that came to its end.

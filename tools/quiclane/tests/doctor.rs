@@ -3,7 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "../../tests/common/netns.rs"]
+#[path = "../../../tests/common/netns.rs"]
 mod netns;
 
 use netns::{Lab, LabConfig, Side, privileged};

@@ -19,7 +19,7 @@ fn cli() -> Cli {
 }
 
 fn directory() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../schemas")
 }
 
 /// Every schema file, by the name that output has in its `schema`: `quiclane.nic_list/1`.

@@ -4,9 +4,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "../../tests/common/netns.rs"]
+#[path = "../../../tests/common/netns.rs"]
 mod netns;
-#[path = "../../tests/common/raw.rs"]
+#[path = "../../../tests/common/raw.rs"]
 mod raw;
 
 use netns::{Lab, LabConfig, Side, privileged};

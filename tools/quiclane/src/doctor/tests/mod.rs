@@ -134,7 +134,7 @@ fn a_cause_is_found_once() {
 
 #[test]
 fn what_this_program_needs_is_said_in_one_way() {
-    let readme = include_str!("../../../../README.md");
+    let readme = include_str!("../../../../../README.md");
     let words = readme.split_whitespace().collect::<Vec<_>>().join(" ");
     let [others @ .., last] = quiclane::datapath::xdp::CAPABILITIES;
     let list = format!("{} and {last}", others.join(", "));
