@@ -4,10 +4,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "common/echo_handler.rs"]
+mod echo_handler;
 #[path = "exec/listeners.rs"]
 mod listeners;
 
 use bytes::Bytes;
+use echo_handler::Echo;
 use quiclane::exec::{
     ClientConfig, ConnectionRef, Handle, HandleError, Handler, Interest, ListenError, Listener,
     OpenError, Pin, Polling, Progress, Registration, RegistrationConfig, ServerConfig, WorkerRef,
@@ -16,6 +19,7 @@ use quiclane::exec::{
 use quiclane::proto::connection::CloseReason;
 use quiclane::proto::crypto::{ClientTls, ServerTls};
 use quiclane::wire::{Dir, StreamId};
+use quiclane_testkit::Identity;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
@@ -27,14 +31,9 @@ use std::time::Duration;
 /// Longer than anything takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn certificate() -> (Vec<u8>, Vec<u8>) {
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    (made.cert.der().to_vec(), made.signing_key.serialize_der())
-}
-
 /// A server's and a client's configuration that trust each other.
 fn configs() -> (ServerConfig, ClientConfig) {
-    let (certificate, key) = certificate();
+    let Identity { certificate, key, .. } = Identity::new();
     let server = ServerTls::builder()
         .certificate_der(&[&certificate], &key)
         .unwrap()
@@ -57,21 +56,6 @@ fn open(config: RegistrationConfig) -> Registration {
 
 fn any_port() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
-}
-
-struct Echo;
-
-impl Handler for Echo {
-    fn stream_data(
-        &mut self,
-        connection: &mut ConnectionRef<'_>,
-        stream: StreamId,
-        data: &[u8],
-        fin: bool,
-    ) -> usize {
-        connection.send(stream, Bytes::copy_from_slice(data), fin).unwrap();
-        data.len()
-    }
 }
 
 fn echo_server(registration: &Registration, config: &ServerConfig) -> Listener {

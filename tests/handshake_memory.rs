@@ -15,6 +15,7 @@ use quiclane::wire::frame::Frame;
 use quiclane::wire::packet::{LongHeader, PacketType, patch_length};
 use quiclane::wire::transport_parameters::TransportParameters;
 use quiclane::wire::{ConnectionId, Side, StreamId, VERSION_1, Writer};
+use quiclane_testkit::Identity;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -273,9 +274,9 @@ fn client(protocols: usize) -> ClientTls {
 
 #[test]
 fn attack_11_a_handshake_without_a_proven_address_is_bounded() {
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let identity = Identity::new();
     let server = ServerTls::builder()
-        .certificate_der(&[made.cert.der()], &made.signing_key.serialize_der())
+        .certificate_der(&[&identity.certificate], &identity.key)
         .and_then(|builder| builder.alpn(["test"]).build())
         .unwrap();
     let server = Arc::new(server);

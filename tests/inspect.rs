@@ -3,11 +3,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-#[path = "common/netns.rs"]
-mod netns;
-
 use libbpf_rs::libbpf_sys;
-use netns::{Lab, LabConfig, Side, privileged};
 use quiclane::datapath::Mode;
 use quiclane::datapath::xdp::{XdpConfig, XdpDevice};
 use quiclane::topology::survey::Survey;
@@ -15,6 +11,7 @@ use quiclane::topology::survey::device::{
     AttachMode, Attached, Channels, Device, Direction, Program, XskCounters,
 };
 use quiclane::topology::{Reading, Recorder, Source};
+use quiclane_testkit::netns::{Lab, LabConfig, Side, privileged};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::ffi::CString;

@@ -12,6 +12,7 @@ use quiclane::proto::crypto::{
 };
 use quiclane::time::{Instant, SECOND_NS};
 use quiclane::wire::Side;
+use quiclane_testkit::Identity;
 
 /// What time TLS is told that it is: 2001.
 const NOW: Instant = Instant::from_nanos(1_000_000_000 * SECOND_NS);
@@ -86,13 +87,13 @@ fn connect(server: &ServerTls, client: &ClientTls) -> [(Box<Session>, End); 2] {
 }
 
 fn configurations() -> (ServerTls, ClientTls) {
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a name");
+    let identity = Identity::new();
     let server = ServerTls::builder()
-        .certificate_der(&[made.cert.der()], &made.signing_key.serialize_der())
+        .certificate_der(&[&identity.certificate], &identity.key)
         .and_then(|builder| builder.alpn(["test"]).build())
         .expect("a good identity");
     let client = ClientTls::builder()
-        .pinned_certificate_der(made.cert.der())
+        .pinned_certificate_der(&identity.certificate)
         .alpn(["test"])
         .build()
         .expect("someone to trust");

@@ -13,6 +13,7 @@ use crate::proto::crypto::{ClientTls, ServerTls};
 use crate::time::{Instant, MILLISECOND_NS};
 use crate::wire::{Dir, StreamId};
 use bytes::Bytes;
+use quiclane_testkit::Identity;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
@@ -100,18 +101,15 @@ impl Datapath for Pipe {
     }
 }
 
-fn certificate() -> &'static (Vec<u8>, Vec<u8>) {
-    static MADE: OnceLock<(Vec<u8>, Vec<u8>)> = OnceLock::new();
-    MADE.get_or_init(|| {
-        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-        (made.cert.der().to_vec(), made.signing_key.serialize_der())
-    })
+fn identity() -> &'static Identity {
+    static MADE: OnceLock<Identity> = OnceLock::new();
+    MADE.get_or_init(Identity::new)
 }
 
 pub(super) fn server_config() -> ServerConfig {
-    let (certificate, key) = certificate();
+    let identity = identity();
     let tls = ServerTls::builder()
-        .certificate_der(&[certificate], key)
+        .certificate_der(&[&identity.certificate], &identity.key)
         .unwrap()
         .alpn(["test"])
         .build()

@@ -1,9 +1,9 @@
 //! An echo server on AF_XDP: what it receives goes back the way it came.
 
-use super::netns::{Lab, Side};
 use quiclane::datapath::xdp::{XdpDatapath, XdpDevice};
 use quiclane::datapath::{Datapath, Path, QueueStats};
 use quiclane::ecn::Ecn;
+use quiclane_testkit::netns::{self, Lab, Side};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,7 +33,7 @@ impl Echo {
                 let (stop, ready) = (Arc::clone(&stop), ready.clone());
                 let (namespace, ports) = (lab.namespace(Side::Server), ports.to_vec());
                 std::thread::spawn(move || {
-                    super::netns::enter(&namespace);
+                    netns::enter(&namespace);
                     let mut datapath = device.open_queue(queue, &ports).unwrap();
                     ready.send(()).unwrap();
                     while !stop.load(Ordering::Relaxed) {

@@ -5,18 +5,14 @@
 
 #[path = "../common/echo.rs"]
 mod echo;
-#[path = "../common/netns.rs"]
-mod netns;
-#[path = "../common/raw.rs"]
-mod raw;
 
 use echo::{send, turn};
-use netns::{Lab, LabConfig, Side, privileged};
 use quiclane::datapath::headers::{Checksums, FlowKey, Template, parse, sum};
 use quiclane::datapath::xdp::{PortUse, XdpConfig, XdpDatapath, XdpDevice};
 use quiclane::datapath::{Datapath, Link, Mode, Path};
 use quiclane::ecn::Ecn;
-use raw::Frame;
+use quiclane_testkit::netns::{self, Lab, LabConfig, Side, privileged};
+use quiclane_testkit::raw::Frame;
 use std::hint::black_box;
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,12 +1,12 @@
 //! Frames that a hostile or broken peer sends, on the wire. Rows 43 to 50 of the attacks.
 
 use super::echo::{Echo, turn};
-use super::netns::{Lab, LabConfig, Side, privileged};
-use super::raw::{Frame, Raw, repair_ip};
 use super::*;
 use quiclane::datapath::Datapath;
 use quiclane::datapath::headers::Verdict;
 use quiclane::datapath::xdp::XdpDatapath;
+use quiclane_testkit::netns::{Lab, LabConfig, Side, privileged};
+use quiclane_testkit::raw::{Frame, Raw, repair_ip};
 
 /// A server on one queue, and a raw socket at the client's end.
 struct Rig {

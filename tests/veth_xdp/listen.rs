@@ -1,18 +1,19 @@
 //! Ports of a device: those that the kernel chooses, and those that somebody has.
 
-use super::netns::{Lab, LabConfig, Side, privileged};
 use super::*;
 use quiclane::exec::{Io, Pin, Polling, Registration, RegistrationConfig, ServerConfig};
 use quiclane::proto::crypto::ServerTls;
+use quiclane_testkit::Identity;
+use quiclane_testkit::netns::{Lab, LabConfig, Side, privileged};
 use std::sync::mpsc::channel;
 
 /// Longer than anything takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn server_config() -> ServerConfig {
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let identity = Identity::new();
     let tls = ServerTls::builder()
-        .certificate_der(&[made.cert.der()], &made.signing_key.serialize_der())
+        .certificate_der(&[&identity.certificate], &identity.key)
         .unwrap()
         .alpn(["none"])
         .build()

@@ -5,10 +5,8 @@
 
 #[path = "../common/echo.rs"]
 mod echo;
-#[path = "../common/netns.rs"]
-mod netns;
-#[path = "../common/raw.rs"]
-mod raw;
+#[path = "../common/echo_handler.rs"]
+mod echo_handler;
 
 mod hostile;
 mod listen;
@@ -17,9 +15,9 @@ mod refused;
 mod traffic;
 mod unfinished;
 
-use netns::{Lab, Side};
 use quiclane::datapath::xdp::{XdpConfig, XdpDevice};
 use quiclane::datapath::{Mode, QueueStats};
+use quiclane_testkit::netns::{self, Lab, Side};
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;

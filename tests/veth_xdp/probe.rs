@@ -1,9 +1,9 @@
 //! The probe: it notes the packets of one flow, passes on everything, and replaces nobody.
 
-use super::netns::{Lab, LabConfig, Side, privileged};
-use super::raw::{Frame, Raw, repair_ip};
 use super::*;
 use quiclane::datapath::xdp::{Arrival, Carrier, HashProbe, HashType, XdpError};
+use quiclane_testkit::netns::{Lab, LabConfig, Side, privileged};
+use quiclane_testkit::raw::{Frame, Raw, repair_ip};
 use std::thread;
 
 const PROTOCOL_AT: usize = 9;

@@ -1,10 +1,10 @@
 //! What cannot work fails at start with a text that names cause and remedy, and leaves nothing
 //! behind. Rows 48 and 52 to 54 of the attacks.
 
-use super::netns::{Lab, LabConfig, Side, privileged};
 use super::*;
 use quiclane::datapath::Datapath;
 use quiclane::datapath::xdp::{Require, XdpError};
+use quiclane_testkit::netns::{Lab, LabConfig, Side, privileged};
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
 

@@ -1,13 +1,13 @@
 //! What should work, works.
 
 use super::echo::{Echo, send, turn};
-use super::netns::{Lab, LabConfig, Side, privileged};
-use super::raw::Raw;
 use super::*;
 use quiclane::datapath::headers::{Checksums, Verdict, parse};
 use quiclane::datapath::xdp::{BusyPoll, Ladder, PortUse, Require, TxChecksum};
 use quiclane::datapath::{Datapath, Link, Path};
 use quiclane::ecn::Ecn;
+use quiclane_testkit::netns::{Lab, LabConfig, Side, privileged};
+use quiclane_testkit::raw::{Frame, Raw, repair_ip};
 
 const FLOWS: u16 = 16;
 const ROUNDS: u8 = 20;
@@ -238,13 +238,13 @@ fn ecn_marks_are_read_and_written() {
     let lab = Lab::new(LabConfig { queues: 1 });
     let device = listening(&lab, Mode::NativeCopy);
     let echo = Echo::start(&lab, &device, &[0], &[any(false), any(true)]);
-    let raw = super::raw::Raw::open(&lab, Side::Client);
+    let raw = Raw::open(&lab, Side::Client);
     for v6 in [false, true] {
         for mark in 0..4u8 {
-            let mut frame = super::raw::Frame::to_server(&raw, v6, PORT, &[mark; 9]).bytes();
+            let mut frame = Frame::to_server(&raw, v6, PORT, &[mark; 9]).bytes();
             let tos = |frame: &[u8]| if v6 { frame[15] >> 4 } else { frame[15] };
             frame[15] |= if v6 { mark << 4 } else { mark };
-            super::raw::repair_ip(&mut frame, 14);
+            repair_ip(&mut frame, 14);
             raw.send(&frame);
             let back = raw.receive(|back| back[..6] == raw.mac && back.ends_with(&[mark; 9]));
             assert_eq!(tos(&back) & 3, mark, "IPv6 {v6}");

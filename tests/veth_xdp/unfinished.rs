@@ -1,7 +1,7 @@
 //! A kernel at the other end of a veth that leaves UDP checksums to hardware: there is none, and
 //! every datagram arrives with a checksum that was never finished.
 
-use super::netns::{Lab, LabConfig, Side, privileged};
+use super::echo_handler::Echo;
 use super::*;
 use bytes::Bytes;
 use quiclane::datapath::{Checksum, Datapath};
@@ -11,6 +11,8 @@ use quiclane::exec::{
 };
 use quiclane::proto::crypto::{ClientTls, ServerTls};
 use quiclane::wire::{Dir, StreamId};
+use quiclane_testkit::Identity;
+use quiclane_testkit::netns::{Lab, LabConfig, Side, privileged};
 use std::sync::mpsc::{Sender, channel};
 
 /// Longer than anything takes.
@@ -65,21 +67,6 @@ fn attack_46_unfinished_checksums_are_handed_on_generic() {
     }
 }
 
-struct Echo;
-
-impl Handler for Echo {
-    fn stream_data(
-        &mut self,
-        connection: &mut ConnectionRef<'_>,
-        stream: StreamId,
-        data: &[u8],
-        fin: bool,
-    ) -> usize {
-        connection.send(stream, Bytes::copy_from_slice(data), fin).unwrap();
-        data.len()
-    }
-}
-
 /// Sends, and tells how much has come back in the end.
 struct Client {
     back: usize,
@@ -116,9 +103,9 @@ fn registration(io: Io) -> Registration {
 /// The handshake of such a client once never finished.
 fn a_kernel_client_is_served(mode: Mode) {
     let lab = lab();
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let identity = Identity::new();
     let tls = ServerTls::builder()
-        .certificate_der(&[made.cert.der()], &made.signing_key.serialize_der())
+        .certificate_der(&[&identity.certificate], &identity.key)
         .unwrap()
         .alpn(["echo"])
         .build()

@@ -4,11 +4,8 @@
 use super::loader::Program;
 use super::*;
 use crate::datapath::headers::{Verdict, verdict_on};
-use netns::privileged;
+use quiclane_testkit::netns::privileged;
 use std::net::SocketAddr;
-
-#[path = "../../../tests/common/netns.rs"]
-mod netns;
 
 mod program;
 mod sockets;

@@ -47,6 +47,7 @@ fn shown(name: &Name) -> String {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use quiclane_testkit::{Identity, rcgen};
 
     fn made() -> Vec<u8> {
         let mut parameters = rcgen::CertificateParams::new(vec!["a.example".to_owned()]).unwrap();
@@ -57,8 +58,7 @@ mod tests {
         parameters.distinguished_name.push(rcgen::DnType::OrganizationName, "Example");
         parameters.not_before = rcgen::date_time_ymd(2020, 1, 2);
         parameters.not_after = rcgen::date_time_ymd(2055, 3, 4);
-        let key = rcgen::KeyPair::generate().unwrap();
-        parameters.self_signed(&key).unwrap().der().to_vec()
+        Identity::self_signed(&parameters).certificate
     }
 
     #[test]

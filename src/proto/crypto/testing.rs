@@ -1,6 +1,6 @@
 //! Certificates, configurations and handshakes for tests.
 
-use rcgen::{CertificateParams, DnType, KeyPair, date_time_ymd};
+pub(crate) use quiclane_testkit::Identity;
 
 use super::{ClientTls, KeyChange, Keys, Level, OneRttSecrets, ServerTls, Session, TlsError};
 use crate::time::{Instant, SECOND_NS};
@@ -13,45 +13,6 @@ pub(crate) fn hex(text: &str) -> Vec<u8> {
 
 /// What time it is in tests: 2001.
 pub(crate) const NOW: Instant = Instant::from_nanos(1_000_000_000 * SECOND_NS);
-
-/// A self-signed certificate for "localhost", P-256.
-pub(crate) struct Identity {
-    pub(crate) certificate: Vec<u8>,
-    pub(crate) key: Vec<u8>,
-    pub(crate) certificate_pem: String,
-    pub(crate) key_pem: String,
-}
-
-impl Identity {
-    pub(crate) fn new() -> Self {
-        Self::of("quiclane test")
-    }
-
-    /// With its own subject: two of the same subject look like one issuer with two keys.
-    pub(crate) fn of(subject: &str) -> Self {
-        // Tests of connections begin at the epoch.
-        Self::made(subject, 1970)
-    }
-
-    /// Good from the beginning of that year on.
-    pub(crate) fn valid_from(year: i32) -> Self {
-        Self::made("quiclane test", year)
-    }
-
-    fn made(subject: &str, year: i32) -> Self {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
-        params.not_before = date_time_ymd(year, 1, 1);
-        params.distinguished_name.push(DnType::CommonName, subject);
-        let made = params.self_signed(&key).unwrap();
-        Self {
-            certificate: made.der().to_vec(),
-            key: key.serialize_der(),
-            certificate_pem: made.pem(),
-            key_pem: key.serialize_pem(),
-        }
-    }
-}
 
 /// A server and a client that trusts it, both with the protocol "test".
 pub(crate) fn pair() -> (ServerTls, ClientTls) {

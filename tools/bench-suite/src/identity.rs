@@ -4,7 +4,8 @@
 //! check the signature of a root that they trust already: so each client verifies two
 //! signatures, the chain's and the handshake's.
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use quiclane_testkit::Authority;
+use quiclane_testkit::rcgen::CertificateParams;
 use rustls::pki_types::CertificateDer;
 
 use crate::Failure;
@@ -33,23 +34,15 @@ pub(crate) struct Identity {
 impl Identity {
     /// Makes a root and a leaf.
     pub(crate) fn new() -> Result<Self, Failure> {
-        let root_key = KeyPair::generate()?;
-        let mut params = CertificateParams::new(Vec::new())?;
-        // A name of its own: with rcgen's one default for both, the leaf looks self-issued.
-        params.distinguished_name.push(DnType::CommonName, "quiclane bench root");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let root = params.self_signed(&root_key)?;
-        let issuer = Issuer::new(params, root_key);
-        let key = KeyPair::generate()?;
-        let names = vec![SERVER_NAME.to_owned()];
-        let leaf = CertificateParams::new(names)?.signed_by(&key, &issuer)?;
+        let root = Authority::root("quiclane bench root");
+        let leaf = root.signs(&CertificateParams::new(vec![SERVER_NAME.to_owned()])?);
         Ok(Self {
-            root: root.der().clone(),
-            root_pem: root.pem(),
-            leaf: leaf.der().clone(),
-            leaf_pem: leaf.pem(),
-            key_der: key.serialize_der(),
-            key_pem: key.serialize_pem(),
+            root: CertificateDer::from(root.der),
+            root_pem: root.pem,
+            leaf: CertificateDer::from(leaf.certificate),
+            leaf_pem: leaf.certificate_pem,
+            key_der: leaf.key,
+            key_pem: leaf.key_pem,
         })
     }
 }

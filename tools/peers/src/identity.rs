@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use quiclane_testkit::Identity;
+use quiclane_testkit::certificate::named;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -16,7 +18,7 @@ const SELF_SIGNED_NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 pub(crate) fn server_tls(args: &ServeArgs) -> Result<Arc<ServerConfig>, Failure> {
     let (chain, key, pem) = match (&args.cert, &args.key) {
         (Some(cert), Some(key)) => from_files(cert, key)?,
-        _ => self_signed()?,
+        _ => self_signed(),
     };
     if let Some(path) = &args.cert_out {
         std::fs::write(path, pem).map_err(|e| format!("cannot write {}: {e}", path.display()))?;
@@ -29,17 +31,18 @@ pub(crate) fn server_tls(args: &ServeArgs) -> Result<Arc<ServerConfig>, Failure>
     Ok(Arc::new(config))
 }
 
-type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>, String);
+/// The chain, the key, and the chain in PEM.
+type Presented = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>, String);
 
-fn from_files(cert: &Path, key: &Path) -> Result<Identity, Failure> {
+fn from_files(cert: &Path, key: &Path) -> Result<Presented, Failure> {
     let chain = trust::certificates(cert)?;
     let private = PrivateKeyDer::from_pem_file(key)
         .map_err(|e| format!("no private key in {}: {e}", key.display()))?;
     Ok((chain, private, std::fs::read_to_string(cert)?))
 }
 
-fn self_signed() -> Result<Identity, Failure> {
-    let made = rcgen::generate_simple_self_signed(SELF_SIGNED_NAMES.map(String::from).to_vec())?;
-    let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
-    Ok((vec![made.cert.der().clone()], key.into(), made.cert.pem()))
+fn self_signed() -> Presented {
+    let made = Identity::self_signed(&named("quiclane peer", &SELF_SIGNED_NAMES));
+    let key = PrivatePkcs8KeyDer::from(made.key);
+    (vec![CertificateDer::from(made.certificate)], key.into(), made.certificate_pem)
 }

@@ -3,12 +3,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "../../../tests/common/netns.rs"]
-mod netns;
-
-use netns::{Lab, LabConfig, Side, privileged};
 use quiclane_fixtures::Tree;
 use quiclane_fixtures::verbs::{Cli, Verb};
+use quiclane_testkit::netns::{Lab, LabConfig, Side, privileged};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;

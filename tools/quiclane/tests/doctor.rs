@@ -3,10 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "../../../tests/common/netns.rs"]
-mod netns;
-
-use netns::{Lab, LabConfig, Side, privileged};
+use quiclane_testkit::netns::{Lab, LabConfig, Side, privileged};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;

@@ -4,13 +4,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "../../../tests/common/netns.rs"]
-mod netns;
-#[path = "../../../tests/common/raw.rs"]
-mod raw;
-
-use netns::{Lab, LabConfig, Side, privileged};
-use raw::{Frame, Raw};
+use quiclane_testkit::netns::{Lab, LabConfig, Side, privileged};
+use quiclane_testkit::raw::{Frame, Raw};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};

@@ -3,7 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use quiclane_fixtures::server::{Scratch, Server, rss_kib};
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use quiclane_testkit::certificate::{Authority, Identity, named};
+use quiclane_testkit::rcgen::{BasicConstraints, IsCa, date_time_ymd};
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
@@ -34,48 +35,6 @@ fn failure(args: &[&str]) -> (i32, String) {
     (out.status.code().unwrap(), String::from_utf8(out.stderr).unwrap())
 }
 
-fn named(name: &str, names: &[&str]) -> CertificateParams {
-    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-    let mut parameters = CertificateParams::new(names).unwrap();
-    parameters.distinguished_name = rcgen::DistinguishedName::new();
-    parameters.distinguished_name.push(DnType::CommonName, name);
-    parameters
-}
-
-fn authority_named(name: &str) -> CertificateParams {
-    let mut parameters = named(name, &[]);
-    parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    parameters
-}
-
-struct Authority {
-    pem: String,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-impl Authority {
-    fn root(name: &str) -> Self {
-        let key = KeyPair::generate().unwrap();
-        let parameters = authority_named(name);
-        let pem = parameters.self_signed(&key).unwrap().pem();
-        Self { pem, issuer: Issuer::new(parameters, key) }
-    }
-
-    fn below(&self, name: &str, change: impl Fn(&mut CertificateParams)) -> Self {
-        let key = KeyPair::generate().unwrap();
-        let mut parameters = authority_named(name);
-        change(&mut parameters);
-        let pem = parameters.signed_by(&key, &self.issuer).unwrap().pem();
-        Self { pem, issuer: Issuer::new(parameters, key) }
-    }
-
-    /// A leaf's certificate and key.
-    fn signs(&self, leaf: &CertificateParams) -> (String, String) {
-        let key = KeyPair::generate().unwrap();
-        (leaf.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
-    }
-}
-
 fn with_chain(place: &Scratch, chain: &str, key: &str) -> Server {
     let (chain, key) = (place.write("chain.pem", chain), place.write("key.pem", key));
     fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
@@ -87,8 +46,8 @@ fn an_authority_is_trusted_for_the_names_of_its_certificates() {
     let place = place("ca");
     let (ca, other) = (Authority::root("Example CA"), Authority::root("Other CA"));
     let leaf = named("lb", &["lb.example.com", "127.0.0.1"]);
-    let (chain, key) = ca.signs(&leaf);
-    let server = with_chain(&place, &chain, &key);
+    let leaf = ca.signs(&leaf);
+    let server = with_chain(&place, &leaf.certificate_pem, &leaf.key_pem);
     let (ca, other) = (place.write("ca.pem", &ca.pem), place.write("other.pem", &other.pem));
     let get = ["get", server.address(), "/data"];
     // By the address, which the certificate bears, and by the name.
@@ -129,19 +88,19 @@ fn a_certificate_out_of_date_is_said_with_its_dates() {
     let place = place("date");
     let ca = Authority::root("Example CA");
     let mut leaf = named("old", &["127.0.0.1"]);
-    leaf.not_before = rcgen::date_time_ymd(2020, 1, 2);
-    leaf.not_after = rcgen::date_time_ymd(2021, 3, 4);
-    let (chain, key) = ca.signs(&leaf);
-    let server = with_chain(&place, &chain, &key);
+    leaf.not_before = date_time_ymd(2020, 1, 2);
+    leaf.not_after = date_time_ymd(2021, 3, 4);
+    let leaf = ca.signs(&leaf);
+    let server = with_chain(&place, &leaf.certificate_pem, &leaf.key_pem);
     let ca = place.write("ca.pem", &ca.pem);
     let (code, text) = failure(&["get", server.address(), "/data", "--ca", &ca]);
     assert_eq!(code, 1);
     assert!(text.contains("it expired at 2021-03-04"), "{text}");
     // An authority between that is out of date is not the server's certificate.
     let root = Authority::root("Root");
-    let old = root.below("Old", |old| old.not_after = rcgen::date_time_ymd(2022, 5, 6));
-    let (leaf, key) = old.signs(&named("new", &["127.0.0.1"]));
-    let server = with_chain(&place, &(leaf + &old.pem), &key);
+    let old = root.below("Old", |old| old.not_after = date_time_ymd(2022, 5, 6));
+    let leaf = old.signs(&named("new", &["127.0.0.1"]));
+    let server = with_chain(&place, &(leaf.certificate_pem + &old.pem), &leaf.key_pem);
     let ca = place.write("root.pem", &root.pem);
     let (code, text) = failure(&["get", server.address(), "/data", "--ca", &ca]);
     assert_eq!(code, 1);
@@ -162,8 +121,8 @@ fn a_chain_that_is_too_long_is_said() {
         last = last.below(&format!("Intermediate {number}"), |_| ());
         chain.insert(0, last.pem.clone());
     }
-    let (leaf, key) = last.signs(&named("leaf", &["127.0.0.1"]));
-    let server = with_chain(&place, &(leaf + &chain.concat()), &key);
+    let leaf = last.signs(&named("leaf", &["127.0.0.1"]));
+    let server = with_chain(&place, &(leaf.certificate_pem + &chain.concat()), &leaf.key_pem);
     let (code, text) = failure(&["get", server.address(), "/data", "--ca", &ca]);
     assert_eq!(code, 1);
     assert!(text.contains("8 intermediate certificates") && text.contains("0x12e"), "{text}");
@@ -392,11 +351,10 @@ fn a_slow_reader_costs_time_and_no_memory() {
 #[test]
 fn a_certificate_of_an_authority_proves_no_name() {
     let place = place("authority");
-    let key = KeyPair::generate().unwrap();
     let mut parameters = named("both", &["127.0.0.1"]);
     parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let chain = parameters.self_signed(&key).unwrap().pem();
-    let server = with_chain(&place, &chain, &key.serialize_pem());
+    let both = Identity::self_signed(&parameters);
+    let server = with_chain(&place, &both.certificate_pem, &both.key_pem);
     let ca = place.text("chain.pem");
     let (code, text) = failure(&["get", server.address(), "/data", "--ca", &ca]);
     assert_eq!(code, 1);

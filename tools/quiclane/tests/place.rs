@@ -6,11 +6,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "../../../tests/common/netns.rs"]
-mod netns;
-
-use netns::{Lab, LabConfig, Side, privileged};
 use quiclane::topology::plan::Plan;
+use quiclane_testkit::netns::{Lab, LabConfig, Side, privileged};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};

@@ -2,11 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "../../../tests/common/netns.rs"]
-mod netns;
-
-use netns::{Lab, LabConfig, Side, privileged};
 use quiclane_fixtures::schema;
+use quiclane_testkit::netns::{Lab, LabConfig, Side, privileged};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Output, Stdio};

@@ -12,6 +12,7 @@ use quiclane::exec::{
 use quiclane::proto::crypto::{ClientTls, ServerTls};
 use quiclane::time::{Instant, SECOND_NS};
 use quiclane::wire::Side;
+use quiclane_testkit::Identity;
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -26,12 +27,8 @@ const SERVER_PORT: u16 = 4433;
 /// What the server's workers draw apart from the client's: bits above the numbers of workers, which the
 /// library puts into bits 32 to 48.
 const SERVER_HOST: u64 = 1 << 56;
-/// The seed of the server's Ed25519 key, which protects nothing. Ed25519, because the length of
-/// its signatures does not depend on luck.
+/// The seed of the server's key, which protects nothing.
 const KEY_SEED: [u8; 32] = *b"quiclane simulates in the open..";
-/// What PKCS #8 puts before it (RFC 8410 §7).
-const KEY_PREFIX: [u8; 16] =
-    [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
 
 /// What came of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -53,16 +50,10 @@ pub(crate) struct Outcome {
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// The server's certificate and key in DER, the same in every process.
-fn identity() -> Result<&'static (Vec<u8>, Vec<u8>)> {
-    static MADE: OnceLock<(Vec<u8>, Vec<u8>)> = OnceLock::new();
-    if let Some(made) = MADE.get() {
-        return Ok(made);
-    }
-    let key = [&KEY_PREFIX[..], &KEY_SEED[..]].concat();
-    let pair = rcgen::KeyPair::try_from(&key[..])?;
-    let certificate = rcgen::CertificateParams::new(["sim".to_owned()])?.self_signed(&pair)?;
-    Ok(MADE.get_or_init(|| (certificate.der().to_vec(), key)))
+/// The server's certificate and key, the same in every process.
+fn identity() -> &'static Identity {
+    static MADE: OnceLock<Identity> = OnceLock::new();
+    MADE.get_or_init(|| Identity::from_seed("sim", KEY_SEED))
 }
 
 struct Host {
@@ -363,7 +354,7 @@ impl World {
 }
 
 fn configs(scenario: &Scenario) -> Result<(ServerConfig, ClientConfig)> {
-    let (certificate, key) = identity()?;
+    let Identity { certificate, key, .. } = identity();
     let server = ServerTls::builder_with(secrets::provider());
     let server = server.certificate_der(&[certificate], key)?.alpn(["sim"]).build()?;
     let client = ClientTls::builder_with(secrets::provider());

@@ -1,9 +1,9 @@
 //! Sockets that go wrong in ways that the public API cannot bring about.
 
-use super::netns::{Lab, LabConfig, Side};
 use super::*;
 use crate::datapath::{Datapath, Link, Mode, Path};
 use crate::ecn::Ecn;
+use quiclane_testkit::netns::{self, Lab, LabConfig, Side};
 use std::net::UdpSocket;
 use std::sync::Arc;
 use std::time::Duration;

@@ -19,6 +19,7 @@ use quiclane::time::{Instant, MILLISECOND_NS, SECOND_NS};
 use quiclane::wire::frame::{EcnCounts, Frame, write_ack};
 use quiclane::wire::packet::PacketType;
 use quiclane::wire::{Dir, Side, StreamId, Writer};
+use quiclane_testkit::Identity;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
@@ -43,8 +44,7 @@ fn tls() -> Option<&'static PeerTls> {
 }
 
 fn make_tls() -> Option<PeerTls> {
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).ok()?;
-    let (certificate, key) = (made.cert.der().to_vec(), made.signing_key.serialize_der());
+    let Identity { certificate, key, .. } = Identity::new();
     let server = quiclane::ServerTls::builder()
         .certificate_der(&[&certificate], &key)
         .ok()?

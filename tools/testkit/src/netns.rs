@@ -16,14 +16,16 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Which end of the pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Side {
+pub enum Side {
+    /// The end of [`Lab`] with host number 1.
     Server,
+    /// The end with host number 2.
     Client,
 }
 
 impl Side {
     /// The address of this end, IPv4 or IPv6.
-    pub(crate) fn ip(self, v6: bool) -> IpAddr {
+    pub fn ip(self, v6: bool) -> IpAddr {
         let host = match self {
             Self::Server => 1,
             Self::Client => 2,
@@ -45,9 +47,9 @@ impl Side {
 
 /// What to build.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct LabConfig {
+pub struct LabConfig {
     /// Queues of each end, for both directions.
-    pub(crate) queues: u32,
+    pub queues: u32,
 }
 
 impl Default for LabConfig {
@@ -57,13 +59,13 @@ impl Default for LabConfig {
 }
 
 /// The pair. Dropping it removes everything, also when a test panics.
-pub(crate) struct Lab {
+pub struct Lab {
     id: String,
 }
 
 /// True if the test may go on: as root. Skips loudly, or fails where `QUICLANE_REQUIRE_ROOT=1` says
 /// that it must run.
-pub(crate) fn privileged(test: &str) -> bool {
+pub fn privileged(test: &str) -> bool {
     // SAFETY: geteuid() has no preconditions.
     if unsafe { libc::geteuid() } == 0 {
         return true;
@@ -76,7 +78,7 @@ pub(crate) fn privileged(test: &str) -> bool {
 
 impl Lab {
     /// Builds the pair.
-    pub(crate) fn new(config: LabConfig) -> Self {
+    pub fn new(config: LabConfig) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let lab = Self { id: format!("{:x}x{number}", std::process::id()) };
@@ -110,23 +112,23 @@ impl Lab {
     }
 
     /// The name of the device in a namespace; unique on the machine.
-    pub(crate) fn device(&self, side: Side) -> String {
+    pub fn device(&self, side: Side) -> String {
         format!("q{}{}", self.id, side.letter())
     }
 
     /// The name of a namespace.
-    pub(crate) fn namespace(&self, side: Side) -> String {
+    pub fn namespace(&self, side: Side) -> String {
         format!("quiclane-{}{}", self.id, side.letter())
     }
 
     /// Moves the calling thread into a namespace, for good.
-    pub(crate) fn enter(&self, side: Side) {
+    pub fn enter(&self, side: Side) {
         enter(&self.namespace(side));
     }
 
     /// Moves the calling thread, and those that it starts, into a namespace with the view of
     /// `/sys` that belongs to it: what finds devices there sees those of the namespace alone.
-    pub(crate) fn enter_with_sysfs(&self, side: Side) {
+    pub fn enter_with_sysfs(&self, side: Side) {
         self.enter(side);
         let (root, sys, kind) = (c"/".as_ptr(), c"/sys".as_ptr(), c"sysfs".as_ptr());
         let none = std::ptr::null();
@@ -141,7 +143,7 @@ impl Lab {
     }
 
     /// Runs a program in a namespace.
-    pub(crate) fn run(&self, side: Side, command: &[&str]) -> Output {
+    pub fn run(&self, side: Side, command: &[&str]) -> Output {
         Command::new("ip")
             .args(["netns", "exec", &self.namespace(side)])
             .args(command)
@@ -150,7 +152,7 @@ impl Lab {
     }
 
     /// Runs a program in a namespace; panics if it fails. Returns what it printed.
-    pub(crate) fn must_run(&self, side: Side, command: &[&str]) -> String {
+    pub fn must_run(&self, side: Side, command: &[&str]) -> String {
         let output = self.run(side, command);
         assert!(output.status.success(), "{command:?}: {output:?}");
         String::from_utf8_lossy(&output.stdout).into_owned()
@@ -158,7 +160,7 @@ impl Lab {
 
     /// Moves the NAPI of an end from the sender's core into kernel threads on `cpu`. It exists once
     /// XDP is attached to the device. Returns how many threads there are.
-    pub(crate) fn thread_napi(&self, side: Side, cpu: usize) -> usize {
+    pub fn thread_napi(&self, side: Side, cpu: usize) -> usize {
         let device = self.device(side);
         let line = format!("echo 1 > /sys/class/net/{device}/threaded");
         self.must_run(side, &["sh", "-c", &line]);
@@ -179,7 +181,7 @@ impl Lab {
 }
 
 /// Moves the calling thread into the namespace of this name, for good.
-pub(crate) fn enter(namespace: &str) {
+pub fn enter(namespace: &str) {
     let path = format!("/run/netns/{namespace}");
     let namespace = File::open(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
     // SAFETY: no pointers are passed; the descriptor is open.
@@ -203,9 +205,3 @@ fn ip(arguments: &str) {
         .unwrap_or_else(|error| panic!("ip {arguments}: {error}"));
     assert!(output.status.success(), "ip {arguments}: {output:?}");
 }
-
-/// Not every test program uses all of it.
-const _: () = {
-    let _ = (Lab::run, Lab::thread_napi, Lab::enter, Lab::enter_with_sysfs);
-    let _ = (Side::ip, privileged);
-};

@@ -1,6 +1,6 @@
 //! Frames that no kernel would send: a packet socket, and headers written by hand.
 
-use super::netns::{Lab, Side, enter};
+use crate::netns::{Lab, Side, enter};
 use std::io;
 use std::mem;
 use std::net::{IpAddr, SocketAddr};
@@ -10,14 +10,21 @@ use std::time::Duration;
 const ETH_P_ALL: u16 = 3;
 
 /// A socket that sends and receives whole frames on one end of the pair.
-pub(crate) struct Raw {
+pub struct Raw {
     socket: OwnedFd,
-    pub(crate) mac: [u8; 6],
-    pub(crate) peer_mac: [u8; 6],
+    /// The address of this end.
+    pub mac: [u8; 6],
+    /// The address of the other end.
+    pub peer_mac: [u8; 6],
 }
 
 impl Raw {
-    pub(crate) fn open(lab: &Lab, side: Side) -> Self {
+    /// Opens one.
+    ///
+    /// # Panics
+    /// The kernel refuses.
+    #[must_use]
+    pub fn open(lab: &Lab, side: Side) -> Self {
         let (namespace, device) = (lab.namespace(side), lab.device(side));
         let socket = std::thread::spawn(move || {
             enter(&namespace);
@@ -31,7 +38,11 @@ impl Raw {
         Self { socket: socket.join().unwrap(), mac: mac(side), peer_mac: mac(other) }
     }
 
-    pub(crate) fn send(&self, frame: &[u8]) {
+    /// Sends a frame.
+    ///
+    /// # Panics
+    /// The kernel refuses.
+    pub fn send(&self, frame: &[u8]) {
         // SAFETY: `frame` is valid for reads of its length.
         let sent =
             unsafe { libc::send(self.socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
@@ -39,7 +50,7 @@ impl Raw {
     }
 
     /// The next frame for which `wanted` holds; panics after ten seconds without one.
-    pub(crate) fn receive(&self, wanted: impl Fn(&[u8]) -> bool) -> Vec<u8> {
+    pub fn receive(&self, wanted: impl Fn(&[u8]) -> bool) -> Vec<u8> {
         let mut buffer = [0; 4096];
         // A bound on what other traffic (router solicitations and the like) may come in between.
         for _ in 0..1_000 {
@@ -99,20 +110,26 @@ fn parse_mac(text: &str) -> [u8; 6] {
 
 /// A UDP datagram in a frame, with right lengths and checksums.
 #[derive(Clone)]
-pub(crate) struct Frame {
-    pub(crate) destination_mac: [u8; 6],
-    pub(crate) source_mac: [u8; 6],
-    pub(crate) tags: Vec<[u8; 4]>,
-    pub(crate) source: SocketAddr,
-    pub(crate) destination: SocketAddr,
-    pub(crate) payload: Vec<u8>,
+pub struct Frame {
+    /// To which device.
+    pub destination_mac: [u8; 6],
+    /// From which device.
+    pub source_mac: [u8; 6],
+    /// VLAN tags, the outer first.
+    pub tags: Vec<[u8; 4]>,
+    /// From which address and port.
+    pub source: SocketAddr,
+    /// To which address and port.
+    pub destination: SocketAddr,
+    /// What is in the datagram.
+    pub payload: Vec<u8>,
     /// IPv4 options, a multiple of four bytes.
-    pub(crate) options: Vec<u8>,
+    pub options: Vec<u8>,
 }
 
 impl Frame {
     /// A frame from the raw socket's side to the server's port.
-    pub(crate) fn to_server(raw: &Raw, v6: bool, port: u16, payload: &[u8]) -> Self {
+    pub fn to_server(raw: &Raw, v6: bool, port: u16, payload: &[u8]) -> Self {
         Self {
             destination_mac: raw.peer_mac,
             source_mac: raw.mac,
@@ -125,12 +142,12 @@ impl Frame {
     }
 
     /// Where the network header begins.
-    pub(crate) fn network(&self) -> usize {
+    pub fn network(&self) -> usize {
         14 + 4 * self.tags.len()
     }
 
     /// The bytes, with right checksums.
-    pub(crate) fn bytes(&self) -> Vec<u8> {
+    pub fn bytes(&self) -> Vec<u8> {
         let mut frame = [&self.destination_mac[..], &self.source_mac[..]].concat();
         self.tags.iter().for_each(|tag| frame.extend(tag));
         let udp = self.udp();
@@ -185,7 +202,7 @@ impl Frame {
 }
 
 /// Writes the IPv4 header checksum that the header at `at` should have.
-pub(crate) fn repair_ip(frame: &mut [u8], at: usize) {
+pub fn repair_ip(frame: &mut [u8], at: usize) {
     if frame[at] >> 4 != 4 {
         return;
     }
@@ -204,9 +221,3 @@ fn sum(bytes: &[u8]) -> u16 {
     }
     total as u16
 }
-
-/// Not every program uses all of it.
-const _: () = {
-    let _ = (Raw::open, Raw::send, Frame::to_server, repair_ip);
-    let _ = |raw: &Raw| raw.receive(|_| true);
-};

@@ -1,0 +1,21 @@
+//! An application that echoes: what a stream brings goes back on it.
+
+use bytes::Bytes;
+use quiclane::exec::{ConnectionRef, Handler};
+use quiclane::wire::StreamId;
+
+/// Echoes every stream of its connection.
+pub(crate) struct Echo;
+
+impl Handler for Echo {
+    fn stream_data(
+        &mut self,
+        connection: &mut ConnectionRef<'_>,
+        stream: StreamId,
+        data: &[u8],
+        fin: bool,
+    ) -> usize {
+        connection.send(stream, Bytes::copy_from_slice(data), fin).unwrap();
+        data.len()
+    }
+}
