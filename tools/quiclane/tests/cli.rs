@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use quiclane_fixtures::server::{Scratch, Server};
+use quiclane_testkit::server::{Scratch, Server};
 use std::process::{Command, Output, Stdio};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_quiclane");

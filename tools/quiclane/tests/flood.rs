@@ -24,8 +24,8 @@
 #![expect(clippy::disallowed_methods, reason = "a flood ends by the clock")]
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-use quiclane_fixtures::server::{Scratch, Server};
 use quiclane_testkit::netns::{Lab, LabConfig, Side, privileged};
+use quiclane_testkit::server::{Scratch, Server};
 use serde_json::Value;
 use std::net::UdpSocket;
 use std::path::Path;

@@ -2,9 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use quiclane_fixtures::server::{Scratch, Server, rss_kib};
 use quiclane_testkit::certificate::{Authority, Identity, named};
 use quiclane_testkit::rcgen::{BasicConstraints, IsCa, date_time_ymd};
+use quiclane_testkit::server::{Scratch, Server, rss_kib};
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;

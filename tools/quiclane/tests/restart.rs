@@ -3,7 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use quiclane_fixtures::server::{Scratch, Server};
+use quiclane_testkit::server::{Scratch, Server};
 use std::fs::{Permissions, set_permissions};
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;

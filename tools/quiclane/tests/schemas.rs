@@ -2,9 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use quiclane_fixtures::server::{Scratch, Server};
 use quiclane_fixtures::verbs::{Cli, Verb, devices};
 use quiclane_fixtures::{Tree, machines, schema};
+use quiclane_testkit::server::{Scratch, Server};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

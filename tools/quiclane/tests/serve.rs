@@ -8,7 +8,7 @@ use quiclane::exec::{
     ClientConfig, ConnectionRef, Handle, Handler, Pin, Registration, RegistrationConfig,
 };
 use quiclane::{ClientTls, CloseReason, Dir, StreamId, TransportConfig};
-use quiclane_fixtures::server::{Ended, Scratch, Server};
+use quiclane_testkit::server::{Ended, Scratch, Server};
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
@@ -412,7 +412,7 @@ fn a_server_whose_words_nobody_reads_serves() {
     };
     let out = quiclane(&["get", &address, "/data", "--pin", &place.text("cert.pem")]);
     assert_eq!(out.stdout, b"data", "{}", said(&out));
-    quiclane_fixtures::server::signal(&server, "-TERM");
+    quiclane_testkit::server::signal(&server, "-TERM");
     let out = server.wait_with_output().unwrap();
     assert_eq!(out.status.code(), Some(0), "{}", said(&out));
     assert!(said(&out).contains("nobody reads standard output"), "{}", said(&out));

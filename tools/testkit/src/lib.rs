@@ -1,16 +1,21 @@
 //! What tests of every package share.
 //!
 //! [`netns`] makes two network namespaces with a veth pair between them, [`raw`] sends frames there
-//! that no kernel would send, and [`certificate`] makes certificates. What the machine refuses ends
-//! a test with a panic that names the call.
+//! that no kernel would send, [`server`] starts servers and makes directories that go with the test,
+//! and `certificate` makes certificates. What the machine refuses ends a test with a panic that
+//! names the call.
 //!
 //! It does not depend on the library, whose own unit tests use it.
 
 #![expect(clippy::unwrap_used, reason = "a helper of tests fails by panicking")]
 
+#[cfg(feature = "certificates")]
 pub mod certificate;
 pub mod netns;
 pub mod raw;
+pub mod server;
 
+#[cfg(feature = "certificates")]
 pub use certificate::{Authority, Identity};
+#[cfg(feature = "certificates")]
 pub use rcgen;

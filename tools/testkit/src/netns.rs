@@ -9,6 +9,7 @@
 //! opens are of that namespace. Programs run in one with [`Lab::run`].
 
 use std::fs::File;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd;
 use std::process::{Command, Output};
@@ -78,12 +79,24 @@ pub fn privileged(test: &str) -> bool {
 
 impl Lab {
     /// Builds the pair.
+    ///
+    /// # Panics
+    /// The machine refuses.
+    #[must_use]
     pub fn new(config: LabConfig) -> Self {
+        Self::build(config).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Builds the pair, for a program that ends in good order when the machine refuses.
+    ///
+    /// # Errors
+    /// `ip` or `ethtool` cannot be run, or fails; what was made is gone again.
+    pub fn build(config: LabConfig) -> io::Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let lab = Self { id: format!("{:x}x{number}", std::process::id()) };
         for side in [Side::Server, Side::Client] {
-            ip(&format!("netns add {}", lab.namespace(side)));
+            ip(&format!("netns add {}", lab.namespace(side)))?;
         }
         let queues = config.queues;
         let end = |side| format!("{} netns {}", lab.device(side), lab.namespace(side));
@@ -92,23 +105,23 @@ impl Lab {
             "link add {} {multi} type veth peer name {} {multi}",
             end(Side::Server),
             end(Side::Client)
-        ));
+        ))?;
         for side in [Side::Server, Side::Client] {
-            lab.configure(side);
+            lab.configure(side)?;
         }
-        lab
+        Ok(lab)
     }
 
-    fn configure(&self, side: Side) {
+    fn configure(&self, side: Side) -> io::Result<()> {
         let device = self.device(side);
         let namespace = self.namespace(side);
         let inside = |arguments: &str| ip(&format!("-n {namespace} {arguments}"));
-        inside("link set lo up");
-        inside(&format!("addr add {}/24 dev {device}", side.ip(false)));
-        inside(&format!("addr add {}/64 dev {device} nodad", side.ip(true)));
-        inside(&format!("link set {device} up"));
+        inside("link set lo up")?;
+        inside(&format!("addr add {}/24 dev {device}", side.ip(false)))?;
+        inside(&format!("addr add {}/64 dev {device} nodad", side.ip(true)))?;
+        inside(&format!("link set {device} up"))?;
         // Checksums that the kernel leaves to hardware would never be filled in on a veth.
-        self.must_run(side, &["ethtool", "-K", &device, "tx", "off"]);
+        self.try_run(side, &["ethtool", "-K", &device, "tx", "off"]).map(drop)
     }
 
     /// The name of the device in a namespace; unique on the machine.
@@ -139,27 +152,46 @@ impl Lab {
                 | libc::umount2(sys, libc::MNT_DETACH)
                 | libc::mount(kind, sys, kind, 0, none.cast())
         };
-        assert_eq!(result, 0, "/sys of {side:?}: {}", std::io::Error::last_os_error());
+        assert_eq!(result, 0, "/sys of {side:?}: {}", io::Error::last_os_error());
+    }
+
+    /// A command that runs in a namespace. `ip netns exec` becomes the program: the process that
+    /// is started is the program itself.
+    #[must_use]
+    pub fn command(&self, side: Side, command: &[&str]) -> Command {
+        let mut inside = Command::new("ip");
+        inside.args(["netns", "exec", &self.namespace(side)]).args(command);
+        inside
     }
 
     /// Runs a program in a namespace.
+    ///
+    /// # Panics
+    /// It cannot be started.
     pub fn run(&self, side: Side, command: &[&str]) -> Output {
-        Command::new("ip")
-            .args(["netns", "exec", &self.namespace(side)])
-            .args(command)
-            .output()
-            .unwrap_or_else(|error| panic!("ip netns exec {command:?}: {error}"))
+        let ran = self.command(side, command).output();
+        ran.unwrap_or_else(|error| panic!("ip netns exec {command:?}: {error}"))
     }
 
-    /// Runs a program in a namespace; panics if it fails. Returns what it printed.
+    /// Runs a program in a namespace. Returns what it printed.
+    ///
+    /// # Errors
+    /// It cannot be started, or fails.
+    pub fn try_run(&self, side: Side, command: &[&str]) -> io::Result<String> {
+        printed(&mut self.command(side, command))
+    }
+
+    /// Runs a program in a namespace. Returns what it printed.
+    ///
+    /// # Panics
+    /// It cannot be started, or fails.
     pub fn must_run(&self, side: Side, command: &[&str]) -> String {
-        let output = self.run(side, command);
-        assert!(output.status.success(), "{command:?}: {output:?}");
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        self.try_run(side, command).unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// Moves the NAPI of an end from the sender's core into kernel threads on `cpu`. It exists once
-    /// XDP is attached to the device. Returns how many threads there are.
+    /// Moves the NAPI of an end from the sender's core into kernel threads on `cpu`, as urgent as
+    /// this process. It exists once XDP is attached to the device, or GRO is on. Returns how many
+    /// threads there are.
     pub fn thread_napi(&self, side: Side, cpu: usize) -> usize {
         let device = self.device(side);
         let line = format!("echo 1 > /sys/class/net/{device}/threaded");
@@ -174,6 +206,9 @@ impl Lab {
                 let pid = entry.file_name().to_string_lossy().into_owned();
                 let done = Command::new("taskset").args(["-pc", &cpu.to_string(), &pid]).output();
                 pinned += usize::from(done.is_ok_and(|output| output.status.success()));
+                // SAFETY: no pointers are passed.
+                let niceness = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }.to_string();
+                let _ = Command::new("renice").args(["-n", &niceness, "-p", &pid]).output();
             }
         }
         pinned
@@ -186,7 +221,7 @@ pub fn enter(namespace: &str) {
     let namespace = File::open(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
     // SAFETY: no pointers are passed; the descriptor is open.
     let result = unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) };
-    assert_eq!(result, 0, "setns({path}): {}", std::io::Error::last_os_error());
+    assert_eq!(result, 0, "setns({path}): {}", io::Error::last_os_error());
 }
 
 impl Drop for Lab {
@@ -198,10 +233,16 @@ impl Drop for Lab {
     }
 }
 
-fn ip(arguments: &str) {
-    let output = Command::new("ip")
-        .args(arguments.split_ascii_whitespace())
-        .output()
-        .unwrap_or_else(|error| panic!("ip {arguments}: {error}"));
-    assert!(output.status.success(), "ip {arguments}: {output:?}");
+fn ip(arguments: &str) -> io::Result<()> {
+    printed(Command::new("ip").args(arguments.split_ascii_whitespace())).map(drop)
+}
+
+/// What a command prints; an error names the command if it cannot be started, or fails.
+fn printed(command: &mut Command) -> io::Result<String> {
+    let output = command.output();
+    let output = output.map_err(|e| io::Error::new(e.kind(), format!("{command:?}: {e}")))?;
+    if !output.status.success() {
+        return Err(io::Error::other(format!("{command:?}: {output:?}")));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
