@@ -1,8 +1,5 @@
 //! Replays the corpus of every fuzz target, so that what fuzzing once found stays fixed.
 
-#[path = "fuzz/src/bodies.rs"]
-pub mod bodies;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::hash::{BuildHasher, RandomState};
@@ -14,7 +11,7 @@ const CUTS: usize = 300;
 const RUNS: u64 = 2_000;
 
 fn corpus() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fuzz/corpus")
 }
 
 fn entries(directory: &Path) -> Vec<PathBuf> {
@@ -73,7 +70,7 @@ impl Drop for Seed {
         if std::thread::panicking() {
             eprintln!(
                 "failed: repeat it with QUICLANE_FUZZ_RUNS=1 QUICLANE_FUZZ_SEED={} cargo test \
-                 --test fuzz_replay fresh",
+                 -p quiclane-fuzz-bodies fresh",
                 self.0
             );
         }

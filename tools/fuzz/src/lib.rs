@@ -4,8 +4,8 @@
 //! positions stay inside, that what was read can be written and reads back the same, and that a
 //! state machine agrees with a simpler model of itself.
 //!
-//! The targets of `tests/fuzz` call them under libFuzzer, and `tests/fuzz_replay.rs` calls them
-//! on every file of the corpus in an ordinary test run. To fuzz one of them for a minute, without
+//! The targets of `tests/fuzz` call them under libFuzzer, and `tests/replay.rs` of this package calls
+//! them on every file of the corpus in an ordinary test run. To fuzz one of them for a minute, without
 //! a sanitizer since nothing here is unsafe, and with what is new kept apart from the corpus:
 //!
 //! ```text
@@ -17,27 +17,16 @@
 //! An input that fails is left in `tests/fuzz/artifacts`; it belongs into the corpus, under a name
 //! that says what it is, together with what mends it.
 
-#[path = "bodies/authenticated_peer.rs"]
 mod authenticated_peer;
-#[path = "bodies/frames.rs"]
 mod frames;
-#[path = "bodies/headers.rs"]
 mod headers;
-#[path = "bodies/ids.rs"]
 mod ids;
-#[path = "bodies/input.rs"]
 mod input;
-#[path = "bodies/ledger.rs"]
 mod ledger;
-#[path = "bodies/packets.rs"]
 mod packets;
-#[path = "bodies/ranges.rs"]
 mod ranges;
-#[path = "bodies/reassembly.rs"]
 mod reassembly;
-#[path = "bodies/whimsical.rs"]
 mod whimsical;
-#[path = "bodies/wire_peer.rs"]
 mod wire_peer;
 
 /// A target: its name, which is that of its corpus directory, and its body.
