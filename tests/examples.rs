@@ -37,9 +37,9 @@ impl Place {
     fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("quiclane-{name}-{}", std::process::id()));
         fs::create_dir_all(&path).unwrap();
-        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-        fs::write(path.join("cert.pem"), made.cert.pem()).unwrap();
-        fs::write(path.join("key.pem"), made.signing_key.serialize_pem()).unwrap();
+        let identity = quiclane_testkit::Identity::new();
+        fs::write(path.join("cert.pem"), identity.certificate_pem).unwrap();
+        fs::write(path.join("key.pem"), identity.key_pem).unwrap();
         Self(path)
     }
 

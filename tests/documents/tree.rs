@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 /// The heading above the tree.
 const HEADING: &str = "## The tree";
 /// Folders all of whose entries are drawn, files too.
-const DRAWN_WHOLE: &[&str] = &["src"];
+const DRAWN_WHOLE: &[&str] = &["src", "tools"];
 /// Documents whose links lead somewhere.
 const DOCUMENTS: &[&str] =
     &["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "tests/ATTACKS.md"];
