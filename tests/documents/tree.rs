@@ -2,6 +2,7 @@
 
 use super::{entries, holds, root, text};
 use std::collections::BTreeSet;
+use std::process::Command;
 
 /// The heading above the tree.
 const HEADING: &str = "## The tree";
@@ -168,4 +169,21 @@ fn words_of_the_glossary_are_words_of_the_sources() {
     let known: BTreeSet<_> = sources.split(|c: char| !c.is_alphanumeric()).collect();
     let gone = words.iter().filter(|word| !known.contains(**word));
     holds(&gone.map(|word| format!("no source says {word:?} any more")).collect::<Vec<_>>());
+}
+
+#[test]
+fn links_of_the_readme_lead_into_the_package() {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .args(["package", "--list", "--allow-dirty", "--offline", "--package", "quiclane"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let list = String::from_utf8(output.stdout).unwrap();
+    let files: BTreeSet<_> = list.lines().collect();
+    assert!(files.contains("src/lib.rs") && files.contains("bpf/steer.bpf.c"), "{files:?}");
+    let readme = text("README.md");
+    let gone = links(&readme).into_iter().filter(|target| !files.contains(target));
+    holds(&gone.map(|t| format!("README.md: {t} is not in the package")).collect::<Vec<_>>());
 }
