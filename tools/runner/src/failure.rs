@@ -1,0 +1,37 @@
+//! What went wrong, and the exit code for it.
+
+use std::fmt::Display;
+
+/// Why a run ended early.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// It was tried and did not work.
+    Failed(String),
+    /// A privilege is missing.
+    NeedsRoot(String),
+    /// A signal asked for the end.
+    Interrupted(u8),
+}
+
+impl Failure {
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Failed(_) => 1,
+            Self::NeedsRoot(_) => 3,
+            Self::Interrupted(signal) => 128 + signal,
+        }
+    }
+
+    /// What is to be said of it.
+    pub(crate) fn text(&self) -> Option<&str> {
+        match self {
+            Self::Failed(text) | Self::NeedsRoot(text) => Some(text),
+            Self::Interrupted(_) => None,
+        }
+    }
+
+    /// It was tried: what, and why it did not work.
+    pub(crate) fn of(what: impl Display, why: impl Display) -> Self {
+        Self::Failed(format!("{what}: {why}"))
+    }
+}

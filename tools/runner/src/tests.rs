@@ -1,0 +1,66 @@
+//! Tests of what needs no root: reports, and processes that end.
+
+use super::*;
+use crate::process::{Interrupt, Process};
+use clap::CommandFactory;
+use quiclane_testkit::server::Scratch;
+use serde_json::json;
+use std::process::Command as Program;
+use std::time::Duration;
+
+#[test]
+fn the_command_line_is_sound() {
+    Cli::command().debug_assert();
+    assert!(Cli::try_parse_from(["runner", "demo", "--seconds", "0"]).is_err());
+}
+
+#[test]
+fn the_demo_reports_what_the_server_and_the_client_say() {
+    let queue = json!({"queue": 0, "cpu": 1, "node": null, "mode": "native-copy", "rx_packets": 10,
+        "tx_packets": 20, "drops": 0, "wrong_queue": 3, "connections_total": 32, "more": 1});
+    let end = json!({"event": "end", "queues": [queue]});
+    let perf = json!({"result": {"scenario": "download", "seconds": 5.0, "bytes": 100,
+        "gbps": 1.2346}});
+    let report = demo::Report::new(&end, &perf).unwrap();
+    let table = report.table();
+    let lines: Vec<_> = table.lines().collect();
+    let cells: Vec<_> = lines[1].split_whitespace().collect();
+    assert_eq!(cells, ["0", "1", "-", "native-copy", "10", "20", "0", "3", "32"]);
+    assert_eq!(lines[2], "Result: download 5 s: 1.235 Gb/s, 100 bytes");
+    assert!(demo::Report::new(&json!({"event": "ready"}), &perf).is_err());
+}
+
+fn shell(scratch: &Scratch, script: &str) -> Process {
+    let files = ["out", "err"].map(|name| scratch.at(name));
+    let mut command = Program::new("sh");
+    command.args(["-c", script]);
+    Process::start("sh", &mut command, files, &Interrupt::listen().unwrap()).unwrap()
+}
+
+#[test]
+fn a_process_is_waited_for_and_its_failure_is_said() {
+    let scratch = Scratch::new("process");
+    let mut good = shell(&scratch, "echo ready; echo '{\"a\": 1}'");
+    good.wait_for("ready").unwrap();
+    good.succeed(Duration::from_secs(10)).unwrap();
+    assert_eq!(good.last_line().unwrap()["a"], 1);
+    let mut bad = shell(&scratch, "echo why >&2; exit 3");
+    let said = bad.wait_for("ready").unwrap_err();
+    let text = said.text().unwrap_or_default().to_owned();
+    assert!(text.contains("ended") && text.contains("why"), "{text}");
+    let said = bad.succeed(Duration::from_secs(10)).unwrap_err();
+    let text = said.text().unwrap_or_default().to_owned();
+    assert!(text.contains("exit status: 3") && text.contains("why"), "{text}");
+}
+
+#[test]
+fn a_process_that_stands_still_is_stopped() {
+    let scratch = Scratch::new("stop");
+    let mut waiting = shell(&scratch, "echo ready; exec sleep 600");
+    waiting.wait_for("ready").unwrap();
+    waiting.signal(libc::SIGSTOP);
+    assert!(waiting.wait(Duration::from_millis(50)).unwrap().is_none());
+    let mut stopped = waiting.stop();
+    let status = stopped.wait(Duration::ZERO).unwrap().unwrap();
+    assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(libc::SIGTERM));
+}
