@@ -29,7 +29,7 @@
 //! | `keys.rs`, `space.rs`, `crypto_stream.rs`, `cids.rs` | the parts |
 //! | `close.rs` | the end |
 //!
-//! What belongs to the way that packets take is in [`Path`](super::path).
+//! What belongs to the way that packets take is in `proto/path.rs`.
 
 mod acks;
 mod assemble;
