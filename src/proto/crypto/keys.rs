@@ -15,35 +15,17 @@
 use rustls::quic;
 
 use super::aead::{HeaderKey, HeaderSecret, PacketKey, PacketSecret};
-use super::material::taken;
+use super::material::{Taken, taken};
 use super::provider;
 use crate::wire::Side;
-
-/// Bytes of the authentication tag at the end of every protected packet; all of QUIC's AEADs
-/// have 16.
-pub const TAG_LEN: usize = 16;
-
-/// Bytes of ciphertext that the header mask is computed from (RFC 9001 §5.4.2).
-pub const SAMPLE_LEN: usize = 16;
 
 /// QUIC version 1.
 const VERSION_1: u32 = 0x0000_0001;
 
-/// What [`HeaderKey::unmask`] found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Unmasked {
-    /// The first byte, without its mask.
-    pub first: u8,
-    /// The packet number as it was on the wire: its low bytes.
-    pub truncated_pn: u64,
-    /// How many bytes it had, 1 to 4.
-    pub pn_len: usize,
-}
-
 /// Both keys of one direction, not worked out yet.
 pub struct DirectionKeys {
-    pub(super) packet: PacketSecret,
-    pub(super) header: HeaderSecret,
+    packet: PacketSecret,
+    header: HeaderSecret,
 }
 
 impl DirectionKeys {
@@ -69,6 +51,17 @@ pub struct Keys {
     pub remote: DirectionKeys,
 }
 
+impl Keys {
+    /// The keys of a level, if a call into TLS has made all four.
+    pub(super) fn of(taken: Taken) -> Option<Self> {
+        let ([local, remote], [local_header, remote_header]) = (taken.packets, taken.headers);
+        Some(Self {
+            local: DirectionKeys { packet: local?, header: local_header? },
+            remote: DirectionKeys { packet: remote?, header: remote_header? },
+        })
+    }
+}
+
 /// The keys of Initial packets, from the destination connection id of the client's first
 /// Initial (RFC 9001 §5.2). After a Retry, from the id that the Retry chose. `None` for a
 /// version that this endpoint does not speak.
@@ -82,7 +75,7 @@ pub fn initial_keys(version: u32, client_dcid: &[u8], side: Side) -> Option<Keys
         Side::Server => rustls::Side::Server,
     };
     let suite = provider::initial_suite()?;
-    taken(|| suite.keys(client_dcid, side, quic::Version::V1)).1.keys()
+    Keys::of(taken(|| suite.keys(client_dcid, side, quic::Version::V1)).1)
 }
 
 /// Keys that the handshake made available.
@@ -118,9 +111,9 @@ impl OneRttSecrets {
     /// Steps to the next phase: its key to seal with and its key to open with. Keep the
     /// previous one for packets that come late (§6.5).
     pub fn next_keys(&mut self) -> (PacketKey, PacketKey) {
-        match taken(|| self.0.next_packet_keys()).1.packets() {
-            Some((local, remote)) => (local.expand(), remote.expand()),
-            None => unreachable!("a configuration's suites note the keys that they make"),
+        match taken(|| self.0.next_packet_keys()).1.packets {
+            [Some(local), Some(remote)] => (local.expand(), remote.expand()),
+            _ => unreachable!("a configuration's suites note the keys that they make"),
         }
     }
 }

@@ -10,8 +10,7 @@ use core::cell::RefCell;
 use rustls::crypto::cipher::{AeadKey, Iv};
 use rustls::{Error, quic};
 
-use super::aead::{Aead, HeaderSecret, PacketSecret};
-use super::{DirectionKeys, Keys, TAG_LEN};
+use super::aead::{Aead, HeaderSecret, PacketSecret, SAMPLE_LEN, TAG_LEN};
 
 thread_local! {
     static TAKEN: RefCell<Taken> = const { RefCell::new(Taken::NOTHING) };
@@ -20,27 +19,12 @@ thread_local! {
 /// The secrets that one call into TLS has made: local first, as the library makes them.
 #[derive(Default)]
 pub(super) struct Taken {
-    packets: [Option<PacketSecret>; 2],
-    headers: [Option<HeaderSecret>; 2],
+    pub(super) packets: [Option<PacketSecret>; 2],
+    pub(super) headers: [Option<HeaderSecret>; 2],
 }
 
 impl Taken {
     const NOTHING: Self = Self { packets: [None, None], headers: [None, None] };
-
-    /// The keys of a level, if the call made all four.
-    pub(super) fn keys(self) -> Option<Keys> {
-        let ([a, b], [c, d]) = (self.packets, self.headers);
-        Some(Keys {
-            local: DirectionKeys { packet: a?, header: c? },
-            remote: DirectionKeys { packet: b?, header: d? },
-        })
-    }
-
-    /// The packet keys of a key phase, local and remote.
-    pub(super) fn packets(self) -> Option<(PacketSecret, PacketSecret)> {
-        let [a, b] = self.packets;
-        Some((a?, b?))
-    }
 }
 
 fn put<T>(places: &mut [Option<T>; 2], value: Option<T>) {
@@ -116,6 +100,6 @@ impl quic::HeaderProtectionKey for Elsewhere {
     }
 
     fn sample_len(&self) -> usize {
-        super::SAMPLE_LEN
+        SAMPLE_LEN
     }
 }

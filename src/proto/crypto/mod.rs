@@ -59,13 +59,11 @@ pub(crate) mod testing;
 mod ticketer;
 mod time;
 
-pub use aead::{HeaderKey, HeaderSecret, PacketKey, PacketSecret};
+pub use aead::{HeaderKey, HeaderSecret, PacketKey, PacketSecret, SAMPLE_LEN, TAG_LEN, Unmasked};
 pub use client::{ClientTls, ClientTlsBuilder};
 pub use config::TlsConfigError;
 pub use error::TlsError;
-pub use keys::{
-    DirectionKeys, KeyChange, Keys, OneRttSecrets, SAMPLE_LEN, TAG_LEN, Unmasked, initial_keys,
-};
+pub use keys::{DirectionKeys, KeyChange, Keys, OneRttSecrets, initial_keys};
 pub use provider::{NAME as PROVIDER, default_provider};
 pub use retry::{RETRY_TAG_LEN, retry_tag, retry_tag_matches};
 pub use seal::{ResetKey, TOKEN_KEY_LEN, TOKEN_NONCE_LEN, TokenKey, TokenSecret};

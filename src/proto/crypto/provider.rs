@@ -1,7 +1,7 @@
-//! The library that does the arithmetic: aws-lc-rs or ring.
+//! The library that does the arithmetic of TLS: aws-lc-rs or ring.
 //!
 //! The two have the same shape, so that one name, [`lib`], stands for either. With both features
-//! on, each does what it does best: aws-lc-rs the handshakes, ring the packets.
+//! on, each does what it does best: aws-lc-rs the handshakes, ring the packets (`aead.rs`).
 
 use std::ptr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -17,12 +17,6 @@ use super::material::Notes;
 pub(super) use aws_lc_rs as lib;
 #[cfg(all(feature = "ring", not(feature = "aws-lc-rs")))]
 pub(super) use ring as lib;
-
-/// The library that protects packets.
-#[cfg(all(feature = "aws-lc-rs", not(feature = "ring")))]
-pub(super) use aws_lc_rs as packets;
-#[cfg(feature = "ring")]
-pub(super) use ring as packets;
 
 #[cfg(feature = "aws-lc-rs")]
 use rustls::crypto::aws_lc_rs as tls;
@@ -40,7 +34,8 @@ pub const NAME: &str = if cfg!(feature = "aws-lc-rs") { "aws-lc-rs" } else { "ri
 /// The provider that configurations use where they are given no other: TLS 1.3 suites only,
 /// AES-128-GCM first. To change a part, take this, set the field (random numbers, key exchange
 /// groups, where signatures come from), and give it to [`super::ServerTls::builder_with`] and
-/// [`super::ClientTls::builder_with`].
+/// [`super::ClientTls::builder_with`]. Packets are protected by this library whatever a suite brings
+/// for them; suites that QUIC does not know are left out.
 #[must_use]
 pub fn default_provider() -> CryptoProvider {
     provider().as_ref().clone()
@@ -77,10 +72,7 @@ static MADE: Mutex<Vec<(&Tls13CipherSuite, &Tls13CipherSuite)>> = Mutex::new(Vec
 
 /// The suite with our packet protection; `None` if QUIC has none for it.
 ///
-/// TLS hands the bytes of its keys out (`material.rs`), and ring or aws-lc-rs works with them
-/// directly. ring lays a key out in one piece, aws-lc-rs behind a pointer of its own: a key that is
-/// not in the cache is then missed twice, the second time where nobody can be told to look ahead.
-/// And ring's fixed cost per packet is lower, which is most of a small packet.
+/// TLS hands the bytes of its keys out (`material.rs`), and `aead.rs` makes keys of them.
 #[expect(clippy::wildcard_enum_match_arm, reason = "the library adds variants in minor versions")]
 pub(super) fn with_packets(suite: SupportedCipherSuite) -> Option<SupportedCipherSuite> {
     let aead = match suite.suite() {

@@ -7,7 +7,7 @@ use rustls::pki_types::ServerName;
 use rustls::quic::{ClientConnection, Connection, ServerConnection, Version};
 use rustls::{AlertDescription, HandshakeKind};
 
-use super::keys::{KeyChange, OneRttSecrets};
+use super::keys::{KeyChange, Keys, OneRttSecrets};
 use super::material::taken;
 use super::refused::Refused;
 use super::{ClientTls, Level, ServerTls, TlsError, time};
@@ -138,7 +138,7 @@ impl Session {
     pub fn write(&mut self, out: &mut Vec<u8>) -> Option<KeyChange> {
         let (change, made) = taken(|| self.tls.write_hs(out));
         // Neither is missing: the suites of a configuration note what they make.
-        let (change, keys) = (change?, made.keys()?);
+        let (change, keys) = (change?, Keys::of(made)?);
         Some(match change {
             rustls::quic::KeyChange::Handshake { .. } => {
                 self.has_handshake_keys = true;

@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::proto::crypto::Level;
-use crate::proto::crypto::Session;
 use crate::proto::crypto::aead::Aead;
 use crate::proto::crypto::testing::{NOW, handshake, hex, pair};
+use crate::proto::crypto::{Session, TAG_LEN, Unmasked};
 
 const DCID: &str = "8394c8f03e515708";
 
