@@ -330,8 +330,4 @@ impl Controller for Cubic {
     fn ssthresh(&self) -> Option<u64> {
         (self.ssthresh != u64::MAX).then_some(self.ssthresh)
     }
-
-    fn name(&self) -> &'static str {
-        "cubic"
-    }
 }

@@ -86,10 +86,6 @@ pub trait Controller: Send {
     /// changed is changed back (RFC 9438 §4.9.2), unless persistent congestion came after it.
     fn on_spurious(&mut self);
 
-    /// Packets of `bytes` left flight and told nothing about the network: their keys were
-    /// discarded, or they were MTU probes.
-    fn on_discarded(&mut self, _bytes: u64) {}
-
     /// Packets may now have `mtu` bytes.
     fn on_mtu(&mut self, mtu: u16);
 
@@ -98,9 +94,6 @@ pub trait Controller: Send {
 
     /// Where slow start ends; `None` while nothing has ended it yet.
     fn ssthresh(&self) -> Option<u64>;
-
-    /// Its name, for statistics.
-    fn name(&self) -> &'static str;
 }
 
 /// Which controller a connection uses.
@@ -175,10 +168,6 @@ impl Controller for AnyController {
         each!(self, controller => controller.on_spurious());
     }
 
-    fn on_discarded(&mut self, bytes: u64) {
-        each!(self, controller => controller.on_discarded(bytes));
-    }
-
     fn on_mtu(&mut self, mtu: u16) {
         each!(self, controller => controller.on_mtu(mtu));
     }
@@ -190,10 +179,6 @@ impl Controller for AnyController {
 
     fn ssthresh(&self) -> Option<u64> {
         each!(self, controller => controller.ssthresh())
-    }
-
-    fn name(&self) -> &'static str {
-        each!(self, controller => controller.name())
     }
 }
 

@@ -107,8 +107,4 @@ impl Controller for NewReno {
     fn ssthresh(&self) -> Option<u64> {
         (self.ssthresh != u64::MAX).then_some(self.ssthresh)
     }
-
-    fn name(&self) -> &'static str {
-        "newreno"
-    }
 }
