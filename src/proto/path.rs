@@ -49,14 +49,14 @@ impl Path {
         self.bytes_in_flight + bytes as u64 > self.congestion.window()
     }
 
-    /// Bytes left flight with the space that they belonged to.
-    pub(super) fn left_flight(&mut self, bytes: u64) {
+    /// Bytes left flight with the space that they belonged to, and tell nothing of the path.
+    pub(super) fn on_discarded(&mut self, bytes: u64) {
         self.bytes_in_flight = self.bytes_in_flight.saturating_sub(bytes);
     }
 
     /// A packet was acknowledged or lost.
     #[inline]
-    pub(super) fn left_flight_with(&mut self, p: &Resolved) {
+    pub(super) fn on_resolved(&mut self, p: &Resolved) {
         if p.info.in_flight {
             self.bytes_in_flight = self.bytes_in_flight.saturating_sub(u64::from(p.info.bytes));
         }

@@ -174,7 +174,7 @@ impl Connection {
                 break;
             }
             data.sent.acknowledge(lo, hi, |p, frames| {
-                path.left_flight_with(&p);
+                path.on_resolved(&p);
                 if p.info.mtu_probe {
                     new_mtu = path.mtu.on_probe_acked(now, p.info.bytes).or(new_mtu);
                 } else {
@@ -247,7 +247,7 @@ impl Connection {
         let (received, crypto) = (&mut s.received, &mut s.crypto_send);
         for (lo, hi) in ack.ranges() {
             s.sent.acknowledge(lo, hi, |p, frames| {
-                path.left_flight_with(&p);
+                path.on_resolved(&p);
                 if let Some((sent_at, bytes, pn)) = acked.note(&p, ack.largest) {
                     path.congestion.on_acked(now, sent_at, bytes, pn, *app_limited, &path.rtt);
                 }
@@ -377,7 +377,7 @@ impl Connection {
         let (mut newest_lost, mut largest_lost) = (0, 0);
         let sent = &mut self.data.sent;
         let losses = sent.detect_losses(now, delay, threshold, first_sample, |p, frames| {
-            path.left_flight_with(&p);
+            path.on_resolved(&p);
             if p.info.mtu_probe {
                 path.mtu.on_probe_lost(now, p.info.bytes);
             } else {
@@ -424,7 +424,7 @@ impl Connection {
         };
         let crypto = &mut s.crypto_send;
         s.sent.detect_losses(now, delay, PACKET_THRESHOLD, first_sample, |p, frames| {
-            path.left_flight_with(&p);
+            path.on_resolved(&p);
             for frame in frames {
                 if let SentFrame::Crypto { offset, len } = frame {
                     crypto.on_lost(offset, len);

@@ -366,7 +366,7 @@ impl Connection {
                 if s.sent.next_pn() - s.sent.first_pn() > UNVALIDATED_RECORDS {
                     let in_flight = s.sent.drain(|_| {});
                     s.sent.forget();
-                    self.path.left_flight(in_flight);
+                    self.path.on_discarded(in_flight);
                 }
             }
         }
@@ -509,7 +509,7 @@ impl Connection {
         }
         let in_flight = s.sent.drain(|_| {});
         *s = HandshakeSpace::default();
-        self.path.left_flight(in_flight);
+        self.path.on_discarded(in_flight);
         self.pto_count = 0;
     }
 
@@ -552,7 +552,7 @@ impl Connection {
         let in_flight = h.initial.sent.drain(|_| {});
         h.initial.crypto_send.restart();
         h.initial.probes = 0;
-        self.path.left_flight(in_flight);
+        self.path.on_discarded(in_flight);
         self.pto_count = 0;
         self.remote_cids.replace_first(packet.scid);
         self.restart_idle(now);
