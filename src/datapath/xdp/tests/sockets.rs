@@ -37,6 +37,14 @@ fn client(lab: &Lab) -> UdpSocket {
     std::thread::spawn(bind).join().unwrap()
 }
 
+/// The one queue of the server, with the port steered to it, and a client.
+fn listening(lab: &Lab) -> (XdpDatapath, UdpSocket) {
+    let device = device(lab);
+    let datapath = device.open_queue(0, &[server()]).unwrap();
+    device.listen(server()).unwrap();
+    (datapath, client(lab))
+}
+
 #[test]
 fn attack_51_a_slot_that_leads_elsewhere_is_found() {
     if !privileged("attack_51_a_slot_that_leads_elsewhere_is_found") {
@@ -65,10 +73,7 @@ fn attack_50_completions_that_stop_replace_the_socket() {
         return;
     }
     let lab = Lab::new(LabConfig { queues: 1 });
-    let device = device(&lab);
-    let mut datapath = device.open_queue(0, &[server()]).unwrap();
-    device.listen(server()).unwrap();
-    let client = client(&lab);
+    let (mut datapath, client) = listening(&lab);
     let fds = datapath.poll_fds().to_vec();
     // Learn the way back from a packet.
     let path = loop {
@@ -159,10 +164,7 @@ fn a_received_frame_for_which_the_fill_ring_has_no_room_is_kept() {
         return;
     }
     let lab = Lab::new(LabConfig { queues: 1 });
-    let device = device(&lab);
-    let mut datapath = device.open_queue(0, &[server()]).unwrap();
-    device.listen(server()).unwrap();
-    let client = client(&lab);
+    let (mut datapath, client) = listening(&lab);
     // As if the kernel were late to say what it took: there is never room for what was received.
     assert_eq!(datapath.crowd_fill_ring(), 256 - 128);
     let (mut seen, mut taken) = (0, 0);
