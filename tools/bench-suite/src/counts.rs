@@ -9,6 +9,8 @@
 use std::process::Command;
 use std::rc::Rc;
 
+use quiclane_measure::{Column, Columns};
+
 use crate::Failure;
 use crate::cases::Case;
 use crate::frame::{self, FrameArgs};
@@ -25,14 +27,14 @@ const SWITCHES: [&str; 2] = ["*measured_client*", "*measured_server*"];
 
 /// Prints instructions per operation for both sides of each case and stack.
 pub(crate) fn print(cases: &[Case], columns: [bool; COLUMNS]) -> Result<(), Failure> {
-    println!("{:<19}{:<10}{:<13}{:>26}", "case", "side", "stack", "instructions");
+    print!("{}", table().line(["case", "side", "stack", "instructions"]));
     for case in cases {
         for column in (0..COLUMNS).filter(|column| columns[*column]) {
             for (end, side) in case.sides().into_iter().enumerate() {
                 let line = ["one", "--case", &case.name(), "--only", NAMES[column]];
                 let count = instructions(&line.map(str::to_owned), SWITCHES[end])?;
                 let unit = format!("{count:.0}/{}", case.operation());
-                println!("{:<19}{side:<10}{:<13}{unit:>26}", case.name(), NAMES[column]);
+                print!("{}", table().line([&case.name(), side, NAMES[column], &unit]));
             }
         }
     }
@@ -47,10 +49,15 @@ pub(crate) fn print_frames() -> Result<(), Failure> {
             let count = instructions(&FrameArgs::line(bytes, summed), SWITCHES[1])?;
             let name = format!("frame-{bytes}{}", if summed { "-summed" } else { "" });
             let unit = format!("{count:.0}/frame");
-            println!("{name:<19}{:<10}{:<13}{unit:>26}", "receiver", NAMES[0]);
+            print!("{}", table().line([&name, "receiver", NAMES[0], &unit]));
         }
     }
     Ok(())
+}
+
+fn table() -> Columns {
+    let words = [19, 10, 13].map(Column::Left);
+    Columns::new(words.into_iter().chain([Column::Right(26)]))
 }
 
 /// Runs this program under callgrind, on a line of arguments, and reads how much was collected.

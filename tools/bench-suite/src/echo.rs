@@ -11,6 +11,7 @@ use clap::Args;
 use quiclane::datapath::xdp::{PortUse, Require, XdpConfig, XdpDatapath, XdpDevice};
 use quiclane::datapath::{Datapath, Link, MAX_BURST, Mode, Path};
 use quiclane::ecn::Ecn;
+use quiclane_measure::percentile;
 
 use crate::{Failure, clock};
 
@@ -125,10 +126,7 @@ fn ping(
         }
     }
     times_ns.sort_unstable();
-    let at = |part: f64| {
-        let index = ((times_ns.len() as f64 * part) as usize).min(times_ns.len().max(1) - 1);
-        times_ns.get(index).map_or(0.0, |ns| *ns as f64 / 1e3)
-    };
+    let at = |part| percentile(&times_ns, part).map_or(0.0, |ns| ns as f64 / 1e3);
     println!(
         "{}",
         serde_json::json!({"pings": times_ns.len(), "p50_us": at(0.5), "p99_us": at(0.99)})

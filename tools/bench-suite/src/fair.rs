@@ -10,6 +10,8 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
+use quiclane_measure::{Column, Columns};
+
 use crate::Failure;
 use crate::identity::Identity;
 use crate::link::{Line, Link, next};
@@ -108,10 +110,7 @@ pub(crate) fn run(wanted: &[String], quick: bool) -> Result<(), Failure> {
     }
     let identity = Rc::new(Identity::new()?);
     let seeds = if quick { QUICK_SEEDS } else { SEEDS };
-    println!(
-        "{:<14}{:>8}{:>9}{:>9}{:>8}{:>8}{:>8}",
-        "", "queue", "Mb/s", "Mb/s", "share", "Jain", "lost"
-    );
+    print!("{}", table().line(["", "queue", "Mb/s", "Mb/s", "share", "Jain", "lost"]));
     for pairing in
         PAIRINGS.iter().filter(|p| wanted.is_empty() || wanted.iter().any(|w| w == p.name))
     {
@@ -125,17 +124,24 @@ pub(crate) fn run(wanted: &[String], quick: bool) -> Result<(), Failure> {
                 lost += overflowed;
             }
             let [a, b] = sum.map(|s| s / seeds as f64);
-            println!(
-                "{:<14}{:>7.2}B{a:>9.2}{b:>9.2}{:>8.3}{:>8.3}{:>8}",
-                pairing.name,
-                queue as f64 / 100.0,
-                b / (a + b),
-                jain / seeds as f64,
-                lost / seeds,
-            );
+            let line = table().line([
+                pairing.name.to_owned(),
+                format!("{:.2}B", queue as f64 / 100.0),
+                format!("{a:.2}"),
+                format!("{b:.2}"),
+                format!("{:.3}", b / (a + b)),
+                format!("{:.3}", jain / seeds as f64),
+                (lost / seeds).to_string(),
+            ]);
+            print!("{line}");
         }
     }
     Ok(())
+}
+
+fn table() -> Columns {
+    let figures = [8, 9, 9, 8, 8, 8].map(Column::Right);
+    Columns::new([Column::Left(14)].into_iter().chain(figures))
 }
 
 /// What the two got, in Mb/s, and what the queue had no room for.

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use quiclane_measure::median;
 use rustls::quic::{Connection, DirectionalKeys, KeyChange, Keys, Version};
 
 use crate::identity::{Identity, SERVER_NAME};
@@ -39,10 +40,9 @@ pub(crate) fn measure(identity: &Identity) -> Result<[f64; 2], Failure> {
         spent[1].push(clock::now().duration_since(middle).as_nanos());
         spent[0].push(middle.duration_since(start).as_nanos());
     }
-    Ok(spent.map(|mut ns| {
-        ns.sort_unstable();
-        ns[BATCHES / 2] as f64 / packets.len() as f64
-    }))
+    let batch = spent.map(|ns| median(ns.into_iter().map(|ns| ns as f64)));
+    let [Some(sender), Some(receiver)] = batch else { return Err("no batch was run".into()) };
+    Ok([sender, receiver].map(|ns| ns / packets.len() as f64))
 }
 
 fn seal(keys: &DirectionalKeys, number: u64, packet: &mut [u8]) -> Result<(), Failure> {

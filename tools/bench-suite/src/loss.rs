@@ -9,6 +9,8 @@
 
 use std::rc::Rc;
 
+use quiclane_measure::{Column, Columns};
+
 use crate::identity::Identity;
 use crate::link::{Line, Link};
 use crate::stack::{BATCH_DATAGRAMS, Client, Endpoint, Server, Setup, Stack};
@@ -75,7 +77,7 @@ pub(crate) fn run(
     }
     let identity = Rc::new(Identity::new()?);
     let seeds = if trace { 1 } else { [SEEDS, QUICK_SEEDS][usize::from(quick)] };
-    println!("{:<14}{:>14}{:>14}{:>14}", "Mb/s", NAMES[0], NAMES[1], NAMES[2]);
+    print!("{}", table().line(["Mb/s"].iter().chain(&NAMES)));
     for case in CASES.iter().filter(|c| wanted.is_empty() || wanted.iter().any(|w| w == c.name)) {
         let mut row = [const { Vec::new() }; COLUMNS];
         for (column, results) in row.iter_mut().enumerate().filter(|(c, _)| columns[*c]) {
@@ -102,7 +104,11 @@ fn print_row(case: &Case, row: [Vec<Transfer>; COLUMNS]) {
             false => format!("{:.2}", t.megabits_per_second),
         })
     });
-    println!("{:<14}{:>14}{:>14}{:>14}", case.name, cells[0], cells[1], cells[2]);
+    print!("{}", table().line([case.name.to_owned()].iter().chain(&cells)));
+}
+
+fn table() -> Columns {
+    Columns::new([Column::Left(14)].into_iter().chain([Column::Right(14); COLUMNS]))
 }
 
 /// Both sides and the path between them.

@@ -6,6 +6,8 @@
 //! slice of somebody else, and show a hundred times what the others do: units that took over
 //! [`INTERRUPTED`] times the median are left out, for every stack alike, and counted.
 
+use quiclane_measure::median;
+
 use crate::{clock, heap};
 
 /// The two ends of a connection.
@@ -133,9 +135,9 @@ impl Meter {
 }
 
 fn sample(units: &[Unit], allocations: [u64; 2]) -> Sample {
-    let mut costs: Vec<f64> = units.iter().map(Unit::ns_per_operation).collect();
-    costs.sort_unstable_by(f64::total_cmp);
-    let Some(median) = costs.get(costs.len() / 2) else { return Sample::default() };
+    let Some(median) = median(units.iter().map(Unit::ns_per_operation)) else {
+        return Sample::default();
+    };
     let kept = |unit: &&Unit| unit.ns_per_operation() <= median * INTERRUPTED;
     let (mut ns, mut operations, mut count) = ([0; 2], 0, 0);
     for unit in units.iter().filter(kept) {

@@ -1,5 +1,6 @@
 //! The result, as a table for people and as one JSON object for programs.
 
+use quiclane_measure::{Column, Columns, figure};
 use serde::Serialize;
 
 use crate::suite::{COLUMNS, Measured, NAMES};
@@ -81,15 +82,14 @@ impl Report {
 
     /// The report as text.
     pub(crate) fn table(&self) -> String {
-        let mut out = format!("{:<19}{:<10}{:<23}", "case", "side", "unit");
-        NAMES.iter().for_each(|name| out.push_str(&format!("{name:>13}")));
-        out.push_str("   ratio\n");
+        let mut out = table().line(["case", "side", "unit"].iter().chain(&NAMES).chain(&["ratio"]));
         for row in self.rows.iter().chain(&self.allocations).chain(&self.idle) {
             out.push_str(&line(row));
         }
         if let Some(Floor { sender, receiver }) = &self.floor {
-            let floor =
-                |side, ns| format!("{:<19}{side:<10}{:<23}{ns:>13.0}\n", "floor-1472", "ns/packet");
+            let floor = |side, ns: &f64| {
+                table().line(["floor-1472", side, "ns/packet", &figure(Some(*ns), 0)])
+            };
             out.push_str(&floor("sender", sender));
             out.push_str(&floor("receiver", receiver));
         }
@@ -98,20 +98,21 @@ impl Report {
 }
 
 fn line(row: &Row) -> String {
-    let mut out = format!("{:<19}{:<10}{:<23}", row.case, row.side, row.unit);
     let decimals = if row.unit.starts_with("allocations") { 2 } else { 0 };
-    for value in row.values() {
-        out.push_str(&match value {
-            Some(value) => format!("{value:>13.decimals$}"),
-            None => format!("{:>13}", "-"),
-        });
-    }
     let best_peer = row.quinn_proto.into_iter().chain(row.quiche).min_by(f64::total_cmp);
-    match (row.quiclane, best_peer) {
-        (Some(own), Some(peer)) if peer > 0.0 => out.push_str(&format!("{:>8.2}\n", own / peer)),
-        _ => out.push_str("       -\n"),
-    }
-    out
+    let ratio = match (row.quiclane, best_peer) {
+        (Some(own), Some(peer)) if peer > 0.0 => Some(own / peer),
+        _ => None,
+    };
+    let words = [row.case.clone(), row.side.to_owned(), row.unit.clone()];
+    let values = row.values().map(|value| figure(value, decimals));
+    table().line(words.into_iter().chain(values).chain([figure(ratio, 2)]))
+}
+
+fn table() -> Columns {
+    let words = [19, 10, 23].map(Column::Left);
+    let values = [Column::Right(13); COLUMNS];
+    Columns::new(words.into_iter().chain(values).chain([Column::Right(8)]))
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
 //! The run: every stack does a slice of a case in turn, many times, and medians are taken.
 //!
-//! A shared machine slows down and speeds up by the second. Slices of all stacks are
-//! interleaved, in an order that rotates, so that such a phase hits all of them; the median
-//! over rounds then says little about the phase. Ratios are taken of medians.
+//! `quiclane-measure` says why slices of all stacks are interleaved. Ratios are taken of medians.
 
 use std::rc::Rc;
+
+use quiclane_measure::{interleaved, median};
 
 use crate::Failure;
 use crate::cases::{Case, Runner};
@@ -63,13 +63,10 @@ pub(crate) fn run(case: Case, plan: &Plan, identity: &Rc<Identity>) -> Result<Me
     let rounds = if plan.quick { QUICK_ROUNDS } else { ROUNDS };
     let operations = case.slice_operations() / if plan.quick { QUICK_DIVISOR } else { 1 };
     let mut samples: [Vec<Sample>; COLUMNS] = Default::default();
-    for round in 0..rounds {
-        for turn in 0..COLUMNS {
-            let column = (round + turn) % COLUMNS;
-            if let Some(runner) = &mut runners[column] {
-                runner.slice((operations / LEAD_IN_DIVISOR).max(1), true)?;
-                samples[column].push(runner.slice(operations, false)?);
-            }
+    for (_, column) in interleaved(rounds, COLUMNS) {
+        if let Some(runner) = &mut runners[column] {
+            runner.slice((operations / LEAD_IN_DIVISOR).max(1), true)?;
+            samples[column].push(runner.slice(operations, false)?);
         }
     }
     Ok(summarise(case, &samples))
@@ -85,7 +82,7 @@ fn start(case: Case, column: usize, identity: &Rc<Identity>) -> Result<Box<dyn R
 
 fn summarise(case: Case, samples: &[Vec<Sample>; COLUMNS]) -> Measured {
     let per = |figure: fn(&Sample) -> f64| {
-        let column = |of: &Vec<Sample>| median(of.iter().map(figure).collect());
+        let column = |of: &Vec<Sample>| median(of.iter().map(figure));
         [column(&samples[0]), column(&samples[1]), column(&samples[2])]
     };
     let all = || samples.iter().flatten();
@@ -95,28 +92,5 @@ fn summarise(case: Case, samples: &[Vec<Sample>; COLUMNS]) -> Measured {
         allocations: [per(|s| s.allocations[0]), per(|s| s.allocations[1])],
         kept: all().map(|s| s.kept).sum(),
         interrupted: all().map(|s| s.interrupted).sum(),
-    }
-}
-
-/// The middle value; `None` of nothing.
-fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_unstable_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() {
-        0 => None,
-        odd if odd % 2 == 1 => Some(values[middle]),
-        _ => Some((values[middle - 1] + values[middle]) / 2.0),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_median_is_the_middle() {
-        assert_eq!(median(vec![]), None);
-        assert_eq!(median(vec![3.0, 1.0, 2.0]), Some(2.0));
-        assert_eq!(median(vec![4.0, 1.0, 3.0, 2.0]), Some(2.5));
     }
 }
