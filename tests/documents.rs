@@ -1,14 +1,11 @@
 //! Holds documents against what they speak of: the table of attacks against the tests, the tree in
-//! CONTRIBUTING against the folders, the links of the README against the package, and the licences
-//! and sources of the dependencies against `deny.toml`. Each check is tried on a document that is
-//! wrong, so that it cannot fall asleep.
+//! CONTRIBUTING against the folders, and the links of the README against the package. Each check is
+//! tried on a document that is wrong, so that it cannot fall asleep.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "documents/attacks.rs"]
 mod attacks;
-#[path = "documents/dependencies.rs"]
-mod dependencies;
 #[path = "documents/tree.rs"]
 mod tree;
 
