@@ -148,7 +148,7 @@ fn layers_within_a_folder_are_kept() {
     ] {
         objects("src/exec/status.rs", text, 1, below);
     }
-    objects("src/exec/lane/bridge.rs", "use super::super::worker::Turn;", 1, "below `worker`");
+    objects("src/exec/lane/adapter.rs", "use super::super::worker::Turn;", 1, "below `worker`");
     objects("src/exec/api/handle.rs", "use super::super::lane::Seat;", 1, "`api` stands below");
     objects("src/datapath/xdp/umem.rs", "use super::device::XdpDevice;", 1, "below `device`");
     // Tests of a file may use what stands above it.

@@ -12,7 +12,7 @@ use std::io;
 
 /// A worker's place on the machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Berth {
+pub(super) struct WorkerPlacement {
     /// The NIC queue, or the worker's own number.
     pub(super) queue: u32,
     /// The CPU to pin to.
@@ -21,7 +21,7 @@ pub(super) struct Berth {
     pub(super) node: Option<u32>,
 }
 
-impl From<Assignment> for Berth {
+impl From<Assignment> for WorkerPlacement {
     fn from(row: Assignment) -> Self {
         Self { queue: row.queue, cpu: Some(row.cpu), node: row.node }
     }
@@ -29,13 +29,13 @@ impl From<Assignment> for Berth {
 
 /// Why a thread could not be put in its place.
 #[derive(Debug)]
-pub struct BerthError {
+pub struct PinError {
     what: &'static str,
     remedy: &'static str,
     error: io::Error,
 }
 
-impl BerthError {
+impl PinError {
     /// What the system said.
     #[must_use]
     pub fn kind(&self) -> io::ErrorKind {
@@ -43,26 +43,26 @@ impl BerthError {
     }
 }
 
-impl fmt::Display for BerthError {
+impl fmt::Display for PinError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}; {}", self.what, self.error, self.remedy)
     }
 }
 
-impl std::error::Error for BerthError {
+impl std::error::Error for PinError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         Some(&self.error)
     }
 }
 
 /// Puts the calling thread in its place.
-pub(super) fn take(berth: &Berth, profile: Profile) -> Result<(), BerthError> {
-    if let Some(cpu) = berth.cpu {
+pub(super) fn take(placement: &WorkerPlacement, profile: Profile) -> Result<(), PinError> {
+    if let Some(cpu) = placement.cpu {
         let remedy = "name CPUs that this process may use, or turn pinning off";
         let what = "a worker cannot be pinned to its CPU";
-        sys::pin_to_cpu(cpu).map_err(|error| BerthError { what, remedy, error })?;
+        sys::pin_to_cpu(cpu).map_err(|error| PinError { what, remedy, error })?;
     }
-    if let Some(node) = berth.node
+    if let Some(node) = placement.node
         && let Err(error) = sys::prefer_node(node)
     {
         // Kernels without NUMA, and sandboxes. First touch gives the same in most cases.
@@ -75,7 +75,7 @@ pub(super) fn take(berth: &Berth, profile: Profile) -> Result<(), BerthError> {
     };
     let remedy = "grant CAP_SYS_NICE, or choose the profile LowLatency";
     let what = "a worker cannot be scheduled as its profile says";
-    sys::set_scheduling(scheduling).map_err(|error| BerthError { what, remedy, error })
+    sys::set_scheduling(scheduling).map_err(|error| PinError { what, remedy, error })
 }
 
 #[cfg(test)]
@@ -85,9 +85,9 @@ mod tests {
     #[test]
     fn a_thread_takes_its_place() {
         let cpu = sys::allowed_cpus().unwrap()[0];
-        let berth = Berth { queue: 0, cpu: Some(cpu), node: Some(0) };
+        let placement = WorkerPlacement { queue: 0, cpu: Some(cpu), node: Some(0) };
         let allowed = std::thread::spawn(move || {
-            take(&berth, Profile::Scavenger).unwrap();
+            take(&placement, Profile::Scavenger).unwrap();
             sys::allowed_cpus().unwrap()
         });
         assert_eq!(allowed.join().unwrap(), [cpu]);
@@ -95,8 +95,9 @@ mod tests {
 
     #[test]
     fn a_place_that_does_not_exist_is_an_error_with_its_remedy() {
-        let berth = Berth { cpu: Some(100_000), ..Berth::default() };
-        let error = std::thread::spawn(move || take(&berth, Profile::LowLatency)).join().unwrap();
+        let placement = WorkerPlacement { cpu: Some(100_000), ..WorkerPlacement::default() };
+        let error =
+            std::thread::spawn(move || take(&placement, Profile::LowLatency)).join().unwrap();
         assert!(error.unwrap_err().to_string().contains("turn pinning off"));
     }
 }

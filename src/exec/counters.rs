@@ -87,9 +87,9 @@ counters! {
         handshakes_failed,
         /// Unfinished handshakes that made room for a client whose address was proven.
         evicted_handshakes,
-        /// Greetings that the acceptor turned away.
+        /// Client Initials that the acceptor turned away.
         refused_by_acceptor,
-        /// Greetings that were not authentic, or broken beyond an answer.
+        /// Client Initials that were not authentic, or broken beyond an answer.
         refused_broken,
         /// Datagrams sent in answer to no connection: Retry, Version Negotiation, resets.
         answers,

@@ -2,9 +2,10 @@
 //!
 //! Every worker owns a [`Mailbox`]. Others put two kinds of things into it:
 //!
-//! - **datagrams** that the NIC gave to the wrong worker. The bytes are copied into a
-//!   [`Parcel`], since the frame that they lie in belongs to the queue that they arrived on.
-//!   Parcels are made once, at most [`PARCELS`] for each sending worker, and go round:
+//! - **datagrams** that the NIC gave to the wrong worker: a handed-over datagram is copied into a
+//!   [`HandedOver`], since the frame that it lies in belongs to the queue that it arrived on.
+//!   These buffers are made once, at most [`HANDED_OVER_MAX`] for each sending worker, and go
+//!   round:
 //!
 //!   ```text
 //!     worker 1: free list --copy--> worker 0: datagrams --read--> worker 1: returned
@@ -14,7 +15,7 @@
 //!
 //! - **commands** of handles: see [`message`](super::message).
 //!
-//! A connection has no more than a share of the parcels ([`SHARE`]).
+//! A connection has no more than a share of those buffers ([`SHARE`]).
 //!
 //! A full ring is never waited for: a datagram is dropped and counted (QUIC sends it again), a
 //! command is given back to its caller as an error.
@@ -34,14 +35,14 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 
-/// Parcels that one worker may have under way to others: 64 bursts of the receive ring would
+/// Datagrams that one worker may have under way to others: 64 bursts of the receive ring would
 /// hide a steering mistake, and fewer than one burst would lose packets of a healthy re-steer.
-pub(super) const PARCELS: usize = 256;
-/// Parcels of one connection that one worker may have under way: a burst, which is what the owner
+pub(super) const HANDED_OVER_MAX: usize = 256;
+/// Datagrams of one connection that one worker may have under way: a burst, which is what the owner
 /// reads in a turn. A client that sends from many ports reaches many workers, and would otherwise
 /// fill the owner's mailbox for all who are rightly handed over.
 pub(super) const SHARE: u16 = MAX_BURST as u16;
-/// Connections are told apart by so many numbers; those that share one share its parcels.
+/// Connections are told apart by so many numbers; those that have the same one share its buffers.
 const FLOWS: usize = 256;
 /// Datagrams that wait in one worker's mailbox.
 pub(super) const INBOX_DATAGRAMS: usize = 1024;
@@ -88,13 +89,13 @@ impl Wakeup {
 
 /// A datagram on its way from the worker that received it to the one that owns it.
 #[derive(Debug)]
-pub(super) struct Parcel {
+pub(super) struct HandedOver {
     /// The worker that sends it and gets it back empty.
     pub(super) origin: usize,
     /// Where the datagram came from; all that the datapath said.
     pub(super) meta: Option<RxMeta>,
     /// The socket that received it, by number: the same on every worker.
-    pub(super) port: usize,
+    pub(super) datapath: usize,
     /// The number that its connection goes by at the sender.
     flow: u8,
     /// Its bytes.
@@ -104,8 +105,8 @@ pub(super) struct Parcel {
 /// The inbox of one worker; `C` is what handles send.
 #[derive(Debug)]
 pub(super) struct Mailbox<C> {
-    datagrams: ArrayQueue<Box<Parcel>>,
-    returned: ArrayQueue<Box<Parcel>>,
+    datagrams: ArrayQueue<Box<HandedOver>>,
+    returned: ArrayQueue<Box<HandedOver>>,
     commands: ArrayQueue<C>,
     closed: AtomicBool,
     pub(super) wakeup: Wakeup,
@@ -124,7 +125,7 @@ impl<C> Mailbox<C> {
     pub(super) fn new(commands: usize) -> io::Result<Self> {
         Ok(Self {
             datagrams: ArrayQueue::new(INBOX_DATAGRAMS),
-            returned: ArrayQueue::new(PARCELS),
+            returned: ArrayQueue::new(HANDED_OVER_MAX),
             commands: ArrayQueue::new(commands),
             closed: AtomicBool::new(false),
             wakeup: Wakeup::new()?,
@@ -154,7 +155,7 @@ impl<C> Mailbox<C> {
     }
 
     /// The owner's next datagram. Give it back to its origin with [`Fleet::give_back`].
-    pub(super) fn datagram(&self) -> Option<Box<Parcel>> {
+    pub(super) fn datagram(&self) -> Option<Box<HandedOver>> {
         if self.datagrams.is_empty() { None } else { self.datagrams.pop() }
     }
 
@@ -206,23 +207,23 @@ impl<C> Fleet<C> {
         self.mailboxes.get(worker)
     }
 
-    /// Sends an emptied parcel home.
-    pub(super) fn give_back(&self, parcel: Box<Parcel>) {
-        if let Some(home) = self.mailboxes.get(parcel.origin) {
-            // As large as the number of parcels there are: it cannot be full.
-            drop(home.returned.push(parcel));
+    /// Gives an emptied buffer back to the worker that it belongs to.
+    pub(super) fn give_back(&self, handed: Box<HandedOver>) {
+        if let Some(home) = self.mailboxes.get(handed.origin) {
+            // As large as the number of buffers that there are: it cannot be full.
+            drop(home.returned.push(handed));
         }
     }
 }
 
-/// The sending side of one worker: its parcels.
+/// The sending side of one worker: its buffers for datagrams that it hands over.
 #[derive(Debug)]
 pub(super) struct Dispatch {
     worker: usize,
-    #[expect(clippy::vec_box, reason = "rings pass the boxes on, and never the parcels")]
-    free: Vec<Box<Parcel>>,
+    #[expect(clippy::vec_box, reason = "rings pass the boxes on, and never what is in them")]
+    free: Vec<Box<HandedOver>>,
     made: usize,
-    /// Parcels under way, by flow.
+    /// Datagrams under way, by flow.
     under_way: Box<[u16; FLOWS]>,
 }
 
@@ -231,7 +232,7 @@ pub(super) struct Dispatch {
 pub(super) enum Sent {
     /// It is in the owner's mailbox.
     Yes,
-    /// All parcels are under way, the mailbox is full, or there is no such worker.
+    /// All buffers are under way, the mailbox is full, or there is no such worker.
     Dropped,
     /// The connection has its [`SHARE`] under way.
     Share,
@@ -240,7 +241,7 @@ pub(super) enum Sent {
 impl Dispatch {
     pub(super) fn new(worker: usize) -> Self {
         let under_way = Box::new([0; FLOWS]);
-        Self { worker, free: Vec::with_capacity(PARCELS), made: 0, under_way }
+        Self { worker, free: Vec::with_capacity(HANDED_OVER_MAX), made: 0, under_way }
     }
 
     /// Copies a datagram of the connection `to` into its owner's mailbox.
@@ -250,7 +251,7 @@ impl Dispatch {
         &mut self,
         fleet: &Fleet<C>,
         to: Route,
-        port: usize,
+        datapath: usize,
         meta: &RxMeta,
         bytes: &[u8],
     ) -> Sent {
@@ -262,40 +263,40 @@ impl Dispatch {
                 return Sent::Share;
             }
         }
-        let Some(mut parcel) = self.parcel(fleet) else { return Sent::Dropped };
-        parcel.meta = Some(*meta);
-        (parcel.port, parcel.flow) = (port, flow);
-        parcel.bytes.clear();
-        parcel.bytes.extend_from_slice(bytes);
-        match mailbox.datagrams.push(parcel) {
+        let Some(mut handed) = self.buffer(fleet) else { return Sent::Dropped };
+        handed.meta = Some(*meta);
+        (handed.datapath, handed.flow) = (datapath, flow);
+        handed.bytes.clear();
+        handed.bytes.extend_from_slice(bytes);
+        match mailbox.datagrams.push(handed) {
             Ok(()) => {
                 self.under_way[usize::from(flow)] += 1;
                 Sent::Yes
             }
-            Err(parcel) => {
-                self.free.push(parcel);
+            Err(handed) => {
+                self.free.push(handed);
                 Sent::Dropped
             }
         }
     }
 
-    /// Takes back the parcels that have come home.
+    /// Takes back the buffers that others have emptied.
     fn take_back<C>(&mut self, fleet: &Fleet<C>) {
         let Some(mailbox) = fleet.mailbox(self.worker) else { return };
-        while let Some(parcel) = mailbox.returned.pop() {
-            self.under_way[usize::from(parcel.flow)] -= 1;
-            self.free.push(parcel);
+        while let Some(handed) = mailbox.returned.pop() {
+            self.under_way[usize::from(handed.flow)] -= 1;
+            self.free.push(handed);
         }
     }
 
-    fn parcel<C>(&mut self, fleet: &Fleet<C>) -> Option<Box<Parcel>> {
+    fn buffer<C>(&mut self, fleet: &Fleet<C>) -> Option<Box<HandedOver>> {
         if self.free.is_empty() {
             self.take_back(fleet);
         }
-        if self.free.is_empty() && self.made < PARCELS {
+        if self.free.is_empty() && self.made < HANDED_OVER_MAX {
             self.made += 1;
             let (origin, bytes) = (self.worker, Vec::with_capacity(2048));
-            return Some(Box::new(Parcel { origin, meta: None, port: 0, flow: 0, bytes }));
+            return Some(Box::new(HandedOver { origin, meta: None, datapath: 0, flow: 0, bytes }));
         }
         self.free.pop()
     }
@@ -326,7 +327,7 @@ mod tests {
 
     /// A client that sends from many ports.
     #[test]
-    fn one_connection_leaves_parcels_and_mailbox_to_others() {
+    fn one_connection_leaves_buffers_and_mailbox_to_others() {
         let fleet = Fleet::<()>::new(2, 1).unwrap();
         let mut dispatch = Dispatch::new(1);
         for round in 0..3 {
@@ -336,8 +337,8 @@ mod tests {
             assert_eq!(taken, usize::from(SHARE), "round {round}");
             assert_eq!(dispatch.send(&fleet, to(0, 7), 0, &meta(1), b"x"), Sent::Share);
             assert_eq!(dispatch.send(&fleet, to(0, 8), 0, &meta(1), b"y"), Sent::Yes);
-            while let Some(parcel) = fleet.mailbox(0).unwrap().datagram() {
-                fleet.give_back(parcel);
+            while let Some(handed) = fleet.mailbox(0).unwrap().datagram() {
+                fleet.give_back(handed);
             }
         }
         dispatch.take_back(&fleet);
@@ -349,30 +350,30 @@ mod tests {
         let fleet = Fleet::<()>::new(2, 1).unwrap();
         let mut dispatch = Dispatch::new(1);
         assert_eq!(dispatch.send(&fleet, to(0, 1), 3, &meta(5), b"datagram"), Sent::Yes);
-        let parcel = fleet.mailbox(0).unwrap().datagram().unwrap();
-        assert_eq!((parcel.origin, parcel.port, &parcel.bytes[..]), (1, 3, &b"datagram"[..]));
-        let got = parcel.meta.unwrap();
+        let handed = fleet.mailbox(0).unwrap().datagram().unwrap();
+        assert_eq!((handed.origin, handed.datapath, &handed.bytes[..]), (1, 3, &b"datagram"[..]));
+        let got = handed.meta.unwrap();
         assert_eq!((got.path.remote.port(), got.ecn), (5, Ecn::Ect0));
     }
 
     #[test]
-    fn parcels_are_bounded_and_come_home() {
+    fn buffers_are_bounded_and_come_back() {
         let fleet = Fleet::<()>::new(2, 1).unwrap();
         let mut dispatch = Dispatch::new(1);
         for _ in 0..3 {
-            for slot in 0..PARCELS as u32 {
+            for slot in 0..HANDED_OVER_MAX as u32 {
                 assert_eq!(dispatch.send(&fleet, to(0, slot), 0, &meta(1), b"x"), Sent::Yes);
             }
             assert_eq!(dispatch.send(&fleet, to(0, 0), 0, &meta(1), b"x"), Sent::Dropped);
-            while let Some(parcel) = fleet.mailbox(0).unwrap().datagram() {
-                fleet.give_back(parcel);
+            while let Some(handed) = fleet.mailbox(0).unwrap().datagram() {
+                fleet.give_back(handed);
             }
         }
-        assert_eq!(dispatch.made, PARCELS);
+        assert_eq!(dispatch.made, HANDED_OVER_MAX);
     }
 
     #[test]
-    fn a_worker_that_does_not_exist_gets_nothing_and_costs_no_parcel() {
+    fn a_worker_that_does_not_exist_gets_nothing_and_costs_no_buffer() {
         let fleet = Fleet::<()>::new(2, 1).unwrap();
         let mut dispatch = Dispatch::new(1);
         assert_eq!(dispatch.send(&fleet, to(2, 0), 0, &meta(1), b"x"), Sent::Dropped);

@@ -8,7 +8,7 @@
 use super::address::Address;
 use super::api::{ConnectionRef, Handler, WorkerRef};
 use super::config::ClientConfig;
-use super::port::{PortError, Purpose};
+use super::source::{OpenDatapathError, Purpose};
 use crate::proto::connection::{ConnectError, TransportConfig};
 use crate::proto::crypto::ClientTls;
 use crate::proto::endpoint::Endpoint;
@@ -62,7 +62,11 @@ impl fmt::Debug for Command {
 /// to whoever turns it, who carries it out between two turns.
 pub(super) enum Control {
     /// Open an address, and say which it became.
-    Open { address: SocketAddr, purpose: Purpose, reply: Sender<Result<SocketAddr, PortError>> },
+    Open {
+        address: SocketAddr,
+        purpose: Purpose,
+        reply: Sender<Result<SocketAddr, OpenDatapathError>>,
+    },
     /// Accept connections.
     Listen(Box<Listener>),
     /// Accept no more for the listener of this number.
@@ -83,7 +87,7 @@ pub(super) struct ConnectRequest {
     pub(super) token: Vec<u8>,
     pub(super) handler: Box<dyn Handler>,
     /// The datapath to send through, by number.
-    pub(super) port: usize,
+    pub(super) datapath: usize,
     /// Our address.
     pub(super) local: SocketAddr,
     /// What the handle that was given out holds.
@@ -109,7 +113,7 @@ impl ConnectRequest {
             tls: config.tls.clone(),
             token: config.token.clone(),
             handler,
-            port: 0,
+            datapath: 0,
             local: SocketAddr::new(any, 0),
             address,
         }
@@ -122,7 +126,7 @@ pub enum ConnectFailure {
     /// The worker's table is full.
     TableFull,
     /// There is no socket to send from, or no route.
-    Port(PortError),
+    Datapath(OpenDatapathError),
     /// The protocol refused.
     Protocol(ConnectError),
 }
@@ -131,7 +135,7 @@ impl fmt::Display for ConnectFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TableFull => f.write_str("the worker has no place for another connection"),
-            Self::Port(error) => error.fmt(f),
+            Self::Datapath(error) => error.fmt(f),
             Self::Protocol(error) => error.fmt(f),
         }
     }
@@ -160,7 +164,7 @@ pub(super) struct Listener {
     /// The same number on every worker.
     pub(super) id: u32,
     /// The datapath that hears for it.
-    pub(super) port: usize,
+    pub(super) datapath: usize,
     /// The address, whose IP may be unspecified.
     pub(super) local: SocketAddr,
     /// It was dropped: set at once, while the command to remove this part may be late, or lost.
@@ -173,7 +177,7 @@ impl fmt::Debug for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Listener")
             .field("id", &self.id)
-            .field("port", &self.port)
+            .field("datapath", &self.datapath)
             .field("local", &self.local)
             .finish_non_exhaustive()
     }

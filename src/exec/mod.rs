@@ -46,14 +46,14 @@
 //! | `sys`, `clock`, `entropy` | the machine: system calls, time, random bytes |
 //! | `config`, `counters`, `address` | all settings; all counters; where a connection is |
 //! | `affinity`, `crowding` | where a thread runs, and whether it may spin there |
-//! | `port` | the datapaths of a worker |
+//! | `source` | the datapaths of a worker, and where they come from |
 //! | `table`, `wheel`, `handoff`, `overrun`, `status` | the parts of a worker |
 //! | `reset_owners` | which worker a stateless reset is for |
 //! | `api/` | what applications touch: handler, references, handle, services |
 //! | `message` | what passes between threads, datagrams aside |
 //! | `lane/` | a worker without thread, clock and datapath: what simulations drive |
 //! | `worker` | the turn: lane, datapaths, inbox, sleep |
-//! | `crew` | workers without threads, for simulations |
+//! | `simulated` | workers without threads, for simulations |
 //! | `registration/` | the front door: opening, listening, connecting, shutting down |
 //!
 //! Moving a connection to another worker comes later. Its places: [`Connection`] is `Send` and
@@ -68,16 +68,16 @@ mod api;
 pub mod clock;
 mod config;
 mod counters;
-mod crew;
 mod crowding;
 mod entropy;
 mod handoff;
 mod lane;
 mod message;
 mod overrun;
-mod port;
 mod registration;
 mod reset_owners;
+mod simulated;
+mod source;
 mod status;
 mod sys;
 mod table;
@@ -87,22 +87,22 @@ mod wheel;
 mod worker;
 
 pub use crate::datapath::udp::{UdpError, UdpErrorKind};
-pub use affinity::BerthError;
+pub use affinity::PinError;
 pub use api::{ConnectionRef, Handle, HandleError, Handler, TimerId, WatchId, WorkerRef};
 pub use config::{
     ClientConfig, Io, LaneLimits, Pin, Polling, Profile, RegistrationConfig, ServerConfig,
     UdpTuning,
 };
 pub use counters::{LaneCounters, Snapshot, TurnCounters, named_endpoint_stats, named_queue_stats};
-pub use crew::{Crew, Worker};
 pub use lane::{Lane, Routed};
 pub use message::{Acceptor, ConnectFailure, NewConnection, Refusal};
 pub use overrun::{CALLBACK_BUDGET_NS, Callback};
-pub use port::{LadderStep, PortError};
 pub use registration::{
     ListenError, Listener, Monitor, OpenError, Progress, Registration, ShutdownReport, WorkerLoop,
     WorkerSeed,
 };
+pub use simulated::{SimulatedWorkers, Worker};
+pub use source::{LadderStep, OpenDatapathError};
 pub use status::WorkerStatus;
 pub use sys::{Interest, Readiness};
 pub use worker::Turn;

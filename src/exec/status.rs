@@ -11,7 +11,7 @@ use super::counters::{
     endpoint_values, queue_from_values, queue_values,
 };
 use super::overrun::Callback;
-use super::port::LadderStep;
+use super::source::LadderStep;
 use crate::datapath::Mode;
 use crate::time::MILLISECOND_NS;
 use std::sync::Mutex;

@@ -2,8 +2,8 @@
 
 use super::api::{ConnectionRef, Handle, Handler, WorkerRef};
 use super::config::{ClientConfig, LaneLimits, ServerConfig};
-use super::crew::{Crew, Worker};
 use super::message::{Acceptor, ConnectFailure, Refusal};
+use super::simulated::{SimulatedWorkers, Worker};
 use crate::datapath::{
     Capabilities, Checksum, Datapath, DatapathError, Link, Mode, Path, QueueStats, RxMeta,
 };
@@ -138,7 +138,7 @@ pub(super) enum Told {
 
 pub(super) type Log = Arc<Mutex<Vec<Told>>>;
 
-/// Writes down what it is told; echoes, or sends a greeting of its own.
+/// Writes down what it is told; echoes, or sends a client Initial of its own.
 pub(super) struct Scribe {
     pub(super) log: Log,
     pub(super) echo: bool,
@@ -209,7 +209,7 @@ impl Handler for Scribe {
 
 /// Listens, echoes, and writes down what it is told.
 fn server(mut worker: Worker<Pipe>, config: &ServerConfig, log: &Log) -> Worker<Pipe> {
-    worker.add_port(Pipe::new()).unwrap();
+    worker.add_datapath(Pipe::new()).unwrap();
     let log = log.clone();
     let acceptor: Acceptor = Arc::new(move |_| {
         Some(Box::new(Scribe { echo: true, ..Scribe::new(&log) }) as Box<dyn Handler>)
@@ -236,13 +236,13 @@ impl Scene {
 
     pub(super) fn with_config(workers: usize, limits: LaneLimits, config: &ServerConfig) -> Self {
         let now = Instant::from_nanos(1_000 * MILLISECOND_NS);
-        let crew = Crew::new(workers, 1).unwrap();
+        let simulated = SimulatedWorkers::new(workers, 1).unwrap();
         let server_log = Log::default();
         let servers = (0..workers)
-            .map(|number| server(crew.worker(number, now, limits), config, &server_log));
+            .map(|number| server(simulated.worker(number, now, limits), config, &server_log));
         let servers = servers.collect();
-        let mut client = Crew::new(1, 2).unwrap().worker(0, now, LaneLimits::default());
-        client.add_port(Pipe::new()).unwrap();
+        let mut client = SimulatedWorkers::new(1, 2).unwrap().worker(0, now, LaneLimits::default());
+        client.add_datapath(Pipe::new()).unwrap();
         Self { now, servers, client, server_log, client_log: Log::default(), queue: 0 }
     }
 
@@ -268,8 +268,8 @@ impl Scene {
     /// A worker that knows no connection takes a server's place: another process of that host,
     /// with the same secret.
     pub(super) fn restart_server(&mut self, number: usize) {
-        let crew = Crew::new(self.servers.len(), 1).unwrap();
-        let worker = crew.worker(number, self.now, LaneLimits::default());
+        let workers = SimulatedWorkers::new(self.servers.len(), 1).unwrap();
+        let worker = workers.worker(number, self.now, LaneLimits::default());
         self.servers[number] = server(worker, &server_config(), &self.server_log);
     }
 
@@ -284,18 +284,18 @@ impl Scene {
     pub(super) fn step(&mut self) {
         self.now = self.now.plus_ns(MILLISECOND_NS);
         self.client.turn(self.now).unwrap();
-        let sent: Vec<_> = self.client.ports()[0].sent.drain(..).collect();
+        let sent: Vec<_> = self.client.datapaths()[0].sent.drain(..).collect();
         for mut datagram in sent {
             if datagram.0.local.ip().is_unspecified() {
                 datagram.0.local = CLIENT.into(); // The choice of a kernel.
             }
-            self.servers[self.queue].ports()[0].carry(datagram);
+            self.servers[self.queue].datapaths()[0].carry(datagram);
         }
         for server in &mut self.servers {
             server.turn(self.now).unwrap();
-            let sent: Vec<_> = server.ports()[0].sent.drain(..).collect();
+            let sent: Vec<_> = server.datapaths()[0].sent.drain(..).collect();
             for datagram in sent {
-                self.client.ports()[0].carry(datagram);
+                self.client.datapaths()[0].carry(datagram);
             }
         }
     }

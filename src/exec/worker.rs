@@ -53,7 +53,7 @@ pub struct Turn {
 /// See the top of `exec/worker.rs`. `D` is the kind of its datapaths.
 pub(super) struct Worker<D> {
     lane: Lane,
-    ports: Vec<D>,
+    datapaths: Vec<D>,
     fleet: Arc<Fleet<Command>>,
     dispatch: Dispatch,
     /// Workers that were sent datagrams in this turn.
@@ -78,7 +78,7 @@ impl<D: Datapath> Worker<D> {
         Self {
             dispatch: Dispatch::new(lane.number()),
             lane,
-            ports: Vec::new(),
+            datapaths: Vec::new(),
             fleet,
             to_wake: Vec::new(),
             polling,
@@ -128,20 +128,20 @@ impl<D: Datapath> Worker<D> {
     ///
     /// # Errors
     /// Its descriptors cannot be waited for.
-    pub(super) fn add_port(&mut self, datapath: D) -> io::Result<usize> {
-        self.ports.push(datapath);
-        let number = self.ports.len() - 1;
-        self.watch_port(number)?;
+    pub(super) fn add_datapath(&mut self, datapath: D) -> io::Result<usize> {
+        self.datapaths.push(datapath);
+        let number = self.datapaths.len() - 1;
+        self.watch_datapath(number)?;
         Ok(number)
     }
 
     /// Waits for what a datapath waits for since its sockets became more.
-    pub(super) fn watch_port(&mut self, number: usize) -> io::Result<()> {
-        let Self { ports, lane, .. } = self;
-        let Some((port, poller)) = ports.get(number).zip(lane.services().poller()) else {
+    pub(super) fn watch_datapath(&mut self, number: usize) -> io::Result<()> {
+        let Self { datapaths, lane, .. } = self;
+        let Some((datapath, poller)) = datapaths.get(number).zip(lane.services().poller()) else {
             return Ok(());
         };
-        for fd in port.poll_fds() {
+        for fd in datapath.poll_fds() {
             match poller.add(*fd, Interest::Readable, OWN_TOKEN) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 other => other?,
@@ -158,8 +158,8 @@ impl<D: Datapath> Worker<D> {
     }
 
     /// The datapaths, by number.
-    pub(super) fn ports(&mut self) -> &mut [D] {
-        &mut self.ports
+    pub(super) fn datapaths(&mut self) -> &mut [D] {
+        &mut self.datapaths
     }
 
     /// What it does for connections.
@@ -186,30 +186,30 @@ impl<D: Datapath> Worker<D> {
         }
         self.lane.set_now(now);
         let mut work = self.receive();
-        work += self.read_parcels();
+        work += self.read_handed_over();
         work += self.read_commands();
         work += self.lane.expire();
         work += self.serve_descriptors();
         work += self.lane.jobs();
         self.take_orders();
-        work += self.lane.transmit(&mut self.ports);
+        work += self.lane.transmit(&mut self.datapaths);
         let mut result = Ok(());
-        for port in &mut self.ports {
-            result = result.and(port.flush());
+        for datapath in &mut self.datapaths {
+            result = result.and(datapath.flush());
         }
         self.account(now, work);
         result.map(|()| Turn { work, next: self.lane.next_timeout() })
     }
 
     fn receive(&mut self) -> usize {
-        let Self { lane, ports, dispatch, fleet, to_wake, .. } = self;
+        let Self { lane, datapaths, dispatch, fleet, to_wake, .. } = self;
         let mut received = 0;
-        for (number, port) in ports.iter_mut().enumerate() {
+        for (number, datapath) in datapaths.iter_mut().enumerate() {
             if lane.looks_ahead() {
-                port.preview(MAX_BURST, &mut |datagram| lane.look_ahead(datagram));
+                datapath.preview(MAX_BURST, &mut |datagram| lane.look_ahead(datagram));
                 lane.fetch_ahead();
             }
-            received += port.receive(MAX_BURST, &mut |meta, datagram| {
+            received += datapath.receive(MAX_BURST, &mut |meta, datagram| {
                 let Routed::Elsewhere(route) = lane.receive(number, meta, datagram) else { return };
                 match dispatch.send(fleet, route, number, meta, datagram) {
                     Sent::Yes => {
@@ -234,21 +234,22 @@ impl<D: Datapath> Worker<D> {
         received
     }
 
-    fn read_parcels(&mut self) -> usize {
+    fn read_handed_over(&mut self) -> usize {
         let Self { lane, fleet, .. } = self;
         let Some(mailbox) = fleet.mailbox(lane.number()) else { return 0 };
         let mut work = 0;
         for _ in 0..INBOX_BUDGET {
-            let Some(mut parcel) = mailbox.datagram() else { break };
+            let Some(mut handed) = mailbox.datagram() else { break };
             work += 1;
             lane.counters_mut().rx_handed_over += 1;
-            if let Some(meta) = parcel.meta
-                && let Routed::Elsewhere(_) = lane.receive(parcel.port, &meta, &mut parcel.bytes)
+            if let Some(meta) = handed.meta
+                && let Routed::Elsewhere(_) =
+                    lane.receive(handed.datapath, &meta, &mut handed.bytes)
             {
                 // Not ours either: it is not sent round.
                 lane.counters_mut().rx_wrong_queue_dropped += 1;
             }
-            fleet.give_back(parcel);
+            fleet.give_back(handed);
         }
         work
     }
@@ -324,8 +325,10 @@ impl<D: Datapath> Worker<D> {
 
     /// What the worker has counted.
     pub(super) fn snapshot(&mut self) -> Snapshot {
-        let queue =
-            self.ports.iter().fold(QueueStats::default(), |all, port| sum(&all, &port.stats()));
+        let queue = self
+            .datapaths
+            .iter()
+            .fold(QueueStats::default(), |all, datapath| sum(&all, &datapath.stats()));
         let overruns = &self.lane.services().overruns;
         let (overrun_turns, by_name) = (overruns.turns, overruns.by_name);
         Snapshot {
@@ -355,9 +358,9 @@ impl<D: Datapath> Worker<D> {
         let Some(mailbox) = fleet.mailbox(number) else { return };
         mailbox.wakeup.announce_sleep();
         let mut quiet = true;
-        for port in &mut self.ports {
+        for datapath in &mut self.datapaths {
             // Every wake-up is armed, also when an earlier one says that there is no need.
-            quiet &= port.prepare_sleep();
+            quiet &= datapath.prepare_sleep();
         }
         if quiet && mailbox.is_empty() {
             // Who looks at the counters of a sleeping worker sees its last ones.

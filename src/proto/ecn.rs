@@ -41,7 +41,7 @@ impl EcnSender {
 
     /// The mark for the next packet.
     #[inline]
-    pub(super) fn mark(&self) -> Ecn {
+    pub(super) fn codepoint(&self) -> Ecn {
         match self.phase {
             Phase::Testing | Phase::Capable => Ecn::Ect0,
             Phase::Unknown | Phase::Failed => Ecn::NotEct,
@@ -50,8 +50,8 @@ impl EcnSender {
 
     /// True if the next packet leaves with a mark.
     #[inline]
-    pub(super) fn marks(&self) -> bool {
-        self.mark() != Ecn::NotEct
+    pub(super) fn is_marking(&self) -> bool {
+        self.codepoint() != Ecn::NotEct
     }
 
     /// True once the peer has confirmed that marks arrive.
@@ -112,21 +112,21 @@ mod tests {
     fn marks_go_on_only_when_the_path_keeps_them() {
         let mut e = EcnSender::new(true);
         for _ in 0..TESTING_PACKETS {
-            assert_eq!(e.mark(), Ecn::Ect0);
+            assert_eq!(e.codepoint(), Ecn::Ect0);
             e.on_sent();
         }
-        assert_eq!(e.mark(), Ecn::NotEct, "waits for proof");
+        assert_eq!(e.codepoint(), Ecn::NotEct, "waits for proof");
         assert_eq!(e.on_report(counts(10, 0), 10), EcnVerdict::Fine);
-        assert_eq!(e.mark(), Ecn::Ect0);
+        assert_eq!(e.codepoint(), Ecn::Ect0);
         assert_eq!(e.on_report(counts(11, 1), 2), EcnVerdict::Congestion);
         assert_eq!(e.on_report(counts(11, 1), 1), EcnVerdict::Fine, "a mark was bleached");
-        assert_eq!(e.mark(), Ecn::NotEct);
+        assert_eq!(e.codepoint(), Ecn::NotEct);
     }
 
     #[test]
     fn a_peer_that_reports_nothing_ends_the_test() {
         let mut e = EcnSender::new(true);
         e.on_report(None, 3);
-        assert_eq!(e.mark(), Ecn::NotEct);
+        assert_eq!(e.codepoint(), Ecn::NotEct);
     }
 }

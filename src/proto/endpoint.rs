@@ -106,7 +106,7 @@ pub struct Endpoint {
     retry: RetryPolicy,
     limiters: Limiters,
     stats: EndpointStats,
-    /// Where a greeting is opened to see whether it is one.
+    /// Where a client Initial is opened to see whether it is one.
     scratch: Vec<u8>,
 }
 
@@ -125,7 +125,7 @@ pub struct EndpointStats {
     pub invalid_tokens: u64,
     /// Initials in datagrams that are too small, or with an id that is too short.
     pub small_initials: u64,
-    /// Greetings that were forged, or damaged on the way.
+    /// Client Initials that were forged, or damaged on the way.
     pub forged: u64,
     /// Datagrams of no connection whose UDP checksum was wrong.
     pub damaged: u64,
@@ -152,10 +152,10 @@ pub struct EndpointStats {
 #[derive(Debug)]
 pub enum Incoming {
     /// A client greets: make a slot for it and call [`Endpoint::accept`].
-    Accept(Greeting),
+    Accept(ClientInitial),
     /// The first bytes of the answer buffer go back to where the datagram came from.
     Answer(usize),
-    /// Nothing: it looks like a greeting, and does not open.
+    /// Nothing: it looks like a client Initial, and does not open.
     Forged,
     /// Nothing.
     Drop,
@@ -163,7 +163,7 @@ pub enum Incoming {
 
 /// A client's first Initial, as far as it is worth a connection.
 #[derive(Clone, Copy, Debug)]
-pub struct Greeting {
+pub struct ClientInitial {
     /// The id that the client wrote as destination: its next Initials have it too.
     pub initial_dcid: ConnectionId,
     original_dcid: ConnectionId,
@@ -172,7 +172,7 @@ pub struct Greeting {
     address_validated: bool,
 }
 
-impl Greeting {
+impl ClientInitial {
     /// A token has proved the client's address.
     #[must_use]
     pub fn address_validated(&self) -> bool {
@@ -276,11 +276,11 @@ impl Endpoint {
         }
     }
 
-    /// Makes the connection for a greeting, which [`incoming`](Endpoint::incoming) has opened
+    /// Makes the connection for a client Initial, which [`incoming`](Endpoint::incoming) has opened
     /// already: a session is not built for noise. Give it the datagram next.
     pub fn accept(
         &mut self,
-        greeting: &Greeting,
+        initial: &ClientInitial,
         now: Instant,
         remote: SocketAddr,
         local_cid: ConnectionId,
@@ -294,11 +294,11 @@ impl Endpoint {
             remote,
             local_cid,
             reset_token: self.reset_token(&local_cid),
-            initial_dcid: greeting.initial_dcid,
-            original_dcid: greeting.original_dcid,
-            retry_scid: greeting.retry_scid,
-            peer_cid: greeting.peer_cid,
-            address_validated: greeting.address_validated,
+            initial_dcid: initial.initial_dcid,
+            original_dcid: initial.original_dcid,
+            retry_scid: initial.retry_scid,
+            peer_cid: initial.peer_cid,
+            address_validated: initial.address_validated,
             seed,
             grease,
         });
@@ -319,7 +319,7 @@ impl Endpoint {
             self.stats.small_initials += 1;
             return Incoming::Drop;
         }
-        let mut greeting = Greeting {
+        let mut initial = ClientInitial {
             initial_dcid: p.dcid,
             original_dcid: p.dcid,
             retry_scid: None,
@@ -327,18 +327,18 @@ impl Endpoint {
             address_validated: false,
         };
         let token = &datagram[p.token.clone()];
-        // What works once is not used up by a greeting that was damaged on the way.
+        // What works once is not used up by a client Initial that was damaged on the way.
         let opened = self.tokens.works_once(token);
         if opened && self.is_forged(datagram, p) {
             return Incoming::Forged;
         }
         match self.tokens.validate(cx.now, cx.remote, token) {
             Validation::Retry { original_dcid, retry_scid } if retry_scid == p.dcid => {
-                greeting.original_dcid = original_dcid;
-                greeting.retry_scid = Some(retry_scid);
-                greeting.address_validated = true;
+                initial.original_dcid = original_dcid;
+                initial.retry_scid = Some(retry_scid);
+                initial.address_validated = true;
             }
-            Validation::NewToken => greeting.address_validated = true,
+            Validation::NewToken => initial.address_validated = true,
             Validation::Retry { .. } | Validation::BadRetry(_) => {
                 if self.is_forged(datagram, p) {
                     return Incoming::Forged;
@@ -362,11 +362,11 @@ impl Endpoint {
         if !opened && self.is_forged(datagram, p) {
             return Incoming::Forged;
         }
-        Incoming::Accept(greeting)
+        Incoming::Accept(initial)
     }
 
-    /// Whether a greeting is not as it was sent; counted. A token that was damaged on the way is
-    /// no lie of the client's: it sends the greeting again, and must not be told that all is
+    /// Whether a client Initial is not as it was sent; counted. A token that was damaged on the way is
+    /// no lie of the client's: it sends the client Initial again, and must not be told that all is
     /// lost.
     fn is_forged(&mut self, datagram: &[u8], p: &Packet) -> bool {
         self.scratch.clear();
@@ -411,13 +411,13 @@ impl Endpoint {
     /// Returns the length of what to send back, if anything.
     pub fn refuse(
         &mut self,
-        greeting: &Greeting,
+        initial: &ClientInitial,
         reason: &str,
         cx: &mut Context<'_>,
     ) -> Option<usize> {
         let refusal = Close {
-            dcid: &greeting.peer_cid,
-            scid: &greeting.initial_dcid,
+            dcid: &initial.peer_cid,
+            scid: &initial.initial_dcid,
             code: code::CONNECTION_REFUSED,
             reason,
         };

@@ -11,7 +11,7 @@ use super::pacer::Pacer;
 use super::patience::Patience;
 use super::recovery::Resolved;
 use super::rtt::Rtt;
-use super::spurious::Suspects;
+use super::spurious::SpuriousCandidates;
 use crate::time::Instant;
 use std::net::SocketAddr;
 
@@ -27,7 +27,7 @@ pub(super) struct Path {
     pub(super) validation: Validation,
     pub(super) rtt: Rtt,
     pub(super) congestion: AnyController,
-    pub(super) suspects: Suspects,
+    pub(super) spurious: SpuriousCandidates,
     pub(super) pacer: Pacer,
     pub(super) bytes_in_flight: u64,
     pub(super) ecn: EcnSender,

@@ -341,7 +341,7 @@ impl SentPackets {
     #[inline]
     pub fn trim(&mut self) {
         while let Some(front) = self.packets.front() {
-            // A skipped number stays as bait until everything before it, and one more
+            // A skipped number stays until everything before it, and one more
             // packet after it, is resolved.
             let done = match front.fate {
                 Fate::Outstanding => false,
@@ -585,7 +585,7 @@ mod tests {
         sent.push_frame(SentFrame::Crypto { offset: 3, len: 1 });
         sent.commit(at(3), eliciting(1));
         assert_eq!(ack(&mut sent, 0, 1), Ok(vec![0, 1]));
-        assert_eq!(sent.packets.len(), 2, "the bait is still out");
+        assert_eq!(sent.packets.len(), 2, "the skipped number still stands");
         assert_eq!(ack(&mut sent, 3, 3), Ok(vec![3]));
         assert!(sent.packets.is_empty());
     }

@@ -2,7 +2,7 @@
 //!
 //! Loss is inferred from what arrived, so a packet that is overtaken by three others is lost
 //! as far as anybody can tell (RFC 9002 §6.1.1). When its acknowledgement arrives after all,
-//! two things follow, and [`Suspects`] keeps the books for both:
+//! two things follow, and [`SpuriousCandidates`] keeps the books for both:
 //!
 //! - the congestion event that it led to was none, if the same holds for every packet lost in
 //!   it: the controller takes the event back (RFC 9438 §4.9.2);
@@ -22,20 +22,20 @@
 //! - an event that something else shows to be true, such as a mark of a router, stays true
 //!   whatever turns up.
 //!
-//! One per connection, for 1-RTT packets: [`Suspects::on_lost`] for each packet that is
-//! declared lost, [`Suspects::on_event`] with what the controller made of them, and
-//! [`Suspects::on_range`] for the ranges of each ACK frame down to [`Suspects::oldest`].
+//! One per connection, for 1-RTT packets: [`SpuriousCandidates::on_lost`] for each packet that is
+//! declared lost, [`SpuriousCandidates::on_event`] with what the controller made of them, and
+//! [`SpuriousCandidates::on_range`] for the ranges of each ACK frame down to [`SpuriousCandidates::oldest`].
 
 use super::recovery::{NeverSent, PACKET_THRESHOLD};
 use crate::time::Instant;
 
 /// Losses of one congestion event that are remembered. An event with more of them is taken for
 /// true: that much reordering would be worse than congestion.
-const SUSPECTS_MAX: usize = 64;
+const CANDIDATES_MAX: usize = 64;
 
-/// Numbers left out that are remembered: one or two windows lie between them, and suspects are
+/// Numbers left out that are remembered: one or two windows lie between them, and candidates are
 /// younger than that.
-const BAITS_MAX: usize = 8;
+const SKIPPED_MAX: usize = 8;
 
 /// No path is thought to reorder by more packets than this: beyond it, the time threshold
 /// alone decides.
@@ -47,7 +47,7 @@ const PERSIST_EVENTS: u8 = 16;
 
 /// The losses of the last congestion event, and how far the path reorders.
 #[derive(Debug)]
-pub struct Suspects {
+pub struct SpuriousCandidates {
     /// Packet numbers that were declared lost and have not turned up, ascending.
     lost: Vec<u64>,
     /// How many of them the controller has not been told of.
@@ -60,11 +60,11 @@ pub struct Suspects {
     /// True events until the threshold falls back.
     persist: u8,
     /// The numbers left out last, in no order.
-    baits: [u64; BAITS_MAX],
-    next_bait: u8,
+    skipped: [u64; SKIPPED_MAX],
+    next_skipped: u8,
 }
 
-impl Default for Suspects {
+impl Default for SpuriousCandidates {
     fn default() -> Self {
         Self {
             lost: Vec::new(),
@@ -74,13 +74,13 @@ impl Default for Suspects {
             packet_threshold: PACKET_THRESHOLD,
             persist: 0,
             // No packet has this number (RFC 9000 §12.3).
-            baits: [u64::MAX; BAITS_MAX],
-            next_bait: 0,
+            skipped: [u64::MAX; SKIPPED_MAX],
+            next_skipped: 0,
         }
     }
 }
 
-impl Suspects {
+impl SpuriousCandidates {
     /// How many later packets may be acknowledged before one is lost.
     #[inline]
     #[must_use]
@@ -102,8 +102,8 @@ impl Suspects {
 
     /// A number was left out.
     pub fn on_skipped(&mut self, pn: u64) {
-        self.baits[usize::from(self.next_bait) % BAITS_MAX] = pn;
-        self.next_bait = self.next_bait.wrapping_add(1);
+        self.skipped[usize::from(self.next_skipped) % SKIPPED_MAX] = pn;
+        self.next_skipped = self.next_skipped.wrapping_add(1);
     }
 
     /// A packet was declared lost: a later one than any before it.
@@ -119,10 +119,10 @@ impl Suspects {
         let fresh = std::mem::take(&mut self.fresh);
         if reduced {
             self.believe(self.lost.len() - fresh);
-            // Losses of another space have no suspects: nothing can take them back.
+            // Losses of another space have no candidates: nothing can take them back.
             self.convicted = fresh == 0;
         }
-        if self.convicted || self.lost.len() > SUSPECTS_MAX {
+        if self.convicted || self.lost.len() > CANDIDATES_MAX {
             return self.convict();
         }
         self.until = until;
@@ -151,8 +151,8 @@ impl Suspects {
     /// The range covers a number that was left out.
     pub fn on_range(&mut self, lo: u64, hi: u64, largest: u64) -> Result<bool, NeverSent> {
         let range = lo..=hi;
-        if let Some(&bait) = self.baits.iter().find(|bait| range.contains(bait)) {
-            return Err(NeverSent(bait));
+        if let Some(&skipped) = self.skipped.iter().find(|skipped| range.contains(skipped)) {
+            return Err(NeverSent(skipped));
         }
         let first = self.lost.partition_point(|&pn| pn < lo);
         let end = self.lost.partition_point(|&pn| pn <= hi);
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn an_event_is_taken_back_when_all_of_it_turned_up() {
-        let mut s = Suspects::default();
+        let mut s = SpuriousCandidates::default();
         assert_eq!(s.oldest(NOW), None);
         s.on_lost(4);
         s.on_lost(5);
@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn what_the_next_event_finds_was_lost() {
-        let mut s = Suspects::default();
+        let mut s = SpuriousCandidates::default();
         s.on_lost(4);
         s.on_event(true, SOON);
         s.on_lost(9);
@@ -211,7 +211,7 @@ mod tests {
 
     #[test]
     fn what_has_not_turned_up_in_time_was_lost() {
-        let mut s = Suspects::default();
+        let mut s = SpuriousCandidates::default();
         s.on_lost(4);
         s.on_event(true, SOON);
         assert_eq!(s.oldest(SOON), Some(4));
@@ -229,7 +229,7 @@ mod tests {
 
     #[test]
     fn marks_and_floods_of_losses_convict() {
-        let mut s = Suspects::default();
+        let mut s = SpuriousCandidates::default();
         s.on_lost(4);
         s.on_event(true, SOON);
         s.convict();
@@ -238,7 +238,7 @@ mod tests {
         s.on_lost(11);
         s.on_event(false, SOON);
         assert_eq!(s.on_range(11, 11, 15), Ok(false));
-        (20..=20 + SUSPECTS_MAX as u64).for_each(|pn| s.on_lost(pn));
+        (20..=20 + CANDIDATES_MAX as u64).for_each(|pn| s.on_lost(pn));
         s.on_event(true, SOON);
         assert_eq!((s.oldest(NOW), s.memory_bytes()), (None, 0));
         s.on_lost(100);
@@ -253,7 +253,7 @@ mod tests {
 
     #[test]
     fn a_number_left_out_convicts_whoever_acknowledges_it_later() {
-        let mut s = Suspects::default();
+        let mut s = SpuriousCandidates::default();
         for pn in 0..20 {
             s.on_skipped(100 * pn);
         }
@@ -266,7 +266,7 @@ mod tests {
 
     #[test]
     fn the_threshold_is_bounded_and_falls_back_after_true_events() {
-        let mut s = Suspects::default();
+        let mut s = SpuriousCandidates::default();
         s.on_lost(4);
         s.on_event(true, SOON);
         assert_eq!(s.on_range(4, 4, u64::MAX - 1), Ok(true));

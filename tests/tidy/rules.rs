@@ -89,7 +89,7 @@ pub(crate) const LAYERS: &[(&str, &[&str])] = &[
             "config",
             "counters",
             "affinity",
-            "port",
+            "source",
             "status",
             "wheel",
             "table",
@@ -100,7 +100,7 @@ pub(crate) const LAYERS: &[(&str, &[&str])] = &[
             "lane",
             "worker",
             // Who turns a worker.
-            "crew",
+            "simulated",
             "registration",
             "testing",
         ],
@@ -148,7 +148,7 @@ const PACKET_ROOMS: &[&str] = &["wire", "proto", "lb", "datapath", "exec"];
 /// why no packet of an established connection takes a lock in it, or an atomic that another thread
 /// writes.
 const SHARED: &[(&str, &str)] = &[
-    ("src/proto/token.rs", "used tokens: a greeting that brings one"),
+    ("src/proto/token.rs", "used tokens: a client Initial that brings one"),
     ("src/proto/crypto/config.rs", "the key log: handshakes"),
     ("src/proto/crypto/provider.rs", "suites: when a configuration is built"),
     ("src/proto/crypto/ticketer.rs", "keys of tickets: handshakes, written once in six hours"),

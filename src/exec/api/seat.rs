@@ -21,7 +21,7 @@ pub(in crate::exec) struct Handshake {
 pub(in crate::exec) struct Seat {
     pub(in crate::exec) key: Key,
     /// The datapath that it sends through.
-    pub(in crate::exec) port: usize,
+    pub(in crate::exec) datapath: usize,
     pub(in crate::exec) path: Path,
     /// Made when somebody asks for a handle.
     pub(in crate::exec) address: Option<Arc<Address>>,
@@ -49,10 +49,10 @@ pub(in crate::exec) struct Seat {
 }
 
 impl Seat {
-    pub(in crate::exec) fn new(key: Key, port: usize, path: Path, now: Instant) -> Self {
+    pub(in crate::exec) fn new(key: Key, datapath: usize, path: Path, now: Instant) -> Self {
         Self {
             key,
-            port,
+            datapath,
             path,
             address: None,
             watches: Vec::new(),

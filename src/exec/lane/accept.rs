@@ -9,7 +9,7 @@ use super::admission::{self, NoPlace};
 use super::{Entry, Lane, enlist};
 use crate::datapath::{MAX_BURST, Path, RxMeta};
 use crate::proto::connection::{Application, Connection, Event};
-use crate::proto::endpoint::{EndpointStats, Greeting};
+use crate::proto::endpoint::{ClientInitial, EndpointStats};
 use crate::wire::StreamId;
 use crate::wire::packet::Form;
 use std::net::{IpAddr, SocketAddr};
@@ -31,14 +31,14 @@ impl Listener {
         self.over.load(Ordering::Relaxed)
     }
 
-    /// True if a datagram to `local`, received at `port`, is for this listener.
-    pub(super) fn hears(&self, port: usize, local: SocketAddr) -> bool {
+    /// True if a datagram to `local`, received at `datapath`, is for this listener.
+    pub(super) fn hears(&self, datapath: usize, local: SocketAddr) -> bool {
         let any = match self.local.ip() {
             IpAddr::V4(ip) => ip.is_unspecified() && local.is_ipv4(),
             // An IPv6 socket hears IPv4 too.
             IpAddr::V6(ip) => ip.is_unspecified(),
         };
-        self.port == port
+        self.datapath == datapath
             && self.local.port() == local.port()
             && (any || self.local.ip() == local.ip())
             && !self.is_over()
@@ -47,7 +47,7 @@ impl Listener {
 
 /// A datagram that answers one of no connection.
 pub(super) struct Answer {
-    pub(super) port: usize,
+    pub(super) datapath: usize,
     pub(super) path: Option<Path>,
     pub(super) len: usize,
     pub(super) bytes: Box<[u8; ANSWER_BYTES]>,
@@ -67,7 +67,8 @@ impl Answers {
 
     /// A buffer to write an answer into, if there is to be one.
     pub(super) fn vacant(&mut self) -> Answer {
-        let made = || Answer { port: 0, path: None, len: 0, bytes: Box::new([0; ANSWER_BYTES]) };
+        let made =
+            || Answer { datapath: 0, path: None, len: 0, bytes: Box::new([0; ANSWER_BYTES]) };
         self.spare.pop().unwrap_or_else(made)
     }
 
@@ -92,13 +93,13 @@ impl Answers {
 }
 
 impl Lane {
-    /// Hears greetings from now on.
+    /// Hears client Initials from now on.
     pub(in crate::exec) fn listen(&mut self, listener: Listener) {
         self.retire(Listener::is_over);
         self.listeners.push(listener);
     }
 
-    /// Hears greetings for `id` no more; its connections go on.
+    /// Hears client Initials for `id` no more; its connections go on.
     pub(in crate::exec) fn stop_listening(&mut self, id: u32) {
         self.retire(|listener| listener.id == id);
     }
@@ -117,21 +118,21 @@ impl Lane {
         ours.fold(self.stopped, |sum, one| endpoint_sum(&sum, &one))
     }
 
-    /// Makes a connection of a greeting, if there is room, it is authentic, and the
+    /// Makes a connection of a client Initial, if there is room, it is authentic, and the
     /// application wants it, in this order: a forged datagram never reaches the application.
-    pub(super) fn greet(
+    pub(super) fn accept_initial(
         &mut self,
         at: usize,
-        greeting: &Greeting,
-        port: usize,
+        initial: &ClientInitial,
+        datapath: usize,
         meta: &RxMeta,
         datagram: &mut [u8],
     ) {
         let (now, remote) = (self.services.now(), meta.path.remote);
-        let (source, proven) = (self.admission.source(remote), greeting.address_validated());
+        let (source, proven) = (self.admission.source(remote), initial.address_validated());
         // Who has not proven its address is here only if there is room.
         if proven && let Err(why) = self.admit(source) {
-            return self.turn_away(at, greeting, port, meta, why);
+            return self.turn_away(at, initial, datapath, meta, why);
         }
         let Some(key) = self.table.next_key() else {
             return self.count_no_place(NoPlace::Full);
@@ -139,7 +140,7 @@ impl Lane {
         let cid = self.new_cid(key);
         let (seed, grease) = (self.services.entropy.number(), self.services.entropy.number());
         let listener = &mut self.listeners[at];
-        let connection = listener.endpoint.accept(greeting, now, remote, cid, seed, grease);
+        let connection = listener.endpoint.accept(initial, now, remote, cid, seed, grease);
         let Some(mut connection) = connection else {
             self.counters.refused_broken += 1;
             return;
@@ -149,10 +150,10 @@ impl Lane {
             return;
         }
         let Some(handler) = self.ask_application(at, &mut connection, meta) else {
-            return self.close_at_once(at, connection, port, meta);
+            return self.close_at_once(at, connection, datapath, meta);
         };
-        let mut seat = Seat::new(key, port, meta.path, now);
-        let initial = InitialKey { dcid: greeting.initial_dcid, remote };
+        let mut seat = Seat::new(key, datapath, meta.path, now);
+        let initial = InitialKey { dcid: initial.initial_dcid, remote };
         seat.handshake = Some(Box::new(Handshake { initial, proven }));
         (seat.source, seat.listener) = (Some(source), Some(self.listeners[at].id));
         self.counters.accepted += 1;
@@ -186,8 +187,8 @@ impl Lane {
     fn turn_away(
         &mut self,
         at: usize,
-        greeting: &Greeting,
-        port: usize,
+        initial: &ClientInitial,
+        datapath: usize,
         meta: &RxMeta,
         why: NoPlace,
     ) {
@@ -198,15 +199,23 @@ impl Lane {
         }
         let mut answer = self.answers.vacant();
         let mut context = self.context(Form::Long, meta, &mut answer.bytes[..]);
-        match self.listeners[at].endpoint.refuse(greeting, NO_ROOM, &mut context) {
-            Some(len) => drop(self.reply(Answer { port, path: Some(meta.path), len, ..answer })),
+        match self.listeners[at].endpoint.refuse(initial, NO_ROOM, &mut context) {
+            Some(len) => {
+                let _routed = self.reply(Answer { datapath, path: Some(meta.path), len, ..answer });
+            }
             None => self.answers.give_back(answer),
         }
     }
 
     /// The last of a connection that ended with its first datagram: it says so once and is
     /// forgotten (RFC 9000 §10.2.1), whoever sent that datagram.
-    fn close_at_once(&mut self, at: usize, mut connection: Connection, port: usize, meta: &RxMeta) {
+    fn close_at_once(
+        &mut self,
+        at: usize,
+        mut connection: Connection,
+        datapath: usize,
+        meta: &RxMeta,
+    ) {
         let now = self.services.now();
         self.counters.handshakes_failed += 1;
         self.admission.failed(now);
@@ -217,7 +226,7 @@ impl Lane {
         match connection.transmit(now, &mut answer.bytes[..]) {
             Some(t) => {
                 let (path, len) = (Some(meta.path), t.len);
-                self.reply(Answer { port, path, len, ..answer });
+                self.reply(Answer { datapath, path, len, ..answer });
             }
             None => self.answers.give_back(answer),
         }

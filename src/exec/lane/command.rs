@@ -4,9 +4,9 @@ use super::super::address::{Address, Key, Place};
 use super::super::api::{Handler, Job, Seat, TimerTarget, WatchId, WatchTarget, WorkerRef};
 use super::super::message::{Command, ConnectFailure, ConnectRequest, Control, Op, Refusal};
 use super::super::overrun::Callback;
-use super::super::port::PortError;
+use super::super::source::OpenDatapathError;
 use super::super::sys::Readiness;
-use super::bridge::Bridge;
+use super::adapter::CallbackAdapter;
 use super::{Entry, JOB_BUDGET, Lane, touch};
 use crate::datapath::{Link, Path};
 use crate::proto::connection::{ClientArgs, Connection};
@@ -31,7 +31,7 @@ impl Lane {
     fn carry_out(&mut self, target: Arc<Address>, op: Op) {
         match target.place() {
             Place::At(worker, key) if usize::from(worker) == self.services.worker() => {
-                if !self.with(key, |connection, bridge| perform(connection, bridge, op)) {
+                if !self.with(key, |connection, adapter| perform(connection, adapter, op)) {
                     self.counters.commands_late += 1;
                 }
             }
@@ -50,14 +50,18 @@ impl Lane {
 
     /// Runs `body` with a connection and its application, and tells the application what
     /// followed. False if the connection is over.
-    fn with(&mut self, key: Key, body: impl FnOnce(&mut Connection, &mut Bridge<'_>)) -> bool {
+    fn with(
+        &mut self,
+        key: Key,
+        body: impl FnOnce(&mut Connection, &mut CallbackAdapter<'_>),
+    ) -> bool {
         let now = self.services.now();
         let Some(entry) = self.table.get(key).filter(|entry| !entry.seat.over) else {
             return false;
         };
-        let (connection, mut bridge) = entry.split(&mut self.services);
-        body(connection, &mut bridge);
-        connection.deliver_events(&mut bridge);
+        let (connection, mut adapter) = entry.split(&mut self.services);
+        body(connection, &mut adapter);
+        connection.deliver_events(&mut adapter);
         touch(&mut self.touched, &mut entry.seat, now);
         true
     }
@@ -78,8 +82,12 @@ impl Lane {
     }
 
     /// Tells that a connection cannot be begun.
-    pub(in crate::exec) fn cannot_connect(&mut self, request: ConnectRequest, error: PortError) {
-        self.not_connected(&request.address, request.handler, ConnectFailure::Port(error));
+    pub(in crate::exec) fn cannot_connect(
+        &mut self,
+        request: ConnectRequest,
+        error: OpenDatapathError,
+    ) {
+        self.not_connected(&request.address, request.handler, ConnectFailure::Datapath(error));
     }
 
     fn not_connected(
@@ -119,7 +127,7 @@ impl Lane {
         };
         request.address.move_to(worker, key);
         let path = Path { local: request.local, remote: request.remote, link: Link::UNKNOWN };
-        let mut seat = Seat::new(key, request.port, path, self.services.now());
+        let mut seat = Seat::new(key, request.datapath, path, self.services.now());
         seat.address = Some(request.address);
         self.counters.connected += 1;
         self.seat_at(Entry { connection, seat, handler: request.handler });
@@ -151,7 +159,7 @@ impl Lane {
     fn timer(&mut self, target: TimerTarget) {
         match target {
             TimerTarget::Connection(key, token) => {
-                self.with(key, |connection, bridge| bridge.timer(connection, token));
+                self.with(key, |connection, adapter| adapter.timer(connection, token));
             }
             TimerTarget::Worker(task) => self.on_worker(Callback::Timer, task),
         }
@@ -160,7 +168,7 @@ impl Lane {
     fn job(&mut self, job: Job) {
         match job {
             Job::Connection(key, task) => {
-                self.with(key, |connection, bridge| bridge.run(connection, task));
+                self.with(key, |connection, adapter| adapter.run(connection, task));
             }
             Job::Worker(task) => self.on_worker(Callback::Task, task),
         }
@@ -172,9 +180,9 @@ impl Lane {
         match self.services.watch_target(watch) {
             Some(&mut WatchTarget::Connection(key, token)) => {
                 let mut open = false;
-                self.with(key, |connection, bridge| {
+                self.with(key, |connection, adapter| {
                     open = !connection.is_closed();
-                    bridge.ready(connection, token, readiness);
+                    adapter.ready(connection, token, readiness);
                 });
                 if !open {
                     self.services.unwatch(watch);
@@ -194,8 +202,8 @@ impl Lane {
 }
 
 /// Carries out one posted call.
-fn perform(connection: &mut Connection, bridge: &mut Bridge<'_>, op: Op) {
-    let now = bridge.services.now();
+fn perform(connection: &mut Connection, adapter: &mut CallbackAdapter<'_>, op: Op) {
+    let now = adapter.services.now();
     let refusal = match op {
         Op::Send { stream, data, fin } => {
             connection.send(stream, data, fin).map_err(|error| Refusal::Send { stream, error })
@@ -214,15 +222,15 @@ fn perform(connection: &mut Connection, bridge: &mut Bridge<'_>, op: Op) {
             Ok(())
         }
         Op::Wake { token } => {
-            bridge.woken(connection, token);
+            adapter.woken(connection, token);
             Ok(())
         }
         Op::Run(task) => {
-            bridge.run(connection, task);
+            adapter.run(connection, task);
             Ok(())
         }
     };
     if let Err(refusal) = refusal {
-        bridge.refused(connection, refusal);
+        adapter.refused(connection, refusal);
     }
 }

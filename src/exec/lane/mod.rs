@@ -24,14 +24,14 @@
 //!
 //! # Who may call whom
 //!
-//! The application is called through `bridge.rs` alone, with the connection, its [`Seat`] and
+//! The application is called through `adapter.rs` alone, with the connection, its [`Seat`] and
 //! the [`Services`] of the worker, each borrowed from its own field: no callback can reach the
 //! table, so none can remove the connection that it is called for, and none can recurse.
 
 mod accept;
+mod adapter;
 mod admission;
 mod ahead;
-mod bridge;
 mod command;
 mod ended;
 mod receive;
@@ -58,9 +58,9 @@ use crate::proto::source::Source;
 use crate::time::{Instant, MILLISECOND_NS, SECOND_NS};
 use crate::wire::ConnectionId;
 use accept::Answers;
+use adapter::CallbackAdapter;
 use admission::Admission;
 use ahead::Ahead;
-use bridge::Bridge;
 use resets::Resets;
 use std::collections::VecDeque;
 
@@ -102,9 +102,12 @@ const _: () = assert!(HOT_BYTES <= 4096, "the hot state of a connection is 4 KiB
 
 impl Entry {
     /// The connection, and its application as the protocol wants to see it.
-    fn split<'a>(&'a mut self, services: &'a mut Services) -> (&'a mut Connection, Bridge<'a>) {
+    fn split<'a>(
+        &'a mut self,
+        services: &'a mut Services,
+    ) -> (&'a mut Connection, CallbackAdapter<'a>) {
         let Self { connection, seat, handler } = self;
-        (connection, Bridge { handler: &mut **handler, seat, services })
+        (connection, CallbackAdapter { handler: &mut **handler, seat, services })
     }
 }
 

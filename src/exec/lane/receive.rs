@@ -6,7 +6,7 @@
 //!    handed over. This worker, and the generation fits: that is the connection;
 //! 2. one that a client chose for a handshake under way is in the table's map;
 //! 3. one that leads nowhere may stand in a stateless reset, which its last bytes tell;
-//! 4. otherwise a listener's endpoint judges: a greeting, an answer without state, nothing.
+//! 4. otherwise a listener's endpoint judges: a client Initial, an answer without state, nothing.
 
 use super::accept::Answer;
 use super::{Lane, touch};
@@ -30,8 +30,8 @@ pub enum Routed {
 }
 
 impl Lane {
-    /// Takes in a datagram that arrived at `port`. It is decrypted where it lies.
-    pub fn receive(&mut self, port: usize, meta: &RxMeta, datagram: &mut [u8]) -> Routed {
+    /// Takes in a datagram that arrived at `datapath`. It is decrypted where it lies.
+    pub fn receive(&mut self, datapath: usize, meta: &RxMeta, datagram: &mut [u8]) -> Routed {
         self.counters.rx_datagrams += 1;
         let Some((form, dcid)) = packet::destination(datagram, CID_LEN) else {
             if let Some(routed) = self.forgotten_by_peer(meta, datagram) {
@@ -53,7 +53,7 @@ impl Lane {
                 if worker < self.services.fleet().len() {
                     return Routed::Elsewhere(route);
                 }
-            } else if self.deliver(
+            } else if self.receive_on(
                 Key { slot: route.slot, generation: route.generation },
                 meta,
                 datagram,
@@ -65,7 +65,7 @@ impl Lane {
             && let Some(key) =
                 self.table.find_initial(&InitialKey { dcid, remote: meta.path.remote })
         {
-            if self.deliver(key, meta, datagram) {
+            if self.receive_on(key, meta, datagram) {
                 return Routed::Here;
             }
             // A late copy, and its connection is over: it must not begin another.
@@ -75,11 +75,11 @@ impl Lane {
         if let Some(routed) = self.forgotten_by_peer(meta, datagram) {
             return routed;
         }
-        self.judge((form, route.is_some()), port, meta, datagram)
+        self.judge((form, route.is_some()), datapath, meta, datagram)
     }
 
     /// Gives a datagram to the connection `key`; false if there is none.
-    fn deliver(&mut self, key: Key, meta: &RxMeta, datagram: &mut [u8]) -> bool {
+    fn receive_on(&mut self, key: Key, meta: &RxMeta, datagram: &mut [u8]) -> bool {
         let Some(entry) = self.table.get(key) else { return false };
         let now = self.services.now();
         let relinked = entry.seat.path.link != meta.path.link && meta.path.link.is_known()
@@ -101,11 +101,11 @@ impl Lane {
     fn judge(
         &mut self,
         (form, ours): (Form, bool),
-        port: usize,
+        datapath: usize,
         meta: &RxMeta,
         datagram: &mut [u8],
     ) -> Routed {
-        let found = self.listeners.iter().position(|l| l.hears(port, meta.path.local));
+        let found = self.listeners.iter().position(|l| l.hears(datapath, meta.path.local));
         let Some(at) = found else {
             self.counters.rx_unroutable += 1;
             return Routed::Dropped;
@@ -117,11 +117,11 @@ impl Lane {
         context.intact = meta.is_intact(datagram);
         match self.listeners[at].endpoint.incoming(datagram, CID_LEN, &mut context) {
             Incoming::Answer(len) => {
-                return self.reply(Answer { port, path: Some(meta.path), len, ..answer });
+                return self.reply(Answer { datapath, path: Some(meta.path), len, ..answer });
             }
-            Incoming::Accept(greeting) => {
+            Incoming::Accept(initial) => {
                 self.answers.give_back(answer);
-                self.greet(at, &greeting, port, meta, datagram);
+                self.accept_initial(at, &initial, datapath, meta, datagram);
                 return Routed::Here;
             }
             Incoming::Forged => self.counters.refused_broken += 1,

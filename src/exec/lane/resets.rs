@@ -109,7 +109,7 @@ mod tests {
     use crate::exec::config::LaneLimits;
     use crate::exec::lane::Routed;
     use crate::exec::testing::{CLIENT, Pipe, SERVER, Scene, Told};
-    use crate::exec::{Crew, Worker};
+    use crate::exec::{SimulatedWorkers, Worker};
     use crate::proto::connection::CloseReason;
     use bytes::Bytes;
 
@@ -155,10 +155,10 @@ mod tests {
         entry.connection.send(stream, Bytes::from_static(b"acknowledge"), true).unwrap();
         touch(&mut lane.touched, &mut entry.seat, scene.now);
         scene.servers[0].turn(scene.now).unwrap();
-        let sent: Vec<_> = scene.servers[0].ports()[0].sent.drain(..).collect();
+        let sent: Vec<_> = scene.servers[0].datapaths()[0].sent.drain(..).collect();
         scene.restart_server(0);
         for datagram in sent {
-            scene.client.ports()[0].carry(datagram);
+            scene.client.datapaths()[0].carry(datagram);
         }
         // The acknowledgement is delayed by up to 25 ms.
         scene.run(30);
@@ -169,10 +169,10 @@ mod tests {
     /// that ends the connection.
     fn with_another_worker() -> (Scene, Worker<Pipe>, [u8; TOKEN_BYTES]) {
         let mut scene = Scene::new(1, LaneLimits::default());
-        let crew = Crew::new(2, 2).unwrap();
+        let workers = SimulatedWorkers::new(2, 2).unwrap();
         let worker = |number| {
-            let mut worker = crew.worker(number, scene.now, LaneLimits::default());
-            worker.add_port(Pipe::new()).unwrap();
+            let mut worker = workers.worker(number, scene.now, LaneLimits::default());
+            worker.add_datapath(Pipe::new()).unwrap();
             worker
         };
         (scene.client, scene.queue) = (worker(0), 0);
@@ -187,7 +187,7 @@ mod tests {
     fn arrives(worker: &mut Worker<Pipe>, scene: &Scene, token: &[u8; TOKEN_BYTES]) {
         let mut reset = vec![0x55; 40];
         reset[24..].copy_from_slice(token);
-        worker.ports()[0].arrived.push_back((from_server(), reset));
+        worker.datapaths()[0].arrived.push_back((from_server(), reset));
         worker.turn(scene.now).unwrap();
     }
 

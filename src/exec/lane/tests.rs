@@ -22,7 +22,7 @@ fn few(connections: usize, handshakes: usize) -> LaneLimits {
 }
 
 #[test]
-fn a_connection_lives_from_greeting_to_removal() {
+fn a_connection_lives_from_initial_to_removal() {
     let mut scene = Scene::new(1, LaneLimits::default());
     let handle = scene.connect(Some(b"hello"));
     scene.run(20);
@@ -74,8 +74,8 @@ fn a_full_datapath_delays_and_loses_nothing() {
     scene.connect(Some(big));
     for _ in 0..2_000 {
         // One buffer in a turn.
-        scene.client.ports()[0].room = Some(1);
-        scene.servers[0].ports()[0].room = Some(1);
+        scene.client.datapaths()[0].room = Some(1);
+        scene.servers[0].datapaths()[0].room = Some(1);
         scene.step();
     }
     let echoed: usize = scene
@@ -95,7 +95,7 @@ fn attack_09_ids_that_clients_choose_are_found_with_their_address_and_forgotten(
     }
     scene.run(5);
     assert_eq!(scene.servers[0].lane().counters().connections, 2);
-    // Done, but remembered for a while, so that a late copy of a greeting is no new greeting.
+    // Done, but remembered for a while, so that a late copy of a client Initial is no new client Initial.
     assert_eq!(scene.servers[0].lane().table.initials(), 2);
     // What is remembered stands in nobody's way.
     scene.connect(None);
@@ -108,13 +108,13 @@ fn attack_09_ids_that_clients_choose_are_found_with_their_address_and_forgotten(
 }
 
 #[test]
-fn a_late_copy_of_a_greeting_makes_no_second_connection() {
+fn a_late_copy_of_a_client_initial_makes_no_second_connection() {
     let mut scene = Scene::new(1, LaneLimits::default());
     scene.connect(None);
     scene.client.turn(scene.now).unwrap();
-    let greeting = scene.client.ports()[0].sent[0].clone();
+    let initial = scene.client.datapaths()[0].sent[0].clone();
     scene.run(20);
-    scene.servers[0].ports()[0].carry(greeting);
+    scene.servers[0].datapaths()[0].carry(initial);
     scene.run(5);
     let counters = scene.servers[0].lane().counters();
     assert_eq!((counters.accepted, counters.connections), (1, 1));
@@ -125,13 +125,13 @@ fn a_late_copy_of_an_initial_whose_connection_is_over_begins_no_other() {
     let mut scene = Scene::new(1, LaneLimits::default());
     let handle = scene.connect(None);
     scene.client.turn(scene.now).unwrap();
-    let initial = scene.client.ports()[0].sent[0].clone();
+    let initial = scene.client.datapaths()[0].sent[0].clone();
     scene.run(20);
     handle.close(7, Bytes::new()).unwrap();
     scene.run(300);
     let lane = scene.servers[0].lane();
     assert!(lane.is_empty() && lane.table.initials() == 1, "over, and its id is remembered");
-    scene.servers[0].ports()[0].carry(initial);
+    scene.servers[0].datapaths()[0].carry(initial);
     scene.run(5);
     let counters = scene.servers[0].lane().counters();
     assert_eq!((counters.accepted, counters.connections, counters.rx_late_initials), (1, 0, 1));
@@ -140,15 +140,15 @@ fn a_late_copy_of_an_initial_whose_connection_is_over_begins_no_other() {
 }
 
 #[test]
-fn a_greeting_that_is_not_authentic_never_reaches_the_application() {
+fn a_client_initial_that_is_not_authentic_never_reaches_the_application() {
     let mut scene = Scene::new(1, LaneLimits::default());
     scene.connect(None);
     scene.client.turn(scene.now).unwrap();
-    let mut greeting = scene.client.ports()[0].sent.pop_front().unwrap();
-    let last = greeting.2.len() - 1;
-    greeting.2[last] ^= 1;
-    greeting.2[last / 2] ^= 1;
-    scene.servers[0].ports()[0].carry(greeting);
+    let mut initial = scene.client.datapaths()[0].sent.pop_front().unwrap();
+    let last = initial.2.len() - 1;
+    initial.2[last] ^= 1;
+    initial.2[last / 2] ^= 1;
+    scene.servers[0].datapaths()[0].carry(initial);
     scene.servers[0].turn(scene.now).unwrap();
     let counters = scene.servers[0].lane().counters();
     assert_eq!((counters.refused_broken, counters.connections), (1, 0));
@@ -178,7 +178,7 @@ fn answers_that_wait_do_not_stand_in_the_way_of_a_client_with_a_token() {
     scene.connect(None);
     scene.step(); // The Retry has arrived.
     scene.client.turn(scene.now).unwrap();
-    let (path, ecn, mut greeting) = scene.client.ports()[0].sent.pop_front().unwrap();
+    let (path, ecn, mut initial) = scene.client.datapaths()[0].sent.pop_front().unwrap();
     let path = crate::datapath::Path { local: path.remote, remote: path.local, ..path };
     let meta = RxMeta { path, ecn, checksum: Checksum::Verified };
     let lane = scene.servers[0].lane();
@@ -189,7 +189,7 @@ fn answers_that_wait_do_not_stand_in_the_way_of_a_client_with_a_token() {
         lane.receive(0, &meta, &mut datagram);
     }
     assert!(lane.counters().answers_dropped > 0, "more wait than may: {:?}", lane.counters());
-    assert_eq!(lane.receive(0, &meta, &mut greeting), Routed::Here);
+    assert_eq!(lane.receive(0, &meta, &mut initial), Routed::Here);
     assert_eq!(lane.counters().connections, 1);
 }
 
@@ -431,11 +431,11 @@ fn a_client_keeps_to_the_address_that_the_kernel_chose_for_it() {
     let handle =
         scene.client.connect(0, any, SERVER.into(), "localhost", &client_config(), handler);
     scene.client.turn(scene.now).unwrap();
-    assert_eq!(scene.client.ports()[0].sent[0].0.local, any, "the kernel is to choose");
+    assert_eq!(scene.client.datapaths()[0].sent[0].0.local, any, "the kernel is to choose");
     scene.run(20);
     handle.close(0, Bytes::new()).unwrap();
     scene.client.turn(scene.now).unwrap();
-    assert_eq!(scene.client.ports()[0].sent[0].0.local, CLIENT.into());
+    assert_eq!(scene.client.datapaths()[0].sent[0].0.local, CLIENT.into());
 }
 
 #[test]
@@ -513,20 +513,20 @@ fn attack_46_a_wrong_checksum_matters_where_no_aead_guards() {
     let mut scene = Scene::with_config(1, LaneLimits::default(), &config);
     scene.connect(None);
     scene.client.turn(scene.now).unwrap();
-    let (_, _, greeting) = scene.client.ports()[0].sent.pop_front().unwrap();
+    let (_, _, initial) = scene.client.datapaths()[0].sent.pop_front().unwrap();
     let lane = scene.servers[0].lane();
     let mut ask = |wrong: bool, datagram: &[u8]| {
         let routed = lane.receive(0, &from(CLIENT, SERVER, wrong), &mut datagram.to_vec());
         let stats = lane.endpoint_stats();
         (routed, stats.retries + stats.version_negotiations + stats.resets, stats.damaged)
     };
-    // A greeting whose AEAD opens is what was sent; one that does not is not answered.
-    assert_eq!(ask(true, &greeting), (Routed::Here, 1, 0));
-    let mut damaged = greeting.clone();
+    // A client Initial whose AEAD opens is what was sent; one that does not is not answered.
+    assert_eq!(ask(true, &initial), (Routed::Here, 1, 0));
+    let mut damaged = initial.clone();
     damaged[700] ^= 1;
     assert_eq!(ask(true, &damaged), (Routed::Dropped, 1, 0));
     assert_eq!(ask(false, &damaged), (Routed::Here, 2, 0), "a Retry is cheaper than to open it");
-    let mut unknown = greeting.clone();
+    let mut unknown = initial.clone();
     unknown[1..5].fill(0x1a);
     assert_eq!(ask(true, &unknown), (Routed::Dropped, 2, 1));
     assert_eq!(ask(false, &unknown), (Routed::Here, 3, 1));
@@ -537,8 +537,8 @@ fn attack_46_version_negotiation_is_believed_only_if_its_checksum_holds() {
     let mut scene = Scene::new(1, LaneLimits::default());
     scene.connect(None);
     scene.client.turn(scene.now).unwrap();
-    let (_, _, greeting) = scene.client.ports()[0].sent.pop_front().unwrap();
-    let (dcid, scid) = crate::wire::packet::long_ids(&greeting, 0).unwrap();
+    let (_, _, initial) = scene.client.datapaths()[0].sent.pop_front().unwrap();
+    let (dcid, scid) = crate::wire::packet::long_ids(&initial, 0).unwrap();
     let mut answer = [0; 64];
     let mut w = crate::wire::Writer::new(&mut answer);
     crate::wire::packet::write_version_negotiation(&mut w, scid, dcid, &[0x1a1a_1a1a], 1).unwrap();

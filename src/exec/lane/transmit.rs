@@ -22,14 +22,14 @@ enum Outcome {
 }
 
 impl Lane {
-    /// Lets the touched connections write, each into the buffers of its own port, until they
+    /// Lets the touched connections write, each into the buffers of its own datapath, until they
     /// are done, the budget is spent, or no buffer is left. Returns the number of datagrams.
-    pub fn transmit<D: Datapath>(&mut self, ports: &mut [D]) -> usize {
-        let mut sent = self.transmit_answers(ports);
+    pub fn transmit<D: Datapath>(&mut self, datapaths: &mut [D]) -> usize {
+        let mut sent = self.transmit_answers(datapaths);
         while sent < TRANSMIT_BUDGET
             && let Some(slot) = self.touched.pop_front()
         {
-            let (count, outcome) = self.transmit_one(slot, ports);
+            let (count, outcome) = self.transmit_one(slot, datapaths);
             sent += count;
             match outcome {
                 Outcome::Done => {
@@ -53,24 +53,26 @@ impl Lane {
         sent
     }
 
-    fn transmit_one<D: Datapath>(&mut self, slot: u32, ports: &mut [D]) -> (usize, Outcome) {
+    fn transmit_one<D: Datapath>(&mut self, slot: u32, datapaths: &mut [D]) -> (usize, Outcome) {
         let now = self.services.now();
         self.supply(slot);
         let Some((_, entry)) = self.table.get_slot(slot) else { return (0, Outcome::Done) };
-        let Some(port) = ports.get_mut(entry.seat.port) else { return (0, Outcome::Done) };
+        let Some(datapath) = datapaths.get_mut(entry.seat.datapath) else {
+            return (0, Outcome::Done);
+        };
         let mut path = entry.seat.path;
         for sent in 0..CONNECTION_BUDGET {
             if !entry.connection.wants_transmit() {
                 return (sent, Outcome::Done);
             }
-            let Some(buffer) = port.tx_buffer(&path) else { return (sent, Outcome::Blocked) };
+            let Some(buffer) = datapath.tx_buffer(&path) else { return (sent, Outcome::Blocked) };
             let Some(written) = entry.connection.transmit(now, buffer) else {
                 return (sent, Outcome::Done);
             };
             if written.remote != path.remote {
                 path = Path { remote: written.remote, ..path };
             }
-            port.tx_commit(written.len, &path, written.ecn);
+            datapath.tx_commit(written.len, &path, written.ecn);
         }
         (CONNECTION_BUDGET, Outcome::More)
     }
@@ -135,20 +137,20 @@ impl Lane {
         }
     }
 
-    fn transmit_answers<D: Datapath>(&mut self, ports: &mut [D]) -> usize {
+    fn transmit_answers<D: Datapath>(&mut self, datapaths: &mut [D]) -> usize {
         let mut sent = 0;
         while let Some(answer) = self.answers.pop() {
-            let Some((port, path)) = ports.get_mut(answer.port).zip(answer.path) else {
+            let Some((datapath, path)) = datapaths.get_mut(answer.datapath).zip(answer.path) else {
                 self.answers.give_back(answer);
                 continue;
             };
-            let Some(buffer) = port.tx_buffer(&path) else {
+            let Some(buffer) = datapath.tx_buffer(&path) else {
                 // It came from there: there is a place for it.
                 let _waits = self.answers.push(answer);
                 break;
             };
             buffer[..answer.len].copy_from_slice(&answer.bytes[..answer.len]);
-            port.tx_commit(answer.len, &path, Ecn::NotEct);
+            datapath.tx_commit(answer.len, &path, Ecn::NotEct);
             self.answers.give_back(answer);
             self.counters.answers += 1;
             sent += 1;

@@ -3,7 +3,7 @@
 use super::super::api::Handler;
 use super::super::config::ServerConfig;
 use super::super::message::{self, Acceptor, Command, Control, NewConnection};
-use super::super::port::{PortError, Purpose};
+use super::super::source::{OpenDatapathError, Purpose};
 use super::run::on_worker_thread;
 use super::{Registration, Shared};
 use crate::datapath::udp::SideSocket;
@@ -21,16 +21,16 @@ pub enum ListenError {
     /// This registration has a listener on the address already.
     Taken(SocketAddr),
     /// The address cannot be had, most likely since another process has it.
-    Address(PortError),
+    Address(OpenDatapathError),
     /// A worker could not open the address.
-    Port {
+    Datapath {
         /// The worker.
         worker: usize,
         /// Why.
-        error: PortError,
+        error: OpenDatapathError,
     },
     /// The device could not be told to steer the address to the workers.
-    Steering(PortError),
+    Steering(OpenDatapathError),
     /// A worker's inbox is full, or it has ended, or nobody turns it.
     Worker(usize),
     /// Called on a worker's thread, which cannot wait for itself: call it elsewhere.
@@ -41,7 +41,7 @@ impl fmt::Display for ListenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Taken(address) => write!(f, "there is a listener on {address} already"),
-            Self::Port { worker, error } => write!(f, "worker {worker}: {error}"),
+            Self::Datapath { worker, error } => write!(f, "worker {worker}: {error}"),
             Self::Address(error) | Self::Steering(error) => error.fmt(f),
             Self::Worker(worker) => write!(f, "worker {worker} does not answer"),
             Self::OnWorkerThread => {
@@ -54,7 +54,9 @@ impl fmt::Display for ListenError {
 impl std::error::Error for ListenError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Port { error, .. } | Self::Address(error) | Self::Steering(error) => Some(error),
+            Self::Datapath { error, .. } | Self::Address(error) | Self::Steering(error) => {
+                Some(error)
+            }
             Self::Taken(_) | Self::Worker(_) | Self::OnWorkerThread => None,
         }
     }
@@ -154,7 +156,7 @@ impl Registration {
         for worker in 0..self.workers() {
             let part = message::Listener {
                 id,
-                port: 0,
+                datapath: 0,
                 local,
                 over: listener.over.clone(),
                 endpoint: Endpoint::new(
@@ -182,7 +184,7 @@ impl Registration {
     /// Another process has the port, or the address is not of this machine.
     pub fn check_address(address: SocketAddr) -> Result<(), ListenError> {
         let claimed = SideSocket::claim(address, None);
-        claimed.map(drop).map_err(|error| ListenError::Address(PortError::Udp(error)))
+        claimed.map(drop).map_err(|error| ListenError::Address(OpenDatapathError::Udp(error)))
     }
 
     /// Opens `address` on every worker. What one listener opens, another must not find half open:
@@ -213,7 +215,7 @@ impl Registration {
         let (reply, answer) = channel::bounded(1);
         self.ask(worker, Control::Open { address, purpose: Purpose::Listen, reply })?;
         match answer.recv() {
-            Ok(opened) => opened.map(drop).map_err(|error| ListenError::Port { worker, error }),
+            Ok(opened) => opened.map(drop).map_err(|error| ListenError::Datapath { worker, error }),
             Err(_) => Err(ListenError::Worker(worker)),
         }
     }

@@ -25,7 +25,7 @@ use super::clock::Clock;
 use super::config::{ClientConfig, RegistrationConfig};
 use super::handoff::{Fleet, PostError};
 use super::message::{Command, ConnectRequest, Control};
-use super::port::Source;
+use super::source::Source;
 use super::status::{Board, WorkerStatus};
 use crate::datapath::xdp::VerdictCounters;
 use crate::proto::token::UsedTokens;

@@ -1,10 +1,10 @@
 //! A worker's thread, or what an application turns in place of one.
 
-use super::super::affinity::Berth;
+use super::super::affinity::WorkerPlacement;
 use super::super::clock::{Clock, time_of_day};
 use super::super::crowding::{Crowding, RunDelay};
 use super::super::message::{ConnectRequest, Control};
-use super::super::port::{Port, PortError, Purpose, Source};
+use super::super::source::{AnyDatapath, OpenDatapathError, Purpose, Source};
 use super::super::status::Board;
 use super::super::worker::{Turn, Worker};
 use crate::datapath::{Datapath, DatapathError};
@@ -30,13 +30,13 @@ pub(super) fn on_worker_thread() -> bool {
 /// A worker that an application turns on a thread of its own. Made by
 /// [`WorkerSeed::start`](super::WorkerSeed::start) on that thread, and bound to it.
 pub struct WorkerLoop {
-    worker: Worker<Port>,
+    worker: Worker<AnyDatapath>,
     clock: Clock,
     source: Source,
     board: Arc<Board>,
-    berth: Berth,
+    placement: WorkerPlacement,
     /// Where connections are sent from, by address family: IPv4, IPv6.
-    client_ports: [Option<SocketAddr>; 2],
+    client_addresses: [Option<SocketAddr>; 2],
     /// Addresses opened for listeners. They stay open for the connections that were accepted
     /// there.
     listened: Vec<SocketAddr>,
@@ -58,11 +58,11 @@ pub enum Progress {
 
 impl WorkerLoop {
     pub(super) fn new(
-        worker: Worker<Port>,
+        worker: Worker<AnyDatapath>,
         clock: Clock,
         source: Source,
         board: Arc<Board>,
-        berth: Berth,
+        placement: WorkerPlacement,
     ) -> Self {
         ON_WORKER.set(true);
         tell_time_of_day(Some(time_of_day));
@@ -71,8 +71,8 @@ impl WorkerLoop {
             clock,
             source,
             board,
-            berth,
-            client_ports: [None; 2],
+            placement,
+            client_addresses: [None; 2],
             listened: Vec::new(),
             finish_at: None,
             failed: false,
@@ -82,10 +82,10 @@ impl WorkerLoop {
     }
 
     /// Opens what a worker has from its start.
-    pub(super) fn open_queue(&mut self) -> Result<(), PortError> {
-        self.worker.watch_own().map_err(PortError::Wait)?;
-        if let Some(port) = self.source.at_start(self.berth.queue)? {
-            self.add_port(port)?;
+    pub(super) fn open_queue(&mut self) -> Result<(), OpenDatapathError> {
+        self.worker.watch_own().map_err(OpenDatapathError::Wait)?;
+        if let Some(datapath) = self.source.at_start(self.placement.queue)? {
+            self.add_datapath(datapath)?;
         }
         self.tell_facts();
         Ok(())
@@ -127,7 +127,7 @@ impl WorkerLoop {
 
     fn judge_crowding(&mut self, now: Instant) {
         if self.crowding.judge(now, self.run_delay.read()) {
-            let (worker, cpu) = (self.worker.lane().number(), self.berth.cpu);
+            let (worker, cpu) = (self.worker.lane().number(), self.placement.cpu);
             tracing::info!(worker, cpu, "others want the CPU: the worker sleeps and does not spin");
         }
         self.worker.set_crowded(!self.crowding.may_spin(now));
@@ -150,27 +150,31 @@ impl WorkerLoop {
         }
     }
 
-    fn open(&mut self, address: SocketAddr, purpose: Purpose) -> Result<SocketAddr, PortError> {
+    fn open(
+        &mut self,
+        address: SocketAddr,
+        purpose: Purpose,
+    ) -> Result<SocketAddr, OpenDatapathError> {
         if purpose == Purpose::Listen && self.listened.contains(&address) {
             // Still open since an earlier listener, though perhaps not waited for.
-            self.worker.watch_port(0).map_err(PortError::Wait)?;
+            self.worker.watch_datapath(0).map_err(OpenDatapathError::Wait)?;
             return Ok(address);
         }
-        let port = self.worker.ports().first_mut();
-        let (bound, made) = self.source.open(port, address, purpose)?;
+        let datapath = self.worker.datapaths().first_mut();
+        let (bound, made) = self.source.open(datapath, address, purpose)?;
         if purpose == Purpose::Listen {
             self.listened.push(bound);
         }
         match made {
-            Some(port) => self.add_port(port)?,
-            None => self.worker.watch_port(0).map_err(PortError::Wait)?,
+            Some(datapath) => self.add_datapath(datapath)?,
+            None => self.worker.watch_datapath(0).map_err(OpenDatapathError::Wait)?,
         }
         self.tell_facts();
         Ok(bound)
     }
 
-    fn add_port(&mut self, port: Port) -> Result<(), PortError> {
-        self.worker.add_port(port).map(drop).map_err(PortError::Wait)
+    fn add_datapath(&mut self, datapath: AnyDatapath) -> Result<(), OpenDatapathError> {
+        self.worker.add_datapath(datapath).map(drop).map_err(OpenDatapathError::Wait)
     }
 
     fn connect(&mut self, mut request: ConnectRequest) {
@@ -183,17 +187,17 @@ impl WorkerLoop {
         }
     }
 
-    /// Where to send from towards `remote`; opens a port of the family once.
-    fn client_address(&mut self, remote: SocketAddr) -> Result<SocketAddr, PortError> {
+    /// Where to send from towards `remote`; opens a socket of the family once.
+    fn client_address(&mut self, remote: SocketAddr) -> Result<SocketAddr, OpenDatapathError> {
         let (family, any) = match remote {
             SocketAddr::V4(_) => (0, IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
             SocketAddr::V6(_) => (1, IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
         };
-        let bound = match self.client_ports[family] {
+        let bound = match self.client_addresses[family] {
             Some(bound) => bound,
             None => {
                 let bound = self.open(SocketAddr::new(any, 0), Purpose::Connect)?;
-                self.client_ports[family] = Some(bound);
+                self.client_addresses[family] = Some(bound);
                 bound
             }
         };
@@ -212,12 +216,12 @@ impl WorkerLoop {
     }
 
     fn tell_facts(&mut self) {
-        let mode = self.worker.ports().first().map(|port| port.capabilities().clone());
-        let (berth, ladder) = (self.berth, self.source.ladder());
+        let mode = self.worker.datapaths().first().map(|datapath| datapath.capabilities().clone());
+        let (placement, ladder) = (self.placement, self.source.ladder());
         self.board.change_facts(|facts| {
-            facts.queue = berth.queue;
-            facts.cpu = berth.cpu;
-            facts.node = berth.node;
+            facts.queue = placement.queue;
+            facts.cpu = placement.cpu;
+            facts.node = placement.node;
             facts.ladder = ladder;
             facts.device = mode.as_ref().and_then(|capabilities| capabilities.device.clone());
             facts.mode = mode.map(|capabilities| capabilities.mode);

@@ -1,6 +1,6 @@
 //! From a configuration to running workers.
 
-use super::super::affinity::{self, Berth, BerthError};
+use super::super::affinity::{self, PinError, WorkerPlacement};
 use super::super::api::{Services, Setting};
 use super::super::clock::Clock;
 use super::super::config::{Io, LaneLimits, Pin, Polling, Profile, RegistrationConfig, UdpTuning};
@@ -8,7 +8,7 @@ use super::super::entropy::Entropy;
 use super::super::handoff::Fleet;
 use super::super::lane::{Lane, LaneParts};
 use super::super::message::{Command, Control};
-use super::super::port::{LadderStep, PortError, Source, steps};
+use super::super::source::{LadderStep, OpenDatapathError, Source, steps};
 use super::super::status::Board;
 use super::super::sys::{self, Poller};
 use super::super::worker::Worker;
@@ -43,14 +43,14 @@ pub enum OpenError {
         /// The worker.
         worker: usize,
         /// Why.
-        error: PortError,
+        error: OpenDatapathError,
     },
     /// A worker could not be put in its place.
-    Berth {
+    Pin {
         /// The worker.
         worker: usize,
         /// Why.
-        error: BerthError,
+        error: PinError,
     },
     /// The configuration id for connection ids is reserved.
     CidConfig(ReservedConfigId),
@@ -66,7 +66,7 @@ impl fmt::Display for OpenError {
             Self::Placement(error) => error.fmt(f),
             Self::Xdp(error) => error.fmt(f),
             Self::Queue { worker, error } => write!(f, "worker {worker}: {error}"),
-            Self::Berth { worker, error } => write!(f, "worker {worker}: {error}"),
+            Self::Pin { worker, error } => write!(f, "worker {worker}: {error}"),
             Self::CidConfig(error) => error.fmt(f),
             Self::Workers(count) => {
                 write!(f, "{count} workers: 1 to {MAX_WORKERS} are possible")
@@ -82,7 +82,7 @@ impl std::error::Error for OpenError {
             Self::Placement(error) => Some(error),
             Self::Xdp(error) => Some(error),
             Self::Queue { error, .. } => Some(error),
-            Self::Berth { error, .. } => Some(error),
+            Self::Pin { error, .. } => Some(error),
             Self::CidConfig(error) => Some(error),
             Self::Workers(_) => None,
             Self::System(error) => Some(error),
@@ -94,7 +94,7 @@ impl std::error::Error for OpenError {
 pub struct WorkerSeed {
     number: usize,
     name: String,
-    berth: Berth,
+    placement: WorkerPlacement,
     profile: Profile,
     polling: Polling,
     limits: LaneLimits,
@@ -110,7 +110,7 @@ impl fmt::Debug for WorkerSeed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WorkerSeed")
             .field("number", &self.number)
-            .field("berth", &self.berth)
+            .field("placement", &self.placement)
             .finish_non_exhaustive()
     }
 }
@@ -125,7 +125,7 @@ impl WorkerSeed {
     /// The CPU that the worker was placed on: [`start`](Self::start) pins the thread to it.
     #[must_use]
     pub fn cpu(&self) -> Option<u32> {
-        self.berth.cpu
+        self.placement.cpu
     }
 
     /// Makes the calling thread this worker: pins it, and opens its queue.
@@ -134,8 +134,8 @@ impl WorkerSeed {
     /// [`OpenError`].
     pub fn start(self) -> Result<WorkerLoop, OpenError> {
         let worker = self.number;
-        affinity::take(&self.berth, self.profile)
-            .map_err(|error| OpenError::Berth { worker, error })?;
+        affinity::take(&self.placement, self.profile)
+            .map_err(|error| OpenError::Pin { worker, error })?;
         let services = Services::new(Setting {
             now: self.clock.now(),
             worker: worker as u16,
@@ -149,7 +149,7 @@ impl WorkerSeed {
         let worker_with_board =
             Worker::new(lane, self.fleet, self.polling).with_board(self.board.clone());
         let mut running =
-            WorkerLoop::new(worker_with_board, self.clock, self.source, self.board, self.berth);
+            WorkerLoop::new(worker_with_board, self.clock, self.source, self.board, self.placement);
         running.open_queue().map_err(|error| OpenError::Queue { worker, error })?;
         Ok(running)
     }
@@ -196,10 +196,10 @@ pub(super) fn prepare(
     let seed = |(number, row): (usize, &topology::Assignment)| WorkerSeed {
         number,
         name: thread_name(&config.name, &suffix(&source, number, row.queue)),
-        berth: if is_pinned {
-            Berth::from(*row)
+        placement: if is_pinned {
+            WorkerPlacement::from(*row)
         } else {
-            Berth { queue: row.queue, ..Berth::default() }
+            WorkerPlacement { queue: row.queue, ..WorkerPlacement::default() }
         },
         profile: config.profile,
         polling,

@@ -2,7 +2,7 @@
 
 use super::super::api::WorkerRef;
 use super::super::config::LaneLimits;
-use super::super::crew::Crew;
+use super::super::simulated::SimulatedWorkers;
 use super::super::testing::{Pipe, client_config};
 use super::*;
 use crate::datapath::{Checksum, Link, Path, RxMeta};
@@ -17,10 +17,10 @@ fn at(us: u64) -> Instant {
 }
 
 fn worker(polling: Polling) -> Worker<Pipe> {
-    let crew = Crew::new(1, 7).unwrap();
-    let mut worker = crew.worker(0, at(0), LaneLimits::default()).into_inner();
+    let workers = SimulatedWorkers::new(1, 7).unwrap();
+    let mut worker = workers.worker(0, at(0), LaneLimits::default()).into_inner();
     worker.polling = polling;
-    worker.add_port(Pipe::new()).unwrap();
+    worker.add_datapath(Pipe::new()).unwrap();
     worker
 }
 
@@ -37,7 +37,7 @@ fn sleeps(worker: &mut Worker<Pipe>, us: u64) -> bool {
 fn disturb(worker: &mut Worker<Pipe>) {
     let address = SocketAddr::from(([192, 0, 2, 1], 1));
     let path = Path { local: address, remote: address, link: Link::UNKNOWN };
-    worker.ports()[0]
+    worker.datapaths()[0]
         .arrived
         .push_back((RxMeta { path, ecn: Ecn::NotEct, checksum: Checksum::Verified }, vec![0; 9]));
 }

@@ -218,12 +218,12 @@ impl Connection {
     /// What was declared lost and arrived after all: an event that it caused is taken back.
     #[inline]
     fn read_late_arrivals(&mut self, now: Instant, ack: &Ack<'_>) -> Result<(), NeverSent> {
-        let Some(oldest) = self.path.suspects.oldest(now) else { return Ok(()) };
+        let Some(oldest) = self.path.spurious.oldest(now) else { return Ok(()) };
         for (lo, hi) in ack.ranges() {
             if hi < oldest {
                 break;
             }
-            if self.path.suspects.on_range(lo, hi, ack.largest)? {
+            if self.path.spurious.on_range(lo, hi, ack.largest)? {
                 self.stats.spurious_congestion_events += 1;
                 self.path.congestion.on_spurious();
             }
@@ -319,11 +319,11 @@ impl Connection {
         if self.path.ecn.on_report(counts, marked) == EcnVerdict::Congestion
             && let Some(sent_at) = largest_sent_at
         {
-            let news =
+            let event =
                 Congestion { sent_time: sent_at, lost_bytes: 0, persistent: false, ecn: true };
-            let reduced = self.path.congestion.on_congestion(now, &news, &self.path.rtt);
+            let reduced = self.path.congestion.on_congestion(now, &event, &self.path.rtt);
             self.stats.congestion_events += u64::from(reduced);
-            self.path.suspects.convict();
+            self.path.spurious.convict();
         }
     }
 
@@ -347,15 +347,15 @@ impl Connection {
         let span_ns = self.path.rtt.persistent_congestion_ns(self.peer_max_ack_delay_ns);
         let persistent = losses.longest_run_ns > span_ns;
         self.stats.persistent_congestions += u64::from(persistent);
-        let news = Congestion { sent_time, lost_bytes: losses.bytes, persistent, ecn: false };
-        let reduced = self.path.congestion.on_congestion(now, &news, &self.path.rtt);
+        let event = Congestion { sent_time, lost_bytes: losses.bytes, persistent, ecn: false };
+        let reduced = self.path.congestion.on_congestion(now, &event, &self.path.rtt);
         self.stats.congestion_events += u64::from(reduced);
         if persistent {
             // RFC 9002 §5.2: the path may have become another one.
             self.path.rtt.forget_minimum();
-            self.path.suspects.convict();
+            self.path.spurious.convict();
         } else {
-            self.path.suspects.on_event(reduced, now.plus_ns(self.pto_ns()));
+            self.path.spurious.on_event(reduced, now.plus_ns(self.pto_ns()));
         }
     }
 
@@ -373,7 +373,7 @@ impl Connection {
             &mut self.pending,
             &mut self.tickets,
         );
-        let threshold = path.suspects.packet_threshold();
+        let threshold = path.spurious.packet_threshold();
         let (mut newest_lost, mut largest_lost) = (0, 0);
         let sent = &mut self.data.sent;
         let losses = sent.detect_losses(now, delay, threshold, first_sample, |p, frames| {
@@ -384,7 +384,7 @@ impl Connection {
                 newest_lost = p.pn;
                 largest_lost = largest_lost.max(p.info.bytes);
                 if p.info.in_flight {
-                    path.suspects.on_lost(p.pn);
+                    path.spurious.on_lost(p.pn);
                 }
             }
             for frame in frames {

@@ -52,16 +52,16 @@ impl Connection {
         let received = &mut self.data.received;
         // RFC 9000 §13.2.1: a probe tells what arrived, since the last ACK may be lost as well.
         let repeats = self.data.probes > 0 || self.keys.as_ref().is_some_and(|k| k.owes_answer());
-        let owes = received.owes_ack(now);
+        let pending = received.ack_is_pending(now);
         let mut asks = false;
-        if (repeats || owes)
+        if (repeats || pending)
             && let Some(largest) = write_received(w, received, now)
         {
             self.data.sent.push_frame(SentFrame::Ack { largest });
             if let Some(keys) = &mut self.keys {
                 keys.answered();
             }
-            asks = self.pto_count > 0 && owes && self.hears_again(now);
+            asks = self.pto_count > 0 && pending && self.hears_again(now);
         }
         if permit == Permit::AckOnly {
             return asks && self.write_ack_probe(w);
@@ -333,7 +333,7 @@ fn draft_in_space(
     let mut w = Writer::new(&mut buf[..room]);
     let layout = header.write(&mut w, pn, pn_len(pn, s.sent.largest_acked())).ok()?;
     let payload_at = w.position();
-    if (probing || s.received.owes_ack(now))
+    if (probing || s.received.ack_is_pending(now))
         && let Some(largest) = write_received(&mut w, &mut s.received, now)
     {
         s.sent.push_frame(SentFrame::Ack { largest });

@@ -17,7 +17,7 @@ pub(super) struct Closing {
     reason: Bytes,
     application: bool,
     /// A CONNECTION_CLOSE is owed.
-    owed: bool,
+    pending: bool,
     /// Datagrams that arrived since closing began, and at which count the next is answered:
     /// RFC 9000 §10.2.1 asks for ever rarer answers.
     heard: u64,
@@ -137,15 +137,15 @@ impl Connection {
             c.heard += 1;
             if c.heard >= c.answer_at {
                 c.answer_at = c.answer_at.saturating_mul(2);
-                c.owed = true;
+                c.pending = true;
             }
         }
         self.deliver(app);
     }
 
     /// True while a CONNECTION_CLOSE has to be written.
-    pub(super) fn close_is_owed(&self) -> bool {
-        self.closing.as_ref().is_some_and(|c| c.owed)
+    pub(super) fn close_is_pending(&self) -> bool {
+        self.closing.as_ref().is_some_and(|c| c.pending)
     }
 
     /// Writes the close, in every space that the peer may be able to read.
@@ -154,7 +154,7 @@ impl Connection {
         let budget = usize::try_from(self.path.validation.budget()).unwrap_or(usize::MAX);
         let limit = buf.len().min(usize::from(super::MIN_DATAGRAM_BYTES)).min(budget);
         let mut at = 0;
-        if std::mem::take(&mut closing.owed) {
+        if std::mem::take(&mut closing.pending) {
             for space in [SpaceId::Initial, SpaceId::Handshake, SpaceId::Data] {
                 let written = self.write_close(space, &closing, &mut buf[at..limit]);
                 at += written.unwrap_or(0);
@@ -223,7 +223,7 @@ fn pad_initial(w: &mut Writer<'_>, side: crate::wire::Side) {
 
 impl Closing {
     fn new(code: u64, frame_type: u64, reason: Bytes, application: bool) -> Self {
-        Self { code, frame_type, reason, application, owed: true, heard: 0, answer_at: 1 }
+        Self { code, frame_type, reason, application, pending: true, heard: 0, answer_at: 1 }
     }
 
     /// The frame; what an application says is not for packets that anyone can read

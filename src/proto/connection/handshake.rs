@@ -21,7 +21,7 @@ use crate::proto::pacer::Pacer;
 use crate::proto::path::{Path, Validation};
 use crate::proto::patience::Patience;
 use crate::proto::rtt::Rtt;
-use crate::proto::spurious::Suspects;
+use crate::proto::spurious::SpuriousCandidates;
 use crate::proto::streams::{Limits, Streams};
 use crate::time::{Instant, MILLISECOND_NS};
 use crate::wire::packet::{self, Packet};
@@ -255,7 +255,7 @@ impl Connection {
                 validation: Validation::new(base.address_validated),
                 rtt: Rtt::new(nanos(config.initial_rtt)),
                 congestion: AnyController::new(config.congestion, mtu),
-                suspects: Suspects::default(),
+                spurious: SpuriousCandidates::default(),
                 pacer: Pacer::new(base.now, mtu),
                 bytes_in_flight: 0,
                 ecn: EcnSender::new(config.ecn),

@@ -343,7 +343,7 @@ impl Connection {
             + self.keys.as_ref().map_or(0, OneRttKeys::heap_bytes)
             + self.data.sent.memory_bytes()
             + self.data.received.ranges.heap_bytes()
-            + self.path.suspects.memory_bytes()
+            + self.path.spurious.memory_bytes()
             + self.streams.memory_bytes()
             + self.events.capacity() * size_of::<Event>()
             + cold

@@ -136,7 +136,7 @@ impl Received {
 
     /// True when a packet that leaves anyway should carry an acknowledgement.
     #[inline]
-    pub(super) fn owes_ack(&self, now: Instant) -> bool {
+    pub(super) fn ack_is_pending(&self, now: Instant) -> bool {
         self.unacked > 0 || self.ack_due(now)
     }
 

@@ -72,7 +72,7 @@ impl Connection {
                     || self.data.probes > 0
                     || self.data.received.deadline.is_some()
             }
-            State::Closing => self.close_is_owed(),
+            State::Closing => self.close_is_pending(),
             State::Draining | State::Drained => false,
         }
     }
@@ -132,7 +132,7 @@ impl Connection {
         if probing {
             self.data.probes -= 1;
         }
-        let ecn = self.path.ecn.mark();
+        let ecn = self.path.ecn.codepoint();
         self.path.ecn.on_sent();
         Some((len, ecn))
     }
@@ -195,7 +195,7 @@ impl Connection {
             let _fits = Frame::Padding { len }.write(&mut w);
             end = w.position();
         }
-        let kind = SealedAs { ack_eliciting, mtu_probe: false, marked: self.path.ecn.marks() };
+        let kind = SealedAs { ack_eliciting, mtu_probe: false, marked: self.path.ecn.is_marking() };
         self.seal_data(now, buf, header, pn_at, pn, end, kind)
     }
 
@@ -290,7 +290,7 @@ impl Connection {
     /// Leaves out the next packet number, unless the one before it was.
     fn skip(&mut self) {
         if !self.data.sent.has_just_skipped() {
-            self.path.suspects.on_skipped(self.data.sent.next_pn());
+            self.path.spurious.on_skipped(self.data.sent.next_pn());
             self.data.sent.skip();
         }
     }
@@ -313,7 +313,7 @@ impl Connection {
 
     /// The next number to leave out lies one to two windows ahead: the more a cheating peer
     /// could gain, the more packets it has to acknowledge blindly, and at least one of any
-    /// window is bait on average.
+    /// window is skipped on average.
     pub(super) fn plan_skip(&mut self) {
         let window_packets =
             self.path.congestion.window() / u64::from(self.path.mtu.current().max(1));
@@ -348,7 +348,7 @@ impl Connection {
         Frame::Padding { len: w.remaining() }.write(&mut w).ok()?;
         let end = w.position();
         self.data.sent.push_frame(SentFrame::Ping);
-        let mark = self.path.ecn.mark();
+        let mark = self.path.ecn.codepoint();
         let kind = SealedAs { ack_eliciting: true, mtu_probe: true, marked: mark != Ecn::NotEct };
         let len = self.seal_data(now, &mut buf[..size], header, pn_at, pn, end, kind)?;
         self.path.mtu.on_probe_sent();

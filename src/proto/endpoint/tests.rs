@@ -67,7 +67,7 @@ fn ask(
     (incoming, answer[..len].to_vec())
 }
 
-fn greeting(client: &mut Connection, now: Instant) -> Vec<u8> {
+fn initial(client: &mut Connection, now: Instant) -> Vec<u8> {
     let mut buf = [0; 1500];
     let t = client.transmit(now, &mut buf).unwrap();
     buf[..t.len].to_vec()
@@ -84,16 +84,16 @@ impl Application for Nobody {
 }
 
 #[test]
-fn a_greeting_is_accepted_without_retry() {
+fn a_client_initial_is_accepted_without_retry() {
     let (mut endpoint, mut client) = endpoint(RetryPolicy::Above(10));
-    let first = greeting(&mut client, at(0));
+    let first = initial(&mut client, at(0));
     assert!(matches!(ask(&mut endpoint, &first, addr(9), at(0)).0, Incoming::Accept(_)));
 }
 
 #[test]
-fn forged_greetings_build_no_session() {
+fn forged_client_initials_build_no_session() {
     let (mut endpoint, mut client) = endpoint(RetryPolicy::Never);
-    let first = greeting(&mut client, at(0));
+    let first = initial(&mut client, at(0));
     let (mut forged, protected) = (0, 40);
     for byte in (protected..first.len()).step_by(7) {
         let mut bad = first.clone();
@@ -111,35 +111,35 @@ fn forged_greetings_build_no_session() {
 #[test]
 fn attack_07_retry_then_refusals_and_duplicates_leave_nothing_behind() {
     let (mut endpoint, mut client) = endpoint(RetryPolicy::Always);
-    let first = greeting(&mut client, at(0));
+    let first = initial(&mut client, at(0));
     let (incoming, mut retry) = ask(&mut endpoint, &first, addr(9), at(0));
     assert!(matches!(incoming, Incoming::Answer(_)));
     // The client's Initial comes twice: it is asked to prove itself twice.
     let (again, _) = ask(&mut endpoint, &first, addr(9), at(1));
     assert!(matches!(again, Incoming::Answer(_)));
     client.receive(at(1), addr(443), Ecn::NotEct, &mut retry, &mut Nobody);
-    let second = greeting(&mut client, at(1));
+    let second = initial(&mut client, at(1));
     // Turned away by not calling `accept`, any number of times, and accepted after all.
     for _ in 0..3 {
         let (incoming, _) = ask(&mut endpoint, &second, addr(9), at(2));
-        let Incoming::Accept(greeting) = incoming else { panic!("{incoming:?}") };
-        assert!(greeting.address_validated);
-        assert_eq!(greeting.original_dcid.as_slice(), [2; 8]);
+        let Incoming::Accept(initial) = incoming else { panic!("{incoming:?}") };
+        assert!(initial.address_validated);
+        assert_eq!(initial.original_dcid.as_slice(), [2; 8]);
     }
     let (incoming, _) = ask(&mut endpoint, &second, addr(9), at(3));
-    let Incoming::Accept(greeting) = incoming else { panic!("{incoming:?}") };
+    let Incoming::Accept(initial) = incoming else { panic!("{incoming:?}") };
     let local = ConnectionId::new(&[5; 8]).unwrap();
-    assert!(endpoint.accept(&greeting, at(3), addr(9), local, 1, 2).is_some());
+    assert!(endpoint.accept(&initial, at(3), addr(9), local, 1, 2).is_some());
     assert_eq!(endpoint.stats().retries, 2);
 }
 
 #[test]
 fn attack_05_a_retry_token_of_another_address_or_time_is_refused() {
     let (mut endpoint, mut client) = endpoint(RetryPolicy::Always);
-    let first = greeting(&mut client, at(0));
+    let first = initial(&mut client, at(0));
     let (_, mut retry) = ask(&mut endpoint, &first, addr(9), at(0));
     client.receive(at(1), addr(443), Ecn::NotEct, &mut retry, &mut Nobody);
-    let second = greeting(&mut client, at(1));
+    let second = initial(&mut client, at(1));
     for (from, when) in [(addr(10), at(2)), (addr(9), at(3_600_000))] {
         let (incoming, mut refusal) = ask(&mut endpoint, &second, from, when);
         assert!(matches!(incoming, Incoming::Answer(_)), "{incoming:?}");
@@ -159,10 +159,10 @@ fn attack_05_a_retry_token_of_another_address_or_time_is_refused() {
 #[test]
 fn attack_05_a_token_damaged_on_the_way_is_dropped_in_silence() {
     let (mut endpoint, mut client) = endpoint(RetryPolicy::Always);
-    let first = greeting(&mut client, at(0));
+    let first = initial(&mut client, at(0));
     let (_, mut retry) = ask(&mut endpoint, &first, addr(9), at(0));
     client.receive(at(1), addr(443), Ecn::NotEct, &mut retry, &mut Nobody);
-    let second = greeting(&mut client, at(1));
+    let second = initial(&mut client, at(1));
     let token = crate::wire::packet::parse(&second, 0, 8).unwrap().token;
     // The last byte of the token, and one of the id that it is bound to.
     for place in [token.end - 1, 6] {
@@ -176,27 +176,27 @@ fn attack_05_a_token_damaged_on_the_way_is_dropped_in_silence() {
 }
 
 #[test]
-fn a_token_is_not_used_up_by_a_greeting_that_was_damaged_on_the_way() {
+fn a_token_is_not_used_up_by_a_client_initial_that_was_damaged_on_the_way() {
     let (mut endpoint, _) = endpoint(RetryPolicy::Always);
     let mut token = Vec::new();
     endpoint.tokens.new_token(at(0), &[5; 12], addr(9).ip(), &mut token);
     let (_, mut client) = endpoint_for(RetryPolicy::Always, token);
-    let greeting = greeting(&mut client, at(0));
-    let mut damaged = greeting.clone();
+    let initial = initial(&mut client, at(0));
+    let mut damaged = initial.clone();
     damaged[1_000] ^= 1;
     assert!(matches!(ask(&mut endpoint, &damaged, addr(9), at(1)).0, Incoming::Forged));
-    let (incoming, _) = ask(&mut endpoint, &greeting, addr(9), at(2));
+    let (incoming, _) = ask(&mut endpoint, &initial, addr(9), at(2));
     let Incoming::Accept(accepted) = incoming else { panic!("{incoming:?}") };
     assert!(accepted.address_validated);
     // Used up now: the next one has to show its address by a Retry.
-    assert!(matches!(ask(&mut endpoint, &greeting, addr(9), at(3)).0, Incoming::Answer(_)));
+    assert!(matches!(ask(&mut endpoint, &initial, addr(9), at(3)).0, Incoming::Answer(_)));
 }
 
 #[test]
-fn no_two_refusals_of_a_greeting_have_the_same_packet_number() {
+fn no_two_refusals_of_a_client_initial_have_the_same_packet_number() {
     // RFC 9001 §5.3.
     let (_, mut client) = endpoint(RetryPolicy::Always);
-    let first = greeting(&mut client, at(0));
+    let first = initial(&mut client, at(0));
     let p = crate::wire::packet::parse(&first, 0, 8).unwrap();
     let refusal = |random| {
         let mut out = [0; 1200];
@@ -223,16 +223,16 @@ impl Application for Told {
 /// A client that has followed the same Retry as the one under test.
 fn fresh_after_retry() -> (Endpoint, Connection) {
     let (mut endpoint, mut client) = endpoint(RetryPolicy::Always);
-    let first = greeting(&mut client, at(0));
+    let first = initial(&mut client, at(0));
     let (_, mut retry) = ask(&mut endpoint, &first, addr(9), at(0));
     client.receive(at(1), addr(443), Ecn::NotEct, &mut retry, &mut Nobody);
     (endpoint, client)
 }
 
 #[test]
-fn attack_02_small_greetings_and_short_ids_are_dropped() {
+fn attack_02_small_initials_and_short_ids_are_dropped() {
     let (mut endpoint, mut client) = endpoint(RetryPolicy::Never);
-    let first = greeting(&mut client, at(0));
+    let first = initial(&mut client, at(0));
     let (small, _) = ask(&mut endpoint, &first[..1199], addr(9), at(0));
     assert!(matches!(small, Incoming::Drop));
 }
@@ -285,7 +285,7 @@ fn attack_38_resets_are_shorter_than_what_they_answer_and_limited() {
 #[test]
 fn a_flood_that_is_answered_in_one_way_leaves_the_other_answers_as_they_are() {
     let (mut endpoint, mut client) = endpoint(RetryPolicy::Always);
-    let first = greeting(&mut client, at(0));
+    let first = initial(&mut client, at(0));
     let junk = vec![0x41; 43];
     let mut unknown = vec![0xc0, 0x1a, 0x2a, 0x3a, 0x4a, 8];
     unknown.resize(1200, 7);
@@ -299,7 +299,7 @@ fn a_flood_that_is_answered_in_one_way_leaves_the_other_answers_as_they_are() {
         let (incoming, _) = ask(&mut endpoint, &first, addr(9), at(ms));
         answered += u32::from(matches!(incoming, Incoming::Answer(_)));
     }
-    assert_eq!(answered, 1_000, "every greeting has its Retry");
+    assert_eq!(answered, 1_000, "every initial has its Retry");
     let stats = endpoint.stats();
     assert!(stats.limited_resets > 10_000 && stats.limited_version_negotiations > 10_000);
     assert_eq!((stats.limited_retries, stats.limited_refusals), (0, 0));
@@ -309,7 +309,7 @@ fn a_flood_that_is_answered_in_one_way_leaves_the_other_answers_as_they_are() {
 fn where_there_is_no_room_every_policy_asks_for_proof() {
     for retry in [RetryPolicy::Never, RetryPolicy::Above(1_000), RetryPolicy::Always] {
         let (mut endpoint, mut client) = endpoint(retry);
-        let first = greeting(&mut client, at(0));
+        let first = initial(&mut client, at(0));
         let mut answer = [0; 1500];
         let mut cx = Context {
             now: at(0),

@@ -4,8 +4,8 @@ use super::error::{OpenError, ReceiveError, SendError};
 use super::list::Way;
 use super::recv::RecvState;
 use super::send::SendState;
-use super::slot::{Stream, owed};
-use super::{Streams, owed_all};
+use super::slot::{Stream, pending_frames};
+use super::{Streams, pending_control};
 use crate::wire::{Dir, StreamId};
 use bytes::Bytes;
 
@@ -20,7 +20,7 @@ impl Streams {
         let opening = &mut self.opening[dir as usize];
         if opening.count >= opening.max {
             if self.peer_known && !opening.wanted {
-                self.owed |= owed_all::STREAMS_BLOCKED << dir as u8;
+                self.pending_control |= pending_control::STREAMS_BLOCKED << dir as u8;
             }
             opening.wanted = true;
             return Err(OpenError::LimitReached { limit: opening.max });
@@ -43,7 +43,7 @@ impl Streams {
         if stream.send.is_finished() {
             return Err(SendError::Finished);
         }
-        stream.send.write(&mut self.lent, data, fin);
+        stream.send.write(&mut self.send_buffer, data, fin);
         self.schedule(slot);
         self.tell_data_blocked();
         Ok(())
@@ -83,7 +83,7 @@ impl Streams {
             // RFC 9000 §3.5: with the end known there is nothing left to stop.
             self.finish_receiving(slot);
         } else {
-            self.owe(slot, owed::STOP_SENDING);
+            self.want(slot, pending_frames::STOP_SENDING);
         }
         Ok(())
     }
@@ -149,8 +149,8 @@ impl Streams {
     pub(super) fn abandon(&mut self, slot: u32, code: u64) {
         let stream = &mut self.table.slots[slot as usize];
         stream.reset_code = code;
-        stream.send.abandon(&mut self.lent);
+        stream.send.abandon(&mut self.send_buffer);
         self.schedule(slot);
-        self.owe(slot, owed::RESET_STREAM);
+        self.want(slot, pending_frames::RESET_STREAM);
     }
 }

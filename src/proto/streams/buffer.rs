@@ -1,6 +1,6 @@
 //! Where data waits that the application cannot have yet.
 //!
-//! A ring over the stream's offsets, with the spans that were filled in. What is taken from the
+//! A ring over the stream's offsets, with the ranges that were filled in. What is taken from the
 //! front moves the ring's head and copies nothing.
 //!
 //! ```text
@@ -14,19 +14,19 @@
 //!
 //! A peer that sends one byte here and there (CVE-2026-25800) makes memory of two kinds. The
 //! ring is as long as the offsets reach, rounded up by a quarter at most; they count against
-//! both flow-control windows. The spans are kept below one for every [`GAP_BYTES`] of those
+//! both flow-control windows. The ranges are kept below one for every [`GAP_BYTES`] of those
 //! offsets, and below [`SPANS_MAX`]: beyond that the frame is refused and its packet not
 //! acknowledged, which an honest sender repairs as any loss. Together that is below 1.6 times
 //! the window.
 
-use super::spans::Spans;
+use super::byte_ranges::ByteRanges;
 
-/// Spans that any buffer may have, however short.
+/// ByteRanges that any buffer may have, however short.
 const SPANS_MIN: usize = 16;
-/// Spans that no buffer may exceed: an insertion in the middle moves at most half of them, 8 KiB.
+/// ByteRanges that no buffer may exceed: an insertion in the middle moves at most half of them, 8 KiB.
 /// At 1,200 bytes a packet, that many gaps are 2% loss of a window of 60 MB.
 const SPANS_MAX: usize = 1024;
-/// Beyond [`SPANS_MIN`], one span is allowed for so many bytes of offsets. A span is 16 bytes of
+/// Beyond [`SPANS_MIN`], one range is allowed for so many bytes of offsets. A range is 16 bytes of
 /// memory; honest gaps are packets, 20 times as far apart.
 const GAP_BYTES: u64 = 64;
 /// The shortest ring.
@@ -44,7 +44,7 @@ struct Reassembly {
     start: u64,
     /// Where the stream ends, if that was known when the buffer was detached.
     end: u64,
-    spans: Spans,
+    ranges: ByteRanges,
 }
 
 /// Data of a stream that arrived early or was not taken.
@@ -75,18 +75,20 @@ impl RecvBuffer {
 
     /// Where the bytes that are next in order end.
     pub(super) fn front_end(&self) -> u64 {
-        let first = self.inner.spans.first();
-        first.filter(|span| span.lo == self.inner.start).map_or(self.inner.start, |span| span.hi)
+        let first = self.inner.ranges.first();
+        first
+            .filter(|range| range.lo == self.inner.start)
+            .map_or(self.inner.start, |range| range.hi)
     }
 
     /// Offset of the first byte held.
     pub(super) fn first_offset(&self) -> Option<u64> {
-        self.inner.spans.first().map(|span| span.lo)
+        self.inner.ranges.first().map(|range| range.lo)
     }
 
     /// Whether it holds nothing.
     pub(super) fn is_empty(&self) -> bool {
-        self.inner.spans.is_empty()
+        self.inner.ranges.is_empty()
     }
 
     /// Notes where the stream ends; `u64::MAX` for nobody knows.
@@ -98,23 +100,23 @@ impl RecvBuffer {
     pub(super) fn skip(&mut self, count: u64) {
         let it = &mut *self.inner;
         it.start += count;
-        it.spans.remove_below(it.start);
-        if it.spans.is_empty() {
+        it.ranges.remove_below(it.start);
+        if it.ranges.is_empty() {
             it.head = 0;
         } else {
             it.head = position(it.head, count, it.ring.len());
         }
     }
 
-    /// Whether the data `offset..end` would make one span more than is allowed.
+    /// Whether the data `offset..end` would make one range more than is allowed.
     pub(super) fn refuses(&self, offset: u64, end: u64) -> bool {
-        let spans = &self.inner.spans;
-        if spans.len() < SPANS_MIN {
+        let ranges = &self.inner.ranges;
+        if ranges.len() < SPANS_MIN {
             return false;
         }
-        let reach = end.max(spans.last().map_or(0, |span| span.hi)) - self.inner.start;
+        let reach = end.max(ranges.last().map_or(0, |range| range.hi)) - self.inner.start;
         let allowed = SPANS_MIN.saturating_add((reach / GAP_BYTES) as usize).min(SPANS_MAX);
-        spans.len() >= allowed && !spans.touches(offset.max(self.inner.start), end)
+        ranges.len() >= allowed && !ranges.touches(offset.max(self.inner.start), end)
     }
 
     /// Copies `data`, which starts at `offset`; what is there already stays. The ring will not
@@ -127,19 +129,19 @@ impl RecvBuffer {
         }
         self.make_room(pool, (end - self.inner.start) as usize, window);
         let it = &mut *self.inner;
-        for gap in it.spans.uncovered(lo, end) {
+        for gap in it.ranges.uncovered(lo, end) {
             let source = &data[(gap.lo - offset) as usize..(gap.hi - offset) as usize];
             let at = position(it.head, gap.lo - it.start, it.ring.len());
             let (first, second) = source.split_at(source.len().min(it.ring.len() - at));
             it.ring[at..at + first.len()].copy_from_slice(first);
             it.ring[..second.len()].copy_from_slice(second);
         }
-        it.spans.insert(lo, end);
+        it.ranges.insert(lo, end);
     }
 
     /// Bytes of heap held.
     pub(super) fn heap_bytes(&self) -> usize {
-        size_of::<Reassembly>() + self.inner.ring.len() + self.inner.spans.heap_bytes()
+        size_of::<Reassembly>() + self.inner.ring.len() + self.inner.ranges.heap_bytes()
     }
 
     fn make_room(&mut self, pool: &mut Pool, need: usize, window: u64) {
@@ -152,7 +154,7 @@ impl RecvBuffer {
         let new = round_up(need).min(limit).max(need);
         pool.account_growth(old, new);
         let mut ring = vec![0; new].into_boxed_slice();
-        if !it.spans.is_empty() {
+        if !it.ranges.is_empty() {
             let (before, from_head) = it.ring.split_at(it.head);
             ring[..from_head.len()].copy_from_slice(from_head);
             ring[from_head.len()..old].copy_from_slice(before);
@@ -207,7 +209,7 @@ impl Pool {
     /// Takes back a buffer that nobody needs.
     pub(super) fn give(&mut self, mut buffer: RecvBuffer) {
         if self.free.len() < POOL_MAX && self.ring_bytes <= self.limit_bytes {
-            buffer.inner.spans.recycle();
+            buffer.inner.ranges.recycle();
             self.free.push(buffer);
         } else {
             self.ring_bytes -= buffer.inner.ring.len();

@@ -4,8 +4,8 @@ use super::buffer::RecvBuffer;
 use super::error::StreamError;
 use super::list::Way;
 use super::recv::{Place, RecvState};
-use super::slot::owed;
-use super::{Streams, owed_all};
+use super::slot::pending_frames;
+use super::{Streams, pending_control};
 use crate::proto::sent::StreamRef;
 use crate::wire::StreamId;
 
@@ -181,7 +181,7 @@ impl Streams {
             self.pool.give(buffer);
         }
         if self.window.update_due() {
-            self.owed |= owed_all::MAX_DATA;
+            self.pending_control |= pending_control::MAX_DATA;
         }
     }
 
@@ -228,10 +228,10 @@ impl Streams {
         let recv = &self.stream(slot).recv;
         let open = recv.state == RecvState::Open && recv.final_size().is_none();
         if open && recv.window.update_due() {
-            self.owe(slot, owed::MAX_STREAM_DATA);
+            self.want(slot, pending_frames::MAX_STREAM_DATA);
         }
         if self.window.update_due() {
-            self.owed |= owed_all::MAX_DATA;
+            self.pending_control |= pending_control::MAX_DATA;
         }
     }
 }

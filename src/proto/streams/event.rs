@@ -6,7 +6,7 @@
 
 use super::Streams;
 use super::list::Way;
-use super::slot::news;
+use super::slot::pending_events;
 use crate::wire::{Dir, StreamId};
 
 /// Something happened to a stream.
@@ -62,23 +62,25 @@ impl Streams {
         }
         let slot = self.events.first()?;
         let it = &mut self.table.slots[slot as usize];
-        let (stream, bit) = (it.id, it.news & it.news.wrapping_neg());
-        it.news &= !bit;
+        let (stream, bit) = (it.id, it.pending_events & it.pending_events.wrapping_neg());
+        it.pending_events &= !bit;
         let event = match bit {
-            news::OPENED => StreamEvent::Opened { stream },
-            news::ACKNOWLEDGED => {
+            pending_events::OPENED => StreamEvent::Opened { stream },
+            pending_events::ACKNOWLEDGED => {
                 let bytes = it.send.acked - it.send.reported;
                 it.send.reported = it.send.acked;
                 StreamEvent::Acknowledged { stream, bytes, fin: it.send.is_acked() }
             }
-            news::STOP_SENDING => StreamEvent::StopSending { stream, code: it.reset_code },
-            news::RESET => StreamEvent::Reset { stream, code: it.recv_code },
+            pending_events::STOP_SENDING => {
+                StreamEvent::StopSending { stream, code: it.reset_code }
+            }
+            pending_events::RESET => StreamEvent::Reset { stream, code: it.recv_code },
             _ => StreamEvent::Closed { stream, context: it.context },
         };
-        if it.news == 0 {
+        if it.pending_events == 0 {
             self.events.remove(&mut self.table.slots, Way::Event, slot);
         }
-        if bit == news::CLOSED {
+        if bit == pending_events::CLOSED {
             self.release(slot);
         }
         Some(event)

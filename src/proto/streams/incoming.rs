@@ -3,7 +3,7 @@
 use super::error::StreamError;
 use super::recv::RecvState;
 use super::send::SendState;
-use super::slot::news;
+use super::slot::pending_events;
 use super::{Streams, skip_key};
 use crate::wire::{Dir, StreamId};
 
@@ -30,7 +30,7 @@ impl Streams {
         self.discard_unread(slot);
         if state == RecvState::Open {
             self.stream_mut(slot).recv_code = code;
-            self.tell(slot, news::RESET);
+            self.tell(slot, pending_events::RESET);
         }
         self.finish_receiving(slot);
         Ok(())
@@ -47,7 +47,7 @@ impl Streams {
         if send.state == SendState::Open {
             send.stop();
             self.abandon(slot, code);
-            self.tell(slot, news::STOP_SENDING);
+            self.tell(slot, pending_events::STOP_SENDING);
         }
         Ok(())
     }
@@ -164,7 +164,7 @@ impl Streams {
             }
         }
         let slot = self.create(id);
-        self.tell(slot, news::OPENED);
+        self.tell(slot, pending_events::OPENED);
         Ok(Some(slot))
     }
 }

@@ -42,18 +42,18 @@
 
 mod app;
 mod buffer;
+mod byte_ranges;
 mod deliver;
 mod error;
 mod event;
 mod flow;
 mod incoming;
-mod lent;
 mod limits;
 mod list;
 mod recv;
 mod send;
+mod send_buffer;
 mod slot;
-mod spans;
 mod table;
 mod transmit;
 
@@ -69,18 +69,18 @@ pub use limits::Limits;
 use crate::proto::sent::StreamRef;
 use crate::wire::{Dir, Side, StreamId};
 use buffer::Pool;
+use byte_ranges::ByteRanges;
 use flow::{Credit, Window};
-use lent::Lent;
 use limits::{Accepting, Opening};
 use list::{List, Way};
 use recv::RecvState;
 use send::{SendQueue, SendState};
-use slot::{Stream, news, owed};
-use spans::Spans;
+use send_buffer::SendBuffer;
+use slot::{Stream, pending_events, pending_frames};
 use table::Table;
 
 /// Control frames that the connection as a whole owes its peer, as bits.
-mod owed_all {
+mod pending_control {
     /// MAX_DATA.
     pub(super) const MAX_DATA: u8 = 1;
     /// DATA_BLOCKED.
@@ -128,9 +128,9 @@ pub struct Streams {
     side: Side,
     /// The peer's limits are known.
     peer_known: bool,
-    /// Control frames owed for the whole connection: bits of [`owed_all`].
-    owed: u8,
-    /// DATA_BLOCKED was owed for the present limit.
+    /// Pending control frames of the whole connection: bits of [`pending_control`].
+    pending_control: u8,
+    /// DATA_BLOCKED was pending for the present limit.
     data_blocked_told: bool,
     /// Events for the application that concern no stream: a bit for each [`Dir`].
     available: u8,
@@ -149,13 +149,13 @@ pub struct Streams {
     /// What the peer grants us on all streams together.
     credit: Credit,
     table: Table,
-    lent: Lent,
+    send_buffer: SendBuffer,
     accepting: [Accepting; 2],
     local: Limits,
     peer: Limits,
     opening: [Opening; 2],
     /// Streams of the peer that count as open because a later one was used, see [`skip_key`].
-    skipped: Spans,
+    skipped: ByteRanges,
     pool: Pool,
     resent_bytes: u64,
     buffered_frames: u64,
@@ -178,7 +178,7 @@ impl Streams {
         Self {
             side,
             peer_known: false,
-            owed: 0,
+            pending_control: 0,
             data_blocked_told: false,
             available: 0,
             repair: List::EMPTY,
@@ -189,12 +189,12 @@ impl Streams {
             window: Window::new(local.data),
             credit: Credit::default(),
             table: Table::new(),
-            lent: Lent::new(),
+            send_buffer: SendBuffer::new(),
             accepting: [Accepting::new(local.streams_bidi), Accepting::new(local.streams_uni)],
             local,
             peer: Limits::default(),
             opening: [Opening::default(); 2],
-            skipped: Spans::new(),
+            skipped: ByteRanges::new(),
             pool: Pool::new(local.data),
             resent_bytes: 0,
             buffered_frames: 0,
@@ -212,7 +212,7 @@ impl Streams {
         for dir in [Dir::Bi, Dir::Uni] {
             self.raise_opening(dir, self.peer.streams(dir));
             if self.opening[dir as usize].wanted {
-                self.owed |= owed_all::STREAMS_BLOCKED << dir as u8;
+                self.pending_control |= pending_control::STREAMS_BLOCKED << dir as u8;
             }
         }
         for slot in 0..self.table.slots.len() as u32 {
@@ -238,20 +238,20 @@ impl Streams {
     }
 
     /// Bytes of heap that [`hot_memory`](Self::hot_memory) names at most.
-    pub(crate) const HOT_BYTES: usize = HOT_SLOTS * size_of::<Stream>() + Lent::HOT_BYTES;
+    pub(crate) const HOT_BYTES: usize = HOT_SLOTS * size_of::<Stream>() + SendBuffer::HOT_BYTES;
 
     /// Names the memory that a request and its answer touch: the slots that are used first, and
     /// the pieces that are lent first.
     pub fn hot_memory(&self, each: &mut impl FnMut(*const u8, usize)) {
         let slots = &self.table.slots[..self.table.slots.len().min(HOT_SLOTS)];
         each(slots.as_ptr().cast(), size_of_val(slots));
-        self.lent.hot_memory(each);
+        self.send_buffer.hot_memory(each);
     }
 
     /// Gives back memory that nothing uses: for a connection that fell idle.
     pub fn shrink(&mut self) {
         self.table.shrink();
-        self.lent.shrink();
+        self.send_buffer.shrink();
         self.pool.shrink();
         self.skipped.shrink();
     }
@@ -265,7 +265,7 @@ impl Streams {
         });
         size_of::<Self>()
             + self.table.heap_bytes()
-            + self.lent.heap_bytes()
+            + self.send_buffer.heap_bytes()
             + self.pool.heap_bytes()
             + self.skipped.heap_bytes()
             + streams.sum::<usize>()
@@ -341,14 +341,14 @@ impl Streams {
     fn raise_credit(&mut self, max: u64) {
         if self.credit.raise(max) {
             self.data_blocked_told = false;
-            self.owed &= !owed_all::DATA_BLOCKED;
+            self.pending_control &= !pending_control::DATA_BLOCKED;
         }
     }
 
     fn raise_opening(&mut self, dir: Dir, max: u64) {
         if self.opening[dir as usize].raise(max) {
             self.available |= 1 << dir as u8;
-            self.owed &= !(owed_all::STREAMS_BLOCKED << dir as u8);
+            self.pending_control &= !(pending_control::STREAMS_BLOCKED << dir as u8);
         }
     }
 
@@ -358,7 +358,7 @@ impl Streams {
         let stream = &mut self.table.slots[slot as usize];
         let (now, wanted) = (stream.send.queue, stream.send.wanted_queue());
         if stream.send.tell_blocked() {
-            self.owe(slot, owed::STREAM_DATA_BLOCKED);
+            self.want(slot, pending_frames::STREAM_DATA_BLOCKED);
         }
         if now != wanted {
             self.move_between(slot, now, wanted);
@@ -384,7 +384,7 @@ impl Streams {
     fn tell_data_blocked(&mut self) {
         if self.is_data_blocked() && !self.data_blocked_told {
             self.data_blocked_told = true;
-            self.owed |= owed_all::DATA_BLOCKED;
+            self.pending_control |= pending_control::DATA_BLOCKED;
         }
     }
 
@@ -392,22 +392,22 @@ impl Streams {
         !self.fresh.is_empty() && self.credit.left() == 0
     }
 
-    /// Notes that the stream owes control frames: bits of [`owed`].
-    fn owe(&mut self, slot: u32, frames: u8) {
+    /// Notes control frames of the stream as pending: bits of [`pending_frames`].
+    fn want(&mut self, slot: u32, frames: u8) {
         let stream = &mut self.table.slots[slot as usize];
-        let before = stream.owed;
-        stream.owed |= frames;
+        let before = stream.pending_frames;
+        stream.pending_frames |= frames;
         if before == 0 {
             self.control.push(&mut self.table.slots, Way::Control, slot);
         }
     }
 
-    /// Notes that the application is to be told of the stream: bits of [`news`].
+    /// Notes that the application is to be told of the stream: bits of [`pending_events`].
     #[inline]
     fn tell(&mut self, slot: u32, events: u8) {
         let stream = &mut self.table.slots[slot as usize];
-        let before = stream.news;
-        stream.news |= events;
+        let before = stream.pending_events;
+        stream.pending_events |= events;
         if before == 0 {
             self.events.push(&mut self.table.slots, Way::Event, slot);
         }
@@ -420,12 +420,12 @@ impl Streams {
         if !stream.send.is_done() || !stream.recv.is_done() {
             return;
         }
-        if stream.owed != 0 {
-            self.stream_mut(slot).owed = 0;
+        if stream.pending_frames != 0 {
+            self.stream_mut(slot).pending_frames = 0;
             self.control.remove(&mut self.table.slots, Way::Control, slot);
         }
         self.schedule(slot);
-        self.tell(slot, news::CLOSED);
+        self.tell(slot, pending_events::CLOSED);
     }
 
     /// Frees the slot of a stream whose end was told, and gives the peer credit for it.
@@ -445,7 +445,7 @@ impl Streams {
         let accepting = &mut self.accepting[dir as usize];
         accepting.closed += 1;
         if accepting.update_due() {
-            self.owed |= owed_all::MAX_STREAMS << dir as u8;
+            self.pending_control |= pending_control::MAX_STREAMS << dir as u8;
         }
     }
 }

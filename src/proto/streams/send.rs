@@ -13,9 +13,9 @@
 //! which ranges between `acked` and `next` were acknowledged already and which must be sent
 //! again; everything else there is in flight.
 
-use super::lent::{Chain, Lent};
+use super::byte_ranges::ByteRanges;
 use super::list::NONE;
-use super::spans::Spans;
+use super::send_buffer::{Chain, SendBuffer};
 use bytes::Bytes;
 
 /// How far the sending half has come.
@@ -27,7 +27,7 @@ pub(super) enum SendState {
     Open,
     /// Data and FIN were acknowledged.
     Finished,
-    /// RESET_STREAM is owed or in flight.
+    /// RESET_STREAM is pending or in flight.
     Reset,
     /// RESET_STREAM was acknowledged.
     ResetDone,
@@ -52,16 +52,16 @@ const FIN_SENT: u8 = 1 << 1;
 const FIN_ACKED: u8 = 1 << 2;
 /// The peer asked us to stop.
 const STOPPED: u8 = 1 << 3;
-/// STREAM_DATA_BLOCKED was owed for the present limit.
+/// STREAM_DATA_BLOCKED was pending for the present limit.
 const BLOCKED_TOLD: u8 = 1 << 4;
 
 /// What only a stream with gaps has to know.
 #[derive(Debug)]
 struct Repair {
     /// Acknowledged above `acked`.
-    acked: Spans,
+    acked: ByteRanges,
     /// To be sent again; disjoint from `acked`, below `next`.
-    lost: Spans,
+    lost: ByteRanges,
     /// The piece where the last repair was found.
     hint: u32,
 }
@@ -181,10 +181,10 @@ impl SendHalf {
 
     /// Lends more data, and perhaps ends the stream.
     #[inline]
-    pub(super) fn write(&mut self, lent: &mut Lent, data: Bytes, fin: bool) {
+    pub(super) fn write(&mut self, send_buffer: &mut SendBuffer, data: Bytes, fin: bool) {
         if !data.is_empty() {
             let len = data.len() as u64;
-            lent.push(&mut self.chain, data, self.written);
+            send_buffer.push(&mut self.chain, data, self.written);
             self.written += len;
         }
         if fin {
@@ -223,13 +223,13 @@ impl SendHalf {
 
     /// Fills `out` with the first bytes of `segment` and counts them as sent.
     #[inline]
-    pub(super) fn emit(&mut self, lent: &Lent, segment: Segment, out: &mut [u8]) {
+    pub(super) fn emit(&mut self, send_buffer: &SendBuffer, segment: Segment, out: &mut [u8]) {
         let end = segment.offset + out.len() as u64;
         if !segment.again {
-            lent.copy_next(&mut self.chain, segment.offset, out);
+            send_buffer.copy_next(&mut self.chain, segment.offset, out);
             self.next = end;
         } else if let Some(repair) = &mut self.repair {
-            lent.copy_again(&self.chain, &mut repair.hint, segment.offset, out);
+            send_buffer.copy_again(&self.chain, &mut repair.hint, segment.offset, out);
             repair.lost.remove(segment.offset, end);
         }
         if self.fin_at(end) {
@@ -240,7 +240,13 @@ impl SendHalf {
     /// The frame `offset..offset + len` was acknowledged; says whether `acked` moved or the
     /// stream ended.
     #[inline]
-    pub(super) fn on_acked(&mut self, lent: &mut Lent, offset: u64, len: u64, fin: bool) -> bool {
+    pub(super) fn on_acked(
+        &mut self,
+        send_buffer: &mut SendBuffer,
+        offset: u64,
+        len: u64,
+        fin: bool,
+    ) -> bool {
         if !matches!(self.state, SendState::Open) {
             return false;
         }
@@ -254,7 +260,7 @@ impl SendHalf {
             self.on_acked_with_gaps(offset, offset + len);
         }
         if self.acked != before {
-            lent.pop_below(&mut self.chain, self.acked);
+            send_buffer.pop_below(&mut self.chain, self.acked);
         }
         if self.is_acked() {
             self.state = SendState::Finished;
@@ -284,8 +290,8 @@ impl SendHalf {
     }
 
     /// Gives all data back: the stream is reset (RFC 9000 §3.1).
-    pub(super) fn abandon(&mut self, lent: &mut Lent) {
-        lent.clear(&mut self.chain);
+    pub(super) fn abandon(&mut self, send_buffer: &mut SendBuffer) {
+        send_buffer.clear(&mut self.chain);
         self.repair = None;
         self.state = SendState::Reset;
     }
@@ -316,7 +322,7 @@ impl SendHalf {
 
     fn repair(&mut self) -> &mut Repair {
         self.repair.get_or_insert_with(|| {
-            Box::new(Repair { acked: Spans::new(), lost: Spans::new(), hint: NONE })
+            Box::new(Repair { acked: ByteRanges::new(), lost: ByteRanges::new(), hint: NONE })
         })
     }
 
@@ -333,8 +339,8 @@ impl SendHalf {
             return;
         }
         repair.acked.remove_below(hi);
-        let next = repair.acked.first().filter(|span| span.lo == hi);
-        let acked = next.map_or(hi, |span| span.hi);
+        let next = repair.acked.first().filter(|range| range.lo == hi);
+        let acked = next.map_or(hi, |range| range.hi);
         repair.acked.remove_below(acked);
         repair.lost.remove_below(acked);
         // Pieces below are given back, and the hint may name one of them.
@@ -349,33 +355,33 @@ mod tests {
 
     #[test]
     fn an_acknowledgement_over_several_gaps_joins_what_lies_behind_the_last() {
-        let (mut lent, mut half) = (Lent::new(), SendHalf::new(1_000));
-        half.write(&mut lent, Bytes::from_static(&[0; 100]), false);
-        half.emit(&lent, half.segment(), &mut [0; 100]);
+        let (mut send_buffer, mut half) = (SendBuffer::new(), SendHalf::new(1_000));
+        half.write(&mut send_buffer, Bytes::from_static(&[0; 100]), false);
+        half.emit(&send_buffer, half.segment(), &mut [0; 100]);
         for (offset, len, acked) in [(10, 10, 0), (40, 20, 0), (70, 10, 0), (0, 40, 60)] {
-            half.on_acked(&mut lent, offset, len, false);
+            half.on_acked(&mut send_buffer, offset, len, false);
             assert_eq!(half.acked, acked);
         }
-        half.on_acked(&mut lent, 50, 20, false);
+        half.on_acked(&mut send_buffer, 50, 20, false);
         assert_eq!(half.acked, 80);
     }
 
     #[test]
     fn a_loss_after_acknowledgements_is_only_what_lies_between_them() {
-        let (mut lent, mut half) = (Lent::new(), SendHalf::new(1_000));
-        half.write(&mut lent, Bytes::from_static(&[0; 100]), true);
-        half.emit(&lent, half.segment(), &mut [0; 100]);
-        half.on_acked(&mut lent, 0, 10, false);
-        half.on_acked(&mut lent, 20, 10, false);
+        let (mut send_buffer, mut half) = (SendBuffer::new(), SendHalf::new(1_000));
+        half.write(&mut send_buffer, Bytes::from_static(&[0; 100]), true);
+        half.emit(&send_buffer, half.segment(), &mut [0; 100]);
+        half.on_acked(&mut send_buffer, 0, 10, false);
+        half.on_acked(&mut send_buffer, 20, 10, false);
         half.on_lost(0, 100, true);
         assert_eq!(half.segment(), Segment { offset: 10, len: 10, again: true });
-        half.emit(&lent, half.segment(), &mut [0; 10]);
+        half.emit(&send_buffer, half.segment(), &mut [0; 10]);
         assert_eq!(half.segment(), Segment { offset: 30, len: 70, again: true });
         assert!(half.fin_at(100) && !half.fin_at(99));
-        half.on_acked(&mut lent, 30, 70, true);
+        half.on_acked(&mut send_buffer, 30, 70, true);
         assert_eq!(half.wanted_queue(), SendQueue::Idle);
         assert!(!half.is_done());
-        half.on_acked(&mut lent, 10, 10, false);
+        half.on_acked(&mut send_buffer, 10, 10, false);
         assert_eq!(half.state, SendState::Finished);
     }
 }

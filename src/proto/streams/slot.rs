@@ -9,7 +9,7 @@ use crate::wire::StreamId;
 const VACANT: StreamId = StreamId::from_raw(u64::MAX);
 
 /// Control frames that a stream owes its peer, as bits.
-pub(super) mod owed {
+pub(super) mod pending_frames {
     /// RESET_STREAM.
     pub(in super::super) const RESET_STREAM: u8 = 1;
     /// STOP_SENDING.
@@ -21,7 +21,7 @@ pub(super) mod owed {
 }
 
 /// What the application is to be told of a stream, as bits, told from the lowest up.
-pub(super) mod news {
+pub(super) mod pending_events {
     /// The peer opened it.
     pub(in super::super) const OPENED: u8 = 1;
     /// Data was acknowledged.
@@ -52,10 +52,10 @@ pub(super) struct Stream {
     pub(super) recv_code: u64,
     /// Tells this stream from others that used its slot.
     pub(super) generation: u32,
-    /// Control frames to write: bits of [`owed`].
-    pub(super) owed: u8,
-    /// Events to tell: bits of [`news`].
-    pub(super) news: u8,
+    /// Control frames to write: bits of [`pending_frames`].
+    pub(super) pending_frames: u8,
+    /// Events to tell: bits of [`pending_events`].
+    pub(super) pending_events: u8,
     /// Places in the queues.
     pub(super) links: [Link; WAYS],
 }
@@ -73,8 +73,8 @@ impl Stream {
             reset_code: 0,
             recv_code: 0,
             generation: 0,
-            owed: 0,
-            news: 0,
+            pending_frames: 0,
+            pending_events: 0,
             links: [Link::FREE; WAYS],
         }
     }
@@ -95,8 +95,8 @@ impl Stream {
         self.send = SendHalf::new(send_max);
         self.context = 0;
         self.generation = generation;
-        self.owed = 0;
-        self.news = 0;
+        self.pending_frames = 0;
+        self.pending_events = 0;
         self.links = [Link::FREE; WAYS];
     }
 

@@ -3,8 +3,8 @@
 use super::list::Way;
 use super::recv::RecvState;
 use super::send::{Segment, SendQueue, SendState};
-use super::slot::{news, owed};
-use super::{Streams, owed_all};
+use super::slot::{pending_events, pending_frames};
+use super::{Streams, pending_control};
 use crate::proto::sent::{StreamFrame, StreamRef};
 use crate::wire::frame::{Frame, stream_header_len, write_stream_header};
 use crate::wire::{Dir, StreamId, Writer, varint_len};
@@ -64,32 +64,32 @@ impl Streams {
         !self.repair.is_empty() || (!self.fresh.is_empty() && self.credit.left() > 0)
     }
 
-    /// Whether other frames are owed.
+    /// Whether other frames are pending.
     #[must_use]
     pub const fn has_control(&self) -> bool {
-        self.owed != 0 || !self.control.is_empty()
+        self.pending_control != 0 || !self.control.is_empty()
     }
 
-    /// Writes the control frames that are owed, as many as fit and at most 100; the others stay
-    /// owed.
+    /// Writes the pending control frames, as many as fit and at most 100; the others stay
+    /// pending.
     pub fn write_control(&mut self, w: &mut Writer<'_>, sent: &mut impl FnMut(StreamFrame)) {
-        while self.owed != 0 {
-            let bit = self.owed & self.owed.wrapping_neg();
+        while self.pending_control != 0 {
+            let bit = self.pending_control & self.pending_control.wrapping_neg();
             if !self.write_owed_all(bit, w, sent) {
                 return;
             }
-            self.owed &= !bit;
+            self.pending_control &= !bit;
         }
         // Less the connection's own, at most six.
         for _ in 6..FRAMES_MAX {
             let Some(slot) = self.control.first() else { return };
-            let owed = self.stream(slot).owed;
-            let bit = owed & owed.wrapping_neg();
+            let pending_frames = self.stream(slot).pending_frames;
+            let bit = pending_frames & pending_frames.wrapping_neg();
             if !self.write_owed(slot, bit, w, sent) {
                 return;
             }
-            self.stream_mut(slot).owed &= !bit;
-            if owed == bit {
+            self.stream_mut(slot).pending_frames &= !bit;
+            if pending_frames == bit {
                 self.control.remove(&mut self.table.slots, Way::Control, slot);
             }
         }
@@ -117,13 +117,13 @@ impl Streams {
             StreamFrame::Stream { stream, offset, len, fin } => {
                 let Some(slot) = self.table.resolve(stream) else { return };
                 let send = &mut self.table.slots[slot as usize].send;
-                let moved = send.on_acked(&mut self.lent, offset, u64::from(len), fin);
+                let moved = send.on_acked(&mut self.send_buffer, offset, u64::from(len), fin);
                 let done = send.is_done();
                 if send.queue == SendQueue::Repair {
                     self.schedule(slot);
                 }
                 if moved {
-                    self.tell(slot, news::ACKNOWLEDGED);
+                    self.tell(slot, pending_events::ACKNOWLEDGED);
                 }
                 if done {
                     self.close_if_done(slot);
@@ -148,7 +148,7 @@ impl Streams {
         }
     }
 
-    /// A frame's packet was lost: what of it still matters is owed again (RFC 9000 §13.3).
+    /// A frame's packet was lost: what of it still matters is pending again (RFC 9000 §13.3).
     pub fn on_lost(&mut self, frame: &StreamFrame) {
         match *frame {
             StreamFrame::Stream { stream, offset, len, fin } => {
@@ -156,19 +156,27 @@ impl Streams {
                 self.stream_mut(slot).send.on_lost(offset, u64::from(len), fin);
                 self.schedule(slot);
             }
-            StreamFrame::ResetStream { stream } => self.owe_again(stream, owed::RESET_STREAM),
-            StreamFrame::StopSending { stream } => self.owe_again(stream, owed::STOP_SENDING),
-            StreamFrame::MaxStreamData { stream } => self.owe_again(stream, owed::MAX_STREAM_DATA),
-            StreamFrame::StreamDataBlocked { stream } => {
-                self.owe_again(stream, owed::STREAM_DATA_BLOCKED);
+            StreamFrame::ResetStream { stream } => {
+                self.resend(stream, pending_frames::RESET_STREAM)
             }
-            StreamFrame::MaxData => self.owed |= owed_all::MAX_DATA,
-            StreamFrame::MaxStreams { dir } => self.owed |= owed_all::MAX_STREAMS << dir as u8,
+            StreamFrame::StopSending { stream } => {
+                self.resend(stream, pending_frames::STOP_SENDING)
+            }
+            StreamFrame::MaxStreamData { stream } => {
+                self.resend(stream, pending_frames::MAX_STREAM_DATA)
+            }
+            StreamFrame::StreamDataBlocked { stream } => {
+                self.resend(stream, pending_frames::STREAM_DATA_BLOCKED);
+            }
+            StreamFrame::MaxData => self.pending_control |= pending_control::MAX_DATA,
+            StreamFrame::MaxStreams { dir } => {
+                self.pending_control |= pending_control::MAX_STREAMS << dir as u8
+            }
             StreamFrame::DataBlocked if self.is_data_blocked() => {
-                self.owed |= owed_all::DATA_BLOCKED;
+                self.pending_control |= pending_control::DATA_BLOCKED;
             }
             StreamFrame::StreamsBlocked { dir } if self.opening[dir as usize].wanted => {
-                self.owed |= owed_all::STREAMS_BLOCKED << dir as u8;
+                self.pending_control |= pending_control::STREAMS_BLOCKED << dir as u8;
             }
             // The limit that it spoke of has moved.
             StreamFrame::DataBlocked | StreamFrame::StreamsBlocked { .. } => {}
@@ -176,11 +184,11 @@ impl Streams {
     }
 
     /// Owes a control frame of a stream, if it still means something.
-    fn owe_again(&mut self, stream: StreamRef, frame: u8) {
+    fn resend(&mut self, stream: StreamRef, frame: u8) {
         if let Some(slot) = self.table.resolve(stream)
             && self.still_matters(slot, frame)
         {
-            self.owe(slot, frame);
+            self.want(slot, frame);
         }
     }
 
@@ -188,9 +196,9 @@ impl Streams {
     fn still_matters(&self, slot: u32, frame: u8) -> bool {
         let stream = self.stream(slot);
         match frame {
-            owed::RESET_STREAM => stream.send.state == SendState::Reset,
-            owed::STOP_SENDING => stream.recv.state == RecvState::Stopped,
-            owed::MAX_STREAM_DATA => {
+            pending_frames::RESET_STREAM => stream.send.state == SendState::Reset,
+            pending_frames::STOP_SENDING => stream.recv.state == RecvState::Stopped,
+            pending_frames::MAX_STREAM_DATA => {
                 stream.recv.state == RecvState::Open && stream.recv.final_size().is_none()
             }
             _ => stream.send.is_blocked(),
@@ -204,19 +212,21 @@ impl Streams {
         w: &mut Writer<'_>,
         sent: &mut impl FnMut(StreamFrame),
     ) -> bool {
-        const MAX_STREAMS_UNI: u8 = owed_all::MAX_STREAMS << 1;
+        const MAX_STREAMS_UNI: u8 = pending_control::MAX_STREAMS << 1;
         let dir = match bit {
             MAX_STREAMS_UNI => Dir::Uni,
-            bit if bit == owed_all::STREAMS_BLOCKED << 1 => Dir::Uni,
+            bit if bit == pending_control::STREAMS_BLOCKED << 1 => Dir::Uni,
             _ => Dir::Bi,
         };
         let (frame, record) = match bit {
-            owed_all::MAX_DATA => (Frame::MaxData(self.window.grant()), StreamFrame::MaxData),
-            owed_all::DATA_BLOCKED if !self.is_data_blocked() => return true,
-            owed_all::DATA_BLOCKED => {
+            pending_control::MAX_DATA => {
+                (Frame::MaxData(self.window.grant()), StreamFrame::MaxData)
+            }
+            pending_control::DATA_BLOCKED if !self.is_data_blocked() => return true,
+            pending_control::DATA_BLOCKED => {
                 (Frame::DataBlocked(self.credit.max), StreamFrame::DataBlocked)
             }
-            owed_all::MAX_STREAMS | MAX_STREAMS_UNI => {
+            pending_control::MAX_STREAMS | MAX_STREAMS_UNI => {
                 let max = self.accepting[dir as usize].grant();
                 (Frame::MaxStreams { dir, max }, StreamFrame::MaxStreams { dir })
             }
@@ -243,15 +253,15 @@ impl Streams {
         let it = self.stream_mut(slot);
         let stream = it.id;
         let (frame, record) = match bit {
-            owed::RESET_STREAM => (
+            pending_frames::RESET_STREAM => (
                 Frame::ResetStream { stream, code: it.reset_code, final_size: it.send.next },
                 StreamFrame::ResetStream { stream: name },
             ),
-            owed::STOP_SENDING => (
+            pending_frames::STOP_SENDING => (
                 Frame::StopSending { stream, code: it.recv_code },
                 StreamFrame::StopSending { stream: name },
             ),
-            owed::MAX_STREAM_DATA => (
+            pending_frames::MAX_STREAM_DATA => (
                 Frame::MaxStreamData { stream, max: it.recv.window.grant() },
                 StreamFrame::MaxStreamData { stream: name },
             ),
@@ -309,7 +319,7 @@ impl Streams {
             return false;
         }
         let out = &mut w.rest_mut()[..fit.len];
-        stream.send.emit(&self.lent, Segment { offset, len: pending, again }, out);
+        stream.send.emit(&self.send_buffer, Segment { offset, len: pending, again }, out);
         w.advance(fit.len);
         if again {
             self.resent_bytes += fit.len as u64;

@@ -7,7 +7,9 @@
 
 use crate::inspect::sheet::count;
 use quiclane::datapath::xdp::XdpError;
-use quiclane::exec::{HandleError, ListenError, OpenError, PortError, UdpError, UdpErrorKind};
+use quiclane::exec::{
+    HandleError, ListenError, OpenDatapathError, OpenError, UdpError, UdpErrorKind,
+};
 use quiclane::topology::PlacementError;
 use std::fmt;
 use std::io;
@@ -105,7 +107,7 @@ impl From<ListenError> for Failure {
     fn from(e: ListenError) -> Self {
         match &e {
             ListenError::Address(error)
-            | ListenError::Port { error, .. }
+            | ListenError::Datapath { error, .. }
             | ListenError::Steering(error) => port(error, e.to_string()),
             _ => Self::Failed(e.to_string()),
         }
@@ -134,10 +136,10 @@ fn placement(e: &PlacementError) -> String {
     }
 }
 
-fn port(e: &PortError, text: String) -> Failure {
+fn port(e: &OpenDatapathError, text: String) -> Failure {
     match e {
-        PortError::Xdp(x) => xdp(x, text),
-        PortError::Udp(u) => udp(u, text),
+        OpenDatapathError::Xdp(x) => xdp(x, text),
+        OpenDatapathError::Udp(u) => udp(u, text),
         _ => Failure::Failed(text),
     }
 }
@@ -184,7 +186,7 @@ mod tests {
             device: None,
             error: io::ErrorKind::PermissionDenied.into(),
         };
-        let failure = Failure::from(ListenError::Address(PortError::Udp(refused)));
+        let failure = Failure::from(ListenError::Address(OpenDatapathError::Udp(refused)));
         assert!(matches!(&failure, Failure::Permission(_)), "{failure}");
     }
 }

@@ -7,7 +7,7 @@ use crate::secrets;
 use bytes::Bytes;
 use quiclane::datapath::sim::{SimConfig, SimDatapath, SimNet};
 use quiclane::exec::{
-    Acceptor, ClientConfig, Crew, Handle, Handler, LaneLimits, ServerConfig, Worker,
+    Acceptor, ClientConfig, Handle, Handler, LaneLimits, ServerConfig, SimulatedWorkers, Worker,
 };
 use quiclane::proto::crypto::{ClientTls, ServerTls};
 use quiclane::time::{Instant, SECOND_NS};
@@ -212,9 +212,9 @@ impl World {
         net.observe(move |event| watch.see(event));
         let (server_config, client_config) = configs(scenario)?;
         let acceptor = acceptor(scenario, &shared, manner);
-        let [client_ports, server_ports] = ports;
+        let [client_addresses, server_ports] = ports;
         let [own, peer] = &scenario.transport;
-        let client = host(scenario.seed ^ 1 << 32, client_ports, |_| {})?;
+        let client = host(scenario.seed ^ 1 << 32, client_addresses, |_| {})?;
         let server = host(scenario.seed ^ SERVER_HOST, server_ports, |worker| {
             worker.listen(0, server_address, &server_config, acceptor.clone());
         })?;
@@ -241,7 +241,7 @@ impl World {
                 }
             }
             Deed::Steer(table) => {
-                let host = self.server.workers[0].ports()[0].host();
+                let host = self.server.workers[0].datapaths()[0].host();
                 if !self.net.set_queue_table(host, &table) {
                     self.shared.complain("the queue table was refused".to_owned());
                 }
@@ -389,11 +389,11 @@ fn host(
     ports: Vec<SimDatapath>,
     prepare: impl Fn(&mut Worker<SimDatapath>),
 ) -> Result<Vec<Worker<SimDatapath>>> {
-    let crew = Crew::new(ports.len(), seed)?;
+    let simulated = SimulatedWorkers::new(ports.len(), seed)?;
     let mut workers = Vec::new();
     for (number, port) in ports.into_iter().enumerate() {
-        let mut worker = crew.worker(number, Instant::EPOCH, LaneLimits::default());
-        worker.add_port(port)?;
+        let mut worker = simulated.worker(number, Instant::EPOCH, LaneLimits::default());
+        worker.add_datapath(port)?;
         prepare(&mut worker);
         workers.push(worker);
     }

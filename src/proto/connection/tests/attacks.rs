@@ -230,7 +230,7 @@ fn attack_19_a_window_full_of_data_does_not_hold_back_the_last_flight() {
     // The client's Finished is lost while 1-RTT packets fill the window, and lost again in the
     // first probe; the PING beside it arrives, so that no packet of the space is outstanding.
     let mut pair = Pair::new();
-    pair.client_app.greeting = Some(Bytes::from(vec![7; 100_000]));
+    pair.client_app.initial = Some(Bytes::from(vec![7; 100_000]));
     let mut finished = 0;
     pair.filter = Box::new(move |f| {
         let carries = f.to == Side::Server && f.bytes[0] & 0xb0 == 0xa0 && f.bytes.len() > 80

@@ -38,7 +38,7 @@ fn a_stream_is_echoed_byte_for_byte() {
 #[test]
 fn data_that_comes_with_the_end_of_the_handshake_is_told_after_it() {
     let mut pair = Pair::new();
-    pair.client_app.greeting = Some(pattern(100));
+    pair.client_app.initial = Some(pattern(100));
     pair.settle();
     assert_eq!(pair.client_app.data.values().next(), Some(&pattern(100).to_vec()));
     assert!(!pair.server_app.early && !pair.client_app.early);

@@ -10,7 +10,7 @@ use crate::wire::packet;
 fn data_that_overtakes_the_clients_finished_is_kept() {
     // RFC 9001 §5.7. The client's datagram with Finished takes 10 ms longer than its data.
     let mut pair = Pair::new();
-    pair.client_app.greeting = Some(Bytes::from(vec![7; 1_000]));
+    pair.client_app.initial = Some(Bytes::from(vec![7; 1_000]));
     let mut held = false;
     pair.filter = Box::new(move |f| {
         let long = f.bytes[0] & 0xb0 == 0xa0 || f.bytes[0] & 0xb0 == 0x80;
@@ -49,7 +49,7 @@ fn packets(pair: &mut Pair, from: Side) -> Vec<(packet::PacketType, Vec<u8>)> {
 fn an_acknowledgement_tells_how_long_its_packet_waited_for_keys() {
     // RFC 9000 §13.2.5. The client's Finished takes five seconds longer than its data.
     let mut pair = Pair::new();
-    pair.client_app.greeting = Some(Bytes::from(vec![7; 1_000]));
+    pair.client_app.initial = Some(Bytes::from(vec![7; 1_000]));
     for (from, to) in [(Side::Client, Side::Server), (Side::Server, Side::Client)] {
         for (_, mut packet) in packets(&mut pair, from) {
             pair.deliver(to, Ecn::NotEct, &mut packet);

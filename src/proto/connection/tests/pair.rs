@@ -22,7 +22,7 @@ pub(super) struct Recorder {
     /// Data came before the connection was said to be there.
     pub(super) early: bool,
     /// Sends this at once when connected.
-    pub(super) greeting: Option<Bytes>,
+    pub(super) initial: Option<Bytes>,
     pub(super) events: Vec<Event>,
     /// Answers each finished stream with its own bytes.
     pub(super) echo: bool,
@@ -51,9 +51,9 @@ impl Application for Recorder {
     }
 
     fn event(&mut self, c: &mut Connection, event: Event) {
-        if let (Event::Connected { .. }, Some(greeting)) = (&event, self.greeting.take()) {
+        if let (Event::Connected { .. }, Some(initial)) = (&event, self.initial.take()) {
             let stream = c.open(Dir::Bi).unwrap();
-            c.send(stream, greeting, true).unwrap();
+            c.send(stream, initial, true).unwrap();
         }
         self.events.push(event);
     }

@@ -94,8 +94,8 @@ fn attack_28_spans_are_bounded_by_what_they_reach() {
     assert!(refused > 30_000);
     // What is next in order is never refused: the stream goes on.
     assert!(!buffer.refuses(0, 1));
-    // Nor is what joins a span.
-    let last = buffer.inner.spans.last().unwrap();
+    // Nor is what joins a range.
+    let last = buffer.inner.ranges.last().unwrap();
     assert!(!buffer.refuses(last.hi, last.hi + 1));
 }
 

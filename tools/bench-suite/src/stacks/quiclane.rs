@@ -17,7 +17,8 @@ use quiclane::datapath::{
 };
 use quiclane::ecn::Ecn;
 use quiclane::exec::{
-    ClientConfig, ConnectionRef, Crew, Handle, Handler, LaneLimits, ServerConfig, Worker,
+    ClientConfig, ConnectionRef, Handle, Handler, LaneLimits, ServerConfig, SimulatedWorkers,
+    Worker,
 };
 use quiclane::proto::congestion::Algorithm;
 use quiclane::proto::connection::TransportConfig;
@@ -289,10 +290,10 @@ impl Side {
             received_bytes: AtomicU64::new(0),
             window_bytes: AtomicU64::new(0),
         };
-        let crew = Crew::new(1, SEEDS[usize::from(is_server)])?;
-        let mut worker = crew.worker(0, Instant::from_nanos(BEGIN_NS), LaneLimits::default());
+        let workers = SimulatedWorkers::new(1, SEEDS[usize::from(is_server)])?;
+        let mut worker = workers.worker(0, Instant::from_nanos(BEGIN_NS), LaneLimits::default());
         let (local, remote) = if is_server { (SERVER, CLIENT) } else { (CLIENT, SERVER) };
-        worker.add_port(Memory::new(local, remote))?;
+        worker.add_datapath(Memory::new(local, remote))?;
         Ok(Self { worker, state: Arc::new(state), config, handles: Vec::new(), ahead_ns: BEGIN_NS })
     }
 
@@ -302,7 +303,7 @@ impl Side {
     }
 
     fn port(&mut self) -> &mut Memory {
-        &mut self.worker.ports()[0]
+        &mut self.worker.datapaths()[0]
     }
 }
 

@@ -12,13 +12,13 @@ use crate::wire::StreamId;
 /// A connection lives on for a while after it has closed, to answer what still arrives. Its
 /// application has heard the last by then: timers, descriptors and calls of handles are for
 /// nobody.
-pub(super) struct Bridge<'a> {
+pub(super) struct CallbackAdapter<'a> {
     pub(super) handler: &'a mut dyn Handler,
     pub(super) seat: &'a mut Seat,
     pub(super) services: &'a mut Services,
 }
 
-impl Bridge<'_> {
+impl CallbackAdapter<'_> {
     /// Calls the application, and notes that it was.
     fn call<R>(
         &mut self,
@@ -67,7 +67,7 @@ impl Bridge<'_> {
     }
 }
 
-impl Application for Bridge<'_> {
+impl Application for CallbackAdapter<'_> {
     fn data(
         &mut self,
         connection: &mut Connection,
@@ -102,7 +102,7 @@ impl Application for Bridge<'_> {
     }
 }
 
-impl Bridge<'_> {
+impl CallbackAdapter<'_> {
     fn end_address(&self) {
         if let Some(address) = &self.seat.address {
             address.end();

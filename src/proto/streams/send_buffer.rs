@@ -1,4 +1,4 @@
-//! What the application lent: one arena of pieces for all streams of a connection.
+//! What applications send: one arena of pieces for all streams of a connection.
 //!
 //! ```text
 //!            head                cursor        tail
@@ -62,12 +62,12 @@ impl Chain {
 
 /// All pieces of a connection.
 #[derive(Debug)]
-pub(super) struct Lent {
+pub(super) struct SendBuffer {
     pieces: Vec<Piece>,
     free: u32,
 }
 
-impl Lent {
+impl SendBuffer {
     /// Nothing lent, no heap.
     pub(super) const fn new() -> Self {
         Self { pieces: Vec::new(), free: NONE }
@@ -216,89 +216,89 @@ impl Lent {
 mod tests {
     use super::*;
 
-    fn lend(lent: &mut Lent, chain: &mut Chain, start: u64, data: &'static [u8]) {
-        lent.push(chain, Bytes::from_static(data), start);
+    fn lend(send_buffer: &mut SendBuffer, chain: &mut Chain, start: u64, data: &'static [u8]) {
+        send_buffer.push(chain, Bytes::from_static(data), start);
     }
 
     #[test]
     fn the_cursor_follows_first_sends_across_pieces() {
-        let (mut lent, mut chain) = (Lent::new(), Chain::EMPTY);
-        lend(&mut lent, &mut chain, 0, b"abc");
-        lend(&mut lent, &mut chain, 3, b"de");
+        let (mut send_buffer, mut chain) = (SendBuffer::new(), Chain::EMPTY);
+        lend(&mut send_buffer, &mut chain, 0, b"abc");
+        lend(&mut send_buffer, &mut chain, 3, b"de");
         let mut out = [0; 4];
-        lent.copy_next(&mut chain, 0, &mut out);
+        send_buffer.copy_next(&mut chain, 0, &mut out);
         assert_eq!(&out, b"abcd");
         let mut out = [0; 1];
-        lent.copy_next(&mut chain, 4, &mut out);
+        send_buffer.copy_next(&mut chain, 4, &mut out);
         assert_eq!(&out, b"e");
         assert_eq!(chain.cursor, NONE);
-        lend(&mut lent, &mut chain, 5, b"f");
-        lent.copy_next(&mut chain, 5, &mut out);
+        lend(&mut send_buffer, &mut chain, 5, b"f");
+        send_buffer.copy_next(&mut chain, 5, &mut out);
         assert_eq!(&out, b"f");
     }
 
     #[test]
     fn bytes_return_to_their_owner_as_soon_as_they_are_below() {
-        let (mut lent, mut chain) = (Lent::new(), Chain::EMPTY);
+        let (mut send_buffer, mut chain) = (SendBuffer::new(), Chain::EMPTY);
         let owner = Bytes::from(vec![7; 1000]);
-        lent.push(&mut chain, owner.slice(..600), 0);
-        lent.push(&mut chain, owner.slice(600..), 600);
-        lent.pop_below(&mut chain, 599);
+        send_buffer.push(&mut chain, owner.slice(..600), 0);
+        send_buffer.push(&mut chain, owner.slice(600..), 600);
+        send_buffer.pop_below(&mut chain, 599);
         assert!(!owner.is_unique());
-        lent.pop_below(&mut chain, 600);
-        assert_eq!(lent.pieces.iter().filter(|piece| piece.is_free()).count(), 1);
-        lent.pop_below(&mut chain, 1000);
+        send_buffer.pop_below(&mut chain, 600);
+        assert_eq!(send_buffer.pieces.iter().filter(|piece| piece.is_free()).count(), 1);
+        send_buffer.pop_below(&mut chain, 1000);
         assert!(owner.is_unique() && chain.is_empty());
     }
 
     #[test]
     fn sending_again_finds_bytes_upwards_and_downwards() {
-        let (mut lent, mut chain) = (Lent::new(), Chain::EMPTY);
+        let (mut send_buffer, mut chain) = (SendBuffer::new(), Chain::EMPTY);
         let text: Vec<u8> = (0..100).collect();
         for (i, piece) in text.chunks(7).enumerate() {
-            lent.push(&mut chain, Bytes::copy_from_slice(piece), i as u64 * 7);
+            send_buffer.push(&mut chain, Bytes::copy_from_slice(piece), i as u64 * 7);
         }
         let mut hint = NONE;
         for at in [10usize, 50, 51, 3, 98] {
             let mut out = [0; 2];
-            lent.copy_again(&chain, &mut hint, at as u64, &mut out);
+            send_buffer.copy_again(&chain, &mut hint, at as u64, &mut out);
             assert_eq!(out, text[at..at + 2]);
         }
     }
 
     #[test]
     fn pieces_are_reused_and_shrink_gives_all_back() {
-        let (mut lent, mut a, mut b) = (Lent::new(), Chain::EMPTY, Chain::EMPTY);
-        lend(&mut lent, &mut a, 0, b"a");
-        lent.clear(&mut a);
-        let held = lent.heap_bytes();
+        let (mut send_buffer, mut a, mut b) = (SendBuffer::new(), Chain::EMPTY, Chain::EMPTY);
+        lend(&mut send_buffer, &mut a, 0, b"a");
+        send_buffer.clear(&mut a);
+        let held = send_buffer.heap_bytes();
         for _ in 0..10 {
-            lend(&mut lent, &mut b, 0, b"b");
-            lent.clear(&mut b);
+            lend(&mut send_buffer, &mut b, 0, b"b");
+            send_buffer.clear(&mut b);
         }
-        assert_eq!(lent.heap_bytes(), held);
-        lent.shrink();
-        assert_eq!(lent.heap_bytes(), 0);
+        assert_eq!(send_buffer.heap_bytes(), held);
+        send_buffer.shrink();
+        assert_eq!(send_buffer.heap_bytes(), 0);
     }
 
     #[test]
     fn shrinking_keeps_what_is_lent() {
-        let (mut lent, mut a, mut b) = (Lent::new(), Chain::EMPTY, Chain::EMPTY);
+        let (mut send_buffer, mut a, mut b) = (SendBuffer::new(), Chain::EMPTY, Chain::EMPTY);
         for at in 0..100 {
-            lend(&mut lent, &mut a, at, b"a");
+            lend(&mut send_buffer, &mut a, at, b"a");
             if at == 20 {
-                lend(&mut lent, &mut b, 0, b"bee");
+                lend(&mut send_buffer, &mut b, 0, b"bee");
             }
         }
-        lent.clear(&mut a);
-        lent.shrink();
-        assert_eq!(lent.pieces.len(), 22);
+        send_buffer.clear(&mut a);
+        send_buffer.shrink();
+        assert_eq!(send_buffer.pieces.len(), 22);
         let mut out = [0; 3];
-        lent.copy_next(&mut b, 0, &mut out);
+        send_buffer.copy_next(&mut b, 0, &mut out);
         assert_eq!(&out, b"bee");
         for at in 0..30 {
-            lend(&mut lent, &mut a, at, b"c");
+            lend(&mut send_buffer, &mut a, at, b"c");
         }
-        assert_eq!(lent.pieces.len(), 31);
+        assert_eq!(send_buffer.pieces.len(), 31);
     }
 }

@@ -2,16 +2,16 @@
 //!
 //! ```
 //! use quiclane::datapath::udp::UdpDatapath;
-//! use quiclane::exec::{Crew, LaneLimits, Worker};
+//! use quiclane::exec::{SimulatedWorkers, LaneLimits, Worker};
 //! use quiclane::time::Instant;
 //!
-//! let crew = Crew::new(2, 7)?; // two workers of one host; the seed makes runs repeatable
-//! let worker: Worker<UdpDatapath> = crew.worker(0, Instant::EPOCH, LaneLimits::default());
+//! let workers = SimulatedWorkers::new(2, 7)?; // two workers of one host; the seed makes runs repeatable
+//! let worker: Worker<UdpDatapath> = workers.worker(0, Instant::EPOCH, LaneLimits::default());
 //! # drop(worker);
 //! # Ok::<(), std::io::Error>(())
 //! ```
 //!
-//! Give each worker a datapath with [`Worker::add_port`], then [`Worker::listen`] or
+//! Give each worker a datapath with [`Worker::add_datapath`], then [`Worker::listen`] or
 //! [`Worker::connect`], then call [`Worker::turn`] with whatever time it shall be.
 
 use super::address::Address;
@@ -34,19 +34,21 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// The workers of one simulated host: they hand datagrams to each other, and share keys.
-pub struct Crew {
+pub struct SimulatedWorkers {
     fleet: Arc<Fleet<Command>>,
     seed: u64,
     used_tokens: UsedTokens,
 }
 
-impl std::fmt::Debug for Crew {
+impl std::fmt::Debug for SimulatedWorkers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Crew").field("workers", &self.fleet.len()).finish_non_exhaustive()
+        f.debug_struct("SimulatedWorkers")
+            .field("workers", &self.fleet.len())
+            .finish_non_exhaustive()
     }
 }
 
-impl Crew {
+impl SimulatedWorkers {
     /// Room for `workers` workers. Everything random follows from `seed`.
     ///
     /// # Errors
@@ -95,7 +97,7 @@ struct Keys {
     used_tokens: UsedTokens,
 }
 
-/// A worker of a [`Crew`]: whoever holds it turns it. `D` is the kind of its datapaths.
+/// A worker of a [`SimulatedWorkers`]: whoever holds it turns it. `D` is the kind of its datapaths.
 pub struct Worker<D> {
     worker: worker::Worker<D>,
     keys: Keys,
@@ -106,13 +108,13 @@ impl<D: Datapath> Worker<D> {
     ///
     /// # Errors
     /// Its descriptors cannot be waited for.
-    pub fn add_port(&mut self, datapath: D) -> io::Result<usize> {
-        self.worker.add_port(datapath)
+    pub fn add_datapath(&mut self, datapath: D) -> io::Result<usize> {
+        self.worker.add_datapath(datapath)
     }
 
     /// The datapaths, by number.
-    pub fn ports(&mut self) -> &mut [D] {
-        self.worker.ports()
+    pub fn datapaths(&mut self) -> &mut [D] {
+        self.worker.datapaths()
     }
 
     /// What it does for connections.
@@ -125,10 +127,10 @@ impl<D: Datapath> Worker<D> {
         self.worker.snapshot()
     }
 
-    /// Accepts connections that arrive at `port` for `local`.
+    /// Accepts connections that arrive at `datapath` for `local`.
     pub fn listen(
         &mut self,
-        port: usize,
+        datapath: usize,
         local: SocketAddr,
         config: &ServerConfig,
         acceptor: Acceptor,
@@ -143,13 +145,13 @@ impl<D: Datapath> Worker<D> {
         )
         .limited(&config.answers);
         let over = Arc::default();
-        self.worker.lane().listen(Listener { id: 0, port, local, over, endpoint, acceptor });
+        self.worker.lane().listen(Listener { id: 0, datapath, local, over, endpoint, acceptor });
     }
 
-    /// Begins a connection from `local` through `port`.
+    /// Begins a connection from `local` through `datapath`.
     pub fn connect(
         &mut self,
-        port: usize,
+        datapath: usize,
         local: SocketAddr,
         remote: SocketAddr,
         server_name: &str,
@@ -159,7 +161,7 @@ impl<D: Datapath> Worker<D> {
         let address = Address::pending(self.worker.lane().number() as u16);
         let mut request =
             ConnectRequest::new(remote, server_name, config, handler, address.clone());
-        (request.port, request.local) = (port, local);
+        (request.datapath, request.local) = (datapath, local);
         self.worker.lane().connect(request);
         Handle::new(address, self.worker.fleet().clone())
     }
@@ -204,7 +206,7 @@ impl<D: Datapath> Worker<D> {
         self.worker.fleet()
     }
 
-    /// Without what a crew adds.
+    /// The worker without what a simulation adds.
     #[cfg(test)]
     pub(super) fn into_inner(self) -> worker::Worker<D> {
         self.worker

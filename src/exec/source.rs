@@ -30,7 +30,7 @@ pub(super) enum Source {
 
 /// Why a datapath, or an address on it, could not be opened.
 #[derive(Debug)]
-pub enum PortError {
+pub enum OpenDatapathError {
     /// A kernel socket.
     Udp(UdpError),
     /// An AF_XDP queue, or a kernel socket beside it.
@@ -46,7 +46,7 @@ pub enum PortError {
     Wait(std::io::Error),
 }
 
-impl fmt::Display for PortError {
+impl fmt::Display for OpenDatapathError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Udp(error) => error.fmt(f),
@@ -57,7 +57,7 @@ impl fmt::Display for PortError {
     }
 }
 
-impl std::error::Error for PortError {
+impl std::error::Error for OpenDatapathError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Udp(error) => Some(error),
@@ -67,25 +67,25 @@ impl std::error::Error for PortError {
     }
 }
 
-impl From<UdpError> for PortError {
+impl From<UdpError> for OpenDatapathError {
     fn from(error: UdpError) -> Self {
         Self::Udp(error)
     }
 }
 
-impl From<XdpError> for PortError {
+impl From<XdpError> for OpenDatapathError {
     fn from(error: XdpError) -> Self {
         Self::Xdp(error)
     }
 }
 
 /// A worker's datapath: the kind is chosen at start, and a call costs one branch.
-pub(super) enum Port {
+pub(super) enum AnyDatapath {
     Udp(Box<UdpDatapath>),
     Xdp(Box<XdpDatapath>),
 }
 
-/// What a port is opened for.
+/// What an address is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// Clients send to it, and every worker has a socket on it.
@@ -116,11 +116,11 @@ impl Source {
     }
 
     /// The datapath of a worker that has one from its start: a queue of the device.
-    pub(super) fn at_start(&self, queue: u32) -> Result<Option<Port>, PortError> {
+    pub(super) fn at_start(&self, queue: u32) -> Result<Option<AnyDatapath>, OpenDatapathError> {
         match self {
             Self::Udp { .. } => Ok(None),
             Self::Xdp { device, .. } => {
-                Ok(Some(Port::Xdp(Box::new(device.open_queue(queue, &[])?))))
+                Ok(Some(AnyDatapath::Xdp(Box::new(device.open_queue(queue, &[])?))))
             }
         }
     }
@@ -130,20 +130,20 @@ impl Source {
     /// [claimed](Self::claim) first, and has its port by then: nothing is waited for here.
     pub(super) fn open(
         &self,
-        port: Option<&mut Port>,
+        datapath: Option<&mut AnyDatapath>,
         address: SocketAddr,
         purpose: Purpose,
-    ) -> Result<(SocketAddr, Option<Port>), PortError> {
-        match (self, port) {
-            (Self::Udp { tuning, .. }, port) => {
+    ) -> Result<(SocketAddr, Option<AnyDatapath>), OpenDatapathError> {
+        match (self, datapath) {
+            (Self::Udp { tuning, .. }, datapath) => {
                 let config = tuning.config(address, purpose == Purpose::Listen);
-                if let Some(Port::Udp(datapath)) = port {
+                if let Some(AnyDatapath::Udp(datapath)) = datapath {
                     return Ok((datapath.add_socket(&config)?, None));
                 }
                 let datapath = UdpDatapath::bind(&config)?;
-                Ok((datapath.local_addr(), Some(Port::Udp(Box::new(datapath)))))
+                Ok((datapath.local_addr(), Some(AnyDatapath::Udp(Box::new(datapath)))))
             }
-            (Self::Xdp { device, .. }, Some(Port::Xdp(datapath))) => match purpose {
+            (Self::Xdp { device, .. }, Some(AnyDatapath::Xdp(datapath))) => match purpose {
                 Purpose::Listen => {
                     datapath.join_port(address)?;
                     Ok((address, None))
@@ -162,7 +162,7 @@ impl Source {
     /// among themselves, and the kernel would let them share it with another process of the same
     /// user as well, which would then get some of their datagrams. Takes up to a second if somebody
     /// else has it: not for a worker's thread.
-    pub(super) fn claim(&self, address: SocketAddr) -> Result<SideSocket, PortError> {
+    pub(super) fn claim(&self, address: SocketAddr) -> Result<SideSocket, OpenDatapathError> {
         let device = match self {
             Self::Udp { tuning, .. } => tuning.device.as_deref(),
             Self::Xdp { .. } => None,
@@ -171,7 +171,7 @@ impl Source {
     }
 
     /// Steers what clients send to `address` to the workers, once all of them can take it.
-    pub(super) fn steer(&self, address: SocketAddr) -> Result<(), PortError> {
+    pub(super) fn steer(&self, address: SocketAddr) -> Result<(), OpenDatapathError> {
         match self {
             Self::Udp { .. } => Ok(()),
             Self::Xdp { device, .. } => Ok(device.listen_as(address, PortUse::Server)?),
@@ -183,7 +183,7 @@ impl Source {
         &self,
         bound: SocketAddr,
         remote: SocketAddr,
-    ) -> Result<SocketAddr, PortError> {
+    ) -> Result<SocketAddr, OpenDatapathError> {
         match self {
             // The kernel chooses, until the first authentic packet tells what it chose. From then
             // on the lane keeps to it, even if the kernel would choose another: an id may not be
@@ -194,7 +194,7 @@ impl Source {
                 let any = SocketAddr::new(bound.ip(), 0);
                 let chosen = UdpSocket::bind(any)
                     .and_then(|socket| socket.connect(remote).and_then(|()| socket.local_addr()))
-                    .map_err(|error| PortError::NoRoute { remote, error })?;
+                    .map_err(|error| OpenDatapathError::NoRoute { remote, error })?;
                 Ok(SocketAddr::new(chosen.ip(), bound.port()))
             }
         }
@@ -209,15 +209,15 @@ pub(super) fn steps(ladder: &Ladder) -> Vec<LadderStep> {
 
 /// One call of either kind.
 macro_rules! either {
-    ($port:expr, $datapath:ident => $call:expr) => {
-        match $port {
+    ($self:expr, $datapath:ident => $call:expr) => {
+        match $self {
             Self::Udp($datapath) => $call,
             Self::Xdp($datapath) => $call,
         }
     };
 }
 
-impl Datapath for Port {
+impl Datapath for AnyDatapath {
     fn capabilities(&self) -> &Capabilities {
         either!(self, datapath => datapath.capabilities())
     }

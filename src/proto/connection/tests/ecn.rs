@@ -34,8 +34,8 @@ fn a_path_that_clears_marks_ends_them() {
     });
     pair.settle();
     both_ways(&mut pair);
-    assert!(!pair.client.path.ecn.is_capable() && !pair.client.path.ecn.marks());
-    assert!(!pair.server.path.ecn.is_capable() && !pair.server.path.ecn.marks());
+    assert!(!pair.client.path.ecn.is_capable() && !pair.client.path.ecn.is_marking());
+    assert!(!pair.server.path.ecn.is_capable() && !pair.server.path.ecn.is_marking());
 }
 
 #[test]
