@@ -29,13 +29,13 @@ pub(crate) const LAYERS: &[(&str, &[&str])] = &[
         "src/proto/streams",
         &[
             "error",
-            "spans",
+            "byte_ranges",
             "flow",
             "limits",
             "buffer",
             "recv",
-            // The slots, the lists through them and what is lent share one arena's indexes.
-            "lent list send slot table",
+            // The slots, the lists through them and the send buffer share one arena's indexes.
+            "list send send_buffer slot table",
             "mod app deliver event incoming transmit",
         ],
     ),
