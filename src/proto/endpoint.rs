@@ -9,10 +9,12 @@
 use super::connection::{Connection, ServerArgs, TransportConfig, code};
 use super::crypto::{ResetKey, ServerTls, TAG_LEN, initial_keys, retry_tag};
 use super::limiter::Limiter;
+use super::packet_builder::{Header, Number, PacketBuilder};
+use super::recovery::SentInfo;
 use super::token::{MAX_TOKEN_LEN, Refusal, Tokens, Validation};
 use crate::time::Instant;
 use crate::wire::frame::Frame;
-use crate::wire::packet::{self, LongHeader, Packet, PacketType, decode_pn, patch_length};
+use crate::wire::packet::{self, LongHeader, Packet, PacketType, decode_pn};
 use crate::wire::{ConnectionId, Side, VERSION_1, Writer};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -541,8 +543,6 @@ impl Close<'_> {
         // Below 2^31 its four bytes are read as they are by who has seen no packet yet.
         let pn = u64::from(random >> 1);
         let keys = initial_keys(VERSION_1, self.scid.as_slice(), Side::Server)?;
-        let room = out.len().checked_sub(TAG_LEN)?;
-        let mut w = Writer::new(&mut out[..room]);
         let header = LongHeader {
             kind: PacketType::Initial,
             version: VERSION_1,
@@ -550,14 +550,11 @@ impl Close<'_> {
             scid: *self.scid,
             token: b"",
         };
-        let layout = header.write(&mut w, pn, 4).ok()?;
-        let payload_at = w.position();
+        let header = Header::Long(&header);
+        let (packet, mut w) = PacketBuilder::begin(header, Number::long(pn), out)?;
         let reason = self.reason.as_bytes();
         Frame::ConnectionClose { code: self.code, frame_type: 0, reason }.write(&mut w).ok()?;
-        let end = w.position();
-        patch_length(out, layout.length_at, end + TAG_LEN - layout.pn_at);
-        let total = keys.local.packet().seal(pn, out, payload_at, end - payload_at)?;
-        keys.local.header().mask(&mut out[..total], layout.pn_at).then_some(total)
+        packet.end(w, SentInfo::default()).protect(out, &keys.local)
     }
 }
 

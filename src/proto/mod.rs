@@ -15,6 +15,7 @@ pub mod endpoint;
 mod limiter;
 pub mod mtu;
 pub mod pacer;
+mod packet_builder;
 mod path;
 mod patience;
 pub mod ranges;

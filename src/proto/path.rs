@@ -4,12 +4,12 @@
 //! belong to the way that packets take (RFC 9000 §9.4). A connection holds its active path by value:
 //! each packet touches it.
 
-use super::congestion::{AnyController, Controller};
+use super::congestion::{Algorithm, AnyController, Controller};
 use super::ecn::EcnSender;
 use super::mtu::Mtu;
 use super::pacer::Pacer;
 use super::patience::Patience;
-use super::recovery::Resolved;
+use super::recovery::{Resolved, SentInfo};
 use super::rtt::Rtt;
 use super::spurious::SpuriousCandidates;
 use crate::time::Instant;
@@ -28,6 +28,8 @@ pub(super) struct Path {
     pub(super) rtt: Rtt,
     pub(super) congestion: AnyController,
     pub(super) spurious: SpuriousCandidates,
+    /// The pacer is asked.
+    pub(super) paced: bool,
     pub(super) pacer: Pacer,
     pub(super) bytes_in_flight: u64,
     pub(super) ecn: EcnSender,
@@ -36,7 +38,41 @@ pub(super) struct Path {
     pub(super) patience: Patience,
 }
 
+/// How paths of a connection begin.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PathConfig {
+    pub(super) initial_rtt_ns: u64,
+    pub(super) congestion: Algorithm,
+    pub(super) paced: bool,
+    pub(super) ecn: bool,
+    pub(super) initial_mtu_bytes: u16,
+    pub(super) max_mtu_bytes: u16,
+}
+
 impl Path {
+    /// A path of which nothing is known but whether the peer is there.
+    pub(super) fn new(
+        now: Instant,
+        remote: SocketAddr,
+        validated: bool,
+        config: &PathConfig,
+    ) -> Self {
+        let mtu = config.initial_mtu_bytes;
+        Self {
+            remote,
+            validation: Validation::new(validated),
+            rtt: Rtt::new(config.initial_rtt_ns),
+            congestion: AnyController::new(config.congestion, mtu),
+            spurious: SpuriousCandidates::default(),
+            paced: config.paced,
+            pacer: Pacer::new(now, mtu),
+            bytes_in_flight: 0,
+            ecn: EcnSender::new(config.ecn),
+            mtu: Mtu::new(mtu, config.max_mtu_bytes.max(mtu)),
+            patience: Patience::default(),
+        }
+    }
+
     /// RFC 9002 §6.2.1: the base of the probe timeout of 1-RTT packets, without the backoff.
     #[inline]
     pub(super) fn pto_ns(&self, peer_max_ack_delay_ns: u64) -> u64 {
@@ -54,6 +90,23 @@ impl Path {
         self.bytes_in_flight = self.bytes_in_flight.saturating_sub(bytes);
     }
 
+    /// A packet has left on the path.
+    #[inline]
+    pub(super) fn on_sent(&mut self, now: Instant, pn: u64, info: SentInfo) {
+        if !info.in_flight {
+            return;
+        }
+        let bytes = u64::from(info.bytes);
+        self.bytes_in_flight += bytes;
+        if !info.ack_eliciting {
+            return;
+        }
+        self.congestion.on_sent(now, bytes, pn);
+        if self.paced {
+            self.pacer.on_sent(bytes);
+        }
+    }
+
     /// A packet was acknowledged or lost.
     #[inline]
     pub(super) fn on_resolved(&mut self, p: &Resolved) {
@@ -65,6 +118,9 @@ impl Path {
     /// When a packet of so many bytes may leave, as the pacer has it.
     #[inline]
     pub(super) fn pace(&mut self, now: Instant, bytes: usize) -> Result<(), Instant> {
+        if !self.paced {
+            return Ok(());
+        }
         let window = self.congestion.window();
         self.pacer.can_send(now, bytes as u64, window, self.rtt.smoothed_ns())
     }
@@ -133,5 +189,31 @@ mod tests {
         assert_eq!(v.budget(), 0, "a datagram may be a little longer");
         v.validate();
         assert!(v.is_validated() && v.budget() == u64::MAX);
+    }
+
+    #[test]
+    fn what_asks_counts_for_the_pacer_and_padding_as_in_flight() {
+        let config = PathConfig {
+            initial_rtt_ns: 100_000_000,
+            congestion: Algorithm::NewReno,
+            paced: true,
+            ecn: true,
+            initial_mtu_bytes: 1_200,
+            max_mtu_bytes: 1_472,
+        };
+        let (now, remote) = (Instant::EPOCH, "[::1]:443".parse().expect("an address"));
+        let mut path = Path::new(now, remote, true, &config);
+        let acknowledges = SentInfo { bytes: 1_200, ..SentInfo::default() };
+        let padded = SentInfo { in_flight: true, ..acknowledges };
+        let asks = SentInfo { ack_eliciting: true, ..padded };
+        for (info, in_flight) in [(acknowledges, 0), (padded, 1_200), (asks, 2_400)] {
+            path.on_sent(now, 0, info);
+            assert_eq!(path.bytes_in_flight, in_flight);
+        }
+        // One of the ten packets that the pacer lets go at once has left.
+        assert_eq!(path.pace(now, 9 * 1_200), Ok(()));
+        assert!(path.pace(now, 9 * 1_200 + 1).is_err());
+        path.paced = false;
+        assert_eq!(path.pace(now, 9 * 1_200 + 1), Ok(()));
     }
 }

@@ -1,17 +1,20 @@
-//! From frames to packets: what goes into a packet, and in which order.
+//! From frames to packets: what goes into a packet of each space, and in which order.
+//!
+//! [`packet_builder`](crate::proto::packet_builder) knows how a packet is made; here it is given
+//! the connection's ids, numbers, keys and books.
 
-use super::space::Received;
-use super::transmit::{MIN_PN_AND_PAYLOAD, Permit, SealedAs};
+use super::config::ACK_DELAY_EXPONENT;
+use super::crypto_stream::CryptoSend;
+use super::handshake::Handshake;
+use super::space::{HandshakeSpace, Received};
 use super::{Connection, SpaceId};
-use crate::proto::crypto::TAG_LEN;
+use crate::proto::packet_builder::{Book, Draft, Header, Number, PacketBuilder};
 use crate::proto::recovery::SentInfo;
 use crate::proto::sent::SentFrame;
 use crate::time::{Instant, MICROSECOND_NS};
 use crate::wire::frame::{self, Frame, write_ack};
-use crate::wire::packet::{LongHeader, PacketType, patch_length, pn_len, write_short};
+use crate::wire::packet::{LongHeader, PacketType};
 use crate::wire::{VERSION_1, Writer};
-
-use super::config::ACK_DELAY_EXPONENT;
 
 /// Space that the header of a CRYPTO frame takes at most.
 const CRYPTO_HEADER_MAX: usize = 1 + 8 + 4;
@@ -24,19 +27,16 @@ const UNVALIDATED_QUIET_MAX: u32 = 4;
 /// Room that has to be left for a control frame to be tried.
 const CONTROL_ROOM: usize = 64;
 
-/// A packet of a datagram that is being put together; positions within the datagram.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Draft {
-    pub(super) space: SpaceId,
-    start: usize,
-    /// The two bytes of a long header's length.
-    length_at: Option<usize>,
-    pn_at: usize,
-    payload_at: usize,
-    /// Where the payload ends; the tag follows.
-    pub(super) end: usize,
-    pn: u64,
-    pub(super) ack_eliciting: bool,
+/// What may be sent right now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Permit {
+    /// Anything.
+    Full,
+    /// Acknowledgements alone: the window, or the pacer, holds the rest back. Probes of Initial and
+    /// Handshake packets pass.
+    AckOnly,
+    /// Acknowledgements alone, and no probe either.
+    Quiet,
 }
 
 impl Connection {
@@ -63,7 +63,7 @@ impl Connection {
             }
             asks = self.pto_count > 0 && pending && self.hears_again(now);
         }
-        if permit == Permit::AckOnly {
+        if permit != Permit::Full {
             return asks && self.write_ack_probe(w);
         }
         let before = w.position();
@@ -177,21 +177,55 @@ impl Connection {
         }
     }
 
-    /// Begins a packet of `space` in `buf`, which lies at `start` of the datagram. `None` if
-    /// the space has nothing to say. A `quiet` one has nothing but acknowledgements in it.
+    /// Begins a 1-RTT packet in `buf`.
+    ///
+    /// Here and in [`finish_data`](Self::finish_data), the inlining is what the path of nearly
+    /// every datagram had when these lines stood in it.
+    #[inline(always)]
+    pub(super) fn begin_data<'b>(
+        &self,
+        number: Number,
+        buf: &'b mut [u8],
+    ) -> Option<(PacketBuilder, Writer<'b>)> {
+        let header = Header::Short {
+            dcid: self.remote_cids.current(),
+            phase: self.keys.as_ref()?.phase(),
+            local_cid_len: self.local_cid_len,
+        };
+        PacketBuilder::begin(header, number, buf)
+    }
+
+    /// Begins an Initial or Handshake packet in `buf`. `None` if there are no keys for it.
+    pub(super) fn begin_long<'b>(
+        &mut self,
+        space: SpaceId,
+        buf: &'b mut [u8],
+    ) -> Option<(PacketBuilder, Writer<'b>)> {
+        let scid = self.first_local_cid();
+        let dcid = *self.remote_cids.current();
+        let Handshake { initial, handshake, token, .. } = &mut **self.handshake.as_mut()?;
+        let (s, kind) = match space {
+            SpaceId::Initial => (initial, PacketType::Initial),
+            SpaceId::Handshake => (handshake, PacketType::Handshake),
+            SpaceId::Data => return None,
+        };
+        s.keys.as_ref()?;
+        let header = LongHeader { kind, version: VERSION_1, dcid, scid, token };
+        PacketBuilder::begin(Header::Long(&header), Number::next(&s.sent), buf)
+    }
+
+    /// Writes a packet of `space` into `buf`, all but its protection. `None` if the space has
+    /// nothing to say.
     pub(super) fn draft(
         &mut self,
         now: Instant,
         space: SpaceId,
+        permit: Permit,
         buf: &mut [u8],
-        start: usize,
-        full: bool,
-        quiet: bool,
     ) -> Option<Draft> {
-        if space == SpaceId::Data {
-            self.draft_data(now, buf, start, full)
-        } else {
-            self.draft_long(now, space, buf, start, full, quiet)
+        match space {
+            SpaceId::Initial | SpaceId::Handshake => self.draft_long(now, space, permit, buf),
+            SpaceId::Data => self.draft_data(now, permit, buf),
         }
     }
 
@@ -199,185 +233,141 @@ impl Connection {
         &mut self,
         now: Instant,
         space: SpaceId,
+        permit: Permit,
         buf: &mut [u8],
-        start: usize,
-        full: bool,
-        quiet: bool,
     ) -> Option<Draft> {
-        let scid = self.first_local_cid();
-        let dcid = *self.remote_cids.current();
         let validated = self.path.validation.is_validated();
-        let h = self.handshake.as_mut()?;
-        let token =
-            if space == SpaceId::Initial { std::mem::take(&mut h.token) } else { Vec::new() };
-        let kind =
-            if space == SpaceId::Initial { PacketType::Initial } else { PacketType::Handshake };
-        let header = LongHeader { kind, version: VERSION_1, dcid, scid, token: &token };
         let quiet_max = if validated { HANDSHAKE_QUIET_MAX } else { UNVALIDATED_QUIET_MAX };
-        let draft = h.space(space).and_then(|s| {
-            draft_in_space(now, s, space, &header, buf, start, full, quiet, quiet_max)
-        });
-        if space == SpaceId::Initial {
-            h.token = token;
+        let s = self.handshake.as_mut()?.space(space)?;
+        if !s.has_to_speak(now, permit, quiet_max) {
+            return None;
         }
-        draft
+        let (packet, mut w) = self.begin_long(space, buf)?;
+        let s = self.handshake.as_mut()?.space(space)?;
+        let ack_eliciting = s.write_frames(now, &mut w, permit);
+        if packet.is_empty(&w) {
+            s.sent.abandon();
+            return None;
+        }
+        s.probes = s.probes.saturating_sub(u8::from(s.is_probing(permit)));
+        let info = SentInfo { ack_eliciting, in_flight: ack_eliciting, ..SentInfo::default() };
+        Some(packet.end(w, info))
     }
 
-    fn draft_data(
-        &mut self,
-        now: Instant,
-        buf: &mut [u8],
-        start: usize,
-        full: bool,
-    ) -> Option<Draft> {
+    fn draft_data(&mut self, now: Instant, permit: Permit, buf: &mut [u8]) -> Option<Draft> {
         // RFC 9001 §5.7: 1-RTT data waits for the end of the handshake, though a server could
         // send sooner.
         if !self.is_established() {
             return None;
         }
-        let full = full || self.data.probes > 0;
-        let permit = if full { Permit::Full } else { Permit::AckOnly };
-        let phase = self.keys.as_ref()?.phase();
-        let pn = self.data.sent.next_pn();
-        let number_len = pn_len(pn, self.data.sent.largest_acked());
-        let room = buf.len().checked_sub(TAG_LEN)?;
-        let mut w = Writer::new(&mut buf[..room]);
-        let pn_at =
-            write_short(&mut w, self.remote_cids.current(), false, phase, pn, number_len).ok()?;
-        let payload_at = w.position();
+        let permit = if self.data.probes > 0 { Permit::Full } else { permit };
+        let (packet, mut w) = self.begin_data(Number::next(&self.data.sent), buf)?;
         // The packet may be padded later: every STREAM frame says how long it is.
         let ack_eliciting = self.write_data_frames(now, &mut w, permit, true);
-        if w.position() == payload_at {
+        if packet.is_empty(&w) {
             self.data.sent.abandon();
             return None;
         }
         self.data.probes = self.data.probes.saturating_sub(1);
-        pad_to(&mut w, self.min_short_end(pn_at));
-        Some(Draft {
-            space: SpaceId::Data,
-            start,
-            length_at: None,
-            pn_at: start + pn_at,
-            payload_at: start + payload_at,
-            end: start + w.position(),
-            pn,
-            ack_eliciting,
-        })
+        // The whole datagram leaves without an ECN codepoint.
+        let info = SentInfo { ack_eliciting, in_flight: ack_eliciting, ..SentInfo::default() };
+        Some(packet.end(w, info))
     }
 
-    /// Protects a draft and enters it into the books.
-    pub(super) fn finish_draft(&mut self, now: Instant, d: &Draft, buf: &mut [u8], padded: bool) {
-        let total = d.end + TAG_LEN;
-        if let Some(at) = d.length_at {
-            patch_length(buf, at, total - d.pn_at);
+    /// Protects a packet that lies at the start of `buf` and enters it into the books; its length.
+    pub(super) fn finish(
+        &mut self,
+        now: Instant,
+        space: SpaceId,
+        draft: Draft,
+        buf: &mut [u8],
+    ) -> Option<usize> {
+        if space == SpaceId::Data {
+            return self.finish_data(now, draft, buf);
         }
-        let packet = &mut buf[d.start..total];
-        let (header, pn_at) = (d.payload_at - d.start, d.pn_at - d.start);
-        if d.space == SpaceId::Data {
-            let end = d.end - d.start;
-            // The whole datagram leaves without a mark.
-            let ack_eliciting = d.ack_eliciting;
-            let kind = SealedAs { ack_eliciting, mtu_probe: false, marked: false };
-            self.seal_data(now, packet, header, pn_at, d.pn, end, kind);
-            return;
-        }
-        let Some(s) = self.handshake.as_mut().and_then(|h| h.space(d.space)) else { return };
-        let Some(keys) = &s.keys else { return };
-        let sealed = keys.local.packet().seal(d.pn, packet, header, d.end - d.payload_at);
-        if sealed.is_none() || !keys.local.header().mask(packet, pn_at) {
-            s.sent.abandon();
-            return;
-        }
-        let info = SentInfo {
-            bytes: packet.len() as u16,
-            ack_eliciting: d.ack_eliciting,
-            // RFC 9002 §2: padding counts as in flight.
-            in_flight: d.ack_eliciting || padded,
-            ..SentInfo::default()
-        };
-        let bytes = packet.len() as u64;
-        s.sent.commit(now, info);
+        let s = self.handshake.as_mut()?.space(space)?;
+        let keys = &s.keys.as_ref()?.local;
+        let book = Book { sent: &mut s.sent, path: &mut self.path };
+        let info = draft.finish(now, buf, keys, book)?;
+        self.note_sent(now, info);
+        Some(usize::from(info.bytes))
+    }
+
+    /// As [`finish`](Self::finish), for a 1-RTT packet.
+    #[inline(always)]
+    pub(super) fn finish_data(
+        &mut self,
+        now: Instant,
+        draft: Draft,
+        buf: &mut [u8],
+    ) -> Option<usize> {
+        let keys = self.keys.as_mut()?;
+        let book = Book { sent: &mut self.data.sent, path: &mut self.path };
+        let info = draft.finish(now, buf, keys, book)?;
+        self.note_sent(now, info);
+        Some(usize::from(info.bytes))
+    }
+
+    /// A packet of any space has left.
+    #[inline(always)]
+    fn note_sent(&mut self, now: Instant, info: SentInfo) {
         self.stats.tx_packets += 1;
-        if d.ack_eliciting {
-            self.on_eliciting_sent(now, bytes, d.pn);
-        } else if padded {
-            self.path.bytes_in_flight += bytes;
+        if info.ack_eliciting && !self.sent_since_received {
+            // RFC 9000 §10.1: the first one after hearing from the peer restarts the timer.
+            self.sent_since_received = true;
+            self.restart_idle(now);
         }
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "the layout of one packet, and what may go in")]
-fn draft_in_space(
-    now: Instant,
-    s: &mut super::space::HandshakeSpace,
-    space: SpaceId,
-    header: &LongHeader<'_>,
-    buf: &mut [u8],
-    start: usize,
-    full: bool,
-    quiet: bool,
-    quiet_max: u32,
-) -> Option<Draft> {
-    s.keys.as_ref()?;
-    let probing = s.probes > 0 && !quiet;
-    let full = full && !quiet;
-    let crypto = s.crypto_send.has_pending() && (full || probing);
-    if !crypto && !probing && s.sent.quiet() >= quiet_max {
-        s.received.ack_sent();
+impl HandshakeSpace {
+    /// True if the next packet is a probe.
+    fn is_probing(&self, permit: Permit) -> bool {
+        self.probes > 0 && permit != Permit::Quiet
     }
-    if !crypto && !probing && !s.received.ack_due(now) {
-        return None;
-    }
-    let pn = s.sent.next_pn();
-    let room = buf.len().checked_sub(TAG_LEN)?;
-    let mut w = Writer::new(&mut buf[..room]);
-    let layout = header.write(&mut w, pn, pn_len(pn, s.sent.largest_acked())).ok()?;
-    let payload_at = w.position();
-    if (probing || s.received.ack_is_pending(now))
-        && let Some(largest) = write_received(&mut w, &mut s.received, now)
-    {
-        s.sent.push_frame(SentFrame::Ack { largest });
-    }
-    let mut ack_eliciting = false;
-    while (full || probing)
-        && let Some(frame) = write_crypto(&mut w, &mut s.crypto_send)
-    {
-        s.sent.push_frame(frame);
-        ack_eliciting = true;
-    }
-    if probing && !ack_eliciting && Frame::Ping.write(&mut w).is_ok() {
-        s.sent.push_frame(SentFrame::Ping);
-        ack_eliciting = true;
-    }
-    if w.position() == payload_at {
-        s.sent.abandon();
-        return None;
-    }
-    s.probes = s.probes.saturating_sub(u8::from(probing));
-    pad_to(&mut w, layout.pn_at + MIN_PN_AND_PAYLOAD);
-    Some(Draft {
-        space,
-        start,
-        length_at: Some(start + layout.length_at),
-        pn_at: start + layout.pn_at,
-        payload_at: start + payload_at,
-        end: start + w.position(),
-        pn,
-        ack_eliciting,
-    })
-}
 
-fn pad_to(w: &mut Writer<'_>, end: usize) {
-    if w.position() < end {
-        let _fits = Frame::Padding { len: end - w.position() }.write(w);
+    /// True if there is something to send now. A peer that acknowledges nothing of ours gets no
+    /// more than `quiet_max` acknowledgements by themselves.
+    fn has_to_speak(&mut self, now: Instant, permit: Permit, quiet_max: u32) -> bool {
+        if self.keys.is_none() {
+            return false;
+        }
+        let probing = self.is_probing(permit);
+        let crypto = self.crypto_send.has_pending() && (permit == Permit::Full || probing);
+        if crypto || probing {
+            return true;
+        }
+        if self.sent.quiet() >= quiet_max {
+            self.received.ack_sent();
+        }
+        self.received.ack_due(now)
+    }
+
+    /// Writes the frames of a packet; true if one of them asks for an acknowledgement.
+    fn write_frames(&mut self, now: Instant, w: &mut Writer<'_>, permit: Permit) -> bool {
+        let probing = self.is_probing(permit);
+        if (probing || self.received.ack_is_pending(now))
+            && let Some(largest) = write_received(w, &mut self.received, now)
+        {
+            self.sent.push_frame(SentFrame::Ack { largest });
+        }
+        let mut ack_eliciting = false;
+        while (permit == Permit::Full || probing)
+            && let Some(frame) = write_crypto(w, &mut self.crypto_send)
+        {
+            self.sent.push_frame(frame);
+            ack_eliciting = true;
+        }
+        if probing && !ack_eliciting && Frame::Ping.write(w).is_ok() {
+            self.sent.push_frame(SentFrame::Ping);
+            ack_eliciting = true;
+        }
+        ack_eliciting
     }
 }
 
 /// Writes the next piece of a CRYPTO stream.
-fn write_crypto(
-    w: &mut Writer<'_>,
-    crypto: &mut super::crypto_stream::CryptoSend,
-) -> Option<SentFrame> {
+fn write_crypto(w: &mut Writer<'_>, crypto: &mut CryptoSend) -> Option<SentFrame> {
     if !crypto.has_pending() {
         return None;
     }

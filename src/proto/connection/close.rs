@@ -1,13 +1,13 @@
 //! The end of a connection (RFC 9000 §10).
 
 use super::error::{CloseReason, TransportError, code};
-use super::{Application, Connection, Event, Handshake, SpaceId, State};
-use crate::proto::crypto::TAG_LEN;
+use super::{Application, Connection, Event, SpaceId, State};
+use crate::proto::packet_builder::Number;
+use crate::proto::recovery::SentInfo;
 use crate::proto::streams::Streams;
 use crate::time::{Instant, SECOND_NS};
 use crate::wire::frame::Frame;
-use crate::wire::packet::{LongHeader, PacketType, patch_length, pn_len, write_short};
-use crate::wire::{VERSION_1, Writer};
+use crate::wire::{Side, Writer};
 use bytes::Bytes;
 
 /// What closing says, as often as the peer has to hear it.
@@ -149,14 +149,14 @@ impl Connection {
     }
 
     /// Writes the close, in every space that the peer may be able to read.
-    pub(super) fn transmit_close(&mut self, buf: &mut [u8]) -> Option<usize> {
+    pub(super) fn transmit_close(&mut self, now: Instant, buf: &mut [u8]) -> Option<usize> {
         let mut closing = self.closing.take()?;
         let budget = usize::try_from(self.path.validation.budget()).unwrap_or(usize::MAX);
         let limit = buf.len().min(usize::from(super::MIN_DATAGRAM_BYTES)).min(budget);
         let mut at = 0;
         if std::mem::take(&mut closing.pending) {
             for space in [SpaceId::Initial, SpaceId::Handshake, SpaceId::Data] {
-                let written = self.write_close(space, &closing, &mut buf[at..limit]);
+                let written = self.write_close(now, space, &closing, &mut buf[at..limit]);
                 at += written.unwrap_or(0);
             }
         }
@@ -168,55 +168,30 @@ impl Connection {
         (at > 0).then_some(at)
     }
 
-    fn write_close(&mut self, space: SpaceId, c: &Closing, buf: &mut [u8]) -> Option<usize> {
-        let room = buf.len().checked_sub(TAG_LEN)?;
-        let dcid = *self.remote_cids.current();
-        if space == SpaceId::Data {
-            // The packet number has 4 bytes here.
-            let end = self.min_short_end(1 + dcid.len());
-            let keys = self.keys.as_mut()?;
-            let pn = self.data.sent.next_pn();
-            let mut w = Writer::new(&mut buf[..room]);
-            let pn_at = write_short(&mut w, &dcid, false, keys.phase(), pn, 4).ok()?;
-            let header = w.position();
-            c.frame(true).write(&mut w).ok()?;
-            if w.position() < end {
-                Frame::Padding { len: end - w.position() }.write(&mut w).ok()?;
-            }
-            let payload = w.position() - header;
-            let total = keys.seal(pn, buf, header, payload)?;
-            self.data.sent.skip();
-            return keys.local_header.mask(&mut buf[..total], pn_at).then_some(total);
-        }
-        let scid = self.first_local_cid();
-        let h = self.handshake.as_mut()?;
-        let Handshake { initial, handshake, token, .. } = &mut **h;
-        let (s, kind) = match space {
-            SpaceId::Initial => (initial, PacketType::Initial),
-            SpaceId::Handshake | SpaceId::Data => (handshake, PacketType::Handshake),
+    fn write_close(
+        &mut self,
+        now: Instant,
+        space: SpaceId,
+        c: &Closing,
+        buf: &mut [u8],
+    ) -> Option<usize> {
+        let (packet, mut w) = match space {
+            SpaceId::Data => self.begin_data(Number::long(self.data.sent.next_pn()), buf)?,
+            SpaceId::Initial | SpaceId::Handshake => self.begin_long(space, buf)?,
         };
-        let keys = s.keys.as_ref()?;
-        let pn = s.sent.next_pn();
-        let mut w = Writer::new(&mut buf[..room]);
-        let header = LongHeader { kind, version: VERSION_1, dcid, scid, token };
-        let layout = header.write(&mut w, pn, pn_len(pn, s.sent.largest_acked())).ok()?;
-        let header_len = w.position();
-        c.frame(false).write(&mut w).ok()?;
-        if kind == PacketType::Initial {
+        c.frame(space == SpaceId::Data).write(&mut w).ok()?;
+        if space == SpaceId::Initial {
             // RFC 9000 §14.1; a server's close asks for no acknowledgement, and need not.
             pad_initial(&mut w, self.side);
         }
-        let end = w.position();
-        patch_length(buf, layout.length_at, end + TAG_LEN - layout.pn_at);
-        let total = keys.local.packet().seal(pn, buf, header_len, end - header_len)?;
-        s.sent.skip();
-        keys.local.header().mask(&mut buf[..total], layout.pn_at).then_some(total)
+        let draft = packet.end(w, SentInfo::default());
+        self.finish(now, space, draft, buf)
     }
 }
 
 /// A client's Initial fills its datagram.
-fn pad_initial(w: &mut Writer<'_>, side: crate::wire::Side) {
-    if side == crate::wire::Side::Client {
+fn pad_initial(w: &mut Writer<'_>, side: Side) {
+    if side == Side::Client {
         let _fits = Frame::Padding { len: w.remaining() }.write(w);
     }
 }

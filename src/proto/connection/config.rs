@@ -1,6 +1,7 @@
 //! What an endpoint grants and how it behaves: the settings of a connection.
 
 use crate::proto::congestion::Algorithm;
+use crate::proto::path::PathConfig;
 use crate::proto::streams::Limits;
 use crate::time::MILLISECOND_NS;
 use crate::wire::transport_parameters::TransportParameters;
@@ -84,6 +85,18 @@ impl TransportConfig {
             stream_data_uni: self.stream_window_bytes,
             streams_bidi: self.bidi_streams,
             streams_uni: self.uni_streams,
+        }
+    }
+
+    /// How paths begin.
+    pub(super) fn path(&self) -> PathConfig {
+        PathConfig {
+            initial_rtt_ns: nanos(self.initial_rtt),
+            congestion: self.congestion,
+            paced: self.pacing,
+            ecn: self.ecn,
+            initial_mtu_bytes: self.initial_mtu_bytes.max(MIN_DATAGRAM_BYTES),
+            max_mtu_bytes: self.max_mtu_bytes,
         }
     }
 

@@ -10,18 +10,11 @@ use super::{
     Connection, ConnectionStats, DataSpace, Deadlines, Event, LocalCids, Pending, RemoteCids,
     SpaceId, State, TransportConfig,
 };
-use crate::proto::congestion::AnyController;
 use crate::proto::crypto::{
     ClientTls, KeyChange, Keys, Level, OneRttSecrets, ServerTls, Session, TlsError, initial_keys,
     retry_tag_matches,
 };
-use crate::proto::ecn::EcnSender;
-use crate::proto::mtu::Mtu;
-use crate::proto::pacer::Pacer;
-use crate::proto::path::{Path, Validation};
-use crate::proto::patience::Patience;
-use crate::proto::rtt::Rtt;
-use crate::proto::spurious::SpuriousCandidates;
+use crate::proto::path::Path;
 use crate::proto::streams::{Limits, Streams};
 use crate::time::{Instant, MILLISECOND_NS};
 use crate::wire::packet::{self, Packet};
@@ -250,18 +243,7 @@ impl Connection {
             pto_count: 0,
             ack_probes_left: 0,
             follow_ups: 0,
-            path: Path {
-                remote: base.remote,
-                validation: Validation::new(base.address_validated),
-                rtt: Rtt::new(nanos(config.initial_rtt)),
-                congestion: AnyController::new(config.congestion, mtu),
-                spurious: SpuriousCandidates::default(),
-                pacer: Pacer::new(base.now, mtu),
-                bytes_in_flight: 0,
-                ecn: EcnSender::new(config.ecn),
-                mtu: Mtu::new(mtu, config.max_mtu_bytes.max(mtu)),
-                patience: Patience::default(),
-            },
+            path: Path::new(base.now, base.remote, base.address_validated, &config.path()),
             keys: None,
             data: DataSpace::default(),
             streams: Streams::new(base.side, config.limits()),

@@ -8,6 +8,7 @@
 use super::error::{TransportError, code};
 use crate::proto::crypto::{HeaderKey, Keys, OneRttSecrets, PacketKey};
 use crate::proto::limiter::Limiter;
+use crate::proto::packet_builder::{Layout, Seal};
 use crate::time::Instant;
 
 /// Updates of a peer that are followed in a second, and a tenth of them at once. Each makes us derive
@@ -26,7 +27,7 @@ enum Generation {
 
 /// Keys of both directions for 1-RTT packets.
 pub(super) struct OneRttKeys {
-    pub(super) local_header: Box<HeaderKey>,
+    local_header: Box<HeaderKey>,
     pub(super) remote_header: Box<HeaderKey>,
     local: Box<PacketKey>,
     remote: Box<PacketKey>,
@@ -76,6 +77,15 @@ fn in_order(pn: u64, largest: Option<u64>) -> Result<(), TransportError> {
     Ok(())
 }
 
+impl Seal for &mut OneRttKeys {
+    #[inline]
+    fn seal(self, packet: &mut [u8], at: Layout, payload_len: usize) -> bool {
+        self.sealed += 1;
+        self.local.seal(at.pn, packet, at.payload_at, payload_len).is_some()
+            && self.local_header.mask(packet, at.pn_at)
+    }
+}
+
 impl OneRttKeys {
     pub(super) fn new(keys: &Keys, secrets: OneRttSecrets) -> Self {
         Self {
@@ -121,19 +131,6 @@ impl OneRttKeys {
     #[inline]
     pub(super) fn phase(&self) -> bool {
         self.phase
-    }
-
-    /// Protects a packet in place.
-    #[inline]
-    pub(super) fn seal(
-        &mut self,
-        pn: u64,
-        packet: &mut [u8],
-        header: usize,
-        payload: usize,
-    ) -> Option<usize> {
-        self.sealed += 1;
-        self.local.seal(pn, packet, header, payload)
     }
 
     /// Opens a packet in place; `phase` is the bit that it came with, `largest` the largest number

@@ -21,7 +21,7 @@
 //! |---|---|
 //! | `receive.rs`, `frames.rs` | from a datagram to packets, from packets to frames |
 //! | `early.rs` | packets that overtook the ones that bring their keys |
-//! | `transmit.rs`, `assemble.rs` | from frames to packets, from packets to a datagram |
+//! | `transmit.rs`, `assemble.rs` | which datagrams leave, which frames go into a packet |
 //! | `acks.rs` | acknowledgements and losses |
 //! | `timers.rs` | what is due when |
 //! | `handshake.rs` | TLS, transport parameters, Retry, Version Negotiation |
@@ -29,7 +29,8 @@
 //! | `keys.rs`, `space.rs`, `crypto_stream.rs`, `cids.rs` | the parts |
 //! | `close.rs` | the end |
 //!
-//! What belongs to the way that packets take is in `proto/path.rs`.
+//! What belongs to the way that packets take is in `proto/path.rs`; `proto/packet_builder.rs` makes
+//! packets.
 
 mod acks;
 mod assemble;

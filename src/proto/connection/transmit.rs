@@ -1,48 +1,34 @@
 //! From what is pending to datagrams: who may send, how much, and when (RFC 9000 §12, §14;
 //! RFC 9002 §7).
 
-use super::assemble::Draft;
+use super::assemble::Permit;
 use super::timers::PROBES;
 use super::{Connection, SpaceId, State, Transmit};
 use crate::ecn::Ecn;
 use crate::proto::congestion::Controller;
 use crate::proto::crypto::TAG_LEN;
 use crate::proto::mtu::MIN_MTU;
+use crate::proto::packet_builder::{Draft, Number, pad_to};
 use crate::proto::recovery::{QUIET_MAX, SentInfo};
 use crate::proto::sent::SentFrame;
 use crate::time::Instant;
+use crate::wire::Side;
 use crate::wire::frame::Frame;
-use crate::wire::packet::{pn_len, write_short};
-use crate::wire::{Side, Writer};
 
-/// RFC 9001 §5.4.2: packet number and payload have 4 bytes at least, so that the sample fits.
-pub(super) const MIN_PN_AND_PAYLOAD: usize = 4;
 /// Where the payload of a packet ends that makes a datagram of 1,200 bytes.
 const PADDED_PAYLOAD_END: usize = super::MIN_DATAGRAM_BYTES as usize - TAG_LEN;
-/// RFC 9000 §10.3: a 1-RTT packet is this much longer than the ids that we ask the peer to write,
-/// at least. The stateless reset that answers it is shorter, and still as long as a packet to us.
-pub(super) const MIN_SHORT_OVERHEAD_BYTES: usize = 22;
 /// Space that a datagram must have for a packet to be begun in it.
 const MIN_ROOM: usize = 64;
 /// RFC 9000 §21.4: the shortest distance between packet numbers left out.
 const MIN_SKIP_DISTANCE: u64 = 64;
 
-/// What a finished 1-RTT packet is.
+/// A packet of a datagram that holds several.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct SealedAs {
-    pub(super) ack_eliciting: bool,
-    pub(super) mtu_probe: bool,
-    /// Its datagram leaves with an ECT mark.
-    pub(super) marked: bool,
-}
-
-/// What may be sent right now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Permit {
-    /// Anything.
-    Full,
-    /// Acknowledgements alone: the window, or the pacer, holds the rest back.
-    AckOnly,
+struct Coalesced {
+    space: SpaceId,
+    /// Where it begins within the datagram.
+    start: usize,
+    draft: Draft,
 }
 
 impl Connection {
@@ -52,7 +38,7 @@ impl Connection {
         let (len, ecn) = match self.state {
             State::Established if self.handshake.is_none() => self.transmit_data(now, buf)?,
             State::Handshaking | State::Established => self.transmit_handshake(now, buf)?,
-            State::Closing => (self.transmit_close(buf)?, Ecn::NotEct),
+            State::Closing => (self.transmit_close(now, buf)?, Ecn::NotEct),
             State::Draining | State::Drained => return None,
         };
         self.stats.tx_datagrams += 1;
@@ -152,9 +138,6 @@ impl Connection {
             self.app_limited = false;
             return Permit::AckOnly;
         }
-        if !self.config.pacing {
-            return Permit::Full;
-        }
         match self.path.pace(now, bytes) {
             Ok(()) => Permit::Full,
             Err(at) => {
@@ -172,90 +155,25 @@ impl Connection {
             return None;
         }
         self.maybe_skip();
-        let pn = self.data.sent.next_pn();
-        let number_len = pn_len(pn, self.data.sent.largest_acked());
-        let keys = self.keys.as_ref()?;
-        let room = buf.len().checked_sub(TAG_LEN)?;
-        let mut w = Writer::new(&mut buf[..room]);
-        let pn_at =
-            write_short(&mut w, self.remote_cids.current(), false, keys.phase(), pn, number_len)
-                .ok()?;
-        let header = w.position();
+        let (packet, mut w) = self.begin_data(Number::next(&self.data.sent), buf)?;
         // What is padded has to say where its data ends.
         let pad = permit == Permit::Full && self.answers_path();
         let ack_eliciting = self.write_data_frames(now, &mut w, permit, pad);
-        let mut end = w.position();
-        if end == header {
+        if packet.is_empty(&w) {
             self.data.sent.abandon();
             return None;
         }
-        let wanted = if pad { PADDED_PAYLOAD_END } else { self.min_short_end(pn_at) };
-        if end < wanted {
-            let len = (wanted - end).min(w.remaining());
-            let _fits = Frame::Padding { len }.write(&mut w);
-            end = w.position();
+        if pad {
+            pad_to(&mut w, PADDED_PAYLOAD_END);
         }
-        let kind = SealedAs { ack_eliciting, mtu_probe: false, marked: self.path.ecn.is_marking() };
-        self.seal_data(now, buf, header, pn_at, pn, end, kind)
-    }
-
-    /// Where the frames of a 1-RTT packet end at the earliest; padding fills what is left. It is
-    /// not counted as in flight: a packet that owes its length to the rule above is an
-    /// acknowledgement as a rule, and those must not wait for the window.
-    #[inline]
-    pub(super) fn min_short_end(&self, pn_at: usize) -> usize {
-        let answerable = MIN_SHORT_OVERHEAD_BYTES + usize::from(self.local_cid_len) - TAG_LEN;
-        answerable.max(pn_at + MIN_PN_AND_PAYLOAD)
-    }
-
-    /// Protects a finished packet and enters it into the books.
-    #[expect(clippy::too_many_arguments, reason = "the layout of one packet, on the hot path")]
-    #[inline]
-    pub(super) fn seal_data(
-        &mut self,
-        now: Instant,
-        buf: &mut [u8],
-        header: usize,
-        pn_at: usize,
-        pn: u64,
-        end: usize,
-        kind: SealedAs,
-    ) -> Option<usize> {
-        let keys = self.keys.as_mut()?;
-        let sealed = keys.seal(pn, buf, header, end - header);
-        let sealed = sealed.filter(|&total| keys.local_header.mask(&mut buf[..total], pn_at));
-        let Some(total) = sealed else {
-            self.data.sent.abandon();
-            return None;
-        };
         let info = SentInfo {
-            bytes: total as u16,
-            ack_eliciting: kind.ack_eliciting,
-            in_flight: kind.ack_eliciting,
-            mtu_probe: kind.mtu_probe,
-            ecn_capable: kind.marked,
+            ack_eliciting,
+            in_flight: ack_eliciting,
+            ecn_capable: self.path.ecn.is_marking(),
+            ..SentInfo::default()
         };
-        self.data.sent.commit(now, info);
-        self.stats.tx_packets += 1;
-        if kind.ack_eliciting {
-            self.on_eliciting_sent(now, total as u64, pn);
-        }
-        Some(total)
-    }
-
-    /// An ack-eliciting packet has left.
-    #[inline]
-    pub(super) fn on_eliciting_sent(&mut self, now: Instant, bytes: u64, pn: u64) {
-        self.path.bytes_in_flight += bytes;
-        self.path.congestion.on_sent(now, bytes, pn);
-        if self.config.pacing {
-            self.path.pacer.on_sent(bytes);
-        }
-        if !self.sent_since_received {
-            // RFC 9000 §10.1: the first one after hearing from the peer restarts the timer.
-            self.sent_since_received = true;
-            self.restart_idle(now);
-        }
+        let draft = packet.end(w, info);
+        self.finish_data(now, draft, buf)
     }
 
     /// RFC 9001 §6.6: updates keys in time, and stops when a key is used up.
@@ -337,20 +255,20 @@ impl Connection {
         if size > buf.len() || self.path.is_full(size) {
             return None;
         }
-        let pn = self.data.sent.next_pn();
-        let number_len = pn_len(pn, self.data.sent.largest_acked());
-        let phase = self.keys.as_ref()?.phase();
-        let mut w = Writer::new(&mut buf[..size - TAG_LEN]);
-        let pn_at =
-            write_short(&mut w, self.remote_cids.current(), false, phase, pn, number_len).ok()?;
-        let header = w.position();
+        let (packet, mut w) = self.begin_data(Number::next(&self.data.sent), &mut buf[..size])?;
         Frame::Ping.write(&mut w).ok()?;
         Frame::Padding { len: w.remaining() }.write(&mut w).ok()?;
-        let end = w.position();
         self.data.sent.push_frame(SentFrame::Ping);
         let mark = self.path.ecn.codepoint();
-        let kind = SealedAs { ack_eliciting: true, mtu_probe: true, marked: mark != Ecn::NotEct };
-        let len = self.seal_data(now, &mut buf[..size], header, pn_at, pn, end, kind)?;
+        let info = SentInfo {
+            ack_eliciting: true,
+            in_flight: true,
+            mtu_probe: true,
+            ecn_capable: mark != Ecn::NotEct,
+            ..SentInfo::default()
+        };
+        let draft = packet.end(w, info);
+        let len = self.finish(now, SpaceId::Data, draft, buf)?;
         self.path.mtu.on_probe_sent();
         self.path.ecn.on_sent();
         Some((len, mark))
@@ -364,48 +282,46 @@ impl Connection {
         if limit < MIN_ROOM {
             return None;
         }
-        let full = self.permit(now, mtu) == Permit::Full;
+        let permit = self.permit(now, mtu);
         let answers_path = self.answers_path();
         // RFC 9000 §14.1: an Initial that asks for an acknowledgement needs a datagram of 1200
         // bytes. One that the amplification limit makes smaller carries acknowledgements only.
         let short = limit < usize::from(super::MIN_DATAGRAM_BYTES);
-        let mut drafts: [Option<Draft>; 3] = [None; 3];
-        let mut at = 0;
-        for (i, space) in
-            [SpaceId::Initial, SpaceId::Handshake, SpaceId::Data].into_iter().enumerate()
-        {
-            if limit - at < MIN_ROOM {
+        let mut drafts: [Option<Coalesced>; 3] = [None; 3];
+        let mut end = 0;
+        let spaces = [SpaceId::Initial, SpaceId::Handshake, SpaceId::Data];
+        for (slot, space) in drafts.iter_mut().zip(spaces) {
+            if limit - end < MIN_ROOM {
                 break;
             }
-            let quiet = space == SpaceId::Initial && short;
-            if let Some(draft) = self.draft(now, space, &mut buf[at..limit], at, full, quiet) {
-                at = draft.end + TAG_LEN;
-                drafts[i] = Some(draft);
+            let permit = if space == SpaceId::Initial && short { Permit::Quiet } else { permit };
+            if let Some(draft) = self.draft(now, space, permit, &mut buf[end..limit]) {
+                *slot = Some(Coalesced { space, start: end, draft });
+                end += draft.len();
             }
         }
         // RFC 9000 §14.1: datagrams that carry an Initial are padded, a server's only if the
         // Initial asks for an acknowledgement.
-        let pad = drafts[0].is_some_and(|d| self.side == Side::Client || d.ack_eliciting)
+        let pad = drafts[0]
+            .is_some_and(|c| self.side == Side::Client || c.draft.info.ack_eliciting)
             || (answers_path && !self.answers_path());
-        let last = drafts.iter().rposition(Option::is_some)?;
-        if pad
-            && at < usize::from(super::MIN_DATAGRAM_BYTES).min(limit)
-            && let Some(draft) = &mut drafts[last]
-        {
-            let wanted = usize::from(super::MIN_DATAGRAM_BYTES).min(limit) - at;
-            buf[draft.end..draft.end + wanted].fill(0);
-            draft.end += wanted;
-            at += wanted;
+        let last = drafts.iter_mut().flatten().next_back()?;
+        let padded_end = usize::from(super::MIN_DATAGRAM_BYTES).min(limit);
+        if pad && end < padded_end {
+            last.draft.pad(&mut buf[last.start..], padded_end - end);
+            end = padded_end;
         }
-        for draft in drafts.iter().flatten() {
-            self.finish_draft(now, draft, buf, pad);
+        for Coalesced { space, start, mut draft } in drafts.into_iter().flatten() {
+            // RFC 9002 §2: padding counts as in flight.
+            draft.info.in_flight |= pad && space != SpaceId::Data;
+            self.finish(now, space, draft, &mut buf[start..]);
         }
-        self.path.validation.on_sent(at);
+        self.path.validation.on_sent(end);
         // RFC 9001 §4.9.1: a client's first Handshake packet ends its use of Initial keys.
         if self.side == Side::Client && drafts[1].is_some() {
             self.discard_space(SpaceId::Initial);
         }
-        Some((at, Ecn::NotEct))
+        Some((end, Ecn::NotEct))
     }
 }
 

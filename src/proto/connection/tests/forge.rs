@@ -4,8 +4,10 @@ use super::super::keys::Opened;
 use super::super::*;
 use super::pair::*;
 use crate::proto::crypto::{TAG_LEN, initial_keys};
+use crate::proto::packet_builder::{Header, Number, PacketBuilder};
+use crate::proto::recovery::SentInfo;
 use crate::wire::frame::Frame;
-use crate::wire::packet::{LongHeader, PacketType, decode_pn, patch_length, write_short};
+use crate::wire::packet::{LongHeader, PacketType, decode_pn, patch_length};
 use crate::wire::{Reader, VERSION_1, Writer};
 
 /// The payload that some frames make.
@@ -33,11 +35,7 @@ impl Pair {
         let c = self.one(from);
         let pn = c.data.sent.next_pn();
         c.data.sent.push_frame(crate::proto::sent::SentFrame::Ping);
-        let info = crate::proto::recovery::SentInfo {
-            bytes: 100,
-            ack_eliciting: true,
-            ..Default::default()
-        };
+        let info = SentInfo { bytes: 100, ack_eliciting: true, ..Default::default() };
         let now = self.now;
         self.one(from).data.sent.commit(now, info);
         self.forge_numbered(from, pn, payload, bits)
@@ -55,13 +53,12 @@ impl Pair {
         let dcid = *c.remote_cids.current();
         let keys = c.keys.as_mut().unwrap();
         let mut buf = vec![0; payload.len() + 100];
-        let mut w = Writer::new(&mut buf);
-        let pn_at = write_short(&mut w, &dcid, false, keys.phase(), pn, 4).unwrap();
-        let header = w.position();
+        let header = Header::Short { dcid: &dcid, phase: keys.phase(), local_cid_len: 0 };
+        let (packet, mut w) = PacketBuilder::begin(header, Number::long(pn), &mut buf).unwrap();
         w.bytes(payload).unwrap();
+        let draft = packet.end(w, SentInfo::default());
         buf[0] |= bits;
-        let total = keys.seal(pn, &mut buf, header, payload.len()).unwrap();
-        assert!(keys.local_header.mask(&mut buf[..total], pn_at));
+        let total = draft.protect(&mut buf, keys).unwrap();
         buf.truncate(total);
         buf
     }
