@@ -39,10 +39,11 @@ impl Request {
 impl Handler for Request {
     fn connected(&mut self, connection: &mut ConnectionRef<'_>, _resumed: bool) {
         // The question is lent to the stream until it is acknowledged: it is not copied here.
-        let asked = match connection.open(Dir::Bi) {
-            Ok(stream) => connection
-                .send(stream, self.question.clone(), true)
-                .map_err(|error| error.to_string()),
+        let mut streams = connection.streams();
+        let asked = match streams.open(Dir::Bi) {
+            Ok(stream) => {
+                streams.send(stream, self.question.clone(), true).map_err(|error| error.to_string())
+            }
             Err(error) => Err(error.to_string()),
         };
         if let Err(error) = asked {

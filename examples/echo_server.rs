@@ -32,14 +32,14 @@ impl Handler for Echo {
         fin: bool,
     ) -> usize {
         // An end that comes alone has no bytes that could be left.
-        if !data.is_empty() && connection.buffered(stream) >= BUFFERED_MAX {
+        if !data.is_empty() && connection.streams().buffered(stream) >= BUFFERED_MAX {
             // What is not taken is kept, and the peer's flow control fills up: it sends no more
             // until `resume_receive`.
             return 0;
         }
         // `data` is lent from the buffer that it arrived in, so it is copied to be kept. Sending
         // fails only on a stream whose other side wants no answer.
-        let _ = connection.send(stream, Bytes::copy_from_slice(data), fin);
+        let _ = connection.streams().send(stream, Bytes::copy_from_slice(data), fin);
         data.len()
     }
 
@@ -50,9 +50,9 @@ impl Handler for Echo {
         _bytes: u64,
         fin: bool,
     ) {
-        if !fin && connection.buffered(stream) < BUFFERED_MAX {
+        if !fin && connection.streams().buffered(stream) < BUFFERED_MAX {
             // Fails only if the peer has sent everything already.
-            let _ = connection.resume_receive(stream);
+            let _ = connection.streams().resume_receive(stream);
         }
     }
 

@@ -96,8 +96,8 @@ impl Handler for Client {
     fn connected(&mut self, connection: &mut ConnectionRef<'_>, _resumed: bool) {
         self.say(Told::Connected { worker: connection.worker() });
         if !self.message.is_empty() {
-            let stream = connection.open(Dir::Bi).unwrap();
-            connection.send(stream, self.message.clone(), true).unwrap();
+            let stream = connection.streams().open(Dir::Bi).unwrap();
+            connection.streams().send(stream, self.message.clone(), true).unwrap();
         }
     }
 
@@ -385,7 +385,7 @@ fn a_handle_works_from_other_threads() {
                 }
                 let data = Bytes::from(vec![n as u8; 10]);
                 let send = move |c: &mut ConnectionRef<'_>, s: Result<StreamId, _>| {
-                    c.send(s.unwrap(), data, true).unwrap();
+                    c.streams().send(s.unwrap(), data, true).unwrap();
                 };
                 handle.open(Dir::Bi, send).unwrap();
             })
@@ -502,7 +502,7 @@ fn a_listener_that_is_dropped_turns_clients_away_and_keeps_those_it_has() {
         |rows: &[WorkerStatus]| rows.iter().map(|row| row.counters.lane.rx_unroutable).sum::<u64>();
     status_until(&server, |rows| unheard(rows) > 0);
     let data = Bytes::from_static(b"still here");
-    handle.open(Dir::Bi, move |c, s| c.send(s.unwrap(), data, true).unwrap()).unwrap();
+    handle.open(Dir::Bi, move |c, s| c.streams().send(s.unwrap(), data, true).unwrap()).unwrap();
     assert_eq!(echoed(&told), b"still here");
     assert!(second.1.try_iter().all(|t| !matches!(t, Told::Connected { .. })));
 }

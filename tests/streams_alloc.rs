@@ -127,7 +127,7 @@ impl End {
                     self.deliver(delivery, data);
                     if self.answers && fin {
                         let answer = Bytes::from_static(&[2; 1_000]);
-                        self.streams.send(stream, answer, true).unwrap();
+                        self.streams.app().send(stream, answer, true).unwrap();
                     }
                 }
                 Frame::MaxData(max) => self.streams.on_max_data(max).unwrap(),
@@ -182,8 +182,8 @@ fn settle(client: &mut End, server: &mut End) {
 fn requests(client: &mut End, server: &mut End, rounds: usize, at_once: usize) {
     for _ in 0..rounds {
         for _ in 0..at_once {
-            let id = client.streams.open(Dir::Bi).unwrap();
-            client.streams.send(id, Bytes::from_static(&[1; 100]), true).unwrap();
+            let id = client.streams.app().open(Dir::Bi).unwrap();
+            client.streams.app().send(id, Bytes::from_static(&[1; 100]), true).unwrap();
         }
         settle(client, server);
     }
@@ -209,7 +209,7 @@ fn bulk(client: &mut End, server: &mut End, id: quiclane::wire::StreamId, packet
     let mut late_len = 0;
     for i in 0..packets {
         if !client.streams.has_data() {
-            client.streams.send(id, data.clone(), false).unwrap();
+            client.streams.app().send(id, data.clone(), false).unwrap();
         }
         assert!(client.write());
         if i % 10 == 3 {
@@ -232,7 +232,7 @@ fn bulk(client: &mut End, server: &mut End, id: quiclane::wire::StreamId, packet
 #[test]
 fn bulk_allocates_nothing_even_out_of_order() {
     let (mut client, mut server) = (End::new(Side::Client), End::new(Side::Server));
-    let id = client.streams.open(Dir::Uni).unwrap();
+    let id = client.streams.app().open(Dir::Uni).unwrap();
     bulk(&mut client, &mut server, id, 100);
     let before = calls();
     bulk(&mut client, &mut server, id, 2_000);
@@ -255,7 +255,7 @@ fn memory_is_what_it_says_and_an_idle_connection_holds_none() {
         // Early, in order, and a few that are sent on.
         streams.on_stream(id, 10 * (index % 3), &[0; 200], false).unwrap();
         if index % 7 == 0 {
-            streams.send(id, Bytes::from_static(&[1; 500]), true).unwrap();
+            streams.app().send(id, Bytes::from_static(&[1; 500]), true).unwrap();
         }
         assert_eq!(streams.memory_bytes() as i64 - own, live_bytes() - start);
     }

@@ -159,8 +159,8 @@ impl Handler for Scribe {
     fn connected(&mut self, c: &mut ConnectionRef<'_>, _: bool) {
         self.tell(Told::Connected(c.worker()));
         if let Some(greeting) = self.greeting.take() {
-            let stream = c.open(Dir::Bi).unwrap();
-            c.send(stream, greeting, true).unwrap();
+            let stream = c.streams().open(Dir::Bi).unwrap();
+            c.streams().send(stream, greeting, true).unwrap();
         }
     }
 
@@ -173,7 +173,7 @@ impl Handler for Scribe {
     ) -> usize {
         self.tell(Told::Data(stream, data.to_vec(), fin));
         if self.echo {
-            c.send(stream, Bytes::copy_from_slice(data), fin).unwrap();
+            c.streams().send(stream, Bytes::copy_from_slice(data), fin).unwrap();
         }
         data.len()
     }

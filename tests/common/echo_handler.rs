@@ -15,7 +15,7 @@ impl Handler for Echo {
         data: &[u8],
         fin: bool,
     ) -> usize {
-        connection.send(stream, Bytes::copy_from_slice(data), fin).unwrap();
+        connection.streams().send(stream, Bytes::copy_from_slice(data), fin).unwrap();
         data.len()
     }
 }

@@ -75,8 +75,8 @@ struct Client {
 
 impl Handler for Client {
     fn connected(&mut self, connection: &mut ConnectionRef<'_>, _: bool) {
-        let stream = connection.open(Dir::Bi).unwrap();
-        connection.send(stream, Bytes::from(vec![7; BYTES]), true).unwrap();
+        let stream = connection.streams().open(Dir::Bi).unwrap();
+        connection.streams().send(stream, Bytes::from(vec![7; BYTES]), true).unwrap();
     }
 
     fn stream_data(

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!   any thread                                     the owner's thread
-//!   handle.send(stream, data, fin)  --- ring --->  connection.send(..)  -> packets
+//!   handle.send(stream, data, fin)  --- ring --->  streams().send(..)  -> packets
 //!   handle.wake(token)              --- ring --->  handler.woken(..)
 //!   handle.run(closure)             --- ring --->  closure(&mut ConnectionRef)
 //! ```
@@ -90,7 +90,7 @@ impl Handle {
         self.address.place() == Place::Gone
     }
 
-    /// Posts [`ConnectionRef::send`]. If the stream refuses,
+    /// Posts [`StreamsRef::send`](crate::exec::StreamsRef::send). If the stream refuses,
     /// [`Handler::refused`](crate::exec::Handler::refused) is told.
     ///
     /// # Errors
@@ -109,12 +109,12 @@ impl Handle {
         then: impl FnOnce(&mut ConnectionRef<'_>, Result<StreamId, OpenError>) + Send + 'static,
     ) -> Result<(), HandleError> {
         self.run(move |connection| {
-            let stream = connection.open(dir);
+            let stream = connection.streams().open(dir);
             then(connection, stream);
         })
     }
 
-    /// Posts [`ConnectionRef::reset`].
+    /// Posts [`StreamsRef::reset`](crate::exec::StreamsRef::reset).
     ///
     /// # Errors
     /// [`HandleError`].
@@ -122,7 +122,7 @@ impl Handle {
         self.post(Op::Reset { stream, code })
     }
 
-    /// Posts [`ConnectionRef::stop_sending`].
+    /// Posts [`StreamsRef::stop_sending`](crate::exec::StreamsRef::stop_sending).
     ///
     /// # Errors
     /// [`HandleError`].
@@ -130,7 +130,7 @@ impl Handle {
         self.post(Op::StopSending { stream, code })
     }
 
-    /// Posts [`ConnectionRef::resume_receive`].
+    /// Posts [`StreamsRef::resume_receive`](crate::exec::StreamsRef::resume_receive).
     ///
     /// # Errors
     /// [`HandleError`].

@@ -34,7 +34,7 @@ pub trait Handler: Send + 'static {
 
     /// The next bytes of a stream, lent from the buffer that they arrived in. Returns how many
     /// were taken: the rest is kept, and the stream stays silent until
-    /// [`ConnectionRef::resume_receive`]. `fin` comes once, with the last byte or alone.
+    /// [`StreamsRef::resume_receive`](crate::exec::StreamsRef::resume_receive). `fin` comes once, with the last byte or alone.
     fn stream_data(
         &mut self,
         connection: &mut ConnectionRef<'_>,
@@ -62,7 +62,7 @@ pub trait Handler: Send + 'static {
     fn stop_sending(&mut self, connection: &mut ConnectionRef<'_>, stream: StreamId, code: u64) {}
 
     /// Both directions of the stream are done: its id means nothing any more. `context` is what
-    /// [`ConnectionRef::set_context`] attached to it.
+    /// [`StreamsRef::set_context`](crate::exec::StreamsRef::set_context) attached to it.
     fn stream_closed(
         &mut self,
         connection: &mut ConnectionRef<'_>,

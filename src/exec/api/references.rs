@@ -35,9 +35,9 @@ use super::handler::Handler;
 use super::seat::Seat;
 use super::services::{Services, TimerId, WatchId};
 use crate::proto::connection::{Connection, ConnectionStats};
-use crate::proto::streams::{OpenError, ReceiveError, SendError};
+use crate::proto::streams::StreamsRef;
 use crate::time::Instant;
-use crate::wire::{Dir, Side, StreamId};
+use crate::wire::Side;
 use bytes::Bytes;
 use std::fmt;
 use std::io;
@@ -76,64 +76,10 @@ impl<'a> ConnectionRef<'a> {
         Self { connection, seat, services, at_home: PhantomData }
     }
 
-    // ---- streams ---------------------------------------------------------------------------
-
-    /// Opens a stream.
-    ///
-    /// # Errors
-    /// The peer allows no more of them for now; [`Handler::streams_available`] tells when.
-    pub fn open(&mut self, dir: Dir) -> Result<StreamId, OpenError> {
-        self.connection.open(dir)
-    }
-
-    /// Lends `data` to a stream until the peer has it ([`Handler::acknowledged`]); nothing is
-    /// copied. `fin` ends the stream with it.
-    ///
-    /// # Errors
-    /// The stream is not ours to send on, or is finished, reset or stopped.
-    pub fn send(&mut self, stream: StreamId, data: Bytes, fin: bool) -> Result<(), SendError> {
-        self.connection.send(stream, data, fin)
-    }
-
-    /// Bytes lent to a stream that the peer does not have yet.
-    #[must_use]
-    pub fn buffered(&self, stream: StreamId) -> u64 {
-        self.connection.buffered(stream)
-    }
-
-    /// Gives up sending on a stream.
-    ///
-    /// # Errors
-    /// The stream is unknown, not ours to send on, or done.
-    pub fn reset(&mut self, stream: StreamId, code: u64) -> Result<(), SendError> {
-        self.connection.reset(stream, code)
-    }
-
-    /// Asks the peer to stop sending on a stream.
-    ///
-    /// # Errors
-    /// The stream is unknown, not ours to receive on, or done.
-    pub fn stop_sending(&mut self, stream: StreamId, code: u64) -> Result<(), ReceiveError> {
-        self.connection.stop_sending(stream, code)
-    }
-
-    /// Has the data that [`Handler::stream_data`] did not take offered again.
-    ///
-    /// # Errors
-    /// The stream is unknown or not ours to receive on.
-    pub fn resume_receive(&mut self, stream: StreamId) -> Result<(), ReceiveError> {
-        self.connection.resume_receive(stream)
-    }
-
-    /// Attaches a number to a stream; false if there is no such stream.
-    pub fn set_context(&mut self, stream: StreamId, context: u64) -> bool {
-        self.connection.set_context(stream, context)
-    }
-
-    /// The number attached to a stream.
-    #[must_use]
-    pub fn context(&self, stream: StreamId) -> Option<u64> {
-        self.connection.context(stream)
+    /// The streams of the connection: open, send, reset, and the rest.
+    #[inline]
+    pub fn streams(&mut self) -> StreamsRef<'_> {
+        self.connection.streams()
     }
 
     // ---- the connection --------------------------------------------------------------------

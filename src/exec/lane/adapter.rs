@@ -5,6 +5,7 @@ use super::super::message::Refusal;
 use super::super::overrun::Callback;
 use super::super::sys::Readiness;
 use crate::proto::connection::{Application, Connection, Event};
+use crate::proto::streams::StreamEvent;
 use crate::wire::StreamId;
 
 /// One connection's application, with what its callbacks may reach.
@@ -83,9 +84,9 @@ impl Application for CallbackAdapter<'_> {
     fn event(&mut self, connection: &mut Connection, event: Event) {
         let callback = match event {
             Event::Connected { .. } | Event::HandshakeConfirmed => Callback::Connected,
-            Event::Acknowledged { .. } => Callback::Acknowledged,
+            Event::Stream(StreamEvent::Acknowledged { .. }) => Callback::Acknowledged,
+            Event::Stream(_) | Event::NewToken { .. } => Callback::StreamEvent,
             Event::Closed(_) => Callback::Closed,
-            _ => Callback::StreamEvent,
         };
         let over = matches!(event, Event::Closed(_));
         if over {
@@ -114,13 +115,21 @@ fn tell(handler: &mut dyn Handler, c: &mut ConnectionRef<'_>, event: Event) {
     match event {
         Event::Connected { resumed } => handler.connected(c, resumed),
         Event::HandshakeConfirmed => handler.confirmed(c),
-        Event::StreamOpened { stream } => handler.stream_opened(c, stream),
-        Event::Acknowledged { stream, bytes, fin } => handler.acknowledged(c, stream, bytes, fin),
-        Event::StreamReset { stream, code } => handler.stream_reset(c, stream, code),
-        Event::StopSending { stream, code } => handler.stop_sending(c, stream, code),
-        Event::StreamClosed { stream, context } => handler.stream_closed(c, stream, context),
-        Event::StreamsAvailable { dir } => handler.streams_available(c, dir),
+        Event::Stream(event) => tell_stream(handler, c, event),
         Event::NewToken { token } => handler.new_token(c, &token),
         Event::Closed(reason) => handler.closed(c, reason),
+    }
+}
+
+fn tell_stream(handler: &mut dyn Handler, c: &mut ConnectionRef<'_>, event: StreamEvent) {
+    match event {
+        StreamEvent::Opened { stream } => handler.stream_opened(c, stream),
+        StreamEvent::Acknowledged { stream, bytes, fin } => {
+            handler.acknowledged(c, stream, bytes, fin);
+        }
+        StreamEvent::StopSending { stream, code } => handler.stop_sending(c, stream, code),
+        StreamEvent::Reset { stream, code } => handler.stream_reset(c, stream, code),
+        StreamEvent::Closed { stream, context } => handler.stream_closed(c, stream, context),
+        StreamEvent::Available { dir } => handler.streams_available(c, dir),
     }
 }

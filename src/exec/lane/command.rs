@@ -205,18 +205,22 @@ impl Lane {
 fn perform(connection: &mut Connection, adapter: &mut CallbackAdapter<'_>, op: Op) {
     let now = adapter.services.now();
     let refusal = match op {
-        Op::Send { stream, data, fin } => {
-            connection.send(stream, data, fin).map_err(|error| Refusal::Send { stream, error })
-        }
-        Op::Reset { stream, code } => {
-            connection.reset(stream, code).map_err(|error| Refusal::Send { stream, error })
-        }
+        Op::Send { stream, data, fin } => connection
+            .streams()
+            .send(stream, data, fin)
+            .map_err(|error| Refusal::Send { stream, error }),
+        Op::Reset { stream, code } => connection
+            .streams()
+            .reset(stream, code)
+            .map_err(|error| Refusal::Send { stream, error }),
         Op::StopSending { stream, code } => connection
+            .streams()
             .stop_sending(stream, code)
             .map_err(|error| Refusal::Receive { stream, error }),
-        Op::ResumeReceive { stream } => {
-            connection.resume_receive(stream).map_err(|error| Refusal::Receive { stream, error })
-        }
+        Op::ResumeReceive { stream } => connection
+            .streams()
+            .resume_receive(stream)
+            .map_err(|error| Refusal::Receive { stream, error }),
         Op::Close { code, reason } => {
             connection.close(now, code, reason);
             Ok(())

@@ -131,7 +131,7 @@ mod tests {
         scene.restart_server(0);
         handle
             .open(crate::wire::Dir::Uni, |c, stream| {
-                c.send(stream.unwrap(), Bytes::from_static(b"after"), true).unwrap();
+                c.streams().send(stream.unwrap(), Bytes::from_static(b"after"), true).unwrap();
             })
             .unwrap();
         // A round trip: the wire takes a turn each way.
@@ -151,8 +151,8 @@ mod tests {
         scene.run(20);
         let lane = scene.servers[0].lane();
         let (_, entry) = lane.table.get_slot(0).unwrap();
-        let stream = entry.connection.open(crate::wire::Dir::Uni).unwrap();
-        entry.connection.send(stream, Bytes::from_static(b"acknowledge"), true).unwrap();
+        let stream = entry.connection.streams().open(crate::wire::Dir::Uni).unwrap();
+        entry.connection.streams().send(stream, Bytes::from_static(b"acknowledge"), true).unwrap();
         touch(&mut lane.touched, &mut entry.seat, scene.now);
         scene.servers[0].turn(scene.now).unwrap();
         let sent: Vec<_> = scene.servers[0].datapaths()[0].sent.drain(..).collect();

@@ -286,7 +286,7 @@ fn a_datagram_of_another_worker_is_handed_over() {
     let before = scene.told_server().len();
     first
         .open(crate::wire::Dir::Bi, |c, stream| {
-            c.send(stream.unwrap(), Bytes::from_static(b"after"), true).unwrap();
+            c.streams().send(stream.unwrap(), Bytes::from_static(b"after"), true).unwrap();
         })
         .unwrap();
     scene.run(20);
@@ -412,7 +412,7 @@ fn an_idle_connection_gives_memory_back_and_goes_on() {
     assert!(scene.servers[0].lane().table.get_slot(0).unwrap().1.seat.shrunk);
     handle
         .open(crate::wire::Dir::Bi, |c, stream| {
-            c.send(stream.unwrap(), Bytes::from_static(b"again"), true).unwrap();
+            c.streams().send(stream.unwrap(), Bytes::from_static(b"again"), true).unwrap();
         })
         .unwrap();
     scene.run(20);

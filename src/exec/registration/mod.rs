@@ -85,7 +85,7 @@ impl Shared {
 ///         fin: bool,
 ///     ) -> usize {
 ///         // Fails only if the peer does not want an answer.
-///         let _ = connection.send(stream, Bytes::copy_from_slice(data), fin);
+///         let _ = connection.streams().send(stream, Bytes::copy_from_slice(data), fin);
 ///         data.len()
 ///     }
 /// }

@@ -135,7 +135,7 @@ impl Connection {
                 acked.batch_sent_at,
                 acked.batch_bytes,
                 acked.batch_pn,
-                self.app_limited,
+                self.streams.app_limited,
                 &self.path.rtt,
             );
         }
@@ -167,7 +167,7 @@ impl Connection {
         data.sent.note_largest_acked(ack.largest);
         let received = &mut data.received;
         let tickets = &mut self.tickets;
-        let app_limited = self.app_limited;
+        let app_limited = streams.app_limited;
         let mut new_mtu = None;
         for (lo, hi) in ack.ranges() {
             if hi < data.sent.first_pn() {
@@ -238,7 +238,8 @@ impl Connection {
         ack: &Ack<'_>,
     ) -> Result<NewlyAcked, TransportError> {
         let mut acked = NewlyAcked::default();
-        let Self { path, app_limited, .. } = self;
+        let Self { path, streams, .. } = self;
+        let app_limited = streams.app_limited;
         let Some(s) = self.handshake.as_mut().and_then(|h| h.space(space)) else {
             return Ok(acked);
         };
@@ -249,7 +250,7 @@ impl Connection {
             s.sent.acknowledge(lo, hi, |p, frames| {
                 path.on_resolved(&p);
                 if let Some((sent_at, bytes, pn)) = acked.note(&p, ack.largest) {
-                    path.congestion.on_acked(now, sent_at, bytes, pn, *app_limited, &path.rtt);
+                    path.congestion.on_acked(now, sent_at, bytes, pn, app_limited, &path.rtt);
                 }
                 for frame in frames {
                     match frame {

@@ -158,7 +158,7 @@ impl Connection {
     #[inline]
     fn deliver_stream_events(&mut self, app: &mut dyn Application) {
         while let Some(event) = self.streams.pop_event() {
-            app.event(self, event.into());
+            app.event(self, Event::Stream(event));
         }
     }
 

@@ -237,7 +237,6 @@ impl Connection {
             state: State::Handshaking,
             side: base.side,
             confirmed: false,
-            app_limited: true,
             sent_since_received: false,
             local_cid_len: base.local_cid.len() as u8,
             pto_count: 0,

@@ -60,9 +60,9 @@ use crate::proto::congestion::Controller;
 use crate::proto::crypto::Session;
 use crate::proto::path::Path;
 use crate::proto::recovery::SentPackets;
-use crate::proto::streams::{OpenError, ReceiveError, SendError, Streams};
+use crate::proto::streams::{Streams, StreamsRef};
 use crate::time::Instant;
-use crate::wire::{ConnectionId, Dir, Side, StreamId};
+use crate::wire::{ConnectionId, Side};
 use bytes::Bytes;
 use cids::{LocalCids, RemoteCids};
 use close::Closing;
@@ -216,8 +216,6 @@ pub struct Connection {
     side: Side,
     /// TLS is confirmed by both sides (RFC 9001 §4.1.2).
     confirmed: bool,
-    /// The last transmit had nothing to send though the window had room.
-    app_limited: bool,
     /// An ack-eliciting packet was sent since the last packet arrived (RFC 9000 §10.1).
     sent_since_received: bool,
     local_cid_len: u8,
@@ -376,62 +374,10 @@ impl Connection {
 
     // ---- what the application does --------------------------------------------------------
 
-    /// Opens a stream.
-    ///
-    /// # Errors
-    /// The peer allows no more of them for now; [`Event::StreamsAvailable`] tells when it does.
-    pub fn open(&mut self, dir: Dir) -> Result<StreamId, OpenError> {
-        self.streams.open(dir)
-    }
-
-    /// Lends `data` to a stream until it is acknowledged; `fin` ends the stream with it.
-    ///
-    /// # Errors
-    /// The stream is not ours to send on, or is finished, reset or stopped.
-    pub fn send(&mut self, stream: StreamId, data: Bytes, fin: bool) -> Result<(), SendError> {
-        self.app_limited = false;
-        self.streams.send(stream, data, fin)
-    }
-
-    /// Bytes lent to a stream and not acknowledged yet.
-    #[must_use]
-    pub fn buffered(&self, stream: StreamId) -> u64 {
-        self.streams.buffered(stream)
-    }
-
-    /// Gives up sending on a stream.
-    ///
-    /// # Errors
-    /// The stream is unknown, not ours to send on, or done.
-    pub fn reset(&mut self, stream: StreamId, code: u64) -> Result<(), SendError> {
-        self.streams.reset(stream, code)
-    }
-
-    /// Asks the peer to stop sending on a stream.
-    ///
-    /// # Errors
-    /// The stream is unknown, not ours to receive on, or done.
-    pub fn stop_sending(&mut self, stream: StreamId, code: u64) -> Result<(), ReceiveError> {
-        self.streams.stop_sending(stream, code)
-    }
-
-    /// Data that [`Application::data`] did not take is offered again.
-    ///
-    /// # Errors
-    /// The stream is unknown or not ours to receive on.
-    pub fn resume_receive(&mut self, stream: StreamId) -> Result<(), ReceiveError> {
-        self.streams.resume(stream)
-    }
-
-    /// Attaches a number of the application's to a stream; false if there is no such stream.
-    pub fn set_context(&mut self, stream: StreamId, context: u64) -> bool {
-        self.streams.set_context(stream, context)
-    }
-
-    /// What the application attached to a stream.
-    #[must_use]
-    pub fn context(&self, stream: StreamId) -> Option<u64> {
-        self.streams.context(stream)
+    /// The streams, for the application: open, send, reset, and the rest.
+    #[inline]
+    pub fn streams(&mut self) -> StreamsRef<'_> {
+        self.streams.app()
     }
 
     /// Changes the keys of 1-RTT packets (RFC 9001 §6). Returns false when the last change is
@@ -525,7 +471,7 @@ impl Connection {
             if let Some(event) = self.events.pop_front() {
                 app.event(self, event);
             } else if let Some(event) = self.streams.pop_event() {
-                app.event(self, event.into());
+                app.event(self, Event::Stream(event));
             } else if redeliveries == 0 || !self.streams.has_resumed() {
                 break;
             }

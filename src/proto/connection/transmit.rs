@@ -91,7 +91,7 @@ impl Connection {
             ack_due = false;
         }
         if !has_frames && !ack_due && !probing {
-            self.app_limited = true;
+            self.streams.app_limited = true;
             return self.transmit_mtu_probe(now, buf);
         }
         let mtu = usize::from(self.path.mtu.current()).min(buf.len());
@@ -135,13 +135,13 @@ impl Connection {
     #[inline]
     fn permit(&mut self, now: Instant, bytes: usize) -> Permit {
         if self.path.is_full(bytes) {
-            self.app_limited = false;
+            self.streams.app_limited = false;
             return Permit::AckOnly;
         }
         match self.path.pace(now, bytes) {
             Ok(()) => Permit::Full,
             Err(at) => {
-                self.app_limited = false;
+                self.streams.app_limited = false;
                 self.deadlines.pacing = at;
                 Permit::AckOnly
             }

@@ -44,7 +44,7 @@ pub enum StreamEvent {
     Closed {
         /// The stream.
         stream: StreamId,
-        /// What [`Streams::set_context`] was given.
+        /// What [`StreamsRef::set_context`](super::StreamsRef::set_context) was given.
         context: u64,
     },
     /// Streams of this kind may be opened again.

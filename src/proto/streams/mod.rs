@@ -17,7 +17,7 @@
 //!              while let Some(buffer) = detach_ready() { application; attach(buffer, n) }
 //! ```
 //!
-//! What the application leaves is copied, and the stream pauses until [`Streams::resume`]; then
+//! What the application leaves is copied, and the stream pauses until [`StreamsRef::resume_receive`]; then
 //! [`Streams::next_resumed`] names it, and the loop above delivers. Events come before data:
 //! drain [`Streams::pop_event`] before the application sees a slice, then ask
 //! [`Streams::is_receiving`] whether it still wants to, for it may have stopped the stream.
@@ -60,6 +60,7 @@ mod transmit;
 #[cfg(test)]
 mod tests;
 
+pub use app::StreamsRef;
 pub use buffer::RecvBuffer;
 pub use deliver::Delivery;
 pub use error::{OpenError, ReceiveError, SendError, StreamError};
@@ -134,6 +135,9 @@ pub struct Streams {
     data_blocked_told: bool,
     /// Events for the application that concern no stream: a bit for each [`Dir`].
     available: u8,
+    /// The connection found nothing to send last time, though the window had room, and the
+    /// application has sent nothing since: the window does not grow (RFC 9002 §7.8).
+    pub(in crate::proto) app_limited: bool,
     /// Streams with data to send again.
     repair: List,
     /// Streams with new data that their own limit lets through.
@@ -181,6 +185,7 @@ impl Streams {
             pending_control: 0,
             data_blocked_told: false,
             available: 0,
+            app_limited: true,
             repair: List::EMPTY,
             fresh: List::EMPTY,
             control: List::EMPTY,
@@ -223,6 +228,12 @@ impl Streams {
                 self.schedule(slot);
             }
         }
+    }
+
+    /// The streams as the application uses them.
+    #[inline]
+    pub fn app(&mut self) -> StreamsRef<'_> {
+        StreamsRef::new(self)
     }
 
     /// The stream behind a name, if it still lives.

@@ -99,9 +99,10 @@ impl Server {
             2 => self.streams.on_stream_data_blocked(id, 0)?,
             // Whims of the application may fail, and that is all.
             3 => {
-                self.models[id.raw() as usize].given_up |= self.streams.stop_sending(id, 4).is_ok()
+                self.models[id.raw() as usize].given_up |=
+                    self.streams.app().stop_sending(id, 4).is_ok()
             }
-            4 => drop(self.streams.reset(id, 5)),
+            4 => drop(self.streams.app().reset(id, 5)),
             5 => self.resume(id),
             6 => self.appetite = usize::from(input.u8()),
             7 => self.appetite = usize::MAX,
@@ -144,7 +145,7 @@ impl Server {
     }
 
     fn resume(&mut self, id: StreamId) {
-        if self.streams.resume(id).is_ok() {
+        if self.streams.app().resume_receive(id).is_ok() {
             while let Some(stream) = self.streams.next_resumed() {
                 self.deliver(stream);
             }

@@ -4,6 +4,7 @@
 use super::input::Input;
 use bytes::Bytes;
 use quiclane::proto::connection::{Application, Connection, Event};
+use quiclane::proto::streams::StreamEvent;
 use quiclane::time::Instant;
 use quiclane::wire::{Dir, Side, StreamId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -73,7 +74,7 @@ impl Whimsical {
         let seen = self.streams.entry(stream).or_default();
         let len = len.min((UNACKNOWLEDGED_BYTES - self.unacknowledged) as usize);
         let data = Bytes::from(piece(stream, seen.sent, len));
-        if c.send(stream, data, fin).is_ok() {
+        if c.streams().send(stream, data, fin).is_ok() {
             seen.sent += len as u64;
             self.unacknowledged += len as u64;
         }
@@ -91,7 +92,7 @@ impl Whimsical {
             }
             8..=11 => {
                 let dir = if n & 1 == 0 { Dir::Bi } else { Dir::Uni };
-                if let Ok(stream) = c.open(dir) {
+                if let Ok(stream) = c.streams().open(dir) {
                     let known = self.streams.insert(stream, Seen::default());
                     assert!(known.is_none(), "{stream:?} was opened twice");
                     self.send(c, stream, usize::from(n) * 8, n & 2 != 0);
@@ -99,17 +100,17 @@ impl Whimsical {
             }
             12 | 13 => {
                 if let Some(stream) = which {
-                    let _may_be_done = c.reset(stream, u64::from(n));
+                    let _may_be_done = c.streams().reset(stream, u64::from(n));
                 }
             }
             14 | 15 => {
                 if let Some(stream) = which {
-                    let _may_be_done = c.stop_sending(stream, u64::from(n));
+                    let _may_be_done = c.streams().stop_sending(stream, u64::from(n));
                 }
             }
             16..=19 => {
                 for stream in std::mem::take(&mut self.held) {
-                    let _may_be_done = c.resume_receive(stream);
+                    let _may_be_done = c.streams().resume_receive(stream);
                 }
             }
             20 | 21 => {
@@ -117,7 +118,7 @@ impl Whimsical {
             }
             22 => {
                 if let Some(stream) = which {
-                    c.set_context(stream, u64::from(n));
+                    c.streams().set_context(stream, u64::from(n));
                 }
             }
             23 => c.shrink(),
@@ -178,22 +179,22 @@ impl Application for Whimsical {
                 assert!(!self.connected, "connected twice");
                 self.connected = true;
             }
-            Event::StreamOpened { stream } => {
+            Event::Stream(StreamEvent::Opened { stream }) => {
                 let earlier = self.streams.insert(*stream, Seen::default());
                 assert!(earlier.is_none(), "{stream:?} was opened twice");
             }
-            Event::Acknowledged { stream, bytes, .. } => {
+            Event::Stream(StreamEvent::Acknowledged { stream, bytes, .. }) => {
                 let seen = self.streams.entry(*stream).or_default();
                 seen.acknowledged += bytes;
                 assert!(seen.acknowledged <= seen.sent, "more acknowledged than was sent");
                 self.unacknowledged = self.unacknowledged.saturating_sub(*bytes);
             }
-            Event::StreamReset { stream, .. } => {
+            Event::Stream(StreamEvent::Reset { stream, .. }) => {
                 let seen = self.streams.entry(*stream).or_default();
                 assert!(!seen.reset && !seen.ended, "{stream:?} was reset after its end");
                 seen.reset = true;
             }
-            Event::StreamClosed { stream, .. } => {
+            Event::Stream(StreamEvent::Closed { stream, .. }) => {
                 let seen = self.streams.entry(*stream).or_default();
                 assert!(!seen.closed, "{stream:?} was closed twice");
                 seen.closed = true;

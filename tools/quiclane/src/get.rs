@@ -296,10 +296,11 @@ impl Handler for Client {
     fn connected(&mut self, connection: &mut ConnectionRef<'_>, _resumed: bool) {
         self.tell(News::Connected);
         let request = Bytes::from(format!("GET {}\r\n", self.path));
-        let sent = connection
+        let mut streams = connection.streams();
+        let sent = streams
             .open(Dir::Bi)
             .map_err(|e| e.to_string())
-            .and_then(|s| connection.send(s, request, true).map_err(|e| e.to_string()));
+            .and_then(|s| streams.send(s, request, true).map_err(|e| e.to_string()));
         if let Err(why) = sent {
             self.fail(format!("the request could not be sent: {why}"));
         }
@@ -332,7 +333,7 @@ impl Handler for Client {
     fn woken(&mut self, connection: &mut ConnectionRef<'_>, _token: u64) {
         if let Some(stream) = self.paused.take() {
             // Fails only if the stream is gone, which is told otherwise.
-            let _ = connection.resume_receive(stream);
+            let _ = connection.streams().resume_receive(stream);
         }
     }
 

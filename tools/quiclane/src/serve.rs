@@ -243,7 +243,7 @@ impl Handler for Server {
 
     fn stream_reset(&mut self, connection: &mut ConnectionRef<'_>, stream: StreamId, code: u64) {
         // The request will never be complete: neither will the answer.
-        let _ = connection.reset(stream, code);
+        let _ = connection.streams().reset(stream, code);
         if let Self::Files(files) = self {
             files.gone(connection, stream);
         }

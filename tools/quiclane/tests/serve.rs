@@ -69,9 +69,9 @@ impl Client {
 impl Handler for Client {
     fn connected(&mut self, connection: &mut ConnectionRef<'_>, _resumed: bool) {
         for _ in 0..self.streams {
-            let stream = connection.open(Dir::Bi).unwrap();
+            let stream = connection.streams().open(Dir::Bi).unwrap();
             let request = Bytes::from(format!("GET {}\r\n", self.path));
-            connection.send(stream, request, true).unwrap();
+            connection.streams().send(stream, request, true).unwrap();
         }
         self.tell(Told::Connected);
     }
@@ -99,7 +99,7 @@ impl Handler for Client {
     fn woken(&mut self, connection: &mut ConnectionRef<'_>, _token: u64) {
         self.taking = true;
         for stream in std::mem::take(&mut self.waiting) {
-            let _ = connection.resume_receive(stream);
+            let _ = connection.streams().resume_receive(stream);
         }
     }
 

@@ -145,7 +145,7 @@ impl Agent {
     fn open(&mut self, c: &mut ConnectionRef<'_>) {
         for dir in [Dir::Bi, Dir::Uni] {
             while self.opened[dir as usize] < self.plan.count((self.side, dir)) {
-                let Ok(stream) = c.open(dir) else { break };
+                let Ok(stream) = c.streams().open(dir) else { break };
                 let expected = StreamId::new(self.side, dir, self.opened[dir as usize]);
                 if stream != expected {
                     self.complain(format_args!("opened {stream:?}, not {expected:?}"));
@@ -170,7 +170,7 @@ impl Agent {
             let data = pattern(&s.plan, s.sent, room.min(total - s.sent));
             s.sent += data.len() as u64;
             s.send_over = s.sent == total;
-            if let Err(error) = c.send(id, Bytes::from_static(data), s.send_over) {
+            if let Err(error) = c.streams().send(id, Bytes::from_static(data), s.send_over) {
                 refused = Some(error);
                 s.send_over = true;
             }
@@ -188,7 +188,7 @@ impl Agent {
             s.plan.reset_at = None;
             s.send_over = true;
             // It may be done already; then there is nothing to give up.
-            let _ = c.reset(id, RESET_CODE);
+            let _ = c.streams().reset(id, RESET_CODE);
         }
     }
 
@@ -197,7 +197,7 @@ impl Agent {
         let s = self.stream(id);
         if !s.send_over && s.to_send.is_none() {
             s.send_over = true;
-            let _ = c.reset(id, ABANDON_CODE);
+            let _ = c.streams().reset(id, ABANDON_CODE);
         }
     }
 
@@ -252,7 +252,7 @@ impl Agent {
         let Some(s) = self.streams.get_mut(&id.raw()) else { return };
         s.resuming = false;
         if !s.receive_over
-            && let Err(error) = c.resume_receive(id)
+            && let Err(error) = c.streams().resume_receive(id)
         {
             self.complain(format_args!("resume of {id:?}: {error:?}"));
         }
@@ -423,7 +423,7 @@ impl Agent {
             at += data.len() as u64;
             s.sent = at;
             s.send_over = fin && at == end;
-            if let Err(error) = c.send(id, Bytes::from_static(data), s.send_over) {
+            if let Err(error) = c.streams().send(id, Bytes::from_static(data), s.send_over) {
                 refused = Some(error);
                 s.send_over = true;
             }
@@ -435,7 +435,7 @@ impl Agent {
         if !s.receive_over && s.plan.stop_at.is_some_and(|stop| s.received >= stop) {
             s.plan.stop_at = None;
             s.receive_over = true;
-            if let Err(error) = c.stop_sending(id, STOP_CODE) {
+            if let Err(error) = c.streams().stop_sending(id, STOP_CODE) {
                 self.complain(format_args!("stop of {id:?}: {error:?}"));
             }
             self.abandon(c, id);

@@ -71,7 +71,7 @@ impl Flood {
 fn ask(handle: &Handle) {
     handle
         .open(crate::wire::Dir::Bi, |c, stream| {
-            c.send(stream.unwrap(), Bytes::from_static(b"request"), true).unwrap();
+            c.streams().send(stream.unwrap(), Bytes::from_static(b"request"), true).unwrap();
         })
         .unwrap();
 }

@@ -294,8 +294,8 @@ fn attack_24_an_ack_of_a_packet_never_sent_is_a_violation() {
 #[test]
 fn attack_25_optimistic_acknowledgements_run_into_a_skipped_number() {
     let mut pair = Pair::connected();
-    let s = pair.server.open(Dir::Uni).unwrap();
-    pair.server.send(s, Bytes::from(vec![0; 8 << 20]), true).unwrap();
+    let s = pair.server.streams().open(Dir::Uni).unwrap();
+    pair.server.streams().send(s, Bytes::from(vec![0; 8 << 20]), true).unwrap();
     let mut buf = [0; 2048];
     for _ in 0..100_000 {
         // The receiver reads nothing and acknowledges whatever was sent.
@@ -331,8 +331,8 @@ pub(super) fn ranges(numbers: &[u64]) -> Vec<(u64, u64)> {
 #[test]
 fn attack_25_claims_of_late_arrival_run_into_a_skipped_number() {
     let mut pair = Pair::connected();
-    let s = pair.server.open(Dir::Uni).unwrap();
-    pair.server.send(s, Bytes::from(vec![0; 8 << 20]), true).unwrap();
+    let s = pair.server.streams().open(Dir::Uni).unwrap();
+    pair.server.streams().send(s, Bytes::from(vec![0; 8 << 20]), true).unwrap();
     let mut buf = [0; 2048];
     for _ in 0..10_000 {
         let mut flight = Vec::new();
@@ -488,11 +488,11 @@ fn attack_38_every_packet_of_ours_can_be_answered_by_a_reset_that_looks_like_a_p
         }
         true
     });
-    let mut stream = pair.client.open(Dir::Bi).unwrap();
-    pair.client.send(stream, Bytes::from_static(b"x"), true).unwrap();
+    let mut stream = pair.client.streams().open(Dir::Bi).unwrap();
+    pair.client.streams().send(stream, Bytes::from_static(b"x"), true).unwrap();
     pair.settle();
-    stream = pair.client.open(Dir::Uni).unwrap();
-    pair.client.send(stream, Bytes::new(), true).unwrap();
+    stream = pair.client.streams().open(Dir::Uni).unwrap();
+    pair.client.streams().send(stream, Bytes::new(), true).unwrap();
     pair.settle();
     pair.attack(Side::Client, &[Frame::Ping]);
     pair.settle();

@@ -118,8 +118,8 @@ fn optimistic_with_seed(seed: u64) -> (u64, bool) {
     let mut state = seed;
     let mut expected = 64 + next_random(&mut state) % 64;
     assert!(seed != SERVER_SEED || expected == pair.server.skip_at, "no good attacker");
-    let s = pair.server.open(Dir::Uni).unwrap();
-    pair.server.send(s, Bytes::from(vec![0; 2 * WANTED_BYTES as usize]), true).unwrap();
+    let s = pair.server.streams().open(Dir::Uni).unwrap();
+    pair.server.streams().send(s, Bytes::from(vec![0; 2 * WANTED_BYTES as usize]), true).unwrap();
     let mut buf = [0; 2048];
     let mut first = 0;
     for _ in 0..100_000 {
@@ -347,8 +347,8 @@ fn attack_60_packets_of_types_that_we_do_not_handle_touch_nothing() {
             assert!(c.is_established(), "{side:?} {kind:#x}");
         }
     }
-    let s = pair.client.open(Dir::Bi).unwrap();
-    pair.client.send(s, Bytes::from_static(b"still here"), true).unwrap();
+    let s = pair.client.streams().open(Dir::Bi).unwrap();
+    pair.client.streams().send(s, Bytes::from_static(b"still here"), true).unwrap();
     pair.settle();
     assert_eq!(pair.client_app.data[&s], b"still here");
 }
@@ -415,10 +415,10 @@ fn attack_63_control_frames_for_ids_over_the_limit_allocate_nothing() {
 #[test]
 fn attack_66_each_key_update_is_answered_once() {
     let mut pair = Pair::connected();
-    let s = pair.client.open(Dir::Bi).unwrap();
+    let s = pair.client.streams().open(Dir::Bi).unwrap();
     for n in 1..=5 {
         assert!(pair.client.update_keys(), "update {n}");
-        pair.client.send(s, Bytes::from_static(b"x"), false).unwrap();
+        pair.client.streams().send(s, Bytes::from_static(b"x"), false).unwrap();
         // Both change once, and nobody answers the answer.
         pair.run_ms(2_000);
         assert_eq!(pair.client.stats().key_updates, n);
@@ -476,8 +476,8 @@ fn attack_70_the_back_off_of_probes_never_overflows() {
     };
     let mut pair = Pair::with(never.clone(), never);
     pair.run_ms(100);
-    let s = pair.client.open(Dir::Bi).unwrap();
-    pair.client.send(s, Bytes::from_static(b"x"), true).unwrap();
+    let s = pair.client.streams().open(Dir::Bi).unwrap();
+    pair.client.streams().send(s, Bytes::from_static(b"x"), true).unwrap();
     pair.filter = Box::new(|_| false);
     let mut buf = [0; 2048];
     while pair.client.transmit(pair.now, &mut buf).is_some() {}

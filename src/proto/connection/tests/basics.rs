@@ -23,14 +23,14 @@ fn a_handshake_completes_and_both_sides_confirm_it() {
 #[test]
 fn a_stream_is_echoed_byte_for_byte() {
     let mut pair = Pair::connected();
-    let stream = pair.client.open(Dir::Bi).unwrap();
+    let stream = pair.client.streams().open(Dir::Bi).unwrap();
     let data = pattern(3_000_000);
-    pair.client.send(stream, data.clone(), true).unwrap();
+    pair.client.streams().send(stream, data.clone(), true).unwrap();
     pair.run_ms(20_000);
     assert_eq!(pair.server_app.data[&stream], data);
     assert_eq!(pair.client_app.data[&stream], data);
     assert_eq!(pair.client_app.fins, [stream]);
-    let closed = |e: &&Event| matches!(e, Event::StreamClosed { .. });
+    let closed = |e: &&Event| matches!(e, Event::Stream(StreamEvent::Closed { .. }));
     assert_eq!(pair.client_app.events.iter().filter(closed).count(), 1);
     assert_eq!(pair.client.stats().lost_packets, 0);
 }
@@ -49,9 +49,9 @@ fn many_streams_pass_the_limit_by_waiting_for_credit() {
     let mut pair = Pair::connected();
     let mut opened = 0;
     while opened < 1_000 {
-        match pair.client.open(Dir::Bi) {
+        match pair.client.streams().open(Dir::Bi) {
             Ok(stream) => {
-                pair.client.send(stream, pattern(100), true).unwrap();
+                pair.client.streams().send(stream, pattern(100), true).unwrap();
                 opened += 1;
             }
             Err(_) => pair.run_ms(10),
@@ -72,8 +72,8 @@ fn a_third_of_all_datagrams_lost_delays_but_does_not_damage() {
     });
     pair.run_ms(9_000);
     assert!(pair.client.is_established(), "{:?}", pair.client_app.events);
-    let stream = pair.client.open(Dir::Bi).unwrap();
-    pair.client.send(stream, pattern(50_000), true).unwrap();
+    let stream = pair.client.streams().open(Dir::Bi).unwrap();
+    pair.client.streams().send(stream, pattern(50_000), true).unwrap();
     for _ in 0..100 {
         pair.run_ms(1_000);
         if !pair.client_app.fins.is_empty() {
@@ -88,12 +88,12 @@ fn a_third_of_all_datagrams_lost_delays_but_does_not_damage() {
 fn an_application_that_takes_little_gets_the_rest_later() {
     let mut pair = Pair::connected();
     pair.server_app.appetite = Some(100);
-    let stream = pair.client.open(Dir::Uni).unwrap();
-    pair.client.send(stream, pattern(10_000), true).unwrap();
+    let stream = pair.client.streams().open(Dir::Uni).unwrap();
+    pair.client.streams().send(stream, pattern(10_000), true).unwrap();
     pair.settle();
     assert_eq!(pair.server_app.data[&stream].len(), 100);
     for _ in 0..200 {
-        let _gone = pair.server.resume_receive(stream);
+        let _gone = pair.server.streams().resume_receive(stream);
         pair.server.deliver_events(&mut pair.server_app);
     }
     pair.settle();
@@ -137,8 +137,8 @@ fn keys_are_updated_on_demand_and_by_wear() {
     let mut pair = Pair::with(worn, TransportConfig::default());
     pair.settle();
     for _ in 0..4 {
-        let stream = pair.client.open(Dir::Bi).unwrap();
-        pair.client.send(stream, pattern(500_000), true).unwrap();
+        let stream = pair.client.streams().open(Dir::Bi).unwrap();
+        pair.client.streams().send(stream, pattern(500_000), true).unwrap();
         pair.run_ms(1_000);
         assert_eq!(pair.client_app.data[&stream], pattern(500_000));
     }
@@ -147,8 +147,8 @@ fn keys_are_updated_on_demand_and_by_wear() {
     assert_eq!(updates, pair.server.stats().key_updates);
     assert!(pair.server.update_keys());
     assert!(!pair.server.update_keys(), "not twice in a row");
-    let stream = pair.client.open(Dir::Bi).unwrap();
-    pair.client.send(stream, pattern(1_000), true).unwrap();
+    let stream = pair.client.streams().open(Dir::Bi).unwrap();
+    pair.client.streams().send(stream, pattern(1_000), true).unwrap();
     pair.settle();
     assert_eq!(pair.client_app.data[&stream], pattern(1_000));
     assert_eq!(pair.client.stats().key_updates, updates + 1);
@@ -157,18 +157,24 @@ fn keys_are_updated_on_demand_and_by_wear() {
 #[test]
 fn a_reset_and_a_stop_reach_the_other_side() {
     let mut pair = Pair::connected();
-    let stream = pair.client.open(Dir::Uni).unwrap();
-    pair.client.send(stream, pattern(10), false).unwrap();
+    let stream = pair.client.streams().open(Dir::Uni).unwrap();
+    pair.client.streams().send(stream, pattern(10), false).unwrap();
     pair.settle();
-    pair.client.reset(stream, 7).unwrap();
+    pair.client.streams().reset(stream, 7).unwrap();
     pair.settle();
-    assert!(pair.server_app.events.contains(&Event::StreamReset { stream, code: 7 }));
-    let stream = pair.client.open(Dir::Uni).unwrap();
-    pair.client.send(stream, pattern(10), false).unwrap();
+    assert!(
+        pair.server_app.events.contains(&Event::Stream(StreamEvent::Reset { stream, code: 7 }))
+    );
+    let stream = pair.client.streams().open(Dir::Uni).unwrap();
+    pair.client.streams().send(stream, pattern(10), false).unwrap();
     pair.settle();
-    pair.server.stop_sending(stream, 8).unwrap();
+    pair.server.streams().stop_sending(stream, 8).unwrap();
     pair.settle();
-    assert!(pair.client_app.events.contains(&Event::StopSending { stream, code: 8 }));
+    assert!(
+        pair.client_app
+            .events
+            .contains(&Event::Stream(StreamEvent::StopSending { stream, code: 8 }))
+    );
 }
 
 #[test]

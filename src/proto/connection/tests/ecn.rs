@@ -7,8 +7,8 @@ use super::*;
 /// Transfers both ways with the default settings, probes of the MTU among them.
 fn both_ways(pair: &mut Pair) {
     for _ in 0..3 {
-        let stream = pair.client.open(Dir::Bi).unwrap();
-        pair.client.send(stream, Bytes::from(vec![7; 200_000]), true).unwrap();
+        let stream = pair.client.streams().open(Dir::Bi).unwrap();
+        pair.client.streams().send(stream, Bytes::from(vec![7; 200_000]), true).unwrap();
         pair.run_ms(2_000);
         assert_eq!(pair.client_app.data[&stream].len(), 200_000);
     }
@@ -64,8 +64,8 @@ fn persistent_congestion_forgets_the_minimum_of_the_round_trip() {
     let mut pair = Pair::connected();
     let before = pair.client.path.rtt.min_ns();
     assert!(before <= 2 * DELAY_NS, "{before}");
-    let stream = pair.client.open(Dir::Uni).unwrap();
-    pair.client.send(stream, Bytes::from(vec![7; 2_000_000]), true).unwrap();
+    let stream = pair.client.streams().open(Dir::Uni).unwrap();
+    pair.client.streams().send(stream, Bytes::from(vec![7; 2_000_000]), true).unwrap();
     let (start, from) = (pair.now.plus_ns(3_000_000), pair.now.plus_ns(1_500_000_000));
     pair.filter = Box::new(move |f| {
         f.due = f.due.plus_ns(if f.due >= from { 30 * DELAY_NS } else { 0 });

@@ -1,8 +1,8 @@
 //! Packets that no honest endpoint would write: sealed with the keys of a test connection.
 
 use super::super::keys::Opened;
-use super::super::*;
 use super::pair::*;
+use super::*;
 use crate::proto::crypto::{TAG_LEN, initial_keys};
 use crate::proto::packet_builder::{Header, Number, PacketBuilder};
 use crate::proto::recovery::SentInfo;

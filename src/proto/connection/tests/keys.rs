@@ -48,8 +48,11 @@ fn run(habits: [Habit; 2], every: u64, seed: u64) -> [ConnectionStats; 2] {
     pair.filter = rough(seed);
     let streams: Vec<_> = (0..4)
         .map(|_| {
-            let stream = pair.client.open(Dir::Bi).unwrap();
-            pair.client.send(stream, Bytes::from(vec![seed as u8; 400_000]), true).unwrap();
+            let stream = pair.client.streams().open(Dir::Bi).unwrap();
+            pair.client
+                .streams()
+                .send(stream, Bytes::from(vec![seed as u8; 400_000]), true)
+                .unwrap();
             stream
         })
         .collect();
@@ -164,8 +167,8 @@ fn attack_66_updates_of_a_peer_are_limited_and_counted() {
         assert!(followed == 1 && limited >= 8, "{followed}, {limited} after {ms} ms");
     }
     // Nothing is lost but time: the peer repeats what was dropped.
-    let stream = pair.client.open(Dir::Bi).unwrap();
-    pair.client.send(stream, Bytes::from_static(b"after all"), true).unwrap();
+    let stream = pair.client.streams().open(Dir::Bi).unwrap();
+    pair.client.streams().send(stream, Bytes::from_static(b"after all"), true).unwrap();
     pair.run_ms(2_000);
     assert_eq!(pair.client_app.data[&stream], b"after all");
     assert!(pair.client.is_established() && pair.server.is_established());
@@ -181,8 +184,8 @@ fn a_damaged_packet_costs_no_other_while_our_update_is_not_sent() {
     let mut buf = [0; 2048];
     let before = pair.server.stats();
     for damage in [1, 0] {
-        let stream = pair.client.open(Dir::Uni).unwrap();
-        pair.client.send(stream, Bytes::from_static(b"news"), true).unwrap();
+        let stream = pair.client.streams().open(Dir::Uni).unwrap();
+        pair.client.streams().send(stream, Bytes::from_static(b"news"), true).unwrap();
         let t = pair.client.transmit(pair.now, &mut buf).unwrap();
         buf[t.len - 1] ^= damage;
         pair.deliver(Side::Server, Ecn::NotEct, &mut buf[..t.len]);

@@ -14,3 +14,5 @@ mod recovery;
 mod slow;
 
 use super::*;
+use crate::proto::streams::StreamEvent;
+use crate::wire::{Dir, StreamId};

@@ -1,6 +1,6 @@
 //! Two connections wired together in virtual time, with an application that records.
 
-use super::super::*;
+use super::*;
 use crate::proto::crypto::testing;
 use crate::proto::crypto::{ClientTls, ServerTls};
 use std::collections::BTreeMap;
@@ -41,7 +41,7 @@ impl Application for Recorder {
         if fin && taken == data.len() {
             self.fins.push(stream);
             if self.echo && stream.dir() == Dir::Bi {
-                c.send(stream, Bytes::copy_from_slice(all), true).unwrap();
+                c.streams().send(stream, Bytes::copy_from_slice(all), true).unwrap();
             }
         }
         if let Some(now) = self.closes_at {
@@ -52,8 +52,8 @@ impl Application for Recorder {
 
     fn event(&mut self, c: &mut Connection, event: Event) {
         if let (Event::Connected { .. }, Some(initial)) = (&event, self.initial.take()) {
-            let stream = c.open(Dir::Bi).unwrap();
-            c.send(stream, initial, true).unwrap();
+            let stream = c.streams().open(Dir::Bi).unwrap();
+            c.streams().send(stream, initial, true).unwrap();
         }
         self.events.push(event);
     }

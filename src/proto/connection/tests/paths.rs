@@ -22,9 +22,9 @@ fn attack_34_every_challenge_is_answered_in_datagrams_of_full_size() {
     // RFC 9000 §8.2.2, beside data whose frame could fill the packet, and alone.
     for data in [0, 300, 100_000] {
         let mut pair = Pair::connected();
-        let s = pair.server.open(Dir::Uni).unwrap();
+        let s = pair.server.streams().open(Dir::Uni).unwrap();
         if data > 0 {
-            pair.server.send(s, Bytes::from(vec![9; data]), true).unwrap();
+            pair.server.streams().send(s, Bytes::from(vec![9; data]), true).unwrap();
         }
         let answers = challenged(&mut pair, 3);
         assert!(answers[0].len() >= 1_200, "{} bytes", answers[0].len());

@@ -25,10 +25,10 @@ fn download_ms(ack_threshold: u32, helped: bool, congestion: Algorithm) -> u64 {
     let server = TransportConfig { congestion, ..TransportConfig::default() };
     let mut pair = Pair::with(client, server);
     pair.settle();
-    let stream = pair.server.open(Dir::Uni).unwrap();
+    let stream = pair.server.streams().open(Dir::Uni).unwrap();
     pair.filter = lossy(30);
     let begin = pair.now;
-    pair.server.send(stream, Bytes::from(vec![7; BYTES]), true).unwrap();
+    pair.server.streams().send(stream, Bytes::from(vec![7; BYTES]), true).unwrap();
     let limit = pair.now.plus_ns(100_000 * MILLISECOND_NS);
     while pair.client_app.fins.is_empty() && pair.step(limit) {
         if !helped {
@@ -66,8 +66,8 @@ fn a_bulk_transfer_finds_the_size_that_the_path_carries() {
     // What was found in the idle time after the handshake shall not count.
     pair.server.path.mtu = Mtu::new(MIN_DATAGRAM_BYTES, max);
     pair.server.path.mtu.enable(u64::from(max));
-    let stream = pair.server.open(Dir::Uni).unwrap();
-    pair.server.send(stream, Bytes::from(vec![7; 1_000_000]), true).unwrap();
+    let stream = pair.server.streams().open(Dir::Uni).unwrap();
+    pair.server.streams().send(stream, Bytes::from(vec![7; 1_000_000]), true).unwrap();
     pair.run_ms(10);
     assert!(pair.client_app.fins.is_empty(), "the transfer lasts longer");
     assert_eq!(pair.server.stats().mtu_bytes, max);
@@ -84,8 +84,8 @@ fn pair_at_full_size() -> (Pair, u16) {
 
 /// The server begins to send so many bytes.
 fn start_download(pair: &mut Pair, bytes: usize) -> StreamId {
-    let stream = pair.server.open(Dir::Uni).unwrap();
-    pair.server.send(stream, Bytes::from(vec![7; bytes]), true).unwrap();
+    let stream = pair.server.streams().open(Dir::Uni).unwrap();
+    pair.server.streams().send(stream, Bytes::from(vec![7; bytes]), true).unwrap();
     stream
 }
 
@@ -161,8 +161,8 @@ fn reordering_is_told_from_loss() {
         f.due = f.due.plus_ns(if count.is_multiple_of(50) { MILLISECOND_NS / 10 } else { 0 });
         true
     });
-    let stream = pair.server.open(Dir::Uni).unwrap();
-    pair.server.send(stream, Bytes::from(vec![7; 3_000_000]), true).unwrap();
+    let stream = pair.server.streams().open(Dir::Uni).unwrap();
+    pair.server.streams().send(stream, Bytes::from(vec![7; 3_000_000]), true).unwrap();
     pair.run_ms(5_000);
     assert_eq!(pair.client_app.fins, [stream]);
     let stats = pair.server.stats();

@@ -22,8 +22,8 @@ fn a_probe_tells_what_arrived_if_the_last_acknowledgement_was_lost() {
     let mut pair = Pair::connected();
     mute(&mut pair, 20);
     let asked = pair.client.data.sent.next_pn();
-    let stream = pair.client.open(Dir::Bi).unwrap();
-    pair.client.send(stream, Bytes::from_static(b"question"), true).unwrap();
+    let stream = pair.client.streams().open(Dir::Bi).unwrap();
+    pair.client.streams().send(stream, Bytes::from_static(b"question"), true).unwrap();
     let limit = pair.now.plus_ns(300_000_000);
     while pair.client_app.fins.is_empty() {
         assert!(pair.step(limit), "the probe did not come");
@@ -181,8 +181,8 @@ fn an_acknowledgement_that_a_probe_repeats_is_no_sample_of_the_round_trip() {
     let before = pair.client.path.rtt.smoothed_ns();
     assert!(before < 10 * DELAY_NS);
     mute(&mut pair, 5_000);
-    let stream = pair.client.open(Dir::Bi).unwrap();
-    pair.client.send(stream, Bytes::from_static(b"question"), true).unwrap();
+    let stream = pair.client.streams().open(Dir::Bi).unwrap();
+    pair.client.streams().send(stream, Bytes::from_static(b"question"), true).unwrap();
     let limit = pair.now.plus_ns(30_000_000_000);
     while pair.client_app.fins.is_empty() {
         assert!(pair.step(limit), "the probe did not come");
@@ -202,8 +202,8 @@ fn a_peer_that_acknowledges_later_than_it_says_is_learnt_about() {
     let late_ns = (c.pto_ns() + DELAY_NS).next_multiple_of(8_000);
     assert!(c.peer_max_ack_delay_ns < late_ns);
     for _ in 0..10 {
-        let stream = c.open(Dir::Uni).unwrap();
-        c.send(stream, Bytes::from_static(b"question"), true).unwrap();
+        let stream = c.streams().open(Dir::Uni).unwrap();
+        c.streams().send(stream, Bytes::from_static(b"question"), true).unwrap();
         let pn = c.data.sent.next_pn();
         send_all(c, pair.now);
         pair.now = pair.now.plus_ns(late_ns + 2 * DELAY_NS);
@@ -220,8 +220,8 @@ fn pair_backed_off(bytes: usize) -> (Pair, StreamId) {
     let mut pair = Pair::connected();
     let heals = pair.now.plus_ns(10_000_000_000);
     pair.filter = Box::new(move |f| f.to == Side::Client || f.due > heals);
-    let stream = pair.client.open(Dir::Uni).unwrap();
-    pair.client.send(stream, Bytes::from(vec![7; bytes]), true).unwrap();
+    let stream = pair.client.streams().open(Dir::Uni).unwrap();
+    pair.client.streams().send(stream, Bytes::from(vec![7; bytes]), true).unwrap();
     pair.run_ms(10_001);
     assert!(pair.client.pto_count > 5 && pair.now > heals);
     let sent_at = pair.client.data.sent.last_eliciting_sent_at();

@@ -197,7 +197,11 @@ fn attack_29_opening_and_resetting_earns_no_credit_before_teardown() {
     // Our halves are open still: the application has not answered, so the slots are held.
     assert!(!server.streams.has_control());
     assert_eq!(code(server.frame(&reset(3))), STREAM_LIMIT);
-    server.streams.send(id(Side::Client, Dir::Bi, 1), Bytes::from_static(b"a"), true).unwrap();
+    server
+        .streams
+        .app()
+        .send(id(Side::Client, Dir::Bi, 1), Bytes::from_static(b"a"), true)
+        .unwrap();
     let answer = server.packet(1_200).unwrap();
     assert!(!server.streams.has_control());
     server.acked(&answer);
@@ -227,7 +231,7 @@ fn attack_29_a_flood_of_news_is_one_event() {
 #[test]
 fn attack_30_frames_in_the_wrong_direction() {
     let mut server = server();
-    let ours = server.streams.open(Dir::Uni).unwrap();
+    let ours = server.streams.app().open(Dir::Uni).unwrap();
     let theirs = id(Side::Client, Dir::Uni, 0);
     // Whether the stream is open or not, and once it is gone.
     for open in [false, true] {
@@ -253,7 +257,7 @@ fn attack_30_frames_in_the_wrong_direction() {
 #[test]
 fn attack_30_frames_for_a_stream_that_we_have_not_opened() {
     let mut server = server();
-    server.streams.open(Dir::Bi).unwrap();
+    server.streams.app().open(Dir::Bi).unwrap();
     let stream = id(Side::Server, Dir::Bi, 1);
     assert_eq!(code(server.stream(stream, 0, b"x", false)), STREAM_STATE);
     for frame in [

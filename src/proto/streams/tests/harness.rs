@@ -142,7 +142,7 @@ impl End {
 
     /// Resumes a stream and delivers it.
     pub(super) fn resume(&mut self, id: StreamId) {
-        if self.streams.resume(id).is_ok() {
+        if self.streams.app().resume_receive(id).is_ok() {
             while let Some(stream) = self.streams.next_resumed() {
                 self.deliver(stream);
             }
@@ -224,8 +224,8 @@ impl Pair {
 
     /// A stream of the client with `data` lent.
     pub(super) fn client_sends(&mut self, dir: Dir, data: &[u8], fin: bool) -> StreamId {
-        let id = self.client.streams.open(dir).unwrap();
-        self.client.streams.send(id, Bytes::copy_from_slice(data), fin).unwrap();
+        let id = self.client.streams.app().open(dir).unwrap();
+        self.client.streams.app().send(id, Bytes::copy_from_slice(data), fin).unwrap();
         id
     }
 }

@@ -18,16 +18,16 @@ fn a_request_and_its_answer_leave_nothing_behind() {
     let mut pair = Pair::ample();
     for round in 0..300 {
         let id = pair.client_sends(Dir::Bi, b"request", true);
-        pair.client.streams.set_context(id, round);
+        pair.client.streams.app().set_context(id, round);
         pair.settle();
         assert_eq!(pair.server.got[&id], b"request");
-        pair.server.streams.send(id, Bytes::from_static(b"answer"), true).unwrap();
+        pair.server.streams.app().send(id, Bytes::from_static(b"answer"), true).unwrap();
         pair.settle();
         assert_eq!(pair.client.got[&id], b"answer");
         assert_eq!((pair.client.ended[&id], pair.server.ended[&id]), (1, 1));
         let end = StreamEvent::Closed { stream: id, context: round };
         assert_eq!(pair.client.events.last(), Some(&end));
-        assert_eq!(pair.client.streams.context(id), None);
+        assert_eq!(pair.client.streams.app().context(id), None);
     }
     for end in [&mut pair.client, &mut pair.server] {
         let StreamsStats { open, closed, .. } = end.streams.stats();
@@ -55,8 +55,8 @@ fn no_more_streams_than_allowed_and_new_ones_after_old_ones_closed() {
     for _ in 0..4 {
         pair.client_sends(Dir::Uni, b"x", true);
     }
-    assert_eq!(pair.client.streams.open(Dir::Uni), Err(OpenError::LimitReached { limit: 4 }));
-    assert_eq!(pair.client.streams.open(Dir::Uni), Err(OpenError::LimitReached { limit: 4 }));
+    assert_eq!(pair.client.streams.app().open(Dir::Uni), Err(OpenError::LimitReached { limit: 4 }));
+    assert_eq!(pair.client.streams.app().open(Dir::Uni), Err(OpenError::LimitReached { limit: 4 }));
     let packet = pair.client.packet(1_200).unwrap();
     let blocked = Frame::StreamsBlocked { dir: Dir::Uni, limit: 4 };
     assert_eq!(packet.read().iter().filter(|&frame| *frame == blocked).count(), 1);
@@ -65,15 +65,15 @@ fn no_more_streams_than_allowed_and_new_ones_after_old_ones_closed() {
     pair.client.acked(&packet);
     pair.settle();
     assert!(pair.client.events.contains(&StreamEvent::Available { dir: Dir::Uni }));
-    assert_eq!(pair.client.streams.open(Dir::Uni).map(StreamId::index), Ok(4));
+    assert_eq!(pair.client.streams.app().open(Dir::Uni).map(StreamId::index), Ok(4));
     // Streams of the other kind are not concerned.
-    assert!(pair.client.streams.open(Dir::Bi).is_ok());
+    assert!(pair.client.streams.app().open(Dir::Bi).is_ok());
 }
 
 #[test]
 fn a_complaint_that_was_answered_is_not_made() {
     let mut pair = Pair::new(AMPLE, Limits { streams_uni: 0, ..AMPLE });
-    assert!(pair.client.streams.open(Dir::Uni).is_err());
+    assert!(pair.client.streams.app().open(Dir::Uni).is_err());
     assert!(pair.client.streams.has_control());
     pair.client.streams.on_max_streams(Dir::Uni, 3).unwrap();
     assert!(!pair.client.streams.has_control());
@@ -117,15 +117,15 @@ fn a_lost_max_streams_is_said_again() {
 fn a_reset_gives_back_what_was_lent_and_agrees_on_the_final_size() {
     let mut pair = Pair::ample();
     let owner = Bytes::from(pattern(1_000));
-    let id = pair.client.streams.open(Dir::Bi).unwrap();
-    pair.client.streams.send(id, owner.clone(), true).unwrap();
+    let id = pair.client.streams.app().open(Dir::Bi).unwrap();
+    pair.client.streams.app().send(id, owner.clone(), true).unwrap();
     let first = pair.client.packet(310).unwrap();
     pair.server.receive(&first).unwrap();
-    pair.client.streams.reset(id, 77).unwrap();
+    pair.client.streams.app().reset(id, 77).unwrap();
     assert!(owner.is_unique());
     assert!(!pair.client.streams.has_data());
-    assert_eq!(pair.client.streams.send(id, owner, false), Err(SendError::Reset));
-    assert_eq!(pair.client.streams.reset(id, 78), Err(SendError::Reset));
+    assert_eq!(pair.client.streams.app().send(id, owner, false), Err(SendError::Reset));
+    assert_eq!(pair.client.streams.app().reset(id, 78), Err(SendError::Reset));
     let reset = pair.client.packet(1_200).unwrap();
     let size = pair.server.got[&id].len() as u64;
     assert_eq!(reset.read(), [Frame::ResetStream { stream: id, code: 77, final_size: size }]);
@@ -143,7 +143,7 @@ fn a_reset_gives_back_what_was_lent_and_agrees_on_the_final_size() {
     let resets: Vec<_> = pair.server.events.iter().skip(1).collect();
     assert_eq!(resets, [&StreamEvent::Reset { stream: id, code: 77 }]);
     // The other direction goes on.
-    pair.server.streams.send(id, Bytes::from_static(b"still here"), true).unwrap();
+    pair.server.streams.app().send(id, Bytes::from_static(b"still here"), true).unwrap();
     pair.settle();
     assert_eq!(pair.client.got[&id], b"still here");
     assert_eq!((closed(&pair.client.events), closed(&pair.server.events)), (1, 1));
@@ -156,7 +156,7 @@ fn stop_sending_is_answered_by_a_reset_with_its_code() {
     let id = pair.client_sends(Dir::Bi, &pattern(5_000), false);
     let packet = pair.client.packet(1_200).unwrap();
     pair.server.receive(&packet).unwrap();
-    pair.server.streams.stop_sending(id, 42).unwrap();
+    pair.server.streams.app().stop_sending(id, 42).unwrap();
     let stop = pair.server.packet(1_200).unwrap();
     pair.server.lost(&stop);
     let again = pair.server.packet(1_200).unwrap();
@@ -164,7 +164,7 @@ fn stop_sending_is_answered_by_a_reset_with_its_code() {
     let told = StreamEvent::StopSending { stream: id, code: 42 };
     assert_eq!(pair.client.events, [told]);
     let late = Bytes::from_static(b"late");
-    assert_eq!(pair.client.streams.send(id, late, false), Err(SendError::Stopped(42)));
+    assert_eq!(pair.client.streams.app().send(id, late, false), Err(SendError::Stopped(42)));
     let reset = pair.client.packet(1_200).unwrap();
     let sent = pair.client.streams.stats().sent_bytes;
     assert_eq!(reset.read(), [Frame::ResetStream { stream: id, code: 42, final_size: sent }]);
@@ -182,8 +182,8 @@ fn a_finished_stream_ignores_stop_sending() {
     pair.settle();
     pair.client.frame(&Frame::StopSending { stream: id, code: 1 }).unwrap();
     assert!(!pair.client.streams.has_control());
-    assert_eq!(pair.client.streams.reset(id, 1), Err(SendError::Finished));
-    assert_eq!(pair.client.streams.send(id, Bytes::new(), true), Err(SendError::Finished));
+    assert_eq!(pair.client.streams.app().reset(id, 1), Err(SendError::Finished));
+    assert_eq!(pair.client.streams.app().send(id, Bytes::new(), true), Err(SendError::Finished));
 }
 
 #[test]
@@ -208,7 +208,7 @@ fn a_reset_discards_what_waits_and_opens_the_connections_window() {
     let packet = pair.client.packet(1_200).unwrap();
     pair.server.receive(&packet).unwrap();
     assert!(!pair.server.streams.has_control());
-    pair.client.streams.reset(id, 9).unwrap();
+    pair.client.streams.app().reset(id, 9).unwrap();
     pair.settle();
     let stats = pair.server.streams.stats();
     assert_eq!((stats.received_bytes, stats.consumed_bytes, stats.open), (800, 800, 0));
@@ -225,16 +225,19 @@ fn each_half_answers_for_itself() {
     let mut pair = Pair::ample();
     let ours = pair.client_sends(Dir::Uni, b"x", false);
     pair.settle();
-    assert_eq!(pair.client.streams.stop_sending(ours, 0), Err(ReceiveError::NotReceivable));
-    assert_eq!(pair.client.streams.resume(ours), Err(ReceiveError::NotReceivable));
+    assert_eq!(pair.client.streams.app().stop_sending(ours, 0), Err(ReceiveError::NotReceivable));
+    assert_eq!(pair.client.streams.app().resume_receive(ours), Err(ReceiveError::NotReceivable));
     let data = Bytes::from_static(b"y");
-    assert_eq!(pair.server.streams.send(ours, data.clone(), false), Err(SendError::NotSendable));
-    assert_eq!(pair.server.streams.reset(ours, 0), Err(SendError::NotSendable));
+    assert_eq!(
+        pair.server.streams.app().send(ours, data.clone(), false),
+        Err(SendError::NotSendable)
+    );
+    assert_eq!(pair.server.streams.app().reset(ours, 0), Err(SendError::NotSendable));
     let unknown = StreamId::new(Side::Client, Dir::Bi, 5);
-    assert_eq!(pair.client.streams.send(unknown, data, false), Err(SendError::UnknownStream));
-    assert_eq!(pair.client.streams.resume(unknown), Err(ReceiveError::UnknownStream));
-    assert!(!pair.client.streams.set_context(unknown, 1));
-    assert_eq!(pair.client.streams.buffered(unknown), 0);
+    assert_eq!(pair.client.streams.app().send(unknown, data, false), Err(SendError::UnknownStream));
+    assert_eq!(pair.client.streams.app().resume_receive(unknown), Err(ReceiveError::UnknownStream));
+    assert!(!pair.client.streams.app().set_context(unknown, 1));
+    assert_eq!(pair.client.streams.app().buffered(unknown), 0);
 }
 
 #[test]
@@ -260,7 +263,7 @@ fn news_for_a_stream_that_is_gone_reaches_nobody() {
         pair.client.streams.on_lost(&frame);
     }
     assert!(!pair.client.streams.has_control());
-    assert_eq!(pair.client.streams.buffered(second), 6);
+    assert_eq!(pair.client.streams.app().buffered(second), 6);
     assert_eq!(pair.client.streams.id_of(stream), None);
     assert!(pair.client.streams.detach_ready(stream).is_none());
     pair.client.streams.taken(stream, 3, b"abc", true);
@@ -272,15 +275,15 @@ fn news_for_a_stream_that_is_gone_reaches_nobody() {
 fn the_context_lives_until_the_end_is_told() {
     let mut pair = Pair::ample();
     let id = pair.client_sends(Dir::Uni, b"x", true);
-    pair.client.streams.set_context(id, 99);
+    pair.client.streams.app().set_context(id, 99);
     let packet = pair.client.packet(1_200).unwrap();
     packet.frames.iter().for_each(|frame| pair.client.streams.on_acked(frame));
     let told = pair.client.streams.pop_event();
     assert_eq!(told, Some(StreamEvent::Acknowledged { stream: id, bytes: 1, fin: true }));
-    assert_eq!(pair.client.streams.context(id), Some(99));
+    assert_eq!(pair.client.streams.app().context(id), Some(99));
     let told = pair.client.streams.pop_event();
     assert_eq!(told, Some(StreamEvent::Closed { stream: id, context: 99 }));
-    assert_eq!(pair.client.streams.context(id), None);
+    assert_eq!(pair.client.streams.app().context(id), None);
 }
 
 #[test]
@@ -290,8 +293,8 @@ fn a_resumed_stream_is_forgotten_when_it_ends() {
     let id = pair.client_sends(Dir::Uni, b"abc", false);
     let packet = pair.client.packet(1_200).unwrap();
     pair.server.receive(&packet).unwrap();
-    pair.server.streams.resume(id).unwrap();
-    pair.client.streams.reset(id, 0).unwrap();
+    pair.server.streams.app().resume_receive(id).unwrap();
+    pair.client.streams.app().reset(id, 0).unwrap();
     let reset = pair.client.packet(1_200).unwrap();
     pair.server.receive(&reset).unwrap();
     assert_eq!(pair.server.streams.stats().open, 0);
@@ -313,7 +316,7 @@ fn ten_thousand_streams_at_once() {
     assert!(per_stream <= 350, "{per_stream} bytes for each stream");
     for &id in ids.iter().rev() {
         assert_eq!(pair.server.got[&id], b"hello");
-        pair.server.streams.send(id, Bytes::from_static(b"bye"), true).unwrap();
+        pair.server.streams.app().send(id, Bytes::from_static(b"bye"), true).unwrap();
     }
     pair.settle();
     assert_eq!(closed(&pair.client.events), 10_000);

@@ -110,21 +110,21 @@ impl World {
         match step {
             Step::Open(side, uni) => {
                 let dir = if uni { Dir::Uni } else { Dir::Bi };
-                if let Ok(id) = self.end(side).streams.open(dir) {
+                if let Ok(id) = self.end(side).streams.app().open(dir) {
                     self.opened.push(id);
                 }
             }
             Step::Send(side, pick, len, fin) => self.send(side, pick, len, fin),
             Step::Reset(side, pick) => {
                 if let Some(id) = self.pick(pick)
-                    && self.end(side).streams.reset(id, 1).is_ok()
+                    && self.end(side).streams.app().reset(id, 1).is_ok()
                 {
                     self.told[side].entry(id).or_default().cut = true;
                 }
             }
             Step::Stop(side, pick) => {
                 if let Some(id) = self.pick(pick)
-                    && self.end(side).streams.stop_sending(id, 2).is_ok()
+                    && self.end(side).streams.app().stop_sending(id, 2).is_ok()
                 {
                     self.told[1 - side].entry(id).or_default().cut = true;
                 }
@@ -160,12 +160,12 @@ impl World {
         // As several pieces, to cross their borders.
         for (i, piece) in data.chunks(97).enumerate() {
             let piece = Bytes::copy_from_slice(piece);
-            if self.end(side).streams.send(id, piece, false).is_err() {
+            if self.end(side).streams.app().send(id, piece, false).is_err() {
                 assert_eq!(i, 0);
                 return;
             }
         }
-        if self.end(side).streams.send(id, Bytes::new(), fin).is_ok() {
+        if self.end(side).streams.app().send(id, Bytes::new(), fin).is_ok() {
             let told = self.told[side].entry(id).or_default();
             told.written += len as u64;
             told.fin = fin;
@@ -253,7 +253,7 @@ impl World {
         for _ in 0..2 {
             for id in self.opened.clone() {
                 for side in 0..2 {
-                    if self.end(side).streams.send(id, Bytes::new(), true).is_ok() {
+                    if self.end(side).streams.app().send(id, Bytes::new(), true).is_ok() {
                         self.told[side].entry(id).or_default().fin = true;
                     }
                 }

@@ -101,7 +101,7 @@ fn a_rest_pauses_the_stream_until_it_is_resumed() {
     server.appetite = usize::MAX;
     server.resume(ID);
     assert_eq!((&server.got[&ID], server.ended[&ID]), (&data, 1));
-    assert_eq!(server.streams.resume(ID), Err(ReceiveError::Ended));
+    assert_eq!(server.streams.app().resume_receive(ID), Err(ReceiveError::Ended));
 }
 
 #[test]
@@ -125,8 +125,8 @@ fn a_resumed_stream_that_closes_is_not_named() {
     let mut server = server();
     server.appetite = 0;
     server.stream(ID, 0, b"abc", false).unwrap();
-    server.streams.resume(ID).unwrap();
-    server.streams.resume(ID).unwrap();
+    server.streams.app().resume_receive(ID).unwrap();
+    server.streams.app().resume_receive(ID).unwrap();
     server.frame(&Frame::StopSending { stream: ID, code: 0 }).unwrap();
     let reset = server.packet(1_200).unwrap();
     server.frame(&Frame::ResetStream { stream: ID, code: 0, final_size: 9 }).unwrap();
@@ -142,7 +142,7 @@ fn the_application_may_stop_the_stream_while_it_reads() {
     else {
         panic!("in order")
     };
-    server.streams.stop_sending(ID, 7).unwrap();
+    server.streams.app().stop_sending(ID, 7).unwrap();
     assert!(!server.streams.is_receiving(stream));
     server.streams.taken(stream, 2, b"cdef", false);
     assert_eq!(server.streams.stats().consumed_bytes, 6);
@@ -156,7 +156,7 @@ fn the_application_may_stop_the_stream_while_it_reads() {
         panic!("overlaps")
     };
     let buffer = server.streams.detach_ready(stream).unwrap();
-    server.streams.stop_sending(id, 7).unwrap();
+    server.streams.app().stop_sending(id, 7).unwrap();
     server.streams.attach(stream, buffer, 6);
     assert_eq!(server.streams.stats().consumed_bytes, 12);
     assert!(server.streams.detach_ready(stream).is_none());
@@ -169,8 +169,8 @@ fn a_stopped_stream_counts_what_it_throws_away() {
     let id = pair.client_sends(Dir::Bi, &pattern(600), false);
     let flight = pair.client.flight(110);
     pair.server.receive(&flight[3]).unwrap();
-    pair.server.streams.stop_sending(id, 5).unwrap();
-    assert_eq!(pair.server.streams.stop_sending(id, 5), Err(ReceiveError::Ended));
+    pair.server.streams.app().stop_sending(id, 5).unwrap();
+    assert_eq!(pair.server.streams.app().stop_sending(id, 5), Err(ReceiveError::Ended));
     for packet in &flight {
         pair.server.receive(packet).unwrap();
     }

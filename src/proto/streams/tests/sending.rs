@@ -124,15 +124,15 @@ fn many_small_streams_share_a_packet() {
 fn data_is_gathered_across_pieces() {
     let mut pair = Pair::ample();
     let data = pattern(3_000);
-    let id = pair.client.streams.open(Dir::Bi).unwrap();
+    let id = pair.client.streams.app().open(Dir::Bi).unwrap();
     for piece in data.chunks(13) {
-        pair.client.streams.send(id, Bytes::copy_from_slice(piece), false).unwrap();
+        pair.client.streams.app().send(id, Bytes::copy_from_slice(piece), false).unwrap();
     }
-    pair.client.streams.send(id, Bytes::new(), true).unwrap();
+    pair.client.streams.app().send(id, Bytes::new(), true).unwrap();
     pair.settle();
     assert_eq!(pair.server.got[&id], data);
     assert_eq!(pair.server.ended[&id], 1);
-    assert_eq!(pair.client.streams.buffered(id), 0);
+    assert_eq!(pair.client.streams.app().buffered(id), 0);
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn only_what_was_lost_is_sent_again_and_before_anything_new() {
     again.iter().for_each(|packet| pair.client.acked(packet));
     assert_eq!(pair.server.got[&id], data);
     assert_eq!(pair.server.got[&other].len(), 50);
-    assert_eq!(pair.client.streams.buffered(id), 0);
+    assert_eq!(pair.client.streams.app().buffered(id), 0);
 }
 
 #[test]
@@ -192,7 +192,7 @@ fn a_loss_that_was_none_costs_nothing_more() {
     }
     assert!(!pair.client.streams.has_data());
     assert!(pair.client.packet(1_200).is_none());
-    assert_eq!(pair.client.streams.buffered(id), 0);
+    assert_eq!(pair.client.streams.app().buffered(id), 0);
     let bytes: u64 = pair
         .client
         .events
@@ -211,7 +211,7 @@ fn a_lost_fin_is_sent_again_alone() {
     let mut pair = Pair::ample();
     let id = pair.client_sends(Dir::Bi, b"all of it", false);
     pair.settle();
-    pair.client.streams.send(id, Bytes::new(), true).unwrap();
+    pair.client.streams.app().send(id, Bytes::new(), true).unwrap();
     for _ in 0..3 {
         let fin = pair.client.packet(1_200).unwrap();
         assert_eq!(segments(&fin), [(9, 0, true)]);
@@ -231,12 +231,12 @@ fn a_lone_fin_may_be_acknowledged_before_the_data() {
     let mut pair = Pair::ample();
     let id = pair.client_sends(Dir::Uni, b"data", false);
     let data = pair.client.packet(1_200).unwrap();
-    pair.client.streams.send(id, Bytes::new(), true).unwrap();
+    pair.client.streams.app().send(id, Bytes::new(), true).unwrap();
     let fin = pair.client.packet(1_200).unwrap();
     pair.client.acked(&fin);
     pair.client.lost(&fin);
     assert!(!pair.client.streams.has_data(), "an acknowledged FIN is not lost");
-    assert_eq!(pair.client.streams.buffered(id), 4);
+    assert_eq!(pair.client.streams.app().buffered(id), 4);
     pair.client.lost(&data);
     let again = pair.client.packet(1_200).unwrap();
     assert_eq!(segments(&again), [(0, 4, true)]);
@@ -249,7 +249,7 @@ fn a_fin_needs_no_credit() {
     let mut pair = Pair::new(AMPLE, Limits { data: 10, stream_data_bidi_remote: 10, ..AMPLE });
     let id = pair.client_sends(Dir::Bi, &[1; 10], false);
     let data = pair.client.packet(1_200).unwrap();
-    pair.client.streams.send(id, Bytes::new(), true).unwrap();
+    pair.client.streams.app().send(id, Bytes::new(), true).unwrap();
     assert!(pair.client.streams.has_data());
     let fin = pair.client.packet(1_200).unwrap();
     assert_eq!(segments(&fin), [(10, 0, true)]);
@@ -261,19 +261,23 @@ fn a_fin_needs_no_credit() {
 fn bytes_return_to_the_application_in_order_as_they_are_acknowledged() {
     let mut pair = Pair::ample();
     let owner = Bytes::from(pattern(500));
-    let id = pair.client.streams.open(Dir::Uni).unwrap();
+    let id = pair.client.streams.app().open(Dir::Uni).unwrap();
     for piece in 0..5 {
-        pair.client.streams.send(id, owner.slice(piece * 100..piece * 100 + 100), false).unwrap();
+        pair.client
+            .streams
+            .app()
+            .send(id, owner.slice(piece * 100..piece * 100 + 100), false)
+            .unwrap();
     }
     let flight = pair.client.flight(105);
     assert_eq!(flight.len(), 5);
     pair.client.acked(&flight[1]);
-    assert_eq!(pair.client.streams.buffered(id), 500);
+    assert_eq!(pair.client.streams.app().buffered(id), 500);
     pair.client.acked(&flight[0]);
     let first_two: usize = flight[..2].iter().flat_map(segments).map(|segment| segment.1).sum();
-    assert_eq!(pair.client.streams.buffered(id), 500 - first_two as u64);
+    assert_eq!(pair.client.streams.app().buffered(id), 500 - first_two as u64);
     flight[2..].iter().for_each(|packet| pair.client.acked(packet));
-    assert_eq!(pair.client.streams.buffered(id), 0);
+    assert_eq!(pair.client.streams.app().buffered(id), 0);
     assert!(owner.is_unique());
 }
 
@@ -292,7 +296,7 @@ fn blocked_is_said_once_for_each_limit() {
     assert_eq!(count(&frames, |f| matches!(f, StreamFrame::StreamDataBlocked { .. })), 3);
     assert_eq!(count(&frames, |f| matches!(f, StreamFrame::DataBlocked)), 1);
     // More to send changes nothing, and what is lost is said again.
-    pair.client.streams.send(ids[0], Bytes::from_static(b"more"), false).unwrap();
+    pair.client.streams.app().send(ids[0], Bytes::from_static(b"more"), false).unwrap();
     assert!(!pair.client.streams.has_control() && !pair.client.streams.has_data());
     frames.iter().for_each(|frame| pair.client.streams.on_lost(frame));
     let again = pair.client.packet(1_200).unwrap();
@@ -316,13 +320,13 @@ fn a_connection_without_credit_says_so_when_there_is_more_to_send() {
     let id = pair.client_sends(Dir::Uni, &pattern(100), false);
     let _data = pair.client.packet(1_200).unwrap();
     assert!(!pair.client.streams.has_control());
-    pair.client.streams.send(id, Bytes::from_static(b"more"), false).unwrap();
+    pair.client.streams.app().send(id, Bytes::from_static(b"more"), false).unwrap();
     assert!(!pair.client.streams.has_data());
     let blocked = pair.client.packet(1_200).unwrap();
     assert_eq!(blocked.read(), [Frame::DataBlocked(100)]);
     // Nothing is blocked once the stream is gone.
     pair.client.lost(&blocked);
-    pair.client.streams.reset(id, 0).unwrap();
+    pair.client.streams.app().reset(id, 0).unwrap();
     let reset = pair.client.packet(1_200).unwrap();
     assert_eq!(reset.read(), [Frame::ResetStream { stream: id, code: 0, final_size: 100 }]);
 }
@@ -331,7 +335,7 @@ fn a_connection_without_credit_says_so_when_there_is_more_to_send() {
 fn control_that_does_not_fit_stays_owed() {
     let mut pair = Pair::ample();
     let ids: Vec<_> = (0..30).map(|_| pair.client_sends(Dir::Bi, b"x", false)).collect();
-    ids.iter().for_each(|&id| pair.client.streams.reset(id, 1 << 40).unwrap());
+    ids.iter().for_each(|&id| pair.client.streams.app().reset(id, 1 << 40).unwrap());
     let flight = pair.client.flight(50);
     assert!(flight.len() > 5);
     deliver_all(&mut pair, &flight);
@@ -345,7 +349,7 @@ fn attack_22_a_packet_never_has_more_frames_than_its_record_can_count() {
     let many = Limits { streams_bidi: 1_000, ..AMPLE };
     let mut pair = Pair::new(many, many);
     let ids: Vec<_> = (0..1_000).map(|_| pair.client_sends(Dir::Bi, b"", true)).collect();
-    ids.iter().for_each(|&id| pair.client.streams.stop_sending(id, 0).unwrap());
+    ids.iter().for_each(|&id| pair.client.streams.app().stop_sending(id, 0).unwrap());
     let flight = pair.client.flight(9_000);
     assert!(flight.iter().all(|packet| packet.frames.len() <= 200));
     deliver_all(&mut pair, &flight);
@@ -362,14 +366,14 @@ fn attack_22_a_packet_never_has_more_frames_than_its_record_can_count() {
 #[test]
 fn nothing_is_sent_before_the_peers_limits_are_known() {
     let mut client = Streams::new(crate::wire::Side::Client, AMPLE);
-    assert!(client.open(Dir::Bi).is_err());
+    assert!(client.app().open(Dir::Bi).is_err());
     assert!(!client.has_control() && !client.has_data());
-    assert!(client.open(Dir::Uni).is_err());
+    assert!(client.app().open(Dir::Uni).is_err());
     client.set_peer_limits(&AMPLE);
     assert_eq!(client.pop_event(), Some(StreamEvent::Available { dir: Dir::Bi }));
     assert_eq!(client.pop_event(), Some(StreamEvent::Available { dir: Dir::Uni }));
     assert_eq!(client.pop_event(), None);
-    assert!(client.open(Dir::Bi).is_ok());
+    assert!(client.app().open(Dir::Bi).is_ok());
 }
 
 #[test]
@@ -384,5 +388,5 @@ fn remembered_limits_rise_when_the_true_ones_come() {
     assert!(pair.client.streams.has_data());
     let rest = pair.client.packet(1_200).unwrap();
     assert_eq!(segments(&rest), [(10, 90, true)]);
-    assert_eq!(pair.client.streams.buffered(id), 100);
+    assert_eq!(pair.client.streams.app().buffered(id), 100);
 }

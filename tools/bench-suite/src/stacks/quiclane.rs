@@ -216,8 +216,9 @@ impl App {
 
     /// Keeps the bulk stream full.
     fn fill(&self, c: &mut ConnectionRef<'_>, stream: StreamId) {
-        while c.buffered(stream) < BULK_AHEAD_BYTES {
-            assert!(c.send(stream, self.state.chunk.clone(), false).is_ok(), "no bulk");
+        let mut streams = c.streams();
+        while streams.buffered(stream) < BULK_AHEAD_BYTES {
+            assert!(streams.send(stream, self.state.chunk.clone(), false).is_ok(), "no bulk");
         }
     }
 }
@@ -237,7 +238,10 @@ impl Handler for App {
     ) -> usize {
         add(&self.state.received_bytes, data.len() as u64);
         if fin && self.state.is_server {
-            assert!(c.send(stream, self.state.response.clone(), true).is_ok(), "no response");
+            assert!(
+                c.streams().send(stream, self.state.response.clone(), true).is_ok(),
+                "no response"
+            );
         } else if fin {
             add(&self.state.responses, 1);
         }
@@ -254,12 +258,15 @@ impl Handler for App {
         if what == WINDOW {
             return self.state.window_bytes.store(c.stats().window_bytes, Relaxed);
         }
-        let Ok(stream) = c.open(Dir::Bi) else { return };
+        let Ok(stream) = c.streams().open(Dir::Bi) else { return };
         if what == BULK {
             self.bulk = Some(stream);
             self.fill(c, stream);
         } else {
-            assert!(c.send(stream, self.state.request.clone(), true).is_ok(), "no request");
+            assert!(
+                c.streams().send(stream, self.state.request.clone(), true).is_ok(),
+                "no request"
+            );
         }
     }
 }

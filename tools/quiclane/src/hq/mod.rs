@@ -252,8 +252,8 @@ impl Files {
         }
         self.forget(stream);
         // Errors mean that there is nothing left to refuse.
-        let _ = connection.stop_sending(stream, refusal.code());
-        let _ = connection.reset(stream, refusal.code());
+        let _ = connection.streams().stop_sending(stream, refusal.code());
+        let _ = connection.streams().reset(stream, refusal.code());
     }
 
     /// Begins with requests that wait, as far as files may be opened.
@@ -290,7 +290,7 @@ impl Files {
             transfer.stage = Stage::Sent;
             self.open -= 1;
             // An error here, and below, means that the client has changed its mind.
-            let _ = connection.send(stream, Bytes::new(), true);
+            let _ = connection.streams().send(stream, Bytes::new(), true);
             return;
         }
         if let Stage::Opening { _right } = std::mem::replace(&mut transfer.stage, Stage::Sent) {
@@ -349,7 +349,7 @@ impl Files {
             self.open -= 1;
         }
         let piece = Bytes::from_owner(self.server.budget.piece(data));
-        if connection.send(stream, piece, last).is_err() {
+        if connection.streams().send(stream, piece, last).is_err() {
             self.forget(stream);
         }
     }
@@ -377,8 +377,8 @@ pub(crate) fn meaning(code: u64) -> String {
 /// What a server without a directory answers.
 pub(crate) fn refuse_all(connection: &mut ConnectionRef<'_>, stream: StreamId) {
     let code = Refusal::NotFound.code();
-    let _ = connection.stop_sending(stream, code);
-    let _ = connection.reset(stream, code);
+    let _ = connection.streams().stop_sending(stream, code);
+    let _ = connection.streams().reset(stream, code);
 }
 
 /// The path of `GET /path`, with or without a line end.

@@ -129,7 +129,7 @@ impl PerfClient {
                 _ => return,
             };
             // At the stream limit the next `streams_available` goes on.
-            let Ok(stream) = connection.open(Dir::Bi) else { return };
+            let Ok(stream) = connection.streams().open(Dir::Bi) else { return };
             if !self.send(connection, stream) {
                 return;
             }
@@ -147,27 +147,28 @@ impl PerfClient {
     fn send(&mut self, connection: &mut ConnectionRef<'_>, stream: StreamId) -> bool {
         let request = self.plan.request.clone();
         if self.plan.settings.scenario == Scenario::Upload {
-            let is_sent = connection.send(stream, request, false).is_ok();
+            let is_sent = connection.streams().send(stream, request, false).is_ok();
             self.top_up(connection, stream);
             return is_sent;
         }
         let mut left = self.plan.settings.up - request.len() as u64;
-        let mut is_sent = connection.send(stream, request, left == 0).is_ok();
+        let mut is_sent = connection.streams().send(stream, request, left == 0).is_ok();
         while is_sent && left > 0 {
             let piece = left.min(CHUNK_BYTES as u64);
             left -= piece;
             let data = Bytes::from_static(&CHUNK[..piece as usize]);
-            is_sent = connection.send(stream, data, left == 0).is_ok();
+            is_sent = connection.streams().send(stream, data, left == 0).is_ok();
         }
         is_sent
     }
 
     /// An upload lends more, as long as less than a bound is under way.
     fn top_up(&mut self, connection: &mut ConnectionRef<'_>, stream: StreamId) {
-        let mut lent = connection.buffered(stream);
+        let mut streams = connection.streams();
+        let mut lent = streams.buffered(stream);
         while lent < LENT_MAX {
             lent += CHUNK_BYTES as u64;
-            if connection.send(stream, Bytes::from_static(&CHUNK), false).is_err() {
+            if streams.send(stream, Bytes::from_static(&CHUNK), false).is_err() {
                 return;
             }
         }

@@ -147,7 +147,8 @@ impl StatusClient {
     fn ask(&mut self, connection: &mut ConnectionRef<'_>) {
         self.answer.clear();
         let request = Bytes::copy_from_slice(&STATUS_REQUEST.to_be_bytes());
-        let sent = connection.open(Dir::Bi).map(|stream| connection.send(stream, request, true));
+        let mut streams = connection.streams();
+        let sent = streams.open(Dir::Bi).map(|stream| streams.send(stream, request, true));
         self.is_asking = matches!(sent, Ok(Ok(())));
         if !self.is_asking {
             self.silent("the server takes no stream for the question".to_owned());
@@ -182,7 +183,7 @@ impl Handler for StatusClient {
         self.answer.extend_from_slice(data);
         // Another server takes the question for a size and would send for ever.
         if self.answer.first() != Some(&b'{') || self.answer.len() > ANSWER_MAX_BYTES {
-            let _ = connection.stop_sending(stream, 0);
+            let _ = connection.streams().stop_sending(stream, 0);
             self.silent("the server is no Quiclane, or one that does not tell".to_owned());
         } else if fin {
             match serde_json::from_slice(&self.answer) {

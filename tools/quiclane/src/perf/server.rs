@@ -44,7 +44,7 @@ impl PerfServer {
             if size <= CHUNK_BYTES as u64 && stream.dir() == Dir::Bi {
                 let answer = Bytes::from_static(&CHUNK[..size as usize]);
                 // Fails only if the client does not want it any more.
-                let _ = connection.send(stream, answer, true);
+                let _ = connection.streams().send(stream, answer, true);
                 return;
             }
         }
@@ -64,7 +64,7 @@ impl PerfServer {
         if stream.dir() == Dir::Uni {
             self.requests.remove(&stream);
             // RFC 9000 §2.1: the answer to a unidirectional stream needs one of our own.
-            if let Ok(back) = connection.open(Dir::Uni) {
+            if let Ok(back) = connection.streams().open(Dir::Uni) {
                 let answer = Request { complete: true, left: size, ..Request::default() };
                 self.requests.insert(back, answer);
                 self.top_up(connection, back);
@@ -75,7 +75,7 @@ impl PerfServer {
             self.requests.remove(&stream);
             // Plain values: they can be written. An empty answer would say that we do not tell.
             let state = serde_json::to_vec(&ServerState::now(&self.monitor)).unwrap_or_default();
-            let _ = connection.send(stream, Bytes::from(state), true);
+            let _ = connection.streams().send(stream, Bytes::from(state), true);
             return;
         }
         request.complete = true;
@@ -86,14 +86,15 @@ impl PerfServer {
     /// Lends more of an answer, as long as less than a bound is under way.
     pub(crate) fn top_up(&mut self, connection: &mut ConnectionRef<'_>, stream: StreamId) {
         let Some(request) = self.requests.get_mut(&stream).filter(|r| r.complete) else { return };
-        let mut lent = connection.buffered(stream);
+        let mut streams = connection.streams();
+        let mut lent = streams.buffered(stream);
         while lent < LENT_MAX {
             let piece = request.left.min(CHUNK_BYTES as u64);
             request.left -= piece;
             lent += piece;
             let last = request.left == 0;
             let data = Bytes::from_static(&CHUNK[..piece as usize]);
-            if connection.send(stream, data, last).is_err() || last {
+            if streams.send(stream, data, last).is_err() || last {
                 self.requests.remove(&stream);
                 return;
             }
