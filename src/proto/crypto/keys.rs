@@ -15,8 +15,8 @@
 use rustls::quic;
 
 use super::aead::{HeaderKey, HeaderSecret, PacketKey, PacketSecret};
+use super::hkdf::InitialSecret;
 use super::material::{Taken, taken};
-use super::provider;
 use crate::wire::Side;
 
 /// QUIC version 1.
@@ -24,8 +24,8 @@ const VERSION_1: u32 = 0x0000_0001;
 
 /// Both keys of one direction, not worked out yet.
 pub struct DirectionKeys {
-    packet: PacketSecret,
-    header: HeaderSecret,
+    pub(super) packet: PacketSecret,
+    pub(super) header: HeaderSecret,
 }
 
 impl DirectionKeys {
@@ -70,12 +70,12 @@ pub fn initial_keys(version: u32, client_dcid: &[u8], side: Side) -> Option<Keys
     if version != VERSION_1 {
         return None;
     }
-    let side = match side {
-        Side::Client => rustls::Side::Client,
-        Side::Server => rustls::Side::Server,
-    };
-    let suite = provider::initial_suite()?;
-    Keys::of(taken(|| suite.keys(client_dcid, side, quic::Version::V1)).1)
+    let secret = InitialSecret::new(client_dcid);
+    let (client, server) = (secret.client()?, secret.server()?);
+    Some(match side {
+        Side::Client => Keys { local: client, remote: server },
+        Side::Server => Keys { local: server, remote: client },
+    })
 }
 
 /// Keys that the handshake made available.

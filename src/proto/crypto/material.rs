@@ -7,8 +7,11 @@
 
 use core::cell::RefCell;
 
-use rustls::crypto::cipher::{AeadKey, Iv};
-use rustls::{Error, quic};
+use rustls::crypto::cipher::{
+    AeadKey, InboundOpaqueMessage, InboundPlainMessage, Iv, MessageDecrypter, MessageEncrypter,
+    OutboundOpaqueMessage, OutboundPlainMessage, Tls13AeadAlgorithm, UnsupportedOperationError,
+};
+use rustls::{ConnectionTrafficSecrets, Error, quic};
 
 use super::aead::{Aead, HeaderSecret, PacketSecret, SAMPLE_LEN, TAG_LEN};
 
@@ -40,7 +43,7 @@ pub(super) fn taken<T>(call: impl FnOnce() -> T) -> (T, Taken) {
     (value, TAKEN.take())
 }
 
-/// Notes keys of an AEAD.
+/// Notes keys of an AEAD, and makes none for records.
 pub(super) struct Notes(pub(super) Aead);
 
 impl quic::Algorithm for Notes {
@@ -58,6 +61,28 @@ impl quic::Algorithm for Notes {
 
     fn aead_key_len(&self) -> usize {
         self.0.key_len()
+    }
+}
+
+impl Tls13AeadAlgorithm for Notes {
+    fn encrypter(&self, _: AeadKey, _: Iv) -> Box<dyn MessageEncrypter> {
+        Box::new(Elsewhere)
+    }
+
+    fn decrypter(&self, _: AeadKey, _: Iv) -> Box<dyn MessageDecrypter> {
+        Box::new(Elsewhere)
+    }
+
+    fn key_len(&self) -> usize {
+        self.0.key_len()
+    }
+
+    fn extract_keys(
+        &self,
+        _: AeadKey,
+        _: Iv,
+    ) -> Result<ConnectionTrafficSecrets, UnsupportedOperationError> {
+        Err(UnsupportedOperationError)
     }
 }
 
@@ -101,5 +126,29 @@ impl quic::HeaderProtectionKey for Elsewhere {
 
     fn sample_len(&self) -> usize {
         SAMPLE_LEN
+    }
+}
+
+impl MessageEncrypter for Elsewhere {
+    fn encrypt(
+        &mut self,
+        _: OutboundPlainMessage<'_>,
+        _: u64,
+    ) -> Result<OutboundOpaqueMessage, Error> {
+        elsewhere()
+    }
+
+    fn encrypted_payload_len(&self, payload_len: usize) -> usize {
+        payload_len
+    }
+}
+
+impl MessageDecrypter for Elsewhere {
+    fn decrypt<'a>(
+        &mut self,
+        _: InboundOpaqueMessage<'a>,
+        _: u64,
+    ) -> Result<InboundPlainMessage<'a>, Error> {
+        elsewhere()
     }
 }

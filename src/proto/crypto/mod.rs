@@ -46,6 +46,7 @@ mod config;
 #[cfg(test)]
 mod costs;
 mod error;
+mod hkdf;
 mod keys;
 mod material;
 mod provider;

@@ -6,11 +6,12 @@
 use std::ptr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use rustls::crypto::tls13::Hkdf;
 use rustls::crypto::{CipherSuiteCommon, CryptoProvider};
-use rustls::quic::Suite;
 use rustls::{CipherSuite, SupportedCipherSuite, Tls13CipherSuite};
 
 use super::aead::Aead;
+use super::hkdf;
 use super::material::Notes;
 
 #[cfg(feature = "aws-lc-rs")]
@@ -35,7 +36,8 @@ pub const NAME: &str = if cfg!(feature = "aws-lc-rs") { "aws-lc-rs" } else { "ri
 /// AES-128-GCM first. To change a part, take this, set the field (random numbers, key exchange
 /// groups, where signatures come from), and give it to [`super::ServerTls::builder_with`] and
 /// [`super::ClientTls::builder_with`]. Packets are protected by this library whatever a suite brings
-/// for them; suites that QUIC does not know are left out.
+/// for them; suites that QUIC does not know are left out. The suites are for QUIC alone: they protect
+/// no records of TLS over TCP.
 #[must_use]
 pub fn default_provider() -> CryptoProvider {
     provider().as_ref().clone()
@@ -88,22 +90,35 @@ pub(super) fn with_packets(suite: SupportedCipherSuite) -> Option<SupportedCiphe
         return Some(SupportedCipherSuite::Tls13(ours));
     }
     let CipherSuiteCommon { suite, hash_provider, confidentiality_limit } = theirs.common;
+    let notes: &Notes = Box::leak(Box::new(Notes(aead)));
     let ours = Box::leak(Box::new(Tls13CipherSuite {
         common: CipherSuiteCommon { suite, hash_provider, confidentiality_limit },
-        hkdf_provider: theirs.hkdf_provider,
-        aead_alg: theirs.aead_alg,
-        quic: Some(Box::leak(Box::new(Notes(aead)))),
+        hkdf_provider: hkdf_of(theirs),
+        // Over QUIC no record is ever protected (RFC 9001 §4), and TLS makes keys for four of them.
+        aead_alg: notes,
+        quic: Some(notes),
     }));
     made.push((theirs, ours));
     Some(SupportedCipherSuite::Tls13(ours))
 }
 
-/// The suite of Initial packets, which is AES-128-GCM whatever is negotiated later
-/// (RFC 9001 §5.2).
-pub(super) fn initial_suite() -> Option<Suite> {
-    let suites = &provider().cipher_suites;
-    let wanted = CipherSuite::TLS13_AES_128_GCM_SHA256;
-    suites.iter().find(|suite| suite.suite() == wanted)?.tls13()?.quic_suite()
+/// What derives the keys of a suite: `hkdf.rs` for the libraries' own suites, and what it brings for
+/// any other, or where it has to be a validated one.
+fn hkdf_of(suite: &'static Tls13CipherSuite) -> &'static dyn Hkdf {
+    let theirs = suite.hkdf_provider;
+    if theirs.fips() || !library_suites().any(|known| ptr::eq(known, suite)) {
+        return theirs;
+    }
+    match suite.common.hash_provider.output_len() {
+        32 => &hkdf::SHA256,
+        48 => &hkdf::SHA384,
+        _ => theirs,
+    }
+}
+
+/// The suites of TLS 1.3 as the library has them.
+pub(super) fn library_suites() -> impl Iterator<Item = &'static Tls13CipherSuite> {
+    tls::ALL_CIPHER_SUITES.iter().filter_map(|suite| suite.tls13())
 }
 
 #[cfg(test)]
