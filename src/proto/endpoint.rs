@@ -7,7 +7,7 @@
 //! such an answer, so that two endpoints never keep each other busy.
 
 use super::connection::{Connection, ServerArgs, TransportConfig, code};
-use super::crypto::{ResetKey, ServerTls, TAG_LEN, initial_keys, retry_tag};
+use super::crypto::{Keys, ResetKey, ServerTls, TAG_LEN, initial_keys, retry_tag};
 use super::limiter::Limiter;
 use super::packet_builder::{Header, Number, PacketBuilder};
 use super::recovery::SentInfo;
@@ -16,6 +16,7 @@ use crate::time::Instant;
 use crate::wire::frame::Frame;
 use crate::wire::packet::{self, LongHeader, Packet, PacketType, decode_pn};
 use crate::wire::{ConnectionId, Side, VERSION_1, Writer};
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -152,6 +153,7 @@ pub struct EndpointStats {
 
 /// What to do about a datagram.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one at a time, and it moves once")]
 pub enum Incoming {
     /// A client greets: make a slot for it and call [`Endpoint::accept`].
     Accept(ClientInitial),
@@ -164,7 +166,6 @@ pub enum Incoming {
 }
 
 /// A client's first Initial, as far as it is worth a connection.
-#[derive(Clone, Copy, Debug)]
 pub struct ClientInitial {
     /// The id that the client wrote as destination: its next Initials have it too.
     pub initial_dcid: ConnectionId,
@@ -172,6 +173,18 @@ pub struct ClientInitial {
     retry_scid: Option<ConnectionId>,
     peer_cid: ConnectionId,
     address_validated: bool,
+    /// It was opened with them.
+    keys: Keys,
+}
+
+impl fmt::Debug for ClientInitial {
+    /// Without the keys.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientInitial")
+            .field("initial_dcid", &self.initial_dcid)
+            .field("address_validated", &self.address_validated)
+            .finish_non_exhaustive()
+    }
 }
 
 impl ClientInitial {
@@ -282,7 +295,7 @@ impl Endpoint {
     /// already: a session is not built for noise. Give it the datagram next.
     pub fn accept(
         &mut self,
-        initial: &ClientInitial,
+        initial: ClientInitial,
         now: Instant,
         remote: SocketAddr,
         local_cid: ConnectionId,
@@ -296,7 +309,7 @@ impl Endpoint {
             remote,
             local_cid,
             reset_token: self.reset_token(&local_cid),
-            initial_dcid: initial.initial_dcid,
+            initial_keys: Some(initial.keys),
             original_dcid: initial.original_dcid,
             retry_scid: initial.retry_scid,
             peer_cid: initial.peer_cid,
@@ -321,38 +334,34 @@ impl Endpoint {
             self.stats.small_initials += 1;
             return Incoming::Drop;
         }
-        let mut initial = ClientInitial {
-            initial_dcid: p.dcid,
-            original_dcid: p.dcid,
-            retry_scid: None,
-            peer_cid: p.scid,
-            address_validated: false,
-        };
         let token = &datagram[p.token.clone()];
         // What works once is not used up by a client Initial that was damaged on the way.
-        let opened = self.tokens.works_once(token);
-        if opened && self.is_forged(datagram, p) {
-            return Incoming::Forged;
-        }
-        match self.tokens.validate(cx.now, cx.remote, token) {
-            Validation::Retry { original_dcid, retry_scid } if retry_scid == p.dcid => {
-                initial.original_dcid = original_dcid;
-                initial.retry_scid = Some(retry_scid);
-                initial.address_validated = true;
+        let mut keys = None;
+        if self.tokens.works_once(token) {
+            keys = self.open(datagram, p);
+            if keys.is_none() {
+                return Incoming::Forged;
             }
-            Validation::NewToken => initial.address_validated = true,
+        }
+        let (mut original_dcid, mut retry_scid, mut address_validated) = (p.dcid, None, true);
+        match self.tokens.validate(cx.now, cx.remote, token) {
+            Validation::Retry { original_dcid: original, retry_scid: ours } if ours == p.dcid => {
+                (original_dcid, retry_scid) = (original, Some(ours));
+            }
+            Validation::NewToken => {}
             Validation::Retry { .. } | Validation::BadRetry(_) => {
-                if self.is_forged(datagram, p) {
-                    return Incoming::Forged;
-                }
-                return self.refuse_token(p, cx);
+                return match keys.or_else(|| self.open(datagram, p)) {
+                    Some(_) => self.refuse_token(p, cx),
+                    None => Incoming::Forged,
+                };
             }
             // RFC 9000 §8.1.3: a token that is not worth anything is as good as none.
             Validation::Absent(refusal) => {
+                address_validated = false;
                 self.note_refusal(refusal);
                 // Before anybody asks whether there is room: who is asked for proof is not lost.
                 if cx.crowded || self.must_retry(cx.handshakes) {
-                    if !cx.intact && !opened && self.is_forged(datagram, p) {
+                    if !cx.intact && keys.is_none() && self.open(datagram, p).is_none() {
                         return Incoming::Forged;
                     }
                     return self.send_retry(p, cx);
@@ -361,21 +370,26 @@ impl Endpoint {
         }
         // What costs us little goes without: a Retry is cheaper than opening what it answers. A
         // session costs far more than either.
-        if !opened && self.is_forged(datagram, p) {
-            return Incoming::Forged;
-        }
-        Incoming::Accept(initial)
+        let Some(keys) = keys.or_else(|| self.open(datagram, p)) else { return Incoming::Forged };
+        Incoming::Accept(ClientInitial {
+            initial_dcid: p.dcid,
+            original_dcid,
+            retry_scid,
+            peer_cid: p.scid,
+            address_validated,
+            keys,
+        })
     }
 
-    /// Whether a client Initial is not as it was sent; counted. A token that was damaged on the way is
-    /// no lie of the client's: it sends the client Initial again, and must not be told that all is
-    /// lost.
-    fn is_forged(&mut self, datagram: &[u8], p: &Packet) -> bool {
+    /// The keys of a client Initial, if it is as it was sent; else it is counted. A token that was
+    /// damaged on the way is no lie of the client's: it sends the client Initial again, and must not be
+    /// told that all is lost.
+    fn open(&mut self, datagram: &[u8], p: &Packet) -> Option<Keys> {
         self.scratch.clear();
         self.scratch.extend_from_slice(&datagram[..p.end]);
-        let forged = !opens(&mut self.scratch, p);
-        self.stats.forged += u64::from(forged);
-        forged
+        let keys = open(&mut self.scratch, p);
+        self.stats.forged += u64::from(keys.is_none());
+        keys
     }
 
     fn note_refusal(&mut self, refusal: Refusal) {
@@ -509,15 +523,13 @@ fn write_retry(
     Some(w.position())
 }
 
-/// Whether an Initial opens under the keys that its destination id makes (RFC 9001 §5.2).
-fn opens(packet: &mut [u8], p: &Packet) -> bool {
-    let Some(keys) = initial_keys(VERSION_1, p.dcid.as_slice(), Side::Server) else {
-        return false;
-    };
-    let Some(u) = keys.remote.header().unmask(packet, p.pn_offset) else { return false };
+/// The keys that the destination id of an Initial makes, if it opens under them (RFC 9001 §5.2).
+fn open(packet: &mut [u8], p: &Packet) -> Option<Keys> {
+    let keys = initial_keys(VERSION_1, p.dcid.as_slice(), Side::Server)?;
+    let u = keys.remote.header().unmask(packet, p.pn_offset)?;
     // It is among the client's first packets: the number is as short as it looks.
     let pn = decode_pn(u.truncated_pn, u.pn_len, None);
-    keys.remote.packet().open(pn, packet, p.pn_offset + u.pn_len).is_some()
+    keys.remote.packet().open(pn, packet, p.pn_offset + u.pn_len).map(|_| keys)
 }
 
 /// Four random bytes of those that are there for an answer.

@@ -123,7 +123,7 @@ impl Lane {
     pub(super) fn accept_initial(
         &mut self,
         at: usize,
-        initial: &ClientInitial,
+        initial: ClientInitial,
         datapath: usize,
         meta: &RxMeta,
         datagram: &mut [u8],
@@ -132,7 +132,7 @@ impl Lane {
         let (source, proven) = (self.admission.source(remote), initial.address_validated());
         // Who has not proven its address is here only if there is room.
         if proven && let Err(why) = self.admit(source) {
-            return self.turn_away(at, initial, datapath, meta, why);
+            return self.turn_away(at, &initial, datapath, meta, why);
         }
         let Some(key) = self.table.next_key() else {
             return self.count_no_place(NoPlace::Full);
@@ -140,6 +140,7 @@ impl Lane {
         let cid = self.new_cid(key);
         let (seed, grease) = (self.services.entropy.number(), self.services.entropy.number());
         let listener = &mut self.listeners[at];
+        let initial_key = InitialKey { dcid: initial.initial_dcid, remote };
         let connection = listener.endpoint.accept(initial, now, remote, cid, seed, grease);
         let Some(mut connection) = connection else {
             self.counters.refused_broken += 1;
@@ -153,8 +154,7 @@ impl Lane {
             return self.close_at_once(at, connection, datapath, meta);
         };
         let mut seat = Seat::new(key, datapath, meta.path, now);
-        let initial = InitialKey { dcid: initial.initial_dcid, remote };
-        seat.handshake = Some(Box::new(Handshake { initial, proven }));
+        seat.handshake = Some(Box::new(Handshake { initial: initial_key, proven }));
         (seat.source, seat.listener) = (Some(source), Some(self.listeners[at].id));
         self.counters.accepted += 1;
         self.seat_at(Entry { connection, seat, handler });

@@ -121,7 +121,7 @@ impl Lane {
             }
             Incoming::Accept(initial) => {
                 self.answers.give_back(answer);
-                self.accept_initial(at, &initial, datapath, meta, datagram);
+                self.accept_initial(at, initial, datapath, meta, datagram);
                 return Routed::Here;
             }
             Incoming::Forged => self.counters.refused_broken += 1,

@@ -108,8 +108,8 @@ pub struct ServerArgs {
     pub local_cid: ConnectionId,
     /// The token that resets it.
     pub reset_token: [u8; 16],
-    /// The id that the client wrote into this Initial.
-    pub initial_dcid: ConnectionId,
+    /// The keys of Initial packets: [`initial_keys`] of the id that the client wrote into this one.
+    pub initial_keys: Option<Keys>,
     /// The id that the client wrote into its first Initial; differs after a Retry.
     pub original_dcid: ConnectionId,
     /// The source id of our Retry, if the client comes from one.
@@ -213,8 +213,7 @@ impl Connection {
         let mut handshake = Handshake::new(args.original_dcid, args.retry_scid);
         handshake.peer_validated_us = true;
         handshake.peer_scid = Some(args.peer_cid);
-        handshake.initial.keys =
-            initial_keys(VERSION_1, args.initial_dcid.as_slice(), Side::Server);
+        handshake.initial.keys = args.initial_keys;
         Ok(Self::assemble(Base {
             side: Side::Server,
             address_validated: args.address_validated,

@@ -129,7 +129,7 @@ fn attack_07_retry_then_refusals_and_duplicates_leave_nothing_behind() {
     let (incoming, _) = ask(&mut endpoint, &second, addr(9), at(3));
     let Incoming::Accept(initial) = incoming else { panic!("{incoming:?}") };
     let local = ConnectionId::new(&[5; 8]).unwrap();
-    assert!(endpoint.accept(&initial, at(3), addr(9), local, 1, 2).is_some());
+    assert!(endpoint.accept(initial, at(3), addr(9), local, 1, 2).is_some());
     assert_eq!(endpoint.stats().retries, 2);
 }
 

@@ -15,6 +15,7 @@ use quiclane::ecn::Ecn;
 use quiclane::proto::connection::{
     ClientArgs, CloseReason, Connection, Event, ServerArgs, TransportConfig, code,
 };
+use quiclane::proto::crypto::initial_keys;
 use quiclane::time::{Instant, MILLISECOND_NS, SECOND_NS};
 use quiclane::wire::frame::{EcnCounts, Frame, write_ack};
 use quiclane::wire::packet::PacketType;
@@ -124,7 +125,7 @@ fn victim(side: Side, tls: &PeerTls, now: Instant) -> Option<Connection> {
             remote: address(Side::Client),
             local_cid: cid(3),
             reset_token: [3; 16],
-            initial_dcid: WirePeer::initial_dcid(),
+            initial_keys: initial_keys(1, WirePeer::initial_dcid().as_slice(), Side::Server),
             original_dcid: WirePeer::initial_dcid(),
             retry_scid: None,
             peer_cid: cid(1),

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::proto::crypto::testing;
-use crate::proto::crypto::{ClientTls, ServerTls};
+use crate::proto::crypto::{ClientTls, ServerTls, initial_keys};
 use std::collections::BTreeMap;
 
 /// One way between the two, in nanoseconds.
@@ -133,7 +133,7 @@ impl Pair {
             remote: addr(1000),
             local_cid: cid(3),
             reset_token: [3; 16],
-            initial_dcid: cid(2),
+            initial_keys: initial_keys(1, cid(2).as_slice(), Side::Server),
             original_dcid: cid(2),
             retry_scid: None,
             peer_cid: cid(1),
