@@ -67,6 +67,11 @@ impl LocalCids {
         self.active.iter()
     }
 
+    /// Gives back the room for ids that are not there.
+    pub(super) fn shrink(&mut self) {
+        self.active.shrink_to_fit();
+    }
+
     /// The next id to announce; stays pending until [`announced`](Self::announced).
     pub(super) fn next_announcement(&mut self) -> Option<LocalCid> {
         let next = self.active.iter().find(|c| c.announce).copied();
@@ -139,6 +144,12 @@ pub(super) struct RemoteCids {
 }
 
 impl RemoteCids {
+    /// Gives back the room for ids that are not there.
+    pub(super) fn shrink(&mut self) {
+        self.spare.shrink_to_fit();
+        self.to_retire.shrink_to_fit();
+    }
+
     /// `limit` is what our active_connection_id_limit said.
     pub(super) fn new(first: ConnectionId, limit: u64) -> Self {
         Self {

@@ -444,7 +444,7 @@ impl Connection {
         let resumed = session.resumed();
         self.alpn = session.alpn().map(Into::into);
         self.state = State::Established;
-        self.keys = Some(OneRttKeys::new(&keys, secrets));
+        self.keys = Some(OneRttKeys::new(keys, secrets));
         self.deadlines.handshake = Instant::NEVER;
         self.events.push_back(Event::Connected { resumed });
         if self.side == Side::Server {

@@ -368,6 +368,11 @@ impl Connection {
     pub fn shrink(&mut self) {
         self.data.sent.shrink();
         self.streams.shrink();
+        self.local_cids.shrink();
+        self.remote_cids.shrink();
+        if let Some(keys) = &mut self.keys {
+            keys.rest();
+        }
         self.events.shrink_to(0);
         self.release_tls(true);
     }

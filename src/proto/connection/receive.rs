@@ -279,7 +279,7 @@ impl Connection {
         let received = &self.data.received;
         let offset = 1 + usize::from(self.local_cid_len);
         let Ok((first, pn, header)) =
-            unprotect(&keys.remote_header, bytes, offset, received.largest)
+            unprotect(keys.remote_header(), bytes, offset, received.largest)
         else {
             return Ok(Err(Dropped::Useless));
         };

@@ -109,6 +109,19 @@ impl PacketSecret {
         Some(Self { aead, key: padded(aead, key)?, iv: iv.try_into().ok()? })
     }
 
+    /// Packets that may be sealed with one key before it must be updated (RFC 9001 §6.6).
+    #[must_use]
+    pub fn confidentiality_limit(&self) -> u64 {
+        self.aead.confidentiality_limit()
+    }
+
+    /// Packets that may fail to open, over all keys of a connection, before it must be closed
+    /// with AEAD_LIMIT_REACHED (RFC 9001 §6.6).
+    #[must_use]
+    pub fn integrity_limit(&self) -> u64 {
+        self.aead.integrity_limit()
+    }
+
     /// The key, worked out.
     #[must_use]
     pub fn expand(&self) -> PacketKey {
@@ -116,7 +129,7 @@ impl PacketSecret {
         // The length was checked when the secret was made.
         let unbound = aead::UnboundKey::new(aead.packets(), &key[..aead.key_len()]);
         match unbound.map(aead::LessSafeKey::new) {
-            Ok(key) => PacketKey { key, iv: *iv, aead: *aead },
+            Ok(key) => PacketKey { key, iv: *iv },
             Err(_) => unreachable!("a key of {} bytes for {aead:?}", aead.key_len()),
         }
     }
@@ -168,7 +181,6 @@ fn padded(aead: Aead, key: &[u8]) -> Option<[u8; MAX_KEY_LEN]> {
 pub struct PacketKey {
     key: aead::LessSafeKey,
     iv: [u8; IV_LEN],
-    aead: Aead,
 }
 
 impl PacketKey {
@@ -206,7 +218,7 @@ impl PacketKey {
     /// Opens `packet[header_len..]` in place and returns how many bytes of payload there are.
     /// `None` if it is forged, damaged, or shorter than a tag; the payload is then unspecified.
     ///
-    /// Count the failures: [`PacketKey::integrity_limit`] is how many are allowed.
+    /// Count the failures: [`PacketSecret::integrity_limit`] is how many are allowed.
     #[inline]
     #[must_use]
     pub fn open(&self, pn: u64, packet: &mut [u8], header_len: usize) -> Option<usize> {
@@ -216,20 +228,6 @@ impl PacketKey {
         }
         let header = aead::Aad::from(&*header);
         self.key.open_in_place(self.nonce(pn), header, payload).ok().map(|plain| plain.len())
-    }
-
-    /// Packets that may be sealed with one key before it must be updated (RFC 9001 §6.6).
-    #[inline]
-    #[must_use]
-    pub fn confidentiality_limit(&self) -> u64 {
-        self.aead.confidentiality_limit()
-    }
-
-    /// Packets that may fail to open, over all keys of a connection, before it must be closed
-    /// with AEAD_LIMIT_REACHED (RFC 9001 §6.6).
-    #[must_use]
-    pub fn integrity_limit(&self) -> u64 {
-        self.aead.integrity_limit()
     }
 }
 

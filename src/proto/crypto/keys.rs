@@ -52,6 +52,24 @@ pub struct Keys {
 }
 
 impl Keys {
+    /// Packets that may be sealed with one key before it must be updated (RFC 9001 §6.6).
+    #[must_use]
+    pub fn confidentiality_limit(&self) -> u64 {
+        self.local.packet.confidentiality_limit()
+    }
+
+    /// Packets that may fail to open, over all keys of a connection, before it must be closed
+    /// with AEAD_LIMIT_REACHED (RFC 9001 §6.6).
+    #[must_use]
+    pub fn integrity_limit(&self) -> u64 {
+        self.remote.packet.integrity_limit()
+    }
+
+    /// Turns to the packet keys of the next phase. Header keys stay (§6.1).
+    pub fn turn(&mut self, local: PacketSecret, remote: PacketSecret) {
+        (self.local.packet, self.remote.packet) = (local, remote);
+    }
+
     /// The keys of a level, if a call into TLS has made all four.
     pub(super) fn of(taken: Taken) -> Option<Self> {
         let ([local, remote], [local_header, remote_header]) = (taken.packets, taken.headers);
@@ -101,18 +119,17 @@ impl OneRttSecrets {
 
     /// The next phase's key to open with, and nothing else changes. Made ahead of need, it
     /// makes a packet with the other key phase cost no more time than any other
-    /// (RFC 9001 §6.3). The key to seal with need not wait in memory: an idle connection is
-    /// 0.6 KB smaller without it, and [`OneRttSecrets::next_keys`] takes 2 us.
+    /// (RFC 9001 §6.3). The key to seal with need not wait in memory.
     #[must_use]
-    pub fn next_remote(&self) -> PacketKey {
+    pub fn next_remote(&self) -> PacketSecret {
         Self(self.0.clone()).next_keys().1
     }
 
     /// Steps to the next phase: its key to seal with and its key to open with. Keep the
     /// previous one for packets that come late (§6.5).
-    pub fn next_keys(&mut self) -> (PacketKey, PacketKey) {
+    pub fn next_keys(&mut self) -> (PacketSecret, PacketSecret) {
         match taken(|| self.0.next_packet_keys()).1.packets {
-            [Some(local), Some(remote)] => (local.expand(), remote.expand()),
+            [Some(local), Some(remote)] => (local, remote),
             _ => unreachable!("a configuration's suites note the keys that they make"),
         }
     }

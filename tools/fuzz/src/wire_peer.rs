@@ -315,10 +315,10 @@ impl WirePeer {
     pub(super) fn update_keys(&mut self) {
         let Some(one) = &mut self.one_rtt else { return };
         let (local, remote) = one.next.next_keys();
-        one.local = local;
+        one.local = local.expand();
         one.send_phase = !one.send_phase;
         one.began = self.spaces[2].next_pn;
-        one.pending_remote = Some(remote);
+        one.pending_remote = Some(remote.expand());
     }
 
     /// The number of the first packet with the key that we send with.
@@ -374,9 +374,9 @@ impl OneRtt {
             return Some(len);
         }
         // The victim has changed keys: RFC 9001 §6.2, we follow at once.
-        let len = self.next.next_remote().open(pn, bytes, header)?;
+        let len = self.next.next_remote().expand().open(pn, bytes, header)?;
         let (local, remote) = self.next.next_keys();
-        (self.local, self.remote) = (local, remote);
+        (self.local, self.remote) = (local.expand(), remote.expand());
         (self.send_phase, self.receive_phase) = (!self.send_phase, phase);
         Some(len)
     }

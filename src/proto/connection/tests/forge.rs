@@ -80,7 +80,7 @@ impl Pair {
         let mut copy = packet.to_vec();
         let keys = self.client.keys.as_mut().unwrap();
         let at = 1 + usize::from(self.client.local_cid_len);
-        let u = keys.remote_header.unmask(&mut copy, at).unwrap();
+        let u = keys.remote_header().unmask(&mut copy, at).unwrap();
         let pn = decode_pn(u.truncated_pn, u.pn_len, self.client.data.received.largest);
         let header = at + u.pn_len;
         let Ok(Opened::Plain(len)) = keys.open(pn, &mut copy, header, u.first & 4 != 0, None)

@@ -2,6 +2,7 @@
 
 use super::pair::*;
 use super::*;
+use crate::wire::frame::Frame;
 
 /// When an end changes its keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,7 +105,6 @@ fn peers_that_update_once_they_have_seen_the_new_phase_are_borne() {
 
 #[test]
 fn attack_66_the_first_packet_of_a_phase_answers_the_update() {
-    use crate::wire::frame::Frame;
     let mut pair = Pair::connected();
     // Everything that the client sends is acknowledged already.
     pair.settle();
@@ -193,4 +193,55 @@ fn a_damaged_packet_costs_no_other_while_our_update_is_not_sent() {
     let stats = pair.server.stats();
     assert_eq!(stats.rx_dropped, before.rx_dropped + 1);
     assert_eq!(stats.rx_packets, before.rx_packets + 1, "{stats:?}");
+}
+
+#[test]
+fn an_idle_connection_keeps_what_its_keys_are_made_of() {
+    let at_work =
+        |pair: &Pair| [&pair.client, &pair.server].map(|c| c.keys.as_ref().unwrap().is_at_work());
+    let mut pair = Pair::connected();
+    pair.settle();
+    let mut buf = [0; 2048];
+    for round in 0..6 {
+        let busy = pair.server.memory_bytes();
+        pair.client.shrink();
+        pair.server.shrink();
+        assert_eq!(at_work(&pair), [false; 2]);
+        assert!(pair.server.memory_bytes() + 2_000 < busy, "{busy}");
+        match round {
+            // An update begins at an end whose keys rest, and meets one whose keys rest.
+            1 => assert!(pair.client.update_keys()),
+            2 => assert!(pair.server.update_keys()),
+            // What is forged is refused as ever, and wakes the keys.
+            3 => {
+                let mut packet = pair.forge_1rtt(Side::Client, &[1], 0);
+                *packet.last_mut().unwrap() ^= 1;
+                let failed = pair.server.stats().rx_dropped;
+                pair.deliver(Side::Server, Ecn::NotEct, &mut packet);
+                assert_eq!(pair.server.stats().rx_dropped, failed + 1);
+                assert!(at_work(&pair)[1]);
+                pair.server.shrink();
+            }
+            // A packet of the phase before arrives after the keys were made anew.
+            4 => {
+                let stream = pair.client.streams().open(Dir::Uni).unwrap();
+                pair.client.streams().send(stream, Bytes::from_static(b"late"), true).unwrap();
+                let late = pair.client.transmit(pair.now, &mut buf).unwrap().len;
+                let next_pn = pair.client.data.sent.next_pn();
+                pair.client.keys.as_mut().unwrap().update(None, next_pn, Instant::NEVER);
+                pair.attack(Side::Client, &[Frame::Ping]);
+                pair.server.shrink();
+                pair.deliver(Side::Server, Ecn::NotEct, &mut buf[..late]);
+                pair.settle();
+                assert_eq!(pair.server_app.data[&stream], b"late");
+            }
+            _ => {}
+        }
+        let stream = pair.client.streams().open(Dir::Bi).unwrap();
+        pair.client.streams().send(stream, Bytes::from_static(b"awake"), true).unwrap();
+        pair.run_ms(2_000);
+        assert_eq!(pair.client_app.data[&stream], b"awake", "round {round}");
+        assert_eq!(at_work(&pair), [true; 2]);
+    }
+    assert_eq!((pair.client.stats().key_updates, pair.server.stats().key_updates), (3, 3));
 }

@@ -172,11 +172,11 @@ fn masks_hide_and_show_every_length_and_form() {
 #[test]
 fn limits_of_aes_gcm_are_those_of_the_rfc() {
     // RFC 9001 §6.6: 2^23 packets sealed, 2^52 forged.
-    let key = initial(Side::Client).local.packet();
+    let key = initial(Side::Client);
     assert_eq!(key.confidentiality_limit(), 1 << 23);
     assert_eq!(key.integrity_limit(), 1 << 52);
     // And ChaCha20 has its own, §6.6: none that counts, and 2^36.
-    let chacha = PacketSecret::new(Aead::ChaCha20, &[1; 32], &[2; 12]).expect("32 and 12").expand();
+    let chacha = PacketSecret::new(Aead::ChaCha20, &[1; 32], &[2; 12]).expect("32 and 12");
     assert_eq!(chacha.confidentiality_limit(), u64::MAX);
     assert_eq!(chacha.integrity_limit(), 1 << 36);
 }
@@ -194,9 +194,9 @@ fn key_updates_agree_and_differ_from_each_other() {
     let (mut client_next, mut server_next) = (at_client.next.unwrap(), at_server.next.unwrap());
     let mut phases = vec![first];
     for _ in 0..3 {
-        let ahead = server_next.next_remote();
-        let (client_seals, _) = client_next.next_keys();
-        let (_, server_opens) = server_next.next_keys();
+        let ahead = server_next.next_remote().expand();
+        let client_seals = client_next.next_keys().0.expand();
+        let server_opens = server_next.next_keys().1.expand();
         let mut packet = [0x55; 64];
         let len = client_seals.seal(1, &mut packet, 8, 40).expect("room for the tag");
         assert_eq!(ahead.open(1, &mut packet[..len], 8), Some(40));
