@@ -126,6 +126,15 @@ impl<S: Stack> Pair<S> {
         self.meter.mode = mode;
     }
 
+    /// Lets time pass in which no application does anything, with the turns that timers want.
+    pub(crate) fn rest(&mut self, ns: u64) {
+        let end = self.now_ns + ns;
+        while self.now_ns < end {
+            self.turn(UNMEASURED_TURN_NS);
+            self.pass(IDLE_TURN_NS);
+        }
+    }
+
     /// Opens `count` connections, one after the other, and waits until all are quiet.
     pub(crate) fn connect(&mut self, count: usize) -> Result<(), Failure> {
         for _ in 0..count {

@@ -14,6 +14,9 @@ use crate::stack::{Setup, Stack};
 
 /// Connections that are made before counting begins: tables have their first size.
 const FIRST: usize = 64;
+/// Silence after the last handshake: longer than what any stack waits before it gives memory back, and
+/// shorter than its idle timeout.
+const REST_NS: u64 = 3_000_000_000;
 
 /// Bytes per idle connection of the client and of the server.
 pub(crate) fn bytes_per_connection<S: Stack>(
@@ -25,6 +28,7 @@ pub(crate) fn bytes_per_connection<S: Stack>(
     pair.connect(FIRST)?;
     pair.meter.mode = Mode::Heap;
     pair.connect(count)?;
+    pair.rest(REST_NS);
     let per = |end| pair.meter.heap_bytes(end) as f64 / count as f64;
     Ok([per(End::Client), per(End::Server)])
 }
