@@ -19,6 +19,11 @@ use std::net::SocketAddr;
 /// validated.
 const AMPLIFICATION: u64 = 3;
 
+/// PATH_CHALLENGE frames that wait for their answer at most (ATTACKS rows 34 and 71). A peer that
+/// probes an old and a new path twice each needs four; what comes beyond is counted and not
+/// answered, and the peer asks again (RFC 9000 §8.2.1).
+pub(super) const PATH_RESPONSES_MAX: usize = 8;
+
 /// A path of a connection.
 #[derive(Debug)]
 pub(super) struct Path {
@@ -36,6 +41,15 @@ pub(super) struct Path {
     pub(super) mtu: Mtu,
     /// What the peer waits for before it acknowledges.
     pub(super) patience: Patience,
+    /// Challenges to answer, while there are some: most paths never get one.
+    responses: Option<Box<PathResponses>>,
+}
+
+/// Challenges to answer, oldest first.
+#[derive(Debug, Default)]
+struct PathResponses {
+    data: [[u8; 8]; PATH_RESPONSES_MAX],
+    len: usize,
 }
 
 /// How paths of a connection begin.
@@ -70,6 +84,45 @@ impl Path {
             ecn: EcnSender::new(config.ecn),
             mtu: Mtu::new(mtu, config.max_mtu_bytes.max(mtu)),
             patience: Patience::default(),
+            responses: None,
+        }
+    }
+
+    /// Bytes of heap held.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.spurious.memory_bytes()
+            + self.responses.as_ref().map_or(0, |_| size_of::<PathResponses>())
+    }
+
+    /// PATH_CHALLENGE arrived on the path, and is answered there (RFC 9000 §8.2.2). False if too
+    /// many wait already: a flood of them costs no memory.
+    pub(super) fn on_challenge(&mut self, data: [u8; 8]) -> bool {
+        let responses = self.responses.get_or_insert_default();
+        let Some(free) = responses.data.get_mut(responses.len) else { return false };
+        *free = data;
+        responses.len += 1;
+        true
+    }
+
+    /// True if there is a challenge to answer.
+    #[inline]
+    pub(super) fn has_response(&self) -> bool {
+        self.responses.is_some()
+    }
+
+    /// The data of the next PATH_RESPONSE.
+    pub(super) fn next_response(&self) -> Option<[u8; 8]> {
+        self.responses.as_ref().map(|responses| responses.data[0])
+    }
+
+    /// The next PATH_RESPONSE was written. RFC 9000 §13.3: it is sent once; the peer asks again.
+    pub(super) fn response_sent(&mut self) {
+        if let Some(responses) = &mut self.responses {
+            responses.data.rotate_left(1);
+            responses.len -= 1;
+            if responses.len == 0 {
+                self.responses = None;
+            }
         }
     }
 
@@ -191,8 +244,7 @@ mod tests {
         assert!(v.is_validated() && v.budget() == u64::MAX);
     }
 
-    #[test]
-    fn what_asks_counts_for_the_pacer_and_padding_as_in_flight() {
+    fn path() -> Path {
         let config = PathConfig {
             initial_rtt_ns: 100_000_000,
             congestion: Algorithm::NewReno,
@@ -201,8 +253,12 @@ mod tests {
             initial_mtu_bytes: 1_200,
             max_mtu_bytes: 1_472,
         };
-        let (now, remote) = (Instant::EPOCH, "[::1]:443".parse().expect("an address"));
-        let mut path = Path::new(now, remote, true, &config);
+        Path::new(Instant::EPOCH, "[::1]:443".parse().expect("an address"), true, &config)
+    }
+
+    #[test]
+    fn what_asks_counts_for_the_pacer_and_padding_as_in_flight() {
+        let (now, mut path) = (Instant::EPOCH, path());
         let acknowledges = SentInfo { bytes: 1_200, ..SentInfo::default() };
         let padded = SentInfo { in_flight: true, ..acknowledges };
         let asks = SentInfo { ack_eliciting: true, ..padded };
@@ -215,5 +271,25 @@ mod tests {
         assert!(path.pace(now, 9 * 1_200 + 1).is_err());
         path.paced = false;
         assert_eq!(path.pace(now, 9 * 1_200 + 1), Ok(()));
+    }
+
+    #[test]
+    fn challenges_are_answered_in_order_and_leave_no_memory_behind() {
+        let mut path = path();
+        let idle = path.memory_bytes();
+        for round in 0..2 {
+            assert_eq!((path.has_response(), path.next_response()), (false, None), "{round}");
+            for n in 0..PATH_RESPONSES_MAX as u8 {
+                assert!(path.on_challenge([n; 8]), "{round}: {n}");
+            }
+            assert!(!path.on_challenge([99; 8]), "one too many");
+            assert!(path.memory_bytes() > idle);
+            for n in 0..PATH_RESPONSES_MAX as u8 {
+                assert_eq!((path.has_response(), path.next_response()), (true, Some([n; 8])));
+                path.response_sent();
+            }
+        }
+        path.response_sent();
+        assert_eq!((path.has_response(), path.memory_bytes()), (false, idle));
     }
 }

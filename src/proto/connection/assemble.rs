@@ -9,7 +9,8 @@ use super::handshake::Handshake;
 use super::space::{HandshakeSpace, Received};
 use super::{Connection, SpaceId};
 use crate::proto::packet_builder::{Book, Draft, Header, Number, PacketBuilder};
-use crate::proto::recovery::SentInfo;
+use crate::proto::path::Path;
+use crate::proto::recovery::{SentInfo, SentPackets};
 use crate::proto::sent::SentFrame;
 use crate::time::{Instant, MICROSECOND_NS};
 use crate::wire::frame::{self, Frame, write_ack};
@@ -109,7 +110,7 @@ impl Connection {
     /// Frames that a bulk transfer never sends.
     #[inline]
     fn write_rare_frames(&mut self, w: &mut Writer<'_>) {
-        if self.pending.any() {
+        if self.pending.any() | self.path.has_response() {
             self.write_pending(w);
         }
         if self.local_cids.pending || self.remote_cids.has_retirements() {
@@ -128,13 +129,7 @@ impl Connection {
             p.handshake_done = false;
             sent.push_frame(SentFrame::HandshakeDone);
         }
-        while let Some(&data) = p.path_responses.front()
-            && Frame::PathResponse(data).write(w).is_ok()
-        {
-            // RFC 9000 §13.3: sent once; the peer asks again.
-            p.path_responses.pop_front();
-            sent.push_frame(SentFrame::Ping);
-        }
+        write_path_responses(&mut self.path, sent, w);
         if p.new_token {
             let token = self.new_token.as_deref().unwrap_or_default();
             let frame = Frame::NewToken { token };
@@ -363,6 +358,16 @@ impl HandshakeSpace {
             ack_eliciting = true;
         }
         ack_eliciting
+    }
+}
+
+/// Writes the frames that answer challenges of a path, into a packet that takes it.
+fn write_path_responses(path: &mut Path, sent: &mut SentPackets, w: &mut Writer<'_>) {
+    while let Some(data) = path.next_response()
+        && Frame::PathResponse(data).write(w).is_ok()
+    {
+        path.response_sent();
+        sent.push_frame(SentFrame::Ping);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::acks::{Arrival, Outcome};
 use super::error::{TransportError, code};
-use super::{Application, Connection, Event, PATH_RESPONSES_MAX, SpaceId};
+use super::{Application, Connection, Event, SpaceId};
 use crate::proto::sent::StreamRef;
 use crate::proto::streams::{Delivery, StreamError};
 use crate::time::Instant;
@@ -73,7 +73,9 @@ impl Connection {
             Frame::RetireConnectionId { sequence } => {
                 self.local_cids.retire(sequence, &arrival.dcid)?;
             }
-            Frame::PathChallenge(data) => self.on_path_challenge(data),
+            Frame::PathChallenge(data) => {
+                self.stats.rx_refused_challenges += u64::from(!self.path.on_challenge(data));
+            }
             Frame::PathResponse(_) => {}
             Frame::HandshakeDone => self.on_handshake_done(now)?,
             Frame::NewToken { token } => self.on_new_token(token)?,
@@ -180,15 +182,6 @@ impl Connection {
             if taken < len {
                 return;
             }
-        }
-    }
-
-    /// RFC 9000 §8.2.2: each challenge is answered. A flood of them costs no memory.
-    fn on_path_challenge(&mut self, data: [u8; 8]) {
-        if self.pending.path_responses.len() < PATH_RESPONSES_MAX {
-            self.pending.path_responses.push_back(data);
-        } else {
-            self.stats.rx_refused_challenges += 1;
         }
     }
 

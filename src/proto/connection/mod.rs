@@ -78,11 +78,6 @@ use std::sync::Arc;
 /// Streams whose buffered data is offered again within one delivery of events.
 const MAX_REDELIVERIES: u32 = 64;
 
-/// PATH_CHALLENGE frames that wait for their answer at most (ATTACKS rows 34 and 71). A peer that
-/// probes an old and a new path twice each needs four; what comes beyond is counted and not
-/// answered, and the peer asks again (RFC 9000 §8.2.1).
-const PATH_RESPONSES_MAX: usize = 8;
-
 /// Where a connection stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -131,8 +126,6 @@ pub struct Transmit {
 struct Pending {
     handshake_done: bool,
     ping: bool,
-    /// Challenges to answer, oldest first; at most [`PATH_RESPONSES_MAX`].
-    path_responses: VecDeque<[u8; 8]>,
     new_token: bool,
 }
 
@@ -342,7 +335,7 @@ impl Connection {
             + self.keys.as_ref().map_or(0, OneRttKeys::heap_bytes)
             + self.data.sent.memory_bytes()
             + self.data.received.ranges.heap_bytes()
-            + self.path.spurious.memory_bytes()
+            + self.path.memory_bytes()
             + self.streams.memory_bytes()
             + self.events.capacity() * size_of::<Event>()
             + cold

@@ -63,18 +63,13 @@ impl Connection {
         }
     }
 
-    /// RFC 9000 §8.2.2: a datagram with a PATH_RESPONSE is padded.
-    #[inline]
-    pub(super) fn answers_path(&self) -> bool {
-        !self.pending.path_responses.is_empty()
-    }
-
     /// True if there are 1-RTT frames to write, acknowledgements aside.
     #[inline]
     fn has_frames(&self) -> bool {
         self.streams.has_data()
             || self.streams.has_control()
             || self.pending.any()
+            || self.path.has_response()
             || self.local_cids.pending
             || self.remote_cids.has_retirements()
             || self.tickets.as_ref().is_some_and(|t| t.has_pending())
@@ -156,8 +151,9 @@ impl Connection {
         }
         self.maybe_skip();
         let (packet, mut w) = self.begin_data(Number::next(&self.data.sent), buf)?;
-        // What is padded has to say where its data ends.
-        let pad = permit == Permit::Full && self.answers_path();
+        // RFC 9000 §8.2.2: a datagram with a PATH_RESPONSE is padded. What is padded has to say
+        // where its data ends.
+        let pad = permit == Permit::Full && self.path.has_response();
         let ack_eliciting = self.write_data_frames(now, &mut w, permit, pad);
         if packet.is_empty(&w) {
             self.data.sent.abandon();
@@ -283,7 +279,7 @@ impl Connection {
             return None;
         }
         let permit = self.permit(now, mtu);
-        let answers_path = self.answers_path();
+        let has_response = self.path.has_response();
         // RFC 9000 §14.1: an Initial that asks for an acknowledgement needs a datagram of 1200
         // bytes. One that the amplification limit makes smaller carries acknowledgements only.
         let short = limit < usize::from(super::MIN_DATAGRAM_BYTES);
@@ -304,7 +300,7 @@ impl Connection {
         // Initial asks for an acknowledgement.
         let pad = drafts[0]
             .is_some_and(|c| self.side == Side::Client || c.draft.info.ack_eliciting)
-            || (answers_path && !self.answers_path());
+            || (has_response && !self.path.has_response());
         let last = drafts.iter_mut().flatten().next_back()?;
         let padded_end = usize::from(super::MIN_DATAGRAM_BYTES).min(limit);
         if pad && end < padded_end {
@@ -328,6 +324,6 @@ impl Connection {
 impl super::Pending {
     #[inline]
     pub(super) fn any(&self) -> bool {
-        self.handshake_done | self.ping | self.new_token | !self.path_responses.is_empty()
+        self.handshake_done | self.ping | self.new_token
     }
 }
