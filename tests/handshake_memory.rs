@@ -56,6 +56,10 @@ fn id(number: u8) -> ConnectionId {
 }
 
 /// The port of every client.
+fn local() -> SocketAddr {
+    "192.0.2.2:443".parse().unwrap()
+}
+
 fn remote() -> SocketAddr {
     "192.0.2.1:1000".parse().unwrap()
 }
@@ -73,6 +77,7 @@ impl Held {
             config: Arc::clone(config),
             tls: Arc::clone(tls),
             now: NOW,
+            local: local(),
             remote: remote(),
             local_cid: id(3),
             reset_token: [3; 16],

@@ -218,6 +218,23 @@ pub struct Context<'a> {
     pub answer: &'a mut [u8],
 }
 
+/// What an [`Endpoint`] is to know of a connection that it accepts.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// The time.
+    pub now: Instant,
+    /// Our address, which the client wrote to.
+    pub local: SocketAddr,
+    /// The client.
+    pub remote: SocketAddr,
+    /// The id that the client writes from now on; names the slot.
+    pub local_cid: ConnectionId,
+    /// As [`ServerArgs::seed`].
+    pub seed: u64,
+    /// As [`ServerArgs::grease`].
+    pub grease: u64,
+}
+
 impl Endpoint {
     /// A server's endpoint. `tokens` and `reset` are shared by all workers of a host (and of a
     /// fleet, where one host may answer for another).
@@ -293,19 +310,13 @@ impl Endpoint {
 
     /// Makes the connection for a client Initial, which [`incoming`](Endpoint::incoming) has opened
     /// already: a session is not built for noise. Give it the datagram next.
-    pub fn accept(
-        &mut self,
-        initial: ClientInitial,
-        now: Instant,
-        remote: SocketAddr,
-        local_cid: ConnectionId,
-        seed: u64,
-        grease: u64,
-    ) -> Option<Connection> {
+    pub fn accept(&mut self, initial: ClientInitial, place: Place) -> Option<Connection> {
+        let Place { now, local, remote, local_cid, seed, grease } = place;
         let connection = Connection::accept(ServerArgs {
             config: Arc::clone(&self.transport),
             tls: Arc::clone(&self.tls),
             now,
+            local,
             remote,
             local_cid,
             reset_token: self.reset_token(&local_cid),

@@ -27,6 +27,8 @@ pub(super) const PATH_RESPONSES_MAX: usize = 8;
 /// A path of a connection.
 #[derive(Debug)]
 pub(super) struct Path {
+    /// Our address. A client that lets the kernel choose learns it from the first packet.
+    pub(super) local: SocketAddr,
     /// The peer's address.
     pub(super) remote: SocketAddr,
     pub(super) validation: Validation,
@@ -67,12 +69,14 @@ impl Path {
     /// A path of which nothing is known but whether the peer is there.
     pub(super) fn new(
         now: Instant,
+        local: SocketAddr,
         remote: SocketAddr,
         validated: bool,
         config: &PathConfig,
     ) -> Self {
         let mtu = config.initial_mtu_bytes;
         Self {
+            local,
             remote,
             validation: Validation::new(validated),
             rtt: Rtt::new(config.initial_rtt_ns),
@@ -253,7 +257,9 @@ mod tests {
             initial_mtu_bytes: 1_200,
             max_mtu_bytes: 1_472,
         };
-        Path::new(Instant::EPOCH, "[::1]:443".parse().expect("an address"), true, &config)
+        let [local, remote] =
+            ["[::1]:1000", "[::1]:443"].map(|address| address.parse().expect("an address"));
+        Path::new(Instant::EPOCH, local, remote, true, &config)
     }
 
     #[test]

@@ -112,7 +112,7 @@ impl<'a> ConnectionRef<'a> {
     /// Our address. A client's is unspecified until the first packet has arrived.
     #[must_use]
     pub fn local(&self) -> SocketAddr {
-        self.seat.path.local
+        self.connection.local()
     }
 
     /// The application protocol that was agreed on.

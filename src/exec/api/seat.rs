@@ -3,7 +3,7 @@
 use super::super::address::{Address, Key};
 use super::super::table::InitialKey;
 use super::services::WatchId;
-use crate::datapath::Path;
+use crate::datapath::Link;
 use crate::proto::source::Source;
 use crate::time::Instant;
 use std::sync::Arc;
@@ -22,7 +22,8 @@ pub(in crate::exec) struct Seat {
     pub(in crate::exec) key: Key,
     /// The datapath that it sends through.
     pub(in crate::exec) datapath: usize,
-    pub(in crate::exec) path: Path,
+    /// What lies below IP on the way to the peer; the addresses are the connection's.
+    pub(in crate::exec) link: Link,
     /// Made when somebody asks for a handle.
     pub(in crate::exec) address: Option<Arc<Address>>,
     /// Its descriptors that are watched, some of which may be no more.
@@ -49,11 +50,11 @@ pub(in crate::exec) struct Seat {
 }
 
 impl Seat {
-    pub(in crate::exec) fn new(key: Key, datapath: usize, path: Path, now: Instant) -> Self {
+    pub(in crate::exec) fn new(key: Key, datapath: usize, link: Link, now: Instant) -> Self {
         Self {
             key,
             datapath,
-            path,
+            link,
             address: None,
             watches: Vec::new(),
             handshake: None,

@@ -9,7 +9,7 @@ use super::admission::{self, NoPlace};
 use super::{Entry, Lane, enlist};
 use crate::datapath::{MAX_BURST, Path, RxMeta};
 use crate::proto::connection::{Application, Connection, Event};
-use crate::proto::endpoint::{ClientInitial, EndpointStats};
+use crate::proto::endpoint::{ClientInitial, EndpointStats, Place};
 use crate::wire::StreamId;
 use crate::wire::packet::Form;
 use std::net::{IpAddr, SocketAddr};
@@ -137,11 +137,12 @@ impl Lane {
         let Some(key) = self.table.next_key() else {
             return self.count_no_place(NoPlace::Full);
         };
-        let cid = self.new_cid(key);
+        let local_cid = self.new_cid(key);
         let (seed, grease) = (self.services.entropy.number(), self.services.entropy.number());
+        let place = Place { now, local: meta.path.local, remote, local_cid, seed, grease };
         let listener = &mut self.listeners[at];
         let initial_key = InitialKey { dcid: initial.initial_dcid, remote };
-        let connection = listener.endpoint.accept(initial, now, remote, cid, seed, grease);
+        let connection = listener.endpoint.accept(initial, place);
         let Some(mut connection) = connection else {
             self.counters.refused_broken += 1;
             return;
@@ -153,7 +154,7 @@ impl Lane {
         let Some(handler) = self.ask_application(at, &mut connection, meta) else {
             return self.close_at_once(at, connection, datapath, meta);
         };
-        let mut seat = Seat::new(key, datapath, meta.path, now);
+        let mut seat = Seat::new(key, datapath, meta.path.link, now);
         seat.handshake = Some(Box::new(Handshake { initial: initial_key, proven }));
         (seat.source, seat.listener) = (Some(source), Some(self.listeners[at].id));
         self.counters.accepted += 1;

@@ -8,7 +8,7 @@ use super::super::source::OpenDatapathError;
 use super::super::sys::Readiness;
 use super::adapter::CallbackAdapter;
 use super::{Entry, JOB_BUDGET, Lane, touch};
-use crate::datapath::{Link, Path};
+use crate::datapath::Link;
 use crate::proto::connection::{ClientArgs, Connection};
 use crate::wire::ConnectionId;
 use std::sync::Arc;
@@ -112,6 +112,7 @@ impl Lane {
             tls: &request.tls,
             server_name: &request.server_name,
             now: self.services.now(),
+            local: request.local,
             remote: request.remote,
             local_cid: self.new_cid(key),
             initial_dcid: ConnectionId::new(&initial_dcid).unwrap_or(ConnectionId::EMPTY),
@@ -126,8 +127,7 @@ impl Lane {
             }
         };
         request.address.move_to(worker, key);
-        let path = Path { local: request.local, remote: request.remote, link: Link::UNKNOWN };
-        let mut seat = Seat::new(key, request.datapath, path, self.services.now());
+        let mut seat = Seat::new(key, request.datapath, Link::UNKNOWN, self.services.now());
         seat.address = Some(request.address);
         self.counters.connected += 1;
         self.seat_at(Entry { connection, seat, handler: request.handler });

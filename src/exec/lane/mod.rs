@@ -109,6 +109,13 @@ impl Entry {
         let Self { connection, seat, handler } = self;
         (connection, CallbackAdapter { handler: &mut **handler, seat, services })
     }
+
+    /// The way that its datagrams take, as the datapath wants to know it.
+    #[inline]
+    fn path(&self) -> Path {
+        let Self { connection, seat, .. } = self;
+        Path { local: connection.local(), remote: connection.remote(), link: seat.link }
+    }
 }
 
 /// See the top of `exec/lane/mod.rs`. Drive it so, in each turn: [`set_now`](Self::set_now), for
@@ -241,11 +248,11 @@ impl Lane {
 
     /// Shows every connection to `look`, with a number that no later connection of the lane
     /// gets: for simulations, which check after each turn what must hold between turns.
-    pub fn inspect(&mut self, mut look: impl FnMut(u64, &Path, &Connection)) {
+    pub fn inspect(&mut self, mut look: impl FnMut(u64, &Connection)) {
         for slot in 0..self.table.slots() as u32 {
             if let Some((key, entry)) = self.table.get_slot(slot) {
                 let id = u64::from(key.generation) << 32 | u64::from(slot);
-                look(id, &entry.seat.path, &entry.connection);
+                look(id, &entry.connection);
             }
         }
     }

@@ -82,16 +82,16 @@ impl Lane {
     fn receive_on(&mut self, key: Key, meta: &RxMeta, datagram: &mut [u8]) -> bool {
         let Some(entry) = self.table.get(key) else { return false };
         let now = self.services.now();
-        let relinked = entry.seat.path.link != meta.path.link && meta.path.link.is_known()
-            || entry.seat.path.local.ip().is_unspecified();
+        let relinked = entry.seat.link != meta.path.link && meta.path.link.is_known()
+            || entry.connection.local().ip().is_unspecified();
         let (connection, mut application) = entry.split(&mut self.services);
         let authentic =
             connection.receive(now, meta.path.remote, meta.ecn, datagram, &mut application);
         if relinked && authentic {
             // The peer's packets come from another neighbour now, or for the first time, and
             // tell our own address: so do the answers go. Only what was authentic may say so.
-            entry.seat.path.link = meta.path.link;
-            entry.seat.path.local = meta.path.local;
+            entry.seat.link = meta.path.link;
+            entry.connection.set_local(meta.path.local);
         }
         touch(&mut self.touched, &mut entry.seat, now);
         true

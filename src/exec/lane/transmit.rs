@@ -1,7 +1,7 @@
 //! From the touched connections to the wire.
 
 use super::Lane;
-use crate::datapath::{Datapath, Path};
+use crate::datapath::Datapath;
 use crate::ecn::Ecn;
 
 /// Datagrams that one connection writes before the next has its turn. Fewer would break up
@@ -60,7 +60,7 @@ impl Lane {
         let Some(datapath) = datapaths.get_mut(entry.seat.datapath) else {
             return (0, Outcome::Done);
         };
-        let mut path = entry.seat.path;
+        let path = entry.path();
         for sent in 0..CONNECTION_BUDGET {
             if !entry.connection.wants_transmit() {
                 return (sent, Outcome::Done);
@@ -69,9 +69,6 @@ impl Lane {
             let Some(written) = entry.connection.transmit(now, buffer) else {
                 return (sent, Outcome::Done);
             };
-            if written.remote != path.remote {
-                path = Path { remote: written.remote, ..path };
-            }
             datapath.tx_commit(written.len, &path, written.ecn);
         }
         (CONNECTION_BUDGET, Outcome::More)

@@ -79,6 +79,8 @@ pub struct ClientArgs<'a> {
     pub server_name: &'a str,
     /// The time.
     pub now: Instant,
+    /// Our address; unspecified if the kernel is to choose it.
+    pub local: SocketAddr,
     /// The server.
     pub remote: SocketAddr,
     /// The id that the server writes into its packets; names our slot.
@@ -102,6 +104,8 @@ pub struct ServerArgs {
     pub tls: Arc<ServerTls>,
     /// The time.
     pub now: Instant,
+    /// Our address, which the client wrote to.
+    pub local: SocketAddr,
     /// The client.
     pub remote: SocketAddr,
     /// The id that the client writes from now on; names our slot.
@@ -153,6 +157,7 @@ struct Base {
     address_validated: bool,
     config: Arc<TransportConfig>,
     now: Instant,
+    local: SocketAddr,
     remote: SocketAddr,
     local_cid: ConnectionId,
     remote_cid: ConnectionId,
@@ -185,6 +190,7 @@ impl Connection {
             address_validated: true,
             config: args.config,
             now: args.now,
+            local: args.local,
             remote: args.remote,
             local_cid: args.local_cid,
             remote_cid: args.initial_dcid,
@@ -219,6 +225,7 @@ impl Connection {
             address_validated: args.address_validated,
             config: args.config,
             now: args.now,
+            local: args.local,
             remote: args.remote,
             local_cid: args.local_cid,
             remote_cid: args.peer_cid,
@@ -241,7 +248,13 @@ impl Connection {
             pto_count: 0,
             ack_probes_left: 0,
             follow_ups: 0,
-            path: Path::new(base.now, base.remote, base.address_validated, &config.path()),
+            path: Path::new(
+                base.now,
+                base.local,
+                base.remote,
+                base.address_validated,
+                &config.path(),
+            ),
             keys: None,
             data: DataSpace::default(),
             streams: Streams::new(base.side, config.limits()),

@@ -110,15 +110,14 @@ struct DataSpace {
     probes: u8,
 }
 
-/// A datagram that [`Connection::transmit`] wrote.
+/// A datagram that [`Connection::transmit`] wrote, from [`Connection::local`] to
+/// [`Connection::remote`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transmit {
     /// Bytes written.
     pub len: usize,
     /// The mark to send it with.
     pub ecn: Ecn,
-    /// Where to.
-    pub remote: SocketAddr,
 }
 
 /// Control frames that wait to be written, besides those of the streams.
@@ -257,7 +256,21 @@ impl Connection {
         self.side
     }
 
+    /// Our address.
+    #[inline]
+    #[must_use]
+    pub fn local(&self) -> SocketAddr {
+        self.path.local
+    }
+
+    /// The peer's packets arrive at this address of ours: so the answers leave from there. Only an
+    /// authentic packet may say so.
+    pub fn set_local(&mut self, local: SocketAddr) {
+        self.path.local = local;
+    }
+
     /// The peer's address.
+    #[inline]
     #[must_use]
     pub fn remote(&self) -> SocketAddr {
         self.path.remote

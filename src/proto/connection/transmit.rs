@@ -43,7 +43,7 @@ impl Connection {
         };
         self.stats.tx_datagrams += 1;
         self.stats.tx_bytes += len as u64;
-        Some(Transmit { len, ecn, remote: self.path.remote })
+        Some(Transmit { len, ecn })
     }
 
     /// True if [`transmit`](Connection::transmit) may have something to write, as far as can be

@@ -33,6 +33,7 @@ fn endpoint_for(retry: RetryPolicy, token: Vec<u8>) -> (Endpoint, Connection) {
         tls: &Arc::new(client),
         server_name: "localhost",
         now: at(0),
+        local: addr(1),
         remote: addr(443),
         local_cid: ConnectionId::new(&[1; 8]).unwrap(),
         initial_dcid: ConnectionId::new(&[2; 8]).unwrap(),
@@ -129,7 +130,15 @@ fn attack_07_retry_then_refusals_and_duplicates_leave_nothing_behind() {
     let (incoming, _) = ask(&mut endpoint, &second, addr(9), at(3));
     let Incoming::Accept(initial) = incoming else { panic!("{incoming:?}") };
     let local = ConnectionId::new(&[5; 8]).unwrap();
-    assert!(endpoint.accept(initial, at(3), addr(9), local, 1, 2).is_some());
+    let place = Place {
+        now: at(3),
+        local: addr(443),
+        remote: addr(9),
+        local_cid: local,
+        seed: 1,
+        grease: 2,
+    };
+    assert!(endpoint.accept(initial, place).is_some());
     assert_eq!(endpoint.stats().retries, 2);
 }
 

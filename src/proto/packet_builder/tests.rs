@@ -27,7 +27,8 @@ fn path() -> Path {
         initial_mtu_bytes: 1_200,
         max_mtu_bytes: 1_472,
     };
-    Path::new(NOW, "[::1]:443".parse().unwrap(), true, &config)
+    let [local, remote] = ["[::1]:1000", "[::1]:443"].map(|address| address.parse().unwrap());
+    Path::new(NOW, local, remote, true, &config)
 }
 
 const ASKS: SentInfo = SentInfo {

@@ -281,8 +281,8 @@ impl World {
                     if turn.work > 0 {
                         let sampler = &mut host.sampler;
                         let name = (number as u64) << 62;
-                        worker.lane().inspect(|id, path, c| {
-                            let [here, there] = [path.local.port(), path.remote.port()];
+                        worker.lane().inspect(|id, c| {
+                            let [here, there] = [c.local().port(), c.remote().port()];
                             let port = if here == SERVER_PORT { there } else { here };
                             sampler.look(id ^ name, port, c);
                         });
