@@ -13,7 +13,7 @@
 //! exec -> proto -> wire
 //! exec -> datapath
 //! exec -> topology
-//! exec -> lb -> wire            all may use time and ecn
+//! exec -> lb -> wire            all may use time, ecn, counters
 //! ```
 //!
 //! | module | what it knows |
@@ -26,7 +26,9 @@
 //! | [`exec`] | who runs what where: workers, tables, timers, listeners, handles |
 //! | [`time`] | instants as numbers |
 //! | [`ecn`] | the two ECN bits |
+//! | [`counters`] | the one declaration of every counter |
 
+pub mod counters;
 pub mod datapath;
 pub mod ecn;
 pub mod exec;

@@ -1,150 +1,118 @@
 //! What a worker counts: one declaration for each set.
 
 use super::overrun::Callback;
+use crate::counters::counters;
 use crate::datapath::QueueStats;
 use crate::proto::endpoint::EndpointStats;
 
-/// Defines a struct of counters that can be copied to and from an array of words.
-macro_rules! counters {
-    (
-        $(#[$about:meta])*
-        pub struct $name:ident { $( $(#[$field_about:meta])* $field:ident, )* }
-    ) => {
-        $(#[$about])*
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-        pub struct $name {
-            $( $(#[$field_about])* pub $field: u64, )*
-        }
-
-        impl $name {
-            /// The names of the counters, in order.
-            pub const NAMES: &'static [&'static str] = &[$( stringify!($field), )*];
-
-            /// The counters, in order.
-            #[must_use]
-            pub fn values(&self) -> [u64; Self::NAMES.len()] {
-                let Self { $( $field, )* } = *self;
-                [$( $field, )*]
-            }
-
-            /// The counters from their values, in order.
-            #[must_use]
-            pub fn from_values(values: [u64; Self::NAMES.len()]) -> Self {
-                let [$( $field, )*] = values;
-                Self { $( $field, )* }
-            }
-        }
-    };
-}
-
 counters! {
-    /// Counters of one worker, since its start. Gauges say so.
-    pub struct LaneCounters {
-        /// Gauge: connections, those that are closing included.
-        connections,
-        /// Gauge: handshakes under way.
-        handshakes,
-        /// Gauge: bytes that the connections hold, what applications hold aside.
-        memory_bytes,
+    /// Connections and datagrams of one worker.
+    pub struct LaneCounters, counted by "the lane of the worker" {
+        /// Connections, those that are closing included.
+        connections: Gauge, Count;
+        /// Handshakes under way.
+        handshakes: Gauge, Count;
+        /// Bytes that the connections hold, what applications hold aside.
+        memory_bytes: Gauge, Bytes;
         /// Datagrams looked at, from the datapath and from other workers.
-        rx_datagrams,
+        rx_datagrams: Counter, Count;
         /// Datagrams of another worker's connections, handed to it.
-        rx_wrong_queue,
+        rx_wrong_queue: Counter, Count;
         /// Datagrams of another worker's connections that could not be handed over.
-        rx_wrong_queue_dropped,
+        rx_wrong_queue_dropped: Counter, Count;
         /// Datagrams not handed over: their connection had its share under way.
-        rx_wrong_queue_share,
+        rx_wrong_queue_share: Counter, Count;
         /// Datagrams that other workers handed to this one.
-        rx_handed_over,
+        rx_handed_over: Counter, Count;
         /// Datagrams too short to hold a connection id, or for nobody who listens.
-        rx_unroutable,
+        rx_unroutable: Counter, Count;
         /// Datagrams of no connection that a listener was asked about.
-        rx_unknown,
+        rx_unknown: Counter, Count;
         /// Late copies of a client's first packets, whose connection was over already.
-        rx_late_initials,
+        rx_late_initials: Counter, Count;
         /// Version Negotiation packets whose UDP checksum was wrong.
-        rx_damaged,
+        rx_damaged: Counter, Count;
         /// Stateless resets of peers that ended a connection.
-        rx_resets,
+        rx_resets: Counter, Count;
         /// Reset tokens that other workers do not know, for want of a place: such a reset is
         /// recognised only on this worker's queue.
-        resets_unshared,
+        resets_unshared: Counter, Count;
         /// Connections accepted.
-        accepted,
+        accepted: Counter, Count;
         /// Connections begun by this side.
-        connected,
+        connected: Counter, Count;
         /// Connections that could not be begun.
-        connect_failed,
+        connect_failed: Counter, Count;
         /// Clients with a proven address turned away: the table was full of connections.
-        refused_full,
+        refused_full: Counter, Count, Refused;
         /// Clients with a proven address turned away: the connections held as much memory as they may.
-        refused_memory,
+        refused_memory: Counter, Count, Refused;
         /// Clients turned away: their source had as many connections as it may.
-        refused_source_connections,
+        refused_source_connections: Counter, Count, Refused;
         /// Clients not answered: their source had as many handshakes under way as it may.
-        refused_source_handshakes,
+        refused_source_handshakes: Counter, Count, Refused;
         /// Handshakes that failed, or did not finish in time.
-        handshakes_failed,
+        handshakes_failed: Counter, Count;
         /// Unfinished handshakes that made room for a client whose address was proven.
-        evicted_handshakes,
+        evicted_handshakes: Counter, Count;
         /// Client Initials that the acceptor turned away.
-        refused_by_acceptor,
+        refused_by_acceptor: Counter, Count;
         /// Client Initials that were not authentic, or broken beyond an answer.
-        refused_broken,
+        refused_broken: Counter, Count;
         /// Datagrams sent in answer to no connection: Retry, Version Negotiation, resets.
-        answers,
+        answers: Counter, Count;
         /// Such answers that found no space.
-        answers_dropped,
+        answers_dropped: Counter, Count;
         /// Datagrams written for connections.
-        tx_datagrams,
+        tx_datagrams: Counter, Count;
         /// Packets that connections which have ended took for lost.
-        ended_lost_packets,
+        ended_lost_packets: Counter, Count;
         /// Probe timeouts of connections which have ended.
-        ended_ptos,
+        ended_ptos: Counter, Count;
         /// Times that connections which have ended reduced their windows.
-        ended_congestion_events,
+        ended_congestion_events: Counter, Count;
         /// Times that connections which have ended fell back to small datagrams, since large ones vanished.
-        ended_mtu_black_holes,
+        ended_mtu_black_holes: Counter, Count;
         /// Key updates of connections which have ended, by either side.
-        ended_key_updates,
+        ended_key_updates: Counter, Count;
         /// Packets that connections which have ended dropped: the peer updated its keys too often.
-        ended_limited_key_updates,
+        ended_limited_key_updates: Counter, Count;
         /// Packets refused by connections which have ended, since keeping them would break a bound.
-        ended_refused_packets,
+        ended_refused_packets: Counter, Count;
         /// Path challenges that connections which have ended left unanswered: too many waited.
-        ended_refused_challenges,
+        ended_refused_challenges: Counter, Count;
         /// Datagrams dropped by connections which have ended: larger than we said that we take.
-        ended_oversized,
+        ended_oversized: Counter, Count;
         /// Datagrams dropped by connections which have ended: not from the address of the path.
-        ended_foreign,
+        ended_foreign: Counter, Count;
         /// Acknowledgements that connections which have ended withheld: the peer acknowledged nothing.
-        ended_withheld_acks,
+        ended_withheld_acks: Counter, Count;
         /// Rounds of transmission that ended for want of a buffer.
-        tx_blocked,
+        tx_blocked: Counter, Count;
         /// Timers of connections that came due.
-        timers,
+        timers: Counter, Count;
         /// Calls posted by handles that were carried out.
-        commands,
+        commands: Counter, Count;
         /// Calls posted by handles whose connection was gone.
-        commands_late,
+        commands_late: Counter, Count;
         /// Application timers, closures and descriptors served.
-        jobs,
+        jobs: Counter, Count;
     }
 }
 
 counters! {
     /// How a worker spends its turns.
-    pub struct TurnCounters {
+    pub struct TurnCounters, counted by "the worker" {
         /// Turns.
-        turns,
+        turns: Counter, Count;
         /// Turns that found nothing to do.
-        idle_turns,
+        idle_turns: Counter, Count;
         /// Times that the worker slept.
-        sleeps,
+        sleeps: Counter, Count;
         /// Turns whose callbacks took longer than they may.
-        overruns,
+        overruns: Counter, Count;
         /// Times that others wanted the CPU, and the worker began to sleep instead of spinning.
-        crowded,
+        crowded: Counter, Count;
     }
 }
 
@@ -227,7 +195,7 @@ mod tests {
         assert_eq!((value("rx_packets"), value("drop_empty"), value("tx_packets")), (1, 2, 0));
         assert_eq!(sum(&stats, &stats).drop_empty, 4);
         let lane = LaneCounters { tx_blocked: 7, ..LaneCounters::default() };
-        let at = LaneCounters::NAMES.iter().position(|name| *name == "tx_blocked").unwrap();
-        assert_eq!(lane.values()[at], 7);
+        let of = |name| lane.iter().find(|(counter, _)| counter.name == name).unwrap().1;
+        assert_eq!((of("tx_blocked"), of("timers")), (7, 0));
     }
 }

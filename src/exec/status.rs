@@ -21,8 +21,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// monitoring system look ten times a second at most.
 pub(super) const PUBLISH_INTERVAL_NS: u64 = 50 * MILLISECOND_NS;
 
-const LANE_WORDS: usize = LaneCounters::NAMES.len();
-const TURN_WORDS: usize = TurnCounters::NAMES.len();
+const LANE_WORDS: usize = LaneCounters::LEN;
+const TURN_WORDS: usize = TurnCounters::LEN;
 const OVERRUN_WORDS: usize = Callback::ALL.len();
 
 /// Where a worker runs and what it reads from: told once it is known.

@@ -12,12 +12,13 @@ pub(crate) const MAX_FUNCTION_LINES: usize = 90;
 const ARROWS: &[(&str, &[&str])] = &[
     ("time", &[]),
     ("ecn", &[]),
-    ("wire", &["time", "ecn"]),
-    ("lb", &["wire", "time", "ecn"]),
-    ("proto", &["wire", "time", "ecn"]),
-    ("datapath", &["time", "ecn"]),
-    ("topology", &["time", "ecn"]),
-    ("exec", &["proto", "wire", "datapath", "topology", "lb", "time", "ecn"]),
+    ("counters", &[]),
+    ("wire", &["time", "ecn", "counters"]),
+    ("lb", &["wire", "time", "ecn", "counters"]),
+    ("proto", &["wire", "time", "ecn", "counters"]),
+    ("datapath", &["time", "ecn", "counters"]),
+    ("topology", &["time", "ecn", "counters"]),
+    ("exec", &["proto", "wire", "datapath", "topology", "lb", "time", "ecn", "counters"]),
 ];
 
 /// Within a folder: its files and folders, bottom to top. Each may import those before it; names in

@@ -75,9 +75,8 @@ mod tests {
         let mut counters = LaneCounters::default();
         counters.add_ended(&stats);
         counters.add_ended(&stats);
-        let ended = LaneCounters::NAMES.iter().zip(counters.values());
-        let mut values: Vec<_> =
-            ended.filter(|(name, _)| name.starts_with("ended_")).map(|(_, v)| v).collect();
+        let ended = counters.iter().filter(|(counter, _)| counter.name.starts_with("ended_"));
+        let mut values: Vec<_> = ended.map(|(_, value)| value).collect();
         values.sort_unstable();
         assert_eq!(values, (1..=11).map(|n| 2 * n).collect::<Vec<_>>());
     }

@@ -47,9 +47,10 @@ pub(crate) fn rows(status: &[WorkerStatus]) -> Vec<QueueRow> {
 /// Every counter of every worker that is not zero, by name.
 pub(crate) fn counters(status: &[WorkerStatus]) -> Vec<serde_json::Value> {
     let one = |w: &WorkerStatus| {
-        let lane = quiclane::exec::LaneCounters::NAMES.iter().zip(w.counters.lane.values());
-        let lane: serde_json::Map<_, _> =
-            lane.filter(|(_, v)| *v != 0).map(|(name, v)| ((*name).to_owned(), v.into())).collect();
+        let lane: serde_json::Map<_, _> = (w.counters.lane.iter())
+            .filter(|(_, v)| *v != 0)
+            .map(|(counter, v)| (counter.name.to_owned(), v.into()))
+            .collect();
         let queue: serde_json::Map<_, _> = quiclane::exec::named_queue_stats(&w.counters.queue)
             .filter(|(_, v)| *v != 0)
             .map(|(name, v)| (name.to_owned(), v.into()))
@@ -59,9 +60,9 @@ pub(crate) fn counters(status: &[WorkerStatus]) -> Vec<serde_json::Value> {
                 .filter(|(_, v)| *v != 0)
                 .map(|(name, v)| (name.to_owned(), v.into()))
                 .collect();
-        let turns = quiclane::exec::TurnCounters::NAMES.iter().zip(w.counters.turns.values());
-        let turns: serde_json::Map<_, _> =
-            turns.map(|(name, v)| ((*name).to_owned(), v.into())).collect();
+        let turns: serde_json::Map<_, _> = (w.counters.turns.iter())
+            .map(|(counter, v)| (counter.name.to_owned(), v.into()))
+            .collect();
         serde_json::json!({
             "queue": w.queue, "lane": lane, "endpoint": endpoint, "datapath": queue,
             "turns": turns,

@@ -5,7 +5,8 @@
 //! removed in the end. What killed servers left behind is removed by the next one.
 
 use crate::error::Failure;
-use quiclane::exec::{LaneCounters, WorkerStatus, named_queue_stats};
+use quiclane::counters::Meaning;
+use quiclane::exec::{WorkerStatus, named_queue_stats};
 use quiclane::topology::apply::trusted;
 use quiclane::topology::survey::server::{
     DIRECTORY, SCHEMA, Server, ServerWorker, parse_started_ticks,
@@ -203,15 +204,9 @@ fn dropped(worker: &WorkerStatus) -> BTreeMap<String, u64> {
 
 /// The clients that the worker refused for want of room, by the names of its counters.
 fn refused(worker: &WorkerStatus) -> BTreeMap<String, u64> {
-    const WANT_OF_ROOM: [&str; 4] = [
-        "refused_full",
-        "refused_memory",
-        "refused_source_connections",
-        "refused_source_handshakes",
-    ];
-    let all = LaneCounters::NAMES.iter().zip(worker.counters.lane.values());
-    all.filter(|(name, count)| WANT_OF_ROOM.contains(name) && *count > 0)
-        .map(|(name, count)| ((*name).to_owned(), count))
+    let all = worker.counters.lane.iter();
+    all.filter(|(counter, count)| counter.meaning == Meaning::Refused && *count > 0)
+        .map(|(counter, count)| (counter.name.to_owned(), count))
         .collect()
 }
 
