@@ -79,6 +79,29 @@ pub struct Description {
     pub help: &'static str,
 }
 
+/// A set of counters, as it is published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Set {
+    /// Its name: in JSON, and in front of the names of its counters elsewhere.
+    pub name: &'static str,
+    /// What it is about.
+    pub about: &'static str,
+    /// Who counts.
+    pub counted_by: &'static str,
+    /// Its counters, in order.
+    pub counters: &'static [Description],
+    /// False if it sums up things that are over, of which no gauge says anything.
+    pub has_gauges: bool,
+}
+
+impl Set {
+    /// True if the set says something of this counter.
+    #[must_use]
+    pub fn tells(&self, counter: &Description) -> bool {
+        self.has_gauges || counter.kind == Kind::Counter
+    }
+}
+
 /// Declares a set of counters: a struct with a field for each, and what is known of each.
 ///
 /// ```text
@@ -171,6 +194,17 @@ macro_rules! counters {
                 *self = Self::from_values(sum);
             }
 
+            /// Adds the counters of another one that is over, and none of its gauges.
+            pub fn add_ended(&mut self, other: &Self) {
+                let mut sum = self.values();
+                for (sum, (counter, value)) in sum.iter_mut().zip(other.iter()) {
+                    if counter.kind == $crate::counters::Kind::Counter {
+                        *sum += value;
+                    }
+                }
+                *self = Self::from_values(sum);
+            }
+
             /// The sum of the counters with this meaning.
             #[must_use]
             pub fn sum_of(&self, meaning: $crate::counters::Meaning) -> u64 {
@@ -181,6 +215,101 @@ macro_rules! counters {
     };
 }
 pub(crate) use counters;
+
+/// Declares an enum and the set of counters that says how often each of its variants was met.
+///
+/// ```text
+/// reasons! {
+///     /// What the enum is about.
+///     pub enum Reason(u8);
+///     /// What the set is about.
+///     pub struct ReasonCounters, counted by "who counts" {
+///         /// The help text, which is the documentation of the variant.
+///         TooLong = "too-long";
+///     }
+/// }
+/// ```
+macro_rules! reasons {
+    (
+        $(#[$about:meta])+
+        pub enum $name:ident($repr:ident);
+        $(#[doc = $set_about:literal])+
+        pub struct $set:ident, counted by $who:literal {
+            $(
+                $(#[doc = $help:literal])+
+                $variant:ident = $text:literal;
+            )+
+        }
+    ) => {
+        $(#[$about])+
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr($repr)]
+        pub enum $name {
+            $(
+                $(#[doc = $help])+
+                $variant,
+            )+
+        }
+
+        impl $name {
+            /// All of them, in the order of their numbers.
+            pub const ALL: [Self; $set::LEN] = [$( Self::$variant, )+];
+
+            /// The name that tables and JSON use.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $( Self::$variant => $text, )+
+                }
+            }
+        }
+
+        $(#[doc = $set_about])+
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct $set {
+            counts: [u64; $set::LEN],
+        }
+
+        impl $set {
+            /// Every counter of the set, in order.
+            pub const DESCRIPTIONS: &'static [$crate::counters::Description] = &[$(
+                $crate::counters::Description {
+                    name: $text,
+                    kind: $crate::counters::Kind::Counter,
+                    unit: $crate::counters::Unit::Count,
+                    meaning: $crate::counters::Meaning::Plain,
+                    help: concat!($($help),+).trim_ascii(),
+                },
+            )+];
+
+            /// How often this one was met.
+            #[must_use]
+            pub const fn get(&self, reason: $name) -> u64 {
+                self.counts[reason as usize]
+            }
+
+            /// Counts one more.
+            pub const fn count(&mut self, reason: $name) {
+                self.counts[reason as usize] += 1;
+            }
+
+            /// The values, in the order of the descriptions.
+            #[must_use]
+            pub const fn values(&self) -> [u64; Self::LEN] {
+                self.counts
+            }
+
+            /// The set with these values, in the order of the descriptions.
+            #[must_use]
+            pub const fn from_values(counts: [u64; Self::LEN]) -> Self {
+                Self { counts }
+            }
+        }
+
+        $crate::counters::counters!(@common $set, $who, $($set_about)+);
+    };
+}
+pub(crate) use reasons;
 
 #[cfg(test)]
 #[expect(unreachable_pub, reason = "what the macro declares is public")]
@@ -201,6 +330,46 @@ mod tests {
             /// Thrown away.
             thrown: Counter, Count, Dropped;
         }
+    }
+
+    reasons! {
+        /// Why.
+        pub enum Reason(u8);
+        /// How often each reason was met.
+        pub struct Reasons, counted by "a test" {
+            /// Too long.
+            TooLong = "too-long";
+            /// Too short.
+            TooShort = "too-short";
+        }
+    }
+
+    #[test]
+    fn a_reason_is_a_counter() {
+        let mut set = Reasons::default();
+        set.count(Reason::TooShort);
+        let mut other = Reasons::default();
+        other.add_ended(&set);
+        set.add(&other);
+        let told: Vec<_> = set.iter().map(|(counter, value)| (counter.name, value)).collect();
+        assert_eq!(told, [("too-long", 0), ("too-short", 2)]);
+        assert_eq!(
+            (Reasons::ABOUT, Reasons::COUNTED_BY),
+            ("How often each reason was met.", "a test")
+        );
+        assert_eq!((set.sum_of(Meaning::Plain), set.sum_of(Meaning::Lost)), (2, 0));
+        assert_eq!((Reason::ALL.len(), set.get(Reason::TooShort)), (2, 2));
+        assert_eq!(Reason::ALL.map(Reason::name), ["too-long", "too-short"]);
+        assert_eq!(Reasons::DESCRIPTIONS[0].help, "Too long.");
+    }
+
+    #[test]
+    fn what_is_over_leaves_no_gauge() {
+        let one = Examples { things: 1, held_bytes: 2, wait_ns: 3, thrown: 4 };
+        let mut ended = Examples::default();
+        ended.add_ended(&one);
+        ended.add_ended(&one);
+        assert_eq!(ended.values(), [2, 0, 6, 8]);
     }
 
     #[test]

@@ -12,9 +12,9 @@ mod listeners;
 use bytes::Bytes;
 use echo_handler::Echo;
 use quiclane::exec::{
-    ClientConfig, ConnectionRef, Handle, HandleError, Handler, Interest, ListenError, Listener,
-    OpenError, Pin, Polling, Progress, Registration, RegistrationConfig, ServerConfig, WorkerRef,
-    WorkerStatus,
+    Callback, ClientConfig, ConnectionRef, Handle, HandleError, Handler, Interest, ListenError,
+    Listener, OpenError, Pin, Polling, Progress, Registration, RegistrationConfig, ServerConfig,
+    WorkerRef, WorkerStatus,
 };
 use quiclane::proto::connection::CloseReason;
 use quiclane::proto::crypto::{ClientTls, ServerTls};
@@ -440,8 +440,7 @@ fn a_full_inbox_is_an_error_that_the_caller_sees() {
         wait_for(&told, |t| (*t == Told::Woken(token)).then_some(()));
     }
     status_until(&client, |rows| {
-        rows[0].counters.turns.overruns > 0
-            && rows[0].overruns().any(|(name, count)| name == "task" && count == 1)
+        rows[0].counters.turns.overruns > 0 && rows[0].counters.overruns.get(Callback::Task) == 1
     });
 }
 

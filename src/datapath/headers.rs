@@ -45,7 +45,9 @@ mod tests;
 pub use checksum::{fold, sum};
 pub use link_rules::{BadVlan, LinkRules, VlanSet};
 pub use template::{FlowKey, HEADERS_MAX_BYTES, Template};
-pub use verdict::{PORT_DROP_SMALL_INITIALS, VERDICTS, Verdict, verdict, verdict_for, verdict_on};
+pub use verdict::{
+    PORT_DROP_SMALL_INITIALS, Verdict, VerdictCounters, verdict, verdict_for, verdict_on,
+};
 
 /// Bytes of an Ethernet header without tags.
 pub const ETHERNET_BYTES: usize = 14;

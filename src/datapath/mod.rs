@@ -9,6 +9,7 @@
 //! most one system call. Between turns a worker that wants to sleep asks
 //! [`prepare_sleep`](Datapath::prepare_sleep) and waits on [`poll_fds`](Datapath::poll_fds).
 
+use crate::counters::{Meaning, counters};
 use crate::ecn::Ecn;
 use std::fmt;
 use std::net::SocketAddr;
@@ -144,74 +145,67 @@ pub struct Capabilities {
     pub segmentation_offload: bool,
 }
 
-/// Counters of one queue. All count since the datapath was opened.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct QueueStats {
-    /// Datagrams handed to the worker.
-    pub rx_packets: u64,
-    /// UDP payload bytes handed to the worker.
-    pub rx_bytes: u64,
-    /// Datagrams given to the kernel or NIC.
-    pub tx_packets: u64,
-    /// UDP payload bytes given to the kernel or NIC.
-    pub tx_bytes: u64,
-    /// System calls made to kick transmission or to send.
-    pub tx_kicks: u64,
-    /// [`Datapath::tx_buffer`] found no free frame.
-    pub tx_no_buffer: u64,
-    /// Datagrams that the kernel refused to send.
-    pub tx_errors: u64,
-    /// Completions that did not arrive in time: the socket was rebuilt.
-    pub tx_stalls: u64,
-    /// Datagrams sent through the kernel because the neighbour was unknown.
-    pub tx_via_kernel: u64,
-    /// Datagrams not sent: too many new destinations were to be resolved in this second.
-    pub tx_unresolved: u64,
-    /// Datagrams received through the kernel socket beside the port.
-    pub rx_via_kernel: u64,
-    /// Receive system calls made.
-    pub rx_calls: u64,
-    /// Frames that were not Ethernet with IPv4 or IPv6 and UDP, or were cut short.
-    pub drop_malformed: u64,
-    /// IP header checksum wrong.
-    pub drop_ip_checksum: u64,
-    /// UDP checksum wrong, or zero under IPv6.
-    pub drop_udp_checksum: u64,
-    /// UDP length below 8 or beyond the IP packet.
-    pub drop_udp_length: u64,
-    /// Datagrams larger than a receive buffer.
-    pub drop_truncated: u64,
-    /// Datagrams without a byte of payload.
-    pub drop_empty: u64,
-    /// Datagrams that the kernel dropped because the socket's buffer was full.
-    pub drop_socket_full: u64,
-    /// XDP_STATISTICS: dropped for other reasons.
-    pub xdp_rx_dropped: u64,
-    /// XDP_STATISTICS: invalid receive descriptors.
-    pub xdp_rx_invalid_descs: u64,
-    /// XDP_STATISTICS: invalid transmit descriptors.
-    pub xdp_tx_invalid_descs: u64,
-    /// XDP_STATISTICS: the receive ring was full.
-    pub xdp_rx_ring_full: u64,
-    /// XDP_STATISTICS: the fill ring was empty.
-    pub xdp_rx_fill_ring_empty: u64,
-    /// XDP_STATISTICS: the transmit ring was empty when kicked.
-    pub xdp_tx_ring_empty: u64,
+counters! {
+    /// Datagrams of one queue, and what became of them.
+    pub struct QueueStats, counted by "the datapath" {
+        /// Datagrams handed to the worker.
+        rx_packets: Counter, Count;
+        /// UDP payload bytes handed to the worker.
+        rx_bytes: Counter, Bytes;
+        /// Datagrams given to the kernel or NIC.
+        tx_packets: Counter, Count;
+        /// UDP payload bytes given to the kernel or NIC.
+        tx_bytes: Counter, Bytes;
+        /// System calls made to kick transmission or to send.
+        tx_kicks: Counter, Count;
+        /// Requests for a buffer to send from that found no free frame.
+        tx_no_buffer: Counter, Count;
+        /// Datagrams that the kernel refused to send.
+        tx_errors: Counter, Count;
+        /// Completions that did not arrive in time: the socket was rebuilt.
+        tx_stalls: Counter, Count;
+        /// Datagrams sent through the kernel because the neighbour was unknown.
+        tx_via_kernel: Counter, Count;
+        /// Datagrams not sent: too many new destinations were to be resolved in this second.
+        tx_unresolved: Counter, Count;
+        /// Datagrams received through the kernel socket beside the port.
+        rx_via_kernel: Counter, Count;
+        /// Receive system calls made.
+        rx_calls: Counter, Count;
+        /// Frames that were not Ethernet with IPv4 or IPv6 and UDP, or were cut short.
+        drop_malformed: Counter, Count, Dropped;
+        /// IP header checksum wrong.
+        drop_ip_checksum: Counter, Count, Dropped;
+        /// UDP checksum wrong, or zero under IPv6.
+        drop_udp_checksum: Counter, Count, Dropped;
+        /// UDP length below 8 or beyond the IP packet.
+        drop_udp_length: Counter, Count, Dropped;
+        /// Datagrams larger than a receive buffer.
+        drop_truncated: Counter, Count, Dropped;
+        /// Datagrams without a byte of payload.
+        drop_empty: Counter, Count, Dropped;
+        /// Datagrams that the kernel dropped because the socket's buffer was full.
+        drop_socket_full: Counter, Count, Dropped;
+        /// XDP_STATISTICS: dropped for other reasons.
+        xdp_rx_dropped: Counter, Count, Lost;
+        /// XDP_STATISTICS: invalid receive descriptors.
+        xdp_rx_invalid_descs: Counter, Count;
+        /// XDP_STATISTICS: invalid transmit descriptors.
+        xdp_tx_invalid_descs: Counter, Count;
+        /// XDP_STATISTICS: the receive ring was full.
+        xdp_rx_ring_full: Counter, Count, Lost;
+        /// XDP_STATISTICS: the fill ring was empty.
+        xdp_rx_fill_ring_empty: Counter, Count;
+        /// XDP_STATISTICS: the transmit ring was empty when kicked.
+        xdp_tx_ring_empty: Counter, Count;
+    }
 }
 
 impl QueueStats {
     /// Every datagram that arrived and was not handed on, whatever the reason.
     #[must_use]
-    pub const fn drops(&self) -> u64 {
-        self.drop_malformed
-            + self.drop_ip_checksum
-            + self.drop_udp_checksum
-            + self.drop_udp_length
-            + self.drop_truncated
-            + self.drop_empty
-            + self.drop_socket_full
-            + self.xdp_rx_dropped
-            + self.xdp_rx_ring_full
+    pub fn drops(&self) -> u64 {
+        self.sum_of(Meaning::Dropped) + self.sum_of(Meaning::Lost)
     }
 }
 
@@ -280,4 +274,9 @@ pub trait Datapath {
 
     /// The counters of this queue; may cost a system call.
     fn stats(&self) -> QueueStats;
+
+    /// What only kernel sockets count; nothing for others.
+    fn udp_stats(&self) -> udp::UdpStats {
+        udp::UdpStats::default()
+    }
 }

@@ -1,9 +1,12 @@
-//! What a worker counts: one declaration for each set.
+//! What a worker counts itself, and all sets that it publishes.
 
-use super::overrun::Callback;
-use crate::counters::counters;
+use super::overrun::OverrunCounters;
+use crate::counters::{Description, Meaning, Set, counters};
 use crate::datapath::QueueStats;
+use crate::datapath::udp::UdpStats;
+use crate::proto::connection::ConnectionStats;
 use crate::proto::endpoint::EndpointStats;
+use crate::proto::streams::StreamsStats;
 
 counters! {
     /// Connections and datagrams of one worker.
@@ -65,28 +68,6 @@ counters! {
         answers_dropped: Counter, Count;
         /// Datagrams written for connections.
         tx_datagrams: Counter, Count;
-        /// Packets that connections which have ended took for lost.
-        ended_lost_packets: Counter, Count;
-        /// Probe timeouts of connections which have ended.
-        ended_ptos: Counter, Count;
-        /// Times that connections which have ended reduced their windows.
-        ended_congestion_events: Counter, Count;
-        /// Times that connections which have ended fell back to small datagrams, since large ones vanished.
-        ended_mtu_black_holes: Counter, Count;
-        /// Key updates of connections which have ended, by either side.
-        ended_key_updates: Counter, Count;
-        /// Packets that connections which have ended dropped: the peer updated its keys too often.
-        ended_limited_key_updates: Counter, Count;
-        /// Packets refused by connections which have ended, since keeping them would break a bound.
-        ended_refused_packets: Counter, Count;
-        /// Path challenges that connections which have ended left unanswered: too many waited.
-        ended_refused_challenges: Counter, Count;
-        /// Datagrams dropped by connections which have ended: larger than we said that we take.
-        ended_oversized: Counter, Count;
-        /// Datagrams dropped by connections which have ended: not from the address of the path.
-        ended_foreign: Counter, Count;
-        /// Acknowledgements that connections which have ended withheld: the peer acknowledged nothing.
-        ended_withheld_acks: Counter, Count;
         /// Rounds of transmission that ended for want of a buffer.
         tx_blocked: Counter, Count;
         /// Timers of connections that came due.
@@ -116,72 +97,107 @@ counters! {
     }
 }
 
-/// As for our own counters, for a struct that is defined elsewhere: a field that is added there
-/// does not compile until it is added here.
-macro_rules! foreign {
+/// Declares what a worker publishes: its sets, each with the name that JSON has for it.
+macro_rules! sets {
     (
-        $of:ident: $words:ident, $values:ident, $from_values:ident, $sum:ident,
-        $(#[$about:meta])* $named:ident { $( $field:ident, )* }
+        $(#[$about:meta])+
+        pub struct $name:ident {
+            $(
+                $(#[$field_about:meta])+
+                $field:ident as $key:literal: $set:ty, has gauges: $has_gauges:literal;
+            )+
+        }
     ) => {
-        pub(super) const $words: usize = [$( stringify!($field), )*].len();
-
-        pub(super) fn $values(stats: &$of) -> [u64; $words] {
-            let $of { $( $field, )* } = *stats;
-            [$( $field, )*]
+        $(#[$about])+
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct $name {
+            $( $(#[$field_about])+ pub $field: $set, )+
         }
 
-        pub(super) fn $from_values(values: [u64; $words]) -> $of {
-            let [$( $field, )*] = values;
-            $of { $( $field, )* }
-        }
+        impl $name {
+            /// Every set, in order.
+            pub const SETS: &'static [Set] = &[$(
+                Set {
+                    name: $key,
+                    about: <$set>::ABOUT,
+                    counted_by: <$set>::COUNTED_BY,
+                    counters: <$set>::DESCRIPTIONS,
+                    has_gauges: $has_gauges,
+                },
+            )+];
+            /// How many numbers all sets have together.
+            pub const WORDS: usize = 0 $( + <$set>::LEN )+;
 
-        /// What both have counted.
-        pub(super) fn $sum(a: &$of, b: &$of) -> $of {
-            let (a, b) = ($values(a), $values(b));
-            $from_values(std::array::from_fn(|at| a[at] + b[at]))
-        }
+            /// All numbers of all sets, in order.
+            #[must_use]
+            pub fn words(&self) -> [u64; Self::WORDS] {
+                let values = std::iter::empty() $( .chain(self.$field.values()) )+;
+                let mut words = [0; Self::WORDS];
+                for (word, value) in words.iter_mut().zip(values) {
+                    *word = value;
+                }
+                words
+            }
 
-        $(#[$about])*
-        pub fn $named(stats: &$of) -> impl Iterator<Item = (&'static str, u64)> {
-            [$( stringify!($field), )*].into_iter().zip($values(stats))
+            /// The sets with these numbers, in order.
+            #[must_use]
+            pub fn from_words(words: [u64; Self::WORDS]) -> Self {
+                let mut words = words.into_iter();
+                let mut next = || words.next().unwrap_or_default();
+                Self {
+                    $( $field: <$set>::from_values(std::array::from_fn(|_| next())), )+
+                }
+            }
+
+            /// Adds what another worker has counted.
+            pub fn add(&mut self, other: &Self) {
+                $( self.$field.add(&other.$field); )+
+            }
         }
     };
 }
 
-foreign! {
-    QueueStats: QUEUE_WORDS, queue_values, queue_from_values, sum,
-    /// The counters of a queue with their names.
-    named_queue_stats {
-    rx_packets, rx_bytes, tx_packets, tx_bytes, tx_kicks, tx_no_buffer, tx_errors, tx_stalls,
-    tx_via_kernel, tx_unresolved, rx_via_kernel, rx_calls, drop_malformed, drop_ip_checksum, drop_udp_checksum,
-    drop_udp_length, drop_truncated, drop_empty, drop_socket_full, xdp_rx_dropped, xdp_rx_invalid_descs,
-    xdp_tx_invalid_descs, xdp_rx_ring_full, xdp_rx_fill_ring_empty, xdp_tx_ring_empty,
+sets! {
+    /// What a worker counts, at one moment.
+    pub struct Snapshot {
+        /// Connections and datagrams.
+        lane as "lane": LaneCounters, has gauges: true;
+        /// Turns.
+        turns as "turns": TurnCounters, has gauges: true;
+        /// What belonged to no connection: listeners' answers and refusals.
+        endpoint as "endpoint": EndpointStats, has gauges: true;
+        /// The datapaths of the worker together.
+        queue as "datapath": QueueStats, has gauges: true;
+        /// The kernel sockets of the worker together.
+        udp as "udp": UdpStats, has gauges: true;
+        /// What connections have counted that are over. Those that live are not read: at 10,000
+        /// connections that would be as many misses of the cache, twenty times a second.
+        ended_connections as "ended_connections": ConnectionStats, has gauges: false;
+        /// The same of their streams.
+        ended_streams as "ended_streams": StreamsStats, has gauges: false;
+        /// Callbacks that took too long, by name.
+        overruns as "overruns": OverrunCounters, has gauges: true;
     }
 }
 
-foreign! {
-    EndpointStats: ENDPOINT_WORDS, endpoint_values, endpoint_from_values, endpoint_sum,
-    /// The counters of what belongs to no connection, with their names.
-    named_endpoint_stats {
-    accepted, retries, version_negotiations, resets, invalid_tokens, small_initials, forged,
-    damaged, dropped, refusals, limited_retries, limited_version_negotiations, limited_refusals,
-    limited_resets, replayed_tokens, forgotten_tokens,
+impl Snapshot {
+    /// Every counter of every set, with its value: what is declared, and nothing else.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static Set, &'static Description, u64)> + use<> {
+        let all = Self::SETS.iter();
+        let all = all.flat_map(|set| set.counters.iter().map(move |counter| (set, counter)));
+        let all = all.zip(self.words()).map(|((set, counter), value)| (set, counter, value));
+        all.filter(|(set, counter, _)| set.tells(counter))
     }
-}
 
-/// What a worker counts, at one moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Snapshot {
-    /// Connections and datagrams.
-    pub lane: LaneCounters,
-    /// Turns.
-    pub turns: TurnCounters,
-    /// What belonged to no connection: listeners' answers and refusals.
-    pub endpoint: EndpointStats,
-    /// The datapaths of the worker together.
-    pub queue: QueueStats,
-    /// Callbacks that took too long, by name ([`Callback::ALL`]).
-    pub overruns: [u64; Callback::ALL.len()],
+    /// The counters that mean this to an operator and are not zero.
+    pub fn with_meaning(
+        &self,
+        meaning: Meaning,
+    ) -> impl Iterator<Item = (&'static Description, u64)> + use<> {
+        let met = move |counter: &Description, value| counter.meaning == meaning && value > 0;
+        let all = self.iter().map(|(_, counter, value)| (counter, value));
+        all.filter(move |(counter, value)| met(counter, *value))
+    }
 }
 
 #[cfg(test)]
@@ -190,12 +206,33 @@ mod tests {
 
     #[test]
     fn names_stand_beside_their_own_values() {
-        let stats = QueueStats { rx_packets: 1, drop_empty: 2, ..QueueStats::default() };
-        let value = |name| named_queue_stats(&stats).find(|(n, _)| *n == name).unwrap().1;
-        assert_eq!((value("rx_packets"), value("drop_empty"), value("tx_packets")), (1, 2, 0));
-        assert_eq!(sum(&stats, &stats).drop_empty, 4);
-        let lane = LaneCounters { tx_blocked: 7, ..LaneCounters::default() };
-        let of = |name| lane.iter().find(|(counter, _)| counter.name == name).unwrap().1;
-        assert_eq!((of("tx_blocked"), of("timers")), (7, 0));
+        let mut one = Snapshot::default();
+        (one.lane.tx_blocked, one.queue.rx_packets, one.queue.drop_empty) = (7, 1, 2);
+        (one.endpoint.damaged, one.lane.refused_full, one.queue.xdp_rx_dropped) = (3, 4, 5);
+        let of = |snapshot: &Snapshot, set, name| {
+            let mut all = snapshot.iter();
+            all.find(|(s, counter, _)| s.name == set && counter.name == name).unwrap().2
+        };
+        assert_eq!((of(&one, "lane", "tx_blocked"), of(&one, "datapath", "rx_packets")), (7, 1));
+        let with = |meaning| -> Vec<_> {
+            one.with_meaning(meaning).map(|(counter, value)| (counter.name, value)).collect()
+        };
+        assert_eq!(with(Meaning::Dropped), [("damaged", 3), ("drop_empty", 2)]);
+        assert_eq!(with(Meaning::Refused), [("refused_full", 4)]);
+        assert_eq!((with(Meaning::Lost), one.queue.drops()), (vec![("xdp_rx_dropped", 5)], 7));
+        let mut both = one;
+        both.add(&one);
+        assert_eq!(of(&both, "datapath", "drop_empty"), 4);
+    }
+
+    #[test]
+    fn every_counter_has_a_name_of_its_own_and_help() {
+        let mut seen = std::collections::BTreeSet::new();
+        for (set, counter, _) in Snapshot::default().iter() {
+            assert!(seen.insert((set.name, counter.name)), "{} {}", set.name, counter.name);
+            assert!(counter.help.ends_with(['.', ')']), "{}: {}", counter.name, counter.help);
+            assert!(!counter.help.contains("]("), "{}: a link: {}", counter.name, counter.help);
+        }
+        assert!(seen.len() > 80, "{}", seen.len());
     }
 }

@@ -94,10 +94,10 @@ pub use config::{
     ClientConfig, Io, LaneLimits, Pin, Polling, Profile, RegistrationConfig, ServerConfig,
     UdpTuning,
 };
-pub use counters::{LaneCounters, Snapshot, TurnCounters, named_endpoint_stats, named_queue_stats};
+pub use counters::{LaneCounters, Snapshot, TurnCounters};
 pub use lane::{Lane, Routed};
 pub use message::{Acceptor, ConnectFailure, NewConnection, Refusal};
-pub use overrun::{CALLBACK_BUDGET_NS, Callback};
+pub use overrun::{CALLBACK_BUDGET_NS, Callback, OverrunCounters};
 pub use registration::{
     ListenError, Listener, Monitor, OpenError, Progress, Registration, ShutdownReport, WorkerLoop,
     WorkerSeed,

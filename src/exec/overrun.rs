@@ -10,6 +10,7 @@
 //!   in them hot callbacks are timed too, and the one that overruns is counted by name.
 
 use super::clock::Clock;
+use crate::counters::reasons;
 use crate::time::{Instant, MICROSECOND_NS};
 
 /// How long the callbacks of one turn, or one callback while tracing, may take. At 64 packets
@@ -19,68 +20,39 @@ pub const CALLBACK_BUDGET_NS: u64 = 500 * MICROSECOND_NS;
 /// Turns that are traced after a long one.
 const TRACED_TURNS: u32 = 1024;
 
-/// What an application is called for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Callback {
-    /// A listener's acceptor.
-    Accept,
-    /// [`Handler::connected`](super::Handler::connected) and `confirmed`.
-    Connected,
-    /// [`Handler::stream_data`](super::Handler::stream_data).
-    StreamData,
-    /// [`Handler::acknowledged`](super::Handler::acknowledged).
-    Acknowledged,
-    /// Any other method about a stream.
-    StreamEvent,
-    /// [`Handler::woken`](super::Handler::woken) and `refused`.
-    Woken,
-    /// [`Handler::timer`](super::Handler::timer), and timers of the worker.
-    Timer,
-    /// [`Handler::ready`](super::Handler::ready), and descriptors of the worker.
-    Ready,
-    /// Closures: posted from other threads, or spawned on the worker.
-    Task,
-    /// [`Handler::closed`](super::Handler::closed).
-    Closed,
+reasons! {
+    /// What an application is called for.
+    pub enum Callback(u8);
+    /// Callbacks that took longer than they may, by name.
+    pub struct OverrunCounters, counted by "the worker" {
+        /// A listener's acceptor.
+        Accept = "accept";
+        /// `Handler::connected` and `Handler::confirmed`.
+        Connected = "connected";
+        /// `Handler::stream_data`.
+        StreamData = "stream_data";
+        /// `Handler::acknowledged`.
+        Acknowledged = "acknowledged";
+        /// Any other method about a stream.
+        StreamEvent = "stream_event";
+        /// `Handler::woken` and `Handler::refused`.
+        Woken = "woken";
+        /// `Handler::timer`, and timers of the worker.
+        Timer = "timer";
+        /// `Handler::ready`, and descriptors of the worker.
+        Ready = "ready";
+        /// Closures: posted from other threads, or spawned on the worker.
+        Task = "task";
+        /// `Handler::closed`.
+        Closed = "closed";
+    }
 }
 
 impl Callback {
-    /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 10] = [
-        Self::Accept,
-        Self::Connected,
-        Self::StreamData,
-        Self::Acknowledged,
-        Self::StreamEvent,
-        Self::Woken,
-        Self::Timer,
-        Self::Ready,
-        Self::Task,
-        Self::Closed,
-    ];
-
     /// True for those that come with packets, as often as these.
     #[must_use]
     pub const fn is_hot(self) -> bool {
         matches!(self, Self::StreamData | Self::Acknowledged | Self::StreamEvent)
-    }
-
-    /// The name that status lines use.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Accept => "accept",
-            Self::Connected => "connected",
-            Self::StreamData => "stream_data",
-            Self::Acknowledged => "acknowledged",
-            Self::StreamEvent => "stream_event",
-            Self::Woken => "woken",
-            Self::Timer => "timer",
-            Self::Ready => "ready",
-            Self::Task => "task",
-            Self::Closed => "closed",
-        }
     }
 }
 
@@ -96,7 +68,7 @@ pub(super) struct Overruns {
     /// Turns beyond the budget in which the application was called.
     pub(super) turns: u64,
     /// Overruns by name.
-    pub(super) by_name: [u64; Callback::ALL.len()],
+    pub(super) by_name: OverrunCounters,
 }
 
 impl Overruns {
@@ -125,7 +97,7 @@ impl Overruns {
 
     fn judge(&mut self, callback: Callback, took_ns: u64) {
         if took_ns > CALLBACK_BUDGET_NS {
-            self.by_name[callback as usize] += 1;
+            self.by_name.count(callback);
         }
     }
 
@@ -155,11 +127,11 @@ mod tests {
         assert!(overruns.entered(Callback::Task).is_some());
         assert!(overruns.entered(Callback::StreamData).is_none());
         overruns.turn_ended(LONG);
-        assert_eq!((overruns.turns, overruns.by_name), (1, [0; Callback::ALL.len()]));
+        assert_eq!((overruns.turns, overruns.by_name), (1, OverrunCounters::default()));
         assert!(overruns.entered(Callback::StreamData).is_some());
         overruns.judge(Callback::StreamData, CALLBACK_BUDGET_NS);
         overruns.judge(Callback::StreamData, LONG);
-        assert_eq!(overruns.by_name[Callback::StreamData as usize], 1);
+        assert_eq!(overruns.by_name.get(Callback::StreamData), 1);
     }
 
     #[test]
@@ -189,12 +161,5 @@ mod tests {
         let entered = overruns.entered(Callback::Task);
         overruns.left(Callback::Task, entered);
         assert_eq!(entered, None);
-    }
-
-    #[test]
-    fn every_name_has_its_own_number() {
-        for (number, callback) in Callback::ALL.into_iter().enumerate() {
-            assert_eq!(callback as usize, number, "{}", callback.name());
-        }
     }
 }

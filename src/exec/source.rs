@@ -1,8 +1,9 @@
 //! The datapaths that a registration's workers use, and how they are opened.
 
 use super::config::UdpTuning;
-use crate::datapath::udp::{SideSocket, UdpDatapath, UdpError};
-use crate::datapath::xdp::{Ladder, PortUse, VerdictCounters, XdpDatapath, XdpDevice, XdpError};
+use crate::datapath::headers::VerdictCounters;
+use crate::datapath::udp::{SideSocket, UdpDatapath, UdpError, UdpStats};
+use crate::datapath::xdp::{Ladder, PortUse, XdpDatapath, XdpDevice, XdpError};
 use crate::datapath::{Capabilities, Datapath, DatapathError, Mode, Path, QueueStats, RxMeta};
 use crate::ecn::Ecn;
 use std::fmt;
@@ -252,5 +253,9 @@ impl Datapath for AnyDatapath {
 
     fn stats(&self) -> QueueStats {
         either!(self, datapath => datapath.stats())
+    }
+
+    fn udp_stats(&self) -> UdpStats {
+        either!(self, datapath => datapath.udp_stats())
     }
 }

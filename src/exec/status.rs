@@ -6,11 +6,7 @@
 //! atomic, a reader never waits for a worker nor a worker for a reader, and each number that is
 //! read is one that the worker had. Two numbers of one reading may be of different moments.
 
-use super::counters::{
-    ENDPOINT_WORDS, LaneCounters, QUEUE_WORDS, Snapshot, TurnCounters, endpoint_from_values,
-    endpoint_values, queue_from_values, queue_values,
-};
-use super::overrun::Callback;
+use super::counters::Snapshot;
 use super::source::LadderStep;
 use crate::datapath::Mode;
 use crate::time::MILLISECOND_NS;
@@ -20,10 +16,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// How often a busy worker publishes its counters. Copying costs about 100 ns; a person and a
 /// monitoring system look ten times a second at most.
 pub(super) const PUBLISH_INTERVAL_NS: u64 = 50 * MILLISECOND_NS;
-
-const LANE_WORDS: usize = LaneCounters::LEN;
-const TURN_WORDS: usize = TurnCounters::LEN;
-const OVERRUN_WORDS: usize = Callback::ALL.len();
 
 /// Where a worker runs and what it reads from: told once it is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,45 +33,26 @@ pub(super) struct Facts {
 /// What one worker shows to others.
 #[derive(Debug)]
 pub(super) struct Board {
-    lane: [AtomicU64; LANE_WORDS],
-    turns: [AtomicU64; TURN_WORDS],
-    endpoint: [AtomicU64; ENDPOINT_WORDS],
-    queue: [AtomicU64; QUEUE_WORDS],
-    overruns: [AtomicU64; OVERRUN_WORDS],
+    words: [AtomicU64; Snapshot::WORDS],
     /// Changed at start and when a socket is opened, never by the packet path.
     facts: Mutex<Facts>,
 }
 
 impl Default for Board {
     fn default() -> Self {
-        Self {
-            lane: std::array::from_fn(|_| AtomicU64::new(0)),
-            turns: std::array::from_fn(|_| AtomicU64::new(0)),
-            endpoint: std::array::from_fn(|_| AtomicU64::new(0)),
-            queue: std::array::from_fn(|_| AtomicU64::new(0)),
-            overruns: std::array::from_fn(|_| AtomicU64::new(0)),
-            facts: Mutex::default(),
-        }
+        Self { words: std::array::from_fn(|_| AtomicU64::new(0)), facts: Mutex::default() }
     }
 }
 
 impl Board {
     pub(super) fn publish(&self, snapshot: &Snapshot) {
-        store(&self.lane, &snapshot.lane.values());
-        store(&self.turns, &snapshot.turns.values());
-        store(&self.endpoint, &endpoint_values(&snapshot.endpoint));
-        store(&self.queue, &queue_values(&snapshot.queue));
-        store(&self.overruns, &snapshot.overruns);
+        for (word, value) in self.words.iter().zip(snapshot.words()) {
+            word.store(value, Ordering::Relaxed);
+        }
     }
 
     pub(super) fn read(&self) -> Snapshot {
-        Snapshot {
-            lane: LaneCounters::from_values(load(&self.lane)),
-            turns: TurnCounters::from_values(load(&self.turns)),
-            endpoint: endpoint_from_values(load(&self.endpoint)),
-            queue: queue_from_values(load(&self.queue)),
-            overruns: load(&self.overruns),
-        }
+        Snapshot::from_words(std::array::from_fn(|at| self.words[at].load(Ordering::Relaxed)))
     }
 
     /// Changes the facts. A reader that panicked cannot have left them half changed.
@@ -90,16 +63,6 @@ impl Board {
     pub(super) fn facts(&self) -> Facts {
         self.facts.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
-}
-
-fn store<const N: usize>(words: &[AtomicU64; N], values: &[u64; N]) {
-    for (word, value) in words.iter().zip(values) {
-        word.store(*value, Ordering::Relaxed);
-    }
-}
-
-fn load<const N: usize>(words: &[AtomicU64; N]) -> [u64; N] {
-    std::array::from_fn(|at| words[at].load(Ordering::Relaxed))
 }
 
 /// A worker, as [`Registration::status`](super::Registration::status) shows it.
@@ -149,11 +112,6 @@ impl WorkerStatus {
             counters,
         }
     }
-
-    /// Callbacks that took too long, by name.
-    pub fn overruns(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
-        Callback::ALL.iter().map(|callback| callback.name()).zip(self.counters.overruns)
-    }
 }
 
 #[cfg(test)]
@@ -162,18 +120,8 @@ mod tests {
 
     #[test]
     fn what_is_published_is_what_is_read() {
-        let mut next = 0;
-        let mut counter = || {
-            next += 1;
-            next
-        };
-        let snapshot = Snapshot {
-            lane: LaneCounters::from_values(std::array::from_fn(|_| counter())),
-            turns: TurnCounters::from_values(std::array::from_fn(|_| counter())),
-            endpoint: endpoint_from_values(std::array::from_fn(|_| counter())),
-            queue: queue_from_values(std::array::from_fn(|_| counter())),
-            overruns: std::array::from_fn(|_| counter()),
-        };
+        let snapshot = Snapshot::from_words(std::array::from_fn(|at| at as u64 + 1));
+        assert!(snapshot.iter().all(|(_, _, value)| value > 0));
         let board = Board::default();
         assert_eq!(board.read(), Snapshot::default());
         board.publish(&snapshot);

@@ -17,12 +17,13 @@
 
 use super::api::watch_of;
 use super::config::Polling;
-use super::counters::{Snapshot, TurnCounters, sum};
+use super::counters::{Snapshot, TurnCounters};
 use super::handoff::{Dispatch, Fleet, Sent};
 use super::lane::{Lane, Routed};
 use super::message::{Command, Control};
 use super::status::{Board, PUBLISH_INTERVAL_NS};
 use super::sys::{Interest, MAX_EVENTS, Readiness};
+use crate::datapath::udp::UdpStats;
 use crate::datapath::{Datapath, DatapathError, MAX_BURST, QueueStats};
 use crate::time::{Instant, MICROSECOND_NS};
 use std::collections::VecDeque;
@@ -325,10 +326,11 @@ impl<D: Datapath> Worker<D> {
 
     /// What the worker has counted.
     pub(super) fn snapshot(&mut self) -> Snapshot {
-        let queue = self
-            .datapaths
-            .iter()
-            .fold(QueueStats::default(), |all, datapath| sum(&all, &datapath.stats()));
+        let (mut queue, mut udp) = (QueueStats::default(), UdpStats::default());
+        for datapath in &self.datapaths {
+            queue.add(&datapath.stats());
+            udp.add(&datapath.udp_stats());
+        }
         let overruns = &self.lane.services().overruns;
         let (overrun_turns, by_name) = (overruns.turns, overruns.by_name);
         Snapshot {
@@ -336,6 +338,9 @@ impl<D: Datapath> Worker<D> {
             endpoint: self.lane.endpoint_stats(),
             turns: TurnCounters { overruns: overrun_turns, ..self.counters },
             queue,
+            udp,
+            ended_connections: self.lane.ended().connections,
+            ended_streams: self.lane.ended().streams,
             overruns: by_name,
         }
     }

@@ -12,6 +12,7 @@ use super::limiter::Limiter;
 use super::packet_builder::{Header, Number, PacketBuilder};
 use super::recovery::SentInfo;
 use super::token::{MAX_TOKEN_LEN, Refusal, Tokens, Validation};
+use crate::counters::counters;
 use crate::time::Instant;
 use crate::wire::frame::Frame;
 use crate::wire::packet::{self, LongHeader, Packet, PacketType, decode_pn};
@@ -113,42 +114,43 @@ pub struct Endpoint {
     scratch: Vec<u8>,
 }
 
-/// Counters of an endpoint.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct EndpointStats {
-    /// Connections accepted.
-    pub accepted: u64,
-    /// Retry packets sent.
-    pub retries: u64,
-    /// Version Negotiation packets sent.
-    pub version_negotiations: u64,
-    /// Stateless resets sent.
-    pub resets: u64,
-    /// Tokens refused with INVALID_TOKEN.
-    pub invalid_tokens: u64,
-    /// Initials in datagrams that are too small, or with an id that is too short.
-    pub small_initials: u64,
-    /// Client Initials that were forged, or damaged on the way.
-    pub forged: u64,
-    /// Datagrams of no connection whose UDP checksum was wrong.
-    pub damaged: u64,
-    /// Datagrams dropped for any other reason.
-    pub dropped: u64,
-    /// CONNECTION_CLOSE frames sent without a connection, those for tokens aside.
-    pub refusals: u64,
-    /// Retry packets that [`AnswerLimits`] held back.
-    pub limited_retries: u64,
-    /// Version Negotiation packets held back.
-    pub limited_version_negotiations: u64,
-    /// CONNECTION_CLOSE frames held back.
-    pub limited_refusals: u64,
-    /// Stateless resets held back.
-    pub limited_resets: u64,
-    /// Tokens of NEW_TOKEN frames that came a second time: they count as none.
-    pub replayed_tokens: u64,
-    /// Tokens of NEW_TOKEN frames that could not be told from used ones any more, or whose source
-    /// has used its share: they count as none.
-    pub forgotten_tokens: u64,
+counters! {
+    /// Datagrams that belong to no connection: answers and refusals.
+    pub struct EndpointStats, counted by "the listeners of the worker" {
+        /// Connections accepted.
+        accepted: Counter, Count;
+        /// Retry packets sent.
+        retries: Counter, Count;
+        /// Version Negotiation packets sent.
+        version_negotiations: Counter, Count;
+        /// Stateless resets sent.
+        resets: Counter, Count;
+        /// Tokens refused with INVALID_TOKEN.
+        invalid_tokens: Counter, Count;
+        /// Initials in datagrams that are too small, or with an id that is too short.
+        small_initials: Counter, Count;
+        /// Client Initials that were forged, or damaged on the way.
+        forged: Counter, Count;
+        /// Datagrams of no connection whose UDP checksum was wrong.
+        damaged: Counter, Count, Dropped;
+        /// Datagrams dropped for any other reason.
+        dropped: Counter, Count;
+        /// CONNECTION_CLOSE frames sent without a connection, those for tokens aside.
+        refusals: Counter, Count;
+        /// Retry packets held back by a limit.
+        limited_retries: Counter, Count;
+        /// Version Negotiation packets held back.
+        limited_version_negotiations: Counter, Count;
+        /// CONNECTION_CLOSE frames held back.
+        limited_refusals: Counter, Count;
+        /// Stateless resets held back.
+        limited_resets: Counter, Count;
+        /// Tokens of NEW_TOKEN frames that came a second time: they count as none.
+        replayed_tokens: Counter, Count;
+        /// Tokens of NEW_TOKEN frames that could not be told from used ones any more, or whose source
+        /// has used its share: they count as none.
+        forgotten_tokens: Counter, Count;
+    }
 }
 
 /// What to do about a datagram.

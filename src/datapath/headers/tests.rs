@@ -497,11 +497,23 @@ fn small_initials_are_dropped_for_servers_only() {
 
 #[test]
 fn every_verdict_has_its_number_and_name() {
-    for (number, verdict) in VERDICTS.iter().enumerate() {
+    for (number, verdict) in Verdict::ALL.iter().enumerate() {
         assert_eq!(*verdict as usize, number);
         assert_eq!(Verdict::from_raw(number as u32), Some(*verdict));
     }
-    assert_eq!(Verdict::from_raw(VERDICTS.len() as u32), None);
-    let names: std::collections::HashSet<_> = VERDICTS.iter().map(|v| v.name()).collect();
-    assert_eq!(names.len(), VERDICTS.len());
+    assert_eq!(Verdict::from_raw(Verdict::ALL.len() as u32), None);
+    let names: std::collections::HashSet<_> = Verdict::ALL.iter().map(|v| v.name()).collect();
+    assert_eq!(names.len(), Verdict::ALL.len());
+}
+
+#[test]
+fn the_program_numbers_the_verdicts_as_we_do() {
+    let header = include_str!("../../../bpf/steer.h");
+    let (_, verdicts) = header.split_once("enum steer_verdict {").unwrap();
+    let (verdicts, _) = verdicts.split_once("};").unwrap();
+    let theirs: Vec<_> = verdicts.split(',').map(str::trim).filter(|it| !it.is_empty()).collect();
+    let name = |verdict: Verdict| verdict.name().replace('-', "_").to_uppercase();
+    let ours = Verdict::ALL.map(|verdict| format!("STEER_{} = {}", name(verdict), verdict as u32));
+    let count = format!("STEER_VERDICTS = {}", Verdict::ALL.len());
+    assert_eq!(theirs, ours.iter().chain([&count]).collect::<Vec<_>>());
 }

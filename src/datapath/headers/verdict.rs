@@ -2,12 +2,13 @@
 //!
 //! This is not on the packet path: it exists so that every input can be given to both parsers and
 //! the answers compared. It follows `bpf/steer.bpf.c` step by step, and `bpf/steer.h` numbers the
-//! verdicts as [`Verdict`] does.
+//! verdicts as [`Verdict`] does, which a test reads.
 
 use super::{
     ETHERTYPE_IPV4, ETHERTYPE_IPV6, FRAGMENT_BITS, IPV4_BYTES, IPV6_BYTES, LinkRules, PROTOCOL_UDP,
     UDP_BYTES, ethernet, is_vlan, read_u16,
 };
+use crate::counters::reasons;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -23,84 +24,55 @@ const LONG_HEADER_BYTES: usize = 5;
 const EXTENSION_HEADERS: [u8; 8] = [0, 43, 50, 51, 60, 135, 139, 140];
 const EXTENSION_FRAGMENT: u8 = 44;
 
-/// What the XDP program does with a frame, and why.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u32)]
-pub enum Verdict {
-    /// Ours: handed to the AF_XDP socket of the receive queue.
-    Redirect = 0,
-    /// Passed: the frame ends before the headers do.
-    PassShort = 1,
-    /// Passed: neither IPv4 nor IPv6.
-    PassNotIp = 2,
-    /// Passed: more than two VLAN tags.
-    PassVlanDepth = 3,
-    /// Passed: the version is not what the EtherType says, or IHL is below 5.
-    PassMalformed = 4,
-    /// Passed: a fragment, IPv4 or IPv6.
-    PassFragment = 5,
-    /// Passed: IPv4 options.
-    PassOptions = 6,
-    /// Passed: IPv6 extension headers.
-    PassExtension = 7,
-    /// Passed: not UDP.
-    PassNotUdp = 8,
-    /// Passed: nobody asked for this address and port.
-    PassNotListened = 9,
-    /// Passed: ours, but the receive queue has no socket.
-    PassNoSocket = 10,
-    /// Dropped: a client's Initial in a datagram of less than 1200 bytes.
-    DropSmallInitial = 11,
-    /// Passed: ours, but in a VLAN that was not allowed.
-    PassVlan = 12,
-    /// Passed: ours, but to another MAC than the device's.
-    PassOtherHost = 13,
+reasons! {
+    /// What the XDP program does with a frame, and why.
+    pub enum Verdict(u32);
+    /// How often each verdict was given since the program was loaded, on all CPUs.
+    pub struct VerdictCounters, counted by "the XDP program" {
+        /// Ours: handed to the AF_XDP socket of the receive queue.
+        Redirect = "redirect";
+        /// Passed: the frame ends before the headers do.
+        PassShort = "pass-short";
+        /// Passed: neither IPv4 nor IPv6.
+        PassNotIp = "pass-not-ip";
+        /// Passed: more than two VLAN tags.
+        PassVlanDepth = "pass-vlan-depth";
+        /// Passed: the version is not what the EtherType says, or IHL is below 5.
+        PassMalformed = "pass-malformed";
+        /// Passed: a fragment, IPv4 or IPv6.
+        PassFragment = "pass-fragment";
+        /// Passed: IPv4 options.
+        PassOptions = "pass-options";
+        /// Passed: IPv6 extension headers.
+        PassExtension = "pass-extension";
+        /// Passed: not UDP.
+        PassNotUdp = "pass-not-udp";
+        /// Passed: nobody asked for this address and port.
+        PassNotListened = "pass-not-listened";
+        /// Passed: ours, but the receive queue has no socket.
+        PassNoSocket = "pass-no-socket";
+        /// Dropped: a client's Initial in a datagram of less than 1200 bytes.
+        DropSmallInitial = "drop-small-initial";
+        /// Passed: ours, but in a VLAN that was not allowed.
+        PassVlan = "pass-vlan";
+        /// Passed: ours, but to another MAC than the device's.
+        PassOtherHost = "pass-other-host";
+    }
 }
-
-/// Every verdict, in the order of the program's counters.
-pub const VERDICTS: [Verdict; 14] = [
-    Verdict::Redirect,
-    Verdict::PassShort,
-    Verdict::PassNotIp,
-    Verdict::PassVlanDepth,
-    Verdict::PassMalformed,
-    Verdict::PassFragment,
-    Verdict::PassOptions,
-    Verdict::PassExtension,
-    Verdict::PassNotUdp,
-    Verdict::PassNotListened,
-    Verdict::PassNoSocket,
-    Verdict::DropSmallInitial,
-    Verdict::PassVlan,
-    Verdict::PassOtherHost,
-];
 
 impl Verdict {
     /// The verdict with this number in the program.
     #[must_use]
     pub fn from_raw(raw: u32) -> Option<Self> {
-        VERDICTS.get(raw as usize).copied()
+        Self::ALL.get(raw as usize).copied()
     }
+}
 
-    /// The name that tables and JSON use.
+impl VerdictCounters {
+    /// Frames that the program saw.
     #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Redirect => "redirect",
-            Self::PassShort => "pass-short",
-            Self::PassNotIp => "pass-not-ip",
-            Self::PassVlanDepth => "pass-vlan-depth",
-            Self::PassMalformed => "pass-malformed",
-            Self::PassFragment => "pass-fragment",
-            Self::PassOptions => "pass-options",
-            Self::PassExtension => "pass-extension",
-            Self::PassNotUdp => "pass-not-udp",
-            Self::PassNotListened => "pass-not-listened",
-            Self::PassNoSocket => "pass-no-socket",
-            Self::DropSmallInitial => "drop-small-initial",
-            Self::PassVlan => "pass-vlan",
-            Self::PassOtherHost => "pass-other-host",
-        }
+    pub fn total(&self) -> u64 {
+        self.values().iter().sum()
     }
 }
 

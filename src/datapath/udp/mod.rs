@@ -36,6 +36,7 @@ pub use socket::DEFAULT_BUFFER_BYTES;
 pub use steer::CpuSteering;
 
 use super::{Capabilities, Datapath, DatapathError, Mode, Path, QueueStats, RxMeta};
+use crate::counters::counters;
 use crate::ecn::Ecn;
 use receive::Receiver;
 use send::SendQueue;
@@ -118,23 +119,24 @@ impl UdpConfig {
     }
 }
 
-/// Counters that only kernel sockets have; the common ones are in [`QueueStats`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct UdpStats {
-    /// Sends that found the socket's buffer full (EAGAIN): the rest waited.
-    pub send_would_block: u64,
-    /// Sends that found the device's queue or memory full (ENOBUFS, ENOMEM): the rest waited.
-    pub send_no_memory: u64,
-    /// Datagrams larger than the MTU of their device (EMSGSIZE). MTU probes end so.
-    pub send_too_big: u64,
-    /// Datagrams refused for any other reason: no route, a firewall, no socket of the family.
-    pub send_refused: u64,
-    /// Messages sent that held more than one datagram.
-    pub send_joined: u64,
-    /// Joined messages that the kernel refused, and that were sent datagram by datagram.
-    pub send_split: u64,
-    /// Sockets that gave up joining, since the kernel or the device cannot do it.
-    pub offload_lost: u64,
+counters! {
+    /// What only kernel sockets count of sending; the rest is in `QueueStats`.
+    pub struct UdpStats, counted by "the sockets of the worker" {
+        /// Sends that found the socket's buffer full (EAGAIN): the rest waited.
+        send_would_block: Counter, Count;
+        /// Sends that found the device's queue or memory full (ENOBUFS, ENOMEM): the rest waited.
+        send_no_memory: Counter, Count;
+        /// Datagrams larger than the MTU of their device (EMSGSIZE). MTU probes end so.
+        send_too_big: Counter, Count;
+        /// Datagrams refused for any other reason: no route, a firewall, no socket of the family.
+        send_refused: Counter, Count;
+        /// Messages sent that held more than one datagram.
+        send_joined: Counter, Count;
+        /// Joined messages that the kernel refused, and that were sent datagram by datagram.
+        send_split: Counter, Count;
+        /// Sockets that gave up joining, since the kernel or the device cannot do it.
+        offload_lost: Counter, Count;
+    }
 }
 
 /// A socket with what is on its way in and out.
@@ -269,12 +271,6 @@ impl UdpDatapath {
                 .map_err(|e| UdpError::new("setsockopt ATTACH_REUSEPORT_CBPF", local, None, e))?;
         }
         Ok(())
-    }
-
-    /// The counters that only kernel sockets have.
-    #[must_use]
-    pub fn udp_stats(&self) -> UdpStats {
-        self.udp_stats
     }
 
     /// The socket for a path: its address and port if there is one, else the wildcard, else any
@@ -476,5 +472,9 @@ impl Datapath for UdpDatapath {
     fn stats(&self) -> QueueStats {
         let drops = self.ports.iter().map(|port| port.socket.kernel_drops()).sum();
         QueueStats { drop_socket_full: drops, ..self.stats }
+    }
+
+    fn udp_stats(&self) -> UdpStats {
+        self.udp_stats
     }
 }

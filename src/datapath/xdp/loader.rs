@@ -1,7 +1,7 @@
 //! The XDP program: loaded, attached as a link, its maps filled. Control plane only.
 
 use super::error::XdpError;
-use crate::datapath::headers::{LinkRules, PORT_DROP_SMALL_INITIALS, VERDICTS, Verdict};
+use crate::datapath::headers::{LinkRules, PORT_DROP_SMALL_INITIALS, Verdict, VerdictCounters};
 use aya::maps::{HashMap, MapData, PerCpuArray, XskMap};
 use aya::programs::links::FdLink;
 use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp, XdpMode};
@@ -67,31 +67,6 @@ unsafe impl aya::Pod for KeyV4 {}
 unsafe impl aya::Pod for KeyV6 {}
 // SAFETY: made of integers without padding, so that any bits are a value.
 unsafe impl aya::Pod for Port {}
-
-/// How often each verdict was given, since the program was loaded, on all CPUs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct VerdictCounters {
-    counts: [u64; VERDICTS.len()],
-}
-
-impl VerdictCounters {
-    /// Frames that got this verdict.
-    #[must_use]
-    pub const fn get(&self, verdict: Verdict) -> u64 {
-        self.counts[verdict as usize]
-    }
-
-    /// Every verdict with its count.
-    pub fn iter(&self) -> impl Iterator<Item = (Verdict, u64)> + '_ {
-        VERDICTS.iter().map(|&verdict| (verdict, self.get(verdict)))
-    }
-
-    /// Frames that the program saw.
-    #[must_use]
-    pub fn total(&self) -> u64 {
-        self.counts.iter().sum()
-    }
-}
 
 /// The loaded program and its maps. Dropping it detaches the program; so does the death of the
 /// process, since the attachment is a link that a file descriptor holds.
@@ -188,15 +163,15 @@ impl Program {
 
     /// The counters, summed over CPUs.
     pub(super) fn verdicts(&self) -> Result<VerdictCounters, XdpError> {
-        let mut counters = VerdictCounters::default();
-        for (index, count) in counters.counts.iter_mut().enumerate() {
+        let mut counts = [0; VerdictCounters::LEN];
+        for (index, count) in counts.iter_mut().enumerate() {
             let per_cpu = self
                 .verdicts
                 .get(&(index as u32), 0)
                 .map_err(|error| refused("reading the counters", &error))?;
             *count = per_cpu.iter().sum();
         }
-        Ok(counters)
+        Ok(VerdictCounters::from_values(counts))
     }
 
     /// What the program would decide on `frame`, without doing it. Frames below the 14 bytes of an

@@ -52,11 +52,12 @@ mod who;
 #[cfg(test)]
 mod tests;
 
+pub use crate::datapath::headers::VerdictCounters;
 pub use config::{BusyPoll, TxChecksum, XdpConfig};
 pub use datapath::XdpDatapath;
 pub use device::{PortUse, XdpDevice};
 pub use error::{ForeignProgram, Holder, XdpError};
 pub use ladder::{Ladder, Require};
-pub use loader::{VerdictCounters, is_ours};
+pub use loader::is_ours;
 pub use probe::{Arrival, Carrier, HashProbe, HashType};
 pub use sys::CAPABILITIES;

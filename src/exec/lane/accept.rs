@@ -1,7 +1,6 @@
 //! Listeners: who may become a connection, and what is answered without one.
 
 use super::super::api::{Handler, Handshake, Seat};
-use super::super::counters::endpoint_sum;
 use super::super::message::{Listener, NewConnection};
 use super::super::overrun::Callback;
 use super::super::table::InitialKey;
@@ -107,15 +106,18 @@ impl Lane {
     /// Drops listeners, and keeps what they have counted.
     fn retire(&mut self, over: impl Fn(&Listener) -> bool) {
         for listener in self.listeners.extract_if(.., |listener| over(listener)) {
-            self.stopped = endpoint_sum(&self.stopped, &listener.endpoint.stats());
+            self.stopped.add(&listener.endpoint.stats());
         }
     }
 
     /// The counters of all listeners together, those that have stopped included.
     #[must_use]
     pub fn endpoint_stats(&self) -> EndpointStats {
-        let ours = self.listeners.iter().map(|listener| listener.endpoint.stats());
-        ours.fold(self.stopped, |sum, one| endpoint_sum(&sum, &one))
+        let mut all = self.stopped;
+        for listener in &self.listeners {
+            all.add(&listener.endpoint.stats());
+        }
+        all
     }
 
     /// Makes a connection of a client Initial, if there is room, it is authentic, and the

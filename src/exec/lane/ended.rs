@@ -1,23 +1,21 @@
 //! What connections have counted is added up when they end: a limit that one of them has met must be
 //! seen by whoever runs the worker, and not by its application alone.
 
-use super::super::counters::LaneCounters;
-use crate::proto::connection::ConnectionStats;
+use crate::proto::connection::{Connection, ConnectionStats};
+use crate::proto::streams::StreamsStats;
 
-impl LaneCounters {
-    /// Adds what a connection has counted that is no more.
-    pub(super) fn add_ended(&mut self, stats: &ConnectionStats) {
-        self.ended_lost_packets += stats.lost_packets;
-        self.ended_ptos += stats.ptos;
-        self.ended_congestion_events += stats.congestion_events;
-        self.ended_mtu_black_holes += stats.mtu_black_holes;
-        self.ended_key_updates += stats.key_updates;
-        self.ended_limited_key_updates += stats.rx_limited_key_updates;
-        self.ended_refused_packets += stats.rx_refused;
-        self.ended_refused_challenges += stats.rx_refused_challenges;
-        self.ended_oversized += stats.rx_oversized;
-        self.ended_foreign += stats.rx_foreign;
-        self.ended_withheld_acks += stats.tx_withheld_acks;
+/// What connections have counted that are over.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::exec) struct Ended {
+    pub(in crate::exec) connections: ConnectionStats,
+    pub(in crate::exec) streams: StreamsStats,
+}
+
+impl Ended {
+    /// Adds all that a connection has counted, which is no more.
+    pub(super) fn add(&mut self, connection: &Connection) {
+        self.connections.add_ended(&connection.stats());
+        self.streams.add_ended(&connection.streams_stats());
     }
 }
 
@@ -51,33 +49,12 @@ mod tests {
         }
         handle.close(0, bytes::Bytes::new()).unwrap();
         scene.run(3_000);
-        let counters = scene.servers[0].lane().counters();
-        assert_eq!((counters.connections, counters.ended_key_updates), (0, 0));
-        assert_eq!((counters.ended_oversized, counters.ended_foreign), (1, 2), "{counters:?}");
-    }
-
-    #[test]
-    fn each_limit_of_a_connection_has_its_counter() {
-        let stats = ConnectionStats {
-            lost_packets: 1,
-            ptos: 2,
-            congestion_events: 3,
-            mtu_black_holes: 4,
-            key_updates: 5,
-            rx_limited_key_updates: 6,
-            rx_refused: 7,
-            rx_refused_challenges: 8,
-            rx_oversized: 9,
-            rx_foreign: 10,
-            tx_withheld_acks: 11,
-            ..ConnectionStats::default()
-        };
-        let mut counters = LaneCounters::default();
-        counters.add_ended(&stats);
-        counters.add_ended(&stats);
-        let ended = counters.iter().filter(|(counter, _)| counter.name.starts_with("ended_"));
-        let mut values: Vec<_> = ended.map(|(_, value)| value).collect();
-        values.sort_unstable();
-        assert_eq!(values, (1..=11).map(|n| 2 * n).collect::<Vec<_>>());
+        let lane = scene.servers[0].lane();
+        assert_eq!(lane.counters().connections, 0);
+        let Ended { connections: all, streams } = lane.ended();
+        assert_eq!((all.key_updates, all.rx_oversized, all.rx_foreign), (0, 1, 2), "{all:?}");
+        assert!(all.rx_packets > 0 && all.tx_datagrams > 0, "{all:?}");
+        assert_eq!((all.mtu_bytes, all.smoothed_rtt_ns), (0, 0), "a gauge of what is over");
+        assert_eq!((streams.open, streams.opened + streams.accepted), (0, streams.closed));
     }
 }

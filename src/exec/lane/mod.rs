@@ -61,6 +61,7 @@ use accept::Answers;
 use adapter::CallbackAdapter;
 use admission::Admission;
 use ahead::Ahead;
+use ended::Ended;
 use resets::Resets;
 use std::collections::VecDeque;
 
@@ -138,6 +139,7 @@ pub struct Lane {
     lingering: VecDeque<(Instant, InitialKey, Key)>,
     admission: Admission,
     counters: LaneCounters,
+    ended: Ended,
 }
 
 impl Lane {
@@ -158,6 +160,7 @@ impl Lane {
             lingering: VecDeque::new(),
             admission: Admission::new(limits),
             counters: LaneCounters::default(),
+            ended: Ended::default(),
         }
     }
 
@@ -190,6 +193,11 @@ impl Lane {
             memory_bytes: self.admission.memory_bytes(),
             ..self.counters
         }
+    }
+
+    /// What connections have counted that are over.
+    pub(super) fn ended(&self) -> &Ended {
+        &self.ended
     }
 
     /// True when no connection is left.
@@ -335,8 +343,7 @@ impl Lane {
     fn remove(&mut self, key: Key) {
         let Some(mut entry) = self.table.remove(key) else { return };
         unwatch_all(&mut self.services, &mut entry.seat);
-        let stats = entry.connection.stats();
-        self.counters.add_ended(&stats);
+        self.ended.add(&entry.connection);
         self.wheel.remove(key.slot);
         admission::release(&mut self.admission, &entry);
         if let Some(source) = entry.seat.source {

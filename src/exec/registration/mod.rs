@@ -27,7 +27,7 @@ use super::handoff::{Fleet, PostError};
 use super::message::{Command, ConnectRequest, Control};
 use super::source::Source;
 use super::status::{Board, WorkerStatus};
-use crate::datapath::xdp::VerdictCounters;
+use crate::datapath::headers::VerdictCounters;
 use crate::proto::token::UsedTokens;
 use crate::time::Instant;
 use crate::topology::Note;

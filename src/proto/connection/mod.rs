@@ -55,12 +55,13 @@ pub use error::{CloseReason, TransportError, code};
 pub use event::{Application, Event};
 pub use handshake::{ClientArgs, ConnectError, ServerArgs};
 
+use crate::counters::counters;
 use crate::ecn::Ecn;
 use crate::proto::congestion::Controller;
 use crate::proto::crypto::Session;
 use crate::proto::path::Path;
 use crate::proto::recovery::SentPackets;
-use crate::proto::streams::{Streams, StreamsRef};
+use crate::proto::streams::{Streams, StreamsRef, StreamsStats};
 use crate::time::Instant;
 use crate::wire::{ConnectionId, Side};
 use bytes::Bytes;
@@ -140,65 +141,66 @@ struct Deadlines {
     close: Instant,
 }
 
-/// Counters of a connection, since its start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ConnectionStats {
-    /// Datagrams received.
-    pub rx_datagrams: u64,
-    /// Bytes of datagrams received.
-    pub rx_bytes: u64,
-    /// Packets that were authentic.
-    pub rx_packets: u64,
-    /// Packets that were dropped: duplicates, no keys, not authentic, malformed.
-    pub rx_dropped: u64,
-    /// Datagrams from an address that is not the path's.
-    pub rx_foreign: u64,
-    /// Packets refused because buffering them would break a bound; the peer repeats them.
-    pub rx_refused: u64,
-    /// Path challenges that were not answered, since too many waited for their answer.
-    pub rx_refused_challenges: u64,
-    /// Datagrams dropped because they were larger than we said that we take.
-    pub rx_oversized: u64,
-    /// Acknowledgements that were not sent, since the peer acknowledges nothing of ours.
-    pub tx_withheld_acks: u64,
-    /// Datagrams sent.
-    pub tx_datagrams: u64,
-    /// Bytes of datagrams sent.
-    pub tx_bytes: u64,
-    /// Packets sent.
-    pub tx_packets: u64,
-    /// Packets declared lost.
-    pub lost_packets: u64,
-    /// Bytes declared lost.
-    pub lost_bytes: u64,
-    /// Probe timeouts.
-    pub ptos: u64,
-    /// Times that a server sent its flight again because the client repeated its own.
-    pub flight_repeats: u64,
-    /// Acknowledgements that asked for one themselves, since probes of ours are unanswered.
-    pub ack_probes: u64,
-    /// Acknowledgements that repeated a lost one, and so were no sample of the round trip.
-    pub repeated_acks: u64,
-    /// Losses that lasted long enough to be called persistent congestion.
-    pub persistent_congestions: u64,
-    /// Times that the congestion window was reduced.
-    pub congestion_events: u64,
-    /// Those of them that were taken back: everything lost in them arrived after all.
-    pub spurious_congestion_events: u64,
-    /// Times that the datagram size fell to the smallest, because large ones vanished.
-    pub mtu_black_holes: u64,
-    /// Key updates, by either side.
-    pub key_updates: u64,
-    /// Packets dropped because the peer updated its keys too often.
-    pub rx_limited_key_updates: u64,
-    /// Bytes in flight now.
-    pub bytes_in_flight: u64,
-    /// The congestion window now.
-    pub window_bytes: u64,
-    /// The smoothed round-trip time now.
-    pub smoothed_rtt_ns: u64,
-    /// The datagram size now.
-    pub mtu_bytes: u16,
+counters! {
+    /// Datagrams and packets of a connection, and what became of them.
+    pub struct ConnectionStats, counted by "the connection" {
+        /// Datagrams received.
+        rx_datagrams: Counter, Count;
+        /// Bytes of datagrams received.
+        rx_bytes: Counter, Bytes;
+        /// Packets that were authentic.
+        rx_packets: Counter, Count;
+        /// Packets that were dropped: duplicates, no keys, not authentic, malformed.
+        rx_dropped: Counter, Count;
+        /// Datagrams from an address that is not the path's.
+        rx_foreign: Counter, Count;
+        /// Packets refused because buffering them would break a bound; the peer repeats them.
+        rx_refused: Counter, Count;
+        /// Path challenges that were not answered, since too many waited for their answer.
+        rx_refused_challenges: Counter, Count;
+        /// Datagrams dropped because they were larger than we said that we take.
+        rx_oversized: Counter, Count;
+        /// Acknowledgements that were not sent, since the peer acknowledges nothing of ours.
+        tx_withheld_acks: Counter, Count;
+        /// Datagrams sent.
+        tx_datagrams: Counter, Count;
+        /// Bytes of datagrams sent.
+        tx_bytes: Counter, Bytes;
+        /// Packets sent.
+        tx_packets: Counter, Count;
+        /// Packets declared lost.
+        lost_packets: Counter, Count;
+        /// Bytes declared lost.
+        lost_bytes: Counter, Bytes;
+        /// Probe timeouts.
+        ptos: Counter, Count;
+        /// Times that a server sent its flight again because the client repeated its own.
+        flight_repeats: Counter, Count;
+        /// Acknowledgements that asked for one themselves, since probes of ours are unanswered.
+        ack_probes: Counter, Count;
+        /// Acknowledgements that repeated a lost one, and so were no sample of the round trip.
+        repeated_acks: Counter, Count;
+        /// Losses that lasted long enough to be called persistent congestion.
+        persistent_congestions: Counter, Count;
+        /// Times that the congestion window was reduced.
+        congestion_events: Counter, Count;
+        /// Those of them that were taken back: everything lost in them arrived after all.
+        spurious_congestion_events: Counter, Count;
+        /// Times that the datagram size fell to the smallest, because large ones vanished.
+        mtu_black_holes: Counter, Count;
+        /// Key updates, by either side.
+        key_updates: Counter, Count;
+        /// Packets dropped because the peer updated its keys too often.
+        rx_limited_key_updates: Counter, Count;
+        /// Bytes in flight now.
+        bytes_in_flight: Gauge, Bytes;
+        /// The congestion window now.
+        window_bytes: Gauge, Bytes;
+        /// The smoothed round-trip time now.
+        smoothed_rtt_ns: Gauge, Nanoseconds;
+        /// The datagram size now.
+        mtu_bytes: Gauge, Bytes;
+    }
 }
 
 /// A QUIC connection; see the [module](self) for how to drive it.
@@ -325,11 +327,17 @@ impl Connection {
             bytes_in_flight: self.path.bytes_in_flight,
             window_bytes: self.path.congestion.window(),
             smoothed_rtt_ns: self.path.rtt.smoothed_ns(),
-            mtu_bytes: self.path.mtu.current(),
+            mtu_bytes: self.path.mtu.current().into(),
             mtu_black_holes: self.path.mtu.black_holes(),
             key_updates: self.keys.as_ref().map_or(0, |k| k.updates),
             ..self.stats
         }
+    }
+
+    /// The counters of its streams.
+    #[must_use]
+    pub fn streams_stats(&self) -> StreamsStats {
+        self.streams.stats()
     }
 
     /// Bytes of memory that the connection holds, its handshake with keys and TLS included.

@@ -67,6 +67,7 @@ pub use error::{OpenError, ReceiveError, SendError, StreamError};
 pub use event::StreamEvent;
 pub use limits::Limits;
 
+use crate::counters::counters;
 use crate::proto::sent::StreamRef;
 use crate::wire::{Dir, Side, StreamId};
 use buffer::Pool;
@@ -92,31 +93,32 @@ mod pending_control {
     pub(super) const STREAMS_BLOCKED: u8 = 1 << 4;
 }
 
-/// What the streams of a connection did so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct StreamsStats {
-    /// Streams that are open, or closed and not yet told so.
-    pub open: u64,
-    /// Streams that we opened.
-    pub opened: u64,
-    /// Streams that the peer opened, or skipped and so opened too.
-    pub accepted: u64,
-    /// Streams that are closed.
-    pub closed: u64,
-    /// Sum over all streams of the bytes sent for the first time.
-    pub sent_bytes: u64,
-    /// Bytes sent again.
-    pub resent_bytes: u64,
-    /// Sum over all streams of the largest offset received.
-    pub received_bytes: u64,
-    /// Sum over all streams of the bytes that were taken by the application or thrown away.
-    pub consumed_bytes: u64,
-    /// Frames whose data was copied into a buffer.
-    pub buffered_frames: u64,
-    /// Frames that brought nothing new.
-    pub duplicate_frames: u64,
-    /// Frames refused because their stream had too many gaps.
-    pub refused_frames: u64,
+counters! {
+    /// Streams of a connection, and their data.
+    pub struct StreamsStats, counted by "the streams of the connection" {
+        /// Streams that are open, or closed and not yet told so.
+        open: Gauge, Count;
+        /// Streams that we opened.
+        opened: Counter, Count;
+        /// Streams that the peer opened, or skipped and so opened too.
+        accepted: Counter, Count;
+        /// Streams that are closed.
+        closed: Counter, Count;
+        /// Sum over all streams of the bytes sent for the first time.
+        sent_bytes: Counter, Bytes;
+        /// Bytes sent again.
+        resent_bytes: Counter, Bytes;
+        /// Sum over all streams of the largest offset received.
+        received_bytes: Counter, Bytes;
+        /// Sum over all streams of the bytes that were taken by the application or thrown away.
+        consumed_bytes: Counter, Bytes;
+        /// Frames whose data was copied into a buffer.
+        buffered_frames: Counter, Count;
+        /// Frames that brought nothing new.
+        duplicate_frames: Counter, Count;
+        /// Frames refused because their stream had too many gaps.
+        refused_frames: Counter, Count;
+    }
 }
 
 /// All streams of a connection.

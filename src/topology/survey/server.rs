@@ -15,6 +15,9 @@ pub const SCHEMA: &str = "quiclane.status/1";
 /// Descriptions that are read: a directory that somebody filled cannot keep us busy.
 const FILES_MAX: usize = 256;
 
+/// Counters that are not zero, by the names of their set and of themselves.
+pub type CountersBySet = BTreeMap<String, BTreeMap<String, u64>>;
+
 /// A server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Server {
@@ -30,6 +33,10 @@ pub struct Server {
     pub listen: String,
     /// Its workers.
     pub workers: Vec<ServerWorker>,
+    /// What the XDP program did with frames, by the name of the verdict; only what is not zero.
+    /// None: there is no device, or an older server does not tell.
+    #[serde(default)]
+    pub xdp_verdicts: Option<BTreeMap<String, u64>>,
 }
 
 /// A worker of a server. Counts are since the server started.
@@ -67,6 +74,9 @@ pub struct ServerWorker {
     pub wrong_queue_recent: u64,
     /// Connections now.
     pub connections: u64,
+    /// All that it counts. None: an older server, which does not tell.
+    #[serde(default)]
+    pub counters: Option<CountersBySet>,
 }
 
 /// The servers of this network namespace.
@@ -134,6 +144,7 @@ mod tests {
             network_namespace: namespace.to_owned(),
             listen: "0.0.0.0:4433".to_owned(),
             workers: vec![ServerWorker { queue: 3, wrong_queue: 5, ..ServerWorker::default() }],
+            xdp_verdicts: None,
         };
         let text = serde_json::to_string(&server).unwrap();
         fs::write(root.join("run/quiclane").join(file), text).unwrap();

@@ -53,10 +53,10 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
         tracing::warn!("nothing is served: name --files DIR, or --perf for measurements");
     }
     file.listen(listener.local_addr());
-    file.write(&registration.status());
+    file.write(&registration.status(), registration.verdicts().as_ref());
     announce(args, &registration, listener.local_addr())?;
     while !end.wait(status_file::INTERVAL) {
-        file.write(&registration.status());
+        file.write(&registration.status(), registration.verdicts().as_ref());
     }
     drop(listener);
     if let Some(files) = &files {
@@ -78,7 +78,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
         });
         print(&format!("{state}\n"))
     } else {
-        print(&status::table(&rows))
+        print(&(status::table(&rows) + &status::text(&last, verdicts.as_ref())))
     }
 }
 

@@ -70,14 +70,14 @@ fn a_bulk_transfer_finds_the_size_that_the_path_carries() {
     pair.server.streams().send(stream, Bytes::from(vec![7; 1_000_000]), true).unwrap();
     pair.run_ms(10);
     assert!(pair.client_app.fins.is_empty(), "the transfer lasts longer");
-    assert_eq!(pair.server.stats().mtu_bytes, max);
+    assert_eq!(pair.server.stats().mtu_bytes, u64::from(max));
 }
 
 /// A pair whose server has found the largest size, and that size.
-fn pair_at_full_size() -> (Pair, u16) {
+fn pair_at_full_size() -> (Pair, u64) {
     let mut pair = Pair::new();
     pair.settle();
-    let max = TransportConfig::default().max_mtu_bytes;
+    let max = u64::from(TransportConfig::default().max_mtu_bytes);
     assert_eq!(pair.server.stats().mtu_bytes, max);
     (pair, max)
 }
@@ -136,7 +136,7 @@ fn a_black_hole_is_found_within_a_few_probe_timeouts_and_left_again() {
         while pair.server.stats().mtu_black_holes == 0 {
             assert!(pair.step(begin.plus_ns(500 * MILLISECOND_NS)), "{:?}", pair.server.stats());
         }
-        assert_eq!(pair.server.stats().mtu_bytes, MIN_DATAGRAM_BYTES);
+        assert_eq!(pair.server.stats().mtu_bytes, u64::from(MIN_DATAGRAM_BYTES));
         pair.run_ms(1_000);
         assert!(pair.client_app.fins.contains(&stream));
         // It grows again: a transfer some seconds later finds out.

@@ -1,7 +1,8 @@
 //! What a Quiclane server tells of itself on a stream of ALPN perf, and the machine that it is on.
 
 use super::host::Host;
-use quiclane::exec::{Monitor, WorkerStatus, named_queue_stats};
+use quiclane::counters::Meaning;
+use quiclane::exec::{Monitor, WorkerStatus};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -55,7 +56,7 @@ impl ServerState {
             workers: Some(status.iter().map(WorkerState::of).collect()),
             drops: Some(drops(&status)),
             connections: lane(|w| w.connections),
-            ended_lost_packets: lane(|w| w.counters.lane.ended_lost_packets),
+            ended_lost_packets: lane(|w| w.counters.ended_connections.lost_packets),
         }
     }
 }
@@ -64,11 +65,10 @@ impl ServerState {
 pub(crate) fn drops(status: &[WorkerStatus]) -> BTreeMap<String, u64> {
     let mut drops = BTreeMap::new();
     for worker in status {
-        for (name, count) in named_queue_stats(&worker.counters.queue) {
-            let is_drop =
-                name.starts_with("drop_") || matches!(name, "xdp_rx_dropped" | "xdp_rx_ring_full");
+        for (counter, count) in worker.counters.queue.iter() {
+            let is_drop = matches!(counter.meaning, Meaning::Dropped | Meaning::Lost);
             if is_drop && count > 0 {
-                *drops.entry(name.to_owned()).or_default() += count;
+                *drops.entry(counter.name.to_owned()).or_default() += count;
             }
         }
     }
@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn the_named_drops_are_what_is_called_drops_elsewhere() {
         let all = QueueStats { rx_packets: 1, tx_errors: 1, ..QueueStats::default() };
-        let names: Vec<&str> = named_queue_stats(&all).map(|(name, _)| name).collect();
+        let names: Vec<&str> = all.iter().map(|(counter, _)| counter.name).collect();
         let mut worker = WorkerStatus::default();
         let q = &mut worker.counters.queue;
         (q.drop_malformed, q.drop_ip_checksum, q.drop_udp_checksum) = (1, 2, 4);

@@ -5,8 +5,10 @@
 //! removed in the end. What killed servers left behind is removed by the next one.
 
 use crate::error::Failure;
+use crate::status;
 use quiclane::counters::Meaning;
-use quiclane::exec::{WorkerStatus, named_queue_stats};
+use quiclane::datapath::xdp::VerdictCounters;
+use quiclane::exec::WorkerStatus;
 use quiclane::topology::apply::trusted;
 use quiclane::topology::survey::server::{
     DIRECTORY, SCHEMA, Server, ServerWorker, parse_started_ticks,
@@ -83,6 +85,7 @@ impl StatusFile {
                 .unwrap_or_default(),
             listen: String::new(),
             workers: Vec::new(),
+            xdp_verdicts: None,
         };
         let path = directory.join(format!("{pid}.json"));
         let warned = BTreeSet::new();
@@ -94,14 +97,15 @@ impl StatusFile {
         self.server.listen = address.to_string();
     }
 
-    /// Writes the state of the workers.
-    pub(super) fn write(&mut self, status: &[WorkerStatus]) {
-        self.warn_of_drops(status);
+    /// Writes the state of the workers, and what the XDP program did if there is one.
+    pub(super) fn write(&mut self, workers: &[WorkerStatus], verdicts: Option<&VerdictCounters>) {
+        self.warn_of_drops(workers);
         if self.refused {
             return;
         }
         let before = std::mem::take(&mut self.server.workers);
-        self.server.workers = status.iter().map(|worker| describe(worker, &before)).collect();
+        self.server.workers = workers.iter().map(|worker| describe(worker, &before)).collect();
+        self.server.xdp_verdicts = verdicts.map(status::verdicts);
         match self.replace() {
             Ok(()) => self.is_failing = false,
             Err(error) => {
@@ -117,7 +121,7 @@ impl StatusFile {
     /// Says of each reason for which packets are thrown away, once, that there are some.
     fn warn_of_drops(&mut self, status: &[WorkerStatus]) {
         for worker in status {
-            for (reason, count) in dropped(worker) {
+            for (reason, count) in with_meaning(worker, Meaning::Dropped) {
                 if self.warned.insert(reason.clone()) {
                     tracing::warn!(
                         queue = worker.queue,
@@ -181,33 +185,20 @@ fn describe(worker: &WorkerStatus, before: &[ServerWorker]) -> ServerWorker {
         error: worker.error.clone(),
         rx_packets: worker.counters.queue.rx_packets,
         drops: worker.counters.queue.drops(),
-        dropped: Some(dropped(worker)),
-        refused: Some(refused(worker)),
+        dropped: Some(with_meaning(worker, Meaning::Dropped)),
+        refused: Some(with_meaning(worker, Meaning::Refused)),
         crowded: Some(worker.counters.turns.crowded),
         wrong_queue: worker.wrong_queue,
         wrong_queue_recent: worker.wrong_queue.saturating_sub(known),
         connections: worker.connections,
+        counters: Some(status::by_set(&worker.counters)),
     }
 }
 
-/// What the worker itself threw away, by the names of its counters: what the datapath could not take
-/// apart, and what no AEAD guards and whose UDP checksum is wrong.
-fn dropped(worker: &WorkerStatus) -> BTreeMap<String, u64> {
-    let damaged = ("damaged", worker.counters.endpoint.damaged);
-    named_queue_stats(&worker.counters.queue)
-        .filter(|(name, _)| name.starts_with("drop_"))
-        .chain([damaged])
-        .filter(|(_, count)| *count > 0)
-        .map(|(name, count)| (name.to_owned(), count))
-        .collect()
-}
-
-/// The clients that the worker refused for want of room, by the names of its counters.
-fn refused(worker: &WorkerStatus) -> BTreeMap<String, u64> {
-    let all = worker.counters.lane.iter();
-    all.filter(|(counter, count)| counter.meaning == Meaning::Refused && *count > 0)
-        .map(|(counter, count)| (counter.name.to_owned(), count))
-        .collect()
+/// The counters that mean this to an operator and are not zero, by name.
+fn with_meaning(worker: &WorkerStatus, meaning: Meaning) -> BTreeMap<String, u64> {
+    let met = worker.counters.with_meaning(meaning);
+    met.map(|(counter, count)| (counter.name.to_owned(), count)).collect()
 }
 
 fn started_ticks(pid: u32) -> Option<u64> {
@@ -273,7 +264,7 @@ mod tests {
             }
         };
         let told = |file: &mut StatusFile, count| {
-            file.write(&[worker(count)]);
+            file.write(&[worker(count)], None);
             let text = fs::read_to_string(&file.path).unwrap();
             let server: Server = serde_json::from_str(&text).unwrap();
             server.workers[0].dropped.clone().unwrap()
@@ -287,12 +278,15 @@ mod tests {
         refusing.counters.lane.refused_memory = 3;
         refusing.counters.lane.refused_by_acceptor = 5;
         refusing.counters.turns.crowded = 2;
-        file.write(&[refusing]);
+        file.write(&[refusing], None);
         let text = fs::read_to_string(&file.path).unwrap();
         let server: Server = serde_json::from_str(&text).unwrap();
         let told = &server.workers[0];
         let only = BTreeMap::from([("refused_memory".to_owned(), 3)]);
         assert_eq!((&told.refused, told.crowded), (&Some(only), Some(2)));
+        let counters = told.counters.as_ref().unwrap();
+        assert_eq!((counters["lane"]["refused_by_acceptor"], counters["turns"]["crowded"]), (5, 2));
+        assert_eq!(counters["datapath"]["rx_packets"], 9);
         drop(file);
         fs::remove_dir_all(&base).unwrap();
     }
@@ -312,7 +306,7 @@ mod tests {
             entries.flatten().map(|entry| entry.file_name()).collect::<Vec<_>>()
         };
         assert_eq!(names().len(), 2, "{:?}", names());
-        file.write(&[]);
+        file.write(&[], None);
         let text = fs::read_to_string(&file.path).unwrap();
         let server: Server = serde_json::from_str(&text).unwrap();
         assert_eq!((server.pid, server.schema.as_str()), (std::process::id(), SCHEMA));
@@ -327,15 +321,15 @@ mod tests {
         let base = std::env::temp_dir().join(format!("quiclane-lost-{}", std::process::id()));
         fs::create_dir_all(&base).unwrap();
         let mut file = StatusFile::new(Some(&base)).unwrap();
-        file.write(&[]);
+        file.write(&[], None);
         // A directory in its place: the file can be written beside it, and not moved there.
         fs::remove_file(&file.path).unwrap();
         fs::create_dir(&file.path).unwrap();
-        file.write(&[]);
+        file.write(&[], None);
         let names = fs::read_dir(&base).unwrap().count();
         assert!(file.is_failing && names == 1, "{names} names: a draft was left");
         fs::remove_dir(&file.path).unwrap();
-        file.write(&[]);
+        file.write(&[], None);
         assert!(!file.is_failing && file.path.is_file());
         drop(file);
         fs::remove_dir_all(&base).unwrap();
