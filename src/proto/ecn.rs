@@ -1,5 +1,6 @@
 //! ECN towards the peer: mark, and believe only what its reports confirm (RFC 9000 §13.4.2).
 
+use super::observer::EcnState;
 use crate::ecn::Ecn;
 use crate::wire::frame::EcnCounts;
 
@@ -52,6 +53,16 @@ impl EcnSender {
     #[inline]
     pub(super) fn is_marking(&self) -> bool {
         self.codepoint() != Ecn::NotEct
+    }
+
+    /// What is known of the path.
+    pub(super) fn state(&self) -> EcnState {
+        match self.phase {
+            Phase::Testing => EcnState::Testing,
+            Phase::Unknown => EcnState::Unknown,
+            Phase::Capable => EcnState::Capable,
+            Phase::Failed => EcnState::Failed,
+        }
     }
 
     /// True once the peer has confirmed that marks arrive.

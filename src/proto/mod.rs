@@ -14,6 +14,7 @@ mod ecn;
 pub mod endpoint;
 mod limiter;
 pub mod mtu;
+pub mod observer;
 pub mod pacer;
 mod packet_builder;
 mod path;

@@ -173,6 +173,16 @@ impl Draft {
         self.end + TAG_LEN
     }
 
+    /// The packet's number.
+    pub(super) fn number(&self) -> u64 {
+        self.at.pn
+    }
+
+    /// The payload of the packet, which lies at the start of `datagram`.
+    pub(super) fn payload<'a>(&self, datagram: &'a [u8]) -> &'a [u8] {
+        datagram.get(self.at.payload_at..self.end).unwrap_or_default()
+    }
+
     /// Makes the packet, which lies at the start of `datagram`, longer by `bytes`.
     pub(super) fn pad(&mut self, datagram: &mut [u8], bytes: usize) {
         datagram[self.end..self.end + bytes].fill(0);

@@ -337,6 +337,16 @@ impl SentPackets {
         Ok(())
     }
 
+    /// The packets of `lo..=hi` whose fate is not known yet.
+    pub fn outstanding(&self, lo: u64, hi: u64) -> impl Iterator<Item = Resolved> + '_ {
+        let first = lo.max(self.base);
+        let skip = usize::try_from(first - self.base).unwrap_or(usize::MAX);
+        let count = usize::try_from(hi.saturating_add(1).saturating_sub(first));
+        let packets = self.packets.iter().skip(skip).take(count.unwrap_or(usize::MAX));
+        let numbered = (first..).zip(packets);
+        numbered.filter(|(_, e)| e.fate == Fate::Outstanding).map(|(pn, e)| e.resolved(pn))
+    }
+
     /// Drops what is resolved at the front of the ring.
     #[inline]
     pub fn trim(&mut self) {

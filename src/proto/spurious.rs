@@ -100,6 +100,13 @@ impl SpuriousCandidates {
         self.lost.first().copied()
     }
 
+    /// The numbers of `lo..=hi` that would be news.
+    pub fn candidates(&self, lo: u64, hi: u64) -> &[u64] {
+        let first = self.lost.partition_point(|&pn| pn < lo);
+        let end = self.lost.partition_point(|&pn| pn <= hi);
+        self.lost.get(first..end).unwrap_or_default()
+    }
+
     /// A number was left out.
     pub fn on_skipped(&mut self, pn: u64) {
         self.skipped[usize::from(self.next_skipped) % SKIPPED_MAX] = pn;

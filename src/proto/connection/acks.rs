@@ -7,6 +7,7 @@ use super::{Connection, SpaceId};
 use crate::ecn::Ecn;
 use crate::proto::congestion::{Congestion, Controller};
 use crate::proto::ecn::EcnVerdict;
+use crate::proto::observer::Observation;
 use crate::proto::recovery::{Losses, NeverSent, PACKET_THRESHOLD, Resolved};
 use crate::proto::sent::SentFrame;
 use crate::time::{Instant, MICROSECOND_NS};
@@ -90,7 +91,7 @@ impl Connection {
     #[inline]
     pub(super) fn note_arrival(&mut self, now: Instant, arrival: &Arrival, outcome: Outcome) {
         if outcome.refused {
-            return;
+            return self.tell_refused(now, arrival);
         }
         let eliciting = outcome.ack_eliciting;
         if arrival.space == SpaceId::Data {
@@ -117,6 +118,9 @@ impl Connection {
         space: SpaceId,
         ack: &Ack<'_>,
     ) -> Result<(), TransportError> {
+        if self.observed {
+            self.tell_acknowledged(now, space, ack);
+        }
         let acked = match space {
             SpaceId::Data => self.apply_data_ack(now, ack)?,
             SpaceId::Initial | SpaceId::Handshake => self.apply_handshake_ack(now, space, ack)?,
@@ -226,6 +230,9 @@ impl Connection {
             if self.path.spurious.on_range(lo, hi, ack.largest)? {
                 self.stats.spurious_congestion_events += 1;
                 self.path.congestion.on_spurious();
+                if let Some(o) = &mut self.observing {
+                    o.tell(now, &Observation::CongestionWasSpurious);
+                }
             }
         }
         Ok(())
@@ -324,6 +331,7 @@ impl Connection {
                 Congestion { sent_time: sent_at, lost_bytes: 0, persistent: false, ecn: true };
             let reduced = self.path.congestion.on_congestion(now, &event, &self.path.rtt);
             self.stats.congestion_events += u64::from(reduced);
+            self.tell_congestion(now, &event, reduced);
             self.path.spurious.convict();
         }
     }
@@ -351,6 +359,7 @@ impl Connection {
         let event = Congestion { sent_time, lost_bytes: losses.bytes, persistent, ecn: false };
         let reduced = self.path.congestion.on_congestion(now, &event, &self.path.rtt);
         self.stats.congestion_events += u64::from(reduced);
+        self.tell_congestion(now, &event, reduced);
         if persistent {
             // RFC 9002 §5.2: the path may have become another one.
             self.path.rtt.forget_minimum();
@@ -366,7 +375,7 @@ impl Connection {
         delay: u64,
         first_sample: Option<Instant>,
     ) -> Losses {
-        let path = &mut self.path;
+        let (path, observing) = (&mut self.path, &mut self.observing);
         let (streams, cids, local, pending, tickets) = (
             &mut self.streams,
             &mut self.remote_cids,
@@ -379,6 +388,9 @@ impl Connection {
         let sent = &mut self.data.sent;
         let losses = sent.detect_losses(now, delay, threshold, first_sample, |p, frames| {
             path.on_resolved(&p);
+            if let Some(o) = observing {
+                o.tell_lost(now, SpaceId::Data, &p, delay);
+            }
             if p.info.mtu_probe {
                 path.mtu.on_probe_lost(now, p.info.bytes);
             } else {
@@ -419,13 +431,16 @@ impl Connection {
         delay: u64,
         first_sample: Option<Instant>,
     ) -> Losses {
-        let path = &mut self.path;
+        let (path, observing) = (&mut self.path, &mut self.observing);
         let Some(s) = self.handshake.as_mut().and_then(|h| h.space(space)) else {
             return Losses::default();
         };
         let crypto = &mut s.crypto_send;
         s.sent.detect_losses(now, delay, PACKET_THRESHOLD, first_sample, |p, frames| {
             path.on_resolved(&p);
+            if let Some(o) = observing {
+                o.tell_lost(now, space, &p, delay);
+            }
             for frame in frames {
                 if let SentFrame::Crypto { offset, len } = frame {
                     crypto.on_lost(offset, len);

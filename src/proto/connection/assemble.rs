@@ -280,6 +280,9 @@ impl Connection {
         if space == SpaceId::Data {
             return self.finish_data(now, draft, buf);
         }
+        if self.observed {
+            self.tell_sent(now, space, draft, buf);
+        }
         let s = self.handshake.as_mut()?.space(space)?;
         let keys = &s.keys.as_ref()?.local;
         let book = Book { sent: &mut s.sent, path: &mut self.path };
@@ -296,6 +299,9 @@ impl Connection {
         draft: Draft,
         buf: &mut [u8],
     ) -> Option<usize> {
+        if self.observed {
+            self.tell_sent(now, SpaceId::Data, draft, buf);
+        }
         let keys = self.keys.as_mut()?;
         let book = Book { sent: &mut self.data.sent, path: &mut self.path };
         let info = draft.finish(now, buf, keys, book)?;

@@ -90,9 +90,8 @@ impl Connection {
         if self.is_closed() {
             return;
         }
-        self.enter(now, State::Draining, reason);
+        self.enter(now, State::Drained, reason);
         self.deadlines.close = now;
-        self.state = State::Drained;
     }
 
     /// Ends a handshake at once, and tells its peer nothing: its place is needed.
@@ -128,6 +127,7 @@ impl Connection {
         self.early = None;
         self.events.clear();
         self.events.push_back(Event::Closed(reason));
+        self.tell_changes(now);
     }
 
     /// A datagram that arrives while closing is answered with the close, ever more rarely.
@@ -163,6 +163,7 @@ impl Connection {
         self.closing = Some(closing);
         if !self.is_address_validated() {
             self.state = State::Drained;
+            self.tell_changes(now);
         }
         self.path.validation.on_sent(at);
         (at > 0).then_some(at)

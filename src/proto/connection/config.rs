@@ -1,6 +1,7 @@
 //! What an endpoint grants and how it behaves: the settings of a connection.
 
 use crate::proto::congestion::Algorithm;
+use crate::proto::observer::Observers;
 use crate::proto::path::PathConfig;
 use crate::proto::streams::Limits;
 use crate::time::MILLISECOND_NS;
@@ -49,6 +50,8 @@ pub struct TransportConfig {
     pub active_connection_ids: u64,
     /// Packets protected with one key before we change it; bounded by the AEAD's own limit.
     pub key_update_packets: u64,
+    /// Asked for an observer of each connection; `None` observes none.
+    pub observers: Option<Observers>,
 }
 
 impl Default for TransportConfig {
@@ -71,6 +74,7 @@ impl Default for TransportConfig {
             max_mtu_bytes: 1472,
             active_connection_ids: 4,
             key_update_packets: 1 << 22,
+            observers: None,
         }
     }
 }

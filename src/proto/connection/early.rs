@@ -9,6 +9,7 @@
 
 use super::{Application, Connection};
 use crate::ecn::Ecn;
+use crate::proto::observer::{DropReason, Observation};
 use crate::time::Instant;
 use crate::wire::Side;
 use std::collections::VecDeque;
@@ -76,8 +77,12 @@ impl Connection {
         let limit = self.early_limit();
         if self.early.as_ref().map_or(0, |early| early.datagrams.len()) >= limit {
             self.stats.rx_refused += 1;
+            self.tell_dropped(arrived, None, datagram.len(), DropReason::TooManyWait);
             return;
         }
+        let kept =
+            Observation::DatagramKept { datagram: self.stats.rx_datagrams, bytes: datagram.len() };
+        self.tell(arrived, &kept);
         let early = self.early.get_or_insert_default();
         if early.datagrams.capacity() == 0 {
             early.datagrams.reserve_exact(limit);

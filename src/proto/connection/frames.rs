@@ -2,7 +2,7 @@
 
 use super::acks::{Arrival, Outcome};
 use super::error::{TransportError, code};
-use super::{Application, Connection, Event, SpaceId};
+use super::{Application, Connection, Event};
 use crate::proto::sent::StreamRef;
 use crate::proto::streams::{Delivery, StreamError};
 use crate::time::Instant;
@@ -21,11 +21,7 @@ impl Connection {
         payload: &[u8],
         app: &mut dyn Application,
     ) -> Result<Outcome, TransportError> {
-        let kind = match arrival.space {
-            SpaceId::Initial => PacketType::Initial,
-            SpaceId::Handshake => PacketType::Handshake,
-            SpaceId::Data => PacketType::Short,
-        };
+        let kind = arrival.space.packet_type();
         let mut outcome = Outcome::default();
         let mut reader = Reader::new(payload);
         while !reader.is_empty() {
@@ -160,7 +156,7 @@ impl Connection {
     #[inline]
     fn deliver_stream_events(&mut self, app: &mut dyn Application) {
         while let Some(event) = self.streams.pop_event() {
-            app.event(self, Event::Stream(event));
+            self.emit(Event::Stream(event), app);
         }
     }
 

@@ -14,6 +14,7 @@ use crate::proto::crypto::{
     ClientTls, KeyChange, Keys, Level, OneRttSecrets, ServerTls, Session, TlsError, initial_keys,
     retry_tag_matches,
 };
+use crate::proto::observer::{DropReason, Observation};
 use crate::proto::path::Path;
 use crate::proto::streams::{Limits, Streams};
 use crate::time::{Instant, MILLISECOND_NS};
@@ -237,10 +238,12 @@ impl Connection {
 
     fn assemble(base: Base) -> Self {
         let config = base.config;
+        let original_dcid = base.handshake.original_dcid;
         let idle_timeout_ns = nanos(config.idle_timeout);
         let mtu = config.initial_mtu_bytes.max(super::MIN_DATAGRAM_BYTES);
         let mut connection = Self {
             state: State::Handshaking,
+            observed: false,
             side: base.side,
             confirmed: false,
             sent_since_received: false,
@@ -289,8 +292,10 @@ impl Connection {
             early: None,
             closing: None,
             alpn: None,
+            observing: None,
         };
         connection.plan_skip();
+        connection.start_observing(base.now, original_dcid);
         connection
     }
 
@@ -324,7 +329,7 @@ impl Connection {
         let Some(session) = &mut self.session else { return Ok(()) };
         let read = |bytes: &[u8]| session.read(now, level, bytes).map_err(|e| tls_error(&e));
         recv.receive(offset, data, bounds, read).unwrap_or_else(|e| Err(e.into()))?;
-        self.apply_peer_parameters()?;
+        self.apply_peer_parameters(now)?;
         self.pump_tls();
         self.check_nothing_waits()?;
         self.check_complete(now)
@@ -402,7 +407,7 @@ impl Connection {
     }
 
     /// RFC 9000 §7.4: the peer's transport parameters, as soon as TLS has authenticated them.
-    fn apply_peer_parameters(&mut self) -> Result<(), TransportError> {
+    fn apply_peer_parameters(&mut self, now: Instant) -> Result<(), TransportError> {
         let (Some(session), Some(h)) = (&self.session, &mut self.handshake) else { return Ok(()) };
         if h.parameters_done {
             return Ok(());
@@ -437,6 +442,7 @@ impl Connection {
             (0, t) | (t, 0) => t,
             (ours, theirs) => ours.min(theirs),
         };
+        self.tell(now, &Observation::PeerParameters(&p));
         Ok(())
     }
 
@@ -535,7 +541,8 @@ impl Connection {
         let authentic =
             || retry_tag_matches(h.original_dcid.as_slice(), &datagram[start..packet.end]);
         if too_late || useless || !authentic() {
-            self.stats.rx_dropped += 1;
+            let (kind, bytes) = (Some(packet.kind), packet.end - start);
+            self.drop_packet(now, kind, bytes, DropReason::UselessRetry);
             return;
         }
         h.retry_scid = Some(packet.scid);
@@ -568,8 +575,14 @@ impl Connection {
             || !ours
             || versions.any(|v| v == VERSION_1)
         {
-            self.stats.rx_dropped += 1;
+            let (kind, bytes) = (Some(packet.kind), datagram.len());
+            self.drop_packet(now, kind, bytes, DropReason::UselessVersionNegotiation);
             return;
+        }
+        if self.observed {
+            let versions: Vec<u32> = packet::versions(packet, datagram).collect();
+            let offered = Observation::VersionsOffered { versions: &versions, chosen: None };
+            self.tell(now, &offered);
         }
         self.end_silently(now, CloseReason::VersionMismatch);
     }

@@ -356,6 +356,11 @@ impl OneRttKeys {
         }
     }
 
+    /// True if a packet of this phase arrived: right after an update, one that the peer began.
+    pub(super) fn phase_is_received(&self) -> bool {
+        self.phase_received.is_some()
+    }
+
     /// True if a packet of this phase arrived and one was sent: what some peers ask for before
     /// they update again.
     #[cfg(test)]

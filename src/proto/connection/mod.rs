@@ -28,6 +28,7 @@
 //! | `late_crypto.rs` | TLS after the handshake |
 //! | `keys.rs`, `space.rs`, `crypto_stream.rs`, `cids.rs` | the parts |
 //! | `close.rs` | the end |
+//! | `observe.rs` | tells the observer of all this |
 //!
 //! What belongs to the way that packets take is in `proto/path.rs`; `proto/packet_builder.rs` makes
 //! packets.
@@ -45,6 +46,7 @@ mod frames;
 mod handshake;
 mod keys;
 mod late_crypto;
+mod observe;
 mod receive;
 mod space;
 mod timers;
@@ -63,6 +65,7 @@ use crate::proto::path::Path;
 use crate::proto::recovery::SentPackets;
 use crate::proto::streams::{Streams, StreamsRef, StreamsStats};
 use crate::time::Instant;
+use crate::wire::packet::PacketType;
 use crate::wire::{ConnectionId, Side};
 use bytes::Bytes;
 use cids::{LocalCids, RemoteCids};
@@ -71,6 +74,7 @@ use crypto_stream::CryptoSend;
 use early::EarlyPackets;
 use handshake::Handshake;
 use keys::OneRttKeys;
+use observe::Observing;
 use space::Received;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -100,6 +104,18 @@ enum SpaceId {
     Initial,
     Handshake,
     Data,
+}
+
+impl SpaceId {
+    /// The type of its packets.
+    #[inline]
+    fn packet_type(self) -> PacketType {
+        match self {
+            Self::Initial => PacketType::Initial,
+            Self::Handshake => PacketType::Handshake,
+            Self::Data => PacketType::Short,
+        }
+    }
 }
 
 /// The 1-RTT packet number space.
@@ -207,6 +223,8 @@ counters! {
 pub struct Connection {
     // What every packet touches comes first.
     state: State,
+    /// There is an observer in `observing`.
+    observed: bool,
     side: Side,
     /// TLS is confirmed by both sides (RFC 9001 §4.1.2).
     confirmed: bool,
@@ -249,6 +267,7 @@ pub struct Connection {
     early: Option<Box<EarlyPackets>>,
     closing: Option<Box<Closing>>,
     alpn: Option<Box<[u8]>>,
+    observing: Option<Box<Observing>>,
 }
 
 impl Connection {
@@ -488,13 +507,22 @@ impl Connection {
                 self.deliver_buffered(s, app);
             }
             if let Some(event) = self.events.pop_front() {
-                app.event(self, event);
+                self.emit(event, app);
             } else if let Some(event) = self.streams.pop_event() {
-                app.event(self, Event::Stream(event));
+                self.emit(Event::Stream(event), app);
             } else if redeliveries == 0 || !self.streams.has_resumed() {
                 break;
             }
         }
+    }
+
+    /// Tells the application that something happened.
+    #[inline]
+    fn emit(&mut self, event: Event, app: &mut dyn Application) {
+        if self.observed {
+            self.tell_event(&event);
+        }
+        app.event(self, event);
     }
 
     /// Tells the application what its own calls from outside of callbacks led to.

@@ -7,6 +7,7 @@ use super::keys::Opened;
 use super::{Application, Connection, SpaceId, State};
 use crate::ecn::Ecn;
 use crate::proto::crypto::{HeaderKey, PacketKey};
+use crate::proto::observer::DropReason;
 use crate::time::{Instant, SECOND_NS};
 use crate::wire::packet::{self, Packet, PacketType, decode_pn};
 use crate::wire::{ConnectionId, Side};
@@ -34,18 +35,6 @@ const IDLE_STRETCH_MAX_NS: u64 = 30 * SECOND_NS;
 /// The smallest datagram that can be a stateless reset (RFC 9000 §10.3).
 const MIN_RESET_BYTES: usize = 21;
 
-/// Why a packet was not processed; none of it is the peer's fault for certain.
-enum Dropped {
-    /// The keys are not there yet.
-    NoKeys,
-    /// Forged, malformed, or of a space that is gone.
-    Useless,
-    /// Authentic, and here before.
-    Duplicate,
-    /// Authentic, and one key update too many for now.
-    Limited,
-}
-
 /// A packet, opened.
 struct Plain {
     pn: u64,
@@ -71,20 +60,26 @@ impl Connection {
         self.stats.rx_bytes += datagram.len() as u64;
         if datagram.len() > usize::from(self.max_rx_bytes) {
             self.stats.rx_oversized += 1;
+            self.tell_dropped(now, None, datagram.len(), DropReason::TooLarge);
             return false;
         }
         if remote != self.path.remote {
             // The path does not move yet (disable_active_migration): RFC 9000 §9.
             self.stats.rx_foreign += 1;
+            self.tell_dropped(now, None, datagram.len(), DropReason::ForeignAddress);
             return false;
         }
         match self.state {
             State::Handshaking | State::Established => {}
             State::Closing => {
+                self.tell_dropped(now, None, datagram.len(), DropReason::Closed);
                 self.on_closing_datagram(datagram, app);
                 return false;
             }
-            State::Draining | State::Drained => return false,
+            State::Draining | State::Drained => {
+                self.tell_dropped(now, None, datagram.len(), DropReason::Closed);
+                return false;
+            }
         }
         let before = self.stats.rx_packets;
         let short = datagram.first().is_some_and(|b| b & LONG_FORM == 0);
@@ -95,7 +90,23 @@ impl Connection {
             self.receive_coalesced(now, ecn, datagram, app);
         }
         self.deliver(app);
+        if self.observed {
+            self.tell_all_changes(now);
+        }
         self.stats.rx_packets != before
+    }
+
+    /// A packet, or what is left of a datagram, is of no use.
+    #[cold]
+    pub(super) fn drop_packet(
+        &mut self,
+        now: Instant,
+        kind: Option<PacketType>,
+        bytes: usize,
+        reason: DropReason,
+    ) {
+        self.stats.rx_dropped += 1;
+        self.tell_dropped(now, kind, bytes, reason);
     }
 
     /// A datagram that may hold several packets, as those of the handshake do.
@@ -127,12 +138,15 @@ impl Connection {
         while at < datagram.len() && !self.is_closed() {
             let Ok(p) = packet::parse(datagram, at, usize::from(self.local_cid_len)) else {
                 // Padding after the last packet, or garbage.
-                self.stats.rx_dropped += u64::from(at == 0);
+                if at == 0 {
+                    self.drop_packet(now, None, datagram.len(), DropReason::Malformed);
+                }
                 break;
             };
             // RFC 9000 §12.2: packets for another connection are not ours to keep.
             if *first_dcid.get_or_insert(p.dcid) != p.dcid {
-                self.stats.rx_dropped += 1;
+                let bytes = datagram.len() - at;
+                self.drop_packet(now, Some(p.kind), bytes, DropReason::OtherConnection);
                 break;
             }
             let start = std::mem::replace(&mut at, p.end);
@@ -148,7 +162,12 @@ impl Connection {
                 PacketType::VersionNegotiation => {
                     self.on_version_negotiation(now, &p, datagram);
                 }
-                PacketType::ZeroRtt | PacketType::UnknownVersion => self.stats.rx_dropped += 1,
+                PacketType::ZeroRtt => {
+                    self.drop_packet(now, Some(p.kind), p.end - start, DropReason::ZeroRtt);
+                }
+                PacketType::UnknownVersion => {
+                    self.drop_packet(now, Some(p.kind), p.end - start, DropReason::UnknownVersion);
+                }
             }
         }
         missing_keys
@@ -168,27 +187,26 @@ impl Connection {
             if p.kind == PacketType::Initial { SpaceId::Initial } else { SpaceId::Handshake };
         // RFC 9000 §14.1.
         let small = datagram.len() < usize::from(super::MIN_DATAGRAM_BYTES);
-        if space == SpaceId::Initial && self.side == Side::Server && small {
-            self.stats.rx_dropped += 1;
-            return false;
-        }
         // RFC 9000 §17.2.2: a server's Initial has no token.
-        if space == SpaceId::Initial && self.side == Side::Client && !p.token.is_empty() {
-            self.stats.rx_dropped += 1;
-            return false;
-        }
-        let plain = match self.open_long(space, datagram, start, p) {
+        let opened = match (space, self.side) {
+            (SpaceId::Initial, Side::Server) if small => Err(DropReason::SmallInitial),
+            (SpaceId::Initial, Side::Client) if !p.token.is_empty() => {
+                Err(DropReason::UnexpectedToken)
+            }
+            _ => self.open_long(space, datagram, start, p),
+        };
+        let settled = opened.and_then(|plain| match self.settle_peer_id(p.scid) {
+            true => Ok(plain),
+            false => Err(DropReason::PeerIdChanged),
+        });
+        let plain = match settled {
             Ok(plain) => plain,
-            Err(Dropped::NoKeys) => return true,
-            Err(Dropped::Useless | Dropped::Duplicate | Dropped::Limited) => {
-                self.stats.rx_dropped += 1;
+            Err(DropReason::KeysUnavailable) => return true,
+            Err(reason) => {
+                self.drop_packet(now, Some(p.kind), p.end - start, reason);
                 return false;
             }
         };
-        if !self.settle_peer_id(p.scid) {
-            self.stats.rx_dropped += 1;
-            return false;
-        }
         self.on_authentic(now);
         if space == SpaceId::Handshake && self.side == Side::Server {
             // RFC 9000 §8.1, RFC 9001 §4.9.1: only the real client could have answered.
@@ -197,6 +215,9 @@ impl Connection {
         }
         let arrival = Arrival { space, pn: plain.pn, ecn, dcid: p.dcid };
         let payload = &datagram[plain.start..plain.end];
+        if self.observed {
+            self.tell_received(now, &arrival, p.end - start, payload);
+        }
         self.process(now, arrival, plain.reserved_set, payload, app);
         false
     }
@@ -207,20 +228,20 @@ impl Connection {
         datagram: &mut [u8],
         start: usize,
         p: &Packet,
-    ) -> Result<Plain, Dropped> {
-        let h = self.handshake.as_mut().ok_or(Dropped::Useless)?;
+    ) -> Result<Plain, DropReason> {
+        let h = self.handshake.as_mut().ok_or(DropReason::KeysDiscarded)?;
         if space == SpaceId::Initial && h.initial_discarded {
-            return Err(Dropped::Useless);
+            return Err(DropReason::KeysDiscarded);
         }
-        let s = h.space(space).ok_or(Dropped::Useless)?;
-        let keys = s.keys.as_ref().ok_or(Dropped::NoKeys)?;
+        let s = h.space(space).ok_or(DropReason::KeysDiscarded)?;
+        let keys = s.keys.as_ref().ok_or(DropReason::KeysUnavailable)?;
         let bytes = &mut datagram[start..p.end];
         let offset = p.pn_offset - start;
         let (first, pn, header) =
             unprotect(&keys.remote.header(), bytes, offset, s.received.largest)?;
         let len = open(&keys.remote.packet(), pn, bytes, header)?;
         if s.received.dedup.is_duplicate(pn) {
-            return Err(Dropped::Duplicate);
+            return Err(DropReason::Duplicate);
         }
         let from = start + header;
         Ok(Plain { pn, start: from, end: from + len, reserved_set: first & LONG_RESERVED != 0 })
@@ -239,15 +260,9 @@ impl Connection {
         let bytes = &mut datagram[start..end];
         let plain = match self.open_short(now, bytes) {
             Ok(Ok(plain)) => plain,
-            Ok(Err(Dropped::NoKeys)) => return,
-            Ok(Err(Dropped::Duplicate | Dropped::Limited)) => {
-                self.stats.rx_dropped += 1;
-                return;
-            }
-            Ok(Err(Dropped::Useless)) => {
-                self.stats.rx_dropped += 1;
-                return self.check_stateless_reset(now, &datagram[start..end]);
-            }
+            // The caller keeps the datagram.
+            Ok(Err(DropReason::KeysUnavailable)) => return,
+            Ok(Err(reason)) => return self.drop_short(now, reason, &datagram[start..end]),
             Err(e) => return self.close_transport(now, e),
         };
         self.on_authentic(now);
@@ -259,6 +274,9 @@ impl Connection {
         let dcid = ConnectionId::new(&datagram[start + 1..cid_end]).unwrap_or(ConnectionId::EMPTY);
         let arrival = Arrival { space: SpaceId::Data, pn: plain.pn, ecn, dcid };
         let payload = &datagram[start + plain.start..start + plain.end];
+        if self.observed {
+            self.tell_received(now, &arrival, end - start, payload);
+        }
         self.process(now, arrival, plain.reserved_set, payload, app);
     }
 
@@ -267,39 +285,41 @@ impl Connection {
         &mut self,
         now: Instant,
         bytes: &mut [u8],
-    ) -> Result<Result<Plain, Dropped>, TransportError> {
+    ) -> Result<Result<Plain, DropReason>, TransportError> {
         if self.state == State::Handshaking && !self.reads_1rtt() {
-            return Ok(Err(Dropped::NoKeys));
+            return Ok(Err(DropReason::KeysUnavailable));
         }
         let expires = now.plus_ns(3 * self.pto_ns());
-        let Some(keys) = &mut self.keys else { return Ok(Err(Dropped::NoKeys)) };
+        let Some(keys) = &mut self.keys else {
+            return Ok(Err(DropReason::KeysUnavailable));
+        };
         if bytes[0] & FIXED_BIT == 0 {
-            return Ok(Err(Dropped::Useless));
+            return Ok(Err(DropReason::FixedBit));
         }
         let received = &self.data.received;
         let offset = 1 + usize::from(self.local_cid_len);
         let Ok((first, pn, header)) =
             unprotect(keys.remote_header(), bytes, offset, received.largest)
         else {
-            return Ok(Err(Dropped::Useless));
+            return Ok(Err(DropReason::TooShort));
         };
         // RFC 9001 §9.5: that a number was seen shows only after the packet was opened, or the
         // time of the answer would tell which numbers a forger has guessed.
         let opened = keys.open(pn, bytes, header, first & KEY_PHASE != 0, received.largest)?;
         if opened != Opened::Forged && received.dedup.is_duplicate(pn) {
-            return Ok(Err(Dropped::Duplicate));
+            return Ok(Err(DropReason::Duplicate));
         }
         let len = match opened {
             Opened::Plain(len) => len,
             Opened::Updated(_) if !keys.follows_update(now) => {
                 self.stats.rx_limited_key_updates += 1;
-                return Ok(Err(Dropped::Limited));
+                return Ok(Err(DropReason::KeyUpdateLimit));
             }
             Opened::Updated(len) => {
                 keys.update(Some(pn), self.data.sent.next_pn(), expires);
                 len
             }
-            Opened::Forged => return Ok(Err(Dropped::Useless)),
+            Opened::Forged => return Ok(Err(DropReason::NotAuthentic)),
         };
         keys.start_expiry(expires);
         let reserved_set = first & SHORT_RESERVED != 0;
@@ -350,8 +370,10 @@ impl Connection {
     }
 
     /// RFC 9000 §10.3: a packet that nothing opens may say that the peer has forgotten us.
-    fn check_stateless_reset(&mut self, now: Instant, bytes: &[u8]) {
-        if self.is_stateless_reset(bytes) {
+    #[cold]
+    fn drop_short(&mut self, now: Instant, reason: DropReason, bytes: &[u8]) {
+        self.drop_packet(now, Some(PacketType::Short), bytes.len(), reason);
+        if reason.may_be_reset() && self.is_stateless_reset(bytes) {
             self.end_silently(now, CloseReason::StatelessReset);
         }
     }
@@ -378,6 +400,9 @@ impl Connection {
         self.stats.rx_bytes += datagram.len() as u64;
         self.end_silently(now, CloseReason::StatelessReset);
         self.deliver(app);
+        if self.observed {
+            self.tell_all_changes(now);
+        }
         true
     }
 }
@@ -389,13 +414,13 @@ fn unprotect(
     bytes: &mut [u8],
     offset: usize,
     largest: Option<u64>,
-) -> Result<(u8, u64, usize), Dropped> {
-    let u = key.unmask(bytes, offset).ok_or(Dropped::Useless)?;
+) -> Result<(u8, u64, usize), DropReason> {
+    let u = key.unmask(bytes, offset).ok_or(DropReason::TooShort)?;
     let pn = decode_pn(u.truncated_pn, u.pn_len, largest);
     Ok((u.first, pn, offset + u.pn_len))
 }
 
 #[inline]
-fn open(key: &PacketKey, pn: u64, bytes: &mut [u8], header: usize) -> Result<usize, Dropped> {
-    key.open(pn, bytes, header).ok_or(Dropped::Useless)
+fn open(key: &PacketKey, pn: u64, bytes: &mut [u8], header: usize) -> Result<usize, DropReason> {
+    key.open(pn, bytes, header).ok_or(DropReason::NotAuthentic)
 }

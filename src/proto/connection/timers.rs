@@ -55,6 +55,7 @@ impl Connection {
             State::Closing | State::Draining => {
                 if self.deadlines.close <= now {
                     self.state = State::Drained;
+                    self.tell_changes(now);
                 }
                 return;
             }
@@ -68,6 +69,9 @@ impl Connection {
             self.handle_soft_timeouts(now);
         }
         self.deliver(app);
+        if self.observed {
+            self.tell_all_changes(now);
+        }
     }
 
     fn handle_soft_timeouts(&mut self, now: Instant) {

@@ -312,6 +312,7 @@ fn transport(rng: &mut Rng) -> TransportConfig {
         max_mtu_bytes,
         active_connection_ids: rng.between(2, 8),
         key_update_packets: if one_in(rng, 6) { rng.between(20, 200) } else { 1 << 22 },
+        observers: None,
     }
 }
 

@@ -8,6 +8,7 @@ mod ecn;
 mod forge;
 mod keys;
 mod late_crypto;
+mod observe;
 mod pair;
 mod paths;
 mod recovery;

@@ -3,7 +3,9 @@
 use super::*;
 use crate::proto::crypto::testing;
 use crate::proto::crypto::{ClientTls, ServerTls, initial_keys};
+use crate::proto::observer::Observation;
 use std::collections::BTreeMap;
+use std::sync::mpsc::{Receiver, channel};
 
 /// One way between the two, in nanoseconds.
 pub(super) const DELAY_NS: u64 = 1_000_000;
@@ -65,6 +67,16 @@ impl Recorder {
             Event::Closed(reason) => Some(reason),
             _ => None,
         })
+    }
+}
+
+/// What one side's observer has picked.
+pub(super) struct Heard<T>(Receiver<T>);
+
+impl<T> Heard<T> {
+    /// All that was heard since the last call.
+    pub(super) fn take(&self) -> Vec<T> {
+        self.0.try_iter().collect()
     }
 }
 
@@ -195,6 +207,27 @@ impl Pair {
                 self.server.receive(self.now, addr(1000), ecn, bytes, &mut self.server_app);
             }
         }
+    }
+
+    /// Hears one side from now on: what `pick` makes of each observation that it takes.
+    pub(super) fn hear<T: Send + 'static>(
+        &mut self,
+        side: Side,
+        pick: impl Fn(&Observation<'_>) -> Option<T> + Send + 'static,
+    ) -> Heard<T> {
+        let (tell, heard) = channel();
+        let observer = move |_: Instant, what: &Observation<'_>| {
+            if let Some(picked) = pick(what) {
+                // The test may have heard enough.
+                let _ = tell.send(picked);
+            }
+        };
+        let connection = match side {
+            Side::Client => &mut self.client,
+            Side::Server => &mut self.server,
+        };
+        connection.set_observer(self.now, Some(Box::new(observer)));
+        Heard(heard)
     }
 
     fn issue_cids(&mut self) {
