@@ -430,6 +430,8 @@ pub struct Recovery {
     pub rtt_variance_ns: u64,
     /// The smallest round-trip time.
     pub min_rtt_ns: u64,
+    /// The rate at which packets leave, where the controller sets one.
+    pub pacing_bytes_per_second: Option<u64>,
     /// Probe timeouts in a row.
     pub probe_count: u8,
 }

@@ -1,7 +1,7 @@
 //! Spreads a window over a round trip (RFC 9002 §7.7).
 //!
 //! A bucket of tokens, one per byte. It fills at 5/4 of window / smoothed RTT, so that pacing
-//! never is what limits a sender, and holds a burst: at least ten packets, and what is sent
+//! never is what limits a sender, or at the [`Rate`] that the congestion controller sets, and holds a burst: at least ten packets, and what is sent
 //! in a millisecond at the current rate, so that a sender that wakes up late, or once per
 //! batch, still reaches its rate. Where the round trip is shorter than a millisecond, as in a
 //! data centre, that is the whole window and pacing is out of the way.
@@ -9,7 +9,7 @@
 //! Ask [`Pacer::can_send`] before each datagram, tell [`Pacer::on_sent`] after it. While
 //! tokens suffice, asking is a comparison; the divisions happen once per burst.
 
-use crate::time::{Instant, MILLISECOND_NS};
+use crate::time::{Instant, MILLISECOND_NS, SECOND_NS};
 
 /// The bucket holds at least this many packets: RFC 9002 §7.7 wants bursts limited to the
 /// initial window, which is ten.
@@ -22,6 +22,30 @@ const BURST_NS: u64 = MILLISECOND_NS;
 /// RFC 9002 §7.7, the factor N as a fraction: 5/4.
 const RATE_NUMERATOR: u64 = 5;
 const RATE_DENOMINATOR: u64 = 4;
+
+/// So many bytes in so many nanoseconds; neither is 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    bytes: u64,
+    ns: u64,
+}
+
+impl Rate {
+    /// 5/4 of a window in a round trip.
+    #[must_use]
+    pub fn of_window(window: u64, smoothed_rtt_ns: u64) -> Self {
+        Self {
+            bytes: window.max(1).saturating_mul(RATE_NUMERATOR),
+            ns: smoothed_rtt_ns.max(1).saturating_mul(RATE_DENOMINATOR),
+        }
+    }
+
+    /// So many bytes in a second, or one.
+    #[must_use]
+    pub fn per_second(bytes: u64) -> Self {
+        Self { bytes: bytes.max(1), ns: SECOND_NS }
+    }
+}
 
 /// A token bucket in bytes.
 #[derive(Clone, Debug)]
@@ -42,7 +66,7 @@ impl Pacer {
         Self { tokens: burst, burst, filled_at: now, remainder: 0, mtu }
     }
 
-    /// Whether `bytes` may be sent now.
+    /// Whether `bytes` may be sent now; `rate` is asked for when the bucket has to be filled.
     ///
     /// # Errors
     /// The instant to ask again: when half of the bucket has filled, and at least `bytes`, so
@@ -52,13 +76,12 @@ impl Pacer {
         &mut self,
         now: Instant,
         bytes: u64,
-        window: u64,
-        smoothed_rtt_ns: u64,
+        rate: impl FnOnce() -> Rate,
     ) -> Result<(), Instant> {
         if self.tokens >= bytes {
             return Ok(());
         }
-        self.fill(now, bytes, window, smoothed_rtt_ns)
+        self.fill(now, bytes, rate())
     }
 
     /// `bytes` were sent.
@@ -73,16 +96,8 @@ impl Pacer {
         self.burst = self.burst.max(BURST_PACKETS * u64::from(mtu));
     }
 
-    fn fill(
-        &mut self,
-        now: Instant,
-        bytes: u64,
-        window: u64,
-        smoothed_rtt_ns: u64,
-    ) -> Result<(), Instant> {
-        // Bytes per nanosecond = per_rtt / divisor.
-        let per_rtt = window.max(1).saturating_mul(RATE_NUMERATOR);
-        let divisor = smoothed_rtt_ns.max(1).saturating_mul(RATE_DENOMINATOR);
+    fn fill(&mut self, now: Instant, bytes: u64, rate: Rate) -> Result<(), Instant> {
+        let Rate { bytes: per_rtt, ns: divisor } = rate;
 
         let (rate_burst, _) = scaled(BURST_NS, per_rtt, divisor, 0);
         self.burst = rate_burst.max(BURST_PACKETS * u64::from(self.mtu));
@@ -135,7 +150,7 @@ mod tests {
         let mut pacer = Pacer::new(at(0), MTU);
         let (mut now, mut sent, mut burst, mut largest) = (at(0), 0, 0, 0);
         while now.as_nanos() < end_ns {
-            match pacer.can_send(now, bytes, window, rtt_ns) {
+            match pacer.can_send(now, bytes, || Rate::of_window(window, rtt_ns)) {
                 Ok(()) => {
                     pacer.on_sent(bytes);
                     sent += bytes;
@@ -156,13 +171,19 @@ mod tests {
     fn the_first_ten_packets_go_at_once_then_it_waits() {
         let mut pacer = Pacer::new(at(0), MTU);
         for _ in 0..10 {
-            assert_eq!(pacer.can_send(at(0), 1_200, 12_000, 100 * MS), Ok(()));
+            assert_eq!(pacer.can_send(at(0), 1_200, || Rate::of_window(12_000, 100 * MS)), Ok(()));
             pacer.on_sent(1_200);
         }
         // 12,000 bytes in 100 ms, times 5/4, are 150 bytes a millisecond: five packets, half
         // of the bucket, take 40 ms.
-        assert_eq!(pacer.can_send(at(0), 1_200, 12_000, 100 * MS), Err(at(40 * MS)));
-        assert_eq!(pacer.can_send(at(40 * MS), 1_200, 12_000, 100 * MS), Ok(()));
+        assert_eq!(
+            pacer.can_send(at(0), 1_200, || Rate::of_window(12_000, 100 * MS)),
+            Err(at(40 * MS))
+        );
+        assert_eq!(
+            pacer.can_send(at(40 * MS), 1_200, || Rate::of_window(12_000, 100 * MS)),
+            Ok(())
+        );
     }
 
     #[test]
@@ -176,6 +197,23 @@ mod tests {
             assert!(sent >= exact.saturating_sub(slack), "{sent} of {exact}");
             assert!(sent <= exact + slack, "{sent} of {exact}");
         }
+    }
+
+    #[test]
+    fn a_rate_of_its_own_is_kept() {
+        let mut pacer = Pacer::new(at(0), MTU);
+        let (mut now, mut sent) = (at(0), 0);
+        while now < at(10_000 * MS) {
+            match pacer.can_send(now, 1_200, || Rate::per_second(250_000)) {
+                Ok(()) => {
+                    pacer.on_sent(1_200);
+                    sent += 1_200;
+                }
+                Err(when) => now = when,
+            }
+        }
+        // 10 s, the full bucket at the start, and less than half of one at the end.
+        assert!((2_500_000..=2_500_000 + 2 * 12_000).contains(&sent), "{sent}");
     }
 
     #[test]
@@ -193,7 +231,7 @@ mod tests {
         let mut pacer = Pacer::new(at(0), MTU);
         pacer.on_sent(u64::MAX);
         let mut us = 0;
-        while pacer.can_send(at(us * 1_000), 1_200, 2_400, 333 * MS).is_err() {
+        while pacer.can_send(at(us * 1_000), 1_200, || Rate::of_window(2_400, 333 * MS)).is_err() {
             us += 1;
         }
         let exact_us = 1_200 * 4 * 333 * 1_000 / (2_400 * 5);
@@ -205,18 +243,18 @@ mod tests {
         // 50 us: a millisecond is 25 windows.
         let mut pacer = Pacer::new(at(0), MTU);
         pacer.on_sent(u64::MAX);
-        assert!(pacer.can_send(at(MS), 1_200, 120_000, 50_000).is_ok());
+        assert!(pacer.can_send(at(MS), 1_200, || Rate::of_window(120_000, 50_000)).is_ok());
         assert!(pacer.tokens >= 120_000);
     }
 
     #[test]
     fn a_datagram_larger_than_the_bucket_is_not_held_for_ever() {
         let mut pacer = Pacer::new(at(0), MTU);
-        let when = match pacer.can_send(at(0), 60_000, 12_000, 100 * MS) {
+        let when = match pacer.can_send(at(0), 60_000, || Rate::of_window(12_000, 100 * MS)) {
             Ok(()) => at(0),
             Err(when) => when,
         };
-        assert_eq!(pacer.can_send(when, 60_000, 12_000, 100 * MS), Ok(()));
+        assert_eq!(pacer.can_send(when, 60_000, || Rate::of_window(12_000, 100 * MS)), Ok(()));
     }
 
     proptest! {
@@ -226,9 +264,9 @@ mod tests {
         ) {
             let mut pacer = Pacer::new(at(start), MTU);
             pacer.on_sent(u64::MAX);
-            if let Err(when) = pacer.can_send(at(start), bytes, window, rtt_ns) {
+            if let Err(when) = pacer.can_send(at(start), bytes, || Rate::of_window(window, rtt_ns)) {
                 prop_assert!(when > at(start) || when == Instant::NEVER);
-                let answer = pacer.can_send(when, bytes, window, rtt_ns);
+                let answer = pacer.can_send(when, bytes, || Rate::of_window(window, rtt_ns));
                 prop_assert!(answer.is_ok() || when == Instant::NEVER);
             }
         }

@@ -217,7 +217,7 @@ impl Draft {
         };
         let info = SentInfo { bytes: total as u16, ..self.info };
         book.sent.commit(now, info);
-        book.path.on_sent(now, self.at.pn, info);
+        book.path.on_sent(now, info);
         Some(info)
     }
 }

@@ -4,10 +4,10 @@
 //! belong to the way that packets take (RFC 9000 §9.4). A connection holds its active path by value:
 //! each packet touches it.
 
-use super::congestion::{Algorithm, AnyController, Controller};
+use super::congestion::{AckEnd, Algorithm, AnyController, Controller};
 use super::ecn::EcnSender;
 use super::mtu::Mtu;
-use super::pacer::Pacer;
+use super::pacer::{Pacer, Rate};
 use super::patience::Patience;
 use super::recovery::{Resolved, SentInfo};
 use super::rtt::Rtt;
@@ -149,16 +149,17 @@ impl Path {
 
     /// A packet has left on the path.
     #[inline]
-    pub(super) fn on_sent(&mut self, now: Instant, pn: u64, info: SentInfo) {
+    pub(super) fn on_sent(&mut self, now: Instant, info: SentInfo) {
         if !info.in_flight {
             return;
         }
         let bytes = u64::from(info.bytes);
-        self.bytes_in_flight += bytes;
+        let before = self.bytes_in_flight;
+        self.bytes_in_flight = before + bytes;
         if !info.ack_eliciting {
             return;
         }
-        self.congestion.on_sent(now, bytes, pn);
+        self.congestion.on_sent(now, bytes, before);
         if self.paced {
             self.pacer.on_sent(bytes);
         }
@@ -172,14 +173,31 @@ impl Path {
         }
     }
 
+    /// An ACK frame has been read; no 1-RTT packet that was sent before `oldest_sent_at` is
+    /// outstanding.
+    #[inline]
+    pub(super) fn on_ack_end(&mut self, now: Instant, oldest_sent_at: Instant) {
+        let (in_flight_bytes, rtt) = (self.bytes_in_flight, &self.rtt);
+        self.congestion.on_ack_end(now, &AckEnd { in_flight_bytes, oldest_sent_at, rtt });
+    }
+
+    /// There is room to send, and nothing to be sent.
+    #[inline]
+    pub(super) fn on_app_limited(&mut self) {
+        self.congestion.on_app_limited(self.bytes_in_flight);
+    }
+
     /// When a packet of so many bytes may leave, as the pacer has it.
     #[inline]
     pub(super) fn pace(&mut self, now: Instant, bytes: usize) -> Result<(), Instant> {
         if !self.paced {
             return Ok(());
         }
-        let window = self.congestion.window();
-        self.pacer.can_send(now, bytes as u64, window, self.rtt.smoothed_ns())
+        let (congestion, rtt) = (&self.congestion, &self.rtt);
+        self.pacer.can_send(now, bytes as u64, || match congestion.pacing_rate() {
+            Some(bytes) => Rate::per_second(bytes),
+            None => Rate::of_window(congestion.window(), rtt.smoothed_ns()),
+        })
     }
 
     /// Datagrams have another size from now on.
@@ -269,7 +287,7 @@ mod tests {
         let padded = SentInfo { in_flight: true, ..acknowledges };
         let asks = SentInfo { ack_eliciting: true, ..padded };
         for (info, in_flight) in [(acknowledges, 0), (padded, 1_200), (asks, 2_400)] {
-            path.on_sent(now, 0, info);
+            path.on_sent(now, info);
             assert_eq!(path.bytes_in_flight, in_flight);
         }
         // One of the ten packets that the pacer lets go at once has left.

@@ -185,6 +185,13 @@ impl SentPackets {
         self.next_pn() - self.last_eliciting > PING_EVERY
     }
 
+    /// No packet that was sent before is outstanding.
+    #[inline]
+    #[must_use]
+    pub fn oldest_sent_at(&self) -> Instant {
+        self.packets.front().map_or(Instant::NEVER, |front| front.sent_at)
+    }
+
     /// When the last packet that asks for an acknowledgement left.
     #[must_use]
     pub fn last_eliciting_sent_at(&self) -> Instant {

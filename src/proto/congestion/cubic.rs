@@ -37,7 +37,8 @@
 
 use super::hystart::{HyStart, Verdict};
 use super::{
-    Congestion, Controller, Recovery, WINDOW_MAX_BYTES, initial_window, min_window, window_for_mtu,
+    AckEnd, Congestion, Controller, Recovery, WINDOW_MAX_BYTES, initial_window, min_window,
+    window_for_mtu,
 };
 use crate::proto::rtt::Rtt;
 use crate::time::{Instant, SECOND_NS};
@@ -250,9 +251,12 @@ impl Epoch {
 
 impl Controller for Cubic {
     #[inline]
-    fn on_sent(&mut self, now: Instant, _bytes: u64, _pn: u64) {
+    fn on_sent(&mut self, now: Instant, _bytes: u64, _in_flight_bytes: u64) {
         self.hystart.on_sent(now);
     }
+
+    #[inline]
+    fn on_app_limited(&mut self, _in_flight_bytes: u64) {}
 
     #[inline]
     fn on_acked(
@@ -260,7 +264,6 @@ impl Controller for Cubic {
         now: Instant,
         sent_time: Instant,
         bytes: u64,
-        _pn: u64,
         app_limited: bool,
         rtt: &Rtt,
     ) {
@@ -283,6 +286,9 @@ impl Controller for Cubic {
             self.step(now, rtt);
         }
     }
+
+    #[inline]
+    fn on_ack_end(&mut self, _now: Instant, _end: &AckEnd<'_>) {}
 
     fn on_congestion(&mut self, now: Instant, news: &Congestion, rtt: &Rtt) -> bool {
         let by_share = !self.strict && news.by_chance(rtt);
@@ -329,5 +335,9 @@ impl Controller for Cubic {
 
     fn ssthresh(&self) -> Option<u64> {
         (self.ssthresh != u64::MAX).then_some(self.ssthresh)
+    }
+
+    fn pacing_rate(&self) -> Option<u64> {
+        None
     }
 }

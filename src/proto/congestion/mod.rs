@@ -5,6 +5,9 @@
 //! it counts itself. The controller knows no packet: only when one was sent, which decides
 //! whether news about it belongs to a period of recovery that is already paid for.
 //!
+//! A controller may set the rate as well at which packets leave ([`Controller::pacing_rate`]), and
+//! learn the rate at which they arrive: it holds a [`DeliveryRate`] and tells it what it is told.
+//!
 //! | | grows by | a congestion event leaves |
 //! |---|---|---|
 //! | [`NewReno`] (RFC 9002 §7.3) | one packet per round trip | half |
@@ -14,11 +17,17 @@
 //! (HyStart++, RFC 9406). All lengths are bytes.
 
 mod cubic;
+mod delivery;
 mod hystart;
 mod new_reno;
+#[cfg(test)]
+mod rate_probe;
 
 pub use cubic::Cubic;
+pub use delivery::{DeliveryRate, DeliverySample};
 pub use new_reno::NewReno;
+#[cfg(test)]
+pub use rate_probe::RateProbe;
 
 use super::rtt::Rtt;
 use crate::time::Instant;
@@ -60,23 +69,40 @@ pub struct Congestion {
     pub ecn: bool,
 }
 
+/// How things stand when an ACK frame has been read.
+#[derive(Clone, Copy, Debug)]
+pub struct AckEnd<'a> {
+    /// Bytes in flight.
+    pub in_flight_bytes: u64,
+    /// No packet that was sent before is outstanding.
+    pub oldest_sent_at: Instant,
+    /// Round trips, with the sample of the frame.
+    pub rtt: &'a Rtt,
+}
+
 /// Decides how many bytes may be in flight.
 pub trait Controller: Send {
-    /// A packet of `bytes` that counts in flight was sent.
-    fn on_sent(&mut self, now: Instant, bytes: u64, pn: u64);
+    /// A packet of `bytes` that counts in flight was sent, with `in_flight_bytes` before it.
+    fn on_sent(&mut self, now: Instant, bytes: u64, in_flight_bytes: u64);
 
-    /// A packet that counted in flight was acknowledged. `app_limited` says that the window
-    /// was not what limited sending, so that it proves nothing about a larger one
-    /// (RFC 9002 §7.8); waiting for the pacer does not make a sender application limited.
+    /// There is room to send, and nothing to be sent: what is sent next follows a pause.
+    fn on_app_limited(&mut self, in_flight_bytes: u64);
+
+    /// Packets that counted in flight, and left at one instant, were acknowledged. `app_limited`
+    /// says that the window was not what limited sending, so that it proves nothing about a
+    /// larger one (RFC 9002 §7.8); waiting for the pacer does not make a sender application
+    /// limited. `rtt` does not have the sample of this ACK frame yet.
     fn on_acked(
         &mut self,
         now: Instant,
         sent_time: Instant,
         bytes: u64,
-        pn: u64,
         app_limited: bool,
         rtt: &Rtt,
     );
+
+    /// All that an ACK frame newly acknowledged was told, and the losses that follow from it.
+    fn on_ack_end(&mut self, now: Instant, end: &AckEnd<'_>);
 
     /// Packets were lost, or a router marked some. Returns true if this is an event of its own,
     /// and false if it belongs to the last one.
@@ -94,6 +120,10 @@ pub trait Controller: Send {
 
     /// Where slow start ends; `None` while nothing has ended it yet.
     fn ssthresh(&self) -> Option<u64>;
+
+    /// Bytes per second at which packets leave, where pacing is switched on; `None` for 5/4 of a
+    /// window in a round trip.
+    fn pacing_rate(&self) -> Option<u64>;
 }
 
 /// Which controller a connection uses.
@@ -117,6 +147,9 @@ pub enum AnyController {
     NewReno(NewReno),
     /// RFC 9438 with RFC 9406.
     Cubic(Cubic),
+    /// Listens.
+    #[cfg(test)]
+    Probe(Box<RateProbe>),
 }
 
 impl AnyController {
@@ -137,14 +170,21 @@ macro_rules! each {
         match $any {
             AnyController::NewReno($controller) => $call,
             AnyController::Cubic($controller) => $call,
+            #[cfg(test)]
+            AnyController::Probe($controller) => $call,
         }
     };
 }
 
 impl Controller for AnyController {
     #[inline]
-    fn on_sent(&mut self, now: Instant, bytes: u64, pn: u64) {
-        each!(self, controller => controller.on_sent(now, bytes, pn));
+    fn on_sent(&mut self, now: Instant, bytes: u64, in_flight_bytes: u64) {
+        each!(self, controller => controller.on_sent(now, bytes, in_flight_bytes));
+    }
+
+    #[inline]
+    fn on_app_limited(&mut self, in_flight_bytes: u64) {
+        each!(self, controller => controller.on_app_limited(in_flight_bytes));
     }
 
     #[inline]
@@ -153,11 +193,15 @@ impl Controller for AnyController {
         now: Instant,
         sent_time: Instant,
         bytes: u64,
-        pn: u64,
         app_limited: bool,
         rtt: &Rtt,
     ) {
-        each!(self, controller => controller.on_acked(now, sent_time, bytes, pn, app_limited, rtt));
+        each!(self, controller => controller.on_acked(now, sent_time, bytes, app_limited, rtt));
+    }
+
+    #[inline]
+    fn on_ack_end(&mut self, now: Instant, end: &AckEnd<'_>) {
+        each!(self, controller => controller.on_ack_end(now, end));
     }
 
     fn on_congestion(&mut self, now: Instant, news: &Congestion, rtt: &Rtt) -> bool {
@@ -179,6 +223,10 @@ impl Controller for AnyController {
 
     fn ssthresh(&self) -> Option<u64> {
         each!(self, controller => controller.ssthresh())
+    }
+
+    fn pacing_rate(&self) -> Option<u64> {
+        each!(self, controller => controller.pacing_rate())
     }
 }
 

@@ -1,7 +1,8 @@
 //! NewReno as RFC 9002 §7 and appendix B write it down.
 
 use super::{
-    Congestion, Controller, Recovery, WINDOW_MAX_BYTES, initial_window, min_window, window_for_mtu,
+    AckEnd, Congestion, Controller, Recovery, WINDOW_MAX_BYTES, initial_window, min_window,
+    window_for_mtu,
 };
 use crate::proto::rtt::Rtt;
 use crate::time::Instant;
@@ -39,7 +40,10 @@ impl NewReno {
 
 impl Controller for NewReno {
     #[inline]
-    fn on_sent(&mut self, _now: Instant, _bytes: u64, _pn: u64) {}
+    fn on_sent(&mut self, _now: Instant, _bytes: u64, _in_flight_bytes: u64) {}
+
+    #[inline]
+    fn on_app_limited(&mut self, _in_flight_bytes: u64) {}
 
     // RFC 9002 §B.5, OnPacketAcked.
     #[inline]
@@ -48,7 +52,6 @@ impl Controller for NewReno {
         _now: Instant,
         sent_time: Instant,
         bytes: u64,
-        _pn: u64,
         app_limited: bool,
         _rtt: &Rtt,
     ) {
@@ -67,6 +70,9 @@ impl Controller for NewReno {
             self.window = (self.window + u64::from(self.mtu)).min(WINDOW_MAX_BYTES);
         }
     }
+
+    #[inline]
+    fn on_ack_end(&mut self, _now: Instant, _end: &AckEnd<'_>) {}
 
     // RFC 9002 §B.6, OnCongestionEvent, and §B.8.
     fn on_congestion(&mut self, now: Instant, news: &Congestion, _rtt: &Rtt) -> bool {
@@ -106,5 +112,9 @@ impl Controller for NewReno {
 
     fn ssthresh(&self) -> Option<u64> {
         (self.ssthresh != u64::MAX).then_some(self.ssthresh)
+    }
+
+    fn pacing_rate(&self) -> Option<u64> {
+        None
     }
 }

@@ -56,12 +56,12 @@ impl<C: Controller> Path<C> {
         let rtt = rtt_of(self.rtt_ns);
         for i in 0..packets {
             let sent_ns = self.now_ns + i * self.rtt_ns / packets;
-            self.controller.on_sent(at(sent_ns), MSS, self.pn + i);
+            self.controller.on_sent(at(sent_ns), MSS, i * MSS);
         }
         for i in 0..packets {
             let sent_ns = self.now_ns + i * self.rtt_ns / packets;
             let (now, sent) = (at(sent_ns + self.rtt_ns), at(sent_ns));
-            self.controller.on_acked(now, sent, MSS, self.pn + i, false, &rtt);
+            self.controller.on_acked(now, sent, MSS, false, &rtt);
         }
         self.pn += packets;
         self.now_ns += self.rtt_ns;
@@ -208,7 +208,7 @@ fn losses_by_chance_leave_a_window_of_one_over_their_rate() {
                 if pn % 100 == 0 {
                     cubic.on_congestion(now, &by_chance(sent, 1), &flat);
                 } else {
-                    cubic.on_acked(now, sent, MSS, pn, false, &flat);
+                    cubic.on_acked(now, sent, MSS, false, &flat);
                 }
             }
             now_ns += 20 * MS;
@@ -230,7 +230,7 @@ fn losses_of_one_flight_count_once() {
         let window = controller.window();
         // Sent before the event, lost or acknowledged after it: nothing changes.
         controller.meets(at(110), at(100), false, true);
-        controller.on_acked(at(120), at(100), MSS, 1, false, &rtt);
+        controller.on_acked(at(120), at(100), MSS, false, &rtt);
         assert_eq!(controller.window(), window);
         // Sent after it: a new event.
         controller.meets(at(200), at(101), false, false);
@@ -291,7 +291,7 @@ fn persistent_congestion_leaves_the_minimum_and_slow_start() {
         let ssthresh = path.controller.ssthresh().expect("an event");
         assert!(ssthresh < before && ssthresh >= before / 2);
         // The period of recovery is over: what was sent before the event grows the window.
-        path.controller.on_acked(now, now, MSS, 0, false, &rtt_of(50 * MS));
+        path.controller.on_acked(now, now, MSS, false, &rtt_of(50 * MS));
         assert_eq!(path.controller.window(), 3 * MSS);
         path.rounds(3);
         assert_eq!(path.controller.window(), 24 * MSS);
@@ -318,7 +318,7 @@ fn an_application_limited_sender_does_not_grow() {
             let window = controller.window();
             for i in 1..1_000 {
                 let sent = at(phase * 20_000 * MS + i * MS);
-                controller.on_acked(sent.plus_ns(50 * MS), sent, MSS, i, true, &rtt);
+                controller.on_acked(sent.plus_ns(50 * MS), sent, MSS, true, &rtt);
             }
             assert_eq!(controller.window(), window, "{controller:?}");
             let now = at(15_000 * MS);
@@ -440,7 +440,7 @@ fn cubic_does_not_count_time_that_the_application_idled() {
     let mut busy = path.controller.clone();
     let rtt = rtt_of(path.rtt_ns);
     let idle_ns = 10 * SECOND_NS;
-    path.controller.on_acked(at(path.now_ns), at(path.now_ns - MS), MSS, 0, true, &rtt);
+    path.controller.on_acked(at(path.now_ns), at(path.now_ns - MS), MSS, true, &rtt);
     path.now_ns += idle_ns;
     path.rounds(30);
 
@@ -474,10 +474,10 @@ fn slow_start_round(cubic: &mut Cubic, now_ns: &mut u64, rtt_ns: u64) {
     let rtt = rtt_of(rtt_ns);
     let packets = cubic.window() / MSS;
     let start = *now_ns;
-    (0..packets).for_each(|i| cubic.on_sent(at(start + i * 1_000), MSS, i));
+    (0..packets).for_each(|i| cubic.on_sent(at(start + i * 1_000), MSS, i * MSS));
     for i in 0..packets {
         let sent_ns = start + i * 1_000;
-        cubic.on_acked(at(sent_ns + rtt_ns), at(sent_ns), MSS, i, false, &rtt);
+        cubic.on_acked(at(sent_ns + rtt_ns), at(sent_ns), MSS, false, &rtt);
     }
     *now_ns = start + rtt_ns + packets * 1_000;
 }
@@ -587,7 +587,7 @@ proptest! {
                 Event::Sent(now, bytes) => controller.on_sent(at(now), bytes, 0),
                 Event::Acked(now, sent, bytes, app_limited, rtt_ns) => {
                     let rtt = rtt_of(rtt_ns);
-                    controller.on_acked(at(now), at(sent), bytes, 0, app_limited, &rtt);
+                    controller.on_acked(at(now), at(sent), bytes, app_limited, &rtt);
                     prop_assert!(controller.window() >= before);
                     prop_assert!(!app_limited || controller.window() == before);
                 }
@@ -629,7 +629,7 @@ fn costs() {
             let rtt = rtt_of(10 * MS);
             controller.meets(at(1), at(1), false, false);
             while controller.window() < window_packets * MSS {
-                controller.on_acked(at(2), at(2), MSS, 0, false, &rtt);
+                controller.on_acked(at(2), at(2), MSS, false, &rtt);
             }
             let mut best = f64::INFINITY;
             for _ in 0..5 {
@@ -637,8 +637,8 @@ fn costs() {
                 let start = std::time::Instant::now();
                 for i in 0..packets {
                     let now = at(SECOND_NS + i * 1_000);
-                    controller.on_sent(now, MSS, i);
-                    controller.on_acked(now, now, MSS, i, false, &rtt);
+                    controller.on_sent(now, MSS, 0);
+                    controller.on_acked(now, now, MSS, false, &rtt);
                     std::hint::black_box(controller.window());
                 }
                 best = best.min(start.elapsed().as_nanos() as f64 / packets as f64);

@@ -42,14 +42,12 @@ struct NewlyAcked {
     /// Packets that left in the same instant are told to the controller at once.
     batch_sent_at: Instant,
     batch_bytes: u64,
-    batch_pn: u64,
 }
 
 impl NewlyAcked {
-    /// Notes a packet; returns a batch that is complete: when it was sent, its bytes, its last
-    /// packet number.
+    /// Notes a packet; returns a batch that is complete: when it was sent, and its bytes.
     #[inline]
-    fn note(&mut self, p: &Resolved, largest: u64) -> Option<(Instant, u64, u64)> {
+    fn note(&mut self, p: &Resolved, largest: u64) -> Option<(Instant, u64)> {
         self.packets += 1;
         self.ack_eliciting |= p.info.ack_eliciting;
         self.marked += u64::from(p.info.ecn_capable);
@@ -59,17 +57,13 @@ impl NewlyAcked {
         if !p.info.in_flight {
             return None;
         }
-        let done = (self.batch_bytes > 0 && self.batch_sent_at != p.sent_at).then_some((
-            self.batch_sent_at,
-            self.batch_bytes,
-            self.batch_pn,
-        ));
+        let done = (self.batch_bytes > 0 && self.batch_sent_at != p.sent_at)
+            .then_some((self.batch_sent_at, self.batch_bytes));
         if done.is_some() {
             self.batch_bytes = 0;
         }
         self.batch_sent_at = p.sent_at;
         self.batch_bytes += u64::from(p.info.bytes);
-        self.batch_pn = p.pn;
         done
     }
 }
@@ -138,7 +132,6 @@ impl Connection {
                 now,
                 acked.batch_sent_at,
                 acked.batch_bytes,
-                acked.batch_pn,
                 self.streams.app_limited,
                 &self.path.rtt,
             );
@@ -157,6 +150,7 @@ impl Connection {
             self.pto_count = 0;
         }
         self.detect_losses(now, space);
+        self.path.on_ack_end(now, self.data.sent.oldest_sent_at());
         Ok(())
     }
 
@@ -184,8 +178,8 @@ impl Connection {
                 } else {
                     path.mtu.on_packet_acked(p.pn, p.info.bytes);
                 }
-                if let Some((sent_at, bytes, pn)) = acked.note(&p, ack.largest) {
-                    path.congestion.on_acked(now, sent_at, bytes, pn, app_limited, &path.rtt);
+                if let Some((sent_at, bytes)) = acked.note(&p, ack.largest) {
+                    path.congestion.on_acked(now, sent_at, bytes, app_limited, &path.rtt);
                 }
                 for frame in frames {
                     match frame {
@@ -256,8 +250,8 @@ impl Connection {
         for (lo, hi) in ack.ranges() {
             s.sent.acknowledge(lo, hi, |p, frames| {
                 path.on_resolved(&p);
-                if let Some((sent_at, bytes, pn)) = acked.note(&p, ack.largest) {
-                    path.congestion.on_acked(now, sent_at, bytes, pn, app_limited, &path.rtt);
+                if let Some((sent_at, bytes)) = acked.note(&p, ack.largest) {
+                    path.congestion.on_acked(now, sent_at, bytes, app_limited, &path.rtt);
                 }
                 for frame in frames {
                     match frame {

@@ -327,6 +327,7 @@ impl Connection {
             smoothed_rtt_ns: path.rtt.smoothed_ns(),
             rtt_variance_ns: path.rtt.variance_ns(),
             min_rtt_ns: path.rtt.min_ns(),
+            pacing_bytes_per_second: path.congestion.pacing_rate(),
             probe_count: self.pto_count,
         }
     }

@@ -87,6 +87,7 @@ impl Connection {
         }
         if !has_frames && !ack_due && !probing {
             self.streams.app_limited = true;
+            self.path.on_app_limited();
             return self.transmit_mtu_probe(now, buf);
         }
         let mtu = usize::from(self.path.mtu.current()).min(buf.len());

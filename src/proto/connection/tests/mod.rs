@@ -3,6 +3,7 @@
 mod attacks;
 mod attacks_seen;
 mod basics;
+mod delivery;
 mod early;
 mod ecn;
 mod forge;
