@@ -3,6 +3,7 @@
 use super::forge::{initial, initial_from, payload};
 use super::pair::*;
 use super::*;
+use crate::proto::observer::{DropReason, Observation};
 use crate::wire::VARINT_MAX;
 use crate::wire::Writer;
 use crate::wire::frame::{Frame, write_ack};
@@ -64,8 +65,10 @@ fn attack_01_spoofed_initials_are_answered_with_three_times_the_bytes_at_most() 
 #[test]
 fn attack_02_small_initials_are_discarded() {
     let mut pair = Pair::new();
+    let drops = pair.hear_drops(Side::Server);
     let mut small = initial(&payload(&[Frame::Ping]), 0, cid(1), 1199);
     pair.deliver(Side::Server, Ecn::NotEct, &mut small);
+    assert_eq!(drops.take(), [DropReason::SmallInitial]);
     assert_eq!((pair.server.stats.rx_packets, pair.server.stats.rx_dropped), (0, 1));
     let mut fine = initial(&payload(&[Frame::Ping]), 0, cid(1), 1200);
     pair.deliver(Side::Server, Ecn::NotEct, &mut fine);
@@ -77,7 +80,9 @@ fn attack_03_coalesced_packets_for_other_ids_are_ignored_and_not_kept() {
     let mut pair = Pair::new();
     let mut both = initial(&payload(&[Frame::Ping]), 0, cid(1), 600);
     both.extend(initial_from(Side::Client, cid(9), cid(1), &payload(&[Frame::Ping]), 1, 700));
+    let drops = pair.hear_drops(Side::Server);
     pair.deliver(Side::Server, Ecn::NotEct, &mut both);
+    assert_eq!(drops.take(), [DropReason::OtherConnection]);
     assert_eq!((pair.server.stats.rx_packets, pair.server.stats.rx_dropped), (1, 1));
     assert!(pair.server.early.is_none());
 }
@@ -115,11 +120,13 @@ fn attack_08_a_retry_to_a_server_or_late_to_a_client_is_discarded() {
         buf[..len].to_vec()
     };
     let mut pair = Pair::new();
+    let [to_client, to_server] = [Side::Client, Side::Server].map(|side| pair.hear_drops(side));
     pair.deliver(Side::Server, Ecn::NotEct, &mut retry(cid(3)));
-    assert_eq!(pair.server.stats.rx_dropped, 1);
+    assert_eq!(to_server.take(), [DropReason::UselessRetry]);
     pair.run_ms(3);
     let before = *pair.client.remote_cids.current();
     pair.deliver(Side::Client, Ecn::NotEct, &mut retry(cid(1)));
+    assert_eq!(to_client.take(), [DropReason::UselessRetry]);
     assert_eq!(*pair.client.remote_cids.current(), before, "the server has been heard already");
     pair.settle();
     assert!(pair.client.is_confirmed());
@@ -271,10 +278,18 @@ fn attack_21_empty_payload_reserved_bits_and_misplaced_frames_are_violations() {
 #[test]
 fn attack_22_a_packet_of_pings_costs_one_acknowledgement() {
     let mut pair = Pair::connected();
-    let before = pair.server.stats.tx_packets;
-    pair.attack_1rtt(Side::Client, &[1; 1200]);
+    let sent = pair.hear(Side::Server, |what| match what {
+        Observation::PacketSent(p) => Some(format!("{:?}", p.frames())),
+        _ => None,
+    });
+    let mut packet = pair.forge_1rtt(Side::Client, &[1; 1200], 0);
+    let pn = pair.client.data.sent.next_pn() - 1;
+    pair.deliver(Side::Server, Ecn::NotEct, &mut packet);
     pair.settle();
-    assert_eq!(pair.server.stats.tx_packets, before + 1);
+    let sent = sent.take();
+    let [frames] = &sent[..] else { panic!("{sent:?}") };
+    assert!(frames.starts_with(" Ack ") && frames.contains(&format!("-{pn}")), "{frames}");
+    assert!(!frames.contains("Ping"), "{frames}");
     assert!(pair.server.is_established());
 }
 

@@ -1,14 +1,13 @@
 //! Packets that no honest endpoint would write: sealed with the keys of a test connection.
 
-use super::super::keys::Opened;
 use super::pair::*;
 use super::*;
 use crate::proto::crypto::{TAG_LEN, initial_keys};
 use crate::proto::packet_builder::{Header, Number, PacketBuilder};
 use crate::proto::recovery::SentInfo;
 use crate::wire::frame::Frame;
-use crate::wire::packet::{LongHeader, PacketType, decode_pn, patch_length};
-use crate::wire::{Reader, VERSION_1, Writer};
+use crate::wire::packet::{LongHeader, PacketType, patch_length};
+use crate::wire::{VERSION_1, Writer};
 
 /// The payload that some frames make.
 pub(super) fn payload(frames: &[Frame<'_>]) -> Vec<u8> {
@@ -72,30 +71,6 @@ impl Pair {
     /// As [`attack_1rtt`](Self::attack_1rtt), with frames.
     pub(super) fn attack(&mut self, from: Side, frames: &[Frame<'_>]) {
         self.attack_1rtt(from, &payload(frames));
-    }
-
-    /// Opens a 1-RTT packet of the server's without the client's knowing; the PATH_RESPONSE frames
-    /// in it. Then the client gets it.
-    pub(super) fn client_reads(&mut self, packet: &mut [u8]) -> Vec<[u8; 8]> {
-        let mut copy = packet.to_vec();
-        let keys = self.client.keys.as_mut().unwrap();
-        let at = 1 + usize::from(self.client.local_cid_len);
-        let u = keys.remote_header().unmask(&mut copy, at).unwrap();
-        let pn = decode_pn(u.truncated_pn, u.pn_len, self.client.data.received.largest);
-        let header = at + u.pn_len;
-        let Ok(Opened::Plain(len)) = keys.open(pn, &mut copy, header, u.first & 4 != 0, None)
-        else {
-            panic!("not a packet of the server's");
-        };
-        let mut responses = Vec::new();
-        let mut reader = Reader::new(&copy[header..header + len]);
-        while !reader.is_empty() {
-            if let Frame::PathResponse(data) = Frame::read(&mut reader).unwrap() {
-                responses.push(data);
-            }
-        }
-        self.deliver(Side::Client, Ecn::NotEct, packet);
-        responses
     }
 
     /// The transport code that `side` closed the connection with, if it did.

@@ -3,7 +3,7 @@
 use super::*;
 use crate::proto::crypto::testing;
 use crate::proto::crypto::{ClientTls, ServerTls, initial_keys};
-use crate::proto::observer::Observation;
+use crate::proto::observer::{DropReason, Observation};
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, channel};
 
@@ -228,6 +228,14 @@ impl Pair {
         };
         connection.set_observer(self.now, Some(Box::new(observer)));
         Heard(heard)
+    }
+
+    /// Hears why one side drops packets from now on.
+    pub(super) fn hear_drops(&mut self, side: Side) -> Heard<DropReason> {
+        self.hear(side, |what| match what {
+            Observation::PacketDropped(dropped) => Some(dropped.reason),
+            _ => None,
+        })
     }
 
     fn issue_cids(&mut self) {

@@ -3,6 +3,7 @@
 use super::forge::payload;
 use super::pair::*;
 use super::*;
+use crate::proto::observer::Observation;
 use crate::proto::path::PATH_RESPONSES_MAX;
 use crate::wire::frame::Frame;
 
@@ -18,6 +19,16 @@ fn challenged(pair: &mut Pair, count: u64) -> Vec<Vec<u8>> {
     answers
 }
 
+/// The size of a packet that is sent, and the PATH_RESPONSE frames in it.
+fn responses(what: &Observation<'_>) -> Option<(usize, Vec<u64>)> {
+    let Observation::PacketSent(p) = what else { return None };
+    let responses = p.frames().filter_map(|frame| match frame {
+        Frame::PathResponse(data) => Some(u64::from_be_bytes(data)),
+        _ => None,
+    });
+    Some((p.bytes, responses.collect()))
+}
+
 #[test]
 fn attack_34_every_challenge_is_answered_in_datagrams_of_full_size() {
     // RFC 9000 §8.2.2, beside data whose frame could fill the packet, and alone.
@@ -27,14 +38,15 @@ fn attack_34_every_challenge_is_answered_in_datagrams_of_full_size() {
         if data > 0 {
             pair.server.streams().send(s, Bytes::from(vec![9; data]), true).unwrap();
         }
-        let answers = challenged(&mut pair, 3);
-        assert!(answers[0].len() >= 1_200, "{} bytes", answers[0].len());
-        let mut seen = Vec::new();
-        for mut answer in answers {
-            seen.extend(pair.client_reads(&mut answer));
+        let heard = pair.hear(Side::Server, responses);
+        for mut answer in challenged(&mut pair, 3) {
+            pair.deliver(Side::Client, Ecn::NotEct, &mut answer);
         }
-        let responses: Vec<_> = (0..3u64).map(|n| n.to_be_bytes()).collect();
-        assert_eq!(seen, responses);
+        let (mut answers, others): (Vec<_>, Vec<_>) =
+            heard.take().into_iter().partition(|(_, all)| !all.is_empty());
+        let (bytes, first) = answers.remove(0);
+        assert!(bytes >= 1_200, "{bytes} bytes");
+        assert_eq!((first, answers), (vec![0, 1, 2], vec![]), "beside {others:?}");
         pair.settle();
         assert_eq!(pair.client_app.data.get(&s).map_or(0, Vec::len), data);
         assert_eq!(pair.server.stats().rx_refused_challenges, 0);
@@ -50,12 +62,13 @@ fn attack_71_a_flood_of_challenges_is_bounded_and_counted() {
     }
     let refused = 100 * 100 - PATH_RESPONSES_MAX as u64;
     assert_eq!(pair.server.stats().rx_refused_challenges, refused);
+    let heard = pair.hear(Side::Server, responses);
     let mut buf = [0; 2048];
     let answer = pair.server.transmit(pair.now, &mut buf).unwrap();
     assert!(answer.len >= 1_200 && !pair.server.path.has_response());
-    let answers = pair.client_reads(&mut buf[..answer.len]);
-    let first: Vec<_> = (0..PATH_RESPONSES_MAX as u64).map(|n| n.to_be_bytes()).collect();
-    assert_eq!(answers, first, "the oldest");
+    let oldest: Vec<u64> = (0..PATH_RESPONSES_MAX as u64).collect();
+    assert_eq!(heard.take(), [(answer.len, oldest)]);
+    pair.deliver(Side::Client, answer.ecn, &mut buf[..answer.len]);
     pair.settle();
     assert!(pair.server.is_established());
 }
