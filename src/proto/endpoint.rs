@@ -275,7 +275,7 @@ impl Endpoint {
     /// A token for [`Connection::send_new_token`]: it lets the client at `remote` return without
     /// proving its address again. `nonce` must be random.
     pub fn new_token(&mut self, now: Instant, nonce: &[u8; 12], remote: IpAddr) -> Vec<u8> {
-        let mut token = Vec::new();
+        let mut token = Vec::with_capacity(MAX_TOKEN_LEN);
         self.tokens.new_token(now, nonce, remote, &mut token);
         token
     }

@@ -26,7 +26,9 @@ pub(super) struct CryptoSend {
     data: Vec<u8>,
     /// First byte never sent.
     next: usize,
-    /// Ranges acknowledged.
+    /// Everything below is acknowledged.
+    acked_below: usize,
+    /// Ranges acknowledged above: none if nothing was lost or overtaken.
     acked: Ranges,
     /// Ranges to send again.
     lost: Ranges,
@@ -38,18 +40,18 @@ struct Ranges(Vec<(usize, usize)>);
 
 impl Ranges {
     fn insert(&mut self, start: usize, end: usize) {
-        let mut all = std::mem::take(&mut self.0);
-        all.push((start, end));
-        all.sort_unstable();
-        for (s, e) in all {
-            match self.0.last_mut() {
-                Some(last) if last.1 >= s => last.1 = last.1.max(e),
-                _ => self.0.push((s, e)),
-            }
-        }
+        let from = self.0.partition_point(|range| range.1 < start);
+        let to = self.0.partition_point(|range| range.0 <= end);
+        let joined = self.0[from..to]
+            .iter()
+            .fold((start, end), |all, range| (all.0.min(range.0), all.1.max(range.1)));
+        self.0.splice(from..to, [joined]);
     }
 
     fn remove(&mut self, start: usize, end: usize) {
+        if self.0.iter().all(|range| range.1 <= start || end <= range.0) {
+            return;
+        }
         for (s, e) in std::mem::take(&mut self.0) {
             let parts = [(s, e.min(start)), (s.max(end), e)];
             self.0.extend(parts.into_iter().filter(|(s, e)| s < e));
@@ -112,6 +114,10 @@ impl CryptoSend {
     }
 
     fn repeat(&mut self, start: usize, end: usize) {
+        let start = start.max(self.acked_below);
+        if start >= end {
+            return;
+        }
         self.lost.insert(start, end);
         for &(s, e) in &self.acked.0 {
             self.lost.remove(s, e);
@@ -122,14 +128,24 @@ impl CryptoSend {
     pub(super) fn on_acked(&mut self, offset: u64, len: u16) -> bool {
         let start = offset as usize;
         let end = start + usize::from(len);
-        self.acked.insert(start, end);
         self.lost.remove(start, end);
-        self.acked.0.first() == Some(&(0, self.data.len()))
+        if start > self.acked_below {
+            self.acked.insert(start, end);
+            return false;
+        }
+        self.acked_below = self.acked_below.max(end);
+        while let Some(&(s, e)) = self.acked.0.first()
+            && s <= self.acked_below
+        {
+            self.acked_below = self.acked_below.max(e);
+            self.acked.0.remove(0);
+        }
+        self.acked_below == self.data.len()
     }
 
     /// Everything goes out again: a Retry made what was sent void.
     pub(super) fn restart(&mut self) {
-        self.next = 0;
+        (self.next, self.acked_below) = (0, 0);
         self.acked.0.clear();
         self.lost.0.clear();
     }
