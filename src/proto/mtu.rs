@@ -71,18 +71,19 @@ enum State {
 }
 
 /// The size of datagrams on one path.
+#[repr(C)]
 #[derive(Clone, Debug)]
 pub struct Mtu {
     current: u16,
     max: u16,
-    state: State,
-    /// Events towards a black hole.
-    suspicions: u8,
     /// The smallest of what was lost in them: when so much passes, there is none.
     suspicious_bytes: u16,
     /// Packets of so many bytes are worth a note when they are acknowledged: the size, or the
     /// smallest of what was lost.
     notable_bytes: u16,
+    /// Events towards a black hole.
+    suspicions: u8,
+    state: State,
     /// The largest number of a packet of full size that was acknowledged.
     full_acked: Option<u64>,
     /// How long the path is given after the next black hole.

@@ -25,26 +25,27 @@ const AMPLIFICATION: u64 = 3;
 pub(super) const PATH_RESPONSES_MAX: usize = 8;
 
 /// A path of a connection.
+#[repr(C)]
 #[derive(Debug)]
 pub(super) struct Path {
     /// Our address. A client that lets the kernel choose learns it from the first packet.
     pub(super) local: SocketAddr,
     /// The peer's address.
     pub(super) remote: SocketAddr,
-    pub(super) validation: Validation,
-    pub(super) rtt: Rtt,
-    pub(super) congestion: AnyController,
-    pub(super) spurious: SpuriousCandidates,
-    /// The pacer is asked.
-    pub(super) paced: bool,
-    pub(super) pacer: Pacer,
     pub(super) bytes_in_flight: u64,
-    pub(super) ecn: EcnSender,
-    pub(super) mtu: Mtu,
-    /// What the peer waits for before it acknowledges.
-    pub(super) patience: Patience,
     /// Challenges to answer, while there are some: most paths never get one.
     responses: Option<Box<PathResponses>>,
+    /// What the peer waits for before it acknowledges.
+    pub(super) patience: Patience,
+    /// The pacer is asked.
+    pub(super) paced: bool,
+    pub(super) rtt: Rtt,
+    pub(super) pacer: Pacer,
+    pub(super) mtu: Mtu,
+    pub(super) ecn: EcnSender,
+    pub(super) spurious: SpuriousCandidates,
+    pub(super) congestion: AnyController,
+    pub(super) validation: Validation,
 }
 
 /// Challenges to answer, oldest first.

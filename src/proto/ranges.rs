@@ -12,7 +12,7 @@
 use core::fmt;
 
 /// Ranges held without heap memory.
-pub const INLINE: usize = 4;
+pub const INLINE: usize = 2;
 
 /// `lo..=hi`.
 type Range = (u64, u64);
@@ -380,7 +380,8 @@ mod tests {
         assert_eq!(set.pop_min(), Some((0, 0)));
         set.shrink();
         assert_eq!(set.heap.capacity(), 0);
-        assert_eq!(ranges(&set), [(10, 10), (20, 20), (30, 30), (1_000, 1_000)]);
+        let left = (1..INLINE as u64).map(|i| 10 * i).chain([1_000]);
+        assert_eq!(ranges(&set), left.map(|number| (number, number)).collect::<Vec<_>>());
     }
 
     #[test]

@@ -59,8 +59,8 @@ pub struct SpuriousCandidates {
     packet_threshold: u64,
     /// True events until the threshold falls back.
     persist: u8,
-    /// The numbers left out last, in no order.
-    skipped: [u64; SKIPPED_MAX],
+    /// The numbers left out last, in no order; made for the first.
+    skipped: Option<Box<[u64; SKIPPED_MAX]>>,
     next_skipped: u8,
 }
 
@@ -73,8 +73,7 @@ impl Default for SpuriousCandidates {
             convicted: false,
             packet_threshold: PACKET_THRESHOLD,
             persist: 0,
-            // No packet has this number (RFC 9000 §12.3).
-            skipped: [u64::MAX; SKIPPED_MAX],
+            skipped: None,
             next_skipped: 0,
         }
     }
@@ -109,7 +108,9 @@ impl SpuriousCandidates {
 
     /// A number was left out.
     pub fn on_skipped(&mut self, pn: u64) {
-        self.skipped[usize::from(self.next_skipped) % SKIPPED_MAX] = pn;
+        // No packet has the number that stands there first (RFC 9000 §12.3).
+        let skipped = self.skipped.get_or_insert_with(|| Box::new([u64::MAX; SKIPPED_MAX]));
+        skipped[usize::from(self.next_skipped) % SKIPPED_MAX] = pn;
         self.next_skipped = self.next_skipped.wrapping_add(1);
     }
 
@@ -158,7 +159,8 @@ impl SpuriousCandidates {
     /// The range covers a number that was left out.
     pub fn on_range(&mut self, lo: u64, hi: u64, largest: u64) -> Result<bool, NeverSent> {
         let range = lo..=hi;
-        if let Some(&skipped) = self.skipped.iter().find(|skipped| range.contains(skipped)) {
+        let mut skipped = self.skipped.iter().flat_map(|all| all.iter());
+        if let Some(&skipped) = skipped.find(|skipped| range.contains(skipped)) {
             return Err(NeverSent(skipped));
         }
         let first = self.lost.partition_point(|&pn| pn < lo);
@@ -174,7 +176,7 @@ impl SpuriousCandidates {
     /// Bytes of heap held.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
-        self.lost.capacity() * size_of::<u64>()
+        self.lost.capacity() * size_of::<u64>() + self.skipped.as_deref().map_or(0, size_of_val)
     }
 }
 

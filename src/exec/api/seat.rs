@@ -18,35 +18,36 @@ pub(in crate::exec) struct Handshake {
 }
 
 /// Where a connection sits: what the worker knows of it besides its state.
+#[repr(C)]
 pub(in crate::exec) struct Seat {
     pub(in crate::exec) key: Key,
     /// The datapath that it sends through.
     pub(in crate::exec) datapath: usize,
-    /// What lies below IP on the way to the peer; the addresses are the connection's.
-    pub(in crate::exec) link: Link,
-    /// Made when somebody asks for a handle.
-    pub(in crate::exec) address: Option<Arc<Address>>,
-    /// Its descriptors that are watched, some of which may be no more.
-    pub(in crate::exec) watches: Vec<WatchId>,
-    /// The client's handshake, until it is done.
-    pub(in crate::exec) handshake: Option<Box<Handshake>>,
-    /// Where a client came from: whose account its place is on.
-    pub(in crate::exec) source: Option<Source>,
-    /// What the connection held when it was looked at last.
-    pub(in crate::exec) held_bytes: u32,
-    pub(in crate::exec) measured_at: Instant,
-    /// The listener that accepted it.
-    pub(in crate::exec) listener: Option<u32>,
-    /// Where the peer's stateless reset finds it.
-    pub(in crate::exec) reset: Option<u64>,
+    /// When something happened to it last.
+    pub(in crate::exec) touched_at: Instant,
     /// On the touched list.
     pub(in crate::exec) touched: bool,
     /// The application was told that it is over: nothing more is told.
     pub(in crate::exec) over: bool,
-    /// When something happened to it last.
-    pub(in crate::exec) touched_at: Instant,
     /// It gave back what an idle connection does not need.
     pub(in crate::exec) shrunk: bool,
+    /// What the connection held when it was looked at last.
+    pub(in crate::exec) held_bytes: u32,
+    pub(in crate::exec) measured_at: Instant,
+    /// What lies below IP on the way to the peer; the addresses are the connection's.
+    pub(in crate::exec) link: Link,
+    /// The client's handshake, until it is done.
+    pub(in crate::exec) handshake: Option<Box<Handshake>>,
+    /// Made when somebody asks for a handle.
+    pub(in crate::exec) address: Option<Arc<Address>>,
+    /// The listener that accepted it.
+    pub(in crate::exec) listener: Option<u32>,
+    /// Where the peer's stateless reset finds it.
+    pub(in crate::exec) reset: Option<u64>,
+    /// Where a client came from: whose account its place is on.
+    pub(in crate::exec) source: Option<Source>,
+    /// Its descriptors that are watched, some of which may be no more.
+    pub(in crate::exec) watches: Vec<WatchId>,
 }
 
 impl Seat {

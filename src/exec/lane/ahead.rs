@@ -12,7 +12,7 @@
 //! Nothing is decided here: a datagram that is dropped after all has cost its fetches, and one
 //! that was not looked at is found all the same.
 
-use super::Lane;
+use super::{Entry, Lane};
 use crate::datapath::MAX_BURST;
 use crate::exec::address::Key;
 use crate::exec::sys;
@@ -102,7 +102,7 @@ impl Lane {
         let cold = || ahead.seen.iter().filter_map(|seen| seen.fetch);
         for key in cold() {
             if let Some(entry) = table.peek(key) {
-                sys::prefetch(std::ptr::from_ref(entry).cast(), size_of_val(entry));
+                sys::prefetch(std::ptr::from_ref(entry).cast(), Entry::COLD_AT);
             }
         }
         for key in cold() {

@@ -89,19 +89,23 @@ pub(super) struct LaneParts {
     pub(super) limits: LaneLimits,
 }
 
-/// A connection with its application.
+/// A connection with its application, by whole cache lines, what every packet touches first.
+#[repr(C, align(64))]
 struct Entry {
-    connection: Connection,
-    seat: Seat,
     handler: Box<dyn Handler>,
+    seat: Seat,
+    connection: Connection,
 }
 
 /// What an ordinary packet may touch of a connection, its keys aside: each line of it is a miss
 /// where there are thousands.
-const HOT_BYTES: usize = size_of::<Entry>() - size_of::<Connection>() + Connection::HOT_BYTES;
+const HOT_BYTES: usize = Entry::COLD_AT - Connection::COLD_AT + Connection::HOT_BYTES;
 const _: () = assert!(HOT_BYTES <= 4096, "the hot state of a connection is 4 KiB at most");
 
 impl Entry {
+    /// What lies before is touched by an ordinary packet.
+    const COLD_AT: usize = std::mem::offset_of!(Self, connection) + Connection::COLD_AT;
+
     /// The connection, and its application as the protocol wants to see it.
     fn split<'a>(
         &'a mut self,

@@ -63,31 +63,32 @@ const STEP_SHIFT: u32 = 3;
 const LOST_SHARE_DIVISOR: u32 = 2;
 
 /// CUBIC.
+#[repr(C)]
 #[derive(Clone, Debug)]
 pub struct Cubic {
-    mtu: u16,
     pub(super) window: u64,
     ssthresh: u64,
-    recovery: Recovery,
-    /// Bytes acknowledged in congestion avoidance since the last step.
-    acked_bytes: u64,
-    /// W_max in bytes: the window when congestion was last met; 0 if that says nothing.
-    pub(super) w_max: f64,
-    /// cwnd_prior in bytes: the window before the last congestion event.
-    prior_window: f64,
-    /// The current stretch of congestion avoidance.
-    epoch: Option<Epoch>,
-    /// Since when acknowledgements came without the window being used.
-    app_limited_since: Option<Instant>,
-    pub(super) hystart: HyStart,
-    /// What the last congestion event changed.
-    before_event: Option<BeforeEvent>,
+    mtu: u16,
     /// Any loss costs three tenths of the window.
     strict: bool,
     /// Losses without a queue are all there was of the last congestion event.
     by_share: bool,
     /// What that one lost, saturating.
     lost_bytes: u32,
+    /// Since when acknowledgements came without the window being used.
+    app_limited_since: Option<Instant>,
+    pub(super) hystart: HyStart,
+    recovery: Recovery,
+    /// Bytes acknowledged in congestion avoidance since the last step.
+    acked_bytes: u64,
+    /// The current stretch of congestion avoidance.
+    epoch: Option<Epoch>,
+    /// W_max in bytes: the window when congestion was last met; 0 if that says nothing.
+    pub(super) w_max: f64,
+    /// cwnd_prior in bytes: the window before the last congestion event.
+    prior_window: f64,
+    /// What the last congestion event changed.
+    before_event: Option<BeforeEvent>,
 }
 
 /// RFC 9438 §4.9.2: the state to go back to when a congestion event was none.

@@ -61,32 +61,33 @@ impl Material {
 }
 
 /// Keys of both directions for 1-RTT packets.
+#[repr(C)]
 pub(super) struct OneRttKeys {
     /// `None` while the connection is idle: they are made again for the next packet.
     expanded: Option<Box<Expanded>>,
-    material: Box<Material>,
-    previous_remote: Option<Box<PacketKey>>,
-    previous_expires: Instant,
     phase: bool,
-    /// The smallest number received in this phase; none yet right after our own update.
-    phase_received: Option<u64>,
-    /// The first number sent in this phase.
-    phase_sent: u64,
     /// The peer has acknowledged a packet of this phase: we may update.
     phase_acknowledged: bool,
     /// We have sent an acknowledgement in this phase: the peer may update.
     phase_answered: bool,
+    /// The last packet that should have been of the previous phase was not.
+    doubt: bool,
+    /// The smallest number received in this phase; none yet right after our own update.
+    phase_received: Option<u64>,
+    /// The first number sent in this phase.
+    phase_sent: u64,
     sealed: u64,
     /// Packets that one key may protect (RFC 9001 §6.6).
     confidentiality_limit: u64,
-    /// Packets that may fail to open, over all keys.
-    integrity_limit: u64,
-    failures: u64,
+    previous_expires: Instant,
+    previous_remote: Option<Box<PacketKey>>,
     /// Updates made, by either side.
     pub(super) updates: u64,
+    failures: u64,
+    /// Packets that may fail to open, over all keys.
+    integrity_limit: u64,
     peer_updates: Limiter,
-    /// The last packet that should have been of the previous phase was not.
-    doubt: bool,
+    material: Box<Material>,
 }
 
 /// What opening a packet came to.

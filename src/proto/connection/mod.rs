@@ -119,12 +119,13 @@ impl SpaceId {
 }
 
 /// The 1-RTT packet number space.
+#[repr(C)]
 #[derive(Default)]
 struct DataSpace {
-    sent: SentPackets,
-    received: Received,
     /// Probes to send after a timeout (RFC 9002 §6.2.4).
     probes: u8,
+    sent: SentPackets,
+    received: Received,
 }
 
 /// A datagram that [`Connection::transmit`] wrote, from [`Connection::local`] to
@@ -220,6 +221,7 @@ counters! {
 }
 
 /// A QUIC connection; see the [module](self) for how to drive it.
+#[repr(C)]
 pub struct Connection {
     // What every packet touches comes first.
     state: State,
@@ -236,32 +238,32 @@ pub struct Connection {
     ack_probes_left: u8,
     /// Probe timeouts that are due sooner than `pto_count` says, since the peer was heard again.
     follow_ups: u8,
-    /// Where packets go, and what is known of the way.
-    path: Path,
-    keys: Option<OneRttKeys>,
-    data: DataSpace,
-    streams: Streams,
-    /// The packet number to leave out next.
-    skip_at: u64,
-    remote_cids: RemoteCids,
-    local_cids: LocalCids,
-    pending: Pending,
-    deadlines: Deadlines,
-    idle_timeout_ns: u64,
-    peer_max_ack_delay_ns: u64,
     peer_ack_delay_exponent: u8,
-    peer_max_datagram_bytes: u64,
     /// Larger datagrams are dropped.
     max_rx_bytes: u16,
-    rng: u64,
+    idle_timeout_ns: u64,
+    deadlines: Deadlines,
+    peer_max_ack_delay_ns: u64,
+    /// The packet number to leave out next.
+    skip_at: u64,
     config: Arc<TransportConfig>,
-    stats: ConnectionStats,
-    // What only the beginning and the end touch.
-    events: VecDeque<Event>,
     handshake: Option<Box<Handshake>>,
-    session: Option<Box<Session>>,
     /// TLS bytes in 1-RTT packets: session tickets.
     tickets: Option<Box<CryptoSend>>,
+    events: VecDeque<Event>,
+    pending: Pending,
+    keys: Option<OneRttKeys>,
+    /// Where packets go, and what is known of the way.
+    path: Path,
+    data: DataSpace,
+    streams: Streams,
+    remote_cids: RemoteCids,
+    local_cids: LocalCids,
+    stats: ConnectionStats,
+    // What only the beginning and the end touch.
+    rng: u64,
+    peer_max_datagram_bytes: u64,
+    session: Option<Box<Session>>,
     tickets_received: Option<Box<late_crypto::LateCrypto>>,
     new_token: Option<Box<[u8]>>,
     early: Option<Box<EarlyPackets>>,
@@ -383,8 +385,10 @@ impl Connection {
 
     /// Bytes that an ordinary packet may touch, keys aside: the connection itself, and what
     /// [`hot_memory`](Self::hot_memory) names.
-    pub(crate) const HOT_BYTES: usize =
-        size_of::<Self>() + Streams::HOT_BYTES + SentPackets::HOT_BYTES;
+    pub(crate) const HOT_BYTES: usize = Self::COLD_AT + Streams::HOT_BYTES + SentPackets::HOT_BYTES;
+
+    /// Where in the connection that begins which no ordinary packet touches.
+    pub(crate) const COLD_AT: usize = std::mem::offset_of!(Self, rng);
 
     /// Names the memory outside of the connection itself that an ordinary packet in either
     /// direction touches, as addresses and lengths: whoever knows that packets are about to come

@@ -53,18 +53,19 @@ impl Dedup {
 }
 
 /// What arrived in a space and what the peer has to be told of it.
+#[repr(C)]
 #[derive(Debug)]
 pub(super) struct Received {
-    pub(super) dedup: Dedup,
-    /// Numbers to report, bounded; the smallest ranges are forgotten first.
-    pub(super) ranges: RangeSet,
     pub(super) largest: Option<u64>,
     pub(super) largest_at: Instant,
-    /// Packets that asked for an acknowledgement since the last one was sent.
-    pub(super) unacked: u32,
     /// When an acknowledgement has to leave.
     pub(super) deadline: Option<Instant>,
+    /// Packets that asked for an acknowledgement since the last one was sent.
+    pub(super) unacked: u32,
+    pub(super) dedup: Dedup,
     pub(super) ecn: EcnCounts,
+    /// Numbers to report, bounded; the smallest ranges are forgotten first.
+    pub(super) ranges: RangeSet,
 }
 
 impl Default for Received {
