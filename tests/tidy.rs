@@ -151,6 +151,17 @@ fn layers_within_a_folder_are_kept() {
     objects("src/exec/lane/adapter.rs", "use super::super::worker::Turn;", 1, "below `worker`");
     objects("src/exec/api/handle.rs", "use super::super::lane::Seat;", 1, "`api` stands below");
     objects("src/datapath/xdp/umem.rs", "use super::device::XdpDevice;", 1, "below `device`");
+    // A `mod.rs` that stands in a row imports its own files by their bare names.
+    let mod_rs = "src/proto/connection/mod.rs";
+    let below = "stands below `transmit`";
+    objects(mod_rs, "mod transmit;\nuse transmit::Coalesced;", 2, below);
+    objects(mod_rs, "mod a;\nmod transmit;\n\nuse transmit::{Coalesced};", 4, below);
+    accepts(mod_rs, "mod transmit;\nmod space;\npub use transmit::X;\nuse space::Received;");
+    accepts(mod_rs, "mod space;\npub(crate) use transmit::X;\nuse transmit::X;");
+    objects("src/proto/connection/space.rs", "use super::Connection;", 1, "`space` stands below");
+    objects("src/proto/connection/assemble.rs", "use super::transmit::X;", 1, "below `transmit`");
+    objects("src/proto/path.rs", "use super::packet_builder::Draft;", 1, "stands below");
+    objects("src/proto/packet_builder.rs", "use super::connection::X;", 1, "stands below");
     // Tests of a file may use what stands above it.
     let in_tests = "mod tests {\n    use super::*;\n    use crate::exec::worker::Turn;\n}";
     accepts("src/exec/table.rs", in_tests);

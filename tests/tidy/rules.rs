@@ -23,8 +23,9 @@ const ARROWS: &[(&str, &[&str])] = &[
 
 /// Within a folder: its files and folders, bottom to top. Each may import those before it; names in
 /// one string may know each other, and nothing else makes a circle. Where `mod` stands in a row, it is
-/// what the folder's own `mod.rs` defines; elsewhere `mod.rs` puts the folder together, may name all
-/// of it, and is named by none of it.
+/// what the folder's own `mod.rs` defines, and what that imports of the folder's files counts, but not
+/// what it publishes of theirs; elsewhere `mod.rs` puts the folder together, may name all of it, and
+/// is named by none of it.
 pub(crate) const LAYERS: &[(&str, &[&str])] = &[
     (
         "src/proto/streams",
@@ -38,6 +39,28 @@ pub(crate) const LAYERS: &[(&str, &[&str])] = &[
             // The slots, the lists through them and the send buffer share one arena's indexes.
             "list send send_buffer slot table",
             "mod app deliver event incoming transmit",
+        ],
+    ),
+    (
+        "src/proto/connection",
+        &[
+            "error",
+            "config",
+            // The parts, which know no connection.
+            "crypto_stream",
+            "cids",
+            "keys",
+            "space",
+            // A connection names the state of its handshake, its early packets and its close, the
+            // application that it calls and what observes it, and what that hears of arrivals; their
+            // files say what a connection does with them.
+            "mod acks close early event handshake late_crypto observe",
+            // What drives it.
+            "timers",
+            "assemble",
+            "frames",
+            "receive",
+            "transmit",
         ],
     ),
     (
@@ -115,6 +138,8 @@ const ABOVE: &[(&[&str], &[&[&str]])] = &[
         &[&["proto", "congestion"], &["proto", "recovery"], &["proto", "connection"]],
     ),
     (&["proto", "congestion"], &[&["proto", "recovery"], &["proto", "connection"]]),
+    (&["proto", "path"], &[&["proto", "packet_builder"], &["proto", "connection"]]),
+    (&["proto", "packet_builder"], &[&["proto", "connection"]]),
 ];
 
 /// What the command line must not name: it has no protocol logic, and inspects one datapath.
@@ -276,7 +301,8 @@ fn layers(source: &Source) -> Vec<Finding> {
     };
     let prefix: Vec<&str> = folder.split('/').skip(1).collect();
     let mut findings = Vec::new();
-    for named in source.own_paths() {
+    let of_children = if name == "mod" { source.child_imports() } else { Vec::new() };
+    for named in source.own_paths().into_iter().chain(of_children) {
         // `pub(in crate::exec)` imports nothing.
         let is_visibility = source.code[..named.at].ends_with("(in ");
         let is_inside = starts_with(&named.segments, &prefix);

@@ -85,6 +85,32 @@ impl Source {
         all
     }
 
+    /// What a `mod.rs` imports of its own files, as in `use space::Received`; what it publishes of
+    /// them is left out.
+    pub(crate) fn child_imports(&self) -> Vec<Named> {
+        let module = self.module();
+        let mut all = Vec::new();
+        for at in self.words("use") {
+            let before = self.code[..at].trim_end();
+            let from = at + "use".len();
+            let start = from + self.code[from..].len() - self.code[from..].trim_start().len();
+            let child: String = self.code[start..].chars().take_while(|c| is_word(*c)).collect();
+            let is_import = before.is_empty() || before.ends_with([';', '}', '{', ']']);
+            let is_root = ["crate", "super", "self", "std", "core"].contains(&child.as_str());
+            if is_import && !is_root && self.words("mod").any(|m| self.declares(m, &child)) {
+                let end = start + child.len();
+                all.extend(self.expand(at, end, [&module[..], &[child]].concat()));
+            }
+        }
+        all
+    }
+
+    /// True if the `mod` at a position declares the file `name`.
+    fn declares(&self, at: usize, name: &str) -> bool {
+        let rest = self.code[at + "mod".len()..].trim_start();
+        rest.strip_prefix(name).is_some_and(|rest| rest.trim_start().starts_with(';'))
+    }
+
     /// The paths that follow a root which ends at `end`; `base` is what the root stands for.
     fn expand(&self, at: usize, end: usize, base: Vec<String>) -> Vec<Named> {
         let mut paths = Vec::new();
