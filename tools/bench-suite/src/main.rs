@@ -43,6 +43,8 @@ use suite::{COLUMNS, NAMES, Plan};
 /// What stops a run: printed once, exit code 1.
 pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
+/// The case in which each operation finds its connection cold.
+const COLD: &str = "rpc-10000";
 /// Connections of the memory measurement.
 const IDLE_CONNECTIONS: usize = 500;
 
@@ -102,6 +104,9 @@ struct FairArgs {
 enum Sub {
     /// Count instructions per operation with callgrind
     Counts(What),
+    /// Count cache lines that an operation touches, with callgrind's simulated cache; of rpc-10000
+    /// if no case is named
+    Lines(What),
     /// Transfers over a simulated path that loses packets by chance
     Loss(LossArgs),
     /// Two transfers through one simulated bottleneck
@@ -140,8 +145,13 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
     match &cli.command {
         None => run(cli),
         Some(Sub::Counts(what)) => {
-            counts::print(&what.cases()?, what.columns()?)?;
+            counts::print(counts::What::Instructions, &what.cases()?, what.columns()?)?;
             if what.wants("frame") { counts::print_frames() } else { Ok(()) }
+        }
+        Some(Sub::Lines(what)) => {
+            let mut cases = what.cases()?;
+            cases.retain(|case| !what.case.is_empty() || case.name() == COLD);
+            counts::print(counts::What::Lines, &cases, what.columns()?)
         }
         Some(Sub::Idle(what)) => {
             let columns = what.columns()?;
