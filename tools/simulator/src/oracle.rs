@@ -11,6 +11,7 @@ use crate::scenario::{Plan, Scenario};
 use crate::story::Story;
 use quiclane::datapath::sim::{TapEvent, TapKind};
 use quiclane::proto::connection::{CloseReason, Connection, ConnectionStats, TransportConfig};
+use quiclane::proto::observer::{Observation, Observer, Observers};
 use quiclane::time::{Instant, SECOND_NS};
 use quiclane::wire::Side;
 use quiclane::wire::packet::{PacketType, parse};
@@ -122,7 +123,10 @@ impl Ledger {
 
     fn tell(&mut self, port: u16, what: impl FnOnce() -> String) {
         let now = self.now;
-        if let Some(story) = &mut self.story {
+        // It ends with what failed.
+        if let Some(story) = &mut self.story
+            && self.complaints.is_empty()
+        {
             story.tell(now, port, &what());
         }
     }
@@ -274,14 +278,21 @@ impl Shared {
         }
     }
 
-    /// Something happened to the connection of a port, perhaps.
-    pub(crate) fn tell_if(&self, port: u16, what: impl FnOnce() -> Option<String>) {
-        let mut ledger = self.ledger();
-        if ledger.story.is_some()
-            && let Some(what) = what()
-        {
-            ledger.tell(port, || what);
-        }
+    /// Observers of connections, for the story: of a client's by the port that it has, of servers'
+    /// by the port that their client has.
+    pub(crate) fn observers(&self, client: Option<u16>) -> Observers {
+        let shared = self.clone();
+        Observers::new(move |start| {
+            let (shared, side) = (shared.clone(), start.side);
+            let port = client.unwrap_or(start.remote.port());
+            let observer = move |_: Instant, what: &Observation<'_>| {
+                // What applications are told stands in the story already, with what they make of it.
+                if !matches!(what, Observation::Event(_)) {
+                    shared.ledger().tell(port, || format!("{side:?} {what:?}"));
+                }
+            };
+            Some(Box::new(observer) as Box<dyn Observer>)
+        })
     }
 
     pub(crate) fn complain(&self, what: String) {
@@ -371,11 +382,15 @@ impl Watch {
         let opens = to == Side::Client || !ledger.is_confirmed(port) || has_short(event.payload);
         ledger.lines.see(event, hash.0, opens);
         let arrives = matches!(event.kind, TapKind::Delivered { .. });
-        let damaged = if arrives && !ledger.lines.was_sent(hash.0) { " damaged" } else { "" };
-        ledger.tell(port, || {
-            let (id, ecn, packets) = (event.id, event.ecn, packets(event.payload));
-            format!("datagram {id} to the {to:?}: {:?}{damaged}, {packets}, {ecn:?}", event.kind)
-        });
+        let damaged = arrives && !ledger.lines.was_sent(hash.0);
+        // What leaves and arrives as it was sent is told by the connections, who can read it.
+        if damaged || !arrives && event.kind != TapKind::Sent {
+            ledger.tell(port, || {
+                let (ecn, packets) = (event.ecn, packets(event.payload));
+                let damaged = if damaged { " damaged" } else { "" };
+                format!("a datagram to the {to:?}: {:?}{damaged}, {packets}, {ecn:?}", event.kind)
+            });
+        }
     }
 
     fn sent(&mut self, event: &TapEvent<'_>) {
@@ -442,16 +457,10 @@ struct Sample {
     in_flight: u64,
     congestion_events: u64,
     ptos: u64,
-    lost: u64,
-    window: u64,
-    key_updates: u64,
     /// RFC 9002 §6.2.3: a server's flight that is sent once more is a probe.
     flight_repeats: u64,
     /// Acknowledgements that are small probes as well.
     ack_probes: u64,
-    /// Packets that nothing could be made of, and those that would have broken a bound.
-    dropped: u64,
-    refused: u64,
 }
 
 impl Sample {
@@ -460,32 +469,9 @@ impl Sample {
             in_flight: stats.bytes_in_flight,
             congestion_events: stats.congestion_events + stats.persistent_congestions,
             ptos: stats.ptos,
-            lost: stats.lost_packets,
-            window: stats.window_bytes,
-            key_updates: stats.key_updates,
             flight_repeats: stats.flight_repeats,
             ack_probes: stats.ack_probes,
-            dropped: stats.rx_dropped,
-            refused: stats.rx_refused,
         }
-    }
-
-    /// What changed since `before`, but for bytes in flight, which datagrams show.
-    fn change(&self, before: &Self) -> Option<String> {
-        let changes = [
-            ("probe timeouts", before.ptos, self.ptos),
-            ("packets declared lost", before.lost, self.lost),
-            ("reductions of the window", before.congestion_events, self.congestion_events),
-            ("key updates", before.key_updates, self.key_updates),
-            ("probes by acknowledgement", before.ack_probes, self.ack_probes),
-            ("packets dropped on receipt", before.dropped, self.dropped),
-            ("packets refused", before.refused, self.refused),
-        ];
-        let changes = changes.iter().filter(|(_, was, is)| was != is);
-        let text: Vec<_> = changes.map(|(what, was, is)| format!("{what} {was} -> {is}")).collect();
-        let (in_flight, window) = (self.in_flight, self.window);
-        let text = text.join(", ");
-        (!text.is_empty()).then(|| format!("{text}; {in_flight} bytes in flight of {window}"))
     }
 }
 
@@ -517,10 +503,6 @@ impl Sampler {
         let stats = connection.stats();
         let now = Sample::of(&stats);
         let before = self.before.insert(id, now).unwrap_or_default();
-        self.shared.tell_if(port, || {
-            let side = connection.side();
-            now.change(&before).map(|change| format!("{side:?}: {change}"))
-        });
         // RFC 9002 §7: more than the window may be in flight after it shrank, and probes may
         // exceed it, those too that wait for the amplification limit. Nor does it hold back the
         // acknowledgement of an Initial, which counts all the same because it is padded.

@@ -9,6 +9,7 @@ use quiclane::datapath::sim::{SimConfig, SimDatapath, SimNet};
 use quiclane::exec::{
     Acceptor, ClientConfig, Handle, Handler, LaneLimits, ServerConfig, SimulatedWorkers, Worker,
 };
+use quiclane::proto::connection::TransportConfig;
 use quiclane::proto::crypto::{ClientTls, ServerTls};
 use quiclane::time::{Instant, SECOND_NS};
 use quiclane::wire::Side;
@@ -210,7 +211,10 @@ impl World {
         let shared = Shared::new(scenario, server_address, manner);
         let mut watch = Watch::new(server_address, shared.clone());
         net.observe(move |event| watch.see(event));
-        let (server_config, client_config) = configs(scenario)?;
+        let (mut server_config, client_config) = configs(scenario)?;
+        if manner.told {
+            observe(&mut server_config.transport, &shared, None);
+        }
         let acceptor = acceptor(scenario, &shared, manner);
         let [client_addresses, server_ports] = ports;
         let [own, peer] = &scenario.transport;
@@ -258,7 +262,11 @@ impl World {
         let remote = SocketAddr::new(self.addresses[1], SERVER_PORT);
         // The lane's own time may be that of an earlier turn.
         worker.lane().set_now(self.now);
-        let handle = worker.connect(0, local, remote, "sim", &self.client_config, Box::new(agent));
+        let mut config = self.client_config.clone();
+        if self.manner.told {
+            observe(&mut config.transport, &self.shared, Some(port));
+        }
+        let handle = worker.connect(0, local, remote, "sim", &config, Box::new(agent));
         self.handles.insert(port, handle);
     }
 
@@ -366,6 +374,11 @@ fn configs(scenario: &Scenario) -> Result<(ServerConfig, ClientConfig)> {
     let mut client = ClientConfig::new(client);
     client.transport = Arc::new(client_transport);
     Ok((server, client))
+}
+
+/// Has the story hear of connections with these settings.
+fn observe(transport: &mut Arc<TransportConfig>, shared: &Shared, client: Option<u16>) {
+    Arc::make_mut(transport).observers = Some(shared.observers(client));
 }
 
 /// The listener: it knows clients by their port.

@@ -1,11 +1,12 @@
 //! What happened to each connection last: for a seed that fails, which is run once more to be
-//! told.
+//! told. Observers of both ends tell it, the network what it lost, and the applications what they
+//! were told.
 
 use quiclane::time::Instant;
 use std::collections::{BTreeMap, VecDeque};
 
 /// Events told of a connection.
-const EVENTS: usize = 60;
+pub(crate) const EVENTS: usize = 100;
 
 /// A ring of events for each connection, by the port of its client, and one for all of them.
 #[derive(Debug, Default)]
@@ -43,13 +44,13 @@ mod tests {
     fn the_last_events_are_those_of_the_connection_asked_for() {
         let mut story = Story::default();
         story.tell(Instant::from_nanos(1_500_000), 7, "begins");
-        for number in 0..100 {
+        for number in 0..200 {
             story.tell(Instant::EPOCH, 8, &format!("event {number}"));
         }
         assert_eq!(story.take(Some(7)), ["    0.001500 s  7  begins"]);
         let of_eight = story.take(Some(8));
         assert_eq!(of_eight.len(), EVENTS);
-        assert!(of_eight[EVENTS - 1].ends_with("event 99"), "{of_eight:?}");
+        assert!(of_eight[EVENTS - 1].ends_with("event 199"), "{of_eight:?}");
         assert_eq!(story.take(None).len(), EVENTS);
     }
 }

@@ -3,6 +3,7 @@
 
 use crate::run::{Manner, Outcome, Planted, difference, run, run_scenario};
 use crate::scenario::Scenario;
+use crate::story::EVENTS;
 use quiclane::datapath::sim::Fault;
 use std::error::Error;
 
@@ -101,17 +102,41 @@ fn what_is_not_the_seeds_is_found() {
 }
 
 #[test]
-fn the_story_of_what_failed_ends_with_what_failed() {
+fn the_story_of_what_failed_is_that_of_both_ends_and_ends_with_what_failed() {
     let planted = Some(Planted::NoCredit);
     let told = |seed| run(seed, Manner { told: true, planted, ..Manner::default() }).unwrap();
-    let outcome = (0..SEEDS).map(told).find(|outcome| !outcome.complaints.is_empty()).unwrap();
+    let all = (0..SEEDS).map(|seed| (seed, told(seed)));
+    let (seed, outcome) = all.into_iter().find(|(_, run)| !run.complaints.is_empty()).unwrap();
+    let story = &outcome.story;
+    assert!((2..=EVENTS).contains(&story.len()), "{} events", story.len());
     let port = outcome.complaints[0].port.unwrap().to_string();
-    assert!(outcome.story.iter().all(|event| event.contains(&port)), "{:#?}", outcome.story);
-    let last = outcome.story.last().unwrap();
-    assert!(last.contains("is told"), "{last}");
-    assert!(outcome.story.iter().any(|event| event.contains("bytes, ")), "{:#?}", outcome.story);
+    assert!(story.iter().all(|event| event.contains(&port)), "{story:#?}");
+    let times: Vec<f64> = story
+        .iter()
+        .map(|event| event.split_whitespace().next().and_then(|time| time.parse().ok()).unwrap())
+        .collect();
+    assert!(times.is_sorted(), "{story:#?}");
+    for part in [
+        "Client PacketSent(Short",
+        "Client PacketReceived(Short",
+        "Server PacketSent(Short",
+        "Server PacketReceived(Short",
+        "Ack ",
+    ] {
+        assert!(story.iter().any(|event| event.contains(part)), "{part}: {story:#?}");
+    }
+    let last = story.last().unwrap();
+    assert!(last.contains("is told closed"), "{last}");
     // Who is not asked tells nothing, and does the same.
-    let quiet = run(0, Manner::default()).unwrap();
-    assert!(quiet.story.is_empty());
-    assert_eq!(quiet.hash, run(0, Manner { told: true, ..Manner::default() }).unwrap().hash);
+    let quiet = run(seed, Manner { planted, ..Manner::default() }).unwrap();
+    assert_eq!(quiet, Outcome { story: Vec::new(), ..outcome });
+}
+
+#[test]
+fn observers_change_no_run() {
+    for seed in 0..12 {
+        let quiet = done(run(seed, Manner::default()));
+        let told = done(run(seed, Manner { told: true, ..Manner::default() }));
+        assert_eq!(told, quiet, "seed {seed}");
+    }
 }
