@@ -242,6 +242,7 @@ mod tests {
                 vec![("counters", sets("integer", &queue, true)), ("verdicts", verdicts.clone())],
             ),
             ("status", vec![("counters", sets("integer", &[], true)), ("verdicts", verdicts)]),
+            ("top", vec![("counters", sets("number", &[], false))]),
         ];
         for (file, definitions) in files {
             let path = format!("{}/../schemas/{file}.json", env!("CARGO_MANIFEST_DIR"));

@@ -6,12 +6,14 @@
 //! fell.
 
 use crate::inspect::Unknowns;
+use quiclane::counters::Kind;
+use quiclane::exec::Snapshot;
 use quiclane::topology::counters::ReceiveCounters;
 use quiclane::topology::joined::{self, QueueRow};
 use quiclane::topology::survey::Survey;
 use quiclane::topology::survey::device::{Device, Direction, QueueCounters, Totals, XskCounters};
 use quiclane::topology::survey::host::{CpuState, CpuTime};
-use quiclane::topology::survey::server::ServerWorker;
+use quiclane::topology::survey::server::{CountersBySet, ServerWorker};
 use quiclane::topology::{Nic, Reading};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -63,6 +65,9 @@ pub(crate) struct QueueRates {
     pub(crate) connections: Option<u64>,
     /// By reason.
     pub(crate) drops: BTreeMap<String, f64>,
+    /// All that the server on it counts, by set and name: a counter as a rate, a gauge as it is; only
+    /// what is not zero.
+    pub(crate) counters: BTreeMap<String, BTreeMap<String, f64>>,
 }
 
 impl QueueRates {
@@ -216,6 +221,7 @@ fn queue(pair: &Pair<'_>, nic: &Nic, row: &QueueRow) -> QueueRates {
         process: process.map(|process| process.name),
         connections: now.map(|(_, worker)| worker.connections),
         drops,
+        counters: server_counters(pair, nic, row.queue),
     }
 }
 
@@ -357,6 +363,42 @@ fn server_rates<'a>(
         Some((name.as_str(), pair.rate(Some(known), Some(count))?))
     };
     now.iter().filter_map(rate).collect()
+}
+
+/// Every declared counter of the server on a queue.
+fn server_counters(
+    pair: &Pair<'_>,
+    nic: &Nic,
+    queue: u32,
+) -> BTreeMap<String, BTreeMap<String, f64>> {
+    let mut told: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
+    let look = |survey| worker(survey, &nic.name, queue);
+    let (Some((started, now)), Some((before, earlier))) =
+        (look(pair.after), pair.before.and_then(look))
+    else {
+        return told;
+    };
+    // Another process counts from nothing.
+    let (true, Some(now), Some(earlier)) = (started == before, &now.counters, &earlier.counters)
+    else {
+        return told;
+    };
+    for set in Snapshot::SETS {
+        for counter in set.counters {
+            // What it does not name is zero.
+            let value = |look: &CountersBySet| {
+                look.get(set.name).and_then(|set| set.get(counter.name)).copied().unwrap_or(0)
+            };
+            let shown = match counter.kind {
+                Kind::Gauge => Some(value(now) as f64),
+                Kind::Counter => pair.rate(Some(value(earlier)), Some(value(now))),
+            };
+            if let Some(shown) = shown.filter(|shown| *shown > 0.0) {
+                told.entry(set.name.to_owned()).or_default().insert(counter.name.to_owned(), shown);
+            }
+        }
+    }
+    told
 }
 
 fn socket(survey: &Survey, nic: &Nic, queue: u32) -> Option<(u64, XskCounters)> {

@@ -7,6 +7,8 @@ use super::screen::{Wish, press};
 use super::view::{self, Sort, View, short};
 use super::{page, parse_interval};
 use crate::pictures::{self, DARK, LIGHT};
+use quiclane::counters::Kind;
+use quiclane::exec::Snapshot;
 use quiclane::topology::Source;
 use quiclane::topology::survey::Survey;
 use quiclane_fixtures::Tree;
@@ -220,6 +222,32 @@ fn clients_that_a_server_refuses_are_told() {
     assert_eq!((rates.refused["memory"], rates.total.drops_ps), (6.0, Some(0.0)));
     let (lines, _) = screen(&rates, &view(), 80, 24);
     assert!(lines[2].starts_with("clients refused/s 6.0  drops/s "), "{}", lines[2]);
+}
+
+#[test]
+fn all_that_a_server_declares_is_told() {
+    let told = |worker: &mut serde_json::Value, factor: u64| {
+        for (at, (set, counter, _)) in Snapshot::default().iter().enumerate() {
+            worker["counters"][set.name][counter.name] = (factor * (at as u64 + 1)).into();
+        }
+    };
+    let mut tree = quiclane_fixtures::two_node_ice();
+    let mut count = |factor| {
+        tree.edit("run/quiclane/812.json", |text| {
+            let mut server: serde_json::Value = serde_json::from_str(text).unwrap();
+            told(&mut server["workers"][1], factor);
+            server.to_string()
+        });
+        look(&tree)
+    };
+    let (before, after) = (count(1), count(3));
+    let rates = between(Some((&before, 2.0)), &after, "eth0").unwrap();
+    for (at, (set, counter, _)) in Snapshot::default().iter().enumerate() {
+        let grown = if counter.kind == Kind::Gauge { 3.0 } else { 1.0 };
+        let shown = rates.queues[1].counters[set.name][counter.name];
+        assert_eq!(shown, grown * (at as f64 + 1.0), "{} {}", set.name, counter.name);
+    }
+    assert!(rates.queues[2].counters.is_empty());
 }
 
 /// A veth without a program counts nothing by queue, and the device as a whole.
