@@ -9,15 +9,20 @@ pub(crate) enum Failure {
     Failed(String),
     /// A privilege is missing.
     NeedsRoot(String),
+    /// The machine cannot do it.
+    Unsupported(String),
     /// A signal asked for the end.
     Interrupted(u8),
+    /// What failed has been printed.
+    Printed,
 }
 
 impl Failure {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::Failed(_) => 1,
+            Self::Failed(_) | Self::Printed => 1,
             Self::NeedsRoot(_) => 3,
+            Self::Unsupported(_) => 4,
             Self::Interrupted(signal) => 128 + signal,
         }
     }
@@ -25,8 +30,8 @@ impl Failure {
     /// What is to be said of it.
     pub(crate) fn text(&self) -> Option<&str> {
         match self {
-            Self::Failed(text) | Self::NeedsRoot(text) => Some(text),
-            Self::Interrupted(_) => None,
+            Self::Failed(text) | Self::NeedsRoot(text) | Self::Unsupported(text) => Some(text),
+            Self::Interrupted(_) | Self::Printed => None,
         }
     }
 

@@ -1,18 +1,20 @@
 //! `quiclane-runner`: runs the programs of this workspace against each other, in two network
 //! namespaces with a veth pair of 2 queues between them.
 //!
-//! `tools/demo` starts it. It builds the programs that a run
+//! `tools/demo`, `tools/interop` and `tools/bench net` start it. It builds the programs that a run
 //! needs, and leaves nothing behind, also when it is interrupted: namespaces, processes and files
 //! go with the values that stand for them.
 //!
-//! Exit codes: 0 fine; 1 failed; 2 usage; 3 needs root; 128 and the
+//! Exit codes: 0 fine; 1 failed; 2 usage; 3 needs root; 4 the machine cannot do it; 128 and the
 //! number of the signal that interrupted it.
 
 #[cfg(test)]
 mod tests;
 
+mod bench_net;
 mod demo;
 mod failure;
+mod interop;
 mod process;
 mod stage;
 
@@ -31,11 +33,17 @@ struct Cli {
 enum Command {
     #[command(name = "demo", bin_name = "tools/demo")]
     Demo(demo::Args),
+    #[command(name = "interop", bin_name = "tools/interop")]
+    Interop(interop::Args),
+    #[command(name = "bench-net", bin_name = "tools/bench net")]
+    BenchNet(bench_net::Args),
 }
 
 fn main() -> ExitCode {
     let (name, result) = match Cli::parse().command {
         Command::Demo(args) => ("demo", demo::run(&args)),
+        Command::Interop(args) => ("interop", interop::run(&args)),
+        Command::BenchNet(args) => ("bench net", bench_net::run(&args)),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

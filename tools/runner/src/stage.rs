@@ -64,6 +64,17 @@ impl Stage {
         line: &[String],
     ) -> Result<Process, Failure> {
         let files = ["out", "err"].map(|kind| self.scratch.at(&format!("{name}.{kind}")));
+        self.start_with(side, name, line, files)
+    }
+
+    /// As [`start`](Self::start), with files of the caller's for standard output and error.
+    pub(crate) fn start_with(
+        &self,
+        side: Side,
+        name: &str,
+        line: &[String],
+        files: [PathBuf; 2],
+    ) -> Result<Process, Failure> {
         let line: Vec<&str> = line.iter().map(String::as_str).collect();
         Process::start(name, &mut self.lab.command(side, &line), files, &self.interrupt)
     }

@@ -1,4 +1,4 @@
-//! Tests of what needs no root: reports, and processes that end.
+//! Tests of what needs no root: names, reports, comparisons, and processes that end.
 
 use super::*;
 use crate::process::{Interrupt, Process};
@@ -11,7 +11,31 @@ use std::time::Duration;
 #[test]
 fn the_command_line_is_sound() {
     Cli::command().debug_assert();
+    assert!(Cli::try_parse_from(["runner", "interop", "--only", "xdp/("]).is_err());
     assert!(Cli::try_parse_from(["runner", "demo", "--seconds", "0"]).is_err());
+}
+
+#[test]
+fn cases_have_names_of_their_own() {
+    let names: Vec<_> = interop::Case::all().into_iter().map(interop::Case::name).collect();
+    assert_eq!((names.len(), &*names[0]), (24, "xdp/quinn/server/clean"));
+    assert!(names.contains(&"udp/s2n/client/reset".to_owned()));
+    let different: std::collections::BTreeSet<_> = names.iter().collect();
+    assert_eq!(different.len(), names.len());
+}
+
+#[test]
+fn files_are_compared_byte_for_byte() {
+    let scratch = Scratch::new("same");
+    let bytes = vec![7; 200_000];
+    let mut other = bytes.clone();
+    other[199_999] = 8;
+    for (name, bytes) in [("a", &bytes), ("b", &bytes), ("c", &other)] {
+        scratch.write(name, bytes);
+    }
+    scratch.write("d", "short");
+    let same = |other| interop::same(&scratch.at("a"), &scratch.at(other)).unwrap();
+    assert_eq!(["a", "b", "c", "d"].map(same), [true, true, false, false]);
 }
 
 #[test]

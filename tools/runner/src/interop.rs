@@ -1,0 +1,362 @@
+//! `tools/interop`: downloads between Quiclane and stacks that we did not write.
+
+use crate::failure::Failure;
+use crate::process::Process;
+use crate::stage::{PORT, Stage, words};
+use quiclane_testkit::netns::Side;
+use regex::Regex;
+use std::fs::{self, File};
+use std::io::{self, BufReader, Read};
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// The port of their servers, and of the forwarder.
+const THEIR_PORT: u16 = 4434;
+const FORWARDER_PORT: u16 = 5000;
+/// What a download may take.
+const CASE: Duration = Duration::from_secs(120);
+/// What a client may take that was reset: less than every idle timeout, so that a client that is
+/// not told of the restart fails.
+const RESET: Duration = Duration::from_secs(20);
+/// What a download may take to begin.
+const BEGIN: Duration = Duration::from_secs(10);
+/// How long the client stands still before the server is killed.
+const PAUSE: Duration = Duration::from_millis(200);
+/// Longer than a download may take; no longer on the disk than a download lasts.
+const LONG_BYTES: u64 = 8 << 30;
+/// Lines of each program's standard error that are shown of a case that failed.
+const LAST_LINES: usize = 5;
+
+/// Downloads between Quiclane and stacks that we did not write, byte for byte, in namespaces: on
+/// AF_XDP and on kernel UDP, both ways round, over a clean path and over one that loses 1% of all
+/// datagrams and reorders as many. And with a reset: the server is killed in the middle of a
+/// download and started anew with the same secret, and the client has to say that it was reset.
+///
+/// A case is named io/stack/role/path, such as xdp/quinn/client/lossy. The last line is "N passed, M
+/// failed". Needs root.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The size of the download.
+    #[arg(long, default_value_t = 100)]
+    megabytes: u64,
+    /// Only cases whose name this regular expression matches.
+    #[arg(long, value_name = "PATTERN", default_value = ".")]
+    only: Regex,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Io {
+    Xdp,
+    Udp,
+}
+
+/// Quiclane's part.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// Our server, their client.
+    Server,
+    /// Their server, our client.
+    Client,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Clean,
+    Lossy,
+    Reset,
+}
+
+/// One case.
+#[derive(Clone, Copy)]
+pub(crate) struct Case {
+    io: Io,
+    stack: &'static str,
+    role: Role,
+    way: Way,
+}
+
+impl Case {
+    /// All of them, in the order in which they run.
+    pub(crate) fn all() -> Vec<Self> {
+        let mut all = Vec::new();
+        for io in [Io::Xdp, Io::Udp] {
+            for stack in ["quinn", "s2n"] {
+                for role in [Role::Server, Role::Client] {
+                    for way in [Way::Clean, Way::Lossy, Way::Reset] {
+                        all.push(Self { io, stack, role, way });
+                    }
+                }
+            }
+        }
+        all
+    }
+
+    pub(crate) fn name(self) -> String {
+        let io = if self.io == Io::Xdp { "xdp" } else { "udp" };
+        let role = if self.role == Role::Server { "server" } else { "client" };
+        let way = match self.way {
+            Way::Clean => "clean",
+            Way::Lossy => "lossy",
+            Way::Reset => "reset",
+        };
+        format!("{io}/{}/{role}/{way}", self.stack)
+    }
+}
+
+/// Runs the cases, and prints a line for each.
+pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    let stage = Stage::new("interop", &["quiclane-tools", "quiclane-peers"])?;
+    stage.scratch.zeros("files/long", LONG_BYTES);
+    random(&stage.scratch.at("files/data"), args.megabytes * 1_000_000)?;
+    let (mut passed, mut failed) = (0, 0);
+    for case in Case::all().into_iter().filter(|case| args.only.is_match(&case.name())) {
+        let begin = now();
+        let run = Run::new(&stage, case);
+        let outcome = run.passes();
+        let seconds = begin.elapsed().as_secs();
+        match outcome {
+            Ok(()) => {
+                passed += 1;
+                println!("ok   {:<24} {seconds:>3} s", case.name());
+            }
+            Err(Failure::Interrupted(signal)) => return Err(Failure::Interrupted(signal)),
+            Err(failure) => {
+                failed += 1;
+                println!("FAIL {:<24} {seconds:>3} s", case.name());
+                eprintln!("{}", failure.text().unwrap_or_default());
+                run.show_logs();
+            }
+        }
+    }
+    println!("{passed} passed, {failed} failed");
+    if failed == 0 { Ok(()) } else { Err(Failure::Printed) }
+}
+
+fn now() -> Instant {
+    #[expect(clippy::disallowed_methods, reason = "how long a case took, which decides nothing")]
+    Instant::now()
+}
+
+/// A file of random bytes.
+fn random(path: &Path, bytes: u64) -> Result<(), Failure> {
+    let write = || -> io::Result<u64> {
+        io::copy(&mut File::open("/dev/urandom")?.take(bytes), &mut File::create(path)?)
+    };
+    write().map(drop).map_err(|e| Failure::of(path.display(), e))
+}
+
+/// True if two files are the same, byte for byte.
+pub(crate) fn same(a: &Path, b: &Path) -> io::Result<bool> {
+    if fs::metadata(a)?.len() != fs::metadata(b)?.len() {
+        return Ok(false);
+    }
+    let mut files = [BufReader::new(File::open(a)?), BufReader::new(File::open(b)?)];
+    let mut buffers = [vec![0; 1 << 16], vec![0; 1 << 16]];
+    loop {
+        let read = files[0].read(&mut buffers[0])?;
+        if read == 0 {
+            return Ok(true);
+        }
+        files[1].read_exact(&mut buffers[1][..read])?;
+        if buffers[0][..read] != buffers[1][..read] {
+            return Ok(false);
+        }
+    }
+}
+
+/// One case on the stage.
+struct Run<'a> {
+    stage: &'a Stage,
+    case: Case,
+}
+
+impl<'a> Run<'a> {
+    /// Begins without the files of the case before.
+    fn new(stage: &'a Stage, case: Case) -> Self {
+        for name in ["got", "cert.pem", "get.err", "serve.err", "forward.err"] {
+            drop(fs::remove_file(stage.scratch.at(name)));
+        }
+        Self { stage, case }
+    }
+
+    fn passes(&self) -> Result<(), Failure> {
+        if self.case.way == Way::Reset {
+            return self.is_reset();
+        }
+        let _server = self.serve()?;
+        let (mut target, forwarder) = (self.server_address(), self.forward()?);
+        if forwarder.is_some() {
+            target = self.stage.address(Side::Client, FORWARDER_PORT);
+        }
+        self.get(target, "/data")?.succeed(CASE)?;
+        let [sent, got] = ["files/data", "got"].map(|name| self.stage.scratch.at(name));
+        match same(&sent, &got) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Failure::Failed("what arrived is not what was sent".to_owned())),
+            Err(error) => Err(Failure::of(got.display(), error)),
+        }
+    }
+
+    /// A server is killed while a download goes on, and another takes its place.
+    fn is_reset(&self) -> Result<(), Failure> {
+        if self.case.role == Role::Server {
+            self.write_secret()?;
+        }
+        let mut server = self.serve()?;
+        let mut client = self.get(self.server_address(), "/long")?;
+        self.until_bytes_arrive()?;
+        // The client stands still meanwhile: what it has not read by then it acknowledges to the new
+        // server. One that has nothing to send is told nothing.
+        client.signal(libc::SIGSTOP);
+        self.pause()?;
+        server.signal(libc::SIGKILL);
+        server.wait(BEGIN)?;
+        let _server = self.serve()?;
+        client.signal(libc::SIGCONT);
+        let Some(status) = client.wait(RESET)? else {
+            return Err(Failure::Failed(format!(
+                "the client was not reset within {} s",
+                RESET.as_secs()
+            )));
+        };
+        let (code, log) = (status.code(), client.log());
+        let said = match self.case.role {
+            Role::Server => "reset",
+            Role::Client => "has forgotten the connection",
+        };
+        if code == Some(1) && log.to_lowercase().contains(said) {
+            return Ok(());
+        }
+        Err(Failure::Failed(format!("the client ended ({status}) and did not say {said:?}")))
+    }
+
+    fn pause(&self) -> Result<(), Failure> {
+        self.stage.interrupt.wait(PAUSE, || Ok(None::<()>)).map(drop)
+    }
+
+    fn until_bytes_arrive(&self) -> Result<(), Failure> {
+        let got = self.stage.scratch.at("got");
+        let arrived = || Ok(fs::metadata(&got).is_ok_and(|file| file.len() > 0).then_some(()));
+        match self.stage.interrupt.wait(BEGIN, arrived)? {
+            Some(()) => Ok(()),
+            None => Err(Failure::Failed("nothing arrived".to_owned())),
+        }
+    }
+
+    /// The secret by which a server's successor ends its connections.
+    fn write_secret(&self) -> Result<(), Failure> {
+        let path = self.stage.scratch.at("secret");
+        random(&path, 32)?;
+        let only_ours = fs::Permissions::from_mode(0o600);
+        fs::set_permissions(&path, only_ours).map_err(|e| Failure::of(path.display(), e))
+    }
+
+    fn server_address(&self) -> SocketAddr {
+        match self.case.role {
+            Role::Server => self.stage.address(Side::Server, PORT),
+            Role::Client => self.stage.address(Side::Client, THEIR_PORT),
+        }
+    }
+
+    /// How our side reaches the wire. Only the server's side of the pair runs Quiclane.
+    fn io(&self) -> Vec<String> {
+        match self.case.io {
+            Io::Xdp => {
+                let device = self.stage.lab.device(Side::Server);
+                words(["--io", "xdp", "--dev", &device, "--require", "native", "--share-cpus"])
+            }
+            Io::Udp => words(["--io", "udp"]),
+        }
+    }
+
+    /// The server of the case, ready.
+    fn serve(&self) -> Result<Process, Failure> {
+        let text = |name| self.stage.scratch.text(name);
+        let address = self.server_address().to_string();
+        let common = ["--files", &text("files"), "--cert-out", &text("cert.pem")];
+        let resets = self.case.way == Way::Reset;
+        match self.case.role {
+            Role::Server => {
+                let ours = self.stage.program("quiclane");
+                let mut line = words([&ours, "serve", "--listen", &address, "--json"]);
+                line.extend(words(common));
+                line.extend(self.io());
+                if resets {
+                    line.extend(words(["--secret-file", &text("secret")]));
+                }
+                let mut server = self.stage.start(Side::Server, "serve", &line)?;
+                server.wait_for("ready").map(|()| server)
+            }
+            Role::Client => {
+                let theirs = self.stage.program("quiclane-peers");
+                let verb = format!("{}-serve", self.case.stack);
+                let limit = CASE.as_secs().to_string();
+                let mut line = words([&theirs, &verb, "--listen", &address, "--timeout", &limit]);
+                line.extend(words(common));
+                if resets {
+                    line.extend(words(["--secret", "7"]));
+                }
+                let mut server = self.stage.start(Side::Client, "serve", &line)?;
+                // Its first line says where it listens.
+                server.wait_for("\n").map(|()| server)
+            }
+        }
+    }
+
+    /// What loses and reorders datagrams, if the case has it.
+    fn forward(&self) -> Result<Option<Process>, Failure> {
+        if self.case.way != Way::Lossy {
+            return Ok(None);
+        }
+        let listen = self.stage.address(Side::Client, FORWARDER_PORT).to_string();
+        let mut line = words([&*self.stage.program("quiclane-peers"), "forward"]);
+        line.extend(words(["--listen", &listen, "--to", &self.server_address().to_string()]));
+        line.extend(words(["--loss", "0.01", "--reorder", "0.01", "--seed", "1"]));
+        line.extend(words(["--max-seconds", &CASE.as_secs().to_string()]));
+        let mut forwarder = self.stage.start(Side::Client, "forward", &line)?;
+        forwarder.wait_for("\n").map(|()| Some(forwarder))
+    }
+
+    /// The client of the case, which writes to `got`.
+    fn get(&self, target: SocketAddr, path: &str) -> Result<Process, Failure> {
+        let text = |name| self.stage.scratch.text(name);
+        let (target, certificate) = (target.to_string(), text("cert.pem"));
+        let limit = CASE.as_secs().to_string();
+        match self.case.role {
+            Role::Server => {
+                let theirs = self.stage.program("quiclane-peers");
+                let verb = format!("{}-get", self.case.stack);
+                let mut line = words([&*theirs, &verb, &target, path, "-o", &text("got")]);
+                line.extend(words(["--ca", &certificate, "--timeout", &limit]));
+                self.stage.start(Side::Client, "get", &line)
+            }
+            Role::Client => {
+                let ours = self.stage.program("quiclane");
+                let mut line = words([&*ours, "get", &target, path, "--pin", &certificate]);
+                line.extend(self.io());
+                // A file is replaced by a whole one only: where bytes are waited for, they go to
+                // standard output.
+                if self.case.way == Way::Reset {
+                    let files = [self.stage.scratch.at("got"), self.stage.scratch.at("get.err")];
+                    return self.stage.start_with(Side::Server, "get", &line, files);
+                }
+                line.extend(words(["-o", &text("got")]));
+                self.stage.start(Side::Server, "get", &line)
+            }
+        }
+    }
+
+    /// The ends of what the programs said.
+    fn show_logs(&self) {
+        for name in ["serve", "forward", "get"] {
+            let log = fs::read_to_string(self.stage.scratch.at(&format!("{name}.err")));
+            let log = log.unwrap_or_default();
+            let lines: Vec<_> = log.lines().collect();
+            for line in &lines[lines.len().saturating_sub(LAST_LINES)..] {
+                eprintln!("{name}: {line}");
+            }
+        }
+    }
+}
