@@ -21,7 +21,7 @@
 use crate::time::{Instant, SECOND_NS};
 
 /// RFC 9000 §14: every path carries datagrams of this size.
-pub const MIN_MTU: u16 = 1_200;
+pub(crate) const MIN_MTU: u16 = 1_200;
 
 /// RFC 8899 §5.1.2, MAX_PROBES: a size that was lost this often does not pass.
 const MAX_PROBES: u8 = 3;
@@ -73,7 +73,7 @@ enum State {
 /// The size of datagrams on one path.
 #[repr(C)]
 #[derive(Clone, Debug)]
-pub struct Mtu {
+pub(crate) struct Mtu {
     current: u16,
     max: u16,
     /// The smallest of what was lost in them: when so much passes, there is none.
@@ -98,7 +98,7 @@ impl Mtu {
     /// Sends `initial` bytes (at least 1,200) until told more; tries up to `max`, the largest
     /// that the interface and the datapath's buffers carry.
     #[must_use]
-    pub fn new(initial: u16, max: u16) -> Self {
+    pub(crate) fn new(initial: u16, max: u16) -> Self {
         let current = initial.max(MIN_MTU);
         Self {
             current,
@@ -117,19 +117,19 @@ impl Mtu {
     /// The largest datagram to send.
     #[inline]
     #[must_use]
-    pub fn current(&self) -> u16 {
+    pub(crate) fn current(&self) -> u16 {
         self.current
     }
 
     /// How often the size had to fall back because large packets vanished.
     #[must_use]
-    pub fn black_holes(&self) -> u64 {
+    pub(crate) fn black_holes(&self) -> u64 {
         self.black_holes
     }
 
     /// Starts the search. `peer_max` is the peer's max_udp_payload_size (RFC 9000 §18.2),
     /// which also bounds the size from now on.
-    pub fn enable(&mut self, peer_max: u64) {
+    pub(crate) fn enable(&mut self, peer_max: u64) {
         let peer_max = u16::try_from(peer_max).unwrap_or(u16::MAX).max(MIN_MTU);
         self.max = self.max.min(peer_max);
         self.current = self.current.min(peer_max);
@@ -150,7 +150,7 @@ impl Mtu {
     /// The size of the probe to send now, if one is due.
     #[inline]
     #[must_use]
-    pub fn probe(&mut self, now: Instant) -> Option<u16> {
+    pub(crate) fn probe(&mut self, now: Instant) -> Option<u16> {
         match self.state {
             State::Searching { size, in_flight: false, .. } => Some(size),
             State::Settled { until } if now >= until => {
@@ -162,14 +162,14 @@ impl Mtu {
     }
 
     /// The probe that [`Mtu::probe`] asked for is on its way.
-    pub fn on_probe_sent(&mut self) {
+    pub(crate) fn on_probe_sent(&mut self) {
         if let State::Searching { in_flight, .. } = &mut self.state {
             *in_flight = true;
         }
     }
 
     /// A probe of `size` bytes was acknowledged; returns the new size if it grew.
-    pub fn on_probe_acked(&mut self, now: Instant, size: u16) -> Option<u16> {
+    pub(crate) fn on_probe_acked(&mut self, now: Instant, size: u16) -> Option<u16> {
         // One that was declared lost may still arrive: then it passed all the same.
         let size = size.min(self.max);
         if size <= self.current {
@@ -190,7 +190,7 @@ impl Mtu {
     }
 
     /// A probe of `size` bytes was lost.
-    pub fn on_probe_lost(&mut self, now: Instant, size: u16) {
+    pub(crate) fn on_probe_lost(&mut self, now: Instant, size: u16) {
         let State::Searching { size: tried, lost, in_flight, failed } = &mut self.state else {
             return;
         };
@@ -219,7 +219,7 @@ impl Mtu {
 
     /// An ordinary packet of `size` bytes was acknowledged.
     #[inline]
-    pub fn on_packet_acked(&mut self, pn: u64, size: u16) {
+    pub(crate) fn on_packet_acked(&mut self, pn: u64, size: u16) {
         if size < self.notable_bytes {
             return;
         }
@@ -234,7 +234,7 @@ impl Mtu {
     /// Ordinary packets were found lost at one time: the newest is `pn`, the largest has `size`
     /// bytes, and something that was sent after them was acknowledged. Returns the new size if
     /// that makes a black hole.
-    pub fn on_packets_lost(&mut self, now: Instant, pn: u64, size: u16) -> Option<u16> {
+    pub(crate) fn on_packets_lost(&mut self, now: Instant, pn: u64, size: u16) -> Option<u16> {
         // Packets sent before an earlier fall may still be larger than what is sent now. Small ones
         // pass wherever anything does: their loss says nothing about size.
         if size <= MIN_MTU || self.current <= MIN_MTU {

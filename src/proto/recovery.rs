@@ -18,11 +18,7 @@ use crate::time::Instant;
 use std::collections::VecDeque;
 
 /// RFC 9002 §6.1.1: packets this far below the largest acknowledged are lost.
-pub const PACKET_THRESHOLD: u64 = 3;
-/// RFC 9002 §6.1.2: the least time after which a packet is declared lost.
-pub const GRANULARITY_NS: u64 = 1_000_000;
-/// RFC 9002 §7.6.1.
-pub const PERSISTENT_CONGESTION_THRESHOLD: u64 = 3;
+pub(crate) const PACKET_THRESHOLD: u64 = 3;
 /// Room that an idle space keeps in its rings.
 const IDLE_PACKETS: usize = 8;
 
@@ -30,15 +26,15 @@ const IDLE_PACKETS: usize = 8;
 /// need not acknowledge them: of those in front of the ring no more than this many are kept. What
 /// is forgotten would have told which ranges need not be repeated; the PING of
 /// [`PING_EVERY`] tells that as well.
-pub const QUIET_TAIL: u32 = 32;
+pub(crate) const QUIET_TAIL: u32 = 32;
 /// RFC 9000 §13.2.4: so many packets without anything that asks for an acknowledgement are
 /// followed by one that does. On the 64th acknowledgement of a transfer it costs the peer one
 /// ACK frame in 128 packets.
-pub const PING_EVERY: u64 = 64;
+pub(crate) const PING_EVERY: u64 = 64;
 /// Packets that are not in flight and cannot be forgotten, since one in front of them waits for
 /// its acknowledgement: beyond this no acknowledgement is sent until the peer sends one. An
 /// honest peer gets there if it sends 32,000 packets within a round trip and loses all probes.
-pub const QUIET_MAX: u32 = 16_384;
+pub(crate) const QUIET_MAX: u32 = 16_384;
 
 /// What has become of a packet number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +64,7 @@ const ECN_CAPABLE: u8 = 8;
 
 /// How a packet was sent, as its sender describes it.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct SentInfo {
+pub(crate) struct SentInfo {
     /// Size of the packet in bytes.
     pub bytes: u16,
     /// It asks for an acknowledgement.
@@ -83,7 +79,7 @@ pub struct SentInfo {
 
 /// What one packet was, handed out when its fate is known.
 #[derive(Clone, Copy, Debug)]
-pub struct Resolved {
+pub(crate) struct Resolved {
     /// Packet number.
     pub pn: u64,
     /// When it left.
@@ -98,7 +94,7 @@ pub struct NeverSent(pub u64);
 
 /// What a pass of loss detection found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Losses {
+pub(crate) struct Losses {
     /// Packets lost, MTU probes aside.
     pub packets: u64,
     /// Their bytes.
@@ -114,7 +110,7 @@ pub struct Losses {
 
 /// The outstanding packets of one space.
 #[derive(Debug, Default)]
-pub struct SentPackets {
+pub(crate) struct SentPackets {
     packets: VecDeque<Entry>,
     /// The packet number of the ring's front.
     base: u64,
@@ -135,79 +131,73 @@ pub struct SentPackets {
 }
 
 impl SentPackets {
-    /// An empty space whose next packet number is 0.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     /// The number that the next packet gets.
     #[must_use]
-    pub fn next_pn(&self) -> u64 {
+    pub(crate) fn next_pn(&self) -> u64 {
         self.base + self.packets.len() as u64
     }
 
     /// The smallest number that is not resolved; what is below needs no look.
     #[must_use]
-    pub fn first_pn(&self) -> u64 {
+    pub(crate) fn first_pn(&self) -> u64 {
         self.base
     }
 
     /// The largest number that the peer acknowledged.
     #[must_use]
-    pub fn largest_acked(&self) -> Option<u64> {
+    pub(crate) fn largest_acked(&self) -> Option<u64> {
         self.largest_acked
     }
 
     /// True while a packet that asks for an acknowledgement is outstanding.
     #[must_use]
-    pub fn has_ack_eliciting(&self) -> bool {
+    pub(crate) fn has_ack_eliciting(&self) -> bool {
         self.eliciting > 0
     }
 
     /// How many packets that ask for an acknowledgement are outstanding.
     #[must_use]
-    pub fn eliciting(&self) -> u32 {
+    pub(crate) fn eliciting(&self) -> u32 {
         self.eliciting
     }
 
     /// How many outstanding packets are not in flight.
     #[inline]
     #[must_use]
-    pub fn quiet(&self) -> u32 {
+    pub(crate) fn quiet(&self) -> u32 {
         self.quiet
     }
 
     /// True if the next packet should ask for an acknowledgement, whatever is in it.
     #[inline]
     #[must_use]
-    pub fn wants_ping(&self) -> bool {
+    pub(crate) fn wants_ping(&self) -> bool {
         self.next_pn() - self.last_eliciting > PING_EVERY
     }
 
     /// No packet that was sent before is outstanding.
     #[inline]
     #[must_use]
-    pub fn oldest_sent_at(&self) -> Instant {
+    pub(crate) fn oldest_sent_at(&self) -> Instant {
         self.packets.front().map_or(Instant::NEVER, |front| front.sent_at)
     }
 
     /// When the last packet that asks for an acknowledgement left.
     #[must_use]
-    pub fn last_eliciting_sent_at(&self) -> Instant {
+    pub(crate) fn last_eliciting_sent_at(&self) -> Instant {
         self.last_eliciting_sent_at
     }
 
     /// When the next packet becomes lost by time.
     #[must_use]
-    pub fn loss_time(&self) -> Option<Instant> {
+    pub(crate) fn loss_time(&self) -> Option<Instant> {
         self.loss_time
     }
 
     /// Notes a frame of the packet that is being written. A packet holds at most 255; the
     /// caller stops writing frames at [`is_full`](Self::is_full).
     #[inline]
-    pub fn push_frame(&mut self, frame: SentFrame) {
+    pub(crate) fn push_frame(&mut self, frame: SentFrame) {
         debug_assert!(self.pending < u8::MAX, "the writer stops at is_full");
         self.frames.push_back(frame);
         self.pending = self.pending.saturating_add(1);
@@ -215,12 +205,12 @@ impl SentPackets {
 
     /// True when the packet being written may not get another frame.
     #[must_use]
-    pub fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.pending >= u8::MAX - 32
     }
 
     /// Forgets the frames of a packet that is not sent after all.
-    pub fn abandon(&mut self) {
+    pub(crate) fn abandon(&mut self) {
         let keep = self.frames.len().saturating_sub(usize::from(self.pending));
         self.frames.truncate(keep);
         self.pending = 0;
@@ -228,7 +218,7 @@ impl SentPackets {
 
     /// The packet is complete; returns its number.
     #[inline]
-    pub fn commit(&mut self, now: Instant, info: SentInfo) -> u64 {
+    pub(crate) fn commit(&mut self, now: Instant, info: SentInfo) -> u64 {
         let pn = self.next_pn();
         let end = self.frames_base.wrapping_add(self.frames.len() as u32);
         let mut flags = 0;
@@ -282,7 +272,7 @@ impl SentPackets {
     }
 
     /// Leaves out the next packet number. RFC 9000 §21.4: a peer that acknowledges it is lying.
-    pub fn skip(&mut self) {
+    pub(crate) fn skip(&mut self) {
         debug_assert_eq!(self.pending, 0, "skip between packets");
         self.packets.push_back(Entry {
             sent_at: Instant::EPOCH,
@@ -296,7 +286,7 @@ impl SentPackets {
 
     /// True if the next packet already follows a number that was left out.
     #[must_use]
-    pub fn has_just_skipped(&self) -> bool {
+    pub(crate) fn has_just_skipped(&self) -> bool {
         self.packets.back().is_some_and(|e| e.fate == Fate::Skipped)
     }
 
@@ -304,12 +294,12 @@ impl SentPackets {
     ///
     /// # Errors
     /// The number was never sent.
-    pub fn check_acked(&self, largest: u64) -> Result<(), NeverSent> {
+    pub(crate) fn check_acked(&self, largest: u64) -> Result<(), NeverSent> {
         if largest >= self.next_pn() { Err(NeverSent(largest)) } else { Ok(()) }
     }
 
     /// Notes the largest number of an ACK frame. Call before the ranges.
-    pub fn note_largest_acked(&mut self, largest: u64) {
+    pub(crate) fn note_largest_acked(&mut self, largest: u64) {
         self.largest_acked = Some(self.largest_acked.map_or(largest, |l| l.max(largest)));
     }
 
@@ -319,7 +309,7 @@ impl SentPackets {
     /// # Errors
     /// The range covers a number that was skipped.
     #[inline]
-    pub fn acknowledge(
+    pub(crate) fn acknowledge(
         &mut self,
         lo: u64,
         hi: u64,
@@ -345,7 +335,7 @@ impl SentPackets {
     }
 
     /// The packets of `lo..=hi` whose fate is not known yet.
-    pub fn outstanding(&self, lo: u64, hi: u64) -> impl Iterator<Item = Resolved> + '_ {
+    pub(crate) fn outstanding(&self, lo: u64, hi: u64) -> impl Iterator<Item = Resolved> + '_ {
         let first = lo.max(self.base);
         let skip = usize::try_from(first - self.base).unwrap_or(usize::MAX);
         let count = usize::try_from(hi.saturating_add(1).saturating_sub(first));
@@ -356,7 +346,7 @@ impl SentPackets {
 
     /// Drops what is resolved at the front of the ring.
     #[inline]
-    pub fn trim(&mut self) {
+    pub(crate) fn trim(&mut self) {
         while let Some(front) = self.packets.front() {
             // A skipped number stays until everything before it, and one more
             // packet after it, is resolved.
@@ -375,7 +365,7 @@ impl SentPackets {
     /// RFC 9002 §6.1: declares packets lost by count and by time, and hands each out with its
     /// frames. The count is at least [`PACKET_THRESHOLD`]; `first_sample_at` bounds persistent
     /// congestion (§7.6.2).
-    pub fn detect_losses(
+    pub(crate) fn detect_losses(
         &mut self,
         now: Instant,
         loss_delay_ns: u64,
@@ -434,7 +424,7 @@ impl SentPackets {
 
     /// The frames of the oldest outstanding packet that asks for an acknowledgement: what a
     /// probe after a timeout repeats (RFC 9002 §6.2.4).
-    pub fn oldest_eliciting_frames(&self) -> Option<impl Iterator<Item = SentFrame> + '_> {
+    pub(crate) fn oldest_eliciting_frames(&self) -> Option<impl Iterator<Item = SentFrame> + '_> {
         let entry = self
             .packets
             .iter()
@@ -445,7 +435,7 @@ impl SentPackets {
 
     /// Takes every outstanding packet out, without judging it: the space is being discarded, or
     /// a Retry or a rejected early flight made its packets void. Returns the bytes in flight.
-    pub fn drain(&mut self, mut each: impl FnMut(SentFrame)) -> u64 {
+    pub(crate) fn drain(&mut self, mut each: impl FnMut(SentFrame)) -> u64 {
         let mut bytes = 0;
         for pn in self.base..self.next_pn() {
             let Some(entry) = self.packets.get_mut((pn - self.base) as usize) else { break };
@@ -465,7 +455,7 @@ impl SentPackets {
     }
 
     /// Forgets all packets and gives their memory back: only the numbers go on, and the time.
-    pub fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         let Self { largest_acked, last_eliciting_sent_at, .. } = *self;
         let base = self.next_pn();
         let last_eliciting = base;
@@ -478,7 +468,7 @@ impl SentPackets {
         IDLE_PACKETS * (size_of::<Entry>() + size_of::<SentFrame>());
 
     /// Names the memory of the records of the oldest packets.
-    pub fn hot_memory(&self, each: &mut impl FnMut(*const u8, usize)) {
+    pub(crate) fn hot_memory(&self, each: &mut impl FnMut(*const u8, usize)) {
         let packets = self.packets.as_slices().0;
         let packets = &packets[..packets.len().min(IDLE_PACKETS)];
         each(packets.as_ptr().cast(), size_of_val(packets));
@@ -488,7 +478,7 @@ impl SentPackets {
     }
 
     /// Gives back memory beyond what an idle connection needs.
-    pub fn shrink(&mut self) {
+    pub(crate) fn shrink(&mut self) {
         // What is left is a tail that nobody asks about: see `QUIET_TAIL`.
         self.forget_quiet(0);
         if self.packets.capacity() > IDLE_PACKETS && self.packets.len() <= IDLE_PACKETS / 2 {
@@ -499,7 +489,7 @@ impl SentPackets {
 
     /// Bytes of heap held.
     #[must_use]
-    pub fn memory_bytes(&self) -> usize {
+    pub(crate) fn memory_bytes(&self) -> usize {
         self.packets.capacity() * size_of::<Entry>()
             + self.frames.capacity() * size_of::<SentFrame>()
     }
@@ -552,7 +542,7 @@ mod tests {
     }
 
     fn filled(n: u64) -> SentPackets {
-        let mut sent = SentPackets::new();
+        let mut sent = SentPackets::default();
         for i in 0..n {
             sent.push_frame(SentFrame::Crypto { offset: i, len: 1 });
             assert_eq!(sent.commit(at(i), eliciting(100)), i);
@@ -671,7 +661,7 @@ mod tests {
 
     #[test]
     fn lost_mtu_probes_do_not_count_as_congestion() {
-        let mut sent = SentPackets::new();
+        let mut sent = SentPackets::default();
         sent.commit(at(0), SentInfo { mtu_probe: true, ..eliciting(1400) });
         for i in 1..6 {
             sent.push_frame(SentFrame::Crypto { offset: i, len: 1 });

@@ -3,12 +3,12 @@
 use core::net::IpAddr;
 
 /// RFC 4291 §2.5.4: a subscriber has at least a /64, and can write any address of it.
-pub const SUBSCRIBER_PREFIX_BITS: u8 = 64;
+pub(crate) const SUBSCRIBER_PREFIX_BITS: u8 = 64;
 
 /// An IPv4 address, or a prefix of IPv6: what one party can be expected to own. Whoever counts by
 /// address alone counts 2^64 sources for each subscriber of IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Source {
+pub(crate) enum Source {
     /// An address.
     V4(u32),
     /// The upper bits of an address, zeros below.
@@ -18,7 +18,7 @@ pub enum Source {
 impl Source {
     /// Where `address` belongs to, if IPv6 is told apart by `prefix_bits` of it, 64 at most.
     #[must_use]
-    pub fn of(address: IpAddr, prefix_bits: u8) -> Self {
+    pub(crate) fn of(address: IpAddr, prefix_bits: u8) -> Self {
         match address.to_canonical() {
             IpAddr::V4(v4) => Self::V4(v4.to_bits()),
             IpAddr::V6(v6) => {

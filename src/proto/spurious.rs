@@ -47,7 +47,7 @@ const PERSIST_EVENTS: u8 = 16;
 
 /// The losses of the last congestion event, and how far the path reorders.
 #[derive(Debug)]
-pub struct SpuriousCandidates {
+pub(crate) struct SpuriousCandidates {
     /// Packet numbers that were declared lost and have not turned up, ascending.
     lost: Vec<u64>,
     /// How many of them the controller has not been told of.
@@ -83,14 +83,14 @@ impl SpuriousCandidates {
     /// How many later packets may be acknowledged before one is lost.
     #[inline]
     #[must_use]
-    pub fn packet_threshold(&self) -> u64 {
+    pub(crate) fn packet_threshold(&self) -> u64 {
         self.packet_threshold
     }
 
     /// The smallest number that would be news at `now`.
     #[inline]
     #[must_use]
-    pub fn oldest(&mut self, now: Instant) -> Option<u64> {
+    pub(crate) fn oldest(&mut self, now: Instant) -> Option<u64> {
         if now > self.until && !self.lost.is_empty() {
             let all = self.lost.len();
             self.believe(all);
@@ -100,14 +100,14 @@ impl SpuriousCandidates {
     }
 
     /// The numbers of `lo..=hi` that would be news.
-    pub fn candidates(&self, lo: u64, hi: u64) -> &[u64] {
+    pub(crate) fn candidates(&self, lo: u64, hi: u64) -> &[u64] {
         let first = self.lost.partition_point(|&pn| pn < lo);
         let end = self.lost.partition_point(|&pn| pn <= hi);
         self.lost.get(first..end).unwrap_or_default()
     }
 
     /// A number was left out.
-    pub fn on_skipped(&mut self, pn: u64) {
+    pub(crate) fn on_skipped(&mut self, pn: u64) {
         // No packet has the number that stands there first (RFC 9000 §12.3).
         let skipped = self.skipped.get_or_insert_with(|| Box::new([u64::MAX; SKIPPED_MAX]));
         skipped[usize::from(self.next_skipped) % SKIPPED_MAX] = pn;
@@ -115,7 +115,7 @@ impl SpuriousCandidates {
     }
 
     /// A packet was declared lost: a later one than any before it.
-    pub fn on_lost(&mut self, pn: u64) {
+    pub(crate) fn on_lost(&mut self, pn: u64) {
         self.lost.push(pn);
         self.fresh += 1;
     }
@@ -123,7 +123,7 @@ impl SpuriousCandidates {
     /// The controller was told of the losses since the last call. `reduced` says that they are
     /// a congestion event of their own, not part of the last one; `until` is how long they may
     /// still turn up.
-    pub fn on_event(&mut self, reduced: bool, until: Instant) {
+    pub(crate) fn on_event(&mut self, reduced: bool, until: Instant) {
         let fresh = std::mem::take(&mut self.fresh);
         if reduced {
             self.believe(self.lost.len() - fresh);
@@ -137,7 +137,7 @@ impl SpuriousCandidates {
     }
 
     /// The event was true for other reasons: a mark of a router, or persistent congestion.
-    pub fn convict(&mut self) {
+    pub(crate) fn convict(&mut self) {
         self.lost = Vec::new();
         self.fresh = 0;
         self.convicted = true;
@@ -157,7 +157,7 @@ impl SpuriousCandidates {
     ///
     /// # Errors
     /// The range covers a number that was left out.
-    pub fn on_range(&mut self, lo: u64, hi: u64, largest: u64) -> Result<bool, NeverSent> {
+    pub(crate) fn on_range(&mut self, lo: u64, hi: u64, largest: u64) -> Result<bool, NeverSent> {
         let range = lo..=hi;
         let mut skipped = self.skipped.iter().flat_map(|all| all.iter());
         if let Some(&skipped) = skipped.find(|skipped| range.contains(skipped)) {
@@ -175,7 +175,7 @@ impl SpuriousCandidates {
 
     /// Bytes of heap held.
     #[must_use]
-    pub fn memory_bytes(&self) -> usize {
+    pub(crate) fn memory_bytes(&self) -> usize {
         self.lost.capacity() * size_of::<u64>() + self.skipped.as_deref().map_or(0, size_of_val)
     }
 }

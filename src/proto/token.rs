@@ -57,7 +57,7 @@ const NEW_TOKEN_PLAIN_LEN: usize = 8 + 8 + 16;
 const MAX_PLAIN_LEN: usize = NEW_TOKEN_PLAIN_LEN + 2 + 2 * (1 + MAX_CID_LEN);
 
 /// The longest token that is ever made: an Initial of 1,200 bytes has room for many of them.
-pub const MAX_TOKEN_LEN: usize = OVERHEAD + MAX_PLAIN_LEN;
+pub(crate) const MAX_TOKEN_LEN: usize = OVERHEAD + MAX_PLAIN_LEN;
 
 const _: () = assert!(MAX_TOKEN_LEN < 128, "a token's length fits the varint of two bytes");
 
@@ -88,7 +88,7 @@ impl Default for TokenConfig {
 
 /// Which frame or packet a token came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TokenKind {
+pub(crate) enum TokenKind {
     /// A Retry packet.
     Retry,
     /// A NEW_TOKEN frame.
@@ -452,7 +452,7 @@ fn nanos(duration: Duration) -> u64 {
 /// Whether two stateless reset tokens are the same, in a time that does not tell where they
 /// differ (RFC 9000 §10.3.1: an attacker must not learn a token byte by byte).
 #[must_use]
-pub fn same_reset_token(one: &[u8; 16], other: &[u8; 16]) -> bool {
+pub(crate) fn same_reset_token(one: &[u8; 16], other: &[u8; 16]) -> bool {
     let difference = u128::from_ne_bytes(*one) ^ u128::from_ne_bytes(*other);
     black_box(difference) == 0
 }

@@ -6,6 +6,7 @@
 //! using some.
 
 use super::error::TransportError;
+use crate::proto::token::same_reset_token;
 use crate::wire::ConnectionId;
 
 /// Ids that we keep issued to a peer that is ready to hold as many.
@@ -209,7 +210,7 @@ impl RemoteCids {
     /// RFC 9000 §10.3.1: tokens of ids that were never used, or that are retired, do not count.
     /// An id is retired as soon as another is used, so one token is all there is.
     pub(super) fn is_reset_token(&self, token: &[u8; 16]) -> bool {
-        self.current.reset_token.as_ref().is_some_and(|t| constant_time_eq(t, token))
+        self.current.reset_token.as_ref().is_some_and(|t| same_reset_token(t, token))
     }
 
     /// The reset token of the id in use.
@@ -332,11 +333,6 @@ impl RemoteCids {
     pub(super) fn retirement_acknowledged(&mut self) {
         self.retiring = self.retiring.saturating_sub(1);
     }
-}
-
-/// Compares without telling by its time where the first difference is.
-fn constant_time_eq(a: &[u8; 16], b: &[u8; 16]) -> bool {
-    std::hint::black_box(a.iter().zip(b).fold(0u8, |acc, (x, y)| acc | (x ^ y))) == 0
 }
 
 #[cfg(test)]

@@ -142,7 +142,7 @@ impl Drop for PacketSecret {
 }
 
 /// What a [`HeaderKey`] is made of.
-pub struct HeaderSecret {
+pub(crate) struct HeaderSecret {
     aead: Aead,
     key: [u8; MAX_KEY_LEN],
 }
@@ -155,7 +155,7 @@ impl HeaderSecret {
 
     /// The key, worked out.
     #[must_use]
-    pub fn expand(&self) -> HeaderKey {
+    pub(crate) fn expand(&self) -> HeaderKey {
         let Self { aead, key } = self;
         // The length was checked when the secret was made.
         match aead::quic::HeaderProtectionKey::new(aead.headers(), &key[..aead.key_len()]) {

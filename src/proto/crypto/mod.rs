@@ -60,14 +60,14 @@ pub(crate) mod testing;
 mod ticketer;
 mod time;
 
-pub use aead::{HeaderKey, HeaderSecret, PacketKey, PacketSecret, SAMPLE_LEN, TAG_LEN, Unmasked};
+pub use aead::{HeaderKey, PacketKey, SAMPLE_LEN, TAG_LEN, Unmasked};
 pub use client::{ClientTls, ClientTlsBuilder};
 pub use config::TlsConfigError;
 pub use error::TlsError;
 pub use keys::{DirectionKeys, KeyChange, Keys, OneRttSecrets, initial_keys};
 pub use provider::{NAME as PROVIDER, default_provider};
-pub use retry::{RETRY_TAG_LEN, retry_tag, retry_tag_matches};
-pub use seal::{ResetKey, TOKEN_KEY_LEN, TOKEN_NONCE_LEN, TokenKey, TokenSecret};
+pub(crate) use retry::{retry_tag, retry_tag_matches};
+pub(crate) use seal::{ResetKey, TOKEN_KEY_LEN, TOKEN_NONCE_LEN, TokenKey, TokenSecret};
 pub use server::{ServerTls, ServerTlsBuilder};
 pub use session::Session;
 pub(crate) use time::tell_time_of_day;

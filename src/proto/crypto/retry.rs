@@ -7,7 +7,7 @@
 use super::provider::lib::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 
 /// Bytes of the tag at the end of a Retry packet.
-pub const RETRY_TAG_LEN: usize = 16;
+pub(crate) const RETRY_TAG_LEN: usize = 16;
 
 /// RFC 9001 §5.8: version 1's secret, which is no secret.
 const KEY: [u8; 16] = [
@@ -23,7 +23,7 @@ const MAX_CID_LEN: usize = 20;
 ///
 /// Sealing nothing with the pseudo-packet as additional data gives just the tag.
 #[must_use]
-pub fn retry_tag(original_dcid: &[u8], retry: &[u8]) -> Option<[u8; RETRY_TAG_LEN]> {
+pub(crate) fn retry_tag(original_dcid: &[u8], retry: &[u8]) -> Option<[u8; RETRY_TAG_LEN]> {
     let len = u8::try_from(original_dcid.len()).ok()?;
     if usize::from(len) > MAX_CID_LEN {
         return None;
@@ -41,7 +41,7 @@ pub fn retry_tag(original_dcid: &[u8], retry: &[u8]) -> Option<[u8; RETRY_TAG_LE
 
 /// Whether `retry`, a whole Retry packet with its tag, answers an Initial to `original_dcid`.
 #[must_use]
-pub fn retry_tag_matches(original_dcid: &[u8], retry: &[u8]) -> bool {
+pub(crate) fn retry_tag_matches(original_dcid: &[u8], retry: &[u8]) -> bool {
     let Some((body, tag)) = retry.split_last_chunk::<RETRY_TAG_LEN>() else { return false };
     // Anyone can compute this tag, so comparing in variable time tells nothing.
     retry_tag(original_dcid, body).is_some_and(|expected| expected == *tag)

@@ -7,17 +7,17 @@ use super::provider::lib::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKe
 use super::provider::lib::hmac;
 
 /// Bytes of secret that a [`TokenKey`] is made from.
-pub const TOKEN_KEY_LEN: usize = 32;
+pub(crate) const TOKEN_KEY_LEN: usize = 32;
 /// Bytes of nonce for each token.
-pub const TOKEN_NONCE_LEN: usize = 12;
+pub(crate) const TOKEN_NONCE_LEN: usize = 12;
 
 /// Seals and opens tokens: AES-256-GCM.
-pub struct TokenKey(LessSafeKey);
+pub(crate) struct TokenKey(LessSafeKey);
 
 impl TokenKey {
     /// A key from 32 bytes of good randomness.
     #[must_use]
-    pub fn new(secret: &[u8; TOKEN_KEY_LEN]) -> Self {
+    pub(crate) fn new(secret: &[u8; TOKEN_KEY_LEN]) -> Self {
         match UnboundKey::new(&AES_256_GCM, secret) {
             Ok(key) => Self(LessSafeKey::new(key)),
             Err(_) => unreachable!("AES-256-GCM takes every key of 32 bytes"),
@@ -26,7 +26,7 @@ impl TokenKey {
 
     /// Seals `plain` in place and returns the tag. The nonce must be random: with one key, at
     /// most 2^32 tokens keep the chance that two share a nonce below 2^-32.
-    pub fn seal(
+    pub(crate) fn seal(
         &self,
         nonce: &[u8; TOKEN_NONCE_LEN],
         aad: &[u8],
@@ -38,7 +38,7 @@ impl TokenKey {
     }
 
     /// Opens `sealed`, which ends in its tag, in place.
-    pub fn open<'a>(
+    pub(crate) fn open<'a>(
         &self,
         nonce: &[u8; TOKEN_NONCE_LEN],
         aad: &[u8],
@@ -57,18 +57,18 @@ impl fmt::Debug for TokenKey {
 
 /// Makes the keys of tokens, one for each purpose and period (HMAC-SHA256 as the
 /// pseudo-random function of a key hierarchy, NIST SP 800-108).
-pub struct TokenSecret(hmac::Key);
+pub(crate) struct TokenSecret(hmac::Key);
 
 impl TokenSecret {
     /// From 32 bytes of good randomness.
     #[must_use]
-    pub fn new(secret: &[u8; TOKEN_KEY_LEN]) -> Self {
+    pub(crate) fn new(secret: &[u8; TOKEN_KEY_LEN]) -> Self {
         Self(hmac::Key::new(hmac::HMAC_SHA256, secret))
     }
 
     /// The key for `label` and `period`.
     #[must_use]
-    pub fn key(&self, label: &[u8], period: u64) -> TokenKey {
+    pub(crate) fn key(&self, label: &[u8], period: u64) -> TokenKey {
         let mut context = hmac::Context::with_key(&self.0);
         context.update(label);
         context.update(&period.to_be_bytes());
@@ -78,7 +78,7 @@ impl TokenSecret {
     /// Bytes that only who has the secret knows. They are not secret afterwards: `label` must
     /// not be one of a key.
     #[must_use]
-    pub fn mark<const N: usize>(&self, label: &[u8]) -> [u8; N] {
+    pub(crate) fn mark<const N: usize>(&self, label: &[u8]) -> [u8; N] {
         prefix(&hmac::sign(&self.0, label))
     }
 }

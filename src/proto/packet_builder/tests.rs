@@ -64,7 +64,7 @@ fn a_packet_of_either_header_is_read_by_the_peer_and_stands_in_the_books() {
     let header = long(PacketType::Handshake);
     let short = Header::Short { dcid: &cid(1), phase: false, local_cid_len: 8 };
     for header in [Header::Long(&header), short] {
-        let (mut sent, mut path, mut buf) = (SentPackets::new(), path(), [0xff; 1_200]);
+        let (mut sent, mut path, mut buf) = (SentPackets::default(), path(), [0xff; 1_200]);
         for pn in 0..2_u64 {
             let number = Number::next(&sent);
             let (packet, mut w) = PacketBuilder::begin(header, number, &mut buf).unwrap();
@@ -98,7 +98,7 @@ fn a_short_packet_is_as_long_as_a_reset_needs_and_a_long_one_can_be_sampled() {
         let least = (22 + usize::from(local_cid_len)).max(1 + 8 + 4 + 1 + TAG_LEN);
         assert_eq!(draft.protect(&mut buf, &ours.local), Some(least), "{local_cid_len}");
     }
-    let (header, sent, mut buf) = (long(PacketType::Initial), SentPackets::new(), [0; 100]);
+    let (header, sent, mut buf) = (long(PacketType::Initial), SentPackets::default(), [0; 100]);
     let (packet, mut w) =
         PacketBuilder::begin(Header::Long(&header), Number::next(&sent), &mut buf).unwrap();
     Frame::Ping.write(&mut w).unwrap();
@@ -110,7 +110,7 @@ fn a_short_packet_is_as_long_as_a_reset_needs_and_a_long_one_can_be_sampled() {
 #[test]
 fn the_last_of_several_packets_fills_the_datagram_once_all_are_drafted() {
     let [ours, theirs] = both_keys();
-    let (mut spaces, mut path) = ([SentPackets::new(), SentPackets::new()], path());
+    let (mut spaces, mut path) = ([SentPackets::default(), SentPackets::default()], path());
     let mut buf = [0xff; 1_200];
     let mut drafts = Vec::new();
     let mut end = 0;
@@ -146,7 +146,7 @@ fn what_has_no_room_is_not_begun_and_what_cannot_be_sealed_is_forgotten() {
         }
     }
     let header = Header::Short { dcid: &cid(1), phase: false, local_cid_len: 8 };
-    let (mut sent, mut path) = (SentPackets::new(), path());
+    let (mut sent, mut path) = (SentPackets::default(), path());
     for room in 0..1 + 8 + 1 + TAG_LEN {
         let mut buf = vec![0; room];
         assert!(PacketBuilder::begin(header, Number::next(&sent), &mut buf).is_none(), "{room}");
