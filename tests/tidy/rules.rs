@@ -46,16 +46,23 @@ pub(crate) const LAYERS: &[(&str, &[&str])] = &[
         &[
             "error",
             "config",
+            "event",
             // The parts, which know no connection.
             "crypto_stream",
             "cids",
             "keys",
             "space",
-            // A connection names the state of its handshake, its early packets and its close, the
-            // application that it calls and what observes it, and what that hears of arrivals; their
-            // files say what a connection does with them.
-            "mod acks close early event handshake late_crypto observe",
-            // What drives it.
+            "early",
+            "late_crypto",
+            "closing",
+            "observing",
+            // The state, and what it is told and asked from outside.
+            "mod",
+            // What drives it, by the families of its methods.
+            "observe",
+            "close",
+            "acks",
+            "handshake",
             "timers",
             "assemble",
             "frames",

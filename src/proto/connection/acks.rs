@@ -1,28 +1,18 @@
 //! Acknowledgements: ours for what arrived, the peer's for what we sent, and the losses that
 //! follow from them (RFC 9000 §13, RFC 9002 §5, §6, A.7).
 
+use super::Connection;
 use super::error::TransportError;
-use super::space::AckPolicy;
-use super::{Connection, SpaceId};
-use crate::ecn::Ecn;
+use super::space::{AckPolicy, Arrival, SpaceId};
 use crate::proto::congestion::{Congestion, Controller};
 use crate::proto::ecn::EcnVerdict;
 use crate::proto::observer::Observation;
 use crate::proto::recovery::{Losses, NeverSent, PACKET_THRESHOLD, Resolved};
 use crate::proto::sent::SentFrame;
 use crate::time::{Instant, MICROSECOND_NS};
-use crate::wire::ConnectionId;
 use crate::wire::frame::{Ack, EcnCounts};
 
-/// A packet that arrived.
-pub(super) struct Arrival {
-    pub(super) space: SpaceId,
-    pub(super) pn: u64,
-    pub(super) ecn: Ecn,
-    pub(super) dcid: ConnectionId,
-}
-
-/// What reading its frames came to.
+/// What reading the frames of a packet came to.
 #[derive(Default)]
 pub(super) struct Outcome {
     pub(super) ack_eliciting: bool,

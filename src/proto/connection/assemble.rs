@@ -3,11 +3,10 @@
 //! [`packet_builder`](crate::proto::packet_builder) knows how a packet is made; here it is given
 //! the connection's ids, numbers, keys and books.
 
+use super::Connection;
 use super::config::ACK_DELAY_EXPONENT;
 use super::crypto_stream::CryptoSend;
-use super::handshake::Handshake;
-use super::space::{HandshakeSpace, Received};
-use super::{Connection, SpaceId};
+use super::space::{Handshake, HandshakeSpace, Received, SpaceId};
 use crate::proto::packet_builder::{Book, Draft, Header, Number, PacketBuilder};
 use crate::proto::path::Path;
 use crate::proto::recovery::{SentInfo, SentPackets};

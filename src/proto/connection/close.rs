@@ -1,7 +1,9 @@
 //! The end of a connection (RFC 9000 §10).
 
+use super::closing::{Closing, cut};
 use super::error::{CloseReason, TransportError, code};
-use super::{Application, Connection, Event, SpaceId, State};
+use super::space::SpaceId;
+use super::{Application, Connection, Event, State};
 use crate::proto::packet_builder::Number;
 use crate::proto::recovery::SentInfo;
 use crate::proto::streams::Streams;
@@ -10,26 +12,9 @@ use crate::wire::frame::Frame;
 use crate::wire::{Side, Writer};
 use bytes::Bytes;
 
-/// What closing says, as often as the peer has to hear it.
-pub(super) struct Closing {
-    code: u64,
-    frame_type: u64,
-    reason: Bytes,
-    application: bool,
-    /// A CONNECTION_CLOSE is owed.
-    pending: bool,
-    /// Datagrams that arrived since closing began, and at which count the next is answered:
-    /// RFC 9000 §10.2.1 asks for ever rarer answers.
-    heard: u64,
-    answer_at: u64,
-}
-
 /// Three probe timeouts are as long as the peer likes: one that acknowledges its first packet after
 /// 9 s makes them 81. This is long enough for a round trip of 1.1 s.
 const CLOSING_MAX_NS: u64 = 10 * SECOND_NS;
-/// The reason phrase is cut to this, so that a close fits any packet.
-const MAX_REASON_BYTES: usize = 256;
-
 impl Connection {
     /// The application closes.
     pub(super) fn close_application(&mut self, now: Instant, code: u64, reason: Bytes) {
@@ -195,29 +180,4 @@ fn pad_initial(w: &mut Writer<'_>, side: Side) {
     if side == Side::Client {
         let _fits = Frame::Padding { len: w.remaining() }.write(w);
     }
-}
-
-impl Closing {
-    fn new(code: u64, frame_type: u64, reason: Bytes, application: bool) -> Self {
-        Self { code, frame_type, reason, application, pending: true, heard: 0, answer_at: 1 }
-    }
-
-    /// The frame; what an application says is not for packets that anyone can read
-    /// (RFC 9000 §10.2.3).
-    fn frame(&self, one_rtt: bool) -> Frame<'_> {
-        let reason = cut(&self.reason);
-        match (self.application, one_rtt) {
-            (true, true) => Frame::ApplicationClose { code: self.code, reason },
-            (true, false) => {
-                Frame::ConnectionClose { code: code::APPLICATION_ERROR, frame_type: 0, reason: b"" }
-            }
-            (false, _) => {
-                Frame::ConnectionClose { code: self.code, frame_type: self.frame_type, reason }
-            }
-        }
-    }
-}
-
-fn cut(reason: &[u8]) -> &[u8] {
-    &reason[..reason.len().min(MAX_REASON_BYTES)]
 }

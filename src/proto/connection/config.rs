@@ -4,7 +4,7 @@ use crate::proto::congestion::Algorithm;
 use crate::proto::observer::Observers;
 use crate::proto::path::PathConfig;
 use crate::proto::streams::Limits;
-use crate::time::MILLISECOND_NS;
+use crate::time::{Instant, MILLISECOND_NS};
 use crate::wire::transport_parameters::TransportParameters;
 use std::time::Duration;
 
@@ -138,4 +138,9 @@ fn millis(d: Duration) -> u64 {
 /// A duration as nanoseconds, saturating.
 pub(super) fn nanos(d: Duration) -> u64 {
     u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// `now` and a timeout later, where 0 means never.
+pub(super) fn after(now: Instant, timeout_ns: u64) -> Instant {
+    if timeout_ns == 0 { Instant::NEVER } else { now.plus_ns(timeout_ns) }
 }

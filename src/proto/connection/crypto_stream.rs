@@ -1,5 +1,6 @@
 //! The stream of TLS bytes of one encryption level (RFC 9000 §19.6, RFC 9001 §4).
 
+use super::error::{TransportError, code};
 use crate::proto::ranges::RangeSet;
 
 /// Bytes that may wait out of order, RFC 9000 §7.5: at least 4096. A server flight with a
@@ -19,6 +20,12 @@ const MESSAGE_HEADER_BYTES: usize = 4;
 /// A CRYPTO frame beyond what we are ready to buffer: CRYPTO_BUFFER_EXCEEDED.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct BufferExceeded;
+
+impl From<BufferExceeded> for TransportError {
+    fn from(_: BufferExceeded) -> Self {
+        Self::new(code::CRYPTO_BUFFER_EXCEEDED, "CRYPTO data beyond the buffer")
+    }
+}
 
 /// TLS bytes to send: kept until acknowledged, resent when lost.
 #[derive(Debug, Default)]

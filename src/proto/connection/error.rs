@@ -111,6 +111,12 @@ impl From<FrameError> for TransportError {
     }
 }
 
+impl From<&TlsError> for TransportError {
+    fn from(e: &TlsError) -> Self {
+        Self::new(e.code(), "TLS handshake failed")
+    }
+}
+
 impl fmt::Display for TransportError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} (code 0x{:x}, frame type 0x{:x})", self.reason, self.code, self.frame_type)

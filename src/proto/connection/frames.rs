@@ -1,7 +1,8 @@
 //! From a packet's payload to what its frames mean (RFC 9000 §19).
 
-use super::acks::{Arrival, Outcome};
+use super::acks::Outcome;
 use super::error::{TransportError, code};
+use super::space::Arrival;
 use super::{Application, Connection, Event};
 use crate::proto::sent::StreamRef;
 use crate::proto::streams::{Delivery, StreamError};

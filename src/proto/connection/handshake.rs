@@ -1,17 +1,18 @@
 //! The beginning: TLS in CRYPTO frames, transport parameters, Retry, Version Negotiation
 //! (RFC 9000 §6, §7, §8.1; RFC 9001 §4).
 
-use super::config::nanos;
-use super::crypto_stream::{Bounds, BufferExceeded};
+use super::config::{after, nanos};
+use super::crypto_stream::{Bounds, BufferExceeded, CRYPTO_BUFFER_BYTES};
 use super::error::{CloseReason, TransportError, code};
 use super::keys::OneRttKeys;
-use super::space::HandshakeSpace;
+use super::late_crypto::unexpected;
+use super::space::{Handshake, HandshakeSpace, SpaceId};
 use super::{
     Connection, ConnectionStats, DataSpace, Deadlines, Event, LocalCids, Pending, RemoteCids,
-    SpaceId, State, TransportConfig,
+    State, TransportConfig,
 };
 use crate::proto::crypto::{
-    ClientTls, KeyChange, Keys, Level, OneRttSecrets, ServerTls, Session, TlsError, initial_keys,
+    ClientTls, KeyChange, Keys, Level, ServerTls, Session, TlsError, initial_keys,
     retry_tag_matches,
 };
 use crate::proto::observer::{DropReason, Observation};
@@ -42,33 +43,6 @@ const FLIGHT_REPEATS_MAX: u8 = 8;
 /// validated: with more, the older copies are forgotten. A client that has got one of those and
 /// says so late gets another.
 const UNVALIDATED_RECORDS: u64 = 8;
-
-/// What the handshake needs and the rest of the connection's life does not.
-pub(super) struct Handshake {
-    pub(super) initial: HandshakeSpace,
-    pub(super) handshake: HandshakeSpace,
-    pub(super) initial_discarded: bool,
-    /// The token that the next Initial carries.
-    pub(super) token: Vec<u8>,
-    /// The destination id of the client's first Initial, before any Retry.
-    original_dcid: ConnectionId,
-    /// The source id of the Retry packet.
-    retry_scid: Option<ConnectionId>,
-    /// What the peer writes as source id, once it has written one.
-    peer_scid: Option<ConnectionId>,
-    /// A packet of the peer's was authentic: Retry and Version Negotiation come too late.
-    pub(super) heard: bool,
-    /// RFC 9002 §6.2.2.1: the client knows that the server knows its address.
-    pub(super) peer_validated_us: bool,
-    /// Times that a server sent its flight again because the client repeated its own.
-    pub(super) flight_repeats: u8,
-    /// Handshake bytes from TLS go here next.
-    write_level: Level,
-    /// What the keys of 1-RTT packets are made of. A server has it with its first flight, and works
-    /// it out, 1.6 kB, once it knows its client.
-    pub(super) one_rtt: Option<(Keys, OneRttSecrets)>,
-    parameters_done: bool,
-}
 
 /// What makes a client's connection.
 pub struct ClientArgs<'a> {
@@ -327,12 +301,45 @@ impl Connection {
             return Ok(());
         }
         let Some(session) = &mut self.session else { return Ok(()) };
-        let read = |bytes: &[u8]| session.read(now, level, bytes).map_err(|e| tls_error(&e));
+        let read =
+            |bytes: &[u8]| session.read(now, level, bytes).map_err(|e| TransportError::from(&e));
         recv.receive(offset, data, bounds, read).unwrap_or_else(|e| Err(e.into()))?;
         self.apply_peer_parameters(now)?;
         self.pump_tls();
         self.check_nothing_waits()?;
         self.check_complete(now)
+    }
+
+    /// CRYPTO arrived in a 1-RTT packet.
+    fn on_late_crypto(
+        &mut self,
+        now: Instant,
+        offset: u64,
+        data: &[u8],
+    ) -> Result<(), TransportError> {
+        if self.side == Side::Server {
+            // RFC 9000 §7.5: what lies beyond the buffer is refused as such, whatever it is.
+            if offset.saturating_add(data.len() as u64) > CRYPTO_BUFFER_BYTES {
+                return Err(BufferExceeded.into());
+            }
+            // A client has nothing more to say, and KeyUpdate is forbidden (RFC 9001 §6).
+            return Err(unexpected());
+        }
+        let late = self.tickets_received.get_or_insert_default();
+        late.receive(now, self.session.as_deref_mut(), offset, data)?;
+        self.release_tls(false);
+        Ok(())
+    }
+
+    /// Lets TLS go, if it can do nothing more, or if the connection is `idle` and what it could
+    /// still do is to wait.
+    pub(super) fn release_tls(&mut self, idle: bool) {
+        let useless = idle || self.session.as_ref().is_some_and(|tls| !tls.wants_tickets());
+        // A message that has begun is read by who began to read it.
+        let between = self.tickets_received.as_ref().is_none_or(|late| late.is_between());
+        if self.confirmed && useless && between {
+            self.session = None;
+        }
     }
 
     /// RFC 9001 §4.1.3: once there are keys of the next level, TLS wants nothing more of the
@@ -593,79 +600,8 @@ impl Connection {
     }
 }
 
-impl Handshake {
-    fn new(original_dcid: ConnectionId, retry_scid: Option<ConnectionId>) -> Self {
-        Self {
-            initial: HandshakeSpace::default(),
-            handshake: HandshakeSpace::default(),
-            initial_discarded: false,
-            token: Vec::new(),
-            original_dcid,
-            retry_scid,
-            peer_scid: None,
-            heard: false,
-            peer_validated_us: false,
-            flight_repeats: 0,
-            write_level: Level::Initial,
-            one_rtt: None,
-            parameters_done: false,
-        }
-    }
-
-    /// RFC 9000 §7.3: the ids seen on the wire are the ones that TLS authenticates.
-    fn check_ids(&self, side: Side, p: &TransportParameters) -> Result<(), TransportError> {
-        let Some(initial) = p.initial_source_connection_id else {
-            return Err(TransportError::transport_parameter(
-                "initial_source_connection_id is missing",
-            ));
-        };
-        let mut fine = self.peer_scid == Some(initial);
-        if side == Side::Client {
-            fine &= p.original_destination_connection_id == Some(self.original_dcid);
-            fine &= p.retry_source_connection_id == self.retry_scid;
-        }
-        if fine {
-            Ok(())
-        } else {
-            Err(TransportError::transport_parameter("connection ids do not match the packets"))
-        }
-    }
-
-    /// Bytes of memory held. The TLS library keeps the ClientHello that it has read.
-    pub(super) fn memory_bytes(&self) -> usize {
-        size_of::<Self>()
-            + self.initial.crypto_recv.read_bytes() as usize
-            + self.token.capacity()
-            + self.initial.heap_bytes()
-            + self.handshake.heap_bytes()
-    }
-
-    pub(super) fn space(&mut self, id: SpaceId) -> Option<&mut HandshakeSpace> {
-        match id {
-            SpaceId::Initial => Some(&mut self.initial),
-            SpaceId::Handshake => Some(&mut self.handshake),
-            SpaceId::Data => None,
-        }
-    }
-}
-
-impl From<BufferExceeded> for TransportError {
-    fn from(_: BufferExceeded) -> Self {
-        Self::new(code::CRYPTO_BUFFER_EXCEEDED, "CRYPTO data beyond the buffer")
-    }
-}
-
 fn encoded(parameters: &TransportParameters) -> Vec<u8> {
     let mut out = Vec::with_capacity(160);
     parameters.encode(&mut out);
     out
-}
-
-pub(super) fn tls_error(e: &TlsError) -> TransportError {
-    TransportError::new(e.code(), "TLS handshake failed")
-}
-
-/// `now` and a timeout later, where 0 means never.
-pub(super) fn after(now: Instant, timeout_ns: u64) -> Instant {
-    if timeout_ns == 0 { Instant::NEVER } else { now.plus_ns(timeout_ns) }
 }

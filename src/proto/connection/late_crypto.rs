@@ -6,13 +6,10 @@
 //! others when the connection falls idle. What comes later is read as far as to know that it
 //! is a ticket, and a ticket may be ignored (RFC 8446 §4.6.1).
 
-use super::Connection;
-use super::crypto_stream::{Bounds, BufferExceeded, CRYPTO_BUFFER_BYTES, CryptoRecv};
+use super::crypto_stream::{Bounds, CryptoRecv};
 use super::error::{TransportError, code};
-use super::handshake::tls_error;
-use crate::proto::crypto::Level;
+use crate::proto::crypto::{Level, Session};
 use crate::time::Instant;
-use crate::wire::Side;
 
 /// NewSessionTicket (RFC 8446 §4).
 const NEW_SESSION_TICKET: u8 = 4;
@@ -29,6 +26,35 @@ pub(super) struct LateCrypto {
 }
 
 impl LateCrypto {
+    /// Takes in what a CRYPTO frame carries: TLS reads it, as long as it is there.
+    ///
+    /// # Errors
+    /// It is no ticket, or more than is buffered.
+    pub(super) fn receive(
+        &mut self,
+        now: Instant,
+        mut session: Option<&mut Session>,
+        offset: u64,
+        data: &[u8],
+    ) -> Result<(), TransportError> {
+        let Self { recv, messages } = self;
+        let read = |bytes: &[u8]| {
+            let followed = messages.follow(bytes);
+            match &mut session {
+                Some(session) => {
+                    session.read(now, Level::OneRtt, bytes).map_err(|e| TransportError::from(&e))
+                }
+                None => followed,
+            }
+        };
+        recv.receive(offset, data, Bounds::VALIDATED, read).unwrap_or_else(|e| Err(e.into()))
+    }
+
+    /// True if no message is half read.
+    pub(super) const fn is_between(&self) -> bool {
+        self.messages.is_between()
+    }
+
     /// Bytes of memory held.
     pub(super) fn memory_bytes(&self) -> usize {
         size_of::<Self>() + self.recv.heap_bytes()
@@ -38,48 +64,6 @@ impl LateCrypto {
     #[cfg(test)]
     pub(super) const fn next_offset(&self) -> u64 {
         self.recv.read_bytes()
-    }
-}
-
-impl Connection {
-    /// CRYPTO arrived in a 1-RTT packet.
-    pub(super) fn on_late_crypto(
-        &mut self,
-        now: Instant,
-        offset: u64,
-        data: &[u8],
-    ) -> Result<(), TransportError> {
-        if self.side == Side::Server {
-            // RFC 9000 §7.5: what lies beyond the buffer is refused as such, whatever it is.
-            if offset.saturating_add(data.len() as u64) > CRYPTO_BUFFER_BYTES {
-                return Err(BufferExceeded.into());
-            }
-            // A client has nothing more to say, and KeyUpdate is forbidden (RFC 9001 §6).
-            return Err(unexpected());
-        }
-        let LateCrypto { recv, messages } = &mut **self.tickets_received.get_or_insert_default();
-        let session = &mut self.session;
-        let read = |bytes: &[u8]| {
-            let followed = messages.follow(bytes);
-            match session {
-                Some(session) => session.read(now, Level::OneRtt, bytes).map_err(|e| tls_error(&e)),
-                None => followed,
-            }
-        };
-        recv.receive(offset, data, Bounds::VALIDATED, read).unwrap_or_else(|e| Err(e.into()))?;
-        self.release_tls(false);
-        Ok(())
-    }
-
-    /// Lets TLS go, if it can do nothing more, or if the connection is `idle` and what it could
-    /// still do is to wait.
-    pub(super) fn release_tls(&mut self, idle: bool) {
-        let useless = idle || self.session.as_ref().is_some_and(|tls| !tls.wants_tickets());
-        // A message that has begun is read by who began to read it.
-        let between = self.tickets_received.as_ref().is_none_or(|late| late.messages.is_between());
-        if self.confirmed && useless && between {
-            self.session = None;
-        }
     }
 }
 
@@ -139,7 +123,8 @@ fn check_type(message: u8) -> Result<(), TransportError> {
     }
 }
 
-fn unexpected() -> TransportError {
+/// What a message other than a ticket is.
+pub(super) fn unexpected() -> TransportError {
     TransportError::new(code::UNEXPECTED_MESSAGE, "TLS message after the handshake")
 }
 

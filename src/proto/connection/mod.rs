@@ -20,15 +20,17 @@
 //! | file | what |
 //! |---|---|
 //! | `receive.rs`, `frames.rs` | from a datagram to packets, from packets to frames |
-//! | `early.rs` | packets that overtook the ones that bring their keys |
 //! | `transmit.rs`, `assemble.rs` | which datagrams leave, which frames go into a packet |
 //! | `acks.rs` | acknowledgements and losses |
 //! | `timers.rs` | what is due when |
 //! | `handshake.rs` | TLS, transport parameters, Retry, Version Negotiation |
-//! | `late_crypto.rs` | TLS after the handshake |
-//! | `keys.rs`, `space.rs`, `crypto_stream.rs`, `cids.rs` | the parts |
 //! | `close.rs` | the end |
 //! | `observe.rs` | tells the observer of all this |
+//! | `space.rs` | packet number spaces, and the state that goes with the handshake |
+//! | `keys.rs`, `cids.rs`, `crypto_stream.rs` | 1-RTT keys, connection ids, TLS bytes |
+//! | `early.rs` | packets that overtook the ones that bring their keys |
+//! | `late_crypto.rs` | TLS messages after the handshake |
+//! | `closing.rs`, `observing.rs` | what is kept of a close, and of an observer |
 //!
 //! What belongs to the way that packets take is in `proto/path.rs`; `proto/packet_builder.rs` makes
 //! packets.
@@ -37,6 +39,7 @@ mod acks;
 mod assemble;
 mod cids;
 mod close;
+mod closing;
 mod config;
 mod crypto_stream;
 mod early;
@@ -47,6 +50,7 @@ mod handshake;
 mod keys;
 mod late_crypto;
 mod observe;
+mod observing;
 mod receive;
 mod space;
 mod timers;
@@ -54,7 +58,7 @@ mod transmit;
 
 pub use config::{MIN_DATAGRAM_BYTES, TransportConfig};
 pub use error::{CloseReason, TransportError, code};
-pub use event::{Application, Event};
+pub use event::Event;
 pub use handshake::{ClientArgs, ConnectError, ServerArgs};
 
 use crate::counters::counters;
@@ -65,17 +69,16 @@ use crate::proto::path::Path;
 use crate::proto::recovery::SentPackets;
 use crate::proto::streams::{Streams, StreamsRef, StreamsStats};
 use crate::time::Instant;
-use crate::wire::packet::PacketType;
-use crate::wire::{ConnectionId, Side};
+use crate::wire::{ConnectionId, Side, StreamId};
 use bytes::Bytes;
 use cids::{LocalCids, RemoteCids};
-use close::Closing;
+use closing::Closing;
 use crypto_stream::CryptoSend;
 use early::EarlyPackets;
-use handshake::Handshake;
 use keys::OneRttKeys;
-use observe::Observing;
-use space::Received;
+use late_crypto::LateCrypto;
+use observing::Observing;
+use space::{Handshake, Received};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -96,26 +99,6 @@ enum State {
     Draining,
     /// Nothing is left to do.
     Drained,
-}
-
-/// Which packet number space.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum SpaceId {
-    Initial,
-    Handshake,
-    Data,
-}
-
-impl SpaceId {
-    /// The type of its packets.
-    #[inline]
-    fn packet_type(self) -> PacketType {
-        match self {
-            Self::Initial => PacketType::Initial,
-            Self::Handshake => PacketType::Handshake,
-            Self::Data => PacketType::Short,
-        }
-    }
 }
 
 /// The 1-RTT packet number space.
@@ -220,6 +203,27 @@ counters! {
     }
 }
 
+/// The application of a connection, as the protocol sees it.
+///
+/// Callbacks never nest: what a callback does to the connection takes effect at once, and what
+/// follows from it is told after the callback has returned.
+pub trait Application {
+    /// In-order data of a stream, lent from the buffer that the packet arrived in. Returns how
+    /// many bytes were taken. The rest is kept, and the stream stays silent until
+    /// [`StreamsRef::resume_receive`](crate::proto::streams::StreamsRef::resume_receive). `fin` says that `data` ends the stream; it is told once,
+    /// with the last byte (or alone, with no data).
+    fn data(
+        &mut self,
+        connection: &mut Connection,
+        stream: StreamId,
+        data: &[u8],
+        fin: bool,
+    ) -> usize;
+
+    /// Anything else.
+    fn event(&mut self, connection: &mut Connection, event: Event);
+}
+
 /// A QUIC connection; see the [module](self) for how to drive it.
 #[repr(C)]
 pub struct Connection {
@@ -264,7 +268,7 @@ pub struct Connection {
     rng: u64,
     peer_max_datagram_bytes: u64,
     session: Option<Box<Session>>,
-    tickets_received: Option<Box<late_crypto::LateCrypto>>,
+    tickets_received: Option<Box<LateCrypto>>,
     new_token: Option<Box<[u8]>>,
     early: Option<Box<EarlyPackets>>,
     closing: Option<Box<Closing>>,

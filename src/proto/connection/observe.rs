@@ -4,71 +4,20 @@
 //! What changes rarely (state, keys, path, recovery figures) is compared with what was told last, so
 //! that no place that changes it can forget to tell.
 
-use super::acks::Arrival;
-use super::{Connection, Event, SpaceId, State};
+use super::observing::{Known, Observing, told};
+use super::space::{Arrival, SpaceId};
+use super::{Connection, Event, State};
 use crate::ecn::Ecn;
 use crate::proto::congestion::{Congestion, Controller};
 use crate::proto::observer::{
-    self, CongestionEvent, DropReason, EcnState, KeyChange, LossTrigger, Observation, Observer,
-    PacketDropped, PacketReceived, PacketSent, PathChange, Recovery, Start,
+    self, CongestionEvent, DropReason, KeyChange, Observation, Observer, PacketDropped,
+    PacketReceived, PacketSent, PathChange, Recovery, Start,
 };
 use crate::proto::packet_builder::Draft;
-use crate::proto::recovery::Resolved;
 use crate::time::Instant;
 use crate::wire::frame::Ack;
 use crate::wire::packet::PacketType;
 use crate::wire::{ConnectionId, VERSION_1};
-
-/// The observer of a connection, and what it was told last.
-pub(super) struct Observing {
-    observer: Box<dyn Observer>,
-    /// The time of what was told last: that of things that are told without a time.
-    now: Instant,
-    known: Known,
-}
-
-/// What is told when it has changed.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Known {
-    state: observer::State,
-    validated: bool,
-    mtu: u16,
-    ecn: EcnState,
-    initial_keys: bool,
-    handshake_keys: bool,
-    /// The count of updates of the 1-RTT keys, once there are any.
-    phase: Option<u64>,
-    previous_keys: bool,
-    recovery: Recovery,
-}
-
-impl Observing {
-    pub(super) fn tell(&mut self, now: Instant, what: &Observation<'_>) {
-        self.now = now;
-        self.observer.observe(now, what);
-    }
-
-    /// A packet of ours was declared lost, by a pass with this loss delay.
-    #[cold]
-    pub(super) fn tell_lost(&mut self, now: Instant, space: SpaceId, p: &Resolved, delay_ns: u64) {
-        let old = p.sent_at.plus_ns(delay_ns) <= now;
-        let trigger = match old {
-            true => LossTrigger::TimeThreshold,
-            false => LossTrigger::ReorderingThreshold,
-        };
-        self.tell(now, &Observation::PacketLost(told(space, p), trigger));
-    }
-}
-
-fn told(space: SpaceId, p: &Resolved) -> observer::Resolved {
-    observer::Resolved {
-        kind: space.packet_type(),
-        number: p.pn,
-        bytes: p.info.bytes,
-        sent_at: p.sent_at,
-        mtu_probe: p.info.mtu_probe,
-    }
-}
 
 impl Connection {
     /// Has `observer` hear what happens from now on; `None` ends that. See

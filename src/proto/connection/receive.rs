@@ -1,13 +1,14 @@
 //! From a datagram to packets: coalescing, keys, packet numbers (RFC 9000 §12, §5.2).
 
-use super::acks::Arrival;
+use super::config::after;
+use super::early::{EARLY_HELLO_MAX, EARLY_MAX, EARLY_UNVALIDATED_MAX, Early};
 use super::error::{CloseReason, TransportError};
-use super::handshake::after;
 use super::keys::Opened;
-use super::{Application, Connection, SpaceId, State};
+use super::space::{Arrival, SpaceId};
+use super::{Application, Connection, State};
 use crate::ecn::Ecn;
 use crate::proto::crypto::{HeaderKey, PacketKey};
-use crate::proto::observer::DropReason;
+use crate::proto::observer::{DropReason, Observation};
 use crate::time::{Instant, SECOND_NS};
 use crate::wire::packet::{self, Packet, PacketType, decode_pn};
 use crate::wire::{ConnectionId, Side};
@@ -125,7 +126,7 @@ impl Connection {
     }
 
     /// True if there were packets whose keys are still to come.
-    pub(super) fn receive_packets(
+    fn receive_packets(
         &mut self,
         now: Instant,
         ecn: Ecn,
@@ -404,6 +405,78 @@ impl Connection {
             self.tell_all_changes(now);
         }
         true
+    }
+
+    // ---- packets that came before their keys ----------------------------------------------
+
+    /// True if 1-RTT packets can be opened. RFC 9001 §5.7: a server that could make their keys must
+    /// not use them before the handshake is complete.
+    #[inline]
+    fn reads_1rtt(&self) -> bool {
+        self.keys.is_some()
+    }
+
+    /// How many datagrams may wait for their keys now.
+    fn early_limit(&self) -> usize {
+        match &self.handshake {
+            None => 0,
+            Some(_) if self.path.validation.is_validated() => EARLY_MAX,
+            // Nothing of an honest client's can be early before it has 1-RTT keys.
+            Some(h) if h.one_rtt.is_none() => 0,
+            Some(h) if h.initial.crypto_recv.read_bytes() > EARLY_HELLO_MAX => 0,
+            Some(_) => EARLY_UNVALIDATED_MAX,
+        }
+    }
+
+    /// Keeps a datagram until there are keys for it.
+    fn keep_early(&mut self, arrived: Instant, ecn: Ecn, datagram: &[u8]) {
+        let limit = self.early_limit();
+        if self.early.as_ref().map_or(0, |early| early.len()) >= limit {
+            self.stats.rx_refused += 1;
+            self.tell_dropped(arrived, None, datagram.len(), DropReason::TooManyWait);
+            return;
+        }
+        let kept =
+            Observation::DatagramKept { datagram: self.stats.rx_datagrams, bytes: datagram.len() };
+        self.tell(arrived, &kept);
+        let early = Early { arrived, ecn, datagram: datagram.into() };
+        self.early.get_or_insert_default().keep(early, limit);
+    }
+
+    /// Reads what has waited, as far as there are keys by now.
+    fn replay_early(&mut self, now: Instant, app: &mut dyn Application) {
+        let Some(early) = self.early.take() else { return };
+        let has_handshake_keys =
+            self.handshake.as_ref().is_some_and(|h| h.handshake.keys.is_some());
+        if !self.reads_1rtt() && (!has_handshake_keys || self.side == Side::Server) {
+            self.early = Some(early);
+            return;
+        }
+        for Early { arrived, ecn, mut datagram } in early.into_datagrams() {
+            let (newest, may_wait) = (self.newest(), !self.reads_1rtt());
+            if self.receive_packets(now, ecn, &mut datagram, app) && may_wait {
+                self.keep_early(arrived, ecn, &datagram);
+            }
+            self.note_wait(newest, arrived);
+        }
+    }
+
+    /// The largest numbers received in the two spaces that packets wait for.
+    fn newest(&self) -> [Option<u64>; 2] {
+        let handshake = self.handshake.as_ref().and_then(|h| h.handshake.received.largest);
+        [self.data.received.largest, handshake]
+    }
+
+    /// What has become newer than `before` came long ago.
+    fn note_wait(&mut self, before: [Option<u64>; 2], arrived: Instant) {
+        if self.data.received.largest != before[0] {
+            self.data.received.largest_at = arrived;
+        }
+        if let Some(h) = &mut self.handshake
+            && h.handshake.received.largest != before[1]
+        {
+            h.handshake.received.largest_at = arrived;
+        }
     }
 }
 

@@ -1,12 +1,17 @@
-//! One packet number space: what was sent, what arrived, what has to be acknowledged.
+//! Packet number spaces: what was sent, what arrived, what has to be acknowledged; and the two of the
+//! handshake, with all that goes when they go.
 
 use super::crypto_stream::{CryptoRecv, CryptoSend};
+use super::error::TransportError;
 use crate::ecn::Ecn;
-use crate::proto::crypto::Keys;
+use crate::proto::crypto::{Keys, Level, OneRttSecrets};
 use crate::proto::ranges::RangeSet;
 use crate::proto::recovery::SentPackets;
 use crate::time::Instant;
 use crate::wire::frame::EcnCounts;
+use crate::wire::packet::PacketType;
+use crate::wire::transport_parameters::TransportParameters;
+use crate::wire::{ConnectionId, Side};
 
 /// Ranges of packet numbers that one ACK frame reports at most (ATTACKS row 26 seen from the
 /// other side: what we keep is bounded whatever arrives).
@@ -16,6 +21,26 @@ pub(super) const MAX_ACK_RANGES: usize = 32;
 const HANDSHAKE_ACK_RANGES: usize = 8;
 /// Numbers below the largest received that can be told from duplicates.
 const DEDUP_WINDOW: u64 = 128;
+
+/// Which packet number space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SpaceId {
+    Initial,
+    Handshake,
+    Data,
+}
+
+impl SpaceId {
+    /// The type of its packets.
+    #[inline]
+    pub(super) fn packet_type(self) -> PacketType {
+        match self {
+            Self::Initial => PacketType::Initial,
+            Self::Handshake => PacketType::Handshake,
+            Self::Data => PacketType::Short,
+        }
+    }
+}
 
 /// Numbers that were seen: the largest, and a bit for each of the 128 below it.
 #[derive(Debug, Default)]
@@ -50,6 +75,14 @@ impl Dedup {
             self.window |= 1 << age;
         }
     }
+}
+
+/// A packet that arrived.
+pub(super) struct Arrival {
+    pub(super) space: SpaceId,
+    pub(super) pn: u64,
+    pub(super) ecn: Ecn,
+    pub(super) dcid: ConnectionId,
 }
 
 /// What arrived in a space and what the peer has to be told of it.
@@ -195,6 +228,93 @@ impl HandshakeSpace {
             + self.received.ranges.heap_bytes()
             + self.crypto_send.heap_bytes()
             + self.crypto_recv.heap_bytes()
+    }
+}
+
+/// What the handshake needs and the rest of the connection's life does not.
+pub(super) struct Handshake {
+    pub(super) initial: HandshakeSpace,
+    pub(super) handshake: HandshakeSpace,
+    pub(super) initial_discarded: bool,
+    /// The token that the next Initial carries.
+    pub(super) token: Vec<u8>,
+    /// The destination id of the client's first Initial, before any Retry.
+    pub(super) original_dcid: ConnectionId,
+    /// The source id of the Retry packet.
+    pub(super) retry_scid: Option<ConnectionId>,
+    /// What the peer writes as source id, once it has written one.
+    pub(super) peer_scid: Option<ConnectionId>,
+    /// A packet of the peer's was authentic: Retry and Version Negotiation come too late.
+    pub(super) heard: bool,
+    /// RFC 9002 §6.2.2.1: the client knows that the server knows its address.
+    pub(super) peer_validated_us: bool,
+    /// Times that a server sent its flight again because the client repeated its own.
+    pub(super) flight_repeats: u8,
+    /// Handshake bytes from TLS go here next.
+    pub(super) write_level: Level,
+    /// What the keys of 1-RTT packets are made of. A server has it with its first flight, and works
+    /// it out, 1.6 kB, once it knows its client.
+    pub(super) one_rtt: Option<(Keys, OneRttSecrets)>,
+    pub(super) parameters_done: bool,
+}
+
+impl Handshake {
+    pub(super) fn new(original_dcid: ConnectionId, retry_scid: Option<ConnectionId>) -> Self {
+        Self {
+            initial: HandshakeSpace::default(),
+            handshake: HandshakeSpace::default(),
+            initial_discarded: false,
+            token: Vec::new(),
+            original_dcid,
+            retry_scid,
+            peer_scid: None,
+            heard: false,
+            peer_validated_us: false,
+            flight_repeats: 0,
+            write_level: Level::Initial,
+            one_rtt: None,
+            parameters_done: false,
+        }
+    }
+
+    /// RFC 9000 §7.3: the ids seen on the wire are the ones that TLS authenticates.
+    pub(super) fn check_ids(
+        &self,
+        side: Side,
+        p: &TransportParameters,
+    ) -> Result<(), TransportError> {
+        let Some(initial) = p.initial_source_connection_id else {
+            return Err(TransportError::transport_parameter(
+                "initial_source_connection_id is missing",
+            ));
+        };
+        let mut fine = self.peer_scid == Some(initial);
+        if side == Side::Client {
+            fine &= p.original_destination_connection_id == Some(self.original_dcid);
+            fine &= p.retry_source_connection_id == self.retry_scid;
+        }
+        if fine {
+            Ok(())
+        } else {
+            Err(TransportError::transport_parameter("connection ids do not match the packets"))
+        }
+    }
+
+    /// Bytes of memory held. The TLS library keeps the ClientHello that it has read.
+    pub(super) fn memory_bytes(&self) -> usize {
+        size_of::<Self>()
+            + self.initial.crypto_recv.read_bytes() as usize
+            + self.token.capacity()
+            + self.initial.heap_bytes()
+            + self.handshake.heap_bytes()
+    }
+
+    pub(super) fn space(&mut self, id: SpaceId) -> Option<&mut HandshakeSpace> {
+        match id {
+            SpaceId::Initial => Some(&mut self.initial),
+            SpaceId::Handshake => Some(&mut self.handshake),
+            SpaceId::Data => None,
+        }
     }
 }
 

@@ -1,9 +1,9 @@
 //! What is due when (RFC 9002 §6.2, A.8, A.9; RFC 9000 §10.1).
 
-use super::config::nanos;
+use super::config::{after, nanos};
 use super::error::CloseReason;
-use super::handshake::{Handshake, after};
-use super::{Application, Connection, SpaceId, State};
+use super::space::{Handshake, SpaceId};
+use super::{Application, Connection, State};
 use crate::proto::sent::SentFrame;
 use crate::time::Instant;
 use crate::wire::Side;

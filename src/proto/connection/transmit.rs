@@ -2,8 +2,9 @@
 //! RFC 9002 §7).
 
 use super::assemble::Permit;
+use super::space::SpaceId;
 use super::timers::PROBES;
-use super::{Connection, SpaceId, State, Transmit};
+use super::{Connection, State, Transmit};
 use crate::ecn::Ecn;
 use crate::proto::congestion::Controller;
 use crate::proto::crypto::TAG_LEN;

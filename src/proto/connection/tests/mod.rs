@@ -17,4 +17,4 @@ mod slow;
 
 use super::*;
 use crate::proto::streams::StreamEvent;
-use crate::wire::{Dir, StreamId};
+use crate::wire::Dir;

@@ -8,6 +8,7 @@ use crate::proto::observer::{
 };
 use crate::wire::VERSION_1;
 use crate::wire::frame::Frame;
+use crate::wire::packet::PacketType;
 use std::sync::Mutex;
 
 /// All that is told of connections with these settings, by what `pick` makes of it.

@@ -2,6 +2,7 @@
 
 use super::pair::*;
 use super::*;
+use crate::proto::connection::space::SpaceId;
 use crate::wire::Reader;
 use crate::wire::Writer;
 use crate::wire::frame::{Frame, write_ack};
