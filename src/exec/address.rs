@@ -19,7 +19,7 @@ pub(super) struct Key {
 
 /// Generations fit beside worker and slot into 64 bits, and come round after a billion uses.
 pub(super) const GENERATION_BITS: u32 = 30;
-/// Slots that connection ids can name; the last one is left out, so that a word of ones is
+/// Slots that connection ids can name. The last one is not used, so that a word of ones is
 /// never a connection's address.
 pub(super) const MAX_CONNECTIONS: usize = lb::MAX_SLOTS - 1;
 
@@ -30,7 +30,7 @@ pub(super) enum Place {
     Pending,
     /// In this slot of this worker.
     At(u16, Key),
-    /// No more.
+    /// The connection is gone.
     Gone,
 }
 
@@ -39,7 +39,7 @@ pub(super) enum Place {
 pub(super) struct Address {
     /// The slot in the low 24 bits, then the generation, then the worker.
     packed: AtomicU64,
-    /// The worker that is to make the connection, until it says otherwise.
+    /// The worker that is to make the connection. It writes the place when it has made it.
     first_worker: u16,
 }
 

@@ -27,16 +27,16 @@ impl From<Assignment> for WorkerPlacement {
     }
 }
 
-/// Why a thread could not be put in its place.
+/// Why a thread could not be pinned or scheduled.
 #[derive(Debug)]
 pub struct PinError {
-    what: &'static str,
+    what: String,
     remedy: &'static str,
     error: io::Error,
 }
 
 impl PinError {
-    /// What the system said.
+    /// The kind of the system call's error.
     #[must_use]
     pub fn kind(&self) -> io::ErrorKind {
         self.error.kind()
@@ -55,12 +55,12 @@ impl std::error::Error for PinError {
     }
 }
 
-/// Puts the calling thread in its place.
+/// Pins the calling thread, and sets its memory policy and its scheduling.
 pub(super) fn take(placement: &WorkerPlacement, profile: Profile) -> Result<(), PinError> {
     if let Some(cpu) = placement.cpu {
         let remedy = "name CPUs that this process may use, or turn pinning off";
-        let what = "a worker cannot be pinned to its CPU";
-        sys::pin_to_cpu(cpu).map_err(|error| PinError { what, remedy, error })?;
+        let what = || format!("the thread cannot be pinned to CPU {cpu}");
+        sys::pin_to_cpu(cpu).map_err(|error| PinError { what: what(), remedy, error })?;
     }
     if let Some(node) = placement.node
         && let Err(error) = sys::prefer_node(node)
@@ -74,8 +74,8 @@ pub(super) fn take(placement: &WorkerPlacement, profile: Profile) -> Result<(), 
         Profile::Scavenger => Scheduling::Idle,
     };
     let remedy = "grant CAP_SYS_NICE, or choose the profile LowLatency";
-    let what = "a worker cannot be scheduled as its profile says";
-    sys::set_scheduling(scheduling).map_err(|error| PinError { what, remedy, error })
+    let what = || format!("the thread cannot be scheduled for the profile {profile:?}");
+    sys::set_scheduling(scheduling).map_err(|error| PinError { what: what(), remedy, error })
 }
 
 #[cfg(test)]
@@ -98,6 +98,7 @@ mod tests {
         let placement = WorkerPlacement { cpu: Some(100_000), ..WorkerPlacement::default() };
         let error =
             std::thread::spawn(move || take(&placement, Profile::LowLatency)).join().unwrap();
-        assert!(error.unwrap_err().to_string().contains("turn pinning off"));
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("CPU 100000") && error.contains("turn pinning off"), "{error}");
     }
 }

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant as StdInstant, SystemTime, UNIX_EPOCH};
 ///
 /// The clocks of a process share their setting, so that instants may pass between workers. They
 /// count from 1970, so that a token that was handed out before a restart, or by another host of
-/// a fleet, still means something; but they do not follow when somebody sets the time of day. What
-/// means that time reads [`time_of_day`]: TLS does, for the dates of certificates.
+/// a fleet, stays valid. They do not follow when the operator or NTP sets the time of day. Code
+/// that needs the time of day reads [`time_of_day`]: TLS does, for the dates of certificates.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     epoch: Epoch,

@@ -1,4 +1,4 @@
-//! What a registration, a server and a client are told once.
+//! Settings of a registration, a server and a client: given once, at the start.
 
 use crate::datapath::udp::UdpConfig;
 use crate::datapath::xdp::XdpConfig;
@@ -79,9 +79,8 @@ impl UdpTuning {
 
 /// How the kernel treats the workers' threads.
 ///
-/// MsQuic's `MaxThroughput` (the datapath on one thread, QUIC on another) has its place here:
-/// it needs a ring of frames between the two, and a profile that did nothing would be worse
-/// than none.
+/// MsQuic's `MaxThroughput` (the datapath on one thread, QUIC on another) would be a variant of
+/// this. It needs a ring of frames between the two threads, and is not there until that exists.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Profile {
@@ -122,13 +121,13 @@ impl Default for Polling {
 /// Limits of a lane: what its peers may hold of it. What is refused for one of them is counted in
 /// [`LaneCounters`](super::LaneCounters).
 ///
-/// Where a limit is reached, a client whose address may be forged is asked for proof (Retry); one that
-/// brings it is told CONNECTION_REFUSED if there is no room for it either.
+/// At a limit, a client whose address may be forged is asked for proof (Retry). A client with that
+/// proof gets CONNECTION_REFUSED if there is no place for it either.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LaneLimits {
     /// Connections at one time, 1 to 1,048,575.
     pub connections: usize,
-    /// Handshakes under way at one time, 1 and more. Beyond it the oldest makes room for a client
+    /// Handshakes under way at one time, 1 and more. Beyond it the oldest is ended for a client
     /// whose address is proven.
     pub handshakes: usize,
     /// Connections of one source at one time: of an IPv4 address, or of a prefix of IPv6.
@@ -144,8 +143,8 @@ pub struct LaneLimits {
 }
 
 impl Default for LaneLimits {
-    /// A source has an eighth of what there is. An idle connection holds about 6 KB, so that 2 GiB are
-    /// room for 300,000 of them.
+    /// A source may have an eighth of the connections. An idle connection holds about 6 KB, so 2 GiB
+    /// hold 300,000 of them.
     fn default() -> Self {
         Self {
             connections: 1 << 20,
@@ -179,7 +178,7 @@ pub struct RegistrationConfig {
     pub workers: Option<usize>,
     /// The queues to serve; empty: all of the device.
     pub queues: Vec<u32>,
-    /// The CPUs that serve them, in that order; empty: chosen near the device.
+    /// The CPUs that serve the queues, in that order; empty: chosen near the device.
     pub cpus: Vec<u32>,
     /// Which workers are pinned, each to its CPU and its memory to that CPU's node.
     pub pin: Pin,
@@ -195,13 +194,13 @@ pub struct RegistrationConfig {
     pub inbox_commands: usize,
     /// The id of this host in connection ids, 0 without a balancer.
     pub server_id: u32,
-    /// Which configuration the balancers know us by, 0 to 6.
+    /// The configuration id that the balancers have for this host, 0 to 6.
     pub cid_config_id: u8,
-    /// The key that balancers share with this host; random if there are none.
+    /// The key that balancers share with this host; `None`: random.
     pub cid_key: Option<[u8; 16]>,
     /// What tokens, stateless resets and (without `cid_key`) connection ids are made from. One
     /// that outlives the process lets clients return, and lets a host that restarted end the
-    /// connections that it has forgotten. Random if none is given.
+    /// connections that it has forgotten. `None`: random.
     pub secret: Option<[u8; 32]>,
     /// The names of the threads begin with this; `-qN` with the queue, or `-N` with the number of
     /// the worker, follows. Linux cuts names to 15 bytes.
@@ -283,7 +282,7 @@ impl ServerConfig {
 /// What a client needs for a connection.
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
-    /// Whom to trust, and what to speak.
+    /// The certificates to trust, and the application protocols.
     pub tls: Arc<ClientTls>,
     /// Settings of the connection.
     pub transport: Arc<TransportConfig>,

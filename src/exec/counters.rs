@@ -23,11 +23,11 @@ counters! {
         rx_wrong_queue: Counter, Count;
         /// Datagrams of another worker's connections that could not be handed over.
         rx_wrong_queue_dropped: Counter, Count;
-        /// Datagrams not handed over: their connection had its share under way.
+        /// Datagrams not handed over: their connection had its share of the buffers under way.
         rx_wrong_queue_share: Counter, Count;
         /// Datagrams that other workers handed to this one.
         rx_handed_over: Counter, Count;
-        /// Datagrams too short to hold a connection id, or for nobody who listens.
+        /// Datagrams too short to hold a connection id, or to an address without a listener.
         rx_unroutable: Counter, Count;
         /// Datagrams of no connection that a listener was asked about.
         rx_unknown: Counter, Count;
@@ -56,7 +56,7 @@ counters! {
         refused_source_handshakes: Counter, Count, Refused;
         /// Handshakes that failed, or did not finish in time.
         handshakes_failed: Counter, Count;
-        /// Unfinished handshakes that made room for a client whose address was proven.
+        /// Unfinished handshakes ended in favour of a client whose address was proven.
         evicted_handshakes: Counter, Count;
         /// Client Initials that the acceptor turned away.
         refused_by_acceptor: Counter, Count;
@@ -64,11 +64,11 @@ counters! {
         refused_broken: Counter, Count;
         /// Datagrams sent in answer to no connection: Retry, Version Negotiation, resets.
         answers: Counter, Count;
-        /// Such answers that found no space.
+        /// Such answers that were dropped: too many waited already.
         answers_dropped: Counter, Count;
         /// Datagrams written for connections.
         tx_datagrams: Counter, Count;
-        /// Rounds of transmission that ended for want of a buffer.
+        /// Rounds of transmission that ended because the datapath had no buffer.
         tx_blocked: Counter, Count;
         /// Timers of connections that came due.
         timers: Counter, Count;
@@ -164,13 +164,13 @@ sets! {
         lane as "lane": LaneCounters, has gauges: true;
         /// Turns.
         turns as "turns": TurnCounters, has gauges: true;
-        /// What belonged to no connection: listeners' answers and refusals.
+        /// Datagrams of no connection: listeners' answers and refusals.
         endpoint as "endpoint": EndpointStats, has gauges: true;
         /// The datapaths of the worker together.
         queue as "datapath": QueueStats, has gauges: true;
         /// The kernel sockets of the worker together.
         udp as "udp": UdpStats, has gauges: true;
-        /// What connections have counted that are over. Those that live are not read: at 10,000
+        /// Counters of connections that are over. Those that live are not read: at 10,000
         /// connections that would be as many misses of the cache, twenty times a second.
         ended_connections as "ended_connections": ConnectionStats, has gauges: false;
         /// The same of their streams.
@@ -189,7 +189,7 @@ impl Snapshot {
         all.filter(|(set, counter, _)| set.tells(counter))
     }
 
-    /// The counters that mean this to an operator and are not zero.
+    /// The counters with this meaning to an operator that are not zero.
     pub fn with_meaning(
         &self,
         meaning: Meaning,

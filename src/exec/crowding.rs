@@ -1,4 +1,4 @@
-//! Whether somebody else wants a worker's CPU.
+//! Tells whether another thread wants a worker's CPU.
 //!
 //! A worker that looks again for 50 us before it sleeps saves the time of a wake-up, if the CPU is
 //! its own. If the CPU is shared with a thread that answers it (a client and a server on one
@@ -10,7 +10,8 @@
 //!                                                           then look for 50 us again
 //! ```
 //!
-//! This is for [`Polling::Adaptive`](super::config::Polling) alone: who says `Spin` means it.
+//! This is for [`Polling::Adaptive`](super::config::Polling) alone: with `Spin` a worker never
+//! sleeps.
 
 use crate::time::{Instant, MILLISECOND_NS, SECOND_NS};
 use std::fs::File;
@@ -26,7 +27,8 @@ const SHARE: u64 = 20;
 const IN_A_ROW: u32 = 2;
 /// How long a worker does not spin, at first.
 const PAUSE_NS: u64 = SECOND_NS;
-/// And at most, if it is crowded whenever it tries: a tenth of a second of each 64.
+/// How long it does not spin at most. If the CPU is crowded at each try, it spins for a tenth of a
+/// second of each 64.
 const PAUSE_MAX_NS: u64 = 64 * SECOND_NS;
 
 /// How long this thread has waited for a CPU, from the kernel.
@@ -60,7 +62,7 @@ pub(super) struct Crowding {
     asked_at: Instant,
     waited_ns: Option<u64>,
     crowded_in_a_row: u32,
-    /// No spinning before.
+    /// The worker does not spin before this time.
     spin_from: Instant,
     pause_ns: u64,
 }
@@ -81,7 +83,7 @@ impl Crowding {
         now.ns_since(self.asked_at) >= INTERVAL_NS && now >= self.spin_from
     }
 
-    /// Takes what the kernel says. True if the worker stops to spin now.
+    /// Takes the kernel's count. True if the worker stops spinning now.
     pub(super) fn judge(&mut self, now: Instant, waited_ns: Option<u64>) -> bool {
         let passed = now.ns_since(self.asked_at);
         let waited = waited_ns.zip(self.waited_ns).map(|(now, then)| now.saturating_sub(then));
@@ -103,7 +105,7 @@ impl Crowding {
         self.crowded_in_a_row = 0;
         self.spin_from = now.plus_ns(self.pause_ns);
         self.pause_ns = (self.pause_ns * 2).min(PAUSE_MAX_NS);
-        // What it waits for meanwhile says nothing about spinning.
+        // The time that it waits during the pause says nothing about spinning.
         self.waited_ns = None;
         true
     }

@@ -1,4 +1,4 @@
-//! Random bytes for what must not be guessed: connection ids, tokens, seeds.
+//! Random bytes for values that must not be guessed: connection ids, tokens, seeds.
 //!
 //! A worker takes them from the kernel, a block at a time; a simulation from a seed, so that a
 //! run can be repeated.
@@ -13,7 +13,7 @@ const BLOCK_BYTES: usize = 512;
 pub(super) enum Entropy {
     /// The kernel's.
     System {
-        /// What was taken and not used yet.
+        /// The bytes that were taken from the kernel.
         block: Box<[u8; BLOCK_BYTES]>,
         /// How much of the block has been used.
         used: usize,
@@ -47,7 +47,7 @@ impl Entropy {
                 let taken = &mut block[*used..*used + N];
                 *used += N;
                 let bytes = std::array::from_fn(|at| taken[at]);
-                taken.fill(0); // What was given out is not kept.
+                taken.fill(0); // Bytes that were given out are not kept.
                 bytes
             }
             Self::Seeded(state) => {

@@ -1,4 +1,4 @@
-//! What passes between workers, and from other threads to a worker: bounded rings.
+//! Bounded rings between workers, and from other threads to a worker.
 //!
 //! Every worker owns a [`Mailbox`]. Others put two kinds of things into it:
 //!
@@ -20,10 +20,10 @@
 //! A full ring is never waited for: a datagram is dropped and counted (QUIC sends it again), a
 //! command is given back to its caller as an error.
 //!
-//! A worker that spins finds what is in its rings in its next turn, and nobody makes a system
-//! call. A worker that sleeps says so in [`Wakeup`] before it looks at its rings for the last
-//! time; who puts something into a ring looks at that afterwards and, if need be, writes to an
-//! eventfd. One of the two sees the other.
+//! A worker that spins finds what is in its rings in its next turn, without a system call on
+//! either side. A worker that is about to sleep sets a flag in [`Wakeup`] before it looks at its
+//! rings for the last time. A sender puts something into a ring, then looks at the flag, and if it
+//! is set writes to an eventfd. One of the two sees the other.
 
 use super::reset_owners::ResetOwners;
 use super::sys::Event;
@@ -39,10 +39,10 @@ use std::sync::atomic::{AtomicBool, Ordering, fence};
 /// hide a steering mistake, and fewer than one burst would lose packets of a healthy re-steer.
 pub(super) const HANDED_OVER_MAX: usize = 256;
 /// Datagrams of one connection that one worker may have under way: a burst, which is what the owner
-/// reads in a turn. A client that sends from many ports reaches many workers, and would otherwise
-/// fill the owner's mailbox for all who are rightly handed over.
+/// reads in a turn. A client that sends from many ports reaches many workers. Without this limit it
+/// would fill the owner's mailbox, and datagrams of other connections would be dropped.
 pub(super) const SHARE: u16 = MAX_BURST as u16;
-/// Connections are told apart by so many numbers; those that have the same one share its buffers.
+/// How many flow numbers there are. Connections with the same number share its buffers.
 const FLOWS: usize = 256;
 /// Datagrams that wait in one worker's mailbox.
 pub(super) const INBOX_DATAGRAMS: usize = 1024;
@@ -67,13 +67,13 @@ impl Wakeup {
 
     /// Called by the worker after it slept, or decided not to.
     pub(super) fn awake(&self) {
-        // If nobody took the flag down, nobody wrote to the eventfd.
+        // If the flag still stands, no other thread wrote to the eventfd.
         if !self.sleeping.swap(false, Ordering::Relaxed) {
             self.event.clear();
         }
     }
 
-    /// Called by anyone, after putting something into a ring.
+    /// Called by any thread, after putting something into a ring.
     pub(super) fn wake(&self) {
         fence(Ordering::SeqCst);
         if self.sleeping.load(Ordering::Relaxed) && self.sleeping.swap(false, Ordering::Relaxed) {
@@ -92,11 +92,11 @@ impl Wakeup {
 pub(super) struct HandedOver {
     /// The worker that sends it and gets it back empty.
     pub(super) origin: usize,
-    /// Where the datagram came from; all that the datapath said.
+    /// What the datapath reported of the datagram: its addresses, its ECN codepoint.
     pub(super) meta: Option<RxMeta>,
     /// The socket that received it, by number: the same on every worker.
     pub(super) datapath: usize,
-    /// The number that its connection goes by at the sender.
+    /// The flow number of its connection at the sending worker.
     flow: u8,
     /// Its bytes.
     pub(super) bytes: Vec<u8>,
@@ -164,8 +164,8 @@ impl<C> Mailbox<C> {
         self.commands.is_empty() && self.datagrams.is_empty()
     }
 
-    /// Takes nothing any more, and drops what nobody will look at: who waits for an answer to
-    /// it hears that there is none.
+    /// Takes nothing any more, and drops what waits. A caller that waits for the answer to a
+    /// dropped command gets an error.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Release);
         fence(Ordering::SeqCst);
@@ -177,7 +177,7 @@ impl<C> Mailbox<C> {
     }
 }
 
-/// The mailboxes of all workers, by number, and whose stateless resets are.
+/// The mailboxes of all workers, by number, and the owners of stateless resets.
 #[derive(Debug)]
 pub(super) struct Fleet<C> {
     mailboxes: Box<[Mailbox<C>]>,
@@ -197,7 +197,7 @@ impl<C> Fleet<C> {
         self.mailboxes.len()
     }
 
-    /// Which worker a stateless reset is for.
+    /// Finds the worker that a stateless reset is for.
     pub(super) fn resets(&self) -> &ResetOwners {
         &self.resets
     }
@@ -220,7 +220,7 @@ impl<C> Fleet<C> {
 #[derive(Debug)]
 pub(super) struct Dispatch {
     worker: usize,
-    #[expect(clippy::vec_box, reason = "rings pass the boxes on, and never what is in them")]
+    #[expect(clippy::vec_box, reason = "rings pass the boxes on, and never move their content")]
     free: Vec<Box<HandedOver>>,
     made: usize,
     /// Datagrams under way, by flow.
@@ -246,7 +246,7 @@ impl Dispatch {
 
     /// Copies a datagram of the connection `to` into its owner's mailbox.
     ///
-    /// Wakes nobody: call [`Wakeup::wake`] of the receiving mailbox once per burst.
+    /// Wakes no worker: call [`Wakeup::wake`] of the receiving mailbox once per burst.
     pub(super) fn send<C>(
         &mut self,
         fleet: &Fleet<C>,
@@ -302,7 +302,7 @@ impl Dispatch {
     }
 }
 
-/// The number that a connection goes by. Its slot is not the client's to choose.
+/// The flow number of a connection. It follows from the slot, which a client cannot choose.
 fn flow(route: Route) -> u8 {
     (route.slot ^ u32::from(route.worker).wrapping_mul(0x9e)) as u8
 }
@@ -390,7 +390,7 @@ mod tests {
         assert_eq!(mailbox.command(), Some(1));
         mailbox.close();
         assert_eq!(mailbox.post(4), Err(PostError::Closed));
-        assert!(mailbox.is_empty(), "what nobody will look at is dropped");
+        assert!(mailbox.is_empty(), "what waited is dropped");
     }
 
     #[test]

@@ -1,9 +1,8 @@
-//! All that passes between threads, datagrams aside: what lies in a worker's inbox, and what is
-//! told about it.
+//! Messages between threads, datagrams aside: the commands in a worker's inbox, and their errors.
 //!
-//! [`Command`]s come from handles, from closures of other threads, and from the registration,
-//! whose [`Control`]s a worker hands to what turns it. A message carries handlers, and closures
-//! over the references of `api/`; so the two know each other.
+//! [`Command`]s come from handles, from closures of other threads, and from the registration. The
+//! registration's are [`Control`]s: a worker hands them to the loop that turns it. A message carries
+//! handlers, and closures over the references of `api/`; so the two modules import each other.
 
 use super::address::Address;
 use super::api::{ConnectionRef, Handler, WorkerRef};
@@ -38,7 +37,7 @@ pub(super) enum Op {
     Run(Task),
 }
 
-/// What lies in a worker's inbox.
+/// A message in a worker's inbox.
 pub(super) enum Command {
     /// For a connection.
     Connection { target: Arc<Address>, op: Op },
@@ -58,10 +57,10 @@ impl fmt::Debug for Command {
     }
 }
 
-/// What a registration asks of a worker, or a callback that orders a connection. The worker hands it
-/// to whoever turns it, who carries it out between two turns.
+/// What a registration asks of a worker, or a callback that begins a connection. The worker hands it
+/// to the loop that turns it, which carries it out between two turns.
 pub(super) enum Control {
-    /// Open an address, and say which it became.
+    /// Open an address, and answer with the address that the kernel chose.
     Open {
         address: SocketAddr,
         purpose: Purpose,
@@ -73,7 +72,7 @@ pub(super) enum Control {
     StopListening(u32),
     /// Begin a connection; the port to send from is opened first, if need be.
     Connect(Box<ConnectRequest>),
-    /// Close all connections with this code, and end when they are gone, or then.
+    /// Close all connections with this code. The worker ends when they are gone, or at this time.
     Finish { code: u64, until: Instant },
 }
 
@@ -90,7 +89,7 @@ pub(super) struct ConnectRequest {
     pub(super) datapath: usize,
     /// Our address.
     pub(super) local: SocketAddr,
-    /// What the handle that was given out holds.
+    /// The address in the handle that was given out.
     pub(super) address: Arc<Address>,
 }
 
@@ -127,14 +126,16 @@ pub enum ConnectFailure {
     TableFull,
     /// There is no socket to send from, or no route.
     Datapath(OpenDatapathError),
-    /// The protocol refused.
+    /// The protocol refused the settings.
     Protocol(ConnectError),
 }
 
 impl fmt::Display for ConnectFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TableFull => f.write_str("the worker has no place for another connection"),
+            Self::TableFull => f.write_str(
+                "the worker's table has no place for another connection: raise LaneLimits::connections",
+            ),
             Self::Datapath(error) => error.fmt(f),
             Self::Protocol(error) => error.fmt(f),
         }
@@ -143,7 +144,7 @@ impl fmt::Display for ConnectFailure {
 
 impl std::error::Error for ConnectFailure {}
 
-/// A client that wants to connect.
+/// A client that begins a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NewConnection {
     /// The client's address. It may be forged until the handshake is done.
@@ -163,11 +164,12 @@ pub type Acceptor = Arc<dyn Fn(&NewConnection) -> Option<Box<dyn Handler>> + Sen
 pub(super) struct Listener {
     /// The same number on every worker.
     pub(super) id: u32,
-    /// The datapath that hears for it.
+    /// The datapath that receives for it.
     pub(super) datapath: usize,
     /// The address, whose IP may be unspecified.
     pub(super) local: SocketAddr,
-    /// It was dropped: set at once, while the command to remove this part may be late, or lost.
+    /// True once the listener was dropped: set at once, since the command to remove this part may be
+    /// late, or lost.
     pub(super) over: Arc<AtomicBool>,
     pub(super) endpoint: Endpoint,
     pub(super) acceptor: Acceptor,

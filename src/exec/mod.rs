@@ -1,4 +1,4 @@
-//! Who runs what where: workers and their threads, tables, timers, inboxes, and the API.
+//! Workers: their threads, tables, timers and inboxes, and the API for applications.
 //!
 //! The only module that knows both the protocol and the datapath, and the only one that knows
 //! threads and a clock.
@@ -26,7 +26,7 @@
 //!
 //! # The model
 //!
-//! As in MsQuic, everything that happens is told to the application in a callback on the
+//! As in MsQuic, the application learns of everything that happens in a callback on the
 //! thread that owns the connection. Callbacks of one connection never run in parallel and
 //! never recurse; calls made in a callback run inline, on a [`ConnectionRef`] that cannot leave
 //! it. As in mvfst, the worker serves the application too: its timers, its descriptors, its
@@ -56,9 +56,9 @@
 //! | `simulated` | workers without threads, for simulations |
 //! | `registration/` | the front door: opening, listening, connecting, shutting down |
 //!
-//! Moving a connection to another worker comes later. Its places: [`Connection`] is `Send` and
-//! so is every [`Handler`]; `Table::take` and `put` lift a connection out without ending it; an
-//! address that all handles share says where it went, and commands follow it.
+//! Moving a connection to another worker comes later. What it needs is there: [`Connection`] is
+//! `Send` and so is every [`Handler`]; `Table::take` and `put` lift a connection out without ending
+//! it; an address that all handles share says where it went, and commands follow it.
 //!
 //! [`Connection`]: crate::proto::connection::Connection
 

@@ -1,9 +1,9 @@
-//! Who holds the worker up: callbacks that take longer than they may.
+//! Callbacks that hold the worker up: those that take longer than they may.
 //!
 //! A clock read costs 25 ns. For callbacks that come once in a while that is nothing, and they
-//! are timed one by one. For those that come with packets ([`Callback::is_hot`]) it would be
-//! felt, so these only leave a mark, and the worker compares the clock at the start of one turn
-//! with that at the start of the next, which it reads anyway:
+//! are timed one by one. For those that come with packets ([`Callback::is_hot`]) it would cost too
+//! much, so these only set a flag. The worker compares the clock at the start of one turn with that
+//! at the start of the next, which it reads anyway:
 //!
 //! - a turn within the budget costs one store for each hot callback;
 //! - a turn beyond it is counted; and if a hot callback ran in it, the next turns are *traced*:
@@ -59,9 +59,9 @@ impl Callback {
 /// Counts overruns.
 #[derive(Debug, Default)]
 pub(super) struct Overruns {
-    /// None in a simulation, where callbacks take no time.
+    /// `None` in a simulation, where callbacks take no time.
     clock: Option<Clock>,
-    /// A callback ran in this turn; one that was not timed.
+    /// A callback that was not timed ran in this turn.
     called: bool,
     untimed: bool,
     traced_turns: u32,

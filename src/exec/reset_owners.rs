@@ -1,13 +1,13 @@
-//! Which worker owns the connection that a stateless reset ends.
+//! Finds the worker that owns the connection that a stateless reset ends.
 //!
-//! The id in a reset is random, so it leads to no worker, and the NIC hands it to whichever queue
-//! the addresses hash to. The token at its end is known to the worker that owns the connection
-//! alone. So workers note here whose a token is, as a keyed hash, and one that receives a datagram
-//! without a route asks.
+//! The id in a reset is random, so it leads to no worker, and the NIC hands it to the queue that the
+//! addresses hash to. Only the worker that owns the connection knows the token at its end. So workers
+//! note here which worker a token belongs to, as a keyed hash. A worker that receives a datagram
+//! without a route looks here.
 //!
 //! The table is small and loses entries rather than grow: a set of [`WAYS`] places for each hash,
-//! which is one cache line. What finds no place is counted, and its reset is recognised only where
-//! the owner receives it.
+//! which is one cache line. A token that finds no place is counted, and its reset is recognised only
+//! where the owner receives it.
 //!
 //! Writing is rare: when a peer gives out the token of the id in use, and when the connection ends.
 //! Reading is for datagrams that lead nowhere.
@@ -30,11 +30,11 @@ const _: () = assert!(MAX_WORKERS.is_power_of_two() && SETS.is_power_of_two());
 /// See the [module](self).
 #[derive(Debug)]
 pub(super) struct ResetOwners {
-    /// Nobody outside knows its key: no two tokens can be made to collide.
+    /// The key is secret: a peer cannot choose two tokens that collide.
     hash: RandomState,
     /// Empty where there is one worker.
     entries: Box<[AtomicU64]>,
-    /// How many entries there are: without any, nobody looks.
+    /// How many entries there are: at 0 the table is not read.
     noted: AtomicUsize,
 }
 
@@ -45,7 +45,7 @@ impl ResetOwners {
         Self { hash: RandomState::new(), entries, noted: AtomicUsize::new(0) }
     }
 
-    /// The hash of a token of the peer at `remote`: the same on every worker.
+    /// The hash of a reset token of the peer at `remote`: the same on every worker.
     pub(super) fn digest(&self, remote: SocketAddr, token: &[u8; 16]) -> u64 {
         self.hash.hash_one((remote, token))
     }

@@ -49,7 +49,7 @@ impl std::fmt::Debug for SimulatedWorkers {
 }
 
 impl SimulatedWorkers {
-    /// Room for `workers` workers. Everything random follows from `seed`.
+    /// A host for `workers` workers. Everything random follows from `seed`.
     ///
     /// # Errors
     /// The process has no descriptors left: inboxes have one each.
@@ -97,7 +97,7 @@ struct Keys {
     used_tokens: UsedTokens,
 }
 
-/// A worker of a [`SimulatedWorkers`]: whoever holds it turns it. `D` is the kind of its datapaths.
+/// A worker of a [`SimulatedWorkers`]. The caller turns it. `D` is the type of its datapaths.
 pub struct Worker<D> {
     worker: worker::Worker<D>,
     keys: Keys,
@@ -117,7 +117,7 @@ impl<D: Datapath> Worker<D> {
         self.worker.datapaths()
     }
 
-    /// What it does for connections.
+    /// Its lane.
     pub fn lane(&mut self) -> &mut Lane {
         self.worker.lane()
     }
@@ -166,7 +166,7 @@ impl<D: Datapath> Worker<D> {
         Handle::new(address, self.worker.fleet().clone())
     }
 
-    /// One turn, at `now`; then what callbacks asked for in it. A connection that one ordered
+    /// One turn, at `now`; then what callbacks asked for in it. A connection that a callback began
     /// ([`WorkerRef::connect`](super::WorkerRef::connect)) goes through the first datapath, from an
     /// unspecified address.
     ///
@@ -190,7 +190,7 @@ impl<D: Datapath> Worker<D> {
             Control::Listen(listener) => self.worker.lane().listen(*listener),
             Control::StopListening(id) => self.worker.lane().stop_listening(id),
             Control::Finish { code, .. } => self.worker.lane().close_all(code),
-            // There is no address to open: who asked hears that there is no answer.
+            // There is no address to open: the caller gets no answer, which is an error there.
             Control::Open { reply, .. } => drop(reply),
         }
     }

@@ -25,7 +25,7 @@ pub struct LadderStep {
 pub(super) enum Source {
     /// A device with our program attached.
     Xdp { device: Arc<XdpDevice>, ladder: Ladder },
-    /// The kernel's sockets, and why nothing better.
+    /// The kernel's sockets, and the rungs above that failed.
     Udp { tuning: UdpTuning, ladder: Vec<LadderStep> },
 }
 
@@ -36,14 +36,14 @@ pub enum OpenDatapathError {
     Udp(UdpError),
     /// An AF_XDP queue, or a kernel socket beside it.
     Xdp(XdpError),
-    /// There is no route to the address, or it is none that one can send to.
+    /// No route to the address, or not a unicast address.
     NoRoute {
         /// The address.
         remote: SocketAddr,
         /// What the kernel said.
         error: std::io::Error,
     },
-    /// The worker cannot wait for it.
+    /// The worker cannot wait for the socket.
     Wait(std::io::Error),
 }
 
@@ -52,8 +52,15 @@ impl fmt::Display for OpenDatapathError {
         match self {
             Self::Udp(error) => error.fmt(f),
             Self::Xdp(error) => error.fmt(f),
-            Self::NoRoute { remote, error } => write!(f, "no route to {remote}: {error}"),
-            Self::Wait(error) => write!(f, "the socket cannot be waited for: {error}"),
+            Self::NoRoute { remote, error } => {
+                let ip = remote.ip();
+                write!(f, "no route to {remote}: {error}; see `ip route get {ip}`")
+            }
+            Self::Wait(error) => write!(
+                f,
+                "the worker cannot wait for the socket: {error}; free memory, or raise \
+                 fs.epoll.max_user_watches"
+            ),
         }
     }
 }
@@ -161,8 +168,8 @@ impl Source {
 
     /// Claims `address` until what is returned is dropped, for workers to join. They share its port
     /// among themselves, and the kernel would let them share it with another process of the same
-    /// user as well, which would then get some of their datagrams. Takes up to a second if somebody
-    /// else has it: not for a worker's thread.
+    /// user as well, which would then get some of their datagrams. Takes up to a second if another
+    /// process has it: not for a worker's thread.
     pub(super) fn claim(&self, address: SocketAddr) -> Result<SideSocket, OpenDatapathError> {
         let device = match self {
             Self::Udp { tuning, .. } => tuning.device.as_deref(),
@@ -186,10 +193,10 @@ impl Source {
         remote: SocketAddr,
     ) -> Result<SocketAddr, OpenDatapathError> {
         match self {
-            // The kernel chooses, until the first authentic packet tells what it chose. From then
-            // on the lane keeps to it, even if the kernel would choose another: an id may not be
-            // used from two addresses (RFC 9000 §9.5), and a server may forbid that its client
-            // moves (§9).
+            // The kernel chooses, until the first authentic packet shows the address that it chose.
+            // From then on the lane keeps to it, even if the kernel would choose another: an id may
+            // not be used from two addresses (RFC 9000 §9.5), and a server may forbid that its
+            // client moves (§9).
             Self::Udp { .. } => Ok(bound),
             Self::Xdp { .. } => {
                 let any = SocketAddr::new(bound.ip(), 0);

@@ -1,6 +1,6 @@
-//! What a worker tells about itself while it runs.
+//! The status that a worker publishes while it runs.
 //!
-//! A worker counts in plain fields that nobody else sees. Now and then (every
+//! A worker counts in plain fields that no other thread reads. Now and then (every
 //! [`PUBLISH_INTERVAL_NS`] at most, and before it sleeps) it copies them to its [`Board`], word
 //! by word with relaxed stores; readers load the same words. So the packet path has no shared
 //! atomic, a reader never waits for a worker nor a worker for a reader, and each number that is
@@ -13,8 +13,8 @@ use crate::time::MILLISECOND_NS;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// How often a busy worker publishes its counters. Copying costs about 100 ns; a person and a
-/// monitoring system look ten times a second at most.
+/// How often a busy worker publishes its counters. Copying costs about 100 ns; a person or a
+/// monitoring system reads them ten times a second at most.
 pub(super) const PUBLISH_INTERVAL_NS: u64 = 50 * MILLISECOND_NS;
 
 /// Where a worker runs and what it reads from: told once it is known.
@@ -30,7 +30,7 @@ pub(super) struct Facts {
     pub(super) error: Option<String>,
 }
 
-/// What one worker shows to others.
+/// The part of a worker that other threads read.
 #[derive(Debug)]
 pub(super) struct Board {
     words: [AtomicU64; Snapshot::WORDS],
@@ -78,7 +78,7 @@ pub struct WorkerStatus {
     pub cpu: Option<u32>,
     /// The memory node of that CPU, if it is known.
     pub node: Option<u32>,
-    /// How its datagrams reach the wire; none before a socket is open.
+    /// How its datagrams reach the wire; `None` before a socket is open.
     pub mode: Option<Mode>,
     /// The steps of the ladder that led down to that mode.
     pub ladder: Vec<LadderStep>,

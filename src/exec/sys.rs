@@ -1,4 +1,4 @@
-//! Every system call of this room: where a thread runs, where its memory lies, how it sleeps.
+//! Every system call of this module: where a thread runs, where its memory lies, how it sleeps.
 //!
 //! The only file of `exec` with `unsafe` in it. Datapaths have their own.
 
@@ -109,9 +109,9 @@ pub(super) fn prefer_node(node: u32) -> io::Result<()> {
 
 /// Fills `bytes` from the kernel's random source.
 ///
-/// Without random bytes there are no connection ids that cannot be guessed: on a kernel that
-/// has none (it would have to be older than 3.17, or a sandbox forbid them) nothing is right
-/// any more, and the process ends rather than go on with predictable ones.
+/// Without random bytes an attacker could guess connection ids and tokens. If the kernel gives
+/// none (it is older than 3.17, or a sandbox forbids the call), the process ends rather than go on
+/// with predictable ids.
 pub(super) fn random(mut bytes: &mut [u8]) {
     while !bytes.is_empty() {
         // SAFETY: the pointer and the length describe `bytes`, which outlives the call.
@@ -184,7 +184,7 @@ impl Event {
 pub enum Interest {
     /// There is something to read.
     Readable,
-    /// There is room to write.
+    /// A write will not block.
     Writable,
     /// Either.
     Both,

@@ -13,10 +13,10 @@
 //! A free slot that was left last is taken first: its memory is still in the cache.
 //!
 //! Only the first packets of a client carry an id that the client chose. For these alone there
-//! is a map, hashed with a key that nobody outside knows (`RandomState`, SipHash), so that ids
-//! cannot be made to collide (ATTACKS row 9); its owner bounds it, and removes an entry when the
-//! handshake has failed, or was done a while ago. The map's key holds the client's address as well: who guesses another
-//! client's id finds nothing.
+//! is a map, hashed with a secret key (`RandomState`, SipHash), so that a client cannot choose ids
+//! that collide (ATTACKS row 9). Its owner bounds it, and removes an entry when the handshake has
+//! failed, or was done a while ago. The map's key holds the client's address as well: an attacker
+//! that guesses another client's id finds nothing.
 
 use super::address::{GENERATION_BITS, Key, MAX_CONNECTIONS};
 use super::sys;
@@ -165,7 +165,7 @@ impl<T> Table<T> {
         }
     }
 
-    /// The connection in `slot` with its key, whichever generation it is.
+    /// The connection in `slot` with its key, of any generation.
     pub(super) fn get_slot(&mut self, slot: u32) -> Option<(Key, &mut T)> {
         match self.slots.get_mut(slot as usize) {
             Some(Slot { generation, place: Place::Live(value) }) => {
@@ -248,7 +248,8 @@ impl<T> Table<T> {
         self.initials.get(initial).copied()
     }
 
-    /// What led to `key` means nothing any more; if it leads to a later connection by now, it stays.
+    /// Forgets the entry of a client's first packets that leads to `key`. An entry that leads to a
+    /// later connection by now stays.
     pub(super) fn remove_initial(&mut self, initial: &InitialKey, key: Key) {
         if self.initials.get(initial) == Some(&key) {
             self.initials.remove(initial);

@@ -1,4 +1,4 @@
-//! What unit tests of this room share: a wire in memory, a certificate, a host of two workers.
+//! Shared by the unit tests of this module: a wire in memory, a certificate, a host of two workers.
 
 use super::api::{ConnectionRef, Handle, Handler, WorkerRef};
 use super::config::{ClientConfig, LaneLimits, ServerConfig};
@@ -122,7 +122,7 @@ pub(super) fn client_config() -> ClientConfig {
     ClientConfig::new(tls)
 }
 
-/// What happened, told by handlers.
+/// The callbacks that handlers got.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Told {
     Connected(usize),
@@ -138,7 +138,7 @@ pub(super) enum Told {
 
 pub(super) type Log = Arc<Mutex<Vec<Told>>>;
 
-/// Writes down what it is told; echoes, or sends a client Initial of its own.
+/// Records its callbacks; echoes, or sends data of its own.
 pub(super) struct Scribe {
     pub(super) log: Log,
     pub(super) echo: bool,
@@ -207,7 +207,7 @@ impl Handler for Scribe {
     }
 }
 
-/// Listens, echoes, and writes down what it is told.
+/// Listens, echoes, and records the callbacks.
 fn server(mut worker: Worker<Pipe>, config: &ServerConfig, log: &Log) -> Worker<Pipe> {
     worker.add_datapath(Pipe::new()).unwrap();
     let log = log.clone();
@@ -273,7 +273,7 @@ impl Scene {
         self.servers[number] = server(worker, &server_config(), &self.server_log);
     }
 
-    /// Turns everybody, and carries what was sent, for `ms` milliseconds.
+    /// Turns all workers, and carries what was sent, for `ms` milliseconds.
     pub(super) fn run(&mut self, ms: u64) {
         for _ in 0..ms {
             self.step();
@@ -287,7 +287,7 @@ impl Scene {
         let sent: Vec<_> = self.client.datapaths()[0].sent.drain(..).collect();
         for mut datagram in sent {
             if datagram.0.local.ip().is_unspecified() {
-                datagram.0.local = CLIENT.into(); // The choice of a kernel.
+                datagram.0.local = CLIENT.into(); // The address that a kernel chooses.
             }
             self.servers[self.queue].datapaths()[0].carry(datagram);
         }

@@ -86,7 +86,7 @@ impl Wheel {
         }
     }
 
-    /// Makes room for the indices below `len`: the only call that allocates.
+    /// Allocates for the indices below `len`: the only call that allocates.
     pub(super) fn grow(&mut self, len: usize) {
         if self.nodes.len() < len {
             self.nodes.resize(len, Node::IDLE);
@@ -103,7 +103,7 @@ impl Wheel {
     /// Wants `index` to come due at `at`; [`Instant::NEVER`] cancels.
     ///
     /// # Panics
-    /// If `index` is beyond what [`grow`](Self::grow) made room for.
+    /// If `index` is beyond what [`grow`](Self::grow) allocated for.
     pub(super) fn set(&mut self, index: u32, at: Instant) {
         let node = &mut self.nodes[index as usize];
         node.wanted = at;
@@ -161,7 +161,7 @@ impl Wheel {
     /// No timer comes due before this instant; [`Instant::NEVER`] if none is set.
     ///
     /// It is exact to a tick for timers on the lowest level and a lower bound for others (the
-    /// start of their bucket, or the place that they have been moved away from since): who
+    /// start of their bucket, or the place that they have been moved away from since): a worker that
     /// sleeps until then may wake with nothing due, and never sleeps too long.
     #[must_use]
     pub(super) fn next_expiry(&self) -> Instant {

@@ -42,7 +42,7 @@ const DESCRIPTOR_INTERVAL_NS: u64 = 50 * MICROSECOND_NS;
 /// which the next turn finds by itself.
 const OWN_TOKEN: u64 = 1 << 63;
 
-/// What a turn found.
+/// The result of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Turn {
     /// Datagrams received and sent, timers, commands and jobs served.
@@ -60,7 +60,7 @@ pub(super) struct Worker<D> {
     /// Workers that were sent datagrams in this turn.
     to_wake: Vec<usize>,
     polling: Polling,
-    /// Somebody else wants the CPU: no looking again before it sleeps.
+    /// Another thread wants the CPU: the worker does not look again before it sleeps.
     is_crowded: bool,
     controls: VecDeque<Control>,
     counters: TurnCounters,
@@ -104,7 +104,7 @@ impl<D: Datapath> Worker<D> {
         &self.fleet
     }
 
-    /// Lets the worker be woken: by other threads, and by what its datapaths wait for.
+    /// Lets the worker be woken: by other threads, and by the descriptors of its datapaths.
     pub(super) fn watch_own(&mut self) -> io::Result<()> {
         let number = self.lane.number();
         let fd = self.fleet.mailbox(number).map(|mailbox| mailbox.wakeup.fd());
@@ -114,12 +114,12 @@ impl<D: Datapath> Worker<D> {
         }
     }
 
-    /// Whether the worker looks again before it sleeps, if it may choose.
+    /// True if the worker looks again before it sleeps, where its polling leaves the choice.
     pub(super) fn spins_by_choice(&self) -> bool {
         matches!(self.polling, Polling::Adaptive { .. })
     }
 
-    /// From now on somebody else wants the worker's CPU, or no one does.
+    /// Sets whether another thread wants the worker's CPU, from now on.
     pub(super) fn set_crowded(&mut self, is_crowded: bool) {
         self.counters.crowded += u64::from(is_crowded && !self.is_crowded);
         self.is_crowded = is_crowded;
@@ -136,7 +136,7 @@ impl<D: Datapath> Worker<D> {
         Ok(number)
     }
 
-    /// Waits for what a datapath waits for since its sockets became more.
+    /// Watches the descriptors that a datapath has opened since the last call.
     pub(super) fn watch_datapath(&mut self, number: usize) -> io::Result<()> {
         let Self { datapaths, lane, .. } = self;
         let Some((datapath, poller)) = datapaths.get(number).zip(lane.services().poller()) else {
@@ -163,13 +163,13 @@ impl<D: Datapath> Worker<D> {
         &mut self.datapaths
     }
 
-    /// What it does for connections.
+    /// Its lane.
     pub(super) fn lane(&mut self) -> &mut Lane {
         &mut self.lane
     }
 
-    /// What the registration and callbacks asked for, in order. Whoever turns the worker carries it
-    /// out after each turn.
+    /// What the registration and callbacks asked for, in order. The loop that turns the worker
+    /// carries it out after each turn.
     pub(super) fn next_control(&mut self) -> Option<Control> {
         self.controls.pop_front()
     }
@@ -247,7 +247,7 @@ impl<D: Datapath> Worker<D> {
                 && let Routed::Elsewhere(_) =
                     lane.receive(handed.datapath, &meta, &mut handed.bytes)
             {
-                // Not ours either: it is not sent round.
+                // Not ours either: it is not handed on again.
                 lane.counters_mut().rx_wrong_queue_dropped += 1;
             }
             fleet.give_back(handed);
@@ -255,8 +255,8 @@ impl<D: Datapath> Worker<D> {
         work
     }
 
-    /// Carries out what was posted, up to the next thing that whoever turns the worker has to do
-    /// first: what follows a connection's order is meant for that connection.
+    /// Carries out what was posted, up to the next [`Control`]: the loop that turns the worker has to
+    /// carry that out first. Commands that follow a `Connect` are meant for that connection.
     fn read_commands(&mut self) -> usize {
         let fleet = self.fleet.clone();
         let Some(mailbox) = fleet.mailbox(self.lane.number()) else { return 0 };
@@ -274,7 +274,7 @@ impl<D: Datapath> Worker<D> {
         work
     }
 
-    /// Connections that callbacks have ordered. A socket has to be found for each first.
+    /// Connections that callbacks have asked for. A socket has to be found for each first.
     fn take_orders(&mut self) {
         while let Some(request) = self.lane.services().next_order() {
             self.controls.push_back(Control::Connect(request));
@@ -364,11 +364,11 @@ impl<D: Datapath> Worker<D> {
         mailbox.wakeup.announce_sleep();
         let mut quiet = true;
         for datapath in &mut self.datapaths {
-            // Every wake-up is armed, also when an earlier one says that there is no need.
+            // Every wake-up is armed, also when an earlier one shows that the worker must not sleep.
             quiet &= datapath.prepare_sleep();
         }
         if quiet && mailbox.is_empty() {
-            // Who looks at the counters of a sleeping worker sees its last ones.
+            // A reader of a sleeping worker's counters sees the last ones.
             self.publish();
             self.counters.sleeps += 1;
             let timeout_ns = match wake_at {
@@ -376,7 +376,7 @@ impl<D: Datapath> Worker<D> {
                 at => at.ns_since(now),
             };
             self.look(timeout_ns);
-            // What the worker slept is no part of a turn.
+            // The time that the worker slept is no part of a turn.
             self.turned_at = None;
         }
         mailbox.wakeup.awake();

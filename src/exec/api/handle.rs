@@ -1,8 +1,8 @@
 //! What other threads hold of a connection.
 //!
-//! A [`Handle`] names a connection and reaches its owner's inbox. Nothing it does is done by
-//! the calling thread: every call is posted as a command, in order, and carried out in the
-//! owner's next turn. The inbox is bounded; when it is full the caller is told, and decides.
+//! A [`Handle`] names a connection and reaches its owner's inbox. The calling thread does none of
+//! the work: every call is posted as a command, in order, and carried out in the owner's next
+//! turn. The inbox is bounded. When it is full the caller gets an error, and decides.
 //!
 //! ```text
 //!   any thread                                     the owner's thread
@@ -14,7 +14,7 @@
 //! The handle holds an [`Address`] that is shared with the owner: it says which worker and
 //! which slot. When a connection moves to another worker, the owner writes the new place into
 //! it; commands that went to the old place are forwarded by it. An address is 8 bytes, made
-//! only for connections that somebody asked a handle of.
+//! only for connections that the application asked a handle of.
 
 use super::super::address::{Address, Place};
 use super::super::handoff::{Fleet, PostError};
@@ -56,8 +56,11 @@ pub enum HandleError {
 impl fmt::Display for HandleError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Full => "the worker's inbox is full",
-            Self::Closed => "the connection is gone",
+            Self::Full => {
+                "the worker's inbox is full: try again later, or raise \
+                 RegistrationConfig::inbox_commands"
+            }
+            Self::Closed => "the connection, or its worker, is gone: connect again",
         })
     }
 }
@@ -91,7 +94,7 @@ impl Handle {
     }
 
     /// Posts [`StreamsRef::send`](crate::exec::StreamsRef::send). If the stream refuses,
-    /// [`Handler::refused`](crate::exec::Handler::refused) is told.
+    /// [`Handler::refused`](crate::exec::Handler::refused) is called.
     ///
     /// # Errors
     /// [`HandleError`].

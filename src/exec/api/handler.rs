@@ -3,8 +3,7 @@
 //! An application implements [`Handler`] for each connection. Its methods are called on the
 //! thread of the worker that owns the connection, one after another, never in parallel and
 //! never from within each other. Each is given a [`ConnectionRef`], on which calls run inline:
-//! what they change is changed when they return, and what follows from it is told by a later
-//! callback.
+//! their effect is there when they return, and what follows from it comes in a later callback.
 
 use super::super::message::{ConnectFailure, Refusal};
 use super::super::sys::Readiness;
@@ -14,9 +13,10 @@ use crate::wire::{Dir, StreamId};
 
 /// The application of one connection: what it does when something happens.
 ///
-/// Every method has a default that does nothing, except that data which nobody looks at is
-/// taken, so that it does not pile up. `Send`, since a connection may be handed to another
-/// worker between callbacks; no method is ever called on two threads at once.
+/// Every method has a default that does nothing. The default of
+/// [`stream_data`](Self::stream_data) takes the data and drops it, so that it does not pile up.
+/// `Send`, since a connection may be handed to another worker between callbacks; no method is
+/// ever called on two threads at once.
 ///
 /// A method should return within microseconds: other connections of the worker wait for it. One
 /// that takes longer than the worker's callback budget is counted by name in
@@ -45,7 +45,7 @@ pub trait Handler: Send + 'static {
         data.len()
     }
 
-    /// The peer has `bytes` more of what was sent on the stream; with `fin` it has all.
+    /// The peer acknowledged `bytes` more of what was sent on the stream; with `fin` it has all.
     fn acknowledged(
         &mut self,
         connection: &mut ConnectionRef<'_>,
@@ -55,13 +55,13 @@ pub trait Handler: Send + 'static {
     ) {
     }
 
-    /// The peer gave up sending on the stream: what it had sent is void.
+    /// The peer reset its side of the stream: what it had sent is void.
     fn stream_reset(&mut self, connection: &mut ConnectionRef<'_>, stream: StreamId, code: u64) {}
 
     /// The peer asked us to stop sending on the stream, which was reset with the same code.
     fn stop_sending(&mut self, connection: &mut ConnectionRef<'_>, stream: StreamId, code: u64) {}
 
-    /// Both directions of the stream are done: its id means nothing any more. `context` is what
+    /// Both directions of the stream are done: its id is not valid any more. `context` is what
     /// [`StreamsRef::set_context`](crate::exec::StreamsRef::set_context) attached to it.
     fn stream_closed(
         &mut self,
@@ -77,7 +77,7 @@ pub trait Handler: Send + 'static {
     /// The server handed out a token for a later connection (RFC 9000 §8.1.3).
     fn new_token(&mut self, connection: &mut ConnectionRef<'_>, token: &[u8]) {}
 
-    /// Someone called [`Handle::wake`](crate::exec::Handle::wake) with this token.
+    /// A thread called [`Handle::wake`](crate::exec::Handle::wake) with this token.
     fn woken(&mut self, connection: &mut ConnectionRef<'_>, token: u64) {}
 
     /// A timer set with [`ConnectionRef::set_timer`] has come due.
@@ -89,12 +89,13 @@ pub trait Handler: Send + 'static {
     /// A call that was posted through a [`Handle`](crate::exec::Handle) could not be carried out.
     fn refused(&mut self, connection: &mut ConnectionRef<'_>, refusal: Refusal) {}
 
-    /// A connection that was ordered could not be made. The only callback then.
+    /// A connection that the application asked for could not be begun. It is the only callback
+    /// then.
     fn not_connected(&mut self, worker: &mut WorkerRef<'_>, failure: ConnectFailure) {}
 
     /// The connection is over. The last callback.
     fn closed(&mut self, connection: &mut ConnectionRef<'_>, reason: CloseReason) {}
 }
 
-/// What nobody attends to: data is taken and forgotten.
+/// The application of a connection that needs none: data is taken and dropped.
 impl Handler for () {}

@@ -144,7 +144,7 @@ impl<'a> ConnectionRef<'a> {
         self.connection.shrink();
     }
 
-    /// What other threads use to reach this connection.
+    /// A handle, by which other threads reach this connection.
     #[must_use]
     pub fn handle(&mut self) -> Handle {
         let worker = self.services.worker() as u16;
@@ -251,8 +251,8 @@ impl<'a> WorkerRef<'a> {
     }
 
     /// Begins a connection from this worker to `remote`, as
-    /// [`Registration::connect`](crate::exec::Registration::connect) does from outside: what a proxy
-    /// does in the callback of the connection that it serves. It is made after the callback.
+    /// [`Registration::connect`](crate::exec::Registration::connect) does from outside. A proxy calls
+    /// it in a callback of the connection that it serves. The connection is made after the callback.
     pub fn connect(
         &mut self,
         remote: SocketAddr,

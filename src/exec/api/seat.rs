@@ -1,4 +1,4 @@
-//! What a worker knows of a connection besides its state, and a callback may look at.
+//! What a worker knows of a connection besides the protocol's state. Callbacks may look at it.
 
 use super::super::address::{Address, Key};
 use super::super::table::InitialKey;
@@ -34,19 +34,19 @@ pub(in crate::exec) struct Seat {
     /// What the connection held when it was looked at last.
     pub(in crate::exec) held_bytes: u32,
     pub(in crate::exec) measured_at: Instant,
-    /// What lies below IP on the way to the peer; the addresses are the connection's.
+    /// The link-layer part of the way to the peer; the addresses are the connection's.
     pub(in crate::exec) link: Link,
     /// The client's handshake, until it is done.
     pub(in crate::exec) handshake: Option<Box<Handshake>>,
-    /// Made when somebody asks for a handle.
+    /// Made when the application asks for a handle.
     pub(in crate::exec) address: Option<Arc<Address>>,
     /// The listener that accepted it.
     pub(in crate::exec) listener: Option<u32>,
     /// Where the peer's stateless reset finds it.
     pub(in crate::exec) reset: Option<u64>,
-    /// Where a client came from: whose account its place is on.
+    /// The source that a client came from: its place is on the account of that source.
     pub(in crate::exec) source: Option<Source>,
-    /// Its descriptors that are watched, some of which may be no more.
+    /// Watches of its descriptors. Some may have ended.
     pub(in crate::exec) watches: Vec<WatchId>,
 }
 

@@ -41,13 +41,13 @@ pub(in crate::exec) enum Job {
     Worker(LocalWorkerTask),
 }
 
-/// Whom a timer is for.
+/// What a timer calls.
 pub(in crate::exec) enum TimerTarget {
     Connection(Key, u64),
     Worker(LocalWorkerTask),
 }
 
-/// Whom a descriptor is watched for.
+/// What the readiness of a descriptor calls.
 pub(in crate::exec) enum WatchTarget {
     Connection(Key, u64),
     /// Empty while the closure runs.
@@ -71,10 +71,10 @@ pub(in crate::exec) struct Services {
     watches: Slab<Watch>,
     /// The watch of each descriptor.
     watched_fds: HashMap<RawFd, Key>,
-    /// None in a simulation.
+    /// `None` in a simulation.
     poller: Option<Poller>,
     jobs: VecDeque<Job>,
-    /// Connections that callbacks have ordered: made when no callback runs.
+    /// Connections that callbacks have asked for. They are begun when no callback runs.
     orders: VecDeque<Box<ConnectRequest>>,
 }
 
@@ -234,8 +234,8 @@ impl Services {
         let key = self.watches.insert(Watch { fd, target });
         match poller.add(fd, interest, token_of(key)) {
             Ok(()) => {
-                // A descriptor of this number was closed and the kernel has forgotten it: what was
-                // to be told of it must not be in the way of the new one.
+                // A descriptor of this number was closed and the kernel has forgotten it: its watch
+                // must not be in the way of the new one.
                 if let Some(dead) = self.watched_fds.insert(fd, key) {
                     self.watches.remove(dead);
                 }
@@ -266,7 +266,7 @@ impl Services {
         self.watches.used
     }
 
-    /// Whom the readiness of `watch` is for.
+    /// What the readiness of `watch` calls.
     pub(in crate::exec) fn watch_target(&mut self, watch: WatchId) -> Option<&mut WatchTarget> {
         self.watches.get(watch.0).map(|watch| &mut watch.target)
     }

@@ -1,4 +1,4 @@
-//! Listeners: who may become a connection, and what is answered without one.
+//! Listeners: which clients get a connection, and what is answered without one.
 
 use super::super::api::{Handler, Handshake, Seat};
 use super::super::message::{Listener, NewConnection};
@@ -21,11 +21,11 @@ const ANSWERS: usize = 2 * MAX_BURST;
 /// The largest answer: a Retry with a token, far below it.
 const ANSWER_BYTES: usize = 1200;
 
-/// What a client is told for which there is no place.
+/// The reason phrase for a client for which there is no place.
 const NO_ROOM: &str = "no room for another connection";
 
 impl Listener {
-    /// True once it hears nothing more.
+    /// True once it accepts nothing more.
     pub(super) fn is_over(&self) -> bool {
         self.over.load(Ordering::Relaxed)
     }
@@ -34,7 +34,7 @@ impl Listener {
     pub(super) fn hears(&self, datapath: usize, local: SocketAddr) -> bool {
         let any = match self.local.ip() {
             IpAddr::V4(ip) => ip.is_unspecified() && local.is_ipv4(),
-            // An IPv6 socket hears IPv4 too.
+            // An IPv6 socket receives IPv4 too.
             IpAddr::V6(ip) => ip.is_unspecified(),
         };
         self.datapath == datapath
@@ -44,7 +44,7 @@ impl Listener {
     }
 }
 
-/// A datagram that answers one of no connection.
+/// A datagram that answers a datagram of no connection.
 pub(super) struct Answer {
     pub(super) datapath: usize,
     pub(super) path: Option<Path>,
@@ -52,7 +52,7 @@ pub(super) struct Answer {
     pub(super) bytes: Box<[u8; ANSWER_BYTES]>,
 }
 
-/// Answers that wait, and the buffers of those that went.
+/// Answers that wait, and free buffers.
 #[derive(Default)]
 pub(super) struct Answers {
     waiting: Vec<Answer>,
@@ -92,13 +92,13 @@ impl Answers {
 }
 
 impl Lane {
-    /// Hears client Initials from now on.
+    /// Accepts client Initials from now on.
     pub(in crate::exec) fn listen(&mut self, listener: Listener) {
         self.retire(Listener::is_over);
         self.listeners.push(listener);
     }
 
-    /// Hears client Initials for `id` no more; its connections go on.
+    /// Accepts no more client Initials for `id`; its connections go on.
     pub(in crate::exec) fn stop_listening(&mut self, id: u32) {
         self.retire(|listener| listener.id == id);
     }
@@ -120,7 +120,7 @@ impl Lane {
         all
     }
 
-    /// Makes a connection of a client Initial, if there is room, it is authentic, and the
+    /// Makes a connection of a client Initial, if there is a place, it is authentic, and the
     /// application wants it, in this order: a forged datagram never reaches the application.
     pub(super) fn accept_initial(
         &mut self,
@@ -132,7 +132,7 @@ impl Lane {
     ) {
         let (now, remote) = (self.services.now(), meta.path.remote);
         let (source, proven) = (self.admission.source(remote), initial.address_validated());
-        // Who has not proven its address is here only if there is room.
+        // A client that has not proven its address gets here only if there is a place.
         if proven && let Err(why) = self.admit(source) {
             return self.turn_away(at, &initial, datapath, meta, why);
         }
@@ -170,7 +170,8 @@ impl Lane {
         connection: &mut Connection,
         meta: &RxMeta,
     ) -> Option<Box<dyn Handler>> {
-        // A handshake that has failed already still has to say so; nobody needs to know.
+        // A handshake that has failed already still has to send its close; the application is not
+        // called.
         if connection.is_closed() {
             return None;
         }
@@ -197,7 +198,7 @@ impl Lane {
     ) {
         self.count_no_place(why);
         if why == NoPlace::SourceHandshakes {
-            // One of many at once: it tries again, when there may be room.
+            // One of many at once: it tries again, when there may be a place.
             return;
         }
         let mut answer = self.answers.vacant();
@@ -210,8 +211,8 @@ impl Lane {
         }
     }
 
-    /// The last of a connection that ended with its first datagram: it says so once and is
-    /// forgotten (RFC 9000 §10.2.1), whoever sent that datagram.
+    /// The last packet of a connection that ended with its first datagram. Its close is sent once
+    /// and the connection is forgotten (RFC 9000 §10.2.1): that datagram's sender may be forged.
     fn close_at_once(
         &mut self,
         at: usize,

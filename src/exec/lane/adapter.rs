@@ -1,4 +1,4 @@
-//! From what the protocol tells to what the application implements.
+//! From the protocol's callbacks to the application's [`Handler`].
 
 use super::super::api::{ConnectionRef, Handler, Seat, Services};
 use super::super::message::Refusal;
@@ -11,8 +11,8 @@ use crate::wire::StreamId;
 /// One connection's application, with what its callbacks may reach.
 ///
 /// A connection lives on for a while after it has closed, to answer what still arrives. Its
-/// application has heard the last by then: timers, descriptors and calls of handles are for
-/// nobody.
+/// application has had its last callback by then: timers, descriptors and calls of handles that
+/// come later are dropped.
 pub(super) struct CallbackAdapter<'a> {
     pub(super) handler: &'a mut dyn Handler,
     pub(super) seat: &'a mut Seat,
@@ -90,8 +90,8 @@ impl Application for CallbackAdapter<'_> {
         };
         let over = matches!(event, Event::Closed(_));
         if over {
-            // Before the handler is told: whom it tells may use a handle at once, and has to hear
-            // that nothing can be done any more.
+            // Before the callback: a thread that the handler signals in it may use a handle at once,
+            // and must get the error that the connection is gone.
             self.end_address();
         }
         self.call(connection, callback, |handler, c| tell(handler, c, event));

@@ -1,9 +1,9 @@
-//! Who gets a place: what clients may hold of a worker.
+//! Places: what clients may hold of a worker.
 //!
 //! A client's first packet costs it nothing, and its address may be forged. So places are counted by
 //! what their holder has shown:
 //!
-//! | it has shown | what it may hold | where there is no room |
+//! | it has shown | what it may hold | where there is no place |
 //! |---|---|---|
 //! | nothing | an unfinished handshake, if its source and the worker have few | Retry |
 //! | its address, by a token | an unfinished handshake, in place of the oldest | CONNECTION_REFUSED |
@@ -32,9 +32,9 @@ const FEW_DONE: usize = 64;
 /// What one source holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Held {
-    /// Handshakes that anybody may have begun in its name.
+    /// Handshakes without a proven address: an attacker may have begun them in its name.
     unproven: u32,
-    /// Handshakes that it began itself.
+    /// Handshakes with a proven address: it began them itself.
     proven: u32,
     /// Connections after their handshake.
     connections: u32,
@@ -84,7 +84,7 @@ impl Recent {
     }
 }
 
-/// The accounts of a lane's places.
+/// Counts the places of a lane, by source.
 pub(super) struct Admission {
     limits: LaneLimits,
     sources: HashMap<Source, Held>,
@@ -119,7 +119,7 @@ impl Admission {
         self.handshakes
     }
 
-    /// Those, and the ones that failed within the last second.
+    /// Handshakes under way, and those that failed within the last second.
     pub(super) fn pressure(&mut self, now: Instant) -> usize {
         self.handshakes.saturating_add(self.failed.count(now) as usize)
     }
@@ -128,7 +128,7 @@ impl Admission {
         self.memory_bytes
     }
 
-    /// Whether there is no room for a client whose address may be forged.
+    /// True if there is no place for a client whose address may be forged.
     pub(super) fn is_crowded(&self, remote: SocketAddr, table_full: bool) -> bool {
         table_full
             || self.handshakes >= self.limits.handshakes
@@ -236,7 +236,7 @@ impl Lane {
                 continue;
             }
             if self.note_established(key.slot) {
-                // It was done in this turn, and had only not been looked at yet.
+                // It was done in this turn, after the queue was last looked at.
                 return true;
             }
             let Some(entry) = self.table.get(key) else { continue };

@@ -1,9 +1,9 @@
 //! Looking ahead: what a burst will need is fetched before its first datagram is worked on.
 //!
-//! Of thousands of connections hardly any is in a cache when its next datagram arrives, and
-//! what a datagram needs is found from pointer to pointer: each miss waits for the one before.
-//! But a burst says at once whom it is for. So its ids are read first, and then all that its
-//! connections need is asked for side by side, a step of the way for all of them at a time:
+//! Of thousands of connections hardly any is in a cache when its next datagram arrives. The state
+//! that a datagram needs is found from pointer to pointer: each miss waits for the one before.
+//! But the ids in a burst name its connections at once. So the ids are read first. Then the state
+//! of all these connections is fetched side by side, one pointer further at each step:
 //!
 //! ```text
 //!   ids -> slots of the table -> connections -> keys, streams, records of sent packets
@@ -30,7 +30,7 @@ const FEW_CONNECTIONS: usize = if cfg!(test) { 0 } else { 127 };
 struct Seen {
     id: [u8; CID_LEN],
     route: Option<Route>,
-    /// The connection to fetch; none if the datagram before is for the same one.
+    /// The connection to fetch; `None` if the datagram before is for the same one.
     fetch: Option<Key>,
 }
 
@@ -48,7 +48,7 @@ impl Ahead {
         Self { seen: Vec::with_capacity(MAX_BURST), arrived: 0, warm: None }
     }
 
-    /// What the id of a datagram that was looked at says; none if it was not.
+    /// The route in the id of a datagram that was looked at; `None` if it was not.
     #[inline]
     pub(super) fn route(&mut self, id: &[u8]) -> Option<Option<Route>> {
         // The datagrams of a buffer that the kernel joined arrive one by one, and were seen as one.
@@ -67,7 +67,7 @@ impl Ahead {
 }
 
 impl Lane {
-    /// Whether it is of use to look at a burst before it is received.
+    /// True if it is of use to look at a burst before it is received.
     #[must_use]
     pub fn looks_ahead(&self) -> bool {
         self.table.len() > FEW_CONNECTIONS
@@ -114,7 +114,7 @@ impl Lane {
         }
     }
 
-    /// The burst has been received: what was seen of it is void.
+    /// The burst has been received: forgets what was read of it.
     pub fn forget_ahead(&mut self) {
         self.ahead.seen.clear();
         self.ahead.arrived = 0;

@@ -1,4 +1,4 @@
-//! What handles, closures, timers and descriptors ask of the lane.
+//! Runs what handles, closures, timers and descriptors ask of the lane.
 
 use super::super::address::{Address, Key, Place};
 use super::super::api::{Handler, Job, Seat, TimerTarget, WatchId, WatchTarget, WorkerRef};
@@ -13,7 +13,7 @@ use crate::proto::connection::{ClientArgs, Connection};
 use crate::wire::ConnectionId;
 use std::sync::Arc;
 
-/// A connection that could not be begun: whom to tell, and why.
+/// A connection that could not be begun: its request, with the handler to call, and the reason.
 type NotBegun = (Box<dyn Handler>, ConnectFailure);
 
 impl Lane {
@@ -48,8 +48,8 @@ impl Lane {
         }
     }
 
-    /// Runs `body` with a connection and its application, and tells the application what
-    /// followed. False if the connection is over.
+    /// Runs `body` with a connection and its application, and then the callbacks that follow from
+    /// it. False if the connection is over.
     fn with(
         &mut self,
         key: Key,
@@ -81,7 +81,7 @@ impl Lane {
         }
     }
 
-    /// Tells that a connection cannot be begun.
+    /// Calls the handler of a connection that cannot be begun.
     pub(in crate::exec) fn cannot_connect(
         &mut self,
         request: ConnectRequest,

@@ -1,10 +1,10 @@
-//! What connections have counted is added up when they end: a limit that one of them has met must be
-//! seen by whoever runs the worker, and not by its application alone.
+//! Adds up the counters of connections when they end: the operator of the worker must see a limit
+//! that one of them has met, and not its application alone.
 
 use crate::proto::connection::{Connection, ConnectionStats};
 use crate::proto::streams::StreamsStats;
 
-/// What connections have counted that are over.
+/// The counters of connections that are over.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::exec) struct Ended {
     pub(in crate::exec) connections: ConnectionStats,
@@ -12,7 +12,7 @@ pub(in crate::exec) struct Ended {
 }
 
 impl Ended {
-    /// Adds all that a connection has counted, which is no more.
+    /// Adds the counters of a connection that is over.
     pub(super) fn add(&mut self, connection: &Connection) {
         self.connections.add_ended(&connection.stats());
         self.streams.add_ended(&connection.streams_stats());

@@ -1,9 +1,9 @@
 //! All of a worker except its datapaths, its clock and its thread.
 //!
 //! A lane owns the connections of one worker: their table, their timers, their ids, what their
-//! application wants of the worker. Time is set from outside, datagrams are lent to it, and
-//! buffers to write into are lent to it, so that a simulation or a benchmark drives it exactly
-//! like a thread does.
+//! application wants of the worker. The caller sets the time, and lends it the datagrams to read
+//! and the buffers to write into, so that a simulation or a benchmark drives it exactly like a
+//! thread does.
 //!
 //! # A turn
 //!
@@ -19,10 +19,10 @@
 //!
 //! Everything that happens to a connection puts its slot on the *touched list*, once. Transmit
 //! goes round that list: each connection writes a few datagrams and goes to the end if it has
-//! more. When it has nothing more to write, its accounts are settled: new connection ids if the
-//! peer can hold more, its timer, its removal if it is drained.
+//! more. A connection with nothing more to write gets new connection ids if the peer can hold
+//! more, and its timer; it is removed if it is drained.
 //!
-//! # Who may call whom
+//! # Callbacks
 //!
 //! The application is called through `adapter.rs` alone, with the connection, its [`Seat`] and
 //! the [`Services`] of the worker, each borrowed from its own field: no callback can reach the
@@ -70,12 +70,12 @@ use std::collections::VecDeque;
 const TIMER_BUDGET: usize = 128;
 /// Closures and timers of the application served in one turn.
 const JOB_BUDGET: usize = 64;
-/// A connection to which nothing has happened for so long gives back what only a busy one
-/// needs. Long beside a round trip, so that it is not given back and taken again; short beside
-/// the idle timeout, so that most of many connections are small.
+/// A connection that is idle for so long gives back the memory that only a busy one needs. Long
+/// beside a round trip, so that the memory is not given back and taken again; short beside the
+/// idle timeout, so that most of many connections are small.
 const IDLE_NS: u64 = SECOND_NS;
-/// How long the id that a client chose is remembered after its handshake: its first packets
-/// may arrive twice, and would otherwise greet again.
+/// How long the id that a client chose is remembered after its handshake: a late copy of its first
+/// packets would otherwise begin a second connection.
 const INITIAL_LINGER_NS: u64 = 500 * MILLISECOND_NS;
 /// Ids that are remembered so at one time, the oldest going first: more handshakes than a worker can
 /// finish in that time.
@@ -103,10 +103,10 @@ const HOT_BYTES: usize = Entry::COLD_AT - Connection::COLD_AT + Connection::HOT_
 const _: () = assert!(HOT_BYTES <= 4096, "the hot state of a connection is 4 KiB at most");
 
 impl Entry {
-    /// What lies before is touched by an ordinary packet.
+    /// An ordinary packet touches the fields before this one.
     const COLD_AT: usize = std::mem::offset_of!(Self, connection) + Connection::COLD_AT;
 
-    /// The connection, and its application as the protocol wants to see it.
+    /// The connection, and its application as the protocol's callback adapter.
     fn split<'a>(
         &'a mut self,
         services: &'a mut Services,
@@ -115,7 +115,7 @@ impl Entry {
         (connection, CallbackAdapter { handler: &mut **handler, seat, services })
     }
 
-    /// The way that its datagrams take, as the datapath wants to know it.
+    /// The path that its datagrams take, for the datapath.
     #[inline]
     fn path(&self) -> Path {
         let Self { connection, seat, .. } = self;
@@ -134,7 +134,7 @@ pub struct Lane {
     codec: Codec,
     reset: ResetKey,
     listeners: Vec<Listener>,
-    /// What listeners that are no more have counted.
+    /// The counters of listeners that were closed.
     stopped: EndpointStats,
     answers: Answers,
     ahead: Ahead,
@@ -199,7 +199,7 @@ impl Lane {
         }
     }
 
-    /// What connections have counted that are over.
+    /// The counters of connections that are over.
     pub(super) fn ended(&self) -> &Ended {
         &self.ended
     }
@@ -303,7 +303,8 @@ impl Lane {
         }
         if entry.seat.over {
             unwatch_all(&mut self.services, &mut entry.seat);
-            // What it holds is of no use any more; that it is kept until it is drained is.
+            // The memory that it holds is of no use any more. It stays in the table until it is
+            // drained.
             entry.handler = Box::new(());
         }
         let mut at = entry.connection.next_timeout().unwrap_or(Instant::NEVER);
@@ -313,7 +314,7 @@ impl Lane {
         self.wheel.set(slot, at);
     }
 
-    /// A handshake is done: what it was known by is remembered for a while.
+    /// A handshake is done: the id that the client chose is remembered for a while.
     fn handshake_done(&mut self, key: Key, handshake: &Handshake, source: Option<Source>) {
         if let Some(source) = source {
             self.admission.done(source, handshake.proven);
@@ -360,8 +361,8 @@ impl Lane {
     }
 }
 
-/// Watches nothing more for a connection: before its handler is dropped, and descriptors with it.
-/// The kernel forgets a descriptor that is closed, and would never say so.
+/// Ends the watches of a connection, before its handler and its descriptors are dropped. The
+/// kernel forgets a descriptor that is closed, and does not report it.
 fn unwatch_all(services: &mut Services, seat: &mut Seat) {
     for watch in std::mem::take(&mut seat.watches) {
         services.unwatch(watch);

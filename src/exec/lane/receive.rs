@@ -5,7 +5,7 @@
 //! 1. one that we issued says worker, slot and generation. Another worker: the datagram is
 //!    handed over. This worker, and the generation fits: that is the connection;
 //! 2. one that a client chose for a handshake under way is in the table's map;
-//! 3. one that leads nowhere may stand in a stateless reset, which its last bytes tell;
+//! 3. one that leads nowhere may stand in a stateless reset: its last 16 bytes are the token;
 //! 4. otherwise a listener's endpoint judges: a client Initial, an answer without state, nothing.
 
 use super::accept::Answer;
@@ -21,11 +21,11 @@ use crate::wire::packet::{self, Form};
 /// What became of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Routed {
-    /// It was dealt with here.
+    /// This lane took it in.
     Here,
     /// It is untouched, and belongs to the worker that this names.
     Elsewhere(Route),
-    /// Nobody here has use for it; counted.
+    /// It belongs to no connection and no listener here; counted.
     Dropped,
 }
 
@@ -49,7 +49,7 @@ impl Lane {
         if let Some(route) = route {
             let worker = usize::from(route.worker);
             if worker != self.services.worker() {
-                // A worker that never was: an id of an earlier life of this host.
+                // If there is no such worker, the id is from before a restart, with more workers.
                 if worker < self.services.fleet().len() {
                     return Routed::Elsewhere(route);
                 }
@@ -88,8 +88,8 @@ impl Lane {
         let authentic =
             connection.receive(now, meta.path.remote, meta.ecn, datagram, &mut application);
         if relinked && authentic {
-            // The peer's packets come from another neighbour now, or for the first time, and
-            // tell our own address: so do the answers go. Only what was authentic may say so.
+            // The peer's packets come from another neighbour now, or for the first time, and show
+            // our own address. Answers go the same way. Only an authentic packet may change it.
             entry.seat.link = meta.path.link;
             entry.connection.set_local(meta.path.local);
         }
@@ -131,7 +131,7 @@ impl Lane {
         Routed::Dropped
     }
 
-    /// What an endpoint is to know of a datagram besides its bytes.
+    /// What an endpoint gets of a datagram besides its bytes.
     pub(super) fn context<'a>(
         &mut self,
         form: Form,
@@ -139,7 +139,7 @@ impl Lane {
         answer: &'a mut [u8],
     ) -> Context<'a> {
         let (now, remote) = (self.services.now(), meta.path.remote);
-        // Nobody greets with a short header.
+        // A client Initial never has a short header.
         let table_full = self.table.next_key().is_none();
         let crowded = form == Form::Long && self.admission.is_crowded(remote, table_full);
         let handshakes = self.admission.pressure(now);

@@ -1,13 +1,13 @@
 //! Stateless resets of peers (RFC 9000 §10.3.1).
 //!
 //! A peer that has forgotten a connection answers with a datagram whose id is random: it leads
-//! nowhere. What tells whom it is for are its last 16 bytes, the token that the peer gave out with
+//! nowhere. Its last 16 bytes name the connection: they are the token that the peer gave out with
 //! the id that we write to. So a datagram without a route, and no other, is looked up here.
 //!
 //! The map holds a keyed hash of the peer's address and the token, and never compares tokens:
 //! the connection that it names does, in constant time. There is one entry for a connection at
 //! most, of the id in use, so the map is as bounded as the table. A reset that arrives on another
-//! worker's queue is handed over as any datagram is: [`ResetOwners`] says to whom.
+//! worker's queue is handed over as any datagram is: [`ResetOwners`] names the worker.
 //!
 //! Resets are sent by listeners alone (`proto/endpoint.rs`). A host that only connects sends none,
 //! though its peers hold its tokens: when its process is gone so are its ports, and the kernel
@@ -43,7 +43,7 @@ impl Resets {
             owners.forget(before, worker);
         }
         let Some(now) = now else { return true };
-        // What another connection noted stays noted.
+        // An entry of another connection stays.
         self.entries.insert(now, key).is_some() || owners.note(now, worker)
     }
 
@@ -74,8 +74,8 @@ impl Lane {
         self.resets.replace(us, digest, None, key);
     }
 
-    /// Whether a datagram that no id leads anywhere says that the peer has forgotten a
-    /// connection: one of this worker, which is over then, or of the worker that is named.
+    /// Finds out if a datagram whose id leads nowhere is a stateless reset. A connection of this
+    /// worker is over then; for a connection of another worker that worker is named.
     pub(super) fn forgotten_by_peer(&mut self, meta: &RxMeta, datagram: &[u8]) -> Option<Routed> {
         let owners = self.services.fleet().resets();
         if self.resets.entries.is_empty() && owners.is_empty() {
@@ -198,14 +198,14 @@ mod tests {
         forged[0] ^= 1;
         arrives(&mut other, &scene, &forged);
         let counters = other.lane().counters();
-        assert_eq!((counters.rx_wrong_queue, counters.rx_unroutable), (0, 1), "nobody's");
+        assert_eq!((counters.rx_wrong_queue, counters.rx_unroutable), (0, 1), "no worker's");
         arrives(&mut other, &scene, &token);
         assert_eq!(other.lane().counters().rx_wrong_queue, 1);
         scene.run(1);
         assert_eq!(scene.told_client().last(), Some(&FORGOTTEN));
         let counters = scene.client.lane().counters();
         assert_eq!((counters.rx_handed_over, counters.rx_resets), (1, 1));
-        // The connection is gone, and with it what other workers know.
+        // The connection is gone, and with it its entry among the owners.
         scene.run(10);
         assert!(scene.client.lane().is_empty());
         arrives(&mut other, &scene, &token);
@@ -256,7 +256,7 @@ mod tests {
         let live = lane.table.get_slot(0).unwrap().0;
         let id = lane.new_cid(live);
         assert_eq!(ask(lane, &meta, id.as_slice()), 0, "it lives");
-        assert_eq!(ask(lane, &elsewhere, id.as_slice()), 0, "whoever asks");
+        assert_eq!(ask(lane, &elsewhere, id.as_slice()), 0, "for any client");
         let other = crate::lb::Codec::new(&crate::lb::Config {
             config_id: 0,
             server_id: 1,

@@ -95,9 +95,9 @@ fn attack_09_ids_that_clients_choose_are_found_with_their_address_and_forgotten(
     }
     scene.run(5);
     assert_eq!(scene.servers[0].lane().counters().connections, 2);
-    // Done, but remembered for a while, so that a late copy of a client Initial is no new client Initial.
+    // Done, but remembered for a while, so that a late copy of a client Initial begins no connection.
     assert_eq!(scene.servers[0].lane().table.initials(), 2);
-    // What is remembered stands in nobody's way.
+    // A remembered id keeps no client out.
     scene.connect(None);
     scene.run(5);
     let counters = scene.servers[0].lane().counters();
@@ -229,7 +229,7 @@ fn a_client_that_returns_with_a_token_needs_no_retry() {
 }
 
 #[test]
-fn what_is_for_nobody_is_counted_and_dropped() {
+fn a_datagram_without_an_owner_is_counted_and_dropped() {
     let mut scene = Scene::new(1, LaneLimits::default());
     let path = crate::datapath::Path {
         local: ([192, 0, 2, 1], 5555).into(),
@@ -238,13 +238,17 @@ fn what_is_for_nobody_is_counted_and_dropped() {
     };
     let meta = RxMeta { path, ecn: Ecn::NotEct, checksum: Checksum::Verified };
     let lane = scene.servers[0].lane();
-    assert_eq!(lane.receive(0, &meta, &mut [0x40; 100]), Routed::Dropped, "a port of nobody");
+    assert_eq!(
+        lane.receive(0, &meta, &mut [0x40; 100]),
+        Routed::Dropped,
+        "a port without a listener"
+    );
     assert_eq!(lane.receive(0, &meta, &mut [0x40; 3]), Routed::Dropped, "too short for an id");
     assert_eq!(lane.receive(0, &meta, &mut []), Routed::Dropped);
     assert_eq!(lane.counters().rx_unroutable, 3);
     let path = crate::datapath::Path { local: SERVER.into(), ..path };
     let meta = RxMeta { path, ..meta };
-    // A short header to an id that nobody issued.
+    // A short header to an id that no host issued.
     assert_eq!(lane.receive(0, &meta, &mut [0x40; 100]), Routed::Dropped);
     assert_eq!((lane.counters().rx_unknown, lane.endpoint_stats().resets), (1, 0));
     // To one of ours, of a connection that is gone: a stateless reset goes back.
@@ -366,7 +370,7 @@ fn who_is_told_of_the_end_finds_the_handles_closed() {
     assert_eq!(heard.get(), Some(&Err(HandleError::Closed)));
 }
 
-/// Has descriptors that nobody else holds, on which nothing ever happens.
+/// Has descriptors of its own, on which nothing ever happens.
 struct Watches([(UnixStream, UnixStream); 2]);
 
 impl Handler for Watches {
@@ -486,7 +490,7 @@ fn a_connection_that_cannot_be_begun_is_told_too() {
 }
 
 #[test]
-fn close_all_says_goodbye_to_everybody() {
+fn close_all_sends_a_close_to_every_peer() {
     let mut scene = Scene::new(1, LaneLimits::default());
     for _ in 0..3 {
         scene.connect(None);

@@ -39,8 +39,8 @@ impl Lane {
                 }
                 Outcome::More => self.touched.push_back(slot),
                 Outcome::Blocked => {
-                    // It keeps its place, and whoever is behind it waits too: workers have
-                    // one datapath as a rule, and what is full for one is full for all.
+                    // It keeps its place, and the connections behind it wait too: workers have
+                    // one datapath as a rule, and a datapath that is full for one is full for all.
                     self.counters.tx_blocked += 1;
                     self.touched.push_front(slot);
                     self.settle(slot);
@@ -75,7 +75,7 @@ impl Lane {
     }
 
     /// Gives a connection what only its owner can make, before it writes: ids that the peer is
-    /// ready to hold, and once the handshake is done a token to return with.
+    /// ready to hold, and once the handshake is done a token for a later connection.
     fn supply(&mut self, slot: u32) {
         let Some((_, entry)) = self.table.get_slot(slot) else { return };
         // All of it is rare, and one look tells that nothing is due.
@@ -104,7 +104,7 @@ impl Lane {
         }
     }
 
-    /// Moves a handshake that is done among the connections; false if there is none. One that failed
+    /// Counts a handshake that is done as a connection; false if there is none. One that failed
     /// is a handshake until its place is free.
     pub(super) fn note_established(&mut self, slot: u32) -> bool {
         let Some((key, entry)) = self.table.get_slot(slot) else { return false };
@@ -125,7 +125,7 @@ impl Lane {
         if !entry.connection.is_established() {
             return;
         }
-        // A listener that was closed gives no tokens for a return.
+        // A listener that was closed gives no tokens for a later connection.
         if let Some(listener) = self.listeners.iter_mut().find(|l| Some(l.id) == id && !l.is_over())
         {
             let nonce = self.services.entropy.bytes();

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub enum ListenError {
     /// This registration has a listener on the address already.
     Taken(SocketAddr),
-    /// The address cannot be had, most likely since another process has it.
+    /// The address cannot be bound, most likely since another process has it.
     Address(OpenDatapathError),
     /// A worker could not open the address.
     Datapath {
@@ -31,7 +31,7 @@ pub enum ListenError {
     },
     /// The device could not be told to steer the address to the workers.
     Steering(OpenDatapathError),
-    /// A worker's inbox is full, or it has ended, or nobody turns it.
+    /// A worker's inbox is full, or it has ended, or the application does not turn it.
     Worker(usize),
     /// Called on a worker's thread, which cannot wait for itself: call it elsewhere.
     OnWorkerThread,
@@ -40,10 +40,16 @@ pub enum ListenError {
 impl fmt::Display for ListenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Taken(address) => write!(f, "there is a listener on {address} already"),
+            Self::Taken(address) => {
+                write!(f, "this registration has a listener on {address} already: drop it first")
+            }
             Self::Datapath { worker, error } => write!(f, "worker {worker}: {error}"),
             Self::Address(error) | Self::Steering(error) => error.fmt(f),
-            Self::Worker(worker) => write!(f, "worker {worker} does not answer"),
+            Self::Worker(worker) => write!(
+                f,
+                "worker {worker} does not answer: its inbox is full (try again), it has ended, or the \
+                 application does not turn it"
+            ),
             Self::OnWorkerThread => {
                 f.write_str("a worker's thread cannot wait for itself: listen on another thread")
             }
@@ -72,7 +78,7 @@ pub struct Listener {
     over: Arc<AtomicBool>,
 }
 
-/// An address that nobody else of the registration listens on, until it is dropped.
+/// An address that no other listener of the registration gets until this is dropped.
 struct Reservation {
     shared: Arc<Shared>,
     address: SocketAddr,
@@ -114,12 +120,12 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        // Before the address can be had again: of two listeners there, one is over.
+        // Before the address is free again: of two listeners there, one is over.
         self.over.store(true, Ordering::Relaxed);
         let fleet = &self.reservation.shared.fleet;
         for worker in 0..fleet.len() {
             if let Some(mailbox) = fleet.mailbox(worker) {
-                // A full inbox: the worker keeps a part that hears nothing for a while.
+                // A full inbox: the worker keeps a part that accepts nothing for a while.
                 let _ = mailbox.post(Command::Control(Control::StopListening(self.id)));
             }
         }
@@ -176,9 +182,9 @@ impl Registration {
         Ok(listener)
     }
 
-    /// Whether a server could listen on an address, for who wants to know before
-    /// [`open`](Self::open) touches a device: attaching to it makes some drivers reset their queues. A
-    /// port that is in use is waited for, as [`listen`](Self::listen) does.
+    /// Checks that a server could listen on an address, before [`open`](Self::open) touches a
+    /// device: attaching to it makes some drivers reset their queues. A port that is in use is
+    /// waited for, as in [`listen`](Self::listen).
     ///
     /// # Errors
     /// Another process has the port, or the address is not of this machine.
@@ -187,8 +193,8 @@ impl Registration {
         claimed.map(drop).map_err(|error| ListenError::Address(OpenDatapathError::Udp(error)))
     }
 
-    /// Opens `address` on every worker. What one listener opens, another must not find half open:
-    /// so the address is reserved first.
+    /// Opens `address` on every worker. The address is reserved first, so that no other listener
+    /// finds it half open.
     fn open_everywhere(&self, address: SocketAddr) -> Result<Reservation, ListenError> {
         let claim = || self.shared.source.claim(address).map_err(ListenError::Address);
         let (reservation, claimed) = if address.port() == 0 {

@@ -49,7 +49,7 @@ struct Shared {
     next_worker: AtomicUsize,
     notes: Vec<Note>,
     /// Addresses that have a listener, or are about to. A worker may want this lock, to drop a
-    /// listener: nobody waits while holding it, least of all for a worker.
+    /// listener: so a thread that holds it must not wait, least of all for a worker.
     listening: Mutex<Vec<SocketAddr>>,
     /// Addresses that a worker has a socket on, which it keeps: not to be claimed again.
     opened: Mutex<Vec<SocketAddr>>,
@@ -111,8 +111,8 @@ pub struct Registration {
     clock: Clock,
 }
 
-/// What the workers of a [`Registration`] do and have done, for any thread. Cheap to clone; it
-/// holds nothing open, and shows the last state once the workers have ended.
+/// The status of the workers of a [`Registration`], for any thread. Cheap to clone; it holds
+/// nothing open, and shows the last state once the workers have ended.
 #[derive(Clone, Debug)]
 pub struct Monitor {
     boards: Arc<[Arc<Board>]>,
@@ -167,13 +167,13 @@ impl Registration {
         self.shared.fleet.len()
     }
 
-    /// What an operator should know about where the workers were placed.
+    /// Notes for the operator on where the workers were placed.
     #[must_use]
     pub fn notes(&self) -> &[Note] {
         &self.shared.notes
     }
 
-    /// What every worker does and has done. A busy worker tells at most 50 ms late.
+    /// The status and counters of every worker. Those of a busy worker are at most 50 ms old.
     #[must_use]
     pub fn status(&self) -> Vec<WorkerStatus> {
         self.monitor().status()
@@ -193,7 +193,7 @@ impl Registration {
     }
 
     /// Begins a connection to `remote`, which has to prove that it is `server_name`. Workers
-    /// take turns. The handler is told on the worker's thread how it goes.
+    /// take turns. The handler is called on the worker's thread.
     ///
     /// # Errors
     /// The worker's inbox is full, or it has ended.
@@ -246,13 +246,13 @@ impl Registration {
     /// close: their last packet may be lost. A worker that is stuck in a callback is waited for
     /// a second longer ([`STUCK_PATIENCE`](Self::STUCK_PATIENCE)) and then left behind.
     ///
-    /// Workers that an application turns itself are told, and not waited for.
+    /// Workers that an application turns itself get the command, and are not waited for.
     pub fn shutdown(mut self, code: u64, patience: Duration) -> ShutdownReport {
         self.finish(code, patience)
     }
 
-    /// What a worker gets to end after its connections have: more than any turn takes on a
-    /// machine that is overloaded, and little for whoever waits for a process to end.
+    /// The time that a worker gets to end after its connections have: more than any turn takes on
+    /// a machine that is overloaded, and a short wait for an operator who stops the process.
     pub const STUCK_PATIENCE: Duration = Duration::from_secs(1);
 
     fn finish(&mut self, code: u64, patience: Duration) -> ShutdownReport {
@@ -279,7 +279,7 @@ impl Registration {
         report
     }
 
-    /// Posts to a worker whose inbox may be full just now, until the worker has to be stuck.
+    /// Posts to a worker whose inbox may be full just now. Tries until the worker must be stuck.
     fn post_until(&self, last: Instant, worker: usize, control: impl Fn() -> Control) {
         let Some(mailbox) = self.shared.fleet.mailbox(worker) else { return };
         while mailbox.post(Command::Control(control())) == Err(PostError::Full)

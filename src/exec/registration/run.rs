@@ -1,4 +1,4 @@
-//! A worker's thread, or what an application turns in place of one.
+//! The loop of a worker's thread, or of an application that turns a worker itself.
 
 use super::super::affinity::WorkerPlacement;
 use super::super::clock::{Clock, time_of_day};
@@ -128,7 +128,11 @@ impl WorkerLoop {
     fn judge_crowding(&mut self, now: Instant) {
         if self.crowding.judge(now, self.run_delay.read()) {
             let (worker, cpu) = (self.worker.lane().number(), self.placement.cpu);
-            tracing::info!(worker, cpu, "others want the CPU: the worker sleeps and does not spin");
+            tracing::info!(
+                worker,
+                cpu,
+                "other threads want the CPU: the worker sleeps and does not spin"
+            );
         }
         self.worker.set_crowded(!self.crowding.may_spin(now));
     }
@@ -136,7 +140,7 @@ impl WorkerLoop {
     fn carry_out(&mut self, control: Control) {
         match control {
             Control::Open { address, purpose, reply } => {
-                // Who asked may have given up.
+                // The caller may have given up.
                 drop(reply.send(self.open(address, purpose)));
             }
             Control::Listen(listener) => self.worker.lane().listen(*listener),
@@ -144,7 +148,7 @@ impl WorkerLoop {
             Control::Connect(request) => self.connect(*request),
             Control::Finish { code, until } => {
                 self.worker.lane().close_all(code);
-                // A turn more at least: what was closed has to say so.
+                // A turn more at least: the connections have to send their CONNECTION_CLOSE.
                 self.finish_at = Some(until.max(self.clock.now().plus_ns(1)));
             }
         }
@@ -156,7 +160,7 @@ impl WorkerLoop {
         purpose: Purpose,
     ) -> Result<SocketAddr, OpenDatapathError> {
         if purpose == Purpose::Listen && self.listened.contains(&address) {
-            // Still open since an earlier listener, though perhaps not waited for.
+            // Still open since an earlier listener; the poller may not watch it yet.
             self.worker.watch_datapath(0).map_err(OpenDatapathError::Wait)?;
             return Ok(address);
         }
@@ -232,7 +236,7 @@ impl WorkerLoop {
         let number = self.worker.lane().number();
         let left = self.worker.lane().counters().connections;
         if left > 0 {
-            // All have said that they close; what is missing is the time to hear who did not.
+            // All have sent CONNECTION_CLOSE; there was no time left to answer late packets.
             tracing::debug!(worker = number, connections = left, "ended while they closed");
         }
         self.worker.close_inbox();

@@ -36,7 +36,7 @@ const THREAD_NAME_BYTES: usize = 15;
 pub enum OpenError {
     /// The queues could not be placed on CPUs.
     Placement(PlacementError),
-    /// The device could not be had.
+    /// The device could not be opened for AF_XDP.
     Xdp(XdpError),
     /// A worker's queue could not be opened.
     Queue {
@@ -45,7 +45,7 @@ pub enum OpenError {
         /// Why.
         error: OpenDatapathError,
     },
-    /// A worker could not be put in its place.
+    /// A worker's thread could not be pinned or scheduled.
     Pin {
         /// The worker.
         worker: usize,
@@ -54,7 +54,7 @@ pub enum OpenError {
     },
     /// The configuration id for connection ids is reserved.
     CidConfig(ReservedConfigId),
-    /// More workers than connection ids can name, or none.
+    /// No workers, or more than connection ids can name.
     Workers(usize),
     /// A system call of the workers' own failed.
     System(io::Error),
@@ -69,9 +69,13 @@ impl fmt::Display for OpenError {
             Self::Pin { worker, error } => write!(f, "worker {worker}: {error}"),
             Self::CidConfig(error) => error.fmt(f),
             Self::Workers(count) => {
-                write!(f, "{count} workers: 1 to {MAX_WORKERS} are possible")
+                write!(f, "{count} workers cannot be opened: ask for 1 to {MAX_WORKERS}")
             }
-            Self::System(error) => error.fmt(f),
+            Self::System(error) => write!(
+                f,
+                "a worker cannot be started: {error}; check the limits on open files and threads \
+                 (`ulimit -n`, `ulimit -u`)"
+            ),
         }
     }
 }
@@ -155,12 +159,12 @@ impl WorkerSeed {
     }
 }
 
-/// Everything up to the threads.
+/// Prepares everything but the threads.
 pub(super) fn prepare(
     config: RegistrationConfig,
 ) -> Result<(Registration, Vec<WorkerSeed>), OpenError> {
     let machine = topology::Source::live().machine();
-    // What cannot be placed is said before the device is touched: attaching to it makes some
+    // A placement that fails is reported before the device is touched: attaching to it makes some
     // drivers reset their queues.
     let placed = match &config.io {
         Io::Xdp(xdp) => Some(placement(&config, &machine, Some(&xdp.device))?),
@@ -227,7 +231,7 @@ pub(super) fn prepare(
     Ok((Registration { shared, threads: Vec::new(), clock }, seeds))
 }
 
-/// What a worker's thread is called after. A worker of an AF_XDP queue is named after the queue, by
+/// The suffix of a worker's thread name. A worker of an AF_XDP queue is named after the queue, by
 /// which inspection finds it; a worker with a UDP socket after its number.
 fn suffix(source: &Source, number: usize, queue: u32) -> String {
     match source {
@@ -236,7 +240,8 @@ fn suffix(source: &Source, number: usize, queue: u32) -> String {
     }
 }
 
-/// What `ps -L` shows. The name is cut and not the number behind it, which the kernel would do.
+/// The thread name that `ps -L` shows. The prefix is cut, so that the number stays: the kernel would
+/// cut the number.
 fn thread_name(name: &str, suffix: &str) -> String {
     let mut end = name.len().min(THREAD_NAME_BYTES.saturating_sub(suffix.len()));
     while !name.is_char_boundary(end) {
@@ -310,7 +315,7 @@ fn source(io: &Io) -> Result<Source, OpenError> {
             tracing::warn!(device = config.device, %error, "kernel UDP instead of AF_XDP");
             let ladder = match error {
                 XdpError::Refused { ladder, .. } => steps(&ladder),
-                // It failed before any mode was tried: so the first.
+                // It failed before any mode was tried: the first rung.
                 error => {
                     let tried = config.force_mode.unwrap_or(Mode::NativeZerocopy);
                     vec![LadderStep { tried, reason: error.to_string() }]
@@ -363,7 +368,7 @@ fn placement(
     }
     let mut placement = topology::place(machine, &request).map_err(OpenError::Placement)?;
     if !is_pinned {
-        // Nothing is placed, so there is nothing to say about it.
+        // Nothing is placed, so there are no notes.
         placement.notes.retain(|note| matches!(note, Note::NodeUnknown { .. }));
     }
     Ok(placement)
@@ -419,8 +424,8 @@ impl Secrets {
         Self {
             cid_secret: half(b"quiclane cid secret"),
             cid_key: half(b"quiclane cid key"),
-            // Hosts of a fleet may share a secret, and a host answers for its own ids alone: who
-            // asks another about an id must not learn its token (RFC 9000 §21.11).
+            // Hosts may share a secret. A host answers for its own ids alone: an attacker that sends
+            // an id to another host must not learn its token (RFC 9000 §21.11).
             reset: whole(&for_host(b"quiclane reset 1"), &for_host(b"quiclane reset 2")),
             tokens: whole(b"quiclane tokens 1", b"quiclane tokens 2"),
         }

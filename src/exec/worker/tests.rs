@@ -33,7 +33,7 @@ fn sleeps(worker: &mut Worker<Pipe>, us: u64) -> bool {
     worker.counters.sleeps > before
 }
 
-/// A datagram that is nobody's.
+/// A datagram of no connection.
 fn disturb(worker: &mut Worker<Pipe>) {
     let address = SocketAddr::from(([192, 0, 2, 1], 1));
     let path = Path { local: address, remote: address, link: Link::UNKNOWN };

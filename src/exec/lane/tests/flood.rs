@@ -1,4 +1,4 @@
-//! Floods of handshakes that fail, from forged addresses: who else gets in, and who goes on.
+//! Floods of handshakes that fail, from forged addresses: honest clients get in, and connections go on.
 
 use super::forged::{Kind, anywhere, id, initial, meta};
 use super::*;
@@ -16,7 +16,7 @@ const REQUEST_EVERY_MS: usize = 50;
 const HONEST: usize = 20;
 const FIRST_HONEST_MS: usize = 500;
 const HONEST_EVERY_MS: usize = 40;
-/// How long the flood lasts, and how long everybody has to be answered after it began.
+/// How long the flood lasts, and how long after its begin every client has to be answered.
 const FLOOD_MS: usize = 1_500;
 const PATIENCE_MS: usize = 3_000;
 /// Turns that the server takes in a millisecond at most.
@@ -104,7 +104,7 @@ fn run(kind: Kind) -> (LaneCounters, EndpointStats) {
     let story = format!("{kind:?}: {counters:?} {endpoint:?}");
     assert_eq!(connected, HONEST, "honest clients: {story}");
     assert!(answered * 10 >= asked * 9, "{answered} of {asked} requests: {story}");
-    // As many handshakes as begin before Retry does, and who was there.
+    // As many handshakes as begin before Retry does, and the connections from before.
     assert!(flood.most_connections <= 1_000 + 200, "{} places: {story}", flood.most_connections);
     assert!(flood.most_memory <= 1_200 * 16_384, "{} bytes: {story}", flood.most_memory);
     assert_eq!(u64::from(flood.arrived), FLOOD_MS as u64 * u64::from(FORGED_EACH_MS));
@@ -147,7 +147,7 @@ fn a_flood_of_pings_keeps_nobody_out() {
 #[test]
 fn a_flood_of_short_packets_keeps_nobody_out() {
     let (_, endpoint) = run(Kind::Junk);
-    // Their ids are not of this host, so that nothing is owed, not even a reset.
+    // Their ids are not of this host, so they get no answer, not even a reset.
     let forged = FLOOD_MS as u64 * u64::from(FORGED_EACH_MS);
     assert_eq!((endpoint.dropped, endpoint.resets, endpoint.limited_resets), (forged, 0, 0));
     assert_eq!((endpoint.retries, endpoint.limited_retries), (0, 0));

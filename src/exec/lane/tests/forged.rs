@@ -13,13 +13,13 @@ use std::net::SocketAddr;
 pub(super) enum Kind {
     /// An Initial with CONNECTION_CLOSE.
     Close,
-    /// An Initial with a ClientHello that is none.
+    /// An Initial whose CRYPTO data is no ClientHello.
     NotTls,
     /// An Initial with a ClientHello that names no application protocol.
     NoAlpn,
     /// An Initial with a PING.
     Ping,
-    /// A short packet for nobody.
+    /// A short packet to no connection.
     Junk,
 }
 
@@ -34,7 +34,7 @@ fn payload(kind: Kind) -> Vec<u8> {
                 .write(&mut hello)
                 .is_none()
         );
-        // The extension by a number that nobody knows (RFC 8701).
+        // The extension has a reserved number that no server knows (RFC 8701).
         let alpn = b"\x00\x10\x00\x07\x00\x05\x04test";
         let at = hello.windows(alpn.len()).position(|window| window == alpn).unwrap();
         hello[at..at + 2].copy_from_slice(&[0x3a, 0x3a]);

@@ -1,4 +1,4 @@
-//! Who gets a place, for how long, and what happens where there is none.
+//! Which clients get a place, for how long, and what happens where there is none.
 
 use super::forged::{Kind, anywhere, id, initial, meta};
 use super::*;
@@ -29,7 +29,7 @@ fn a_handshake_that_fails_with_its_first_packet_never_has_a_place() {
     for kind in [Kind::Close, Kind::NotTls, Kind::NoAlpn] {
         let mut scene = Scene::new(1, LaneLimits::default());
         let answers = scene.inject(anywhere(1), &initial(kind, id(1), b"", 0));
-        // Who closes is not answered; who failed is told so once.
+        // A client that closes is not answered; one that fails gets CONNECTION_CLOSE once.
         assert_eq!(answers.len(), usize::from(kind != Kind::Close), "{kind:?}");
         assert!(answers.iter().all(|answer| answer.len() <= 3 * 1200));
         let counters = scene.counters();
@@ -97,8 +97,8 @@ fn attack_18_the_oldest_unfinished_handshake_makes_room_for_a_proven_address() {
         scene.run(30);
     }
     assert_eq!(connected(&scene.told_client()), 3);
-    // The first made room, and was told to its application; the others had to be asked for nothing:
-    // whoever finishes leaves its place among the handshakes.
+    // The first was evicted, and its application called; the others were not evicted: a client that
+    // finishes leaves its place among the handshakes.
     let counters = scene.counters();
     assert_eq!((counters.handshakes, counters.evicted_handshakes), (3, 1));
     let ended = |told: &&Told| {
@@ -111,7 +111,7 @@ fn attack_18_the_oldest_unfinished_handshake_makes_room_for_a_proven_address() {
     assert_eq!((scene.counters().connections, scene.counters().handshakes), (3, 0));
 }
 
-/// It was taken for unfinished until it had written, and made room for a client of the same turn.
+/// It was taken for unfinished until it had written, and was evicted for a client of the same turn.
 #[test]
 fn a_handshake_that_is_done_in_this_turn_is_not_evicted() {
     let mut scene = with_retry(few(100, 1));
@@ -181,7 +181,7 @@ fn attack_31_one_address_has_its_share_of_connections() {
         .collect();
     assert_eq!((connected(&scene.told_client()), refused(&scene.told_client())), (2, 1));
     assert_eq!(scene.counters().refused_source_connections, 1);
-    // Somebody else gets in, and so does the same one, once it has closed one of its own.
+    // Another source gets in, and so does the same one, once it has closed one of its own.
     scene.inject(anywhere(9), &initial(Kind::Ping, id(9), b"", 0));
     assert_eq!(scene.counters().connections, 3);
     handles[0].close(0, Bytes::new()).unwrap();
@@ -202,13 +202,13 @@ fn attack_31_one_source_has_its_share_of_handshakes() {
     }
     assert_eq!(scene.counters().handshakes, 3, "of one /64");
     assert_eq!(scene.servers[0].lane().endpoint_stats().retries, 7);
-    // What anybody may have forged in its name does not keep it out: it shows its address.
+    // What an attacker may have forged in its name does not keep it out: it proves its address.
     for n in 20..30 {
         scene.begin_proven(v6(n), n.into());
     }
     assert_eq!(scene.counters().handshakes, 6);
     assert_eq!(scene.counters().refused_source_handshakes, 7);
-    assert_eq!(scene.counters().evicted_handshakes, 0, "and nobody else makes room for it");
+    assert_eq!(scene.counters().evicted_handshakes, 0, "and no other is evicted for it");
     scene.connect(None);
     scene.run(20);
     assert_eq!(connected(&scene.told_client()), 1);
