@@ -42,7 +42,8 @@ mod verdict;
 #[cfg(test)]
 mod tests;
 
-pub use checksum::{fold, sum};
+pub(crate) use checksum::fold;
+pub use checksum::sum;
 pub use link_rules::{BadVlan, LinkRules, VlanSet};
 pub use template::{FlowKey, HEADERS_MAX_BYTES, Template};
 pub use verdict::{
@@ -300,7 +301,7 @@ const FULL_SUM: u16 = 0xffff;
 /// were sent, and memory carried the rest. A damaged datagram looks like it once in 65,536 times,
 /// as often as a wrong checksum looks right.
 #[must_use]
-pub fn udp_checksum_holds(path: &Path, field: [u8; 2], payload: &[u8]) -> bool {
+pub(crate) fn udp_checksum_holds(path: &Path, field: [u8; 2], payload: &[u8]) -> bool {
     let (source, destination) = (path.remote, path.local);
     if field == NO_CHECKSUM {
         return source.is_ipv4();

@@ -102,7 +102,7 @@ impl Limiters {
 }
 
 /// What a server does with unknown datagrams.
-pub struct Endpoint {
+pub(crate) struct Endpoint {
     transport: Arc<TransportConfig>,
     tls: Arc<ServerTls>,
     tokens: Tokens,
@@ -156,7 +156,7 @@ counters! {
 /// What to do about a datagram.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "one at a time, and it moves once")]
-pub enum Incoming {
+pub(crate) enum Incoming {
     /// A client greets: make a slot for it and call [`Endpoint::accept`].
     Accept(ClientInitial),
     /// The first bytes of the answer buffer go back to where the datagram came from.
@@ -168,7 +168,7 @@ pub enum Incoming {
 }
 
 /// A client's first Initial, as far as it is worth a connection.
-pub struct ClientInitial {
+pub(crate) struct ClientInitial {
     /// The id that the client wrote as destination: its next Initials have it too.
     pub initial_dcid: ConnectionId,
     original_dcid: ConnectionId,
@@ -192,13 +192,13 @@ impl fmt::Debug for ClientInitial {
 impl ClientInitial {
     /// A token has proved the client's address.
     #[must_use]
-    pub fn address_validated(&self) -> bool {
+    pub(crate) fn address_validated(&self) -> bool {
         self.address_validated
     }
 }
 
 /// What is known about a datagram besides its bytes, and what may be used up on it.
-pub struct Context<'a> {
+pub(crate) struct Context<'a> {
     /// The time.
     pub now: Instant,
     /// Where it came from.
@@ -222,7 +222,7 @@ pub struct Context<'a> {
 
 /// What an [`Endpoint`] is to know of a connection that it accepts.
 #[derive(Clone, Copy, Debug)]
-pub struct Place {
+pub(crate) struct Place {
     /// The time.
     pub now: Instant,
     /// Our address, which the client wrote to.
@@ -241,7 +241,7 @@ impl Endpoint {
     /// A server's endpoint. `tokens` and `reset` are shared by all workers of a host (and of a
     /// fleet, where one host may answer for another).
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         transport: Arc<TransportConfig>,
         tls: Arc<ServerTls>,
         tokens: Tokens,
@@ -255,26 +255,26 @@ impl Endpoint {
 
     /// The same with other limits of its answers.
     #[must_use]
-    pub fn limited(mut self, limits: &AnswerLimits) -> Self {
+    pub(crate) fn limited(mut self, limits: &AnswerLimits) -> Self {
         self.limiters = Limiters::new(limits);
         self
     }
 
     /// The counters.
     #[must_use]
-    pub fn stats(&self) -> EndpointStats {
+    pub(crate) fn stats(&self) -> EndpointStats {
         self.stats
     }
 
     /// The token that resets a connection id of ours.
     #[must_use]
-    pub fn reset_token(&self, cid: &ConnectionId) -> [u8; 16] {
+    pub(crate) fn reset_token(&self, cid: &ConnectionId) -> [u8; 16] {
         self.reset.token(cid.as_slice())
     }
 
     /// A token for [`Connection::send_new_token`]: it lets the client at `remote` return without
     /// proving its address again. `nonce` must be random.
-    pub fn new_token(&mut self, now: Instant, nonce: &[u8; 12], remote: IpAddr) -> Vec<u8> {
+    pub(crate) fn new_token(&mut self, now: Instant, nonce: &[u8; 12], remote: IpAddr) -> Vec<u8> {
         let mut token = Vec::with_capacity(MAX_TOKEN_LEN);
         self.tokens.new_token(now, nonce, remote, &mut token);
         token
@@ -282,7 +282,7 @@ impl Endpoint {
 
     /// Judges a datagram whose connection is not known. `short_cid_len` is the length of the
     /// ids that we issue.
-    pub fn incoming(
+    pub(crate) fn incoming(
         &mut self,
         datagram: &[u8],
         short_cid_len: usize,
@@ -312,7 +312,7 @@ impl Endpoint {
 
     /// Makes the connection for a client Initial, which [`incoming`](Endpoint::incoming) has opened
     /// already: a session is not built for noise. Give it the datagram next.
-    pub fn accept(&mut self, initial: ClientInitial, place: Place) -> Option<Connection> {
+    pub(crate) fn accept(&mut self, initial: ClientInitial, place: Place) -> Option<Connection> {
         let Place { now, local, remote, local_cid, seed, grease } = place;
         let connection = Connection::accept(ServerArgs {
             config: Arc::clone(&self.transport),
@@ -438,7 +438,7 @@ impl Endpoint {
 
     /// Turns away a client for which there is no room, without a connection (CONNECTION_REFUSED).
     /// Returns the length of what to send back, if anything.
-    pub fn refuse(
+    pub(crate) fn refuse(
         &mut self,
         initial: &ClientInitial,
         reason: &str,
@@ -458,7 +458,7 @@ impl Endpoint {
     }
 
     /// Whether the close of a connection that ended with its first datagram may go out.
-    pub fn may_close(&mut self, now: Instant) -> bool {
+    pub(crate) fn may_close(&mut self, now: Instant) -> bool {
         matches!(self.answer(now, Kind::Refusal, Some(0)), Incoming::Answer(_))
     }
 

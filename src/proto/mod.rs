@@ -15,7 +15,7 @@ pub mod endpoint;
 mod limiter;
 pub(crate) mod mtu;
 pub mod observer;
-pub mod pacer;
+pub(crate) mod pacer;
 mod packet_builder;
 mod path;
 mod patience;

@@ -25,7 +25,7 @@ const RATE_DENOMINATOR: u64 = 4;
 
 /// So many bytes in so many nanoseconds; neither is 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rate {
+pub(crate) struct Rate {
     bytes: u64,
     ns: u64,
 }
@@ -33,7 +33,7 @@ pub struct Rate {
 impl Rate {
     /// 5/4 of a window in a round trip.
     #[must_use]
-    pub fn of_window(window: u64, smoothed_rtt_ns: u64) -> Self {
+    pub(crate) fn of_window(window: u64, smoothed_rtt_ns: u64) -> Self {
         Self {
             bytes: window.max(1).saturating_mul(RATE_NUMERATOR),
             ns: smoothed_rtt_ns.max(1).saturating_mul(RATE_DENOMINATOR),
@@ -42,14 +42,14 @@ impl Rate {
 
     /// So many bytes in a second, or one.
     #[must_use]
-    pub fn per_second(bytes: u64) -> Self {
+    pub(crate) fn per_second(bytes: u64) -> Self {
         Self { bytes: bytes.max(1), ns: SECOND_NS }
     }
 }
 
 /// A token bucket in bytes.
 #[derive(Clone, Debug)]
-pub struct Pacer {
+pub(crate) struct Pacer {
     tokens: u64,
     burst: u64,
     filled_at: Instant,
@@ -61,7 +61,7 @@ pub struct Pacer {
 impl Pacer {
     /// A full bucket: the first flight goes out at once.
     #[must_use]
-    pub fn new(now: Instant, mtu: u16) -> Self {
+    pub(crate) fn new(now: Instant, mtu: u16) -> Self {
         let burst = BURST_PACKETS * u64::from(mtu);
         Self { tokens: burst, burst, filled_at: now, remainder: 0, mtu }
     }
@@ -72,7 +72,7 @@ impl Pacer {
     /// The instant to ask again: when half of the bucket has filled, and at least `bytes`, so
     /// that a sender wakes up for several packets at a time.
     #[inline]
-    pub fn can_send(
+    pub(crate) fn can_send(
         &mut self,
         now: Instant,
         bytes: u64,
@@ -86,12 +86,12 @@ impl Pacer {
 
     /// `bytes` were sent.
     #[inline]
-    pub fn on_sent(&mut self, bytes: u64) {
+    pub(crate) fn on_sent(&mut self, bytes: u64) {
         self.tokens = self.tokens.saturating_sub(bytes);
     }
 
     /// Packets may now have `mtu` bytes.
-    pub fn on_mtu(&mut self, mtu: u16) {
+    pub(crate) fn on_mtu(&mut self, mtu: u16) {
         self.mtu = mtu;
         self.burst = self.burst.max(BURST_PACKETS * u64::from(mtu));
     }

@@ -70,7 +70,7 @@ const CLOCK_SKEW_NS: u64 = SECOND_NS;
 
 /// How long tokens live and how many are remembered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TokenConfig {
+pub(crate) struct TokenConfig {
     /// A Retry's token: as long as a client on a slow path may take for its next Initial.
     pub retry_lifetime: Duration,
     /// A NEW_TOKEN's token, and how long one key makes them.
@@ -97,7 +97,7 @@ pub(crate) enum TokenKind {
 
 /// Why a token is worth nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub(crate) enum Refusal {
     /// It is none of ours: another server's, forged, damaged, or under a key that is gone.
     Unreadable,
     /// It came from another address, or for a Retry from another port.
@@ -113,7 +113,7 @@ pub enum Refusal {
 
 /// What [`Tokens::validate`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Validation {
+pub(crate) enum Validation {
     /// The client answers our Retry from the address that it went to. Its address is
     /// validated; the connection's transport parameters must name both ids (RFC 9000 §7.3).
     Retry {
@@ -134,31 +134,25 @@ pub enum Validation {
 /// Remembers which NEW_TOKEN tokens were used; clones share one memory. It is locked only for
 /// a token that was found good: once per connection that brings one.
 #[derive(Clone, Debug)]
-pub struct UsedTokens(Arc<Mutex<ReplayFilter>>);
+pub(crate) struct UsedTokens(Arc<Mutex<ReplayFilter>>);
 
 impl UsedTokens {
     /// Room for this many used tokens: 8 MiB at most.
-    pub const DEFAULT_CAPACITY: usize = 1 << 16;
+    pub(crate) const DEFAULT_CAPACITY: usize = 1 << 16;
 
     /// Remembers up to `capacity` tokens, at up to 128 bytes each. Once so many were used, the ones
     /// that were issued first are forgotten, and what was issued before them counts as no token. A
     /// source has a share of 64.
     #[must_use]
-    pub fn new(config: &TokenConfig, capacity: usize) -> Self {
+    pub(crate) fn new(config: &TokenConfig, capacity: usize) -> Self {
         let filter = ReplayFilter::new(nanos(config.new_token_lifetime), capacity);
         Self(Arc::new(Mutex::new(filter)))
     }
 
     /// How many are remembered.
-    #[must_use]
-    pub fn len(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
         self.lock().len()
-    }
-
-    /// Whether none is remembered.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     fn use_up(&self, now: Instant, token: Used) -> Result<(), Refusal> {
@@ -212,7 +206,7 @@ impl PeriodKeys {
 
 /// Makes and validates address tokens.
 #[derive(Debug)]
-pub struct Tokens {
+pub(crate) struct Tokens {
     config: TokenConfig,
     secret: TokenSecret,
     mark: [u8; MARK_LEN],
@@ -243,7 +237,7 @@ impl Tokens {
     /// Tokens under keys made from `secret`, 32 random bytes, which all who shall understand
     /// them have in common, as they have `used`.
     #[must_use]
-    pub fn new(secret: &[u8; TOKEN_KEY_LEN], config: TokenConfig, used: UsedTokens) -> Self {
+    pub(crate) fn new(secret: &[u8; TOKEN_KEY_LEN], config: TokenConfig, used: UsedTokens) -> Self {
         let retry_period_ns = nanos(config.retry_lifetime).max(RETRY_PERIOD_MIN_NS);
         let secret = TokenSecret::new(secret);
         Self {
@@ -258,7 +252,7 @@ impl Tokens {
 
     /// Appends a token for a Retry to `out`: for the client at `remote`, whose Initial went to
     /// `original_dcid` and who shall now use `retry_scid`. `nonce` must be random.
-    pub fn retry(
+    pub(crate) fn retry(
         &mut self,
         now: Instant,
         nonce: &[u8; TOKEN_NONCE_LEN],
@@ -278,7 +272,7 @@ impl Tokens {
 
     /// Appends a token for a NEW_TOKEN frame to `out`: for a client whose address `remote` is
     /// validated. `nonce` must be random.
-    pub fn new_token(
+    pub(crate) fn new_token(
         &mut self,
         now: Instant,
         nonce: &[u8; TOKEN_NONCE_LEN],
@@ -296,7 +290,12 @@ impl Tokens {
 
     /// Judges the token of an Initial that came from `remote`. A NEW_TOKEN token that is
     /// found good is used up by this.
-    pub fn validate(&mut self, now: Instant, remote: SocketAddr, token: &[u8]) -> Validation {
+    pub(crate) fn validate(
+        &mut self,
+        now: Instant,
+        remote: SocketAddr,
+        token: &[u8],
+    ) -> Validation {
         let Some(token) = self.recognise(token) else {
             return Validation::Absent(Refusal::Unreadable);
         };
@@ -309,7 +308,7 @@ impl Tokens {
 
     /// Whether a token claims to be one of ours that [`validate`](Self::validate) would use up.
     #[must_use]
-    pub fn works_once(&self, token: &[u8]) -> bool {
+    pub(crate) fn works_once(&self, token: &[u8]) -> bool {
         self.recognise(token).is_some_and(|token| token.kind == TokenKind::NewToken)
     }
 

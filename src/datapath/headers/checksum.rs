@@ -45,7 +45,7 @@ const fn halves(word: u64) -> u64 {
 /// Folds a sum into 16 bits. Over data that includes a correct checksum the result is `0xffff`; the
 /// checksum of data is the complement, to be written in memory order.
 #[must_use]
-pub const fn fold(sum: u64) -> u16 {
+pub(crate) const fn fold(sum: u64) -> u16 {
     // Any 64 bits fold to 33, to 32, to 17, to 16 and to 16 without a carry.
     let sum = halves(halves(sum));
     let sum = (sum >> 16) + (sum & 0xffff);

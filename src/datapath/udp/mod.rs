@@ -31,7 +31,7 @@ mod steer;
 mod syscall;
 
 pub use error::{SendError, UdpError, UdpErrorKind};
-pub use side::{PathError, Received, SideSocket};
+pub(crate) use side::SideSocket;
 pub use socket::DEFAULT_BUFFER_BYTES;
 pub use steer::CpuSteering;
 

@@ -29,13 +29,13 @@ const CLAIM_PAUSE: Duration = Duration::from_millis(10);
 
 /// A kernel UDP socket that sends and receives one datagram at a time.
 #[derive(Debug)]
-pub struct SideSocket {
+pub(crate) struct SideSocket {
     socket: Socket,
 }
 
 /// A datagram that [`SideSocket::receive`] put into the caller's buffer.
 #[derive(Clone, Copy, Debug)]
-pub struct Received {
+pub(crate) struct Received {
     /// Where it came from and where it was sent to; its link is unknown.
     pub meta: RxMeta,
     /// How many bytes of the buffer it fills.
@@ -46,7 +46,7 @@ pub struct Received {
 
 /// What came back for a datagram sent earlier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PathError {
+pub(crate) struct PathError {
     /// Where the datagram was going.
     pub remote: SocketAddr,
     /// Who reported it; `None` when it was this machine.
@@ -64,7 +64,7 @@ impl SideSocket {
     ///
     /// # Errors
     /// Names the call, the address, the device and the remedy.
-    pub fn bind(
+    pub(crate) fn bind(
         local: SocketAddr,
         device: Option<&str>,
         reuse_port: bool,
@@ -88,7 +88,7 @@ impl SideSocket {
     ///
     /// # Errors
     /// Names the call, the address, the device and the remedy.
-    pub fn claim(local: SocketAddr, device: Option<&str>) -> Result<Self, UdpError> {
+    pub(crate) fn claim(local: SocketAddr, device: Option<&str>) -> Result<Self, UdpError> {
         let mut attempt = 0;
         let claimed = loop {
             match Self::bind(local, device, false) {
@@ -111,33 +111,21 @@ impl SideSocket {
 
     /// The bound address, with the port that the kernel chose if none was asked for.
     #[must_use]
-    pub fn local_addr(&self) -> SocketAddr {
+    pub(crate) fn local_addr(&self) -> SocketAddr {
         self.socket.local
     }
 
     /// To wait on for reading, level triggered.
     #[must_use]
-    pub fn fd(&self) -> RawFd {
+    pub(crate) fn fd(&self) -> RawFd {
         self.socket.raw_fd()
-    }
-
-    /// ECN codepoints are read and written.
-    #[must_use]
-    pub fn has_ecn(&self) -> bool {
-        self.socket.ecn
-    }
-
-    /// Datagrams that the kernel dropped because this socket's buffer was full.
-    #[must_use]
-    pub fn kernel_drops(&self) -> u64 {
-        self.socket.kernel_drops()
     }
 
     /// Sends one datagram, from the path's local address if the socket is bound to all.
     ///
     /// # Errors
     /// It was not sent; see [`SendError`].
-    pub fn send(&self, path: &Path, ecn: Ecn, datagram: &[u8]) -> Result<(), SendError> {
+    pub(crate) fn send(&self, path: &Path, ecn: Ecn, datagram: &[u8]) -> Result<(), SendError> {
         let name = super::abi::Name::new(&path.remote);
         let mut control = Control::EMPTY;
         self.socket.write_control(&mut control, &path.local, ecn);
@@ -155,7 +143,7 @@ impl SideSocket {
     ///
     /// # Errors
     /// The socket is lost.
-    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<Received>> {
+    pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<Received>> {
         let mut slot = Slot::EMPTY;
         for _ in 0..QUEUED_ERRORS_PER_CALL {
             match syscall::receive_one(self.socket.fd(), &mut slot, buffer, 0) {
@@ -179,7 +167,7 @@ impl SideSocket {
     }
 
     /// Hands the ICMP errors that wait to `sink`, at most 64 a call; returns how many.
-    pub fn drain_errors(&self, sink: &mut dyn FnMut(&PathError)) -> usize {
+    pub(crate) fn drain_errors(&self, sink: &mut dyn FnMut(&PathError)) -> usize {
         let mut slot = Slot::EMPTY;
         for count in 0..QUEUED_ERRORS_PER_CALL {
             // The payload is the datagram's own; nobody wants it, so it is cut to nothing.

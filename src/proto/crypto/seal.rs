@@ -90,19 +90,19 @@ impl fmt::Debug for TokenSecret {
 }
 
 /// Makes stateless reset tokens: HMAC-SHA256 of the connection id (RFC 9000 §10.3.2).
-pub struct ResetKey(hmac::Key);
+pub(crate) struct ResetKey(hmac::Key);
 
 impl ResetKey {
     /// A key from a secret that outlives the process, or resets sent after a restart mean
     /// nothing to the peer.
     #[must_use]
-    pub fn new(secret: &[u8]) -> Self {
+    pub(crate) fn new(secret: &[u8]) -> Self {
         Self(hmac::Key::new(hmac::HMAC_SHA256, secret))
     }
 
     /// The stateless reset token of connection id `cid`.
     #[must_use]
-    pub fn token(&self, cid: &[u8]) -> [u8; 16] {
+    pub(crate) fn token(&self, cid: &[u8]) -> [u8; 16] {
         prefix(&hmac::sign(&self.0, cid))
     }
 }

@@ -42,6 +42,7 @@ impl ReplayFilter {
         Self { lifetime_ns, capacity, used, by_source, forgotten: None }
     }
 
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.used.len()
     }

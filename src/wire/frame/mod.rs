@@ -29,13 +29,13 @@ mod tests;
 
 pub use ack::{Ack, AckRanges, EcnCounts, write_ack};
 pub use read::{FrameError, FrameErrorKind};
-pub use write::{crypto_header_len, stream_header_len, write_crypto_header, write_stream_header};
+pub(crate) use write::{stream_header_len, write_crypto_header, write_stream_header};
 
 use super::packet::PacketType;
 use super::{ConnectionId, Dir, StreamId};
 
 /// The most streams of one kind that a connection can have (RFC 9000 §4.6): ids end at 2^62.
-pub const MAX_STREAM_COUNT: u64 = 1 << 60;
+pub(crate) const MAX_STREAM_COUNT: u64 = 1 << 60;
 
 /// The numbers of RFC 9000 §19, table 3.
 mod types {

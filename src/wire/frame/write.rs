@@ -108,7 +108,7 @@ pub(super) const fn stream_type(offset: u64, has_len: bool, fin: bool) -> u8 {
 /// [`write_stream_header`].
 #[inline]
 #[must_use]
-pub const fn stream_header_len(id: StreamId, offset: u64, data_len: Option<usize>) -> usize {
+pub(crate) const fn stream_header_len(id: StreamId, offset: u64, data_len: Option<usize>) -> usize {
     let offset_len = if offset > 0 { varint_len(offset) } else { 0 };
     let length_len = match data_len {
         Some(len) => varint_len(len as u64),
@@ -123,7 +123,7 @@ pub const fn stream_header_len(id: StreamId, offset: u64, data_len: Option<usize
 /// # Errors
 /// [`Full`] if it does not fit; nothing is written then.
 #[inline]
-pub fn write_stream_header(
+pub(crate) fn write_stream_header(
     w: &mut Writer<'_>,
     id: StreamId,
     offset: u64,
@@ -143,19 +143,16 @@ pub fn write_stream_header(
     })
 }
 
-/// How many bytes stand in front of the data of a CRYPTO frame.
-#[inline]
-#[must_use]
-pub const fn crypto_header_len(offset: u64, data_len: usize) -> usize {
-    1 + varint_len(offset) + varint_len(data_len as u64)
-}
-
 /// Writes what stands in front of the data of a CRYPTO frame, which always has a length.
 ///
 /// # Errors
 /// [`Full`] if it does not fit; nothing is written then.
 #[inline]
-pub fn write_crypto_header(w: &mut Writer<'_>, offset: u64, data_len: usize) -> Result<(), Full> {
+pub(crate) fn write_crypto_header(
+    w: &mut Writer<'_>,
+    offset: u64,
+    data_len: usize,
+) -> Result<(), Full> {
     w.whole(|w| {
         w.u8(types::CRYPTO as u8)?;
         w.varint(offset)?;
