@@ -2,8 +2,8 @@
 /*
  * Steers UDP flows into AF_XDP sockets.
  *
- * A frame that carries UDP to an address and port that somebody asked for goes to the AF_XDP
- * socket of the receive queue it arrived on; whatever else, and whatever this program does not
+ * A frame that carries UDP to a registered address and port goes to the AF_XDP socket of the
+ * receive queue it arrived on. Every other frame, and every frame that this program does not
  * understand, goes to the kernel untouched. Fragments, IPv4 options and IPv6 extension headers are
  * not understood on purpose: a kernel socket beside each port receives what is in them.
  *

@@ -27,7 +27,7 @@ enum steer_verdict {
 	STEER_VERDICTS = 14,
 };
 
-/* An address and port that somebody asked for, in network byte order. */
+/* A registered address and port, in network byte order. */
 struct steer_key_v4 {
 	__u32 address;
 	__u16 port;

@@ -1,8 +1,8 @@
 //! Counters: one declaration makes a counter known everywhere.
 //!
-//! A counter has a name, a kind, a unit and a text that helps; [`counters!`] declares a set of them.
-//! The set is a plain struct of `u64` fields: whoever counts adds to a field, and pays for an addition.
-//! Whoever reads iterates: `(description, value)`, for every counter that is declared. So a new counter
+//! A counter has a name, a kind, a unit and a text that helps; `counters!` declares a set of them.
+//! The set is a plain struct of `u64` fields. To count is to add to a field, and costs an addition.
+//! A reader iterates over `(description, value)` of every counter that is declared. So a new counter
 //! is the line that declares it and the line that counts it.
 //!
 //! Sets are declared where they are counted, and published by `exec`.
@@ -60,7 +60,7 @@ pub enum Meaning {
     Dropped,
     /// A datagram that arrived was lost in the kernel: a ring of AF_XDP had no room.
     Lost,
-    /// A client was refused for want of room.
+    /// A client was refused because the worker had no room.
     Refused,
 }
 

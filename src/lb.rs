@@ -13,8 +13,8 @@
 //!
 //! - To a balancer this is plain QUIC-LB with a server id of 4 bytes and a nonce of 12, which
 //!   the draft encrypts in a single pass because they fill a block.
-//! - Looking up a connection costs one AES block and no shared table. Nobody can make ids collide
-//!   in a hash table, because there is none.
+//! - Looking up a connection costs one AES block and no shared table. An attacker cannot make
+//!   ids collide in a hash table, because there is none.
 //! - The block has no seal, and needs none: an id that we did not issue decrypts to 128 random
 //!   bits, of which 32 must be our host, and then worker, slot and generation must be in use.
 //!   The generation counts how often the slot was used, so an id that outlived its connection
@@ -22,10 +22,10 @@
 //! - The random bits tell apart the ids of one connection. 30 of them collide for two of 16 ids
 //!   once in nine million connections.
 //!
-//! Where the balancer has no key ([`Config::key`] is none) the host stands there in the clear, and
+//! Where the balancer has no key ([`Config::key`] is `None`) the host stands there in the clear, and
 //! so would the rest; but nonces must not be linkable (draft, "Connection ID Entropy"), so worker,
 //! slot and generation are masked with a block made of the random bits under a secret of this
-//! host. Such ids can be altered into others by who guesses a generation, which gains no more
+//! host. An attacker who guesses a generation can alter such an id into another. This gains no more
 //! than what any observer of packets can do: send some that fail to decrypt.
 //!
 //! ```
@@ -210,9 +210,9 @@ impl Codec {
         (server_id == self.server_id).then_some(route)
     }
 
-    /// The host and the place on it that this id names, whichever host that is; none if its
-    /// configuration or length is another. An id that nobody issued names something too, so
-    /// that only who knows the hosts can tell whether it means anything.
+    /// The host that this id names, ours or another, and the place on it; `None` if the id has
+    /// another configuration or length. An id that no host issued names something too, so only a
+    /// reader that knows the hosts can tell whether it means anything.
     #[inline(always)] // Each datagram asks, at one place.
     #[must_use]
     pub fn open(&self, id: &[u8]) -> Option<(u32, Route)> {

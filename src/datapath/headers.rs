@@ -87,7 +87,7 @@ pub struct Parsed {
 /// Why a received frame is dropped. Each has its counter in [`QueueStats`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DropReason {
-    /// Not Ethernet with IP and UDP, cut short, or from an address that nobody can answer to.
+    /// Not Ethernet with IP and UDP, cut short, or from an address that cannot be answered.
     Malformed,
     /// The IPv4 header checksum is wrong.
     IpChecksum,
@@ -112,13 +112,14 @@ impl DropReason {
     }
 }
 
-/// Who answers for the checksums of a received frame.
+/// Who verifies the checksums of a received frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Checksums {
     /// Compute and compare them.
     Verify,
-    /// Compare that of the IPv4 header, which routes, and that UDP has one under IPv6. Whether it
-    /// is right is left to whoever reads a datagram that no AEAD guards: [`Parsed::checksum`].
+    /// Compare that of the IPv4 header, which routes, and check that UDP has one under IPv6. The
+    /// UDP checksum itself is compared only where no AEAD guards the datagram:
+    /// [`Parsed::checksum`].
     Defer,
     /// The hardware has, and said so for this frame.
     Trusted,
@@ -348,8 +349,8 @@ fn link_back(frame: &[u8], len: usize) -> Link {
     Link { header, len: len as u8 }
 }
 
-/// Whether a datagram can be answered: RFC 1122 §3.2.1.3 forbids these as sources, and port 0 is
-/// nobody's. The destination must be one host's, or the reply would come from a group.
+/// True if a datagram can be answered. RFC 1122 §3.2.1.3 forbids the other addresses as sources,
+/// and no socket has port 0. The destination must be unicast, or the reply would come from a group.
 const fn answerable(path: &Path) -> bool {
     path.remote.port() != 0 && unicast(path.remote.ip()) && unicast(path.local.ip())
 }

@@ -108,17 +108,17 @@ pub struct RxMeta {
 /// authentication follows, and nowhere else: [`RxMeta::is_intact`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Checksum {
-    /// Somebody else answers for it: the kernel, or a wire that damages nothing.
+    /// Verified below the datapath by the kernel or the NIC, or sent over a wire that damages nothing.
     #[default]
     Verified,
-    /// The two bytes of the header, which nobody has compared yet.
+    /// The two bytes of the header, not compared yet.
     Unverified([u8; 2]),
 }
 
 impl RxMeta {
     /// Whether `payload`, which is all of the datagram, is as its checksum says. An unfinished
     /// checksum, as a kernel at the other end of a virtual wire leaves it for hardware, counts as
-    /// none: see [`headers::udp_checksum_holds`].
+    /// none: see `headers::udp_checksum_holds`.
     #[must_use]
     pub fn is_intact(&self, payload: &[u8]) -> bool {
         match self.checksum {
@@ -243,12 +243,12 @@ pub trait Datapath {
     fn capabilities(&self) -> &Capabilities;
 
     /// Shows the datagrams that the next [`receive`](Self::receive) is likely to hand out, as far
-    /// as they wait in memory and at most `budget` of them, in their order: whoever processes them
-    /// may fetch what they need before the first is handed out. They are not checked yet, and
-    /// some may never be handed out. A datapath that has nothing to show shows nothing.
+    /// as they wait in memory and at most `budget` of them, in their order. The worker may prefetch
+    /// what they need before the first is handed out. They are not checked yet, and some may never
+    /// be handed out. A datapath that has nothing to show shows nothing.
     fn preview(&mut self, _budget: usize, _look: &mut dyn FnMut(&[u8])) {}
 
-    /// Hands at most `budget` datagrams to `sink`, each lent mutably for the call, so that it
+    /// Hands at most `budget` datagrams to `sink`, each borrowed mutably for the call, so that it
     /// can be decrypted where it lies. Returns how many it handed out.
     fn receive(&mut self, budget: usize, sink: &mut dyn FnMut(&RxMeta, &mut [u8])) -> usize;
 
@@ -256,7 +256,7 @@ pub trait Datapath {
     /// `None` when nothing is free, which is counted. A buffer that is not committed is reused.
     fn tx_buffer(&mut self, path: &Path) -> Option<&mut [u8]>;
 
-    /// Makes the first `len` bytes of the buffer lent last a datagram to `path`.
+    /// Makes the first `len` bytes of the last [`tx_buffer`](Self::tx_buffer) a datagram to `path`.
     fn tx_commit(&mut self, len: usize, path: &Path, ecn: Ecn);
 
     /// Submits what was committed, collects completions, refills; at most one system call to

@@ -1,22 +1,23 @@
-//! ECN towards the peer: mark, and believe only what its reports confirm (RFC 9000 §13.4.2).
+//! ECN towards the peer: send ECT(0), and believe only what the peer's reports confirm (RFC 9000
+//! §13.4.2).
 
 use super::observer::EcnState;
 use crate::ecn::Ecn;
 use crate::wire::frame::EcnCounts;
 
-/// Packets that are marked before the path has proved anything.
+/// Packets sent with ECT(0) before the path has proved anything.
 const TESTING_PACKETS: u32 = 10;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Testing,
-    /// The first packets are out; no more are marked until one is confirmed.
+    /// The first packets are out; no more leave with ECT(0) until one is confirmed.
     Unknown,
     Capable,
     Failed,
 }
 
-/// What is known of the path's treatment of our marks.
+/// What is known of how the path treats our ECN codepoints.
 #[derive(Debug)]
 pub(super) struct EcnSender {
     phase: Phase,
@@ -40,7 +41,7 @@ impl EcnSender {
         Self { phase, sent: 0, seen: EcnCounts::default() }
     }
 
-    /// The mark for the next packet.
+    /// The ECN codepoint of the next packet.
     #[inline]
     pub(super) fn codepoint(&self) -> Ecn {
         match self.phase {
@@ -49,7 +50,7 @@ impl EcnSender {
         }
     }
 
-    /// True if the next packet leaves with a mark.
+    /// True if the next packet leaves with ECT(0).
     #[inline]
     pub(super) fn is_marking(&self) -> bool {
         self.codepoint() != Ecn::NotEct
@@ -65,13 +66,13 @@ impl EcnSender {
         }
     }
 
-    /// True once the peer has confirmed that marks arrive.
+    /// True once the peer has confirmed that ECN codepoints arrive.
     #[cfg(test)]
     pub(super) fn is_capable(&self) -> bool {
         self.phase == Phase::Capable
     }
 
-    /// A packet of ours has left with the mark that [`mark`](Self::mark) gave.
+    /// A packet of ours has left with the ECN codepoint that [`codepoint`](Self::codepoint) gave.
     #[inline]
     pub(super) fn on_sent(&mut self) {
         if self.phase == Phase::Testing {
@@ -83,13 +84,13 @@ impl EcnSender {
     }
 
     /// Reads the counts of an ACK frame that newly acknowledged `newly_marked` packets of those
-    /// that left with a mark.
+    /// that left with ECT(0).
     pub(super) fn on_report(&mut self, counts: Option<EcnCounts>, newly_marked: u64) -> EcnVerdict {
         if self.phase == Phase::Failed || (counts.is_none() && newly_marked == 0) {
             return EcnVerdict::Fine;
         }
         let Some(counts) = counts else {
-            // The peer, or the path, drops the marks.
+            // The peer does not report ECN, or the path clears it.
             self.phase = Phase::Failed;
             return EcnVerdict::Fine;
         };
@@ -130,7 +131,7 @@ mod tests {
         assert_eq!(e.on_report(counts(10, 0), 10), EcnVerdict::Fine);
         assert_eq!(e.codepoint(), Ecn::Ect0);
         assert_eq!(e.on_report(counts(11, 1), 2), EcnVerdict::Congestion);
-        assert_eq!(e.on_report(counts(11, 1), 1), EcnVerdict::Fine, "a mark was bleached");
+        assert_eq!(e.on_report(counts(11, 1), 1), EcnVerdict::Fine, "a codepoint was cleared");
         assert_eq!(e.codepoint(), Ecn::NotEct);
     }
 

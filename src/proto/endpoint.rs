@@ -1,6 +1,6 @@
 //! Packets that belong to no connection (RFC 9000 §5.2.2, §6, §8.1, §10.3).
 //!
-//! A server's lane asks [`Endpoint::incoming`] about every datagram whose connection id it does
+//! A server's worker asks `Endpoint::incoming` about every datagram whose connection id it does
 //! not know. The answer is to accept a connection, to send one datagram back without keeping
 //! anything, or to drop. What is sent back is never larger than three times what arrived, is
 //! limited in rate ([`AnswerLimits`]), and is not sent in answer to anything that could itself be
@@ -30,7 +30,7 @@ const MIN_INITIAL_BYTES: usize = 1200;
 /// shorter is a packet to an id of ours, and nothing shorter is answered by a stateless reset.
 const MIN_SHORT_OVERHEAD_BYTES: usize = 1 + 4 + TAG_LEN;
 /// The longest stateless reset: as long as the shortest packet to an id of 20 bytes, so that it
-/// looks like a packet to everybody (RFC 9000 §10.3).
+/// looks like any packet to an observer (RFC 9000 §10.3).
 const MAX_RESET_BYTES: usize = 42;
 /// The length of the ids that a Retry chooses.
 const RETRY_CID_LEN: usize = 16;
@@ -38,7 +38,7 @@ const RETRY_CID_LEN: usize = 16;
 /// When clients have to prove their address before anything is kept for them.
 ///
 /// Where the worker has no room for an address that may be forged, each policy asks for the proof:
-/// whoever brings it still gets in.
+/// a client that brings it still gets in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetryPolicy {
     /// Never, as long as there is room.
@@ -157,7 +157,7 @@ counters! {
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "one at a time, and it moves once")]
 pub(crate) enum Incoming {
-    /// A client greets: make a slot for it and call [`Endpoint::accept`].
+    /// A client Initial: make a slot for it and call `Endpoint::accept`.
     Accept(ClientInitial),
     /// The first bytes of the answer buffer go back to where the datagram came from.
     Answer(usize),
@@ -208,11 +208,11 @@ pub(crate) struct Context<'a> {
     /// There is no room for a client whose address is not validated.
     pub crowded: bool,
     /// The destination id is one that this host issues, and of no connection that lives. Only
-    /// such an id is answered by a stateless reset: whoever could ask for the token of another
-    /// host's id could end that host's connection (RFC 9000 §21.11).
+    /// such an id is answered by a stateless reset: an attacker who could ask for the token of
+    /// another host's id could end that host's connection (RFC 9000 §21.11).
     pub issued_here: bool,
-    /// Nothing says that the datagram was damaged on its way: its UDP checksum holds, or it has
-    /// none. Of one that was, nothing is believed that no AEAD has opened.
+    /// The datagram shows no damage: its UDP checksum holds, or it has none. Of a damaged datagram,
+    /// only what an AEAD has opened is believed.
     pub intact: bool,
     /// Fresh random bytes.
     pub random: [u8; 32],
@@ -372,7 +372,7 @@ impl Endpoint {
             Validation::Absent(refusal) => {
                 address_validated = false;
                 self.note_refusal(refusal);
-                // Before anybody asks whether there is room: who is asked for proof is not lost.
+                // Before the check for room: a client that is asked for proof is not lost.
                 if cx.crowded || self.must_retry(cx.handshakes) {
                     if !cx.intact && keys.is_none() && self.open(datagram, p).is_none() {
                         return Incoming::Forged;

@@ -1,7 +1,7 @@
 //! How large a datagram the path carries (RFC 9000 §14.3, RFC 8899).
 //!
-//! Every QUIC path carries 1,200 bytes; more must be found out, because routers drop what is
-//! too large and nobody may be told. A probe is an ack-eliciting packet (PING and PADDING)
+//! Every QUIC path carries 1,200 bytes. More must be found out, because routers drop what is
+//! too large and may not tell the sender. A probe is an ack-eliciting packet (PING and PADDING)
 //! of the size to try, whose loss says nothing about congestion.
 //!
 //! 1. [`Mtu::enable`] when the handshake is confirmed, with the peer's limit.

@@ -1,29 +1,29 @@
 //! Peers that hold acknowledgements back longer than a small window can bear.
 //!
 //! A peer may wait for some packets, or for its max_ack_delay, before it acknowledges
-//! (RFC 9000 §13.2.2). How many it waits for nobody says: two with many, ten with some. After a
+//! (RFC 9000 §13.2.2). The peer does not say how many: many peers wait for two, some for
+//! ten. After a
 //! few losses the window can be smaller than that. Then the sender has sent all it may, the
 //! peer waits for more, and each flight takes a max_ack_delay instead of a round trip: on a
 //! path of half a millisecond, fifty times as long.
 //!
-//! What the peer waits for shows in its own words: an acknowledgement that says that it was
-//! held back covers packets that were not enough. A flight that fills the window with no more
-//! than that leaves a packet number out before its last packet: the gap makes the peer
-//! acknowledge at once (RFC 9000 §13.2.1). It costs the peer a range, and us nothing.
+//! The peer's own acknowledgements show it: one that says that it was held back covers packets
+//! that were not enough. A flight that fills the window with no more than that skips a packet
+//! number before its last packet: the gap makes the peer acknowledge at once (RFC 9000 §13.2.1). It costs the peer a range, and us nothing.
 
 /// Packets that a peer is thought to wait for at most. Acknowledgements that were lost make
 /// it look more patient than it is; a window of more packets is acknowledged in several steps
 /// by any policy that is known, and needs no help.
 const PACKETS_MAX: u32 = 32;
 
-/// How many packets the peer has been seen to sit on.
+/// The most packets for which the peer was seen to hold back an acknowledgement.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Patience {
     packets: u32,
 }
 
 impl Patience {
-    /// An ACK frame acknowledged `packets` that are news and says that it was held back for
+    /// An ACK frame newly acknowledged `packets` packets and says that it was held back for
     /// `delay_ns`.
     #[inline]
     pub(super) fn on_ack(
@@ -42,7 +42,7 @@ impl Patience {
         self.packets = self.packets.max(packets);
     }
 
-    /// Whether the peer may sit on so many packets.
+    /// True if the peer may hold back the acknowledgement of so many packets.
     #[inline]
     pub(super) fn outlasts(self, packets: u32) -> bool {
         packets <= self.packets

@@ -73,7 +73,7 @@ pub(crate) struct SentInfo {
     pub in_flight: bool,
     /// It probes the path's MTU: its loss says nothing about congestion.
     pub mtu_probe: bool,
-    /// It left with an ECT mark.
+    /// It left with an ECT codepoint.
     pub ecn_capable: bool,
 }
 
@@ -284,7 +284,7 @@ impl SentPackets {
         });
     }
 
-    /// True if the next packet already follows a number that was left out.
+    /// True if the next packet already follows a skipped number.
     #[must_use]
     pub(crate) fn has_just_skipped(&self) -> bool {
         self.packets.back().is_some_and(|e| e.fate == Fate::Skipped)
@@ -303,8 +303,8 @@ impl SentPackets {
         self.largest_acked = Some(self.largest_acked.map_or(largest, |l| l.max(largest)));
     }
 
-    /// Marks `lo..=hi` acknowledged and hands out every packet for which this is news, with its
-    /// frames, in ascending order. Call [`trim`](Self::trim) after the last range.
+    /// Marks `lo..=hi` acknowledged and hands out every newly acknowledged packet, with its frames,
+    /// in ascending order. Call [`trim`](Self::trim) after the last range.
     ///
     /// # Errors
     /// The range covers a number that was skipped.
@@ -380,7 +380,7 @@ impl SentPackets {
             return losses;
         }
         let mut run_start: Option<Instant> = None;
-        // Numbers that were left out are no packets that overtook another.
+        // A skipped number is no packet that overtook another.
         let mut skipped = self.skipped_below(largest);
         for pn in self.base..largest {
             let Some(entry) = self.packets.get_mut((pn - self.base) as usize) else { break };
@@ -416,7 +416,7 @@ impl SentPackets {
         losses
     }
 
-    /// How many numbers in the ring below `largest` were left out.
+    /// How many numbers in the ring below `largest` were skipped.
     fn skipped_below(&self, largest: u64) -> u64 {
         let below = usize::try_from(largest - self.base).unwrap_or(usize::MAX);
         self.packets.iter().take(below).filter(|e| e.fate == Fate::Skipped).count() as u64
@@ -479,7 +479,7 @@ impl SentPackets {
 
     /// Gives back memory beyond what an idle connection needs.
     pub(crate) fn shrink(&mut self) {
-        // What is left is a tail that nobody asks about: see `QUIET_TAIL`.
+        // What is left is a tail that no acknowledgement needs: see `QUIET_TAIL`.
         self.forget_quiet(0);
         if self.packets.capacity() > IDLE_PACKETS && self.packets.len() <= IDLE_PACKETS / 2 {
             self.packets.shrink_to(IDLE_PACKETS);

@@ -7,7 +7,7 @@
 use crate::wire::Dir;
 
 /// Names a stream's place in the table together with how often that place was used before,
-/// so that news for a stream that is gone finds nothing.
+/// so that the fate of a frame finds nothing if its stream is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct StreamRef {
     /// Index into the connection's stream slots.

@@ -1,12 +1,12 @@
-//! Whom a datagram comes from, where limits count for each source.
+//! The source of a datagram, for limits that count by source.
 
 use core::net::IpAddr;
 
 /// RFC 4291 §2.5.4: a subscriber has at least a /64, and can write any address of it.
 pub(crate) const SUBSCRIBER_PREFIX_BITS: u8 = 64;
 
-/// An IPv4 address, or a prefix of IPv6: what one party can be expected to own. Whoever counts by
-/// address alone counts 2^64 sources for each subscriber of IPv6.
+/// An IPv4 address, or a prefix of IPv6: what one party can be expected to own. A count by
+/// address alone would see 2^64 sources for each subscriber of IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Source {
     /// An address.

@@ -1,10 +1,10 @@
-//! Losses that were none: packets that arrive after they were declared lost.
+//! Spurious losses: packets that arrive after they were declared lost.
 //!
-//! Loss is inferred from what arrived, so a packet that is overtaken by three others is lost
-//! as far as anybody can tell (RFC 9002 §6.1.1). When its acknowledgement arrives after all,
+//! Loss is inferred from what arrived, so a packet that is overtaken by three others is declared
+//! lost (RFC 9002 §6.1.1). When its acknowledgement arrives after all,
 //! two things follow, and [`SpuriousCandidates`] keeps the books for both:
 //!
-//! - the congestion event that it led to was none, if the same holds for every packet lost in
+//! - the congestion event that it led to was spurious, if the same holds for every packet lost in
 //!   it: the controller takes the event back (RFC 9438 §4.9.2);
 //! - the path reorders by at least so many packets. From then on that many may overtake one
 //!   before it is lost, as RFC 9002 §6.1.1 allows, until enough true losses have passed
@@ -14,8 +14,8 @@
 //! Both follow from what the receiver says, and a receiver gains by it: a window that no loss
 //! shrinks. So it has to be right about what it says:
 //!
-//! - it cannot tell a packet that was lost from a number that was left out (RFC 9000 §21.4):
-//!   the last few of those are remembered here, longer than among the sent packets, and an
+//! - it cannot tell a packet that was lost from a skipped packet number (RFC 9000 §21.4): the
+//!   last few skipped numbers are remembered here, longer than among the sent packets, and an
 //!   acknowledgement that reaches back over one of them convicts it;
 //! - it has to be quick: about a probe timeout after the last loss of an event, what has not
 //!   turned up was lost. A packet that is only late is at most that late;
@@ -33,7 +33,7 @@ use crate::time::Instant;
 /// true: that much reordering would be worse than congestion.
 const CANDIDATES_MAX: usize = 64;
 
-/// Numbers left out that are remembered: one or two windows lie between them, and candidates are
+/// Skipped numbers that are remembered: one or two windows lie between them, and candidates are
 /// younger than that.
 const SKIPPED_MAX: usize = 8;
 
@@ -52,14 +52,14 @@ pub(crate) struct SpuriousCandidates {
     lost: Vec<u64>,
     /// How many of them the controller has not been told of.
     fresh: usize,
-    /// When what has not turned up was lost indeed.
+    /// From this time on, packets that have not turned up count as truly lost.
     until: Instant,
-    /// The last event was true, and so is what else belongs to it.
+    /// The last event was true, and so are further losses that belong to it.
     convicted: bool,
     packet_threshold: u64,
     /// True events until the threshold falls back.
     persist: u8,
-    /// The numbers left out last, in no order; made for the first.
+    /// The numbers skipped last, in no order; allocated at the first.
     skipped: Option<Box<[u64; SKIPPED_MAX]>>,
     next_skipped: u8,
 }
@@ -87,7 +87,7 @@ impl SpuriousCandidates {
         self.packet_threshold
     }
 
-    /// The smallest number that would be news at `now`.
+    /// The smallest number whose acknowledgement would show a spurious loss at `now`.
     #[inline]
     #[must_use]
     pub(crate) fn oldest(&mut self, now: Instant) -> Option<u64> {
@@ -99,16 +99,16 @@ impl SpuriousCandidates {
         self.lost.first().copied()
     }
 
-    /// The numbers of `lo..=hi` that would be news.
+    /// The numbers of `lo..=hi` whose acknowledgement would show a spurious loss.
     pub(crate) fn candidates(&self, lo: u64, hi: u64) -> &[u64] {
         let first = self.lost.partition_point(|&pn| pn < lo);
         let end = self.lost.partition_point(|&pn| pn <= hi);
         self.lost.get(first..end).unwrap_or_default()
     }
 
-    /// A number was left out.
+    /// A number was skipped.
     pub(crate) fn on_skipped(&mut self, pn: u64) {
-        // No packet has the number that stands there first (RFC 9000 §12.3).
+        // The initial value is a number that no packet has (RFC 9000 §12.3).
         let skipped = self.skipped.get_or_insert_with(|| Box::new([u64::MAX; SKIPPED_MAX]));
         skipped[usize::from(self.next_skipped) % SKIPPED_MAX] = pn;
         self.next_skipped = self.next_skipped.wrapping_add(1);
@@ -136,7 +136,7 @@ impl SpuriousCandidates {
         self.until = until;
     }
 
-    /// The event was true for other reasons: a mark of a router, or persistent congestion.
+    /// The event was true for other reasons: a router's CE mark, or persistent congestion.
     pub(crate) fn convict(&mut self) {
         self.lost = Vec::new();
         self.fresh = 0;
@@ -156,7 +156,7 @@ impl SpuriousCandidates {
     /// leaves nothing of the last congestion event: it has to be taken back.
     ///
     /// # Errors
-    /// The range covers a number that was left out.
+    /// The range covers a number that was skipped.
     pub(crate) fn on_range(&mut self, lo: u64, hi: u64, largest: u64) -> Result<bool, NeverSent> {
         let range = lo..=hi;
         let mut skipped = self.skipped.iter().flat_map(|all| all.iter());
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_left_out_convicts_whoever_acknowledges_it_later() {
+    fn a_skipped_number_convicts_a_peer_that_acknowledges_it_later() {
         let mut s = SpuriousCandidates::default();
         for pn in 0..20 {
             s.on_skipped(100 * pn);

@@ -39,8 +39,8 @@ use crate::time::{Instant, SECOND_NS};
 use crate::wire::{ConnectionId, Reader, Writer};
 
 /// Bytes by which a token of ours is recognised: their difference from the nonce's first is
-/// made from the secret. It says nothing to who has not seen another token of ours, and
-/// nothing about the client.
+/// made from the secret. It says nothing to an observer that has not seen another token of ours,
+/// and nothing about the client.
 const MARK_LEN: usize = 4;
 
 /// Set in the first byte of a Retry's token.
@@ -65,7 +65,7 @@ const _: () = assert!(MAX_TOKEN_LEN < 128, "a token's length fits the varint of 
 /// ([`TokenKey::seal`]): in a minute, 71 million a second.
 const RETRY_PERIOD_MIN_NS: u64 = 60 * SECOND_NS;
 
-/// By how much the clocks of those who share a secret may differ.
+/// By how much the clocks of hosts that share a secret may differ.
 const CLOCK_SKEW_NS: u64 = SECOND_NS;
 
 /// How long tokens live and how many are remembered.
@@ -234,8 +234,8 @@ struct Content {
 }
 
 impl Tokens {
-    /// Tokens under keys made from `secret`, 32 random bytes, which all who shall understand
-    /// them have in common, as they have `used`.
+    /// Tokens under keys made from `secret`, 32 random bytes. Workers and hosts that accept each
+    /// other's tokens share `secret` and `used`.
     #[must_use]
     pub(crate) fn new(secret: &[u8; TOKEN_KEY_LEN], config: TokenConfig, used: UsedTokens) -> Self {
         let retry_period_ns = nanos(config.retry_lifetime).max(RETRY_PERIOD_MIN_NS);
@@ -344,8 +344,8 @@ impl Tokens {
                 Ok(Validation::Retry { original_dcid, retry_scid })
             }
             None => {
-                // The tag is as good as random to who has no key, so that nobody can choose
-                // tokens that collide in the filter.
+                // Without the key the tag is as good as random, so an attacker cannot choose tokens
+                // that collide in the filter.
                 let mut id = [0; 8];
                 id.iter_mut().zip(token.sealed.iter().rev()).for_each(|(to, from)| *to = *from);
                 let source = Source::of(content.address, SUBSCRIBER_PREFIX_BITS);

@@ -6,7 +6,7 @@
 //!
 //! 1. [`packet::parse`] reads one packet's header at its place in the datagram and tells where
 //!    the packet number begins and the packet ends; coalesced packets are parsed one by one.
-//! 2. Whoever holds the keys removes the header protection and decrypts in place, then widens
+//! 2. The connection removes the header protection and decrypts in place, then widens
 //!    the packet number with [`packet::decode_pn`].
 //! 3. A [`Reader`] over the payload feeds [`frame::Frame::read`] until it is empty. Frames
 //!    borrow from the payload: stream data is a slice of the buffer it arrived in.

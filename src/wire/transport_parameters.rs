@@ -3,8 +3,8 @@
 //!
 //! They are a list of id, length, value. What is absent has its default, what is unknown is
 //! ignored, and a client may not send the four that only a server can know. Here each value is
-//! checked by itself; whether the connection ids are those of the handshake is checked by whoever
-//! knows them (RFC 9000 §7.3).
+//! checked by itself. The connection checks that the connection ids are those of the handshake
+//! (RFC 9000 §7.3).
 
 use super::{ConnectionId, Reader, Side, Truncated, Writer, varint_len};
 use crate::wire::frame::MAX_STREAM_COUNT;

@@ -72,12 +72,12 @@ impl Error for BadVlan {}
 /// What a device takes frames for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LinkRules {
-    /// The MAC of the device: frames to another are somebody else's, and a device that is
-    /// promiscuous, or virtual, hears them too. An answer would leave with that MAC as its source.
+    /// The MAC of the device. A device that is promiscuous, or virtual, receives frames to other
+    /// hosts too. An answer to such a frame would leave with the other host's MAC as its source.
     pub mac: [u8; 6],
     /// The VLANs whose frames are taken. Every tag of a frame has to be of one of them. The kernel
-    /// separates VLANs by devices of their own, with their own addresses and firewall rules;
-    /// whoever takes a frame before the kernel has to know which it may take.
+    /// separates VLANs by devices of their own, with their own addresses and firewall rules. The
+    /// XDP program takes frames before the kernel, so it has to know which VLANs it may take.
     pub vlans: VlanSet,
 }
 

@@ -151,8 +151,8 @@ impl Template {
         payload.start - self.headers_bytes..payload.end
     }
 
-    /// As [`Template::write`], and leaves the UDP checksum to whoever sends: in its place stands
-    /// the sum of the pseudo header, to which a NIC adds the header and the payload. The payload is
+    /// As [`Template::write`], and leaves the UDP checksum to the NIC or the kernel: in its place
+    /// stands the sum of the pseudo header, to which a NIC adds the header and the payload. The payload is
     /// not read.
     ///
     /// # Panics

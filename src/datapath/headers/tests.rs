@@ -55,7 +55,7 @@ fn arriving(path: &Path, payload: &[u8], ecn: Ecn) -> Vec<u8> {
 /// As a datapath and who believes its datagrams read a frame: the checksum is compared in the end.
 fn received(frame: &[u8]) -> Result<Parsed, DropReason> {
     let parsed = parse(frame, Checksums::Defer)?;
-    let Checksum::Unverified(field) = parsed.checksum else { panic!("nobody has summed") };
+    let Checksum::Unverified(field) = parsed.checksum else { panic!("not compared yet") };
     let holds = udp_checksum_holds(&parsed.path, field, &frame[parsed.payload.clone()]);
     if holds { Ok(parsed) } else { Err(DropReason::UdpChecksum) }
 }
@@ -137,7 +137,7 @@ proptest! {
         let path = if v6 { path_v6(&TAGS[..tags]) } else { path_v4(&TAGS[..tags]) };
         let ecn = Ecn::from_tos(ecn);
         let mut frame = arriving(&path, &payload, ecn);
-        // Ethernet pads short frames; the padding is nobody's.
+        // Ethernet pads short frames; the padding belongs to no header and no payload.
         frame.resize(frame.len().max(60), 0x55);
         let parsed = parse(&frame, Checksums::Verify).unwrap();
         prop_assert_eq!(parsed.path.local, path.local);

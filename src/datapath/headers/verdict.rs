@@ -47,7 +47,7 @@ reasons! {
         PassExtension = "pass-extension";
         /// Passed: not UDP.
         PassNotUdp = "pass-not-udp";
-        /// Passed: nobody asked for this address and port.
+        /// Passed: this address and port are not registered.
         PassNotListened = "pass-not-listened";
         /// Passed: ours, but the receive queue has no socket.
         PassNoSocket = "pass-no-socket";
@@ -89,8 +89,7 @@ pub fn verdict(frame: &[u8]) -> Verdict {
     verdict_for(frame, |_| Some(PORT_DROP_SMALL_INITIALS))
 }
 
-/// The program's decision when `flags_of` tells the flags of an address and port that somebody
-/// asked for.
+/// The program's decision when `flags_of` tells the flags of a registered address and port.
 #[must_use]
 pub fn verdict_for(frame: &[u8], flags_of: impl Fn(SocketAddr) -> Option<u32>) -> Verdict {
     decide(frame, None, flags_of).unwrap_or_else(|passed| passed)

@@ -244,7 +244,7 @@ impl SimNet {
         self.core.borrow().in_flight()
     }
 
-    /// Buffers that are in use: on their way, in a queue, or lent to a sender.
+    /// Buffers in use: in flight, in a queue, or handed to a sender by `tx_buffer`.
     #[must_use]
     pub fn frames_in_use(&self) -> usize {
         self.core.borrow().frames_out()

@@ -363,7 +363,7 @@ fn what_reaches_nobody_is_accounted_for() {
     let got = receive(&mut b);
     assert_eq!(got[0].0.remote, socket("203.0.113.1:1"));
     assert_eq!(got[0].1, b"attack");
-    // A queue that nobody serves any more takes nothing, and gives back what it has.
+    // A queue without a worker takes nothing, and gives back what it has.
     put(&mut a, &a_to_b(), b"one");
     a.flush().unwrap();
     net.advance(at(1_000_000));

@@ -18,7 +18,7 @@ pub struct TapEvent<'a> {
     pub source: SocketAddr,
     /// Where it was going.
     pub destination: SocketAddr,
-    /// Its mark, here and now.
+    /// Its ECN codepoint, here and now.
     pub ecn: Ecn,
     /// Its payload, here and now.
     pub payload: &'a [u8],

@@ -8,9 +8,9 @@
 //! - **GRO** (`UDP_GRO`): datagrams of one flow that arrive together are joined below IP, and
 //!   one receive call brings all of them.
 //!
-//! sendmmsg(2) and recvmmsg(2) save system calls on top. Datagrams are written into, and lent
-//! from, arenas that are allocated once: `send` and `receive` in this room explain how, and
-//! `syscall` holds every system call. Each socket also
+//! sendmmsg(2) and recvmmsg(2) save system calls on top. Datagrams are written into,
+//! and handed out from, arenas that are allocated once: `send` and `receive` in this module explain
+//! how, and `syscall` holds every system call. Each socket also
 //!
 //! - tells the local address of each datagram (`IP_PKTINFO`), and answers from it, so that one
 //!   socket on the wildcard address serves a machine with many addresses;
@@ -18,7 +18,7 @@
 //! - sets DF and never fragments (`IP_PMTUDISC_PROBE`), so that MTU probes mean something.
 //!
 //! [`UdpDatapath`] is the datapath, with a socket for each address that it serves.
-//! [`SideSocket`] is one socket without the machinery, for the port beside AF_XDP.
+//! `SideSocket` is one socket without the machinery, for the port beside AF_XDP.
 #![deny(unsafe_code)]
 
 mod abi;
@@ -107,8 +107,8 @@ impl UdpConfig {
             local: self.local,
             device: self.device.as_deref(),
             reuse_port: self.reuse_port,
-            // Without it, the ICMP errors of an unconnected socket are not reported at all:
-            // whoever can forge one could otherwise disturb every peer of the socket.
+            // Without it, the ICMP errors of an unconnected socket are not reported at all. An
+            // attacker who forges one could otherwise disturb every peer of the socket.
             error_queue: false,
             gso: self.gso,
             gro: self.gro,
@@ -182,7 +182,7 @@ pub struct UdpDatapath {
     /// Never empty.
     ports: Vec<Port>,
     fds: Vec<RawFd>,
-    /// The port whose buffer was lent last; `None` if it suits no port.
+    /// The socket whose buffer `tx_buffer` gave last; `None` if no socket suits the path.
     lent: Option<usize>,
     /// The port that the next receive call begins with, so that none starves.
     first: usize,

@@ -1,7 +1,7 @@
 //! Buffers between recvmmsg(2) and the sink.
 //!
 //! With `UDP_GRO` one buffer holds up to 64 KiB of datagrams of one flow that arrived
-//! together, each of one length but the last; each is lent to the sink where it lies. What the
+//! together, each of one length but the last. The sink borrows each one where it lies. What the
 //! budget of a call leaves over stays here for the next one.
 
 use super::abi::Arrival;

@@ -134,7 +134,7 @@ impl SendQueue {
         self.arena.get_mut(self.written..self.written + self.max_datagram_bytes)
     }
 
-    /// The first `len` bytes of the buffer lent last are a datagram.
+    /// Makes the first `len` bytes of the last [`buffer`](Self::buffer) a datagram.
     pub(super) fn commit(&mut self, len: usize, path: &Path, ecn: Ecn) {
         debug_assert!(len <= self.max_datagram_bytes, "{len} bytes in a smaller buffer");
         let len = len.min(self.max_datagram_bytes);

@@ -2,9 +2,9 @@
 //!
 //! AF_XDP takes a port's datagrams away from the kernel, but not all of them: fragments, IP
 //! options, and whatever lands on a queue without a socket go the ordinary way. A
-//! [`SideSocket`] holds the port, so that nobody else binds it; receives what XDP passed;
-//! sends the first datagram to a neighbour that nobody has resolved yet; and hears the ICMP
-//! errors of the port. It moves one datagram per call: it is the slow path.
+//! [`SideSocket`] holds the port, so that no other socket binds it; receives what XDP passed;
+//! sends the first datagram to a neighbour that is not resolved yet; and reads the ICMP errors
+//! of the port. It moves one datagram per call: it is the slow path.
 //!
 //! To drive it: poll [`fd`](SideSocket::fd) for reading (an ICMP error wakes the same poll),
 //! then call [`receive`](SideSocket::receive) until it says `None`, and
@@ -83,8 +83,8 @@ impl SideSocket {
         Ok(Self { socket })
     }
 
-    /// Binds `local`, which nobody else may hold, and lets sockets join it that are bound with
-    /// `reuse_port` from now on. To ask first and to bind then would leave a moment in between.
+    /// Binds `local`, which no other socket may hold. From now on, sockets that are bound with
+    /// `reuse_port` may join it. To ask first and to bind then would leave a moment in between.
     ///
     /// # Errors
     /// Names the call, the address, the device and the remedy.
@@ -170,7 +170,7 @@ impl SideSocket {
     pub(crate) fn drain_errors(&self, sink: &mut dyn FnMut(&PathError)) -> usize {
         let mut slot = Slot::EMPTY;
         for count in 0..QUEUED_ERRORS_PER_CALL {
-            // The payload is the datagram's own; nobody wants it, so it is cut to nothing.
+            // The payload is that of our own datagram. It is not needed, so it is cut to nothing.
             let flags = libc::MSG_ERRQUEUE;
             if syscall::receive_one(self.socket.fd(), &mut slot, &mut [], flags).is_err() {
                 return count;
@@ -245,7 +245,7 @@ mod tests {
         let joined = SideSocket::bind(address, None, true).unwrap();
         let alone = SideSocket::bind(address, None, false).unwrap_err();
         assert_eq!(alone.kind, UdpErrorKind::PortInUse);
-        // The one that joined keeps the port, whoever claimed it.
+        // The socket that joined keeps the port after the one that claimed it is closed.
         drop(claimed);
         let taken = SideSocket::claim(address, None).unwrap_err();
         assert_eq!(taken.kind, UdpErrorKind::PortInUse);

@@ -3,7 +3,7 @@
 //! Each function takes slices and gives `io::Result`; none keeps a pointer beyond its own
 //! return, so the whole contract with the kernel is in this file: a `msghdr` points at memory
 //! that is borrowed for the call, with lengths that are the lengths of those borrows.
-#![expect(unsafe_code, reason = "the one file of this room that makes system calls")]
+#![expect(unsafe_code, reason = "the one file of this module that makes system calls")]
 
 use super::abi::{CONTROL_BYTES, Control, NAME_BYTES, Name};
 use std::io;
@@ -24,7 +24,7 @@ pub(super) fn socket(ipv4: bool) -> io::Result<OwnedFd> {
     let kind = libc::SOCK_DGRAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
     // SAFETY: socket(2) takes no pointers.
     let fd = check(unsafe { libc::socket(family, kind, libc::IPPROTO_UDP) })?;
-    // SAFETY: the call succeeded, so `fd` is open, and nobody else knows it.
+    // SAFETY: the call succeeded, so `fd` is open and owned by no other value.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 

@@ -122,7 +122,7 @@ fn attach_in(
     let mut last = io::Error::from_raw_os_error(libc::EBUSY);
     for attempt in 0..ATTACH_ATTEMPTS {
         if attempt > 0 {
-            // Somebody attached between our look and now, or is about to be gone.
+            // Another program was attached between our look and now, or is about to go.
             thread::sleep(ATTACH_PAUSE);
             refuse_foreign(&info.name, info.ifindex)?;
         }

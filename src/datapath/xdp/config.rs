@@ -34,8 +34,8 @@ pub enum TxChecksum {
     /// We do.
     Software,
     /// The kernel, which reads the same metadata as a NIC would while it copies. Slower, and there
-    /// to try that path on a machine without such a NIC. In zero-copy mode nobody copies: there we
-    /// do.
+    /// to try that path on a machine without such a NIC. In zero-copy mode the kernel does not copy:
+    /// there we do.
     Kernel,
 }
 

@@ -34,7 +34,7 @@ pub struct XdpDatapath {
     capabilities: Capabilities,
     /// `None` after the socket was lost and could not be opened again.
     socket: Option<Socket>,
-    /// The frame that `tx_buffer` lent last.
+    /// The frame that `tx_buffer` gave last.
     lent: Option<TxFrame>,
     /// Frames handed to the kernel to send, less those that came back.
     in_flight: u32,
@@ -137,11 +137,11 @@ impl XdpDatapath {
     /// Opens a kernel socket beside a port, at run time. Returns the address with the port that
     /// the kernel chose if none was asked for. Steering is a matter of [`XdpDevice::listen`].
     ///
-    /// The first queue of the device that opens a port waits up to a second for it if somebody else
-    /// has it: a process that was killed may keep it for a moment.
+    /// The first queue of the device that opens a port waits up to a second for it if another
+    /// process has it: a process that was killed may keep it for a moment.
     ///
     /// # Errors
-    /// Somebody else has the port, or the address is not this machine's.
+    /// Another process has the port, or the address is not this machine's.
     pub fn open_port(&mut self, address: SocketAddr) -> Result<SocketAddr, XdpError> {
         let bound = self.ports.open(address)?;
         self.poll_ports()?;
@@ -592,7 +592,7 @@ impl XdpDatapath {
         self.lease.empty_slot();
     }
 
-    /// Frames that are neither posted nor on their way, the one lent included.
+    /// Frames that are neither posted nor in flight, with the one that `tx_buffer` gave.
     pub(super) fn free_frames(&self) -> usize {
         let free = self.socket.as_ref().map_or(0, |socket| socket.umem.free_frames());
         free + usize::from(self.lent.is_some())

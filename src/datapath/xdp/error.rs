@@ -121,7 +121,7 @@ pub enum XdpError {
         /// What was tried, and why each step failed.
         ladder: Ladder,
     },
-    /// The kernel socket beside a port cannot be had: somebody else has the port, most likely.
+    /// The kernel socket beside a port cannot be opened: most likely another process has the port.
     Port(UdpError),
     /// The frames may not be locked in memory.
     MemoryLock {

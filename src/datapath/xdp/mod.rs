@@ -1,7 +1,7 @@
 //! AF_XDP: packets between a NIC queue and this process, without the kernel's network stack.
 //!
-//! An XDP program (`bpf/steer.bpf.c`) runs for every packet a NIC receives and hands those that
-//! somebody asked for to an AF_XDP socket of the queue they arrived on. The socket shares memory
+//! An XDP program (`bpf/steer.bpf.c`) runs for every packet a NIC receives. It hands packets to
+//! registered addresses and ports to an AF_XDP socket of the queue they arrived on. The socket shares memory
 //! with the kernel: a UMEM, cut into frames, and four rings that say whose turn each frame is.
 //!
 //! ```text
@@ -19,10 +19,10 @@
 //!
 //! [`HashProbe`] stands apart, for diagnosis: it only looks at what arrives, and where.
 //!
-//! What can go wrong here goes wrong in silence, which is why much of this room looks after itself:
-//! the slot of each socket is read back through the kernel, completions that stop replace the
-//! socket, nothing of somebody else's is removed, each step down the ladder is logged with its
-//! reason, and what this process attached dies with it.
+//! Faults here are silent, so much of this module checks itself: the slot of each socket is read
+//! back through the kernel, completions that stop replace the socket, nothing that another process
+//! attached is removed, each step down the ladder is logged with its reason, and what this process
+//! attached dies with it.
 
 mod attach;
 mod carrier;

@@ -162,7 +162,8 @@ impl<Ask: Resolve> Neighbours<Ask> {
         }
         self.entries.retain(|_, entry| now_ns < entry.ask_again_ns);
         while self.entries.len() >= ENTRIES_MAX {
-            // Whichever the map names first: its order is secret, so nobody can aim at one.
+            // The entry that the map names first: its order is secret, so an attacker cannot aim at
+            // one.
             let Some(victim) = self.entries.keys().next().copied() else { return };
             self.entries.remove(&victim);
         }

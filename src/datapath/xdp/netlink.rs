@@ -86,7 +86,7 @@ impl Netlink {
         if fd < 0 {
             return Err(Failed::last(call));
         }
-        // SAFETY: `fd` was returned by socket() just now and nobody else owns it.
+        // SAFETY: `fd` was returned by socket() just now and has no other owner.
         let socket = unsafe { OwnedFd::from_raw_fd(fd) };
         Ok(Self { socket, sequence: 0, answer: vec![0; ANSWER_BYTES] })
     }

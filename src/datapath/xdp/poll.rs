@@ -21,7 +21,7 @@ impl PollSet {
         if fd < 0 {
             return Err(Failed::last("epoll_create1"));
         }
-        // SAFETY: `fd` was returned by epoll_create1() just now and nobody else owns it.
+        // SAFETY: `fd` was returned by epoll_create1() just now and has no other owner.
         let epoll = unsafe { OwnedFd::from_raw_fd(fd) };
         let set = Self { fds: [epoll.as_raw_fd()], epoll };
         set.add(socket)?;

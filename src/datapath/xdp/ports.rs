@@ -22,29 +22,29 @@ pub(super) struct Ports {
 
 impl Ports {
     /// Fragments may add up to 65,507 bytes. What is longer than `max_datagram_bytes`, which is what the
-    /// device takes in one piece, is cut, counted and dropped: whoever keeps datagrams would keep more
-    /// of a client that sends fragments than of any other.
+    /// device takes in one piece, is cut, counted and dropped. A worker that keeps datagrams would
+    /// otherwise keep more of a client that sends fragments than of any other.
     pub(super) fn new(device: Arc<XdpDevice>, max_datagram_bytes: usize) -> Self {
         Self { device, sockets: Vec::new(), buffer: vec![0; max_datagram_bytes] }
     }
 
     /// Opens a kernel socket on `address`. Returns the address that it got.
     ///
-    /// The first queue of the device claims the port, and waits for it if somebody else has it; the
-    /// others join. Queues share a port (SO_REUSEPORT), and so could another process of the same
+    /// The first queue of the device claims the port, and waits for it if another process has it;
+    /// the others join. Queues share a port (SO_REUSEPORT), and so could another process of the same
     /// user: it would take a part of the packets without an error.
     pub(super) fn open(&mut self, address: SocketAddr) -> Result<SocketAddr, XdpError> {
         let device = Arc::clone(&self.device);
-        // Who comes at the same time for the same port has to know how it went. A port that the
-        // kernel chooses is nobody's, and not waited for.
+        // A queue that opens the same port at the same time has to know how this call ended. A port
+        // that the kernel chooses is free, so there is nothing to wait for.
         let claiming = (address.port() != 0).then(|| device.claiming());
         if claiming.is_some() && device.holds_port(address) {
             return self.join(address);
         }
         let socket = match claiming {
             Some(_) => SideSocket::claim(address, None),
-            // This socket's alone: among ports that are shared, the kernel may choose one that
-            // another queue has.
+            // For this socket alone: among shared ports, the kernel may choose one that another
+            // queue has.
             None => SideSocket::bind(address, None, false),
         };
         let socket = socket.map_err(XdpError::Port)?;

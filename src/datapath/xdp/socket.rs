@@ -146,7 +146,7 @@ impl Socket {
         }
     }
 
-    /// Posts frames to receive into, as many as are wanted, there are, and have room.
+    /// Posts free frames to receive into, until as many as wanted are posted or the ring is full.
     #[cold]
     fn post_all(&mut self) {
         while self.posted < self.wanted && self.fill.has_room(1) {
@@ -221,8 +221,8 @@ fn bind_by_library(
     let interface: Interface =
         binding.device.parse().map_err(|_| XdpError::config("a device name holds a zero byte"))?;
     let config = socket_config(binding)?;
-    // SAFETY: the rings of the socket are given to nobody but `Socket`, which keeps the UMEM for as
-    // long as the queues that are returned here.
+    // SAFETY: only `Socket` gets the rings of the socket, and it keeps the UMEM for as long as the
+    // queues that are returned here.
     match unsafe { xsk_rs::Socket::new(config, memory, &interface, binding.queue) } {
         Ok((tx, rx, Some((fill, completion)))) => {
             Ok(Ok((rx.fd().as_raw_fd(), Some((tx, rx, fill, completion)))))

@@ -1,4 +1,4 @@
-//! Every system call of this room that is not netlink or the kernel UDP socket.
+//! Every system call of this module that is not netlink or the kernel UDP socket.
 //!
 //! Each wrapper says in its error which call failed; none decides what that means.
 
@@ -99,7 +99,7 @@ impl DeviceQuery {
         // SAFETY: no pointers are passed.
         let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
         let fd = check("socket(AF_INET)", fd)?;
-        // SAFETY: `fd` was returned by socket() just now and nobody else owns it.
+        // SAFETY: `fd` was returned by socket() just now and has no other owner.
         let socket = unsafe { OwnedFd::from_raw_fd(fd) };
         // SAFETY: ifreq is a plain C structure, for which zeroes are valid.
         let mut request: libc::ifreq = unsafe { mem::zeroed() };
@@ -313,7 +313,7 @@ pub(super) fn xdp_socket() -> Result<OwnedFd, Failed> {
     // SAFETY: no pointers are passed.
     let fd = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
     let fd = check("socket(AF_XDP)", fd)?;
-    // SAFETY: `fd` was returned by socket() just now and nobody else owns it.
+    // SAFETY: `fd` was returned by socket() just now and has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 

@@ -97,7 +97,7 @@ impl Umem {
         let (owner, descriptors) =
             made.map_err(|error| XdpError::from_umem(&error, layout.bytes() as u64))?;
         let first = descriptors.first().ok_or(XdpError::config("no frames"))?;
-        // SAFETY: nobody else knows of this UMEM yet, so nobody writes to it; the slice is empty
+        // SAFETY: this UMEM is not shared yet, so nothing writes to it; the slice is empty
         // (lengths start at 0) and used for its address alone.
         let first_data = unsafe { owner.data(first) }.contents().as_ptr().addr();
         let base = first_data - first.addr();

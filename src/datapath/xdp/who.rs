@@ -1,8 +1,8 @@
 //! Who holds a device or a queue: for errors that name the culprit.
 //!
-//! Reads what the kernel shows of other processes; what it does not show is left out, never
-//! guessed. All of it is bounded and none of it is on the packet path. What `topology` knows of
-//! processes is richer; a datapath that cannot open has to name the culprit without it.
+//! This module reads what the kernel shows of other processes, and never guesses the rest. All of
+//! it is bounded and none of it is on the packet path. `topology` knows more about processes; a
+//! datapath that cannot open has to name the culprit without it.
 
 use super::error::{ForeignProgram, Holder};
 use super::sys::{Attached, Failed, attached};

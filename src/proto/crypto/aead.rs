@@ -6,8 +6,8 @@
 //! stay secrets and are expanded for each packet; the keys of 1-RTT packets are expanded once.
 //!
 //! ring works with them where it is there. It lays a key out in one piece, aws-lc-rs behind a pointer
-//! of its own: a key that is not in the cache is then missed twice, the second time where nobody can
-//! be told to look ahead. And ring's fixed cost for a packet is lower, which is most of a small one.
+//! of its own: a key that is not in the cache is then missed twice, the second time at an address
+//! that cannot be prefetched. And ring's fixed cost for a packet is lower, which is most of a small one.
 
 use zeroize::Zeroize;
 
@@ -218,7 +218,7 @@ impl PacketKey {
     /// Opens `packet[header_len..]` in place and returns how many bytes of payload there are.
     /// `None` if it is forged, damaged, or shorter than a tag; the payload is then unspecified.
     ///
-    /// Count the failures: [`PacketSecret::integrity_limit`] is how many are allowed.
+    /// Count the failures: `PacketSecret::integrity_limit` is how many are allowed.
     #[inline]
     #[must_use]
     pub fn open(&self, pn: u64, packet: &mut [u8], header_len: usize) -> Option<usize> {

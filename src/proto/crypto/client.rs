@@ -147,8 +147,8 @@ impl ClientTlsBuilder {
         Ok(self)
     }
 
-    /// Trusts whoever answers: anyone on the path can read and change everything. For tests
-    /// and measurements on networks of one's own.
+    /// Trusts any server that answers: an attacker on the path can read and change everything.
+    /// For tests and measurements on networks of one's own.
     pub fn dangerous_insecure(mut self) -> Self {
         self.trust = Some(Trust::Anyone);
         self
@@ -187,8 +187,8 @@ impl ClientTlsBuilder {
         self
     }
 
-    /// Writes every connection's secrets to `log`, in the format of SSLKEYLOGFILE. Whoever
-    /// reads that log can read the traffic: for debugging only.
+    /// Writes every connection's secrets to `log`, in the format of SSLKEYLOGFILE. A
+    /// reader of that log can read the traffic: for debugging only.
     pub fn key_log(mut self, log: impl Write + Send + 'static) -> Self {
         self.key_log = Some(KeyLog::new(Box::new(log)));
         self

@@ -77,7 +77,7 @@ impl fmt::Display for TlsConfigError {
                  certificate_pem() or certificate_der()",
             ),
             Self::NoTrust => f.write_str(
-                "client TLS trusts nobody: give roots_pem(), roots_der() or \
+                "client TLS trusts no server: give roots_pem(), roots_der() or \
                  pinned_certificate_der(), or call dangerous_insecure() for a test",
             ),
             Self::NoAlpn => f.write_str(

@@ -42,8 +42,8 @@ impl DirectionKeys {
     }
 }
 
-/// The keys of one level: 154 bytes, and none elsewhere. An endpoint holds them for each handshake
-/// that somebody has begun.
+/// The keys of one level: 154 bytes, and no heap. An endpoint holds them for each handshake under
+/// way.
 pub struct Keys {
     /// What this endpoint sends with.
     pub local: DirectionKeys,

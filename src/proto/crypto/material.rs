@@ -86,7 +86,7 @@ impl Tls13AeadAlgorithm for Notes {
     }
 }
 
-/// In the place of a key, and without a byte: whoever uses it has taken our suites elsewhere.
+/// Stands in for a key and has no bytes. It is used only if our suites serve TLS outside QUIC.
 struct Elsewhere;
 
 fn elsewhere<T>() -> Result<T, Error> {

@@ -1,7 +1,7 @@
 //! TLS 1.3 and the keys it makes: everything in QUIC that needs a secret.
 //!
 //! QUIC puts TLS on its head: TLS gives keys and handshake bytes, QUIC gives the transport
-//! and the record protection (RFC 9001). This room wraps the one library that speaks the
+//! and the record protection (RFC 9001). This module wraps the one library that speaks the
 //! handshake, so that nothing outside `proto/crypto/` names it.
 //!
 //! # How a connection drives it
@@ -22,8 +22,8 @@
 //!   number. They are kept apart because a key update changes the first and never the second.
 //! - [`OneRttSecrets::next_keys`] makes the keys of the next key phase.
 //! - [`ServerTls`] and [`ClientTls`] are configurations: built once, shared by reference count.
-//! - [`TokenSecret`], [`TokenKey`] and [`ResetKey`] protect what an endpoint hands out and later recognises
-//!   (see [`crate::proto::token`]).
+//! - `TokenSecret`, `TokenKey` and `ResetKey` protect what an endpoint hands out and later recognises
+//!   (see `crate::proto::token`).
 //!
 //! # Which library does the arithmetic
 //!

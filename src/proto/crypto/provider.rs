@@ -35,9 +35,9 @@ pub const NAME: &str = if cfg!(feature = "aws-lc-rs") { "aws-lc-rs" } else { "ri
 /// The provider that configurations use where they are given no other: TLS 1.3 suites only,
 /// AES-128-GCM first. To change a part, take this, set the field (random numbers, key exchange
 /// groups, where signatures come from), and give it to [`super::ServerTls::builder_with`] and
-/// [`super::ClientTls::builder_with`]. Packets are protected by this library whatever a suite brings
-/// for them; suites that QUIC does not know are left out. The suites are for QUIC alone: they protect
-/// no records of TLS over TCP.
+/// [`super::ClientTls::builder_with`]. This library protects the packets, and does not use the
+/// packet protection that a suite brings. It drops suites that QUIC does not know. The suites are
+/// for QUIC alone: they protect no records of TLS over TCP.
 #[must_use]
 pub fn default_provider() -> CryptoProvider {
     provider().as_ref().clone()

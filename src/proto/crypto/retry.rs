@@ -1,6 +1,6 @@
 //! The integrity tag of Retry packets (RFC 9001 §5.8).
 //!
-//! It proves to a client that whoever sent the Retry saw its Initial: the tag covers the
+//! It proves to a client that the sender of the Retry saw its Initial: the tag covers the
 //! connection id that the client chose. The key is public, so it is no protection against an
 //! attacker on the path.
 

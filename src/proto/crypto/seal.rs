@@ -75,8 +75,8 @@ impl TokenSecret {
         TokenKey::new(&prefix(&context.sign()))
     }
 
-    /// Bytes that only who has the secret knows. They are not secret afterwards: `label` must
-    /// not be one of a key.
+    /// Bytes that only a holder of the secret can compute. They are not secret once used: `label`
+    /// must not be one of a key.
     #[must_use]
     pub(crate) fn mark<const N: usize>(&self, label: &[u8]) -> [u8; N] {
         prefix(&hmac::sign(&self.0, label))

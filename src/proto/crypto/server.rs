@@ -133,8 +133,8 @@ impl ServerTlsBuilder {
         Ok(self)
     }
 
-    /// Writes every connection's secrets to `log`, in the format of SSLKEYLOGFILE. Whoever
-    /// reads that log can read the traffic: for debugging only.
+    /// Writes every connection's secrets to `log`, in the format of SSLKEYLOGFILE. A
+    /// reader of that log can read the traffic: for debugging only.
     pub fn key_log(mut self, log: impl Write + Send + 'static) -> Self {
         self.key_log = Some(KeyLog::new(Box::new(log)));
         self

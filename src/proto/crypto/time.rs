@@ -1,11 +1,11 @@
 //! What time TLS is told that it is.
 //!
 //! TLS asks for the time through its configuration, which all connections share: for the dates
-//! of certificates and the ages of tickets. There is no clock here. Whoever calls into a session
-//! says what time it is, and for as long as the call lasts this is what TLS hears.
+//! of certificates and the ages of tickets. There is no clock here. The caller of a session
+//! says what time it is, and TLS gets that time for as long as the call lasts.
 //!
-//! Instants measure what passes, so they do not follow when somebody sets the time of day; a
-//! certificate's dates mean that time. So a thread of the real world names a clock besides
+//! Instants measure what passes, so they do not follow when the time of day is set. A
+//! certificate's dates mean the time of day. So a thread of the real world names a clock besides
 //! ([`tell_time_of_day`]), which is read when TLS asks, a few times in a handshake. A simulation names
 //! none, and the instant of the call is all the time there is.
 

@@ -74,7 +74,7 @@ impl<'a> StreamsRef<'a> {
         Ok(())
     }
 
-    /// Bytes lent to a stream and not acknowledged yet.
+    /// Bytes in a stream's send buffer: written and not acknowledged yet.
     #[must_use]
     pub fn buffered(&self, stream: StreamId) -> u64 {
         self.streams.table.search(stream).map_or(0, |slot| {
@@ -83,7 +83,7 @@ impl<'a> StreamsRef<'a> {
         })
     }
 
-    /// Gives up sending on a stream: what is lent to it is returned at once, and the peer is told
+    /// Gives up sending on a stream: its send buffer is released at once, and the peer is told
     /// `code`.
     ///
     /// # Errors

@@ -91,7 +91,7 @@ impl RecvBuffer {
         self.inner.ranges.is_empty()
     }
 
-    /// Notes where the stream ends; `u64::MAX` for nobody knows.
+    /// Notes where the stream ends; `u64::MAX` if that is not known.
     pub(super) fn set_end(&mut self, end: u64) {
         self.inner.end = end;
     }
@@ -206,7 +206,7 @@ impl Pool {
         buffer
     }
 
-    /// Takes back a buffer that nobody needs.
+    /// Takes back a buffer that no stream needs.
     pub(super) fn give(&mut self, mut buffer: RecvBuffer) {
         if self.free.len() < POOL_MAX && self.ring_bytes <= self.limit_bytes {
             buffer.inner.ranges.recycle();

@@ -79,7 +79,7 @@ impl Streams {
             .is_some_and(|slot| self.stream(slot).recv.state == RecvState::Open)
     }
 
-    /// The application was shown lent data and took `taken` bytes of it; `rest` is what it left,
+    /// The application was shown uncopied data and took `taken` bytes of it; `rest` is what it left,
     /// `fin` whether the end of the stream was included. A rest pauses the stream.
     pub fn taken(&mut self, stream: StreamRef, taken: usize, rest: &[u8], fin: bool) {
         let Some(slot) = self.table.resolve(stream) else { return };
@@ -223,7 +223,7 @@ impl Streams {
         if ready { Delivery::Ready { stream: self.table.name(slot) } } else { Delivery::Buffered }
     }
 
-    /// Owes the peer more room where half a window was consumed.
+    /// Schedules a higher limit for the peer if half a window was consumed.
     fn grant_if_due(&mut self, slot: u32) {
         let recv = &self.stream(slot).recv;
         let open = recv.state == RecvState::Open && recv.final_size().is_none();

@@ -68,7 +68,7 @@ impl fmt::Display for OpenError {
 
 impl Error for OpenError {}
 
-/// Why data could not be lent to a stream, or the stream not be reset.
+/// Why data could not be written to a stream, or the stream not be reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SendError {
     /// The stream was never opened, or is closed.

@@ -17,7 +17,7 @@ pub enum StreamEvent {
         /// The stream.
         stream: StreamId,
     },
-    /// Data was acknowledged and is no longer lent.
+    /// Data was acknowledged and has left the send buffer.
     Acknowledged {
         /// The stream.
         stream: StreamId,
@@ -26,7 +26,7 @@ pub enum StreamEvent {
         /// Everything up to the FIN is acknowledged.
         fin: bool,
     },
-    /// The peer does not want more; the stream was reset for it, and what was lent is returned.
+    /// The peer does not want more; the stream was reset for it, and its send buffer is released.
     StopSending {
         /// The stream.
         stream: StreamId,

@@ -34,9 +34,9 @@ impl Window {
         end.saturating_sub(self.received)
     }
 
-    /// Whether the peer should be told of more room: half the window was consumed.
+    /// True if the peer should get a higher limit: half the window was consumed.
     ///
-    /// Less often, and a sender at full speed would stall; more often is frames for nothing
+    /// Less often, and a sender at full speed would stall; more often costs frames for nothing
     /// (RFC 9000 §4.2).
     #[inline]
     pub(super) fn update_due(&self) -> bool {

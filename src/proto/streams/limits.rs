@@ -7,8 +7,8 @@ pub(super) const STREAMS_MAX: u64 = 1 << 60;
 
 /// Flow-control limits in the shape of the transport parameters (RFC 9000 §18.2).
 ///
-/// "Local" and "remote" are seen from whoever states the limits: `stream_data_bidi_local` is
-/// for the streams that the stating side opens.
+/// "Local" and "remote" are seen from the endpoint that states the limits:
+/// `stream_data_bidi_local` is for the streams that this endpoint opens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
     /// initial_max_data.

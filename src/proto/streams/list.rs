@@ -45,10 +45,10 @@ pub(super) struct List {
 }
 
 impl List {
-    /// Nobody waits.
+    /// An empty list.
     pub(super) const EMPTY: Self = Self { head: NONE, tail: NONE };
 
-    /// Whether nobody waits.
+    /// True if no stream waits.
     pub(super) const fn is_empty(&self) -> bool {
         self.head == NONE
     }

@@ -1,14 +1,14 @@
 //! Streams: what both sides send, in order, with flow control (RFC 9000 §2 to §4).
 //!
 //! [`Streams`] is the part of a connection that knows streams and nothing else: no packets, no
-//! time, no keys. It neither copies what the application sends until a packet is written, nor
-//! what arrives in order at all.
+//! time, no keys. It copies what the application sends only when a packet is written, and never
+//! copies what arrives in order.
 //!
 //! # How to drive it
 //!
 //! *To receive*, hand each STREAM frame to [`Streams::on_stream`]. Data that is next in order
 //! is not taken in: the answer is [`Delivery::Lend`], and the caller shows the slice to the
-//! application, who may use the connection meanwhile. Afterwards:
+//! application, which may use the connection meanwhile. Afterwards:
 //!
 //! ```text
 //! on_stream -> Lend ---> application ---> taken(how much, the rest)
@@ -38,7 +38,7 @@
 //!
 //! Streams: the limits that we grant, per kind. Memory for data received: the windows, see
 //! `buffer.rs`. Events and queues: one entry for each stream, because the queues are linked
-//! through the streams themselves. Data to send is the application's own memory, lent.
+//! through the streams themselves. Data to send stays in the application's own memory.
 
 mod app;
 mod buffer;
@@ -81,7 +81,7 @@ use send_buffer::SendBuffer;
 use slot::{Stream, pending_events, pending_frames};
 use table::Table;
 
-/// Control frames that the connection as a whole owes its peer, as bits.
+/// Pending control frames of the connection as a whole, as bits.
 mod pending_control {
     /// MAX_DATA.
     pub(super) const MAX_DATA: u8 = 1;
@@ -144,7 +144,7 @@ pub struct Streams {
     repair: List,
     /// Streams with new data that their own limit lets through.
     fresh: List,
-    /// Streams that owe control frames.
+    /// Streams with pending control frames.
     control: List,
     /// Streams with events.
     events: List,
@@ -173,7 +173,7 @@ pub struct Streams {
 /// its end is acknowledged, and the next.
 const HOT_SLOTS: usize = 2;
 
-// At most 8 KiB for an idle connection is the whole budget; this room takes its share.
+// At most 8 KiB for an idle connection is the whole budget; this module takes its share.
 const _: () = assert!(size_of::<Streams>() <= 640, "an idle connection's streams are small");
 
 impl Streams {
@@ -254,7 +254,7 @@ impl Streams {
     pub(crate) const HOT_BYTES: usize = HOT_SLOTS * size_of::<Stream>() + SendBuffer::HOT_BYTES;
 
     /// Names the memory that a request and its answer touch: the slots that are used first, and
-    /// the pieces that are lent first.
+    /// the pieces of the send buffer that are used first.
     pub fn hot_memory(&self, each: &mut impl FnMut(*const u8, usize)) {
         let slots = &self.table.slots[..self.table.slots.len().min(HOT_SLOTS)];
         each(slots.as_ptr().cast(), size_of_val(slots));
@@ -269,7 +269,7 @@ impl Streams {
         self.skipped.shrink();
     }
 
-    /// Bytes of memory held, with this struct and without what the application lent.
+    /// Bytes of memory held, with this struct and without the application's data to send.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         let streams = self.table.slots.iter().map(|stream| {

@@ -1,7 +1,7 @@
 //! The receiving half of a stream (RFC 9000 §3.2): numbers in, a decision out.
 //!
-//! Data that is next in order never touches this half: it is lent to the application as a slice
-//! of the packet. Only what arrives early, or what the application did not take, is copied, into
+//! Data that is next in order never touches this half: the application gets it as a slice of
+//! the packet. Only what arrives early, or what the application did not take, is copied, into
 //! a [`RecvBuffer`] that lives as long as there is something in it.
 
 use super::buffer::RecvBuffer;

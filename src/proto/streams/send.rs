@@ -3,7 +3,7 @@
 //! ```text
 //!  0          acked            next            written
 //!  |------------|----------------|----------------|
-//!   given back    sent: in flight,  lent, never
+//!   released      sent: in flight,  written, never
 //!                 acked out of      sent
 //!                 order, or lost
 //! ```
@@ -82,7 +82,7 @@ pub(super) struct Segment {
 pub(super) struct SendHalf {
     /// First byte that was never sent.
     pub(super) next: u64,
-    /// End of what was lent.
+    /// End of what the application has written.
     pub(super) written: u64,
     /// Everything below is acknowledged.
     pub(super) acked: u64,

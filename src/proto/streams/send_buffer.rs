@@ -34,7 +34,7 @@ impl Piece {
         self.start + self.data.len() as u64
     }
 
-    /// Whether nobody's data is in it: nobody lends nothing.
+    /// True if the piece holds no application data.
     fn is_free(&self) -> bool {
         self.data.is_empty()
     }
@@ -53,7 +53,7 @@ impl Chain {
     /// No pieces.
     pub(super) const EMPTY: Self = Self { head: NONE, tail: NONE, cursor: NONE };
 
-    /// Whether nothing is lent.
+    /// True if the chain holds no data.
     #[cfg(test)]
     pub(super) const fn is_empty(&self) -> bool {
         self.head == NONE
@@ -68,7 +68,7 @@ pub(super) struct SendBuffer {
 }
 
 impl SendBuffer {
-    /// Nothing lent, no heap.
+    /// An empty buffer without heap.
     pub(super) const fn new() -> Self {
         Self { pieces: Vec::new(), free: NONE }
     }
@@ -153,7 +153,7 @@ impl SendBuffer {
     fn copy(&self, mut at: u32, mut offset: u64, mut out: &mut [u8]) -> u32 {
         while !out.is_empty() {
             let Some(piece) = self.pieces.get(at as usize) else {
-                debug_assert!(false, "more bytes to send than were lent");
+                debug_assert!(false, "more bytes to send than were written");
                 break;
             };
             let from = (offset - piece.start) as usize;
@@ -185,7 +185,7 @@ impl SendBuffer {
         }
     }
 
-    /// Bytes of heap held, without what the application lent.
+    /// Bytes of heap held, without the application's data.
     pub(super) const fn heap_bytes(&self) -> usize {
         self.pieces.capacity() * size_of::<Piece>()
     }

@@ -8,7 +8,7 @@ use crate::wire::StreamId;
 /// The id of a slot without a stream; no id on the wire reaches it (they end at 2^62 - 1).
 const VACANT: StreamId = StreamId::from_raw(u64::MAX);
 
-/// Control frames that a stream owes its peer, as bits.
+/// Pending control frames of a stream, as bits.
 pub(super) mod pending_frames {
     /// RESET_STREAM.
     pub(in super::super) const RESET_STREAM: u8 = 1;
@@ -20,7 +20,7 @@ pub(super) mod pending_frames {
     pub(in super::super) const STREAM_DATA_BLOCKED: u8 = 1 << 3;
 }
 
-/// What the application is to be told of a stream, as bits, told from the lowest up.
+/// Pending events of a stream, as bits; the application gets them from the lowest up.
 pub(super) mod pending_events {
     /// The peer opened it.
     pub(in super::super) const OPENED: u8 = 1;

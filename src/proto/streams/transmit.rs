@@ -14,11 +14,11 @@ use crate::wire::{Dir, StreamId, Writer, varint_len};
 const FRAGMENT_MIN: usize = 16;
 
 /// Control frames, and STREAM frames, that one call writes. The record of a packet counts its
-/// frames in eight bits, and a peer could make us owe more: a RESET_STREAM for each of its
-/// STOP_SENDINGs is four bytes. What is left over goes into the next packet.
+/// frames in eight bits, and a peer could make more pending: a RESET_STREAM for each of
+/// its STOP_SENDINGs is four bytes. What is left over goes into the next packet.
 const FRAMES_MAX: usize = 100;
 
-const _: () = assert!(2 * FRAMES_MAX < 230, "both calls and the other rooms fill one record");
+const _: () = assert!(2 * FRAMES_MAX < 230, "both calls and the other frames fit one record");
 
 /// How a segment of a stream is laid into the room that a packet has left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,7 +183,7 @@ impl Streams {
         }
     }
 
-    /// Owes a control frame of a stream, if it still means something.
+    /// Makes a control frame of a stream pending again, if it still means something.
     fn resend(&mut self, stream: StreamRef, frame: u8) {
         if let Some(slot) = self.table.resolve(stream)
             && self.still_matters(slot, frame)
@@ -300,7 +300,7 @@ impl Streams {
         Some(slot)
     }
 
-    /// Writes one frame of the stream, which is first in its queue; says whether there was room.
+    /// Writes one frame of the stream, which is first in its queue; true if there was room.
     fn write_segment(
         &mut self,
         slot: u32,

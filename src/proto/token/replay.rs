@@ -1,7 +1,7 @@
 //! Remembers which tokens were used, for as long as they would be good.
 //!
 //! The memory is exact: a token that was taken once is never taken again. It is bounded: when it is
-//! full it forgets the tokens that were issued first, and from then on takes no token that was issued
+//! full it forgets the tokens that were issued first. From then on it takes no token that was issued
 //! no later than those. So many used tokens shorten the time for which others' tokens are good, and
 //! never make them worthless. No source has more than a share of it ([`SHARE`]), so that this takes
 //! many addresses; the tokens of a source beyond its share count as none.
@@ -19,7 +19,7 @@ const SHARE: u32 = 64;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Used {
     pub(super) issued: Instant,
-    /// 64 bits that nobody can choose.
+    /// 64 bits that a client cannot choose.
     pub(super) id: u64,
     pub(super) source: Source,
 }
@@ -126,7 +126,7 @@ mod tests {
             assert_eq!(filter.insert(at(10), token(n, n, n as u32)), Ok(()));
         }
         for n in 3..100 {
-            // Whoever comes with a fresh token gets in, however many others have.
+            // A client with a fresh token gets in, however many others have.
             assert_eq!(filter.insert(at(10 + n), token(n, n, n as u32)), Ok(()), "{n}");
             assert_eq!(filter.len(), 3);
             for old in 0..=n {
@@ -135,13 +135,13 @@ mod tests {
         }
     }
 
-    /// ATTACKS row 69: with one address nobody shortens the time of others.
+    /// ATTACKS row 69: one address cannot shorten the time of others' tokens.
     #[test]
     fn attack_69_one_source_has_a_share_of_the_filter() {
         let mut filter = ReplayFilter::new(u64::MAX, 10_000);
         let taken = (0..100_000).filter(|n| filter.insert(at(*n), token(*n, *n, 1)).is_ok());
         assert_eq!(taken.count(), SHARE as usize);
-        // The oldest token of somebody else is as good as ever.
+        // The oldest token of another source is as good as ever.
         assert_eq!(filter.insert(at(100_000), token(0, 9, 2)), Ok(()));
         assert_eq!(filter.len(), SHARE as usize + 1);
     }

@@ -12,14 +12,14 @@ use super::read::FrameErrorKind;
 use super::types;
 use crate::wire::{Full, Reader, Truncated, Writer};
 
-/// How many packets arrived with each ECN mark (RFC 9000 §19.3.2).
+/// How many packets arrived with each ECN codepoint (RFC 9000 §19.3.2).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EcnCounts {
-    /// Packets marked ECT(0).
+    /// Packets with ECT(0).
     pub ect0: u64,
-    /// Packets marked ECT(1).
+    /// Packets with ECT(1).
     pub ect1: u64,
-    /// Packets marked as having met congestion.
+    /// Packets that a router marked CE: they met congestion.
     pub ce: u64,
 }
 
@@ -31,7 +31,7 @@ pub struct Ack<'a> {
     /// How long its acknowledgement was held back, in units of 2^ack_delay_exponent
     /// microseconds.
     pub delay_raw: u64,
-    /// The counts of ECN marks, if the frame has them.
+    /// The counts of ECN codepoints, if the frame has them.
     pub ecn: Option<EcnCounts>,
     /// How many ranges follow the first.
     more: u64,

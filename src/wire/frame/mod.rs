@@ -18,7 +18,7 @@
 //! ```
 //!
 //! The transmit path writes its frequent frames from their parts, with [`write_ack`],
-//! [`write_stream_header`] and [`write_crypto_header`], and all others with [`Frame::write`].
+//! `write_stream_header` and `write_crypto_header`, and all others with [`Frame::write`].
 
 mod ack;
 mod read;
@@ -71,7 +71,7 @@ mod types {
     pub(super) const DATAGRAM_WITH_LENGTH: u64 = 0x31;
 }
 
-/// One frame; what it carries is lent from the packet.
+/// One frame; it borrows its contents from the packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame<'a> {
     /// PADDING: a run of `len` bytes, each of which is a frame on the wire (RFC 9000 §19.1).

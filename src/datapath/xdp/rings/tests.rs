@@ -106,7 +106,7 @@ fn median(mut measure: impl FnMut() -> f64) -> f64 {
 }
 
 fn timed(burst: u32, mut round: impl FnMut()) -> f64 {
-    #[expect(clippy::disallowed_methods, reason = "figures, for whoever looks")]
+    #[expect(clippy::disallowed_methods, reason = "figures for a reader of the output")]
     let start = std::time::Instant::now();
     for _ in 0..ROUNDS {
         round();
@@ -193,7 +193,7 @@ fn rings_by_hand(burst: u32, kernel: &mut impl Kernels) -> f64 {
         tx.submit();
         kernel.send(&ends, burst);
         let count = completion.available(burst);
-        // Volatile reads: none is left out.
+        // Volatile reads: the compiler drops none.
         let addresses = (0..count).fold(0, |sum, offset| sum ^ completion.peek(offset));
         std::hint::black_box(addresses);
         completion.release(count);

@@ -222,7 +222,7 @@ impl Pair {
         }
     }
 
-    /// A stream of the client with `data` lent.
+    /// A stream of the client with `data` written to it.
     pub(super) fn client_sends(&mut self, dir: Dir, data: &[u8], fin: bool) -> StreamId {
         let id = self.client.streams.app().open(dir).unwrap();
         self.client.streams.app().send(id, Bytes::copy_from_slice(data), fin).unwrap();

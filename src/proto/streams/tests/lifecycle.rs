@@ -241,7 +241,7 @@ fn each_half_answers_for_itself() {
 }
 
 #[test]
-fn news_for_a_stream_that_is_gone_reaches_nobody() {
+fn the_fate_of_a_frame_of_a_stream_that_is_gone_reaches_no_stream() {
     let mut pair = Pair::ample();
     let first = pair.client_sends(Dir::Uni, b"first", true);
     let old = pair.client.packet(1_200).unwrap();

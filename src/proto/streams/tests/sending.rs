@@ -355,7 +355,7 @@ fn attack_22_a_packet_never_has_more_frames_than_its_record_can_count() {
     deliver_all(&mut pair, &flight);
     flight.iter().for_each(|packet| pair.client.acked(packet));
     assert_eq!(pair.server.ended.len(), 1_000);
-    // The peer's wish makes us owe a frame for each stream.
+    // The peer's STOP_SENDING frames make a frame pending for each stream.
     let flight = pair.server.flight(9_000);
     assert!(flight.iter().all(|packet| packet.frames.len() <= 200));
     let resets = flight.iter().flat_map(|packet| &packet.frames);
