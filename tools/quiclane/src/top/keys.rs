@@ -12,6 +12,8 @@ pub(super) enum Key {
     Escape,
     Up,
     Down,
+    Left,
+    Right,
     PageUp,
     PageDown,
     Home,
@@ -80,6 +82,8 @@ const fn cursor(letter: u8) -> Key {
     match letter {
         b'A' => Key::Up,
         b'B' => Key::Down,
+        b'C' => Key::Right,
+        b'D' => Key::Left,
         b'H' => Key::Home,
         _ => Key::Other,
     }
@@ -92,12 +96,13 @@ mod tests {
     #[test]
     fn keys_are_told_apart_by_their_bytes() {
         use Key::*;
-        let cases: [(&[u8], &[Key]); 12] = [
+        let cases: [(&[u8], &[Key]); 13] = [
             (b"q", &[Char('q')]),
             (b"\x03", &[CtrlC]),
             (b"\x1b", &[Escape]),
             (b"\x1b[A\x1b[B\x1b[H", &[Up, Down, Home]),
             (b"\x1bOA\x1bOB", &[Up, Down]),
+            (b"\x1b[C\x1b[D", &[Right, Left]),
             (b"\x1b[5~\x1b[6~\x1b[1~", &[PageUp, PageDown, Home]),
             (b"\x1b[1;5A", &[Other]),
             (b"\x1b[", &[Other]),

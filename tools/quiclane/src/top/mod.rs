@@ -192,6 +192,7 @@ fn once(watch: &mut Watch, args: &TopArgs) -> Result<(), Failure> {
         has_color: false,
         has_keys: false,
         scroll: 0,
+        counters: None,
     };
     let size = terminal_size::terminal_size().filter(|_| std::io::stdout().is_terminal());
     let columns = size.map_or(80, |(width, _)| width.0.max(80));

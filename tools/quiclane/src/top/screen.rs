@@ -4,7 +4,7 @@
 use super::Watch;
 use super::keys::{Key, is_cut, keys};
 use super::rates::Rates;
-use super::view::{self, Sort, View};
+use super::view::{self, Chosen, Sort, View};
 use crate::error::Failure;
 use crate::inspect;
 use crate::signals::End;
@@ -52,6 +52,7 @@ fn show(
         has_color: inspect::has_color(),
         has_keys: true,
         scroll: 0,
+        counters: None,
     };
     let mut rates = watch.look()?;
     let mut looked = super::clock();
@@ -75,7 +76,7 @@ fn show(
             Heard::Nothing => Wish::Nothing,
             Heard::Bytes(bytes) => {
                 let bytes = whole(&mut buffer, bytes)?;
-                all(&mut view, &buffer[..bytes])
+                all(&mut view, &rates, &buffer[..bytes])
             }
         };
         let now = terminal_size::terminal_size();
@@ -89,11 +90,12 @@ fn show(
                 rates = watch.look()?;
                 looked = super::clock();
                 view.scroll = 0;
+                view.counters = view.counters.and_then(|_| chosen(&view, &rates));
             }
             Wish::Draw => {}
             Wish::Nothing => continue,
         }
-        view.scroll = view.scroll.min(rates.queues.len().saturating_sub(1));
+        limit(&mut view, &rates);
         draw(terminal, &rates, &view)?;
     }
 }
@@ -117,28 +119,57 @@ fn whole(buffer: &mut [u8], mut bytes: usize) -> std::io::Result<usize> {
 }
 
 /// What all the keys that were pressed meanwhile ask for together.
-fn all(view: &mut View, bytes: &[u8]) -> Wish {
-    let wishes = keys(bytes).into_iter().map(|key| press(view, key));
+fn all(view: &mut View, rates: &Rates, bytes: &[u8]) -> Wish {
+    let wishes = keys(bytes).into_iter().map(|key| press(view, rates, key));
     wishes.max().unwrap_or(Wish::Nothing)
 }
 
+/// Nothing is scrolled further than to the last line: the key back works at once.
+fn limit(view: &mut View, rates: &Rates) {
+    view.scroll = view.scroll.min(rates.queues.len().saturating_sub(1));
+    if let Some(chosen) = &mut view.counters {
+        let lines = chosen.found(rates).map_or(0, view::length);
+        chosen.scroll = chosen.scroll.min(lines.saturating_sub(1));
+    }
+}
+
+fn chosen(view: &View, rates: &Rates) -> Option<Chosen> {
+    view::first(rates, view).map(Chosen::new)
+}
+
 /// Changes the view as a key asks.
-pub(super) fn press(view: &mut View, key: Key) -> Wish {
+pub(super) fn press(view: &mut View, rates: &Rates, key: Key) -> Wish {
     match key {
         Key::CtrlC | Key::Char('q') | Key::Escape => return Wish::Quit,
         // Any other key closes the help.
         _ if view.shows_help => view.shows_help = false,
         Key::Char('d') => return Wish::Device,
         Key::Char('p' | ' ') => view.is_paused = !view.is_paused,
+        Key::Char('?' | 'h') => view.shows_help = true,
+        Key::Char('c') => {
+            view.counters = if view.counters.is_some() { None } else { chosen(view, rates) };
+        }
+        Key::Left | Key::Right | Key::Char('N' | 'n') => {
+            let Some(chosen) = &mut view.counters else { return Wish::Nothing };
+            let is_next = matches!(key, Key::Right | Key::Char('n'));
+            *chosen = chosen.neighbour(rates, is_next);
+        }
+        // A list of counters is neither sorted nor folded.
+        Key::Char('s' | 'f') if view.counters.is_some() => return Wish::Nothing,
         Key::Char('s') => view.sort = view.sort.next(),
         Key::Char('f') => view.folds_idle = !view.folds_idle,
-        Key::Char('?' | 'h') => view.shows_help = true,
-        Key::Down | Key::Char('j') => view.scroll += 1,
-        Key::Up | Key::Char('k') => view.scroll = view.scroll.saturating_sub(1),
-        Key::PageDown => view.scroll += 10,
-        Key::PageUp => view.scroll = view.scroll.saturating_sub(10),
-        Key::Home => view.scroll = 0,
+        Key::Down | Key::Char('j') => scroll(view, |at| at + 1),
+        Key::Up | Key::Char('k') => scroll(view, |at| at.saturating_sub(1)),
+        Key::PageDown => scroll(view, |at| at + 10),
+        Key::PageUp => scroll(view, |at| at.saturating_sub(10)),
+        Key::Home => scroll(view, |_| 0),
         Key::Char(_) | Key::Other => return Wish::Nothing,
     }
     Wish::Draw
+}
+
+/// Scrolls what is shown: the counters of a queue, or the queues.
+fn scroll(view: &mut View, to: impl Fn(usize) -> usize) {
+    let at = view.counters.as_mut().map_or(&mut view.scroll, |chosen| &mut chosen.scroll);
+    *at = to(*at);
 }

@@ -4,10 +4,10 @@
 use super::keys::Key;
 use super::rates::{Rates, advance, between};
 use super::screen::{Wish, press};
-use super::view::{self, Sort, View, short};
+use super::view::{self, Chosen, Sort, View, short};
 use super::{page, parse_interval};
 use crate::pictures::{self, DARK, LIGHT};
-use quiclane::counters::Kind;
+use quiclane::counters::{Kind, Unit};
 use quiclane::exec::Snapshot;
 use quiclane::topology::Source;
 use quiclane::topology::survey::Survey;
@@ -93,6 +93,7 @@ fn view() -> View {
         has_color: true,
         has_keys: true,
         scroll: 0,
+        counters: None,
     }
 }
 
@@ -226,28 +227,120 @@ fn clients_that_a_server_refuses_are_told() {
 
 #[test]
 fn all_that_a_server_declares_is_told() {
-    let told = |worker: &mut serde_json::Value, factor: u64| {
-        for (at, (set, counter, _)) in Snapshot::default().iter().enumerate() {
-            worker["counters"][set.name][counter.name] = (factor * (at as u64 + 1)).into();
-        }
-    };
-    let mut tree = quiclane_fixtures::two_node_ice();
-    let mut count = |factor| {
-        tree.edit("run/quiclane/812.json", |text| {
-            let mut server: serde_json::Value = serde_json::from_str(text).unwrap();
-            told(&mut server["workers"][1], factor);
-            server.to_string()
-        });
-        look(&tree)
-    };
-    let (before, after) = (count(1), count(3));
-    let rates = between(Some((&before, 2.0)), &after, "eth0").unwrap();
+    let rates = counted();
     for (at, (set, counter, _)) in Snapshot::default().iter().enumerate() {
         let grown = if counter.kind == Kind::Gauge { 3.0 } else { 1.0 };
         let shown = rates.queues[1].counters[set.name][counter.name];
         assert_eq!(shown, grown * (at as f64 + 1.0), "{} {}", set.name, counter.name);
     }
     assert!(rates.queues[2].counters.is_empty());
+}
+
+/// A server whose worker of queue 1 counts in every set, at two looks.
+fn counted() -> Rates {
+    let mut tree = quiclane_fixtures::two_node_ice();
+    let mut count = |factor: u64| {
+        tree.edit("run/quiclane/812.json", |text| {
+            let mut server: serde_json::Value = serde_json::from_str(text).unwrap();
+            for (at, (set, counter, _)) in Snapshot::default().iter().enumerate() {
+                let told = &mut server["workers"][1]["counters"];
+                told[set.name][counter.name] = (factor * (at as u64 + 1)).into();
+            }
+            server.to_string()
+        });
+        look(&tree)
+    };
+    let (before, after) = (count(1), count(3));
+    between(Some((&before, 2.0)), &after, "eth0").unwrap()
+}
+
+#[test]
+fn a_key_lists_every_counter_of_a_queue() {
+    let rates = counted();
+    let mut view = view();
+    press(&mut view, &rates, Key::Char('c'));
+    assert_eq!(view.counters, Some(Chosen::new(0)), "the first queue shown");
+    let (lines, _) = screen(&rates, &view, 80, 24);
+    assert!(lines[4].starts_with("every counter is zero"), "{lines:#?}");
+    press(&mut view, &rates, Key::Right);
+    let (lines, _) = screen(&rates, &view, 120, 200);
+    assert!(lines[3].starts_with("q1  quiclane 812, worker on CPU 1, "), "{}", lines[3]);
+    let (mut listed, mut latest) = (lines.iter().skip(4), "");
+    for (at, (set, counter, _)) in Snapshot::default().iter().enumerate() {
+        if set.name != latest {
+            latest = set.name;
+            let head = listed.next().unwrap();
+            assert!(head.starts_with(&format!("{}  {}", set.name, &set.about[..10])), "{head}");
+        }
+        let line = listed.next().unwrap();
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let (value, unit) = match counter.kind {
+            Kind::Gauge => ((3 * (at + 1)).to_string(), unit_of(counter)),
+            Kind::Counter => (short(Some(at as f64 + 1.0)), format!("{}/s", unit_of(counter))),
+        };
+        assert_eq!(words[..2], [counter.name, &value], "{line}");
+        assert!(unit.is_empty() || words[2] == unit, "{unit}: {line}");
+        assert!(line.contains(counter.help.split(' ').next().unwrap()), "{line}");
+    }
+    assert_eq!(listed.next().unwrap().trim(), "", "nothing else is listed");
+    // A short screen scrolls, and tells how much is left.
+    let (short, _) = screen(&rates, &view, 80, 24);
+    assert!(short[22].starts_with("↓ ") && short[22].contains(" more"), "{short:#?}");
+    press(&mut view, &rates, Key::Down);
+    assert_eq!(screen(&rates, &view, 80, 24).0[4], short[5]);
+    // The last counter is not left out.
+    press(&mut view, &rates, Key::Home);
+    for _ in 0..20 {
+        press(&mut view, &rates, Key::PageDown);
+    }
+    let last = Snapshot::default().iter().last().unwrap().1.name;
+    let (short, _) = screen(&rates, &view, 80, 24);
+    assert!(short[21].starts_with(&format!("  {last} ")), "{short:#?}");
+    assert!(short[23].contains(" c  queues"), "{}", short[23]);
+    press(&mut view, &rates, Key::Char('c'));
+    let (lines, _) = screen(&rates, &view, 80, 24);
+    assert!(view.counters.is_none() && lines[4].starts_with("queue "), "{lines:#?}");
+}
+
+fn unit_of(counter: &quiclane::counters::Description) -> String {
+    match counter.unit {
+        Unit::Count => String::new(),
+        Unit::Bytes => "B".to_owned(),
+        Unit::Nanoseconds => "ns".to_owned(),
+    }
+}
+
+#[test]
+fn counters_that_are_not_there_have_a_reason() {
+    let listed = |rates: &Rates, queue| {
+        let view = View { counters: Some(Chosen::new(queue)), ..view() };
+        screen(rates, &view, 80, 24).0
+    };
+    let survey = look(&quiclane_fixtures::two_node_ice());
+    let one = between(None, &survey, "eth0").unwrap();
+    assert!(listed(&one, 1)[4].starts_with("one look has no rates"), "{:?}", listed(&one, 1));
+    let gone = listed(&one, 99);
+    assert!(gone[3].starts_with("eth0 has no queue 99 any more"), "{gone:?}");
+    let survey = look(&quiclane_fixtures::ena());
+    let other = between(Some((&survey, 1.0)), &survey, "eth0").unwrap();
+    assert!(listed(&other, 0)[4].starts_with("no server describes"), "{:?}", listed(&other, 0));
+}
+
+#[test]
+fn the_queues_around_the_chosen_one_are_its_neighbours() {
+    let rates = counted();
+    let last = rates.queues.last().unwrap().queue;
+    let first = Chosen { queue: 0, scroll: 7 };
+    assert_eq!(first.neighbour(&rates, true), Chosen::new(1));
+    assert_eq!(first.neighbour(&rates, false), Chosen::new(last));
+    assert_eq!(Chosen::new(last).neighbour(&rates, true), Chosen::new(0));
+    let gone = Chosen { queue: 99, scroll: 7 };
+    assert_eq!(gone.neighbour(&rates, true), gone);
+    // With the queues sorted, the one with the most stands first, and is chosen.
+    let rates = busy(quiclane_fixtures::two_node_ice_64(), "eth0", 64, 0);
+    let mut view = View { sort: Sort::Packets, ..view() };
+    press(&mut view, &rates, Key::Char('c'));
+    assert_eq!(view.counters, Some(Chosen::new(60)));
 }
 
 /// A veth without a program counts nothing by queue, and the device as a whole.
@@ -396,6 +489,8 @@ fn every_size_of_every_machine_is_drawn() {
                 for shows_help in [false, true] {
                     let view = View { shows_help, folds_idle: !shows_help, ..view() };
                     screen(&rates, &view, columns, lines);
+                    let counters = view::first(&rates, &view).map(Chosen::new);
+                    screen(&rates, &View { counters, ..view }, columns, lines);
                 }
             }
         }
@@ -405,6 +500,8 @@ fn every_size_of_every_machine_is_drawn() {
 
 #[test]
 fn keys_do_what_the_footer_says() {
+    let rates = busy(quiclane_fixtures::two_node_ice(), "eth0", 16, 0);
+    let press = |view: &mut View, key| press(view, &rates, key);
     let mut view = view();
     assert_eq!(press(&mut view, Key::Char('p')), Wish::Draw);
     assert_eq!(press(&mut view, Key::Char('s')), Wish::Draw);

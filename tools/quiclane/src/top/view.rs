@@ -11,6 +11,8 @@
 //!   q quit  p pause ...                                                         keys
 //! ```
 
+mod counters;
+
 use super::rates::{CpuRates, Flow, QueueRates, Rates};
 use crate::inspect::sheet;
 use crate::topo::map::{ranges, speed};
@@ -18,6 +20,8 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::{Color, Modifier, Style};
 use std::collections::BTreeSet;
+
+pub(crate) use counters::{Chosen, length};
 
 /// Lines that are not queues: title, totals, drops, two of heads, two of loads, keys.
 const FRAME: u16 = 8;
@@ -54,7 +58,7 @@ impl Sort {
             Self::Queue => "queue",
             Self::Packets => "packets",
             Self::Drops => "drops",
-            Self::WrongQueue => "wrong queue",
+            Self::WrongQueue => "wrong",
         }
     }
 }
@@ -71,6 +75,8 @@ pub(crate) struct View {
     pub(crate) has_keys: bool,
     /// Queues that are scrolled away.
     pub(crate) scroll: usize,
+    /// The counters of this queue are listed in place of the queues.
+    pub(crate) counters: Option<Chosen>,
 }
 
 /// A column of numbers.
@@ -101,34 +107,25 @@ pub(crate) fn draw(rates: &Rates, view: &View, area: Rect, buffer: &mut Buffer) 
         too_small(area, buffer);
         return;
     }
-    let (shown, idle) = split(rates, view);
-    let room = usize::from(area.height - FRAME);
-    let scroll =
-        view.scroll.min((shown.len() + usize::from(!idle.is_empty())).saturating_sub(room));
-    let heat = Heat::new(rates, &shown, area, view);
     let mut screen = Screen { view, area, buffer };
     screen.title(rates);
     screen.totals(rates);
     screen.drops(rates);
-    screen.heads(&heat);
-    let mut y = area.y + 5;
-    let end = area.bottom() - 3;
-    for queue in shown.iter().skip(scroll) {
-        if y == end {
-            break;
-        }
-        screen.queue(queue, &heat, y);
-        y += 1;
+    match view.counters {
+        Some(chosen) => screen.counters(rates, chosen),
+        None => screen.queues(rates),
     }
-    if y < end && !idle.is_empty() {
-        screen.idle(&idle, y);
-    }
-    let left = shown.len().saturating_sub(scroll);
-    screen.loads(rates, &heat, left > room);
     screen.footer();
     if view.shows_help {
         screen.help();
     }
+}
+
+/// The queue that stands first on the screen.
+pub(crate) fn first(rates: &Rates, view: &View) -> Option<u32> {
+    let (shown, idle) = split(rates, view);
+    let scroll = view.scroll.min(shown.len().saturating_sub(1));
+    shown.get(scroll).or_else(|| idle.first()).map(|queue| queue.queue)
 }
 
 /// Says so on as many lines as that takes, and how to leave.
@@ -327,6 +324,31 @@ impl Screen<'_> {
         self.put(x, y, "  ", Style::new())
     }
 
+    /// A row a queue, and the load of each CPU below.
+    fn queues(&mut self, rates: &Rates) {
+        let area = self.area;
+        let (shown, idle) = split(rates, self.view);
+        let room = usize::from(area.height - FRAME);
+        let rows = shown.len() + usize::from(!idle.is_empty());
+        let scroll = self.view.scroll.min(rows.saturating_sub(room));
+        let heat = Heat::new(rates, &shown, area, self.view);
+        self.heads(&heat);
+        let mut y = area.y + 5;
+        let end = area.bottom() - 3;
+        for queue in shown.iter().skip(scroll) {
+            if y == end {
+                break;
+            }
+            self.queue(queue, &heat, y);
+            y += 1;
+        }
+        if y < end && !idle.is_empty() {
+            self.idle(&idle, y);
+        }
+        let left = shown.len().saturating_sub(scroll);
+        self.loads(rates, &heat, left > room);
+    }
+
     fn heads(&mut self, heat: &Heat<'_>) {
         let y = self.area.y + 4;
         self.put(self.area.x, y, "queue", dim());
@@ -464,37 +486,36 @@ impl Screen<'_> {
             return;
         }
         let (mut x, y) = (self.area.x, self.area.bottom() - 1);
-        let sort = format!("sort: {}", self.view.sort.name());
+        let sort = format!("by {}", self.view.sort.name());
         let fold = if self.view.folds_idle { "show idle" } else { "fold idle" };
         let pause = if self.view.is_paused { "go on" } else { "pause" };
-        let keys = [
-            ("q", "quit"),
-            ("p", pause),
-            ("s", &sort),
-            ("f", fold),
-            ("d", "device"),
-            ("?", "help"),
-        ];
+        let of_queues =
+            [("c", "counters"), ("f", fold), ("d", "device"), ("?", "help"), ("s", &sort)];
+        let of_counters = [("c", "queues"), ("←→", "queue"), ("↑↓", "scroll"), ("?", "help")];
+        let more = if self.view.counters.is_some() { &of_counters[..] } else { &of_queues[..] };
+        let keys = [("q", "quit"), ("p", pause)].into_iter().chain(more.iter().copied());
         for (key, what) in keys {
             x = self.put(x, y, &format!(" {key} "), Style::new().add_modifier(Modifier::REVERSED));
-            x = self.put(x, y, &format!(" {what}  "), Style::new());
+            x = self.put(x, y, &format!(" {what} "), Style::new());
         }
     }
 
     fn help(&mut self) {
-        const LINES: [&str; 13] = [
+        const LINES: [&str; 15] = [
             "q, Esc, Ctrl-C  quit             p, space  pause",
-            "s  sort by queue, packets, drops, wrong queue",
+            "s  sort by queue, packets, drops, wrong",
             "f  fold queues on which nothing happens",
             "d  next device                   ↑ ↓ k j   scroll",
+            "c  every counter of the first queue shown, and back;",
+            "   ← → N n  the queue before, the next queue",
             "",
-            "Heat map: a row a queue, a column a CPU, grouped by",
-            "memory node. A cell is the packets a second that arrive",
-            "there; where it is narrow 1 to 9, 9 for the busiest.",
+            "Heat map: a row is a queue, a column a CPU, grouped",
+            "by memory node. A cell is the packets per second that",
+            "arrive there; in a narrow one 1 to 9, 9 for the most.",
             "w: the queue's worker is on that CPU.",
             "✕: its interrupt or worker is on another node than",
             "the device (quiclane topo shows it).",
-            "wrong: packets of other workers' connections, a second.",
+            "wrong: packets of other workers' connections, per s.",
             "Below: each CPU's load, in % or in tenths.",
         ];
         let width = 58.min(self.area.width);

@@ -11,6 +11,9 @@ use std::collections::BTreeMap;
 /// One squeeze in so many packets is the ordinary course of a busy machine.
 const PACKETS_PER_SQUEEZE: u64 = 10_000;
 
+/// Counters of a server that rise where the sender leaves checksums to hardware which is not there.
+const OF_CHECKSUMS: &[&str] = &["damaged", "drop_udp_checksum"];
+
 /// The drivers' own names for packets that the NIC had no room for.
 const NIC_DROPS: &[&str] = &[
     "rx_missed_errors",
@@ -272,7 +275,7 @@ fn thrown_away(cx: &Context<'_>) -> Judgement {
         found = found.read(what, from);
     }
     // The other end of a veth is where the checksums are missing.
-    let is_checksum = ["damaged", "drop_udp_checksum"].iter().any(|it| by_reason.contains_key(it));
+    let is_checksum = OF_CHECKSUMS.iter().any(|it| by_reason.contains_key(it));
     if is_checksum && cx.driver().as_deref() == Ok("veth") {
         let peer = cx.peer().map_or_else(|_| "PEER".to_owned(), |peer| peer.name().to_owned());
         found = found.mend(format!("ethtool -K {peer} tx off"));
@@ -374,4 +377,21 @@ fn squeezes(host: &Host<'_>) -> Judgement {
             found.read(what, "/proc/net/softnet_stat")
         })
         .judged()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quiclane::counters::Meaning;
+    use quiclane::exec::Snapshot;
+
+    #[test]
+    fn counters_of_checksums_are_declared_as_drops() {
+        for name in OF_CHECKSUMS {
+            let mut all = Snapshot::default().iter();
+            let found = all.find(|(_, counter, _)| counter.name == *name);
+            let meaning = found.map(|(_, counter, _)| counter.meaning);
+            assert_eq!(meaning, Some(Meaning::Dropped), "{name}");
+        }
+    }
 }

@@ -141,3 +141,43 @@ fn crowded(host: &Host<'_>) -> Judgement {
     let found = Found::new(format!("others wanted {whose}: {times} {period}"));
     read.into_iter().fold(found, |found, (what, from)| found.read(what, from)).judged()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quiclane::counters::Meaning;
+    use quiclane::exec::Snapshot;
+
+    /// Counters of refused clients that no limit of the command line raises: a source's handshakes
+    /// that are not finished are a flood, and refused as they are meant to be.
+    const BY_DESIGN: &[&str] = &["refused_source_handshakes"];
+
+    #[test]
+    fn every_declared_refusal_has_a_limit_and_every_limit_a_declared_counter() {
+        let counters = Snapshot::default().iter().map(|(_, counter, _)| counter);
+        let refusals = counters.filter(|counter| counter.meaning == Meaning::Refused);
+        let declared: BTreeSet<&str> = refusals.map(|counter| counter.name).collect();
+        let limits = LIMITS.iter().map(|(name, _)| *name);
+        let named: BTreeSet<&str> = limits.chain(BY_DESIGN.iter().copied()).collect();
+        assert_eq!(named, declared);
+    }
+
+    #[test]
+    fn counters_that_the_texts_name_are_declared() {
+        let declared: BTreeSet<&str> =
+            Snapshot::default().iter().map(|(_, counter, _)| counter.name).collect();
+        let is_part = |part: char| part.is_ascii_lowercase() || part == '_';
+        let mut met = 0;
+        for kind in KINDS {
+            for word in kind.why.split(|part| !is_part(part)).filter(|word| word.contains('_')) {
+                assert!(word == "_" || declared.contains(word), "{}: {word}", kind.id);
+                met += usize::from(declared.contains(word));
+            }
+        }
+        assert!(met >= LIMITS.len(), "{met}");
+        let crowded = KINDS.iter().find(|kind| kind.id == "QL059").unwrap().reads;
+        let name = crowded.split(' ').next().unwrap();
+        let turns = Snapshot::SETS.iter().find(|set| set.name == "turns").unwrap();
+        assert!(turns.counters.iter().any(|counter| counter.name == name), "{name}");
+    }
+}
