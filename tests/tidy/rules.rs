@@ -47,6 +47,7 @@ pub(crate) const LAYERS: &[(&str, &[&str])] = &[
             "error",
             "config",
             "event",
+            "stats",
             // The parts, which know no connection.
             "crypto_stream",
             "cids",

@@ -7,9 +7,9 @@ use super::error::{CloseReason, TransportError, code};
 use super::keys::OneRttKeys;
 use super::late_crypto::unexpected;
 use super::space::{Handshake, HandshakeSpace, SpaceId};
+use super::stats::Tally;
 use super::{
-    Connection, ConnectionStats, DataSpace, Deadlines, Event, LocalCids, Pending, RemoteCids,
-    State, TransportConfig,
+    Connection, DataSpace, Deadlines, Event, LocalCids, Pending, RemoteCids, State, TransportConfig,
 };
 use crate::proto::crypto::{
     ClientTls, KeyChange, Keys, Level, ServerTls, Session, TlsError, initial_keys,
@@ -256,7 +256,7 @@ impl Connection {
             max_rx_bytes: config.max_mtu_bytes.max(mtu).max(MAX_DATAGRAM_BYTES_LEAST),
             rng: base.seed,
             config,
-            stats: ConnectionStats::default(),
+            stats: Tally::default(),
             events: VecDeque::new(),
             handshake: Some(Box::new(base.handshake)),
             session: Some(base.session),

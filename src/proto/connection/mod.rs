@@ -28,6 +28,7 @@
 //! | `observe.rs` | tells the observer of all this |
 //! | `space.rs` | packet number spaces, and the state that goes with the handshake |
 //! | `keys.rs`, `cids.rs`, `crypto_stream.rs` | 1-RTT keys, connection ids, TLS bytes |
+//! | `stats.rs` | the counters |
 //! | `early.rs` | packets that overtook the ones that bring their keys |
 //! | `late_crypto.rs` | TLS messages after the handshake |
 //! | `closing.rs`, `observing.rs` | what is kept of a close, and of an observer |
@@ -53,6 +54,7 @@ mod observe;
 mod observing;
 mod receive;
 mod space;
+mod stats;
 mod timers;
 mod transmit;
 
@@ -60,8 +62,8 @@ pub use config::{MIN_DATAGRAM_BYTES, TransportConfig};
 pub use error::{CloseReason, TransportError, code};
 pub use event::Event;
 pub use handshake::{ClientArgs, ConnectError, ServerArgs};
+pub use stats::ConnectionStats;
 
-use crate::counters::counters;
 use crate::ecn::Ecn;
 use crate::proto::congestion::Controller;
 use crate::proto::crypto::Session;
@@ -79,6 +81,7 @@ use keys::OneRttKeys;
 use late_crypto::LateCrypto;
 use observing::Observing;
 use space::{Handshake, Received};
+use stats::{Read, Tally};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -141,68 +144,6 @@ struct Deadlines {
     close: Instant,
 }
 
-counters! {
-    /// Datagrams and packets of a connection, and what became of them.
-    pub struct ConnectionStats, counted by "the connection" {
-        /// Datagrams received.
-        rx_datagrams: Counter, Count;
-        /// Bytes of datagrams received.
-        rx_bytes: Counter, Bytes;
-        /// Packets that were authentic.
-        rx_packets: Counter, Count;
-        /// Packets that were dropped: duplicates, no keys, not authentic, malformed.
-        rx_dropped: Counter, Count;
-        /// Datagrams from an address that is not the path's.
-        rx_foreign: Counter, Count;
-        /// Packets refused because buffering them would break a bound; the peer repeats them.
-        rx_refused: Counter, Count;
-        /// Path challenges that were not answered, since too many waited for their answer.
-        rx_refused_challenges: Counter, Count;
-        /// Datagrams dropped because they were larger than we said that we take.
-        rx_oversized: Counter, Count;
-        /// Acknowledgements that were not sent, since the peer acknowledges nothing of ours.
-        tx_withheld_acks: Counter, Count;
-        /// Datagrams sent.
-        tx_datagrams: Counter, Count;
-        /// Bytes of datagrams sent.
-        tx_bytes: Counter, Bytes;
-        /// Packets sent.
-        tx_packets: Counter, Count;
-        /// Packets declared lost.
-        lost_packets: Counter, Count;
-        /// Bytes declared lost.
-        lost_bytes: Counter, Bytes;
-        /// Probe timeouts.
-        ptos: Counter, Count;
-        /// Times that a server sent its flight again because the client repeated its own.
-        flight_repeats: Counter, Count;
-        /// Acknowledgements that asked for one themselves, since probes of ours are unanswered.
-        ack_probes: Counter, Count;
-        /// Acknowledgements that repeated a lost one, and so were no sample of the round trip.
-        repeated_acks: Counter, Count;
-        /// Losses that lasted long enough to be called persistent congestion.
-        persistent_congestions: Counter, Count;
-        /// Times that the congestion window was reduced.
-        congestion_events: Counter, Count;
-        /// Those of them that were taken back: everything lost in them arrived after all.
-        spurious_congestion_events: Counter, Count;
-        /// Times that the datagram size fell to the smallest, because large ones vanished.
-        mtu_black_holes: Counter, Count;
-        /// Key updates, by either side.
-        key_updates: Counter, Count;
-        /// Packets dropped because the peer updated its keys too often.
-        rx_limited_key_updates: Counter, Count;
-        /// Bytes in flight now.
-        bytes_in_flight: Gauge, Bytes;
-        /// The congestion window now.
-        window_bytes: Gauge, Bytes;
-        /// The smoothed round-trip time now.
-        smoothed_rtt_ns: Gauge, Nanoseconds;
-        /// The datagram size now.
-        mtu_bytes: Gauge, Bytes;
-    }
-}
-
 /// The application of a connection, as the protocol sees it.
 ///
 /// Callbacks never nest: what a callback does to the connection takes effect at once, and what
@@ -263,7 +204,7 @@ pub struct Connection {
     streams: Streams,
     remote_cids: RemoteCids,
     local_cids: LocalCids,
-    stats: ConnectionStats,
+    stats: Tally,
     // What only the beginning and the end touch.
     rng: u64,
     peer_max_datagram_bytes: u64,
@@ -348,15 +289,14 @@ impl Connection {
     /// The counters.
     #[must_use]
     pub fn stats(&self) -> ConnectionStats {
-        ConnectionStats {
+        self.stats.with(&Read {
             bytes_in_flight: self.path.bytes_in_flight,
             window_bytes: self.path.congestion.window(),
             smoothed_rtt_ns: self.path.rtt.smoothed_ns(),
             mtu_bytes: self.path.mtu.current().into(),
             mtu_black_holes: self.path.mtu.black_holes(),
             key_updates: self.keys.as_ref().map_or(0, |k| k.updates),
-            ..self.stats
-        }
+        })
     }
 
     /// The counters of its streams.
