@@ -76,7 +76,7 @@ pub(super) struct Layout {
 
 /// Keys of one direction and one space.
 pub(super) trait Seal {
-    /// Protects a packet in place, which ends in room for the tag. False if that is impossible;
+    /// Protects a packet in place, which ends in [`TAG_LEN`] bytes for the tag. False if that is impossible;
     /// the packet must not leave then.
     fn seal(self, packet: &mut [u8], at: Layout, payload_len: usize) -> bool;
 }
@@ -105,8 +105,8 @@ pub(super) struct PacketBuilder {
 }
 
 impl PacketBuilder {
-    /// Writes a header at the start of `buf`, which the packet may fill. `None` if there is no
-    /// room for one.
+    /// Writes a header at the start of `buf`, which the packet may fill. `None` if it does
+    /// not fit.
     #[inline]
     pub(super) fn begin<'b>(
         header: Header<'_>,
@@ -147,7 +147,7 @@ impl PacketBuilder {
     }
 }
 
-/// Fills up to position `end`, as far as there is room.
+/// Fills up to position `end`, as far as the buffer goes.
 #[inline]
 pub(super) fn pad_to(w: &mut Writer<'_>, end: usize) {
     if w.position() < end {

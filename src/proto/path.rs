@@ -137,7 +137,7 @@ impl Path {
         self.rtt.pto_base_ns(peer_max_ack_delay_ns)
     }
 
-    /// True if the window has no room for so many bytes more.
+    /// True if so many bytes more do not fit the window.
     #[inline]
     pub(super) fn is_full(&self, bytes: usize) -> bool {
         self.bytes_in_flight + bytes as u64 > self.congestion.window()
@@ -182,7 +182,7 @@ impl Path {
         self.congestion.on_ack_end(now, &AckEnd { in_flight_bytes, oldest_sent_at, rtt });
     }
 
-    /// There is room to send, and nothing to be sent.
+    /// The window allows more, and there is no data to send.
     #[inline]
     pub(super) fn on_app_limited(&mut self) {
         self.congestion.on_app_limited(self.bytes_in_flight);

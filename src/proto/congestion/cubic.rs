@@ -19,7 +19,7 @@
 //! | what was seen | what it costs |
 //! |---|---|
 //! | losses, and no queue: round trips within 1/24 of the shortest | half of the bytes lost, at most three tenths of the window |
-//! | any other loss, a mark of a router | three tenths of the window (RFC 9438 §4.6) |
+//! | any other loss, a CE mark of a router | three tenths of the window (RFC 9438 §4.6) |
 //! | persistent congestion | all but two packets |
 //!
 //! So the window at a rate of loss p is about 0.7 / p packets instead of 1.2 / sqrt(p). An event
@@ -142,7 +142,7 @@ impl Cubic {
     }
 
     /// An event of its own begins.
-    fn begin_event(&mut self, now: Instant, news: &Congestion, by_share: bool) {
+    fn begin_event(&mut self, now: Instant, event: &Congestion, by_share: bool) {
         self.before_event = Some(BeforeEvent {
             window: self.window,
             ssthresh: self.ssthresh,
@@ -154,7 +154,7 @@ impl Cubic {
         let acked_bytes = self.acked_bytes;
         self.end_epoch();
         let window = self.window as f64;
-        // RFC 9438 §4.7, fast convergence: a flow whose share shrinks makes room.
+        // RFC 9438 §4.7, fast convergence: a flow whose share shrinks leaves bandwidth to the others.
         self.w_max = if window < self.w_max { window * (1.0 + BETA) / 2.0 } else { window };
         self.prior_window = window;
         if by_share {
@@ -162,13 +162,13 @@ impl Cubic {
             self.acked_bytes = acked_bytes;
         }
         self.lost_bytes = 0;
-        self.pay(news, by_share);
+        self.pay(event, by_share);
     }
 
     /// Shrinks the window by what the event has come to. One that is paid for in full never gets
     /// here again.
-    fn pay(&mut self, news: &Congestion, by_share: bool) {
-        let lost_bytes = u32::try_from(news.lost_bytes).unwrap_or(u32::MAX);
+    fn pay(&mut self, event: &Congestion, by_share: bool) {
+        let lost_bytes = u32::try_from(event.lost_bytes).unwrap_or(u32::MAX);
         self.lost_bytes = self.lost_bytes.saturating_add(lost_bytes);
         self.by_share = by_share;
         let before = self.prior_window as u64;
@@ -291,15 +291,15 @@ impl Controller for Cubic {
     #[inline]
     fn on_ack_end(&mut self, _now: Instant, _end: &AckEnd<'_>) {}
 
-    fn on_congestion(&mut self, now: Instant, news: &Congestion, rtt: &Rtt) -> bool {
-        let by_share = !self.strict && news.by_chance(rtt);
-        let reduces = !self.recovery.covers(news.sent_time);
+    fn on_congestion(&mut self, now: Instant, event: &Congestion, rtt: &Rtt) -> bool {
+        let by_share = !self.strict && event.by_chance(rtt);
+        let reduces = !self.recovery.covers(event.sent_time);
         if reduces {
-            self.begin_event(now, news, by_share);
+            self.begin_event(now, event, by_share);
         } else if self.by_share {
-            self.pay(news, by_share);
+            self.pay(event, by_share);
         }
-        if news.persistent {
+        if event.persistent {
             // RFC 9002 §7.6.2, RFC 9438 §4.8: the next epoch starts with W_max at its window.
             self.window = min_window(self.mtu);
             self.w_max = 0.0;
@@ -309,7 +309,7 @@ impl Controller for Cubic {
             self.before_event = None;
             self.by_share = false;
         }
-        reduces || news.persistent
+        reduces || event.persistent
     }
 
     fn on_spurious(&mut self) {

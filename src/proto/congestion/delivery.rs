@@ -78,7 +78,7 @@ impl DeliveryRate {
         });
     }
 
-    /// There is room to send, and nothing to be sent.
+    /// The window allows more, and there is no data to send.
     pub fn on_app_limited(&mut self, in_flight_bytes: u64) {
         self.app_limited_until = Some(self.delivered_bytes.saturating_add(in_flight_bytes));
     }

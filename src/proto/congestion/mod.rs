@@ -3,7 +3,7 @@
 //! A [`Controller`] is a number, the window, and what moves it. Recovery tells it about every
 //! packet sent, acknowledged or lost, and compares the window with the bytes in flight, which
 //! it counts itself. The controller knows no packet: only when one was sent, which decides
-//! whether news about it belongs to a period of recovery that is already paid for.
+//! whether a loss of it belongs to a period of recovery that has already reduced the window.
 //!
 //! A controller may set the rate as well at which packets leave ([`Controller::pacing_rate`]), and
 //! learn the rate at which they arrive: it holds a [`DeliveryRate`] and tells it what it is told.
@@ -63,7 +63,7 @@ pub struct Congestion {
     pub sent_time: Instant,
     /// Bytes lost; 0 for marks.
     pub lost_bytes: u64,
-    /// The losses span the time of RFC 9002 §7.6.
+    /// The losses lasted for the time of RFC 9002 §7.6.
     pub persistent: bool,
     /// A router marked them.
     pub ecn: bool,
@@ -85,7 +85,7 @@ pub trait Controller: Send {
     /// A packet of `bytes` that counts in flight was sent, with `in_flight_bytes` before it.
     fn on_sent(&mut self, now: Instant, bytes: u64, in_flight_bytes: u64);
 
-    /// There is room to send, and nothing to be sent: what is sent next follows a pause.
+    /// The window allows more, and there is no data to send: what is sent next follows a pause.
     fn on_app_limited(&mut self, in_flight_bytes: u64);
 
     /// Packets that counted in flight, and left at one instant, were acknowledged. `app_limited`
@@ -106,7 +106,7 @@ pub trait Controller: Send {
 
     /// Packets were lost, or a router marked some. Returns true if this is an event of its own,
     /// and false if it belongs to the last one.
-    fn on_congestion(&mut self, now: Instant, news: &Congestion, rtt: &Rtt) -> bool;
+    fn on_congestion(&mut self, now: Instant, event: &Congestion, rtt: &Rtt) -> bool;
 
     /// Everything that the last congestion event was about has arrived: it was none. What it
     /// changed is changed back (RFC 9438 §4.9.2), unless persistent congestion came after it.
@@ -204,8 +204,8 @@ impl Controller for AnyController {
         each!(self, controller => controller.on_ack_end(now, end));
     }
 
-    fn on_congestion(&mut self, now: Instant, news: &Congestion, rtt: &Rtt) -> bool {
-        each!(self, controller => controller.on_congestion(now, news, rtt))
+    fn on_congestion(&mut self, now: Instant, event: &Congestion, rtt: &Rtt) -> bool {
+        each!(self, controller => controller.on_congestion(now, event, rtt))
     }
 
     fn on_spurious(&mut self) {
@@ -231,7 +231,7 @@ impl Controller for AnyController {
 }
 
 /// A period of recovery (RFC 9002 §7.3.2): from a congestion event until a packet sent after
-/// it is acknowledged. News about packets sent before is part of the event.
+/// it is acknowledged. A loss or mark of a packet sent before is part of the event.
 #[derive(Clone, Copy, Debug, Default)]
 struct Recovery(Option<Instant>);
 

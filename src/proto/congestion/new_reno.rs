@@ -75,8 +75,8 @@ impl Controller for NewReno {
     fn on_ack_end(&mut self, _now: Instant, _end: &AckEnd<'_>) {}
 
     // RFC 9002 §B.6, OnCongestionEvent, and §B.8.
-    fn on_congestion(&mut self, now: Instant, news: &Congestion, _rtt: &Rtt) -> bool {
-        let reduces = !self.recovery.covers(news.sent_time);
+    fn on_congestion(&mut self, now: Instant, event: &Congestion, _rtt: &Rtt) -> bool {
+        let reduces = !self.recovery.covers(event.sent_time);
         if reduces {
             self.before_event = Some((self.window, self.ssthresh));
             self.recovery.start(now);
@@ -84,12 +84,12 @@ impl Controller for NewReno {
             self.ssthresh = self.window;
             self.acked_bytes = 0;
         }
-        if news.persistent {
+        if event.persistent {
             self.window = min_window(self.mtu);
             self.recovery.end();
             self.before_event = None;
         }
-        reduces || news.persistent
+        reduces || event.persistent
     }
 
     fn on_spurious(&mut self) {

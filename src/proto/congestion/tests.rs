@@ -29,8 +29,8 @@ fn queued() -> Rtt {
 /// Congestion on a path whose queue shows: a packet was lost, or marked.
 trait Meets: Controller {
     fn meets(&mut self, now: Instant, sent_time: Instant, persistent: bool, ecn: bool) -> bool {
-        let news = Congestion { sent_time, lost_bytes: MSS, persistent, ecn };
-        self.on_congestion(now, &news, &queued())
+        let event = Congestion { sent_time, lost_bytes: MSS, persistent, ecn };
+        self.on_congestion(now, &event, &queued())
     }
 }
 
@@ -159,15 +159,15 @@ fn a_queue_or_a_mark_costs_three_tenths_at_once_and_afterwards() {
     let flat = rtt_of(20 * MS);
     let lost = by_chance(at(15), 2);
     let mark = Congestion { ecn: true, lost_bytes: 0, ..lost };
-    for (news, rtt) in [(lost, queued()), (mark, flat), (mark, queued()), (lost, Rtt::default())] {
+    for (event, rtt) in [(lost, queued()), (mark, flat), (mark, queued()), (lost, Rtt::default())] {
         let mut cubic = cubic_at_100();
-        assert!(cubic.on_congestion(at(20), &news, &rtt));
+        assert!(cubic.on_congestion(at(20), &event, &rtt));
         assert_eq!(cubic.window(), 70 * MSS);
         // An event that begins with losses by chance becomes a full one, once.
         let mut cubic = cubic_at_100();
         cubic.on_congestion(at(20), &by_chance(at(10), 2), &flat);
         for _ in 0..3 {
-            assert!(!cubic.on_congestion(at(22), &news, &rtt), "the same event");
+            assert!(!cubic.on_congestion(at(22), &event, &rtt), "the same event");
             assert_eq!((cubic.window(), cubic.ssthresh()), (70 * MSS, Some(70 * MSS)));
         }
         cubic.on_congestion(at(24), &by_chance(at(18), 2), &flat);
@@ -596,8 +596,8 @@ proptest! {
                     prop_assert!(controller.window() <= before);
                 }
                 Event::Chance(now, sent, lost_bytes, rtt_ns) => {
-                    let news = Congestion { lost_bytes, ..by_chance(at(sent), 0) };
-                    controller.on_congestion(at(now), &news, &rtt_of(rtt_ns));
+                    let event = Congestion { lost_bytes, ..by_chance(at(sent), 0) };
+                    controller.on_congestion(at(now), &event, &rtt_of(rtt_ns));
                     prop_assert!(controller.window() <= before);
                 }
                 Event::Spurious => {

@@ -25,7 +25,7 @@ pub(super) struct Outcome {
 struct NewlyAcked {
     packets: u64,
     ack_eliciting: bool,
-    /// Packets that had left with an ECT mark.
+    /// Packets that had left with an ECT codepoint.
     marked: u64,
     /// When the largest of the frame was sent, if it is among them.
     largest_sent_at: Option<Instant>,
@@ -134,8 +134,8 @@ impl Connection {
         if space == SpaceId::Data {
             self.read_ecn_report(now, ack.ecn, acked.marked, acked.largest_sent_at);
         }
-        // RFC 9002 §6.2.1: the backoff ends with news, but not for a client that the server
-        // may not have validated yet.
+        // RFC 9002 §6.2.1: a new acknowledgement ends the backoff, but not for a client that
+        // the server may not have validated yet.
         if self.handshake.as_ref().is_none_or(|h| h.peer_validated_us) {
             self.pto_count = 0;
         }

@@ -24,7 +24,7 @@ const HANDSHAKE_QUIET_MAX: u32 = 64;
 /// The same for a client that has not proved its address: each is 48 bytes of what such a
 /// handshake may hold, and probes acknowledge as well.
 const UNVALIDATED_QUIET_MAX: u32 = 4;
-/// Room that has to be left for a control frame to be tried.
+/// Bytes that have to be left in a packet for a control frame to be tried.
 const CONTROL_ROOM: usize = 64;
 
 /// What may be sent right now.

@@ -68,7 +68,7 @@ impl LocalCids {
         self.active.iter()
     }
 
-    /// Gives back the room for ids that are not there.
+    /// Gives back the memory for ids that are not there.
     pub(super) fn shrink(&mut self) {
         self.active.shrink_to_fit();
     }
@@ -145,7 +145,7 @@ pub(super) struct RemoteCids {
 }
 
 impl RemoteCids {
-    /// Gives back the room for ids that are not there.
+    /// Gives back the memory for ids that are not there.
     pub(super) fn shrink(&mut self) {
         self.spare.shrink_to_fit();
         self.to_retire.shrink_to_fit();

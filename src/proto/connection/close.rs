@@ -70,7 +70,7 @@ impl Connection {
         self.enter(now, State::Draining, CloseReason::PeerApplication { code, reason });
     }
 
-    /// The connection is over and nobody is told.
+    /// The connection is over, and the peer is not told.
     pub(super) fn end_silently(&mut self, now: Instant, reason: CloseReason) {
         if self.is_closed() {
             return;
@@ -90,7 +90,8 @@ impl Connection {
         if self.is_closed() {
             return;
         }
-        // RFC 9000 §10.2.1: whoever may have forged its address is answered once, and nothing is kept.
+        // RFC 9000 §10.2.1: a peer that may have forged its address is answered once, and nothing is
+        // kept.
         self.state = match state {
             State::Draining if !self.is_address_validated() => State::Drained,
             State::Handshaking
@@ -102,7 +103,7 @@ impl Connection {
         // RFC 9000 §10.2: three probe timeouts.
         self.deadlines.close = now.plus_ns(self.three_ptos_ns(CLOSING_MAX_NS));
         self.path.bytes_in_flight = 0;
-        // Streams, and the data that the application lent, go at once.
+        // Streams, and the application's data that they hold, go at once.
         self.streams = Streams::new(self.side, self.config.limits());
         self.data.sent.forget();
         self.data.probes = 0;

@@ -13,7 +13,7 @@ pub(super) struct Closing {
     frame_type: u64,
     reason: Bytes,
     application: bool,
-    /// A CONNECTION_CLOSE is owed.
+    /// A CONNECTION_CLOSE has to be sent.
     pub(super) pending: bool,
     /// Datagrams that arrived since closing began, and at which count the next is answered:
     /// RFC 9000 §10.2.1 asks for ever rarer answers.

@@ -40,7 +40,7 @@ pub struct TransportConfig {
     pub congestion: Algorithm,
     /// Spread packets over the round-trip time instead of sending whole windows in bursts.
     pub pacing: bool,
-    /// Mark packets as ECN capable and report marks.
+    /// Send packets with the ECT(0) codepoint, and report the codepoints that arrive.
     pub ecn: bool,
     /// Datagram size to start with; at least 1200.
     pub initial_mtu_bytes: u16,
@@ -50,7 +50,7 @@ pub struct TransportConfig {
     pub active_connection_ids: u64,
     /// Packets protected with one key before we change it; bounded by the AEAD's own limit.
     pub key_update_packets: u64,
-    /// Asked for an observer of each connection; `None` observes none.
+    /// Asked for an observer of each connection; with `None`, no connection has one.
     pub observers: Option<Observers>,
 }
 
@@ -80,7 +80,7 @@ impl Default for TransportConfig {
 }
 
 impl TransportConfig {
-    /// What we grant the peer, as the streams room wants to hear it.
+    /// Flow-control limits that we grant the peer.
     pub(super) fn limits(&self) -> Limits {
         Limits {
             data: self.connection_window_bytes,
@@ -104,8 +104,7 @@ impl TransportConfig {
         }
     }
 
-    /// The transport parameters that follow from these settings; connection ids are the
-    /// connection's to add.
+    /// The transport parameters that follow from these settings. The connection adds the ids.
     pub(super) fn parameters(&self) -> TransportParameters {
         TransportParameters {
             max_idle_timeout_ms: millis(self.idle_timeout),

@@ -9,7 +9,7 @@ pub(super) const CRYPTO_BUFFER_BYTES: u64 = 64 * 1024;
 /// Pieces that may wait out of order.
 const CRYPTO_PIECES: usize = 64;
 /// Bytes of a ClientHello that are taken from an address that is not validated: what RFC 9000
-/// §7.5 asks for. Browsers with post-quantum key shares say 1.8 to 2.5 kB. It is the larger part
+/// §7.5 asks for. Browsers with post-quantum key shares send 1.8 to 2.5 kB. It is the larger part
 /// of the 16 KiB that such a handshake may hold; after a Retry, [`CRYPTO_BUFFER_BYTES`] hold.
 pub(super) const UNVALIDATED_HELLO_BYTES: u64 = 4096;
 /// ClientHello (RFC 8446 §4).

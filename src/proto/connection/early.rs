@@ -17,8 +17,8 @@ pub(super) const EARLY_MAX: usize = 10;
 /// to overtake.
 pub(super) const EARLY_UNVALIDATED_MAX: usize = 1;
 
-/// A ClientHello of more than this leaves no room in 16 KiB for a datagram beside it. Browsers with
-/// post-quantum key shares say 1.8 to 2.5 kB.
+/// Beside a ClientHello of more than this, a datagram does not fit the 16 KiB of a handshake whose
+/// address is not validated. Browsers with post-quantum key shares send 1.8 to 2.5 kB.
 pub(super) const EARLY_HELLO_MAX: u64 = 2_560;
 
 /// A datagram whose keys are still to come.

@@ -48,7 +48,7 @@ const UNVALIDATED_RECORDS: u64 = 8;
 pub struct ClientArgs<'a> {
     /// Settings.
     pub config: Arc<TransportConfig>,
-    /// Whom to trust, and what to speak.
+    /// Certificates to trust, and protocols to offer.
     pub tls: &'a Arc<ClientTls>,
     /// The name that the server has to prove.
     pub server_name: &'a str,
@@ -142,7 +142,7 @@ struct Base {
 }
 
 impl Connection {
-    /// Starts a connection to a server; the first [`transmit`](Connection::transmit) greets it.
+    /// Starts a connection to a server; the first [`transmit`](Connection::transmit) writes its Initial.
     ///
     /// # Errors
     /// [`ConnectError`].
@@ -335,7 +335,7 @@ impl Connection {
     /// still do is to wait.
     pub(super) fn release_tls(&mut self, idle: bool) {
         let useless = idle || self.session.as_ref().is_some_and(|tls| !tls.wants_tickets());
-        // A message that has begun is read by who began to read it.
+        // TLS reads to its end a message that it has begun to read.
         let between = self.tickets_received.as_ref().is_none_or(|late| late.is_between());
         if self.confirmed && useless && between {
             self.session = None;
@@ -573,7 +573,7 @@ impl Connection {
         datagram: &[u8],
     ) {
         let Some(h) = &self.handshake else { return };
-        // RFC 9000 §17.2.1: both ids echo ours, or somebody guesses.
+        // RFC 9000 §17.2.1: both ids echo ours, or an attacker guesses.
         let ours = packet.scid == h.original_dcid && packet.dcid == self.first_local_cid();
         let mut versions = packet::versions(packet, datagram);
         if self.side == Side::Server

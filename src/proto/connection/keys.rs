@@ -212,7 +212,7 @@ impl OneRttKeys {
             },
         };
         let Some(len) = key.open(pn, packet, header) else {
-            // One packet is one attempt, whoever wrote it (§9.5): the next is tried otherwise. But
+            // Each packet is one attempt, forged or not (§9.5): the next is tried otherwise. But
             // the peer cannot be two updates ahead before it has a packet of the one between.
             let may_be_ahead = self.phase_received.is_none() && self.sealed > 0;
             self.doubt = generation == Generation::Previous && may_be_ahead;
@@ -375,7 +375,7 @@ impl OneRttKeys {
         self.integrity_limit
     }
 
-    /// Pretends that so many packets were forged: nobody waits for 2^52 of them.
+    /// Pretends that so many packets were forged: a test cannot wait for 2^52 of them.
     #[cfg(test)]
     pub(super) fn assume_failures(&mut self, failures: u64) {
         self.failures = failures;

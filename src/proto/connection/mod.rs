@@ -2,11 +2,11 @@
 //!
 //! # How to drive it
 //!
-//! Whoever owns a connection calls, with the time as an argument:
+//! The owner of a connection calls, with the time as an argument:
 //!
 //! 1. [`receive`](Connection::receive) for every datagram that belongs to it. Packets are
-//!    decrypted where they lie, and in-order stream data is lent to the [`Application`] as a
-//!    slice of the datagram;
+//!    decrypted where they lie, and the [`Application`] gets in-order stream data as a slice of the
+//!    datagram;
 //! 2. [`handle_timeout`](Connection::handle_timeout) when [`next_timeout`](Connection::next_timeout)
 //!    has come;
 //! 3. [`transmit`](Connection::transmit) until it returns `None`, after any of the above and
@@ -120,7 +120,7 @@ struct DataSpace {
 pub struct Transmit {
     /// Bytes written.
     pub len: usize,
-    /// The mark to send it with.
+    /// The ECN codepoint to send it with.
     pub ecn: Ecn,
 }
 
@@ -149,7 +149,7 @@ struct Deadlines {
 /// Callbacks never nest: what a callback does to the connection takes effect at once, and what
 /// follows from it is told after the callback has returned.
 pub trait Application {
-    /// In-order data of a stream, lent from the buffer that the packet arrived in. Returns how
+    /// In-order data of a stream, a slice of the buffer that the packet arrived in. Returns how
     /// many bytes were taken. The rest is kept, and the stream stays silent until
     /// [`StreamsRef::resume_receive`](crate::proto::streams::StreamsRef::resume_receive). `fin` says that `data` ends the stream; it is told once,
     /// with the last byte (or alone, with no data).
@@ -189,7 +189,7 @@ pub struct Connection {
     idle_timeout_ns: u64,
     deadlines: Deadlines,
     peer_max_ack_delay_ns: u64,
-    /// The packet number to leave out next.
+    /// The packet number to skip next.
     skip_at: u64,
     config: Arc<TransportConfig>,
     handshake: Option<Box<Handshake>>,
@@ -335,8 +335,8 @@ impl Connection {
     pub(crate) const COLD_AT: usize = std::mem::offset_of!(Self, rng);
 
     /// Names the memory outside of the connection itself that an ordinary packet in either
-    /// direction touches, as addresses and lengths: whoever knows that packets are about to come
-    /// has it fetched into the cache.
+    /// direction touches, as addresses and lengths: a caller that knows that packets are about to
+    /// come fetches it into the cache.
     pub fn hot_memory(&self, each: &mut impl FnMut(*const u8, usize)) {
         if let Some(keys) = &self.keys {
             keys.hot_memory(each);

@@ -384,8 +384,8 @@ impl Connection {
             && bytes.last_chunk().is_some_and(|token| self.remote_cids.is_reset_token(token))
     }
 
-    /// Takes in a datagram that names no connection, and that the owner of the table suspects to
-    /// be a stateless reset of this one: a reset's id is random. False if it is none (RFC 9000
+    /// Takes in a datagram that names no connection, and that may be a stateless reset of this one,
+    /// as the owner of the table thinks: a reset's id is random. False if it is none (RFC 9000
     /// §10.3.1).
     pub fn receive_stateless_reset(
         &mut self,

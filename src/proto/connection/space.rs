@@ -188,7 +188,7 @@ impl Received {
         self.ranges.remove_below(largest.saturating_add(1));
     }
 
-    /// ECN counts for the next ACK frame, if any mark was seen.
+    /// ECN counts for the next ACK frame, if any ECN codepoint was seen.
     pub(super) fn ecn_counts(&self) -> Option<EcnCounts> {
         let seen = self.ecn.ect0 | self.ecn.ect1 | self.ecn.ce;
         (seen != 0).then_some(self.ecn)

@@ -218,7 +218,7 @@ impl Connection {
         for (s, id) in [(&h.initial, SpaceId::Initial), (&h.handshake, SpaceId::Handshake)] {
             // A lost flight that waits behind a window full of 1-RTT packets is due as well:
             // those are acknowledged only once it has arrived, and nothing else would ever
-            // make room for it (RFC 9002 §7.5 lets probes pass).
+            // let it into the window (RFC 9002 §7.5 lets probes pass).
             let held_back = s.crypto_send.has_pending() && s.sent.next_pn() > 0;
             if s.sent.has_ack_eliciting() || held_back {
                 offer(s.sent.last_eliciting_sent_at().plus_ns(short), id);
@@ -255,7 +255,7 @@ impl Connection {
             return;
         }
         let Some(h) = &mut self.handshake else { return };
-        // Both handshake spaces probe at once: the flight often spans them.
+        // Both handshake spaces probe at once: the flight often has packets in each.
         for id in [SpaceId::Initial, SpaceId::Handshake] {
             let Some(s) = h.space(id) else { continue };
             if s.keys.is_none() || (id != space && !s.sent.has_ack_eliciting()) {
@@ -273,7 +273,7 @@ impl Connection {
     }
 
     /// Lets the owners of the oldest outstanding frames send them once more, while the packet
-    /// itself stays outstanding: its acknowledgement is still news.
+    /// itself stays outstanding: its acknowledgement would still tell something.
     fn repeat_oldest_data(&mut self) {
         let Some(frames) = self.data.sent.oldest_eliciting_frames() else { return };
         for frame in frames {

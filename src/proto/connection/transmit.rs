@@ -1,4 +1,4 @@
-//! From what is pending to datagrams: who may send, how much, and when (RFC 9000 §12, §14;
+//! From what is pending to datagrams: which space may send, how much, and when (RFC 9000 §12, §14;
 //! RFC 9002 §7).
 
 use super::assemble::Permit;
@@ -20,7 +20,7 @@ use crate::wire::frame::Frame;
 const PADDED_PAYLOAD_END: usize = super::MIN_DATAGRAM_BYTES as usize - TAG_LEN;
 /// Space that a datagram must have for a packet to be begun in it.
 const MIN_ROOM: usize = 64;
-/// RFC 9000 §21.4: the shortest distance between packet numbers left out.
+/// RFC 9000 §21.4: the shortest distance between skipped packet numbers.
 const MIN_SKIP_DISTANCE: u64 = 64;
 
 /// A packet of a datagram that holds several.
@@ -211,7 +211,7 @@ impl Connection {
         }
     }
 
-    /// True if the window has no room for so many bytes.
+    /// True if so many bytes do not fit the window.
     #[inline]
     fn fills_window(&self, bytes: usize) -> bool {
         self.path.is_full(bytes)
@@ -227,14 +227,14 @@ impl Connection {
             && self.streams.has_data()
     }
 
-    /// The next number to leave out lies one to two windows ahead: the more a cheating peer
+    /// The next packet number to skip lies one to two windows ahead: the more a cheating peer
     /// could gain, the more packets it has to acknowledge blindly, and at least one of any
     /// window is skipped on average.
     pub(super) fn plan_skip(&mut self) {
         let window_packets =
             self.path.congestion.window() / u64::from(self.path.mtu.current().max(1));
-        let span = window_packets.max(MIN_SKIP_DISTANCE);
-        let distance = span + self.random() % span;
+        let shortest = window_packets.max(MIN_SKIP_DISTANCE);
+        let distance = shortest + self.random() % shortest;
         self.skip_at = self.data.sent.next_pn() + distance;
     }
 
@@ -257,19 +257,19 @@ impl Connection {
         Frame::Ping.write(&mut w).ok()?;
         Frame::Padding { len: w.remaining() }.write(&mut w).ok()?;
         self.data.sent.push_frame(SentFrame::Ping);
-        let mark = self.path.ecn.codepoint();
+        let ecn = self.path.ecn.codepoint();
         let info = SentInfo {
             ack_eliciting: true,
             in_flight: true,
             mtu_probe: true,
-            ecn_capable: mark != Ecn::NotEct,
+            ecn_capable: ecn != Ecn::NotEct,
             ..SentInfo::default()
         };
         let draft = packet.end(w, info);
         let len = self.finish(now, SpaceId::Data, draft, buf)?;
         self.path.mtu.on_probe_sent();
         self.path.ecn.on_sent();
-        Some((len, mark))
+        Some((len, ecn))
     }
 
     /// A datagram while the handshake lasts: up to one packet of each space, coalesced.

@@ -104,7 +104,7 @@ fn attack_04_crypto_and_close_in_one_initial_end_quietly() {
         }
     }
     assert!(pair.server.is_closed());
-    assert_eq!(answers, 0, "nothing is owed to a peer that has closed");
+    assert_eq!(answers, 0, "a peer that has closed gets no answer");
 }
 
 #[test]

@@ -161,7 +161,7 @@ fn optimistic_with_seed(seed: u64) -> (u64, bool) {
 #[test]
 fn attack_25_who_reads_the_grease_parameter_cannot_tell_the_skipped_numbers() {
     let (sent, convicted) = optimistic_with_seed(SERVER_SEED);
-    assert!(!convicted, "who has the seed is not found out: {sent} bytes");
+    assert!(!convicted, "an attacker that has the seed is not found out: {sent} bytes");
     // What is told in part is believed to be the seed: the attacker reconnects until it is told
     // the whole of one.
     let told = told_by_server()[0].0;
@@ -308,7 +308,7 @@ fn attack_59_version_negotiation_that_does_not_echo_our_ids_is_discarded() {
     assert_eq!(pair.client_app.closed(), Some(&CloseReason::VersionMismatch));
 }
 
-/// Long headers of types that nobody handles on a connection that stands.
+/// Long headers of types that have no use on an established connection.
 fn unhandled(to: ConnectionId, from: ConnectionId) -> Vec<Vec<u8>> {
     let long = |first: u8| {
         let mut packet = vec![first, 0, 0, 0, 1, 8];
@@ -425,7 +425,7 @@ fn attack_66_each_key_update_is_answered_once() {
     for n in 1..=5 {
         assert!(pair.client.update_keys(), "update {n}");
         pair.client.streams().send(s, Bytes::from_static(b"x"), false).unwrap();
-        // Both change once, and nobody answers the answer.
+        // Both change once, and neither side answers the answer.
         pair.run_ms(2_000);
         assert_eq!(pair.client.stats().key_updates, n);
         assert_eq!(pair.server.stats().key_updates, n);

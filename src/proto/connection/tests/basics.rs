@@ -1,4 +1,4 @@
-//! What has to work when nobody means harm.
+//! What has to work without an attacker.
 
 use super::pair::*;
 use super::*;

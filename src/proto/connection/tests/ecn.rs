@@ -1,4 +1,4 @@
-//! Marks of routers, round-trip times after long silence: what the path tells (RFC 9000 §13.4,
+//! CE marks of routers, round-trip times after long silence: what the path tells (RFC 9000 §13.4,
 //! RFC 9002 §5.2).
 
 use super::pair::*;

@@ -5,7 +5,7 @@ use super::*;
 use crate::proto::crypto::testing;
 use crate::wire::frame::Frame;
 
-/// A ticket that nobody will use: lifetime, age, nonce, ticket, no extensions (RFC 8446 §4.6.1).
+/// A ticket that no client will use: lifetime, age, nonce, ticket, no extensions (RFC 8446 §4.6.1).
 const TICKET: &[u8] = &[4, 0, 0, 14, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 1, 7, 0, 0];
 
 fn next_offset(pair: &Pair) -> u64 {

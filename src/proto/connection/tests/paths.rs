@@ -75,7 +75,7 @@ fn attack_71_a_flood_of_challenges_is_bounded_and_counted() {
 
 #[test]
 fn attack_35_a_packet_that_is_copied_to_another_address_changes_nothing() {
-    // Somebody on the path sends what it saw from an address of its own, before the original comes.
+    // An attacker on the path sends what it saw from an address of its own, before the original comes.
     let mut pair = Pair::connected();
     let mut packet = pair.forge_1rtt(Side::Client, &payload(&[Frame::Ping]), 0);
     let (mut copy, elsewhere) = (packet.clone(), addr(9));

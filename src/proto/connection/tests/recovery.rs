@@ -130,7 +130,7 @@ fn a_black_hole_is_found_within_a_few_probe_timeouts_and_left_again() {
     for size in [5_000, 3_000_000] {
         let (mut pair, max) = pair_at_full_size();
         let stream = start_download(&mut pair, size);
-        // The path shrinks, and nobody says so.
+        // The path shrinks, and no ICMP message says so.
         pair.filter = Box::new(|f| f.bytes.len() <= 1_300);
         let begin = pair.now;
         while pair.server.stats().mtu_black_holes == 0 {
