@@ -33,8 +33,8 @@
 //!
 //! A connection without an observer tests one byte for each packet in either direction, for each ACK
 //! frame and for each event; the byte lies beside the state, which a packet reads anyway. All else
-//! is out of line, and nothing is kept or allocated. What is told is borrowed from the connection, so that an
-//! observer pays for what it copies.
+//! is out of line, and nothing is kept or allocated. An observation borrows from the connection, so
+//! that an observer pays for what it copies.
 
 use crate::ecn::Ecn;
 use crate::proto::connection::Event;

@@ -5,10 +5,10 @@
 //!    [`SentPackets`] of the packet's space.
 //! 3. [`PacketBuilder::end`] makes a [`Draft`] of it: a packet that is not protected yet. The
 //!    datagram may get more packets, and [`Draft::pad`] fills it once all of them are there.
-//! 4. [`Draft::finish`] protects the packet and enters it into the books of its space and its
+//! 4. [`Draft::finish`] protects the packet and records it in its space and its
 //!    path. [`Draft::protect`] only protects: for a packet that nothing remembers.
 //!
-//! A packet that turns out to have nothing to say is given up: [`SentPackets::abandon`].
+//! A packet into which no frame was written is given up: [`SentPackets::abandon`].
 //!
 //! Positions are counted from the packet's first byte. The builder and the writer are two values,
 //! because functions that write frames take the address of the writer: what the builder knows may
@@ -76,8 +76,8 @@ pub(super) struct Layout {
 
 /// Keys of one direction and one space.
 pub(super) trait Seal {
-    /// Protects a packet in place, which ends in [`TAG_LEN`] bytes for the tag. False if that is impossible;
-    /// the packet must not leave then.
+    /// Protects a packet in place, which ends in [`TAG_LEN`] bytes for the tag. False if that is
+    /// impossible: then the packet must not be sent.
     fn seal(self, packet: &mut [u8], at: Layout, payload_len: usize) -> bool;
 }
 

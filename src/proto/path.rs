@@ -67,7 +67,7 @@ pub(super) struct PathConfig {
 }
 
 impl Path {
-    /// A path of which nothing is known but whether the peer is there.
+    /// A new path, of which only the validation state is known.
     pub(super) fn new(
         now: Instant,
         local: SocketAddr,

@@ -183,7 +183,7 @@ impl Connection {
                             }
                         }
                         SentFrame::Streams(frame) => streams.on_acked(&frame),
-                        // That it arrived changes nothing here.
+                        // Their arrival changes nothing here.
                         SentFrame::NewConnectionId { .. }
                         | SentFrame::NewToken
                         | SentFrame::HandshakeDone
@@ -203,7 +203,8 @@ impl Connection {
         Ok(acked)
     }
 
-    /// What was declared lost and arrived after all: an event that it caused is taken back.
+    /// Packets that were declared lost and arrived after all: the congestion event that they caused
+    /// is taken back.
     #[inline]
     fn read_late_arrivals(&mut self, now: Instant, ack: &Ack<'_>) -> Result<(), NeverSent> {
         let Some(oldest) = self.path.spurious.oldest(now) else { return Ok(()) };
@@ -267,12 +268,12 @@ impl Connection {
     /// RFC 9002 §5: the round trip of a packet that left at `sent_at`, by an ACK frame that
     /// newly acknowledges so many `packets`.
     ///
-    /// A frame that says it was held back for more than a probe timeout beyond what may be
-    /// subtracted repeats one that was lost: nothing newer arrived since. It is no sample, or the
-    /// time until the peer's probe would be taken for the path: 25 s of it made the next probe
+    /// A frame may say that it was held back for more than a probe timeout beyond what may be
+    /// subtracted. It repeats one that was lost: nothing newer arrived since. It is no sample, or
+    /// the time until the peer's probe would count as a round trip: 25 s of it made the next probe
     /// timeout 76 s, since no more than max_ack_delay may be subtracted (§5.3), and nothing from
-    /// Initial packets. Less is a peer whose timers run late: that is a part of the round trip, or
-    /// each of its acknowledgements would come after a probe.
+    /// Initial packets. A shorter delay comes from a peer whose timers run late. It is a part of
+    /// the round trip, or each acknowledgement of that peer would come after a probe.
     fn sample_rtt(
         &mut self,
         now: Instant,
@@ -282,7 +283,7 @@ impl Connection {
         packets: u64,
     ) {
         let told_ns = told_delay_ns(delay_raw, self.peer_ack_delay_exponent);
-        // A probe timeout takes longer to work out than the compare before it.
+        // Computing a probe timeout takes longer than this comparison.
         if told_ns > self.peer_max_ack_delay_ns {
             let borne_ns = if space == SpaceId::Data { self.peer_max_ack_delay_ns } else { 0 };
             if told_ns - borne_ns > self.pto_ns() {

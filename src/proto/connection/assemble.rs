@@ -1,7 +1,7 @@
 //! From frames to packets: what goes into a packet of each space, and in which order.
 //!
-//! [`packet_builder`](crate::proto::packet_builder) knows how a packet is made; here it is given
-//! the connection's ids, numbers, keys and books.
+//! [`packet_builder`](crate::proto::packet_builder) knows how a packet is made; here it gets
+//! the connection's ids, packet numbers, keys and records of sent packets.
 
 use super::Connection;
 use super::config::ACK_DELAY_EXPONENT;
@@ -51,7 +51,7 @@ impl Connection {
     ) -> bool {
         let received = &mut self.data.received;
         // RFC 9000 §13.2.1: a probe tells what arrived, since the last ACK may be lost as well.
-        let repeats = self.data.probes > 0 || self.keys.as_ref().is_some_and(|k| k.owes_answer());
+        let repeats = self.data.probes > 0 || self.keys.as_ref().is_some_and(|k| k.must_answer());
         let pending = received.ack_is_pending(now);
         let mut asks = false;
         if (repeats || pending)
@@ -94,8 +94,8 @@ impl Connection {
     }
 
     /// Makes an acknowledgement a probe as well. The peer is heard again while our own timer is
-    /// backed off: the answer to this ends the back-off, where the next probe may be half a
-    /// minute away (RFC 9000 §13.2.4).
+    /// backed off, and the next probe may be half a minute away. The answer to this one ends the
+    /// back-off (RFC 9000 §13.2.4).
     #[cold]
     fn write_ack_probe(&mut self, w: &mut Writer<'_>) -> bool {
         if Frame::Ping.write(w).is_err() {
@@ -173,8 +173,7 @@ impl Connection {
 
     /// Begins a 1-RTT packet in `buf`.
     ///
-    /// Here and in [`finish_data`](Self::finish_data), the inlining is what the path of nearly
-    /// every datagram had when these lines stood in it.
+    /// This and [`finish_data`](Self::finish_data) are inlined: nearly every datagram passes both.
     #[inline(always)]
     pub(super) fn begin_data<'b>(
         &self,
@@ -268,7 +267,7 @@ impl Connection {
         Some(packet.end(w, info))
     }
 
-    /// Protects a packet that lies at the start of `buf` and enters it into the books; its length.
+    /// Protects a packet that lies at the start of `buf` and records it as sent; returns its length.
     pub(super) fn finish(
         &mut self,
         now: Instant,

@@ -45,8 +45,8 @@ struct Material {
 }
 
 impl Material {
-    /// 2.5 us. Whichever packet made us, all keys are made, so that the time tells nothing of its
-    /// phase bit.
+    /// Takes 2.5 us. All keys are made, whatever packet needs them, so that the time tells nothing
+    /// of its phase bit.
     #[cold]
     fn expand(&self) -> Box<Expanded> {
         let Self { keys, later } = self;
@@ -72,7 +72,7 @@ pub(super) struct OneRttKeys {
     phase_answered: bool,
     /// The last packet that should have been of the previous phase was not.
     doubt: bool,
-    /// The smallest number received in this phase; none yet right after our own update.
+    /// The smallest number received in this phase; `None` right after our own update.
     phase_received: Option<u64>,
     /// The first number sent in this phase.
     phase_sent: u64,
@@ -165,7 +165,7 @@ impl OneRttKeys {
         &self.at_work().remote_header
     }
 
-    /// Nothing will be sent or received for a while: keeps what the keys are made of.
+    /// Nothing will be sent or received for a while: keeps only what the keys are made of.
     pub(super) fn rest(&mut self) {
         self.expanded = None;
     }
@@ -230,7 +230,7 @@ impl OneRttKeys {
             Generation::Next => {
                 // RFC 9001 §6.2: the peer may not update again before we have acknowledged its
                 // last update under our own new keys. Our first packet of a phase does so
-                // (`owes_answer`), so that a peer which waits only until it has seen one is not
+                // (`must_answer`), so that a peer which waits only until it has seen one is not
                 // told off, and no update costs it less than a packet of ours.
                 if !self.phase_answered {
                     return Err(TransportError::new(
@@ -278,7 +278,7 @@ impl OneRttKeys {
         self.peer_updates.allow(now)
     }
 
-    /// Turns to the next keys. `received` is the peer's packet that made us, if one did;
+    /// Turns to the next keys. `received` is the peer's packet that asked for it, if one did;
     /// `next_pn` the number of our next packet; the old key is good until `expires`.
     pub(super) fn update(&mut self, received: Option<u64>, next_pn: u64, expires: Instant) {
         let Self { expanded, material, .. } = self;
@@ -311,7 +311,7 @@ impl OneRttKeys {
     /// True until a packet with an ACK frame was protected with this phase's key: the first one
     /// carries one, so that the peer knows at once that its update arrived.
     #[inline]
-    pub(super) fn owes_answer(&self) -> bool {
+    pub(super) fn must_answer(&self) -> bool {
         !self.phase_answered
     }
 

@@ -100,8 +100,8 @@ impl Connection {
         self.path.pto_ns(self.peer_max_ack_delay_ns)
     }
 
-    /// What several timers of RFC 9000 are made from, cut to `max_ns`: the first sample of the
-    /// round-trip time is the peer's to choose.
+    /// Three probe timeouts, which several timers of RFC 9000 take, at most `max_ns`: the peer
+    /// chooses the first sample of the round-trip time.
     pub(super) fn three_ptos_ns(&self, max_ns: u64) -> u64 {
         (3 * self.pto_ns()).min(max_ns)
     }
@@ -126,7 +126,7 @@ impl Connection {
         }
     }
 
-    /// As long as there are three spaces.
+    /// While there are three packet number spaces.
     #[cold]
     fn handshake_loss_timeout(&self, h: &Handshake) -> Option<(Instant, Cause)> {
         let losses = [
@@ -138,7 +138,7 @@ impl Connection {
         if let Some((at, space)) = earliest {
             return Some((at, Cause::Loss(space)));
         }
-        // RFC 9002 §6.2.2.1: a server that may not send anyway is not woken for it.
+        // RFC 9002 §6.2.2.1: a server that may not send is not woken for it.
         if self.path.validation.budget() == 0 {
             return None;
         }

@@ -121,7 +121,8 @@ impl Connection {
     }
 
     /// A peer that acknowledges nothing of ours, however often it is asked, gets no more
-    /// acknowledgements by themselves: each is remembered until an older packet's fate is known.
+    /// packets of acknowledgements alone: we keep a record of each until we know whether an older
+    /// packet has arrived.
     #[cold]
     fn withhold_ack(&mut self) {
         self.data.received.ack_sent();
@@ -192,8 +193,8 @@ impl Connection {
         !exhausted
     }
 
-    /// Leaves out a packet number now and then: a peer that acknowledges it has not received
-    /// what it acknowledges (RFC 9000 §21.4).
+    /// Skips a packet number now and then: a peer that acknowledges it acknowledges what it has
+    /// not received (RFC 9000 §21.4).
     #[inline]
     fn maybe_skip(&mut self) {
         if self.data.sent.next_pn() < self.skip_at {
@@ -203,7 +204,7 @@ impl Connection {
         self.plan_skip();
     }
 
-    /// Leaves out the next packet number, unless the one before it was.
+    /// Skips the next packet number, unless the one before it was skipped.
     fn skip(&mut self) {
         if !self.data.sent.has_just_skipped() {
             self.path.spurious.on_skipped(self.data.sent.next_pn());
@@ -218,8 +219,8 @@ impl Connection {
     }
 
     /// True if the next packet, of up to `bytes`, fills the window, there will be more to send,
-    /// and the peer is known to sit on as much as is in flight: without a gap before this
-    /// packet, nothing would happen until its delay is over. See `patience.rs`.
+    /// and the peer is known not to acknowledge as much as is in flight at once: without a skipped
+    /// number before this packet, nothing would happen until the peer's delay is over. See `patience.rs`.
     #[inline]
     fn peer_would_wait(&self, bytes: usize) -> bool {
         self.fills_window(2 * bytes)
