@@ -38,7 +38,7 @@ impl Request {
 
 impl Handler for Request {
     fn connected(&mut self, connection: &mut ConnectionRef<'_>, _resumed: bool) {
-        // The question is lent to the stream until it is acknowledged: it is not copied here.
+        // The stream holds the question until it is acknowledged: it is not copied here.
         let mut streams = connection.streams();
         let asked = match streams.open(Dir::Bi) {
             Ok(stream) => {
@@ -72,7 +72,7 @@ impl Handler for Request {
     }
 
     fn closed(&mut self, _connection: &mut ConnectionRef<'_>, reason: CloseReason) {
-        // After the answer nobody reads this.
+        // After the answer `main` does not read this.
         self.tell(Err(reason.to_string()));
     }
 }

@@ -37,7 +37,7 @@ impl Handler for Echo {
             // until `resume_receive`.
             return 0;
         }
-        // `data` is lent from the buffer that it arrived in, so it is copied to be kept. Sending
+        // `data` is a slice of the buffer that it arrived in, so it is copied to be kept. Sending
         // fails only on a stream whose other side wants no answer.
         let _ = connection.streams().send(stream, Bytes::copy_from_slice(data), fin);
         data.len()

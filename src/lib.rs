@@ -23,7 +23,7 @@
 //! | [`lb`] | connection ids that name server, worker and slot (QUIC-LB) |
 //! | [`datapath`] | bursts of datagrams in and out: AF_XDP, kernel UDP, a simulated network |
 //! | [`topology`] | the machine: NICs, queues, CPUs, NUMA nodes |
-//! | [`exec`] | who runs what where: workers, tables, timers, listeners, handles |
+//! | [`exec`] | workers and their threads: tables, timers, listeners, handles |
 //! | [`time`] | instants as numbers |
 //! | [`ecn`] | the two ECN bits |
 //! | [`counters`] | the one declaration of every counter |

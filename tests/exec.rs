@@ -87,7 +87,7 @@ impl Client {
     }
 
     fn say(&self, told: Told) {
-        // Who asked may have gone.
+        // The test may have dropped the receiver.
         let _ = self.tell.send(told);
     }
 }

@@ -1,8 +1,8 @@
 //! How much memory a handshake holds whose client has not proved its address, C allocations
 //! included, whatever the client sends.
 //!
-//! Such a client can be anyone, from any address, and a server holds many of them before it asks
-//! for a proof. The numbers are printed with `--nocapture`.
+//! Such a client may be an attacker, from any address, and a server holds many of them before it
+//! asks for a proof. The numbers are printed with `--nocapture`.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -109,7 +109,7 @@ impl Held {
     }
 }
 
-/// An Initial of a client: anyone can make one.
+/// An Initial of a client: an attacker can make one.
 fn initial(frame: &Frame<'_>, pn: u64, size: usize) -> Vec<u8> {
     let keys = initial_keys(VERSION_1, id(2).as_slice(), Side::Client).unwrap();
     let header = LongHeader {

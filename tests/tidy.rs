@@ -1,4 +1,4 @@
-//! Reads the sources and fails on what is against the rules of the house, naming the file, the
+//! Reads the sources and fails on what is against the rules of the project, naming the file, the
 //! line and the remedy. The rules are in `tidy/rules.rs`; below them, here, each is tried on
 //! code that breaks it, so that a rule cannot fall asleep.
 
@@ -110,7 +110,7 @@ fn an_arrow_that_runs_forward_is_accepted() {
     accepts("src/exec/worker.rs", "use crate::{proto::Connection, datapath::Datapath, lb::Route};");
     accepts("src/lib.rs", "pub use crate::exec::Registration;\npub use crate::proto::Event;");
     accepts("src/datapath/udp/mod.rs", "use super::Path;\nuse crate::ecn::Ecn;");
-    // Not a room of ours, not code, or not a path from the root.
+    // Not a module of ours, not code, or not a path from the root.
     accepts("src/proto/rtt.rs", "use crate::proto::datapath_like::X;\nuse other::datapath::Y;");
     accepts("src/proto/rtt.rs", "// crate::datapath\n/* crate::exec /* nested */ crate::exec */");
     accepts("src/proto/rtt.rs", "const S: &str = \"crate::datapath\";");
@@ -129,7 +129,7 @@ fn the_remedy_of_an_arrow_names_a_file() {
 }
 
 #[test]
-fn layers_within_a_room_are_kept() {
+fn layers_within_a_module_are_kept() {
     objects("src/proto/rtt.rs", "use super::congestion::Controller;", 1, "stands below");
     objects("src/proto/rtt.rs", "use crate::proto::{ranges, recovery::Loss};", 1, "stands below");
     objects("src/proto/congestion/cubic.rs", "use super::super::connection::State;", 1, "below");

@@ -468,7 +468,7 @@ fn a_partial_send_keeps_the_rest_for_the_next_flush() {
     assert_eq!(a.udp_stats().send_would_block, 1);
     assert_eq!(a.stats().tx_errors, 0);
     assert!(!a.prepare_sleep(), "the rest has to be sent");
-    // The kernel has no more room: nothing is lost, nothing moves.
+    // The kernel's buffer is full: nothing is lost, nothing moves.
     a.flush().unwrap();
     assert_eq!(a.stats().tx_packets, part);
     ip("neighbour replace 10.77.0.2 lladdr 02:00:00:00:00:02 dev va nud permanent");

@@ -122,7 +122,7 @@ impl Captured {
         }
     }
 
-    /// The names in a directory, in no order; none if there is no such directory.
+    /// The names in a directory, in no order; `None` if there is no such directory.
     pub(super) fn names(&self, path: &Path) -> Option<Vec<OsString>> {
         let (at, kind) = self.find(path, &mut 0).ok()?;
         matches!(kind, Kind::Directory).then(|| self.store.names(&at))

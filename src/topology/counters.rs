@@ -1,4 +1,4 @@
-//! Packets of each receive queue, from whichever counters a device has.
+//! Packets of each receive queue, from the counters that a device has.
 //!
 //! The kernel's own (netdev netlink, `qstats-get`) come first: they mean the same for every
 //! driver. Where they are missing the driver's statistics (`ethtool -S`) have to do, whose names
@@ -49,7 +49,7 @@ fn joined(
     let Some(mut found) = from_qstats(counters) else {
         let is_bare = attached.known().is_some_and(Vec::is_empty);
         return match from_statistics(statistics, counters) {
-            // What a program sees is nothing where there is none, whatever arrives.
+            // Without an XDP program the driver counts 0, whatever arrives.
             Reading::Known(found) if found.origin == XDP_STATISTICS && is_bare => Reading::unknown(
                 "the driver counts packets by queue only while an XDP program is attached",
             ),

@@ -1,4 +1,4 @@
-//! The joined view: a receive queue with everything that hangs on it.
+//! The joined view: a receive queue with everything that belongs to it.
 //!
 //! ```text
 //!   queue -- NAPI -- interrupt -- CPU -- memory node
@@ -16,7 +16,7 @@ use super::{Irq, Nic, Reading};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-/// A receive queue with everything that hangs on it.
+/// A receive queue with everything that belongs to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueueRow {
     /// Its number.
@@ -29,43 +29,43 @@ pub struct QueueRow {
     pub cpus: Reading<Vec<u32>>,
     /// The node of those CPUs.
     pub node: Reading<u32>,
-    /// Whether that is another node than the device's; none if either is unknown.
+    /// Whether that is another node than the device's; `None` if either is unknown.
     pub crosses_node: Option<bool>,
     /// The CPUs that the kernel moves its packets to (RPS).
     pub rps: Reading<Vec<u32>>,
     /// The CPUs whose packets go out through the transmit queue of the same number (XPS).
     pub xps: Reading<Vec<u32>>,
-    /// Who has an AF_XDP socket on it.
+    /// The process that has an AF_XDP socket on it.
     pub holder: Reading<Option<Holder>>,
     /// Packets that it has received.
     pub packets: Reading<u64>,
     /// Packets that it has lost.
     pub drops: Reading<u64>,
-    /// Packets that the server on it threw away, by the name of its counter; none if no server
+    /// Packets that the server on it threw away, by the name of its counter; `None` if no server
     /// tells.
     pub server_drops: Option<BTreeMap<String, u64>>,
-    /// Clients that the server on it refused, by the name of its counter; none if no server tells.
+    /// Clients that the server on it refused, by the name of its counter; `None` if no server tells.
     pub server_refused: Option<BTreeMap<String, u64>>,
 }
 
 impl QueueRow {
-    /// True if nothing has arrived on it and nobody waits for anything.
+    /// True if nothing has arrived on it and no socket waits on it.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.packets.known() == Some(&0) && matches!(self.holder.known(), None | Some(None))
     }
 }
 
-/// Who has the AF_XDP socket of a queue.
+/// The owner of the AF_XDP socket of a queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
-    /// The process; none if that could not be read.
+    /// The process; `None` if that could not be read.
     pub process: Option<Process>,
     /// Its thread that serves the queue, if one says so.
     pub worker: Option<WorkerThread>,
-    /// Zero-copy; none if the kernel does not tell.
+    /// Zero-copy; `None` if the kernel does not tell.
     pub zerocopy: Option<bool>,
-    /// Entries of the receive ring; none if the kernel does not tell.
+    /// Entries of the receive ring; `None` if the kernel does not tell.
     pub rx_ring: Option<u32>,
     /// What this rests on.
     pub evidence: Evidence,
@@ -85,7 +85,7 @@ pub enum Evidence {
 }
 
 impl Evidence {
-    /// True if nobody said it, and it follows from something else.
+    /// True if it is inferred: neither the kernel nor a server reports it.
     #[must_use]
     pub const fn is_inferred(self) -> bool {
         matches!(self, Self::Program | Self::ThreadName)
@@ -103,7 +103,7 @@ impl fmt::Display for Evidence {
     }
 }
 
-/// The rows of a device, by queue; none if the survey does not have it.
+/// The rows of a device, by queue; `None` if the survey does not have it.
 #[must_use]
 pub fn queues(survey: &Survey, name: &str) -> Option<Vec<QueueRow>> {
     let (nic, device) = survey.device(name)?;
@@ -282,7 +282,8 @@ impl Join<'_> {
         Some(holder)
     }
 
-    /// Where the kernel lists no sockets: who holds the program, whose threads name the queue.
+    /// Where the kernel lists no sockets: the process that holds the program, or whose threads are
+    /// named after the queue.
     fn holder_by_signs(
         &self,
         queue: u32,
@@ -319,7 +320,7 @@ impl Join<'_> {
         }
     }
 
-    /// Whether an AF_XDP socket has the queue; none if the kernel does not tell.
+    /// Whether an AF_XDP socket has the queue; `None` if the kernel does not tell.
     fn is_bound(&self, queue: u32) -> Option<bool> {
         let links = self.device.queue_links.known();
         let link = links.and_then(|links| {
@@ -340,7 +341,7 @@ impl Join<'_> {
         Some(queues.into_iter().flatten().any(|&other| other == queue))
     }
 
-    /// The programs on the device; none if that is not known.
+    /// The programs on the device; `None` if that is not known.
     fn programs(&self) -> Option<Vec<&Program>> {
         let attached = self.device.attached.known()?;
         let loaded = self.survey.programs.known()?;
@@ -348,7 +349,7 @@ impl Join<'_> {
         Some(loaded.iter().filter(is_here).collect())
     }
 
-    /// The processes that hold the programs of the device; none if that is not known.
+    /// The processes that hold the programs of the device; `None` if that is not known.
     fn program_owners(&self) -> Option<BTreeSet<u32>> {
         let programs = self.programs()?;
         let processes = programs.iter().flat_map(|program| &program.processes);

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 /// More CPUs than any machine has: a captured file cannot make us allocate without end.
 const NUMBERS_MAX: u32 = 1 << 16;
 
-/// The numbers in such a list, ascending, each once. An empty text is an empty list; none if it is
+/// The numbers in such a list, ascending, each once. An empty text is an empty list; `None` if it is
 /// not a list.
 pub(super) fn parse(text: &str) -> Option<Vec<u32>> {
     let mut numbers = BTreeSet::new();

@@ -1,4 +1,4 @@
-//! Which CPU serves which queue.
+//! Decides which CPU serves which queue.
 //!
 //! [`place`] is a pure function: a machine and a wish in, a [`Placement`] out. The rules:
 //!
@@ -146,12 +146,21 @@ pub enum PlacementError {
 impl fmt::Display for PlacementError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoDevice(device) => write!(f, "there is no device {device}"),
-            Self::NoQueue { device, queue, queues } => {
-                write!(f, "{device} has {queues} receive queues, and no queue {queue}")
+            Self::NoDevice(device) => {
+                write!(f, "there is no device {device}: name one that `ip link` lists")
             }
-            Self::NoCpu(cpu) => write!(f, "there is no cpu {cpu}, or it is offline"),
-            Self::NothingToPlace => f.write_str("neither a device nor queues to place"),
+            Self::NoQueue { device, queue, queues } => write!(
+                f,
+                "{device} has {queues} receive queues, and no queue {queue}: name queues below \
+                 {queues}"
+            ),
+            Self::NoCpu(cpu) => write!(
+                f,
+                "there is no cpu {cpu}, or it is offline: name CPUs that `lscpu -e` shows online"
+            ),
+            Self::NothingToPlace => {
+                f.write_str("there is nothing to place: name a device, or queues")
+            }
             Self::TooFewCpus { queues, cpus } => write!(
                 f,
                 "{queues} queues and {cpus} CPUs for them: name fewer queues, more CPUs, or \

@@ -1,8 +1,8 @@
 //! Where a machine is read from: a directory that stands for `/`.
 //!
 //! Everything passes through here: files by [`Source::text`] and its kin, and what only the
-//! running kernel can answer by `Source::ask`. So whoever watches a source ([`Source::recorded`])
-//! has seen all that was read, and can write it down as a tree that gives the same answers.
+//! running kernel can answer by `Source::ask`. So a recording of a source ([`Source::recorded`])
+//! holds all that was read, and can be written as a tree that gives the same answers.
 
 use super::captured::Captured;
 use super::live::Kernel;
@@ -23,7 +23,7 @@ const ANSWERS: &str = "/quiclane/answers";
 /// A tree of `/sys` and `/proc` files: of the running machine, or captured from another.
 #[derive(Clone, Debug)]
 pub struct Source {
-    /// None: the machine that this process runs on.
+    /// `None`: the machine that this process runs on.
     captured: Option<Arc<Captured>>,
     recorder: Option<Arc<Recorder>>,
     kernel: Arc<Kernel>,
@@ -187,7 +187,7 @@ impl Source {
         }
     }
 
-    /// The names in a directory, sorted; none if it cannot be read.
+    /// The names in a directory, sorted; empty if it cannot be read.
     pub(super) fn names(&self, path: impl AsRef<Path>) -> Vec<String> {
         let path = path.as_ref();
         let Some(names) = self.names_there(path) else { return Vec::new() };

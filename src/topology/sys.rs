@@ -1,4 +1,4 @@
-//! Every system call of this room: ethtool's ioctls, BPF objects, sockets of other processes.
+//! Every system call of this module: ethtool's ioctls, BPF objects, sockets of other processes.
 //!
 //! The only file of `topology` with `unsafe` in it. Each function here makes the buffers that the
 //! kernel writes, in the size that the kernel documents for the call; what the bytes mean is read
@@ -35,7 +35,7 @@ impl Ethtool {
         if fd < 0 {
             return Err(Refused::last("socket(AF_INET)"));
         }
-        // SAFETY: `fd` was returned by socket() just now and nobody else owns it.
+        // SAFETY: `fd` was returned by socket() just now and has no other owner.
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
@@ -64,7 +64,7 @@ impl Ethtool {
     pub(super) fn counter_names(&self, device: &str, count: u32) -> Result<Vec<u8>, Refused> {
         const GSTRINGS: u32 = 0x1b;
         const COUNTERS: u32 = 1;
-        let mut buffer = vec![0; 12 + room(count) * NAME_BYTES];
+        let mut buffer = vec![0; 12 + entries(count) * NAME_BYTES];
         buffer[4..8].copy_from_slice(&COUNTERS.to_ne_bytes());
         buffer[8..12].copy_from_slice(&count.to_ne_bytes());
         self.call("ioctl ETHTOOL_GSTRINGS", device, GSTRINGS, &mut buffer)?;
@@ -74,7 +74,7 @@ impl Ethtool {
     /// ETHTOOL_GSTATS: `count` counters, 8 bytes each.
     pub(super) fn counters(&self, device: &str, count: u32) -> Result<Vec<u8>, Refused> {
         const GSTATS: u32 = 0x1d;
-        let mut buffer = vec![0; 8 + room(count) * 8];
+        let mut buffer = vec![0; 8 + entries(count) * 8];
         buffer[4..8].copy_from_slice(&count.to_ne_bytes());
         self.call("ioctl ETHTOOL_GSTATS", device, GSTATS, &mut buffer)?;
         Ok(behind(buffer, 8, 4, 8))
@@ -95,7 +95,7 @@ impl Ethtool {
         const GRXCLSRLALL: u32 = 0x30;
         const COUNT_AT: usize = 184;
         let count = count.min(ENTRIES_MAX);
-        // Behind the padded structure there is room for all that is asked for, and more.
+        // Behind the padded structure there is space for all that is asked for, and more.
         let mut buffer = vec![0; FLOW_BYTES + count as usize * 4];
         buffer[COUNT_AT..COUNT_AT + 4].copy_from_slice(&count.to_ne_bytes());
         self.call("ioctl ETHTOOL_GRXCLSRLALL", device, GRXCLSRLALL, &mut buffer)?;
@@ -108,7 +108,7 @@ impl Ethtool {
         const GRSSH: u32 = 0x46;
         let mut head = vec![0; RSS_BYTES];
         head[4..8].copy_from_slice(&context.to_ne_bytes());
-        // Without room: the sizes. The kernel takes no others after that.
+        // Without space: the sizes. The kernel takes no others after that.
         self.call(CALL, device, GRSSH, &mut head)?;
         let size =
             |at: usize| u32::from_ne_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
@@ -161,7 +161,7 @@ impl Ethtool {
         let mut request = request(call, device)?;
         request.ifr_ifru.ifru_data = buffer.as_mut_ptr().cast::<c_char>();
         // SAFETY: `request` and the buffer that it points at outlive the call. The kernel writes
-        // at most what `command` and the counts in the buffer say, for which callers made room.
+        // at most what `command` and the counts in the buffer say, for which callers made space.
         let done = unsafe { libc::ioctl(self.0.as_raw_fd(), SIOCETHTOOL as _, &raw mut request) };
         if done < 0 { Err(Refused::last(call)) } else { Ok(()) }
     }
@@ -198,9 +198,9 @@ impl FlowCall {
     }
 }
 
-/// Entries that there is room for when `count` are expected. A driver writes as many as it has
-/// at that moment (a change of the channels may have added some), and is not told the room.
-fn room(count: u32) -> usize {
+/// Entries to allocate when `count` are expected. A driver writes as many as it has at that moment
+/// (a change of the channels may have added some), and does not know how many there is space for.
+fn entries(count: u32) -> usize {
     const SPARE: usize = 8_192;
     count.min(ENTRIES_MAX) as usize * 2 + SPARE
 }
@@ -270,7 +270,7 @@ pub(super) fn open_pinned(path: &Path) -> Result<OwnedFd, Refused> {
     if fd < 0 {
         return Err(Refused::last(CALL));
     }
-    // SAFETY: `fd` was returned just now and nobody else owns it.
+    // SAFETY: `fd` was returned just now and has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -281,7 +281,7 @@ pub(super) fn copy_descriptor(pid: u32, fd: RawFd) -> Result<OwnedFd, Refused> {
     if process < 0 {
         return Err(Refused::last("pidfd_open"));
     }
-    // SAFETY: the descriptor was returned just now and nobody else owns it.
+    // SAFETY: the descriptor was returned just now and has no other owner.
     let process = unsafe { OwnedFd::from_raw_fd(process as RawFd) };
     // SAFETY: no pointers are passed.
     let copy = unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), fd, 0) };

@@ -16,7 +16,7 @@
 //! fields --Toeplitz(key)--> hash --low bits--> slot --table--> queue
 //! ```
 //!
-//! Whoever knows key and table (`ethtool -x`) knows the queue of each flow. Two things are worth
+//! With the key and the table (`ethtool -x`) the queue of each flow is known. Two things are worth
 //! knowing besides. Most drivers hash UDP by addresses alone until they are told otherwise
 //! (`ethtool -N DEV rx-flow-hash udp4 sdfn`), so that all flows between two hosts meet on one
 //! queue: that is [`HashFields::Addresses`]. And fragments carry no ports, so that they are

@@ -34,7 +34,7 @@ fn emptied(registration: &Registration, worker: usize) {
     told.recv_timeout(PATIENCE).unwrap();
 }
 
-/// An address with a port that nobody has just now.
+/// An address with a port that is free just now.
 fn free_address() -> SocketAddr {
     UdpSocket::bind(any_port()).unwrap().local_addr().unwrap()
 }

@@ -1,4 +1,4 @@
-//! Flows of plain UDP from the peer's namespace: who sends, from which ports, and the pace.
+//! Flows of plain UDP from the peer's namespace: the senders, their ports, and the pace.
 
 use crate::nic::Lane;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};

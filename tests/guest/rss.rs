@@ -50,7 +50,7 @@ fn check(what: &str, dev: &str, flows: &Flows, fields: HashFields) -> Outcome {
     Ok(())
 }
 
-/// Someone has to own the port, or the kernel answers each packet with an ICMP error.
+/// A socket has to own the port, or the kernel answers each packet with an ICMP error.
 pub(crate) fn listen(flows: &Flows) -> Result<UdpSocket, String> {
     UdpSocket::bind(flows.destination).map_err(|error| format!("{}: {error}", flows.destination))
 }

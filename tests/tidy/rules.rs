@@ -8,7 +8,7 @@ pub(crate) const MAX_FILE_LINES: usize = 800;
 /// The most lines of a function.
 pub(crate) const MAX_FUNCTION_LINES: usize = 90;
 
-/// Rooms, and which rooms each may import besides itself.
+/// Top modules, and which modules each may import besides itself.
 const ARROWS: &[(&str, &[&str])] = &[
     ("time", &[]),
     ("ecn", &[]),
@@ -139,7 +139,7 @@ pub(crate) const LAYERS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Between rooms of `proto`: modules, and what lies above them.
+/// Between the modules of `proto`, and what lies above them.
 const ABOVE: &[(&[&str], &[&[&str]])] = &[
     (
         &["proto", "rtt"],
@@ -157,7 +157,7 @@ const NOT_IN_TOOLS: &[&[&str]] =
 /// Packages held to the rules on TLS and `unsafe`. The rest of tools/ drives other stacks, or tests.
 const OWN: &[&str] = &["src/", "tools/quiclane/src/", "tools/simulator/src/"];
 /// The files that may name the TLS library and what it stands on.
-const TLS_ROOM: &str = "src/proto/crypto";
+const TLS_MODULE: &str = "src/proto/crypto";
 /// The one file besides: a provider that draws all from a seed, for the simulator.
 const TLS_OF_THE_SIMULATOR: &str = "tools/simulator/src/secrets.rs";
 const TLS_CRATES: &[&str] = &["rustls", "aws_lc_rs", "aws_lc_sys", "ring"];
@@ -170,14 +170,14 @@ const UNSAFE_PLACES: &[&str] = &[
     "src/topology/sys.rs",
     "tools/quiclane/src/sys.rs",
 ];
-/// Rooms that forbid it to the compiler.
-const SAFE_ROOMS: &[&str] = &["src/proto/mod.rs", "src/wire/mod.rs"];
+/// Modules that forbid it to the compiler.
+const SAFE_MODULES: &[&str] = &["src/proto/mod.rs", "src/wire/mod.rs"];
 
 /// The one file of the library that reads a clock.
 const CLOCK: &str = "src/exec/clock.rs";
 
-/// Rooms that packets go through.
-const PACKET_ROOMS: &[&str] = &["wire", "proto", "lb", "datapath", "exec"];
+/// Modules that packets go through.
+const PACKET_MODULES: &[&str] = &["wire", "proto", "lb", "datapath", "exec"];
 /// Files of them, and directories, that share something between threads. Whoever adds one says here
 /// why no packet of an established connection takes a lock in it, or an atomic that another thread
 /// writes.
@@ -250,30 +250,31 @@ fn file_length(source: &Source) -> Vec<Finding> {
 }
 
 fn arrows(source: &Source) -> Vec<Finding> {
-    let Some((room, allowed)) = source.room().and_then(|r| ARROWS.iter().find(|(n, _)| *n == r))
+    let Some((top, allowed)) =
+        source.top_module().and_then(|r| ARROWS.iter().find(|(n, _)| *n == r))
     else {
         return Vec::new();
     };
     let mut findings = Vec::new();
     for named in source.own_paths() {
         let Some(target) = named.segments.first() else { continue };
-        let is_room = ARROWS.iter().any(|(name, _)| name == target);
-        if is_room && target != room && !allowed.contains(&target.as_str()) {
+        let is_module = ARROWS.iter().any(|(name, _)| name == target);
+        if is_module && target != top && !allowed.contains(&target.as_str()) {
             let what =
-                format!("`{room}` names `{}`: that arrow runs back", named.segments.join("::"));
-            findings.push(finding(source, named.at, what, where_instead(room, target)));
+                format!("`{top}` names `{}`: that arrow runs back", named.segments.join("::"));
+            findings.push(finding(source, named.at, what, where_instead(top, target)));
         }
     }
     findings
 }
 
-/// Where code of `room` that needs `target` belongs.
-fn where_instead(room: &str, target: &str) -> String {
-    match (room, target) {
+/// Where code of `top` that needs `target` belongs.
+fn where_instead(top: &str, target: &str) -> String {
+    match (top, target) {
         ("proto", "datapath") | ("datapath", "proto") => {
             "these two meet in src/exec/lane alone: move the code there".to_owned()
         }
-        (_, "exec") => format!("pass a value into src/{room}, or move the code to src/exec"),
+        (_, "exec") => format!("pass a value into src/{top}, or move the code to src/exec"),
         ("time" | "ecn", _) => format!("move the code to src/{target}"),
         _ => format!(
             "move the code to src/{target}, or, if it needs both, to src/exec; what both need \
@@ -381,7 +382,7 @@ fn tools(source: &Source) -> Vec<Finding> {
 
 fn tls(source: &Source) -> Vec<Finding> {
     let own = OWN.iter().any(|place| source.path.starts_with(place));
-    if !own || source.path.starts_with(TLS_ROOM) || source.path == TLS_OF_THE_SIMULATOR {
+    if !own || source.path.starts_with(TLS_MODULE) || source.path == TLS_OF_THE_SIMULATOR {
         return Vec::new();
     }
     let mut findings = Vec::new();
@@ -394,7 +395,7 @@ fn tls(source: &Source) -> Vec<Finding> {
             let ours = parent.is_some_and(is_word);
             let imported = before.ends_with("use") || before.ends_with("crate");
             if imported || (after.starts_with("::") && !ours) {
-                let what = format!("`{name}` is named outside {TLS_ROOM}");
+                let what = format!("`{name}` is named outside {TLS_MODULE}");
                 let remedy = format!(
                     "move the code there; if a module of ours is meant, give it another name \
                      (`{name}s`)"
@@ -412,7 +413,7 @@ fn unsafe_code(source: &Source) -> Vec<Finding> {
         return Vec::new();
     }
     let remedy = format!(
-        "wrap the call in a safe function in the file of system calls of its room ({})",
+        "wrap the call in a safe function in the file of system calls of its module ({})",
         UNSAFE_PLACES.join(", ")
     );
     let word = "unsafe";
@@ -421,8 +422,8 @@ fn unsafe_code(source: &Source) -> Vec<Finding> {
         .map(|at| finding(source, at, "`unsafe` outside its places".to_owned(), remedy.clone()))
         .collect();
     let forbids = source.code.contains("#![forbid(unsafe_code)]");
-    if SAFE_ROOMS.contains(&source.path.as_str()) && !forbids {
-        let what = "this room does not forbid unsafe code".to_owned();
+    if SAFE_MODULES.contains(&source.path.as_str()) && !forbids {
+        let what = "this module does not forbid unsafe code".to_owned();
         findings.push(finding(source, 0, what, "write `#![forbid(unsafe_code)]` below its doc"));
     }
     findings
@@ -500,12 +501,12 @@ fn clocks(source: &Source) -> Vec<Finding> {
 }
 
 fn sharing(source: &Source) -> Vec<Finding> {
-    let is_packet_room = source.room().is_some_and(|room| PACKET_ROOMS.contains(&room));
+    let is_packet_module = source.top_module().is_some_and(|top| PACKET_MODULES.contains(&top));
     let is_test = source.path.ends_with("/tests.rs") || source.path.contains("/tests/");
     let is_known = SHARED.iter().any(|(place, _)| {
         source.path == *place || (place.ends_with('/') && source.path.starts_with(place))
     });
-    if !is_packet_room || is_test || is_known {
+    if !is_packet_module || is_test || is_known {
         return Vec::new();
     }
     let locks = SHARING.iter().flat_map(|name| source.words(name).map(move |at| (*name, at)));

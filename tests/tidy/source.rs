@@ -38,8 +38,8 @@ impl Source {
         self.text.as_bytes()[..at].iter().filter(|b| **b == b'\n').count() + 1
     }
 
-    /// The room of a file of the library: `proto` for `src/proto/rtt.rs`.
-    pub(crate) fn room(&self) -> Option<&str> {
+    /// The top module of a file of the library: `proto` for `src/proto/rtt.rs`.
+    pub(crate) fn top_module(&self) -> Option<&str> {
         self.path.strip_prefix("src/")?.split('/').next().map(|name| name.trim_end_matches(".rs"))
     }
 
@@ -85,8 +85,8 @@ impl Source {
         all
     }
 
-    /// What a `mod.rs` imports of its own files, as in `use space::Received`; what it publishes of
-    /// them is left out.
+    /// What a `mod.rs` imports of its own files, as in `use space::Received`, without what it
+    /// publishes of them.
     pub(crate) fn child_imports(&self) -> Vec<Named> {
         let module = self.module();
         let mut all = Vec::new();

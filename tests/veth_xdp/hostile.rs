@@ -190,7 +190,7 @@ fn attack_44_other_vlans_and_frames_for_neighbours_are_left_to_the_kernel() {
             frame.tags = tags.clone();
             let (seen, change) = rig.counted(&frame.bytes());
             assert_eq!(seen.len(), usize::from(allowed), "{tags:?} in {ids:?}");
-            // Nobody has a device for those VLANs: the kernel drops them, and no one answers.
+            // There is no device for those VLANs: the kernel drops them, and sends no answer.
             assert_eq!((change.drops(), change.rx_via_kernel), (0, 0), "{tags:?} in {ids:?}");
             refused += u64::from(!allowed);
             assert_eq!(rig.device.verdicts().get(Verdict::PassVlan), refused, "{tags:?}");
@@ -212,7 +212,7 @@ fn attack_45_options_go_to_the_kernel_and_runts_nowhere() {
         return;
     }
     let mut rig = Rig::new(Mode::NativeCopy);
-    // A record of the route, empty but for its header: legal, and nobody's business here.
+    // A record of the route, empty but for its header: legal, and of no use here.
     let mut frame = rig.frame(false, b"options");
     frame.options = vec![7, 7, 4, 0, 0, 0, 0, 0];
     let (seen, change) = rig.counted(&frame.bytes());
@@ -271,7 +271,7 @@ fn attack_46_lying_lengths_and_checksums_are_dropped_and_counted() {
         }
     }
     assert_eq!(rig.damaged, 0);
-    // A wrong checksum guards nothing that an AEAD does not: who reads the datagram is told.
+    // A checksum guards nothing that an AEAD does not: a wrong one is reported with the datagram.
     for (v6, at) in [(false, 40), (true, 60)] {
         let mut frame = rig.frame(v6, b"lies").bytes();
         frame[at..at + 2].copy_from_slice(&[1, 1]);
@@ -334,7 +334,7 @@ fn attack_49_an_empty_fill_ring_is_counted_and_recovers_at_once() {
     let mut datapath = device.open_queue(0, &[any(false)]).unwrap();
     let raw = Raw::open(&lab, Side::Client);
     let frame = Frame::to_server(&raw, false, PORT, b"flood").bytes();
-    // Nobody reads: 256 frames are posted.
+    // The queue is not read: 256 frames are posted.
     for _ in 0..1_000 {
         raw.send(&frame);
     }
@@ -383,7 +383,7 @@ fn a_storm_of_noise_is_accounted_for_to_the_last_frame() {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
-    // The transfer of somebody who behaves goes on.
+    // The transfer of an honest client goes on.
     round_trip(&client(&lab, false), b"still here");
     while device.verdicts().total() < before + sent {
         std::thread::yield_now();

@@ -1,4 +1,4 @@
-//! Ports of a device: those that the kernel chooses, and those that somebody has.
+//! Ports of a device: those that the kernel chooses, and those that another socket has.
 
 use super::*;
 use quiclane::exec::{Io, Pin, Polling, Registration, RegistrationConfig, ServerConfig};
@@ -88,7 +88,7 @@ fn a_port_in_use_holds_up_nobody_else_at_the_device() {
             let _ = device.verdicts();
         }
         drop(device.open_queue(1, &[]).unwrap());
-        // Who waited for the device until the other gave up comes too late with this.
+        // A call that waited for the device until the other gave up comes too late with this.
         drop(holder);
         opening.join().unwrap().unwrap();
     });

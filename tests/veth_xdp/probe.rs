@@ -1,4 +1,4 @@
-//! The probe: it notes the packets of one flow, passes on everything, and replaces nobody.
+//! The probe: it notes the packets of one flow, passes on everything, and replaces no program.
 
 use super::*;
 use quiclane::datapath::xdp::{Arrival, Carrier, HashProbe, HashType, XdpError};
@@ -117,7 +117,7 @@ fn a_flow_has_one_hash() {
         assert!(probe.arrivals().unwrap().is_empty());
         for _ in 0..20 {
             socket.send(b"flow").unwrap_or_else(|error| {
-                // Nobody listens: the answer to an earlier datagram says so.
+                // There is no listener: the ICMP answer to an earlier datagram says so.
                 assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
                 socket.send(b"flow").unwrap()
             });
@@ -131,8 +131,8 @@ fn a_flow_has_one_hash() {
     assert_ne!(hashes[0], hashes[1]);
 }
 
-/// What `attach` makes once nobody has the device: a process that another test is starting has a
-/// copy of whatever this one had open, until its own program runs.
+/// What `attach` makes once no process has the device: a process that another test is starting has
+/// a copy of all descriptors that this one had open, until its own program runs.
 fn when_free<T>(attach: impl Fn() -> Result<T, XdpError>) -> T {
     const TRIES: usize = 500;
     for _ in 0..TRIES {
@@ -141,7 +141,7 @@ fn when_free<T>(attach: impl Fn() -> Result<T, XdpError>) -> T {
             attached => return attached.unwrap(),
         }
     }
-    panic!("somebody keeps the device")
+    panic!("another process keeps the device")
 }
 
 #[test]

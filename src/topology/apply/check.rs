@@ -1,4 +1,4 @@
-//! Whether a plan may be written to this machine at all: looked at before anything is touched.
+//! Checks that a plan may be written to this machine at all, before anything is touched.
 
 use super::run::receive_queues;
 use super::snapshot::Lost;
@@ -29,7 +29,7 @@ pub enum Refusal {
         name: String,
         /// The queue.
         queue: u32,
-        /// Who has it, as far as that is known.
+        /// The process that has it, as far as that is known.
         owner: String,
         /// How many queues there would be.
         queues: u64,
@@ -41,11 +41,13 @@ pub enum Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoDevice(name) => write!(f, "there is no device {name}"),
+            Self::NoDevice(name) => {
+                write!(f, "there is no device {name}: name one that `ip link` lists")
+            }
             Self::OtherDevice { name, what, planned, found } => write!(
                 f,
                 "{name} is another device than the one meant: its {what} is {found}, and not \
-                 {planned}"
+                 {planned}; make a plan for this device"
             ),
             Self::InUse { name, queue, owner, queues } => write!(
                 f,
@@ -83,7 +85,7 @@ pub fn check(survey: &Survey, plan: &Plan) -> Result<(), Refusal> {
 }
 
 /// Leaves the number of queues out of a way back, if a queue would vanish that is in use by now:
-/// the rest is put back. Returns what is left out.
+/// the rest is put back. Returns the lines that were taken out.
 pub fn spare_queues_in_use(survey: &Survey, plan: &mut Plan) -> Option<Lost> {
     let refusal = queue_in_use(survey, plan)?;
     plan.lines.retain(|line| line.setting != Setting::Channels);
@@ -97,7 +99,7 @@ fn queue_in_use(survey: &Survey, plan: &Plan) -> Option<Refusal> {
     Some(Refusal::InUse { name: name.clone(), queue, owner, queues })
 }
 
-/// A queue from `queues` on that has an AF_XDP socket, and whose it is.
+/// A queue from `queues` on that has an AF_XDP socket, and the process that has the socket.
 fn in_use(survey: &Survey, name: &str, queues: u64) -> Option<(u32, String)> {
     let (nic, device) = survey.device(name)?;
     let vanishes = |queue: u32| u64::from(queue) >= queues;

@@ -1,4 +1,4 @@
-//! Writes a plan to a device, with a way back. The only part of this room that writes.
+//! Writes a plan to a device, with a way back. The only part of `topology` that writes.
 //!
 //! ```text
 //!   check      is it the device that the plan means, may we, is a queue in use that would vanish

@@ -1,4 +1,4 @@
-//! Writes the lines of a plan in their order, and says what became of each.
+//! Writes the lines of a plan in their order, and reports the result of each.
 
 use super::Hardware;
 use super::write::write_for;
@@ -6,7 +6,7 @@ use crate::topology::Reading;
 use crate::topology::plan::{Plan, Setting, Value, today};
 use crate::topology::survey::Survey;
 
-/// What became of a line.
+/// The result of a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// It was written, and reads back so.

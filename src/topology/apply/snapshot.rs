@@ -76,8 +76,8 @@ impl Snapshot {
     /// The plan that restores it, and what cannot be restored.
     ///
     /// `after` are the values right after it was all written: only what changed then is put back,
-    /// so that what somebody set since stays. Without them, whatever the writes may have changed
-    /// is put back: all of it, if the device was reset.
+    /// so that a value that the operator set since stays. Without them, every value that the writes
+    /// may have changed is put back: all of them, if the device was reset.
     #[must_use]
     pub fn way_back(
         &self,

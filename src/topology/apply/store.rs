@@ -8,7 +8,7 @@
 //!                             /confirmed       it stays
 //!                             /undone          it has been put back: what came of it
 //!                             /failed          what could not be put back, and why
-//!   STATE/eth0.lock                            held by whoever writes to the device
+//!   STATE/eth0.lock                            held by the process that writes to the device
 //! ```
 //!
 //! Every file appears whole or not at all, so that its presence is the state.
@@ -205,7 +205,7 @@ impl Store {
         self.put(id, mark.file(), text)
     }
 
-    /// What was said with a mark; none if it is not marked so.
+    /// The text in the file of a mark; `None` if there is no such mark.
     #[must_use]
     pub fn marked(&self, id: &str, mark: Mark) -> Option<String> {
         fs::read_to_string(self.directory(id).join(mark.file())).ok()
@@ -247,7 +247,7 @@ impl Store {
         Ok(file)
     }
 
-    /// Held by whoever writes to a device; waits for whoever holds it.
+    /// The lock of a process that writes to a device; waits for the process that holds it.
     ///
     /// # Errors
     /// The file cannot be made.
@@ -257,7 +257,7 @@ impl Store {
         Ok(file)
     }
 
-    /// The same, and none if somebody holds it.
+    /// The same, without waiting: `None` if another process holds it.
     ///
     /// # Errors
     /// The file cannot be made.
@@ -275,7 +275,7 @@ impl Store {
     }
 }
 
-/// The directory itself is nobody else's business; those above it are.
+/// The directory itself is for this user alone; those above it are not.
 fn make(place: &Path) -> io::Result<()> {
     if let Some(parent) = place.parent() {
         fs::create_dir_all(parent)?;
@@ -294,7 +294,7 @@ fn named(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
-/// Whether files can be made here is not told by the permissions alone.
+/// Makes a file, to see that files can be made here: the permissions alone do not tell.
 fn tempfile(directory: &Path) -> io::Result<()> {
     let path = directory.join(format!(".{}.part", std::process::id()));
     new_file(&path)?;

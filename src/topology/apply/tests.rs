@@ -283,12 +283,12 @@ fn a_value_that_a_reset_takes_back_is_written_again() {
 }
 
 #[test]
-fn what_somebody_set_since_stays() {
+fn what_the_operator_set_since_stays() {
     let by_hand = "version = 1\ndevice.name = \"eth0\"\n\
                    [rss]\nudp6 = { new = \"sd\" }\n\
                    [features]\nrx-checksum = { new = false }\n";
     let by_hand = Plan::from_toml(by_hand).unwrap();
-    // Without the values after it was applied, nobody knows who set what.
+    // Without the values after it was applied, our values and the operator's cannot be told apart.
     for (knows_after, checksum) in [(true, "off"), (false, "on")] {
         let mut fake = Fake::new(Rig::default());
         let (snapshot, _) = apply(&mut fake, &plan_for(&Rig::default()));
@@ -344,7 +344,7 @@ fn a_queue_in_use_does_not_vanish() {
     survey.sockets = Reading::Known(vec![socket.clone()]);
     let refusal = check(&survey, &plan).unwrap_err().to_string();
     assert!(refusal.contains("queue 4") && refusal.contains("pid 812"), "{refusal}");
-    // A dry run of somebody without privileges is told the same.
+    // A dry run without privileges gets the same errors.
     let able =
         std::mem::replace(&mut survey.host.capabilities, Reading::Known(Capabilities::default()));
     assert_eq!(check(&survey, &plan).unwrap_err().to_string(), refusal);
@@ -434,14 +434,14 @@ fn snapshots_are_kept_and_found() {
 }
 
 #[test]
-fn a_snapshot_waits_as_long_as_somebody_would_put_it_back() {
+fn a_snapshot_waits_as_long_as_a_process_would_put_it_back() {
     let directory = Directory::new("pending");
     let store = Store::create(std::slice::from_ref(&directory.0)).unwrap();
     let plan = plan_for(&Rig::default());
     let mut snapshot = Snapshot::take(&Rig::default().survey(), &plan, "apply", 7);
     store.keep(&mut snapshot).unwrap();
     store.set_deadline(&snapshot.id, 67).unwrap();
-    assert_eq!(store.pending(&snapshot.id), None, "nobody waits");
+    assert_eq!(store.pending(&snapshot.id), None, "no process waits");
     let reverter = store.become_reverter(&snapshot.id).unwrap();
     assert!(store.become_reverter(&snapshot.id).is_err(), "one is enough");
     assert_eq!(store.pending(&snapshot.id), Some(Pending { deadline_unix_s: 67 }));

@@ -32,7 +32,7 @@ pub enum Write {
     Coalesce(BTreeMap<String, u64>),
     /// The hash key.
     Key(Vec<u8>),
-    /// The indirection table; none for the kernel's own, which follows later changes of the
+    /// The indirection table; `None` for the kernel's own, which follows later changes of the
     /// channels.
     Table(Option<Vec<u32>>),
     /// The hashed fields.

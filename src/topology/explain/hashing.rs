@@ -17,7 +17,7 @@ pub struct Hashing {
     pub transform: Transform,
     /// What was hashed.
     pub input: Vec<u8>,
-    /// Hash, slot and the queue in the slot; none if the fields say that the packet is dropped.
+    /// Hash, slot and the queue in the slot; `None` if the fields say that the packet is dropped.
     pub placement: Option<Placement>,
     /// How many slots there are.
     pub slots: usize,
@@ -134,7 +134,7 @@ fn letters_of(fields: &[FlowHash], flow: FlowType, context: u32) -> Option<&str>
     of(context).or_else(|| of(0))
 }
 
-/// Both answers that the fields could give, for who knows them otherwise.
+/// Both answers that the fields could give, for a reader who knows the fields otherwise.
 fn no_fields(
     reason: &str,
     place: &impl Fn(HashFields) -> Result<(Input, Placement), String>,

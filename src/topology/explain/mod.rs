@@ -12,7 +12,7 @@
 //!
 //! Nothing here guesses. A rule that looks at what a flow does not tell (a VLAN, bytes of the
 //! payload) may match, and makes the answer unsure; a hash function that only the device knows
-//! makes it unknown. What hangs on the queue is told by [`joined`](super::joined).
+//! makes it unknown. What belongs to the queue is in [`joined`](super::joined).
 
 mod hashing;
 mod rules;

@@ -1,4 +1,4 @@
-//! Whether a classification rule matches a flow.
+//! Finds out if a classification rule matches a flow.
 
 use super::Question;
 use crate::topology::survey::rss::{NtupleRule, RuleAction};

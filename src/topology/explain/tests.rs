@@ -348,7 +348,7 @@ fn a_server_that_describes_itself_is_believed_where_the_kernel_lists_no_sockets(
     let holder = row(&made, 1).holder.known().cloned().unwrap().unwrap();
     assert_eq!((holder.evidence, holder.zerocopy), (Evidence::Server, Some(false)));
     assert_eq!((holder.process.unwrap().pid, holder.worker.unwrap().tid), (900, 902));
-    // With the description gone nobody can tell the two apart.
+    // With the description gone the two cannot be told apart.
     std::fs::remove_file(made.tree.0.join("run/quiclane/900.json")).unwrap();
     assert!(row(&made, 1).holder.known().is_none());
 }

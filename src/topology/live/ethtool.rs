@@ -75,7 +75,7 @@ pub(super) fn private_flags(
     })
 }
 
-/// Mb/s; none if there is no link or no notion of speed.
+/// Mb/s; `None` if there is no link or no notion of speed.
 pub(super) fn speed_mbps(kernel: &Kernel, device: &str) -> Option<u32> {
     const SPEED: u16 = 5;
     /// What the kernel writes when it does not know.
@@ -84,7 +84,7 @@ pub(super) fn speed_mbps(kernel: &Kernel, device: &str) -> Option<u32> {
     speed.ok().flatten().filter(|&speed| speed != 0 && speed != UNKNOWN)
 }
 
-/// What a device does not have is left out: there is none of it.
+/// A kind of channel that the device does not have is missing from the answer: its number is 0.
 fn read_channels(answer: Attributes<'_>) -> Channels {
     let pair = |now, most| (answer.u32(now).unwrap_or(0), answer.u32(most).unwrap_or(0));
     Channels { rx: pair(6, 2), tx: pair(7, 3), other: pair(8, 4), combined: pair(9, 5) }

@@ -1,4 +1,4 @@
-//! What is known of the host beside its files: who moves interrupts, how the kernel was built.
+//! The host beyond its files: the daemon that moves interrupts, and how the kernel was built.
 
 use super::refused::Refused;
 use super::{Kernel, processes};
@@ -40,7 +40,7 @@ const OPTIONS_BYTES_MAX: u64 = 4 << 20;
 /// The process that moves interrupts, if it runs.
 pub(super) fn irqbalance(_: &Kernel) -> Result<Option<u32>, Refused> {
     let found = processes::called("irqbalance");
-    // Mounted with hidepid, /proc shows nobody else, not even the first process.
+    // Mounted with hidepid, /proc shows no other user's process, not even the first.
     if found.is_none() && !Path::new("/proc/1").exists() {
         let reason = "/proc hides other processes (hidepid): run it with sudo";
         return Err(Refused::Silent(reason.to_owned()));

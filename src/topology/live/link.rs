@@ -41,7 +41,7 @@ pub(super) fn attached(kernel: &Kernel, device: &str) -> Result<Vec<Attached>, R
 }
 
 fn ask(kernel: &Kernel, device: &str) -> Result<Vec<u8>, Refused> {
-    /// Without the counters of protocols, which nobody reads here.
+    /// Without the counters of protocols, which are not used here.
     const SKIP_STATISTICS: u32 = 1 << 3;
     let question = Question::default().text(NAME, device).u32(EXTENSIONS, SKIP_STATISTICS);
     let body = [&[0; FIXED_BYTES], question.as_bytes()].concat();

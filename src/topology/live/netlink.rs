@@ -10,8 +10,8 @@
 //! be tried in tests as recorded bytes. [`Netlink`] is a socket to ask with; the kernel answers
 //! within the call that asks, and what it sends more is read until it says that it is done.
 //!
-//! The AF_XDP datapath asks four small questions of its own and stands beside this room, not on it:
-//! what both have in common is the format, not code.
+//! The AF_XDP datapath asks four small questions of its own and does not use this module: the two
+//! share the format, not code.
 
 use super::refused::Refused;
 use neli::consts::genl::{CtrlAttr, CtrlCmd};
@@ -61,7 +61,7 @@ impl<'a> Attributes<'a> {
         self.get(kind).is_some()
     }
 
-    /// The attributes inside of the first of this kind; none if there is none.
+    /// The attributes inside of the first of this kind; empty if there is none.
     pub(super) fn nest(self, kind: u16) -> Self {
         Self(self.get(kind).unwrap_or_default())
     }

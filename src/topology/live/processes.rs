@@ -1,4 +1,4 @@
-//! Who has what open: `/proc`, as far as the caller may look into other processes.
+//! Open descriptors of processes, from `/proc`, as far as the caller may look into other processes.
 
 use crate::topology::list;
 use crate::topology::survey::device::{Process, WorkerThread};

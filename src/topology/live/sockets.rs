@@ -117,7 +117,7 @@ fn numbers(bytes: &[u8]) -> Option<[u64; 6]> {
     Some(read)
 }
 
-/// Finds whose the sockets are.
+/// Finds the processes that have the sockets.
 fn with_processes(mut sockets: Vec<XskSocket>) -> Vec<XskSocket> {
     if sockets.is_empty() {
         return sockets;
@@ -180,7 +180,7 @@ fn shown(kernel: &Kernel) -> Result<Vec<XskSocket>, Refused> {
     Ok(sockets)
 }
 
-/// AF_XDP sockets of the namespace: `XDP  1088  4  ...` in the list of protocols. None: the kernel
+/// AF_XDP sockets of the namespace: `XDP  1088  4  ...` in the list of protocols. `None`: the kernel
 /// has no such protocol.
 fn socket_count() -> Option<usize> {
     let protocols = fs::read_to_string("/proc/thread-self/net/protocols").ok()?;

@@ -24,14 +24,14 @@ const RX_USECS: u64 = 20;
 /// Offloads that take from a packet what AF_XDP needs to see.
 const HARMFUL_FEATURES: [&str; 3] = ["rx-lro", "rx-gro-hw", "rx-vlan-hw-parse"];
 
-/// What is wished for.
+/// What a plan is asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PlanRequest {
     /// The device.
     pub device: String,
     /// Which CPUs work.
     pub policy: Policy,
-    /// How many workers; none: one for each core that the policy offers, as far as there are
+    /// How many workers; `None`: one for each core that the policy offers, as far as there are
     /// queues.
     pub workers: Option<u32>,
     /// The CPUs of the workers, in their order. Empty: by the policy.
@@ -68,12 +68,15 @@ pub enum PlanError {
 impl fmt::Display for PlanError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoDevice(device) => write!(f, "there is no device {device}"),
-            Self::NoWorkers => f.write_str("a plan needs one worker at least"),
+            Self::NoDevice(device) => {
+                write!(f, "there is no device {device}: name one that `ip link` lists")
+            }
+            Self::NoWorkers => f.write_str("a plan for 0 workers: ask for one at least"),
             Self::TooManyWorkers { workers, queues, reason } => {
                 write!(
                     f,
-                    "{workers} workers need {workers} queues, there can be {queues}: {reason}"
+                    "{workers} workers need {workers} queues, there can be {queues}: {reason}; ask \
+                     for {queues} workers at most"
                 )
             }
             Self::TooFewCpus { workers, cpus } => write!(
@@ -326,7 +329,8 @@ fn placed(
     }
     let chosen = if request.cpus.is_empty() { &candidates.cpus } else { &request.cpus };
     let by_place = request.cpus.is_empty() && request.policy == Policy::Node;
-    // Only what nobody asked for may share: the queues of a device that cannot have fewer.
+    // CPUs are shared only where the caller gave no number of workers: on a device that cannot have
+    // fewer queues.
     let forced = request.workers.is_none() && request.cpus.is_empty();
     let wish = Request {
         device: Some(request.device.clone()),
@@ -449,7 +453,7 @@ impl Draft<'_> {
             return self
                 .omit(Setting::Coalesce, "the driver's moderation does not adapt: as it is");
         };
-        // A value that somebody has chosen is kept; one that adapted was chosen by nobody.
+        // A value that the operator has chosen is kept; one that adapted was the driver's choice.
         let usecs = match coalesce.rx_usecs {
             Some(usecs) if !adapts => u64::from(usecs),
             _ => RX_USECS,

@@ -12,8 +12,8 @@
 //! value, the reason and the risk.
 //!
 //! A plan holds lines that are right already, too: it says how the device is to be, so that it
-//! can be applied again after a boot. What the driver does not offer is left out, with the
-//! reason ([`Omission`]).
+//! can be applied again after a boot. A setting that the driver does not offer is an
+//! [`Omission`], with the reason.
 
 mod make;
 mod parse;
@@ -201,13 +201,13 @@ pub struct Omission {
 pub struct Plan {
     /// Which device.
     pub device: Target,
-    /// The policy that it was made with, by name; none if a person wrote it.
+    /// The policy that it was made with, by name; `None` if a person wrote it.
     pub policy: Option<Policy>,
     /// Which CPU serves which queue.
     pub workers: Vec<Assignment>,
     /// What is set, in the order of writing.
     pub lines: Vec<Line>,
-    /// What is left out.
+    /// The settings that it leaves out.
     pub omissions: Vec<Omission>,
     /// What an operator should know.
     pub notes: Vec<String>,

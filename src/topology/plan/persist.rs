@@ -2,7 +2,7 @@
 //! the device appears, and a oneshot unit that applies the whole plan after that.
 //!
 //! The unit would be enough; the link file does what resets the device (channels, rings,
-//! offloads) before anybody uses it.
+//! offloads) before any program uses it.
 
 use super::{Plan, Setting, Value};
 use std::fmt::Write;

@@ -98,7 +98,7 @@ impl Device {
 /// The link layer (`ip -d link`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {
-    /// `veth`, `bond`, `vlan`...; none for a physical device.
+    /// `veth`, `bond`, `vlan`...; `None` for a physical device.
     pub kind: Option<String>,
     /// The hardware address, as text.
     pub address: String,
@@ -118,7 +118,7 @@ pub struct Link {
     pub rx_queues: Option<u32>,
     /// Transmit queues that it was made with.
     pub tx_queues: Option<u32>,
-    /// Mb/s; none if there is no link or no notion of speed.
+    /// Mb/s; `None` if there is no link or no notion of speed.
     pub speed_mbps: Option<u32>,
     /// The largest MTU that the driver takes, in bytes.
     pub max_mtu_bytes: Option<u32>,
@@ -146,7 +146,7 @@ pub struct XdpSupport {
     pub rx_metadata: Vec<String>,
     /// What an AF_XDP sender can ask for: `tx-timestamp`, `tx-checksum`, `tx-launch-time-fifo`.
     pub xsk_features: Vec<String>,
-    /// Fragments of a zero-copy packet; none if it has one.
+    /// The most fragments of a zero-copy packet; `None` if it has one.
     pub zerocopy_max_segments: Option<u32>,
 }
 
@@ -201,7 +201,7 @@ pub struct Rings {
     pub tx: (u32, u32),
 }
 
-/// Interrupt moderation (`ethtool -c`). None: the driver has no such setting.
+/// Interrupt moderation (`ethtool -c`). `None`: the driver has no such setting.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Coalesce {
     /// Microseconds from a packet to its interrupt.
@@ -246,13 +246,13 @@ pub struct QueueLink {
     pub index: u32,
     /// Which way.
     pub direction: Direction,
-    /// Its NAPI instance; none if the driver does not tell.
+    /// Its NAPI instance; `None` if the driver does not tell.
     pub napi: Option<u32>,
-    /// An AF_XDP socket has it; none if the kernel does not tell.
+    /// An AF_XDP socket has it; `None` if the kernel does not tell.
     pub has_xsk: Option<bool>,
 }
 
-/// A NAPI instance (netdev netlink, `napi-get`). None: not told.
+/// A NAPI instance (netdev netlink, `napi-get`). `None`: not told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Napi {
     /// Its id.
@@ -282,7 +282,7 @@ pub struct NapiThread {
     pub cpus: Reading<Vec<u32>>,
 }
 
-/// Counters of one queue (netdev netlink, `qstats-get`). None: the driver does not count it.
+/// Counters of one queue (netdev netlink, `qstats-get`). `None`: the driver does not count it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueueCounters {
     /// Its number.
@@ -304,20 +304,20 @@ pub struct QueueCounters {
 pub struct Rps {
     /// The receive queue.
     pub queue: u32,
-    /// The CPUs that its packets are moved to; none as a rule.
+    /// The CPUs that its packets are moved to; empty as a rule.
     pub cpus: Reading<Vec<u32>>,
     /// Entries of its flow table (RFS); 0 is off.
     pub flow_entries: Reading<u32>,
 }
 
-/// Transmit packet steering of a queue: who sends through it.
+/// Transmit packet steering of a queue: the CPUs or flows that send through it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Xps {
     /// The transmit queue.
     pub queue: u32,
-    /// The CPUs whose packets go through it; none: any.
+    /// The CPUs whose packets go through it; empty: any.
     pub cpus: Reading<Vec<u32>>,
-    /// The receive queues whose flows go through it; none: not by queue.
+    /// The receive queues whose flows go through it; empty: not by queue.
     pub rx_queues: Reading<Vec<u32>>,
 }
 
@@ -358,7 +358,7 @@ pub struct ProgramMap {
     pub kind: String,
     /// How many entries fit.
     pub max_entries: u32,
-    /// An XSKMAP's queues that have a socket; none if they could not be read.
+    /// An XSKMAP's queues that have a socket; `None` if they could not be read.
     pub queues: Option<Vec<u32>>,
 }
 
@@ -376,21 +376,21 @@ pub struct Process {
 pub struct XskSocket {
     /// The socket's inode.
     pub inode: u64,
-    /// Whose it is; none if that could not be read.
+    /// The process that has it; `None` if that could not be read.
     pub process: Option<Process>,
     /// The threads of the process that are named after a queue or pinned to one CPU.
     pub workers: Vec<WorkerThread>,
-    /// The index of its device; none if the kernel does not tell (XDP_SOCKETS_DIAG).
+    /// The index of its device; `None` if the kernel does not tell (XDP_SOCKETS_DIAG).
     pub device: Option<u32>,
-    /// Its queue; none if the kernel does not tell.
+    /// Its queue; `None` if the kernel does not tell.
     pub queue: Option<u32>,
-    /// Zero-copy; none if the kernel does not tell.
+    /// Zero-copy; `None` if the kernel does not tell.
     pub zerocopy: Option<bool>,
-    /// Entries of its receive ring; none if the kernel does not tell.
+    /// Entries of its receive ring; `None` if the kernel does not tell.
     pub rx_ring: Option<u32>,
-    /// Entries of its transmit ring; none if the kernel does not tell.
+    /// Entries of its transmit ring; `None` if the kernel does not tell.
     pub tx_ring: Option<u32>,
-    /// Counters; none if the kernel does not tell.
+    /// Counters; `None` if the kernel does not tell.
     pub counters: Option<XskCounters>,
 }
 

@@ -18,7 +18,7 @@ pub struct Host {
     pub memlock_bytes: Reading<u64>,
     /// Huge pages.
     pub huge_pages: Vec<HugePages>,
-    /// The daemon that moves interrupts; none if it does not run.
+    /// The daemon that moves interrupts; `None` if it does not run.
     pub irqbalance: Reading<Option<u32>>,
     /// Microseconds that `poll` polls a device (`net.core.busy_poll`).
     pub busy_poll_us: Reading<u32>,
@@ -55,7 +55,7 @@ pub struct Capabilities {
 /// Huge pages of one size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HugePages {
-    /// The memory node; none for the whole machine.
+    /// The memory node; `None` for the whole machine.
     pub node: Option<u32>,
     /// The size of one, in KiB.
     pub size_kib: u32,
@@ -70,7 +70,7 @@ pub struct HugePages {
 pub struct CpuState {
     /// Its number.
     pub cpu: u32,
-    /// Who decides its frequency: `performance`, `powersave`...
+    /// The governor of its frequency: `performance`, `powersave`...
     pub governor: Reading<String>,
     /// Idle states that it may enter, the lightest first.
     pub idle_states: Vec<IdleState>,

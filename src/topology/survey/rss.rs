@@ -8,9 +8,9 @@ use std::fmt;
 pub struct RssContext {
     /// Its number.
     pub id: u32,
-    /// The hash function as ethtool calls it: `toeplitz`, `xor`, `crc32`; none if not told.
+    /// The hash function as ethtool calls it: `toeplitz`, `xor`, `crc32`; `None` if not told.
     pub hash_function: Option<String>,
-    /// How the input is changed first: `symmetric-xor`, `symmetric-or-xor`; none as a rule.
+    /// How the input is changed first: `symmetric-xor`, `symmetric-or-xor`; `None` as a rule.
     pub input_transform: Option<String>,
     /// The key, byte by byte; empty if the device does not show it.
     pub key: Vec<u8>,
@@ -83,15 +83,15 @@ pub struct NtupleRule {
     /// What it looks at: `tcp4`, `udp4`, `sctp4`, `ip4`, `tcp6`, `udp6`, `ip6`, `ether`, or the
     /// kernel's number.
     pub flow: String,
-    /// Source address and mask, as text; none if any.
+    /// Source address and mask, as text; `None` for any.
     pub source: Option<(String, String)>,
-    /// Destination address and mask, as text; none if any.
+    /// Destination address and mask, as text; `None` for any.
     pub destination: Option<(String, String)>,
-    /// Source port and mask; a set bit of the mask counts. None if any.
+    /// Source port and mask; a set bit of the mask counts. `None` for any.
     pub source_port: Option<(u16, u16)>,
-    /// Destination port and mask; none if any.
+    /// Destination port and mask; `None` for any.
     pub destination_port: Option<(u16, u16)>,
-    /// VLAN TCI and mask; none if any.
+    /// VLAN TCI and mask; `None` for any.
     pub vlan: Option<(u16, u16)>,
     /// What becomes of a packet that matches.
     pub action: RuleAction,

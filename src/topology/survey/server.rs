@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 pub const DIRECTORY: &str = "/run/quiclane";
 /// What a description calls its format.
 pub const SCHEMA: &str = "quiclane.status/1";
-/// Descriptions that are read: a directory that somebody filled cannot keep us busy.
+/// Descriptions that are read at most: a directory with many files cannot keep us busy.
 const FILES_MAX: usize = 256;
 
 /// Counters that are not zero, by the names of their set and of themselves.
@@ -34,7 +34,7 @@ pub struct Server {
     /// Its workers.
     pub workers: Vec<ServerWorker>,
     /// What the XDP program did with frames, by the name of the verdict; only what is not zero.
-    /// None: there is no device, or an older server does not tell.
+    /// `None`: there is no device, or an older server does not tell.
     #[serde(default)]
     pub xdp_verdicts: Option<BTreeMap<String, u64>>,
 }
@@ -44,7 +44,7 @@ pub struct Server {
 pub struct ServerWorker {
     /// The queue that it serves.
     pub queue: u32,
-    /// The device; none for kernel sockets.
+    /// The device; `None` for kernel sockets.
     pub device: Option<String>,
     /// The CPU that it is pinned to, if it is.
     pub cpu: Option<u32>,
@@ -57,14 +57,14 @@ pub struct ServerWorker {
     /// Packets that arrived and were thrown away.
     pub drops: u64,
     /// Those that the server itself threw away, by the name of its counter, such as
-    /// `drop_udp_checksum`; only what is not zero. None: an older server, which does not tell.
+    /// `drop_udp_checksum`; only what is not zero. `None`: an older server, which does not tell.
     #[serde(default)]
     pub dropped: Option<BTreeMap<String, u64>>,
-    /// Clients that it refused for want of room, by the name of its counter, such as
-    /// `refused_memory`; only what is not zero. None: an older server, which does not tell.
+    /// Clients that it refused at one of its limits, by the name of its counter, such as
+    /// `refused_memory`; only what is not zero. `None`: an older server, which does not tell.
     #[serde(default)]
     pub refused: Option<BTreeMap<String, u64>>,
-    /// Times that other threads wanted its CPU, and it began to sleep instead of spinning. None: an
+    /// Times that other threads wanted its CPU, and it began to sleep instead of spinning. `None`: an
     /// older server, which does not tell.
     #[serde(default)]
     pub crowded: Option<u64>,
@@ -74,7 +74,7 @@ pub struct ServerWorker {
     pub wrong_queue_recent: u64,
     /// Connections now.
     pub connections: u64,
-    /// All that it counts. None: an older server, which does not tell.
+    /// All that it counts. `None`: an older server, which does not tell.
     #[serde(default)]
     pub counters: Option<CountersBySet>,
 }

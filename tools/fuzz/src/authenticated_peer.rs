@@ -24,8 +24,8 @@ use quiclane_testkit::Identity;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
-/// What a connection may hold: both windows, what the application lent, and bookkeeping, of which
-/// most is a table that doubles.
+/// What a connection may hold: both windows, the application's data in send buffers, and
+/// bookkeeping, of which most is a table that doubles.
 const MEMORY_BYTES: usize = (2 * WINDOW_BYTES + UNACKNOWLEDGED_BYTES) as usize + (256 << 10);
 /// A day in 2027: certificates have dates.
 const BEGIN_NS: u64 = 1_800_000_000 * SECOND_NS;
@@ -511,8 +511,8 @@ fn legal_reset(l: &mut Ledger, n: u8, w: &mut Writer<'_>) {
     }
 }
 
-/// RFC 9000 §5.1.1: never more than the victim holds, and no new demand while it owes an answer
-/// to the last one.
+/// RFC 9000 §5.1.1: never more than the victim holds, and no new demand while the answer to the
+/// last one is pending.
 fn legal_new_cid(l: &mut Ledger, w: &mut Writer<'_>) {
     let limit = ledger::config().active_connection_ids as usize;
     if !l.retiring.is_empty() {

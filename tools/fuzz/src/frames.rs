@@ -56,7 +56,7 @@ pub(super) fn descends(ack: &Ack<'_>) {
     assert_eq!(count, ack.range_count());
 }
 
-/// A byte that says who sent them, and encoded parameters.
+/// A byte that names the sender's side, and encoded parameters.
 pub(super) fn transport_parameters(data: &[u8]) {
     let mut input = Input::new(data);
     let sender = if input.u8().is_multiple_of(2) { Side::Client } else { Side::Server };

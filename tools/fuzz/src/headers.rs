@@ -81,7 +81,7 @@ fn lies_where_it_says(parsed: &Parsed, frame: &[u8]) {
 fn replies(parsed: &Parsed, frame: &[u8], ecn: Ecn) {
     let template = Template::new(&parsed.path, FlowKey::new(frame.len() as u64));
     assert_eq!(template.is_some(), parsed.path.link.is_known());
-    // Who is asked at port 0 has nobody to reply to itself.
+    // A reply to port 0 goes to no socket: there is no template then.
     let Some(template) = template.filter(|_| parsed.path.local.port() != 0) else { return };
     let payload = &frame[parsed.payload.clone()];
     let mut buffer = vec![0xee; Template::ROOM_BYTES];

@@ -104,7 +104,7 @@ pub(super) struct Ledger {
     pub(super) retiring: BTreeSet<u64>,
     pub(super) challenges: BTreeSet<[u8; 8]>,
     pub(super) largest_acked: Option<u64>,
-    /// Packet numbers that we left out.
+    /// Packet numbers that we skipped.
     pub(super) skipped: BTreeSet<u64>,
     pub(super) confirmed: bool,
     /// The victim has said that it is over.
@@ -172,7 +172,7 @@ impl Ledger {
                 for (low, high) in ack.ranges() {
                     assert!(high < next_pn, "{high} was never sent, {next_pn} is next");
                     let skipped = self.skipped.range(low..=high).next();
-                    assert!(skipped.is_none(), "{skipped:?} was left out");
+                    assert!(skipped.is_none(), "{skipped:?} was skipped, and is acknowledged");
                 }
                 self.largest_acked = self.largest_acked.max(Some(ack.largest));
             }
@@ -209,7 +209,7 @@ impl Ledger {
             }
             Frame::PathResponse(data) => {
                 let asked = self.hostile || self.challenges.contains(data);
-                assert!(asked, "an answer that nobody asked for");
+                assert!(asked, "a PATH_RESPONSE without a challenge");
             }
             Frame::HandshakeDone => {
                 assert_eq!(self.side, Side::Client, "HANDSHAKE_DONE to a server");

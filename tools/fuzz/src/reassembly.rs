@@ -47,7 +47,7 @@ impl Model {
     }
 
     fn accept(&mut self, offset: u64, len: usize, fin: bool) {
-        // What comes behind the end is for nobody, right or wrong.
+        // Data after the end is dropped, right or wrong.
         if self.ended {
             return;
         }

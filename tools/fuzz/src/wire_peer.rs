@@ -162,8 +162,8 @@ impl WirePeer {
         }
     }
 
-    /// Opens all packets of a datagram of the victim's. What cannot be opened is left out, and
-    /// counted in the second value.
+    /// Opens all packets of a datagram of the victim's. The second value counts the packets that
+    /// cannot be opened.
     pub(super) fn open(&mut self, datagram: &mut [u8]) -> (Vec<Opened>, usize) {
         let (mut opened, mut failed, mut at) = (Vec::new(), 0, 0);
         while at < datagram.len() {
@@ -341,7 +341,7 @@ impl WirePeer {
         self.spaces[2].next_pn += count;
     }
 
-    /// Acknowledges all 1-RTT packets that arrived, the oldest left out where there are many.
+    /// Acknowledges all 1-RTT packets that arrived, without the oldest where there are many.
     pub(super) fn write_ack(&self, delay_raw: u64, w: &mut Writer<'_>) -> bool {
         self.write_ack_of_all(2, delay_raw, w)
     }

@@ -2,7 +2,8 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-/// Fills `out` with what `secret` makes of `data`. A signature for tests: nobody attacks them.
+/// Fills `out` with what `secret` makes of `data`. A signature for tests, where there is no
+/// attacker.
 pub(crate) fn sign(secret: u64, data: &[u8], out: &mut [u8]) {
     for (at, word) in out.chunks_mut(8).enumerate() {
         let mut hasher = DefaultHasher::new();

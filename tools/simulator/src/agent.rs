@@ -157,7 +157,7 @@ impl Agent {
         }
     }
 
-    /// Lends what may be lent now.
+    /// Gives the stream what its send buffer may hold now.
     fn write(&mut self, c: &mut ConnectionRef<'_>, id: StreamId) {
         if c.is_closed() {
             return;
@@ -201,7 +201,7 @@ impl Agent {
         }
     }
 
-    /// Bytes that the peer sends on a stream if nobody ends it early.
+    /// Bytes that the peer sends on a stream if neither side ends it early.
     fn expected(s: &Stream) -> u64 {
         match s.plan.reply {
             Reply::Bytes(bytes) if s.ours => bytes,

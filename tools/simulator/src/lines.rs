@@ -1,10 +1,10 @@
-//! What each connection meets on the wire, and whether that explains why it does not get on.
+//! Loss and silence of each connection's wire: do they explain that it makes no progress?
 //!
-//! A connection that has work to do and does not get on is stuck, unless the network was silent:
+//! A connection that has work to do and makes no progress is stuck, unless the network was silent:
 //! then it waits for a probe, and probes come at twice the distance each time. So after a silence
 //! of `s` the next probe may be another `s` away, and the connection gets [`PATIENCE_NS`] on top
-//! for what remains: round trips, queues, single losses. The silence of a network is what it
-//! swallowed, and not what nobody sent: two hosts that both wait for the other find no excuse.
+//! for what remains: round trips, queues, single losses. A network is silent while it loses what
+//! the hosts send. Hosts that send nothing do not count: two that wait for each other are stuck.
 
 use quiclane::datapath::sim::{TapEvent, TapKind};
 use quiclane::time::{Instant, SECOND_NS};
@@ -100,7 +100,7 @@ impl Lines {
         self.sent.contains(&hash)
     }
 
-    /// The port of the client at one end of a datagram, and who it is for.
+    /// The port of the client at one end of a datagram, and the side that the datagram goes to.
     pub(crate) fn ends(&self, event: &TapEvent<'_>) -> (u16, Side) {
         match event.source == self.server {
             true => (event.destination.port(), Side::Client),
@@ -108,8 +108,8 @@ impl Lines {
         }
     }
 
-    /// A datagram arrived or was lost; `hash` is that of its payload. `opens`: who it is for has
-    /// keys for some of it.
+    /// A datagram arrived or was lost; `hash` is that of its payload. `opens`: the side that it goes
+    /// to has keys for some of it.
     pub(crate) fn see(&mut self, event: &TapEvent<'_>, hash: u64, opens: bool) {
         let (port, to) = self.ends(event);
         let intact = self.was_sent(hash);

@@ -33,7 +33,7 @@ use std::time::Duration;
 
 /// Seeds that failed once, each with why, and hold since.
 const REGRESSIONS: [u64; 37] = [
-    // An agent lent 2 to 89 bytes of 300,000 in a round trip.
+    // An agent wrote 2 to 89 bytes of 300,000 in a round trip.
     777_926_180,
     777_929_294,
     777_934_558,

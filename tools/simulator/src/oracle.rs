@@ -383,7 +383,7 @@ impl Watch {
         ledger.lines.see(event, hash.0, opens);
         let arrives = matches!(event.kind, TapKind::Delivered { .. });
         let damaged = arrives && !ledger.lines.was_sent(hash.0);
-        // What leaves and arrives as it was sent is told by the connections, who can read it.
+        // Datagrams that leave, or arrive undamaged, are in the story by the connections' observers.
         if damaged || !arrives && event.kind != TapKind::Sent {
             ledger.tell(port, || {
                 let (ecn, packets) = (event.ecn, packets(event.payload));

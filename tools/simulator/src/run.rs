@@ -67,7 +67,7 @@ struct World {
     now: Instant,
     client: Host,
     server: Host,
-    /// Whom the clients call, and from where.
+    /// The addresses of the client and of the server.
     addresses: [IpAddr; 2],
     client_config: ClientConfig,
     shared: Shared,
@@ -347,9 +347,9 @@ impl World {
             }
         }
         let frames = self.net.frames_in_use();
-        // A datapath may keep one that it lent and that was not used.
-        let lent = self.client.workers.len() + self.server.workers.len();
-        if frames > lent {
+        // A datapath may keep one frame that it gave out for writing and that was not used.
+        let kept = self.client.workers.len() + self.server.workers.len();
+        if frames > kept {
             self.shared.complain(format!("{frames} frames never came back"));
         }
         self.client.workers.clear();
@@ -376,7 +376,7 @@ fn configs(scenario: &Scenario) -> Result<(ServerConfig, ClientConfig)> {
     Ok((server, client))
 }
 
-/// Has the story hear of connections with these settings.
+/// Adds observers for the story to connections with these settings.
 fn observe(transport: &mut Arc<TransportConfig>, shared: &Shared, client: Option<u16>) {
     Arc::make_mut(transport).observers = Some(shared.observers(client));
 }

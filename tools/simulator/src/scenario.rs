@@ -16,7 +16,7 @@ use std::time::Duration;
 const MAX_CONNECTIONS: u64 = 20;
 /// The longest stream.
 const MAX_STREAM_BYTES: u64 = 300_000;
-/// An application that takes or lends little at once gets through a stream in so many steps.
+/// An application that reads or writes little at once gets through a stream in so many steps.
 const MOST_STEPS: u64 = 200;
 /// Local ports of the client begin here: one for each connection.
 const FIRST_PORT: u16 = 10_000;
@@ -60,7 +60,7 @@ pub(crate) struct Plan {
     pub(crate) gives_up: Option<u64>,
     /// Key updates, of the client and of the server.
     pub(crate) key_updates: [Vec<Duration>; 2],
-    /// Nobody closes it.
+    /// Neither side closes it.
     pub(crate) ends_idle: bool,
 }
 
@@ -95,11 +95,11 @@ pub(crate) struct StreamPlan {
     pub(crate) stop_at: Option<u64>,
     /// A receiver takes no more than this from one callback.
     pub(crate) appetite: Option<u64>,
-    /// What an initiator lends at one time.
+    /// Bytes that an initiator writes at one time.
     pub(crate) lent_bytes: u64,
 }
 
-/// What an application takes or lends at once: no less than a 200th of the longest stream, or
+/// What an application reads or writes at once: no less than a 200th of the longest stream, or
 /// one stream takes longer than a run may.
 fn at_least(longest_bytes: u64) -> u64 {
     1 + longest_bytes / MOST_STEPS
@@ -143,7 +143,7 @@ impl Plan {
             stop_at: one_in(&mut rng, 12).then(|| rng.below(bytes + 1)),
             // Not so little that it takes more than some seconds to eat all.
             appetite: one_in(&mut rng, 4).then(|| rng.between(at_least(longest), 20_000)),
-            // The same: it lends again after a round trip.
+            // The same: it writes again after a round trip.
             lent_bytes: match rng.below(2) {
                 0 => u64::MAX,
                 _ => rng.between(at_least(longest), 40_000),
@@ -320,7 +320,7 @@ fn transport(rng: &mut Rng) -> TransportConfig {
 mod tests {
     use super::*;
 
-    /// 2 to 89 bytes in a round trip were lent of 300,000: "not over after 400 s".
+    /// 2 to 89 bytes of 300,000 were written in a round trip: "not over after 400 s".
     #[test]
     fn no_stream_is_lent_or_eaten_in_more_steps_than_a_run_has_time_for() {
         let mut small_steps = 0;

@@ -127,7 +127,7 @@ fn the_story_of_what_failed_is_that_of_both_ends_and_ends_with_what_failed() {
     }
     let last = story.last().unwrap();
     assert!(last.contains("is told closed"), "{last}");
-    // Who is not asked tells nothing, and does the same.
+    // Without a story the run is the same.
     let quiet = run(seed, Manner { planted, ..Manner::default() }).unwrap();
     assert_eq!(quiet, Outcome { story: Vec::new(), ..outcome });
 }

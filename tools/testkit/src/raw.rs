@@ -76,7 +76,7 @@ fn packet_socket(device: &str) -> OwnedFd {
     // SAFETY: no pointers are passed.
     let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW, i32::from(ETH_P_ALL.to_be())) };
     assert!(fd >= 0, "socket(AF_PACKET): {}", io::Error::last_os_error());
-    // SAFETY: `fd` was returned by socket() just now and nobody else owns it.
+    // SAFETY: `fd` was returned by socket() just now and has no other owner.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
     let name = std::ffi::CString::new(device).unwrap();
     // SAFETY: sockaddr_ll is a plain C structure, for which zeroes are valid; `name` is a C string.
