@@ -194,7 +194,7 @@ macro_rules! counters {
                 *self = Self::from_values(sum);
             }
 
-            /// Adds the counters of another one that is over, and none of its gauges.
+            /// Adds the counters of another set that has ended, and leaves out its gauges.
             pub fn add_ended(&mut self, other: &Self) {
                 let mut sum = self.values();
                 for (sum, (counter, value)) in sum.iter_mut().zip(other.iter()) {

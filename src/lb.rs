@@ -82,8 +82,8 @@ pub struct Config {
     pub config_id: u8,
     /// The number of this host.
     pub server_id: u32,
-    /// The key that the host shares with the balancers; none if they have none, or random if
-    /// there are no balancers.
+    /// The key that the host shares with the balancers; `None` if the balancers have no key, or
+    /// random if there are no balancers.
     pub key: Option<[u8; 16]>,
     /// Random, and known to this host alone: hides the nonce where there is no key.
     pub secret: [u8; 16],
@@ -115,13 +115,13 @@ impl Error for ReservedConfigId {}
 /// What the first byte of an id says to everybody (draft, "First CID octet").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FirstOctet {
-    /// The configuration, 0 to 6; [`RESERVED_CONFIG_ID`] is none.
+    /// The configuration, 0 to 6; [`RESERVED_CONFIG_ID`] stands for no configuration.
     pub config_id: u8,
     /// How many bytes follow, if the configuration says so; else random bits.
     pub length: u8,
 }
 
-/// What can be told of an id without any key; none if it is empty.
+/// What can be read from an id without a key; `None` if the id is empty.
 #[must_use]
 pub fn first_octet(id: &[u8]) -> Option<FirstOctet> {
     let first = *id.first()?;
@@ -200,9 +200,9 @@ impl Codec {
         ConnectionId::new(&id).unwrap_or(ConnectionId::EMPTY)
     }
 
-    /// Where the connection of this id lives; none if the id is not one of this configuration
-    /// and host, as are those that clients choose for their first packets. That the slot is in
-    /// use, and by the same generation, is for the table to check.
+    /// Where the connection of this id lives. `None` if the id is not of this configuration and
+    /// host, such as an id that a client chose for its first packets. The table checks that the slot
+    /// is in use, and by the same generation.
     #[inline]
     #[must_use]
     pub fn decode(&self, id: &[u8]) -> Option<Route> {

@@ -21,9 +21,9 @@
 //! # The rule for VLAN tags
 //!
 //! Up to two tags (802.1Q, 802.1ad) are looked through. The XDP program takes a frame if each of
-//! its tags is of a VLAN that was allowed ([`LinkRules`]; none is by default), and the reply
-//! carries the same tags in the same order. What is tagged otherwise, and a third tag, is left to
-//! the kernel, which knows its VLAN devices. A tag that the NIC strips before XDP, or that generic
+//! its tags is of a VLAN that was allowed ([`LinkRules`]; by default no VLAN is), and the reply
+//! carries the same tags in the same order. Frames with other tags, or with a third one, are left
+//! to the kernel, which knows its VLAN devices. A tag that the NIC strips before XDP, or that generic
 //! XDP hides, cannot be seen here: `ethtool -K DEV rxvlan off` where neighbours share a trunk.
 //!
 //! The same program leaves frames to another MAC than the device's to the kernel. What reaches
@@ -294,7 +294,7 @@ const NO_CHECKSUM: [u8; 2] = [0, 0];
 /// RFC 1071: the sum over data with its checksum.
 const FULL_SUM: u16 = 0xffff;
 
-/// Whether a datagram from `path.remote` to `path.local` is as the two bytes of its checksum say.
+/// True if a datagram from `path.remote` to `path.local` matches the two bytes of its checksum.
 ///
 /// Where both ends of a wire are virtual, the kernel leaves a checksum to hardware that does not
 /// exist: what stands in the header is the sum of the pseudo header, for that hardware to go on

@@ -116,9 +116,9 @@ pub enum Checksum {
 }
 
 impl RxMeta {
-    /// Whether `payload`, which is all of the datagram, is as its checksum says. An unfinished
-    /// checksum, as a kernel at the other end of a virtual wire leaves it for hardware, counts as
-    /// none: see `headers::udp_checksum_holds`.
+    /// True if `payload`, which is all of the datagram, matches its checksum. A kernel at the other
+    /// end of a virtual wire leaves an unfinished checksum for hardware; that counts as no checksum:
+    /// see `headers::udp_checksum_holds`.
     #[must_use]
     pub fn is_intact(&self, payload: &[u8]) -> bool {
         match self.checksum {

@@ -110,7 +110,7 @@ pub(crate) struct Endpoint {
     retry: RetryPolicy,
     limiters: Limiters,
     stats: EndpointStats,
-    /// Where a client Initial is opened to see whether it is one.
+    /// The buffer in which a client Initial is opened to check it.
     scratch: Vec<u8>,
 }
 
@@ -145,10 +145,10 @@ counters! {
         limited_refusals: Counter, Count;
         /// Stateless resets held back.
         limited_resets: Counter, Count;
-        /// Tokens of NEW_TOKEN frames that came a second time: they count as none.
+        /// Tokens of NEW_TOKEN frames that came a second time: they count as no token.
         replayed_tokens: Counter, Count;
         /// Tokens of NEW_TOKEN frames that could not be told from used ones any more, or whose source
-        /// has used its share: they count as none.
+        /// has used its share: they count as no token.
         forgotten_tokens: Counter, Count;
     }
 }
@@ -348,7 +348,7 @@ impl Endpoint {
             return Incoming::Drop;
         }
         let token = &datagram[p.token.clone()];
-        // What works once is not used up by a client Initial that was damaged on the way.
+        // A client Initial that was damaged on the way must not use up a token that works once.
         let mut keys = None;
         if self.tokens.works_once(token) {
             keys = self.open(datagram, p);
@@ -368,7 +368,7 @@ impl Endpoint {
                     None => Incoming::Forged,
                 };
             }
-            // RFC 9000 §8.1.3: a token that is not worth anything is as good as none.
+            // RFC 9000 §8.1.3: a token that proves nothing counts as no token.
             Validation::Absent(refusal) => {
                 address_validated = false;
                 self.note_refusal(refusal);
@@ -381,8 +381,8 @@ impl Endpoint {
                 }
             }
         }
-        // What costs us little goes without: a Retry is cheaper than opening what it answers. A
-        // session costs far more than either.
+        // Only now is the packet opened. A Retry is sent without, because it costs less than opening
+        // the packet that it answers. A session costs far more than either.
         let Some(keys) = keys.or_else(|| self.open(datagram, p)) else { return Incoming::Forged };
         Incoming::Accept(ClientInitial {
             initial_dcid: p.dcid,
@@ -394,9 +394,9 @@ impl Endpoint {
         })
     }
 
-    /// The keys of a client Initial, if it is as it was sent; else it is counted. A token that was
-    /// damaged on the way is no lie of the client's: it sends the client Initial again, and must not be
-    /// told that all is lost.
+    /// The keys of a client Initial, if it is as it was sent; else it is counted. The client is not
+    /// at fault for a token that was damaged on the way: it sends its Initial again, and must not
+    /// get a CONNECTION_CLOSE.
     fn open(&mut self, datagram: &[u8], p: &Packet) -> Option<Keys> {
         self.scratch.clear();
         self.scratch.extend_from_slice(&datagram[..p.end]);
@@ -457,7 +457,7 @@ impl Endpoint {
         None
     }
 
-    /// Whether the close of a connection that ended with its first datagram may go out.
+    /// True if the close of a connection that ended with its first datagram may go out.
     pub(crate) fn may_close(&mut self, now: Instant) -> bool {
         matches!(self.answer(now, Kind::Refusal, Some(0)), Incoming::Answer(_))
     }
@@ -562,10 +562,10 @@ struct Close<'a> {
 }
 
 impl Close<'_> {
-    /// `random` is where the packet number comes from: nothing is remembered of refusals, and no
-    /// two packets under one key may have the same number (RFC 9001 §5.3).
+    /// `random` gives the packet number: no state is kept of refusals, and no two packets under one
+    /// key may have the same number (RFC 9001 §5.3).
     fn write(&self, out: &mut [u8], random: u32) -> Option<usize> {
-        // Below 2^31 its four bytes are read as they are by who has seen no packet yet.
+        // Below 2^31, a client that has seen no packet yet reads its four bytes as they are.
         let pn = u64::from(random >> 1);
         let keys = initial_keys(VERSION_1, self.scid.as_slice(), Side::Server)?;
         let header = LongHeader {

@@ -76,7 +76,8 @@ enum State {
 pub(crate) struct Mtu {
     current: u16,
     max: u16,
-    /// The smallest of what was lost in them: when so much passes, there is none.
+    /// The smallest packet lost in the black-hole events: when one so large passes, there is no black
+    /// hole.
     suspicious_bytes: u16,
     /// Packets of so many bytes are worth a note when they are acknowledged: the size, or the
     /// smallest of what was lost.

@@ -66,7 +66,7 @@ impl Pacer {
         Self { tokens: burst, burst, filled_at: now, remainder: 0, mtu }
     }
 
-    /// Whether `bytes` may be sent now; `rate` is asked for when the bucket has to be filled.
+    /// True if `bytes` may be sent now; `rate` is asked for when the bucket has to be filled.
     ///
     /// # Errors
     /// The instant to ask again: when half of the bucket has filled, and at least `bytes`, so

@@ -182,7 +182,7 @@ impl RangeSet {
         }
     }
 
-    /// Whether `value` is in the set.
+    /// True if `value` is in the set.
     #[inline]
     #[must_use]
     pub fn contains(&self, value: u64) -> bool {
@@ -216,13 +216,13 @@ impl RangeSet {
         self.ranges().len()
     }
 
-    /// Whether there is none.
+    /// True if there is no range.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.ranges().is_empty()
     }
 
-    /// Whether another range that touches none would be refused.
+    /// True if one more range, apart from all others, would be refused.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.len() >= self.cap as usize

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! The mark says that a token is one of ours even where it cannot be opened: a client may
-//! bring a token of another server of the same name, which counts as none, while a bad token
+//! bring a token of another server of the same name, which counts as no token, while a bad token
 //! of a Retry ends the connection.
 //!
 //! A server calls [`Tokens::validate`] with the token of an Initial and acts on the
@@ -98,7 +98,7 @@ pub(crate) enum TokenKind {
 /// Why a token is worth nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// It is none of ours: another server's, forged, damaged, or under a key that is gone.
+    /// It is not ours: another server's, forged, damaged, or under a key that is gone.
     Unreadable,
     /// It came from another address, or for a Retry from another port.
     WrongAddress,
@@ -127,7 +127,7 @@ pub(crate) enum Validation {
     /// A token that claims to be of a Retry is bad. The client will take no second Retry, so
     /// that the server closes with INVALID_TOKEN or drops the Initial (RFC 9000 §8.1.2).
     BadRetry(Refusal),
-    /// Any other bad token counts as none (RFC 9000 §8.1.3).
+    /// Any other bad token counts as no token (RFC 9000 §8.1.3).
     Absent(Refusal),
 }
 
@@ -251,7 +251,7 @@ impl Tokens {
     }
 
     /// Appends a token for a Retry to `out`: for the client at `remote`, whose Initial went to
-    /// `original_dcid` and who shall now use `retry_scid`. `nonce` must be random.
+    /// `original_dcid` and whose next one shall go to `retry_scid`. `nonce` must be random.
     pub(crate) fn retry(
         &mut self,
         now: Instant,
@@ -306,7 +306,7 @@ impl Tokens {
         }
     }
 
-    /// Whether a token claims to be one of ours that [`validate`](Self::validate) would use up.
+    /// True if a token claims to be one of ours that [`validate`](Self::validate) would use up.
     #[must_use]
     pub(crate) fn works_once(&self, token: &[u8]) -> bool {
         self.recognise(token).is_some_and(|token| token.kind == TokenKind::NewToken)
@@ -448,7 +448,7 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Whether two stateless reset tokens are the same, in a time that does not tell where they
+/// True if two stateless reset tokens are the same, in a time that does not tell where they
 /// differ (RFC 9000 §10.3.1: an attacker must not learn a token byte by byte).
 #[must_use]
 pub(crate) fn same_reset_token(one: &[u8; 16], other: &[u8; 16]) -> bool {

@@ -34,7 +34,7 @@ impl ConnectionId {
     /// The id of no bytes.
     pub const EMPTY: Self = Self { len: 0, bytes: [0; MAX_CID_LEN] };
 
-    /// The id made of `bytes`, or none if there are more than 20.
+    /// The id made of `bytes`; `None` if there are more than 20.
     #[inline]
     #[must_use]
     pub fn new(bytes: &[u8]) -> Option<Self> {
@@ -71,7 +71,7 @@ impl ConnectionId {
         self.len as usize
     }
 
-    /// Whether it is the id of no bytes.
+    /// True if the id has no bytes.
     #[inline]
     #[must_use]
     pub const fn is_empty(&self) -> bool {

@@ -88,7 +88,7 @@ impl<'a> Reader<'a> {
         self.total - self.rest.len()
     }
 
-    /// Whether all was read.
+    /// True if all was read.
     #[inline]
     #[must_use]
     pub const fn is_empty(&self) -> bool {
@@ -266,7 +266,7 @@ impl<'a> Writer<'a> {
         &mut self.buffer[..self.position]
     }
 
-    /// What was not written yet, to be filled by the caller, who then says how much with
+    /// The part that is not written yet. The caller fills it, and then says how much with
     /// [`advance`](Self::advance).
     #[inline]
     #[must_use]

@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! long    1Rtt pp..  version  dcid len, dcid  scid len, scid  [token]  length  packet number ..
-//! short   01Skkpp..  dcid (its length is known to who issued it)               packet number ..
+//! short   01Skkpp..  dcid (its issuer knows the length)                        packet number ..
 //! ```
 //!
 //! A [`Packet`] holds positions in the datagram and no borrow of it, because the datagram is
@@ -198,7 +198,7 @@ pub fn destination(datagram: &[u8], short_dcid_len: usize) -> Option<(Form, &[u8
     long_ids(datagram, 0).map(|(dcid, _)| (Form::Long, dcid))
 }
 
-/// Whether the long header at the start of a datagram is that of Version Negotiation: version 0
+/// True if the long header at the start of a datagram is that of Version Negotiation: version 0
 /// (RFC 8999 §6).
 #[must_use]
 pub fn negotiates_version(datagram: &[u8]) -> bool {
@@ -296,12 +296,12 @@ fn read_tail(reader: &mut Reader<'_>, kind: PacketType) -> Result<Tail, HeaderEr
     Ok(Tail { token, pn_offset, end: reader.position() })
 }
 
-/// Whether as many bytes can be the list of a Version Negotiation packet.
+/// True if so many bytes can be the list of a Version Negotiation packet.
 const fn is_version_list(len: usize) -> bool {
     len > 0 && len.is_multiple_of(4)
 }
 
-/// The versions that a Version Negotiation packet lists; of any other packet, none.
+/// The versions that a Version Negotiation packet lists; nothing for any other packet.
 pub fn versions<'a>(packet: &Packet, datagram: &'a [u8]) -> impl Iterator<Item = u32> + use<'a> {
     let is_list = packet.kind == PacketType::VersionNegotiation;
     let list = if is_list { packet.pn_offset..packet.end } else { 0..0 };

@@ -22,7 +22,7 @@ impl Side {
     }
 }
 
-/// Whether data flows both ways on a stream.
+/// The directions in which data flows on a stream: both, or one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Dir {
     /// Both endpoints send.
@@ -31,7 +31,7 @@ pub enum Dir {
     Uni,
 }
 
-/// A stream of a connection: who opened it, which way data flows, and its number.
+/// A stream of a connection: the side that opened it, which way data flows, and its number.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(u64);
 

@@ -85,7 +85,8 @@ pub struct TransportParameters {
     pub initial_source_connection_id: Option<ConnectionId>,
     /// The source id of the Retry packet, if there was one; from servers only.
     pub retry_source_connection_id: Option<ConnectionId>,
-    /// The largest DATAGRAM frame, in bytes, that the endpoint takes; 0: none (RFC 9221).
+    /// The largest DATAGRAM frame, in bytes, that the endpoint takes; 0: it takes none of them
+    /// (RFC 9221).
     pub max_datagram_frame_size: u64,
     /// Random: makes [`encode`](Self::encode) add a parameter of a reserved id, so that peers
     /// keep ignoring what they do not know (RFC 9000 §18.1). Never set by decoding.
@@ -366,7 +367,7 @@ impl PreferredAddress {
         let cid_len = r.u8().ok()?;
         let cid = ConnectionId::new(r.bytes(usize::from(cid_len)).ok()?)?;
         let reset_token = r.array().ok()?;
-        // RFC 9000 §18.2: who uses ids of no bytes must not prefer an address.
+        // RFC 9000 §18.2: a server that uses ids of no bytes must not prefer an address.
         if cid.is_empty() || !r.is_empty() {
             return None;
         }

@@ -32,7 +32,7 @@ impl VlanSet {
         Ok(())
     }
 
-    /// Whether a VLAN was added.
+    /// True if a VLAN was added.
     #[must_use]
     pub const fn contains(&self, id: u16) -> bool {
         let id = id & VLAN_ID_BITS;
@@ -82,7 +82,7 @@ pub struct LinkRules {
 }
 
 impl LinkRules {
-    /// Whether a frame whose headers were read is taken; else why it is left to the kernel.
+    /// Decides if a frame whose headers were read is taken; the error says why the kernel gets it.
     pub(super) fn admit(&self, frame: &[u8]) -> Result<(), Verdict> {
         if frame.get(..6) != Some(&self.mac) {
             return Err(Verdict::PassOtherHost);

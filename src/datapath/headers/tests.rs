@@ -52,7 +52,7 @@ fn arriving(path: &Path, payload: &[u8], ecn: Ecn) -> Vec<u8> {
     build(&theirs, payload, ecn)
 }
 
-/// As a datapath and who believes its datagrams read a frame: the checksum is compared in the end.
+/// Reads a frame as a datapath and its worker do: the checksum is compared in the end.
 fn received(frame: &[u8]) -> Result<Parsed, DropReason> {
     let parsed = parse(frame, Checksums::Defer)?;
     let Checksum::Unverified(field) = parsed.checksum else { panic!("not compared yet") };

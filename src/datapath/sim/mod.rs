@@ -83,7 +83,7 @@ pub struct SimConfig {
     pub tx_frames: usize,
     /// How many received datagrams a queue holds.
     pub rx_frames: usize,
-    /// The path between two hosts for which none was set.
+    /// The path between two hosts without a path of their own.
     pub default_path: Vec<Fault>,
 }
 
@@ -159,7 +159,7 @@ impl SimNet {
     /// of these addresses, and after each [`rebind`](Self::rebind) of the next.
     ///
     /// # Errors
-    /// An address is taken, or there is none.
+    /// An address is taken, or the list is empty.
     pub fn put_behind_nat(&self, host: HostId, public: &[IpAddr]) -> Result<(), AttachError> {
         self.core.borrow_mut().put_behind_nat(host, public)
     }

@@ -95,7 +95,7 @@ impl Rng {
         self.below(1_000_000) < u64::from(chance.0)
     }
 
-    /// One of `items`, each equally likely; `None` if there is none.
+    /// One of `items`, each equally likely; `None` if the list is empty.
     pub fn pick<'a, T>(&mut self, items: &'a [T]) -> Option<&'a T> {
         items.get(self.below(items.len() as u64) as usize)
     }

@@ -1,4 +1,4 @@
-//! What happens in the network, for those who watch it.
+//! What happens in the network, for counters, the trace hash and taps.
 
 use super::rng::splitmix64;
 use crate::ecn::Ecn;
@@ -116,7 +116,7 @@ impl NetStats {
 /// What is called for every event.
 pub(super) type Tap = Box<dyn FnMut(&TapEvent<'_>)>;
 
-/// Everyone who watches: counters, a hash over everything, and the taps.
+/// All observers of the network: counters, a hash over everything, and the taps.
 #[derive(Default)]
 pub(super) struct Watchers {
     pub(super) stats: NetStats,

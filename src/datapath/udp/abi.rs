@@ -176,7 +176,7 @@ impl Control {
         }
     }
 
-    /// The ECN codepoint to send with; none is the socket's default.
+    /// The ECN codepoint to send with; without this message the socket's default is used.
     pub(super) fn push_ecn(&mut self, ipv4: bool, ecn: Ecn) {
         let tos = i32::from(ecn.bits()).to_ne_bytes();
         if ipv4 {

@@ -140,7 +140,7 @@ counters! {
 }
 
 /// A socket with what is on its way in and out.
-struct Port {
+struct ServedSocket {
     socket: Socket,
     sending: SendQueue,
     receiving: Receiver,
@@ -148,7 +148,7 @@ struct Port {
     joining_suspected: bool,
 }
 
-impl Port {
+impl ServedSocket {
     fn open(config: &UdpConfig) -> Result<Self, UdpError> {
         config.check()?;
         let socket = Socket::open(&config.options())?;
@@ -180,11 +180,11 @@ impl Port {
 pub struct UdpDatapath {
     capabilities: Capabilities,
     /// Never empty.
-    ports: Vec<Port>,
+    sockets: Vec<ServedSocket>,
     fds: Vec<RawFd>,
     /// The socket whose buffer `tx_buffer` gave last; `None` if no socket suits the path.
-    lent: Option<usize>,
-    /// The port that the next receive call begins with, so that none starves.
+    chosen: Option<usize>,
+    /// The socket that the next receive call begins with, so that no socket starves.
     first: usize,
     stats: QueueStats,
     udp_stats: UdpStats,
@@ -205,20 +205,20 @@ impl UdpDatapath {
     /// # Errors
     /// Names the call, the address, the device and the remedy.
     pub fn bind(config: &UdpConfig) -> Result<Self, UdpError> {
-        let port = Port::open(config)?;
+        let served = ServedSocket::open(config)?;
         let capabilities = Capabilities {
             mode: Mode::Udp,
             queue: 0,
             device: config.device.clone(),
             max_datagram_bytes: config.max_datagram_bytes,
-            ecn: port.socket.ecn,
-            segmentation_offload: port.socket.gso,
+            ecn: served.socket.ecn,
+            segmentation_offload: served.socket.gso,
         };
         Ok(Self {
             capabilities,
-            fds: vec![port.socket.raw_fd()],
-            ports: vec![port],
-            lent: None,
+            fds: vec![served.socket.raw_fd()],
+            sockets: vec![served],
+            chosen: None,
             first: 0,
             stats: QueueStats::default(),
             udp_stats: UdpStats::default(),
@@ -235,24 +235,24 @@ impl UdpDatapath {
             let why = "all sockets of a datapath have one size";
             return Err(UdpError::settings("max_datagram_bytes", config.local, why));
         }
-        let port = Port::open(config)?;
-        self.capabilities.ecn &= port.socket.ecn;
-        self.capabilities.segmentation_offload |= port.socket.gso;
-        let local = port.socket.local;
-        self.fds.push(port.socket.raw_fd());
-        self.ports.push(port);
+        let served = ServedSocket::open(config)?;
+        self.capabilities.ecn &= served.socket.ecn;
+        self.capabilities.segmentation_offload |= served.socket.gso;
+        let local = served.socket.local;
+        self.fds.push(served.socket.raw_fd());
+        self.sockets.push(served);
         Ok(local)
     }
 
     /// The address of the first socket, with the port that the kernel chose.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
-        self.ports[0].socket.local
+        self.sockets[0].socket.local
     }
 
     /// The addresses of all sockets, in the order in which they were added.
     pub fn local_addrs(&self) -> impl Iterator<Item = SocketAddr> {
-        self.ports.iter().map(|port| port.socket.local)
+        self.sockets.iter().map(|served| served.socket.local)
     }
 
     /// Picks the socket of the `SO_REUSEPORT` group by the CPU that a datagram arrives on; a CPU
@@ -262,12 +262,12 @@ impl UdpDatapath {
     /// # Errors
     /// The port is not shared, or the table has more than 2,000 lines.
     pub fn steer_by_cpu(&self, table: &[CpuSteering]) -> Result<(), UdpError> {
-        for port in &self.ports {
-            let local = port.socket.local;
+        for served in &self.sockets {
+            let local = served.socket.local;
             if table.len() > steer::MAX_STEERED_CPUS {
                 return Err(UdpError::settings("steer_by_cpu", local, "more than 2,000 CPUs"));
             }
-            syscall::attach_reuseport_program(port.socket.fd(), &mut steer::program(table))
+            syscall::attach_reuseport_program(served.socket.fd(), &mut steer::program(table))
                 .map_err(|e| UdpError::new("setsockopt ATTACH_REUSEPORT_CBPF", local, None, e))?;
         }
         Ok(())
@@ -275,25 +275,25 @@ impl UdpDatapath {
 
     /// The socket for a path: its address and port if there is one, else the wildcard, else any
     /// of the same family.
-    fn port_for(&self, path: &Path) -> Option<usize> {
-        let ranked = self.ports.iter().enumerate();
-        let ranked = ranked.filter_map(|(index, port)| Some((port.suits(path)?, index)));
+    fn socket_for(&self, path: &Path) -> Option<usize> {
+        let ranked = self.sockets.iter().enumerate();
+        let ranked = ranked.filter_map(|(index, served)| Some((served.suits(path)?, index)));
         ranked.max_by_key(|(rank, index)| (*rank, usize::MAX - index)).map(|(_, index)| index)
     }
 
-    /// One receive call on a port, and what it brought.
+    /// One receive call on a socket, and what it brought.
     fn receive_from(
         &mut self,
         index: usize,
         budget: usize,
         sink: &mut dyn FnMut(&RxMeta, &mut [u8]),
     ) -> receive::Delivered {
-        let port = &mut self.ports[index];
-        let mut done = port.receiving.deliver(&port.socket, budget, &mut self.stats, sink);
-        let drained = port.receiving.take_drained();
+        let served = &mut self.sockets[index];
+        let mut done = served.receiving.deliver(&served.socket, budget, &mut self.stats, sink);
+        let drained = served.receiving.take_drained();
         while done.used < budget && !drained {
             self.stats.rx_calls += 1;
-            let more = match port.receiving.fetch(&port.socket, budget - done.used) {
+            let more = match served.receiving.fetch(&served.socket, budget - done.used) {
                 Ok(more) => more,
                 Err(error) => {
                     self.lost = Some(DatapathError::System { call: "recvmmsg", error });
@@ -301,7 +301,7 @@ impl UdpDatapath {
                 }
             };
             let left = budget - done.used;
-            let next = port.receiving.deliver(&port.socket, left, &mut self.stats, sink);
+            let next = served.receiving.deliver(&served.socket, left, &mut self.stats, sink);
             done.handed += next.handed;
             done.used += next.used;
             if !more {
@@ -313,13 +313,13 @@ impl UdpDatapath {
 
     fn flush_port(&mut self, index: usize) -> Result<(), DatapathError> {
         for _ in 0..SEND_CALLS_PER_FLUSH {
-            let port = &mut self.ports[index];
-            if port.sending.is_empty() {
+            let served = &mut self.sockets[index];
+            if served.sending.is_empty() {
                 return Ok(());
             }
-            port.sending.close(&port.socket);
+            served.sending.close(&served.socket);
             self.stats.tx_kicks += 1;
-            match syscall::send_many(port.socket.fd(), port.sending.outgoing()) {
+            match syscall::send_many(served.socket.fd(), served.sending.outgoing()) {
                 Ok(count) => self.sent(index, count),
                 Err(error) => {
                     if !self.send_failed(index, error)? {
@@ -332,21 +332,21 @@ impl UdpDatapath {
     }
 
     fn sent(&mut self, index: usize, count: usize) {
-        let port = &mut self.ports[index];
-        let amount = port.sending.remove(count);
+        let served = &mut self.sockets[index];
+        let amount = served.sending.remove(count);
         self.stats.tx_packets += amount.datagrams;
         self.stats.tx_bytes += amount.bytes;
         self.udp_stats.send_joined += amount.joined;
-        if port.joining_suspected {
-            port.joining_suspected = false;
+        if served.joining_suspected {
+            served.joining_suspected = false;
             self.stop_joining(index);
         }
     }
 
-    /// The kernel refused the next message of a port. True when it is worth calling again.
+    /// The kernel refused the next message of a socket. True when it is worth calling again.
     fn send_failed(&mut self, index: usize, error: io::Error) -> Result<bool, DatapathError> {
-        let port = &mut self.ports[index];
-        let joined = port.sending.next_is_joined();
+        let served = &mut self.sockets[index];
+        let joined = served.sending.next_is_joined();
         let errno = error.raw_os_error();
         match SendError::of(error) {
             SendError::Full => {
@@ -363,8 +363,8 @@ impl UdpDatapath {
                 // EIO: the device cannot, and the kernel does not do it in its place (before
                 // 6.11). EINVAL: perhaps the same, perhaps a segment above the MTU (before
                 // 6.14): datagram by datagram we shall see.
-                port.joining_suspected = errno == Some(libc::EINVAL);
-                port.sending.split_next();
+                served.joining_suspected = errno == Some(libc::EINVAL);
+                served.sending.split_next();
                 if errno == Some(libc::EIO) {
                     self.stop_joining(index);
                 }
@@ -379,19 +379,19 @@ impl UdpDatapath {
     }
 
     fn give_up_next(&mut self, index: usize, counter: fn(&mut UdpStats) -> &mut u64) {
-        let port = &mut self.ports[index];
-        port.joining_suspected = false;
-        let amount = port.sending.remove(1);
+        let served = &mut self.sockets[index];
+        served.joining_suspected = false;
+        let amount = served.sending.remove(1);
         self.stats.tx_errors += amount.datagrams;
         *counter(&mut self.udp_stats) += amount.datagrams;
     }
 
     fn stop_joining(&mut self, index: usize) {
-        let port = &mut self.ports[index];
-        if port.sending.gso {
-            port.sending.stop_joining();
+        let served = &mut self.sockets[index];
+        if served.sending.gso {
+            served.sending.stop_joining();
             self.udp_stats.offload_lost += 1;
-            let local = port.socket.local;
+            let local = served.socket.local;
             tracing::warn!(%local, "the kernel refuses UDP_SEGMENT here: sending one by one");
         }
     }
@@ -404,19 +404,19 @@ impl Datapath for UdpDatapath {
 
     /// Fetches from every socket at which nothing waits, so that there is something to see.
     fn preview(&mut self, budget: usize, look: &mut dyn FnMut(&[u8])) {
-        let count = self.ports.len();
+        let count = self.sockets.len();
         for turn in 0..count {
-            let port = &mut self.ports[(self.first + turn) % count];
-            self.stats.rx_calls += u64::from(port.receiving.is_empty());
-            if let Err(error) = port.receiving.fetch_ahead(&port.socket, budget) {
+            let served = &mut self.sockets[(self.first + turn) % count];
+            self.stats.rx_calls += u64::from(served.receiving.is_empty());
+            if let Err(error) = served.receiving.fetch_ahead(&served.socket, budget) {
                 self.lost = Some(DatapathError::System { call: "recvmmsg", error });
             }
-            port.receiving.show(budget, look);
+            served.receiving.show(budget, look);
         }
     }
 
     fn receive(&mut self, budget: usize, sink: &mut dyn FnMut(&RxMeta, &mut [u8])) -> usize {
-        let count = self.ports.len();
+        let count = self.sockets.len();
         let (mut handed, mut used) = (0, 0);
         for turn in 0..count {
             if used >= budget {
@@ -431,10 +431,10 @@ impl Datapath for UdpDatapath {
     }
 
     fn tx_buffer(&mut self, path: &Path) -> Option<&mut [u8]> {
-        self.lent = self.port_for(path);
+        self.chosen = self.socket_for(path);
         // A path that no socket can serve gets a buffer too: the commit counts it.
-        let index = self.lent.unwrap_or(0);
-        let buffer = self.ports[index].sending.buffer();
+        let index = self.chosen.unwrap_or(0);
+        let buffer = self.sockets[index].sending.buffer();
         if buffer.is_none() {
             self.stats.tx_no_buffer += 1;
         }
@@ -442,9 +442,9 @@ impl Datapath for UdpDatapath {
     }
 
     fn tx_commit(&mut self, len: usize, path: &Path, ecn: Ecn) {
-        match self.lent {
-            // A datagram without a byte is of no use to anyone, and would be dropped on arrival.
-            Some(index) if len > 0 => self.ports[index].sending.commit(len, path, ecn),
+        match self.chosen {
+            // A datagram without a byte carries nothing, and would be dropped on arrival.
+            Some(index) if len > 0 => self.sockets[index].sending.commit(len, path, ecn),
             Some(_) => {}
             None => {
                 self.stats.tx_errors += 1;
@@ -454,7 +454,7 @@ impl Datapath for UdpDatapath {
     }
 
     fn flush(&mut self) -> Result<(), DatapathError> {
-        for index in 0..self.ports.len() {
+        for index in 0..self.sockets.len() {
             self.flush_port(index)?;
         }
         self.lost.take().map_or(Ok(()), Err)
@@ -462,7 +462,7 @@ impl Datapath for UdpDatapath {
 
     fn prepare_sleep(&mut self) -> bool {
         // What the kernel holds wakes the poll; what we hold does not, nor does room to send.
-        self.ports.iter().all(|port| port.receiving.is_empty() && port.sending.is_empty())
+        self.sockets.iter().all(|served| served.receiving.is_empty() && served.sending.is_empty())
     }
 
     fn poll_fds(&self) -> &[RawFd] {
@@ -470,7 +470,7 @@ impl Datapath for UdpDatapath {
     }
 
     fn stats(&self) -> QueueStats {
-        let drops = self.ports.iter().map(|port| port.socket.kernel_drops()).sum();
+        let drops = self.sockets.iter().map(|served| served.socket.kernel_drops()).sum();
         QueueStats { drop_socket_full: drops, ..self.stats }
     }
 

@@ -27,7 +27,7 @@ const MAX_MESSAGE_BYTES: usize = 65_000;
 
 /// What waits for the next flush, in bytes. On loopback at 1,472 bytes with GSO a datagram costs
 /// 239 ns with 100 KiB, 212 with 256, 206 with 512 and with 2,048 (Linux 6.18, 2 vCPUs): below,
-/// the kernel gets short messages; above, the arena only takes cache from everybody else.
+/// the kernel gets short messages; above, the arena only takes cache from everything else.
 const ARENA_BYTES: usize = 256 << 10;
 
 /// One message for sendmmsg: one datagram, or several of one length to one peer.

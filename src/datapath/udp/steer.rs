@@ -11,7 +11,7 @@
 //! if A == cpu[0] return socket[0]
 //! if A == cpu[1] return socket[1]
 //! ...
-//! return none: the kernel hashes the flow
+//! return no socket: the kernel hashes the flow
 //! ```
 
 use libc::sock_filter;

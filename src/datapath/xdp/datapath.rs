@@ -413,7 +413,7 @@ impl Datapath for XdpDatapath {
         let Some(socket) = &mut self.socket else { return };
         for offset in 0..socket.rx.available(budget.min(MAX_BURST) as u32) {
             let descriptor = socket.rx.peek(offset);
-            // Checksums are for those who believe what they read.
+            // A preview is only a hint, so its checksums need no check.
             if let Some(bytes) = socket.umem.look_at(descriptor)
                 && let Ok(parsed) = parse(bytes, Checksums::Trusted)
             {

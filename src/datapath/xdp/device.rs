@@ -71,7 +71,7 @@ struct Port {
 impl XdpDevice {
     /// Loads the program and attaches it in the best mode that the configuration allows.
     ///
-    /// The [`Ladder`] tells which rungs failed and why. Whether zero-copy is had is certain once a
+    /// The [`Ladder`] tells which rungs failed and why. Zero-copy is certain only once a
     /// queue is open: see [`XdpDevice::ladder`].
     ///
     /// # Errors
@@ -231,7 +231,7 @@ impl XdpDevice {
             .collect())
     }
 
-    /// Whether a queue may be bound without copies.
+    /// True if a queue may be bound without copies.
     pub(super) fn may_be_zerocopy(&self) -> bool {
         !self.generic && !self.state().zerocopy_refused
     }
@@ -290,7 +290,7 @@ impl XdpDevice {
         self.claiming.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether this process has kernel sockets on `address` beside queues of the device.
+    /// True if this process has kernel sockets on `address` beside queues of the device.
     pub(super) fn holds_port(&self, address: SocketAddr) -> bool {
         self.state().reserved.contains_key(&address)
     }

@@ -18,7 +18,7 @@ pub enum Require {
 }
 
 impl Require {
-    /// Whether `mode` is good enough.
+    /// True if `mode` is good enough.
     #[must_use]
     pub const fn allows(self, mode: Mode) -> bool {
         match self {

@@ -15,8 +15,8 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/st
 /// How the names of our programs begin, as the kernel keeps them (15 bytes at most).
 const PROGRAM_PREFIX: &str = "quiclane_";
 /// The maps of the steering program (`bpf/steer.bpf.c`). They keep their names where the program
-/// has none: the loader leaves it out if it may not try whether the kernel takes one, which takes
-/// CAP_PERFMON.
+/// has no name: without CAP_PERFMON the loader cannot test that the kernel takes one, and loads the
+/// program without.
 const STEERING_MAPS: [&str; 4] = ["xsks", "ports_v4", "ports_v6", "verdicts"];
 
 /// True of a program of Quiclane: by its name, or, if it has none, by the names of its maps.

@@ -20,7 +20,7 @@ use std::ops::Range;
 /// Where the checksum lies in a UDP header.
 const UDP_CHECKSUM_AT: u16 = 6;
 
-/// Who reads the metadata.
+/// The reader of the metadata.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Metadata {
     /// The driver, for its NIC.

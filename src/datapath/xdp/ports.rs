@@ -166,7 +166,7 @@ pub(super) fn scoped(address: SocketAddr, ifindex: u32) -> SocketAddr {
     }
 }
 
-/// Whether [`scoped`] changes an address of this kind.
+/// True if [`scoped`] changes an address of this kind.
 pub(super) const fn needs_scope(ip: IpAddr) -> bool {
     matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
 }

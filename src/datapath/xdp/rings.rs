@@ -31,7 +31,7 @@ pub(super) struct Descriptor {
     pub(super) address: u64,
     /// Bytes of the packet.
     pub(super) length: u32,
-    /// Whether there is metadata in front; never that a packet goes on in the next frame.
+    /// True if there is metadata in front; never that a packet goes on in the next frame.
     pub(super) options: u32,
 }
 
@@ -171,7 +171,7 @@ impl<T: Entry> Producer<T> {
         Self { ring, next, submitted: next, consumed }
     }
 
-    /// Whether `wanted` entries can be pushed. Looks at the kernel's index only if what was free
+    /// True if `wanted` entries can be pushed. Looks at the kernel's index only if what was free
     /// when it looked last is not enough.
     pub(super) fn has_room(&mut self, wanted: u32) -> bool {
         if self.ring.size() - self.next.wrapping_sub(self.consumed) >= wanted {

@@ -54,7 +54,7 @@ pub(super) struct Socket {
 /// the socket.
 type Owners = Option<(TxQueue, RxQueue, FillQueue, CompQueue)>;
 
-/// A socket that is bound, and who closes it.
+/// A bound socket, and the values that close it when they are dropped.
 type Bound = (RawFd, Owners);
 
 /// Where to bind and how.

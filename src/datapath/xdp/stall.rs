@@ -1,15 +1,15 @@
 //! Completions that stop coming.
 //!
-//! A driver that loses a wake-up, or a queue that hangs, keeps the frames it was given. Nothing
-//! says so: the rings just stand still. So the time is kept for which frames were out and none came
-//! back.
+//! A driver that loses a wake-up, or a queue that hangs, keeps the frames it was given. No
+//! call reports it: the rings just stand still. So this module measures for how long frames were
+//! out and none came back.
 
 /// How long completions may stand still before the socket is replaced. Drivers complete within
 /// microseconds; copying modes complete when the receiver lets go of the packet, which a stopped
 /// reader on the same machine can hold up for a scheduling delay.
 const STALL_NS: u64 = 1_000_000_000;
 
-/// For how long nothing moved.
+/// For how long no frame came back.
 #[derive(Debug, Default)]
 pub(super) struct Stall {
     since_ns: Option<u64>,

@@ -1,6 +1,6 @@
 //! Every system call of this module that is not netlink or the kernel UDP socket.
 //!
-//! Each wrapper says in its error which call failed; none decides what that means.
+//! Each wrapper says in its error which call failed. No wrapper decides what that means.
 
 use libxdp_sys as xdp;
 use std::error::Error;
@@ -155,7 +155,7 @@ impl DeviceQuery {
     }
 }
 
-/// The index of a device in the namespace of this thread; `None` if there is none of that name.
+/// The index of a device in the namespace of this thread; `None` if no device has that name.
 pub(super) fn device_index(device: &str) -> Option<u32> {
     let name = CString::new(device).ok()?;
     // SAFETY: `name` is a valid C string.
@@ -274,7 +274,7 @@ pub(super) fn xdp_statistics(fd: RawFd) -> Result<XdpStatistics, Failed> {
     Ok(statistics)
 }
 
-/// Whether a bound socket works without copies.
+/// True if a bound socket works without copies.
 pub(super) fn is_zerocopy(fd: RawFd) -> Result<bool, Failed> {
     let mut options = 0u32;
     let name = xdp::XDP_OPTIONS as c_int;

@@ -1,4 +1,4 @@
-//! The memory that packets lie in, and who owns which part of it.
+//! The memory that packets lie in, and the owner of each part of it.
 //!
 //! A UMEM is one mapping cut into chunks of equal size, one frame each. At any time a frame is
 //! either the kernel's (its address is in the fill ring, in a driver's queue, in the TX ring) or
@@ -43,7 +43,7 @@ pub(super) struct TxFrame {
 
 // Frames are made here and in `carve` alone.
 impl Layout {
-    /// The frame that a received descriptor lies in; `None` for one that lies in none.
+    /// The frame that a received descriptor lies in; `None` for one outside of every frame.
     fn received(self, descriptor: Descriptor) -> Option<RxFrame> {
         let chunk_bytes = self.chunk_bytes as u64;
         let chunk = descriptor.address / chunk_bytes;
@@ -56,7 +56,7 @@ impl Layout {
         })
     }
 
-    /// The frame that a completed address lies in; `None` for one that lies in none.
+    /// The frame that a completed address lies in; `None` for one outside of every frame.
     fn completed(self, address: u64) -> Option<TxFrame> {
         let chunk = address / self.chunk_bytes as u64;
         (chunk < u64::from(self.frames)).then_some(TxFrame { chunk: chunk as u32 })
@@ -135,12 +135,12 @@ impl Umem {
         &self.owner
     }
 
-    /// Whether packets that are sent have metadata in front.
+    /// True if packets that are sent have metadata in front.
     pub(super) const fn has_metadata(&self) -> bool {
         self.options != 0
     }
 
-    /// Who reads the metadata in front of packets; `None` if there is none.
+    /// The reader of the metadata in front of packets, the NIC or the kernel; `None` without metadata.
     pub(super) const fn metadata(&self) -> Option<Metadata> {
         match &self.owner {
             Owner::Library(_) => None,
@@ -148,7 +148,7 @@ impl Umem {
         }
     }
 
-    /// Whether the memory is made of huge pages.
+    /// True if the memory is made of huge pages.
     pub(super) const fn huge_pages(&self) -> bool {
         self.huge_pages
     }

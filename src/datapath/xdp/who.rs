@@ -44,7 +44,7 @@ fn first(found: Attached) -> Option<(u32, &'static str)> {
     .find(|&(id, _)| id != 0)
 }
 
-/// Its name, and whether it is one of ours; none without the privilege to ask.
+/// The program's name, and true if it is one of ours; `None` without the privilege to ask.
 fn program(id: u32) -> Option<(String, bool)> {
     let query = ProgInfoQueryOptions::default().include_map_ids(true);
     let found = ProgInfoIter::with_query_opts(query).find(|program| program.id == id)?;

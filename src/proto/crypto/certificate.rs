@@ -20,7 +20,7 @@ pub(super) struct Summary {
 }
 
 impl Summary {
-    /// Reads a certificate (RFC 5280 §4.1); `None` if it is none.
+    /// Reads a certificate (RFC 5280 §4.1); `None` if the bytes are not a certificate.
     pub(super) fn of(der: &[u8]) -> Option<Self> {
         let certificate = Certificate::from_der(der).ok()?;
         let body = certificate.tbs_certificate();

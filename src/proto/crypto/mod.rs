@@ -34,9 +34,8 @@
 //!
 //! # What time it is
 //!
-//! As everywhere in `proto`, the caller says: the `now` of [`Session::client`] and
-//! [`Session::read`] is what certificates' dates and tickets' ages are judged by, so it must count
-//! from 1970. Workers of `exec` let TLS read the system's time of day instead, which their instants
+//! As everywhere in `proto`, the caller says what time it is. The `now` of [`Session::client`] and
+//! [`Session::read`] judges certificates' dates and tickets' ages, so it must count from 1970. Workers of `exec` let TLS read the system's time of day instead, which their instants
 //! do not follow when it is set: see `time.rs`.
 
 mod aead;

@@ -72,7 +72,7 @@ pub(super) fn provider() -> &'static Arc<CryptoProvider> {
 /// each suite and process.
 static MADE: Mutex<Vec<(&Tls13CipherSuite, &Tls13CipherSuite)>> = Mutex::new(Vec::new());
 
-/// The suite with our packet protection; `None` if QUIC has none for it.
+/// The suite with our packet protection; `None` if QUIC defines none for the suite.
 ///
 /// TLS hands the bytes of its keys out (`material.rs`), and `aead.rs` makes keys of them.
 #[expect(clippy::wildcard_enum_match_arm, reason = "the library adds variants in minor versions")]

@@ -39,7 +39,7 @@ pub(crate) fn retry_tag(original_dcid: &[u8], retry: &[u8]) -> Option<[u8; RETRY
     tag.as_ref().try_into().ok()
 }
 
-/// Whether `retry`, a whole Retry packet with its tag, answers an Initial to `original_dcid`.
+/// True if `retry`, a whole Retry packet with its tag, answers an Initial to `original_dcid`.
 #[must_use]
 pub(crate) fn retry_tag_matches(original_dcid: &[u8], retry: &[u8]) -> bool {
     let Some((body, tag)) = retry.split_last_chunk::<RETRY_TAG_LEN>() else { return false };

@@ -87,7 +87,7 @@ impl Session {
         })
     }
 
-    /// Whether there is a use for the tickets that come after the handshake: a client that
+    /// True if there is a use for the tickets that come after the handshake: a client that
     /// remembers sessions has one.
     #[must_use]
     pub fn wants_tickets(&self) -> bool {
@@ -168,7 +168,7 @@ impl Session {
         }
     }
 
-    /// Whether the handshake is still to complete: RFC 9001 §4.1.1, the peer's Finished was
+    /// True if the handshake is still to complete: RFC 9001 §4.1.1, the peer's Finished was
     /// verified and ours was sent.
     #[must_use]
     pub fn is_handshaking(&self) -> bool {
@@ -194,7 +194,7 @@ impl Session {
         self.tls.alpn_protocol()
     }
 
-    /// The name that the client asked for; `None` on a client, and where it sent none.
+    /// The name that the client asked for; `None` on a client, and where the client sent no name.
     #[must_use]
     pub fn server_name(&self) -> Option<&str> {
         match &self.tls {
@@ -203,7 +203,7 @@ impl Session {
         }
     }
 
-    /// Whether an earlier session was resumed, without certificate and signature.
+    /// True if an earlier session was resumed, without certificate and signature.
     #[must_use]
     pub fn resumed(&self) -> bool {
         self.tls.handshake_kind() == Some(HandshakeKind::Resumed)

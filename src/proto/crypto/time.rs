@@ -7,7 +7,7 @@
 //! Instants measure what passes, so they do not follow when the time of day is set. A
 //! certificate's dates mean the time of day. So a thread of the real world names a clock besides
 //! ([`tell_time_of_day`]), which is read when TLS asks, a few times in a handshake. A simulation names
-//! none, and the instant of the call is all the time there is.
+//! no clock, and TLS gets the instant of the call.
 
 use core::cell::Cell;
 use core::time::Duration;

@@ -68,7 +68,7 @@ impl RecvBuffer {
         (&it.ring[it.head..it.head + piece], it.start + piece as u64 == it.end)
     }
 
-    /// Whether there are bytes that are next in order.
+    /// True if there are bytes that are next in order.
     pub(super) fn has_front(&self) -> bool {
         self.first_offset() == Some(self.inner.start)
     }
@@ -86,7 +86,7 @@ impl RecvBuffer {
         self.inner.ranges.first().map(|range| range.lo)
     }
 
-    /// Whether it holds nothing.
+    /// True if it holds nothing.
     pub(super) fn is_empty(&self) -> bool {
         self.inner.ranges.is_empty()
     }
@@ -108,7 +108,7 @@ impl RecvBuffer {
         }
     }
 
-    /// Whether the data `offset..end` would make one range more than is allowed.
+    /// True if the data `offset..end` would make one range more than is allowed.
     pub(super) fn refuses(&self, offset: u64, end: u64) -> bool {
         let ranges = &self.inner.ranges;
         if ranges.len() < SPANS_MIN {

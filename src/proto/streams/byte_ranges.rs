@@ -36,7 +36,7 @@ impl ByteRanges {
         self.ranges.len()
     }
 
-    /// Whether there are none.
+    /// True if there are no ranges.
     pub(super) fn is_empty(&self) -> bool {
         self.ranges.is_empty()
     }
@@ -113,13 +113,13 @@ impl ByteRanges {
         }
     }
 
-    /// Whether `at` is in the set.
+    /// True if `at` is in the set.
     pub(super) fn contains(&self, at: u64) -> bool {
         let place = self.ranges.partition_point(|range| range.hi <= at);
         self.ranges.get(place).is_some_and(|range| range.lo <= at)
     }
 
-    /// Whether adding `lo..hi` would join a range rather than make a new one.
+    /// True if adding `lo..hi` would join a range rather than make a new one.
     pub(super) fn touches(&self, lo: u64, hi: u64) -> bool {
         let at = self.ranges.partition_point(|range| range.hi < lo);
         self.ranges.get(at).is_some_and(|range| range.lo <= hi)

@@ -71,7 +71,7 @@ impl Streams {
         }
     }
 
-    /// Whether the application still wants data of the stream: it may have stopped it since.
+    /// True if the application still wants data of the stream: it may have stopped it since.
     #[must_use]
     pub fn is_receiving(&self, stream: StreamRef) -> bool {
         self.table

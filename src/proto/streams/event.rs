@@ -86,7 +86,7 @@ impl Streams {
         Some(event)
     }
 
-    /// Whether there is something to tell.
+    /// True if there is something to tell.
     #[must_use]
     pub const fn has_event(&self) -> bool {
         self.available != 0 || !self.events.is_empty()

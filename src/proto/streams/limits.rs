@@ -95,7 +95,7 @@ impl Accepting {
         Self { count: 0, max: limit, closed: 0, limit }
     }
 
-    /// Whether the peer should be told that it may open more: a quarter of the limit closed
+    /// True if the peer should be told that it may open more: a quarter of the limit closed
     /// since it was told last. Credit comes back only when a stream is gone on both sides, so
     /// opening and resetting in a loop (CVE-2023-44487) holds what it opened.
     pub(super) fn update_due(&self) -> bool {

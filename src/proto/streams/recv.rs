@@ -14,7 +14,7 @@ const UNKNOWN: u64 = u64::MAX;
 /// How far the receiving half has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum RecvState {
-    /// There is none: our own unidirectional stream.
+    /// No receiving half: our own unidirectional stream.
     Absent,
     /// "Recv", "Size Known" and "Data Recvd" of RFC 9000 §3.2.
     Open,
@@ -69,7 +69,7 @@ impl RecvHalf {
         }
     }
 
-    /// Whether nothing more will come.
+    /// True if nothing more will come.
     pub(super) const fn is_done(&self) -> bool {
         matches!(self.state, RecvState::Done | RecvState::Absent)
     }
@@ -84,7 +84,7 @@ impl RecvHalf {
         self.final_size = size;
     }
 
-    /// Whether the byte before `end` is the last one.
+    /// True if the byte before `end` is the last one.
     pub(super) const fn ends_at(&self, end: u64) -> bool {
         self.final_size == end
     }
@@ -140,7 +140,7 @@ impl RecvHalf {
         Place::Next { skip: (consumed - offset) as usize }
     }
 
-    /// Whether the application may have data from the buffer.
+    /// True if the application may have data from the buffer.
     #[inline]
     pub(super) fn is_ready(&self) -> bool {
         self.state == RecvState::Open
@@ -148,12 +148,12 @@ impl RecvHalf {
             && self.buffer.as_ref().is_some_and(RecvBuffer::has_front)
     }
 
-    /// Whether all data up to the final size was received, if not delivered ("Data Recvd").
+    /// True if all data up to the final size was received, if not delivered ("Data Recvd").
     pub(super) fn has_all(&self) -> bool {
         self.buffer.as_ref().is_some_and(|buffer| buffer.front_end() == self.final_size)
     }
 
-    /// Whether the application has everything ("Data Read").
+    /// True if the application has everything ("Data Read").
     pub(super) const fn is_read(&self) -> bool {
         self.window.consumed == self.final_size
     }

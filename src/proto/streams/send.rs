@@ -21,7 +21,7 @@ use bytes::Bytes;
 /// How far the sending half has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SendState {
-    /// There is none: the peer's unidirectional stream.
+    /// No sending half: the peer's unidirectional stream.
     Absent,
     /// "Ready", "Send" and "Data Sent" of RFC 9000 §3.1.
     Open,
@@ -73,7 +73,7 @@ pub(super) struct Segment {
     pub(super) offset: u64,
     /// How much may be sent from there.
     pub(super) len: u64,
-    /// Whether it was sent before, and so costs no credit.
+    /// True if it was sent before, and so costs no credit.
     pub(super) again: bool,
 }
 
@@ -119,25 +119,25 @@ impl SendHalf {
         }
     }
 
-    /// Whether nothing more will be sent.
+    /// True if nothing more will be sent.
     #[inline]
     pub(super) const fn is_done(&self) -> bool {
         !matches!(self.state, SendState::Open | SendState::Reset)
     }
 
-    /// Whether the application ended it.
+    /// True if the application ended it.
     #[inline]
     pub(super) const fn is_finished(&self) -> bool {
         self.flags & FIN_WANTED != 0
     }
 
-    /// Whether data and FIN were acknowledged.
+    /// True if data and FIN were acknowledged.
     #[inline]
     pub(super) const fn is_acked(&self) -> bool {
         self.flags & FIN_ACKED != 0 && self.acked == self.written
     }
 
-    /// Whether the peer asked us to stop.
+    /// True if the peer asked us to stop.
     pub(super) const fn is_stopped(&self) -> bool {
         self.flags & STOPPED != 0
     }
@@ -153,13 +153,13 @@ impl SendHalf {
         self.written.min(self.max).saturating_sub(self.next)
     }
 
-    /// Whether data waits for nothing but a larger limit of this stream.
+    /// True if data waits for nothing but a larger limit of this stream.
     #[inline]
     pub(super) const fn is_blocked(&self) -> bool {
         matches!(self.state, SendState::Open) && self.next >= self.max && self.next < self.written
     }
 
-    /// Whether the peer is to be told now that it blocks us: once for each limit.
+    /// True if the peer is to be told now that it blocks us: once for each limit.
     #[inline]
     pub(super) const fn tell_blocked(&mut self) -> bool {
         let tell = self.is_blocked() && self.flags & BLOCKED_TOLD == 0;
@@ -179,7 +179,7 @@ impl SendHalf {
         higher
     }
 
-    /// Lends more data, and perhaps ends the stream.
+    /// Adds data to the send buffer, and perhaps ends the stream.
     #[inline]
     pub(super) fn write(&mut self, send_buffer: &mut SendBuffer, data: Bytes, fin: bool) {
         if !data.is_empty() {
@@ -215,7 +215,7 @@ impl SendHalf {
         Segment { offset: self.next, len: self.sendable(), again: false }
     }
 
-    /// Whether a frame that ends at `end` carries FIN.
+    /// True if a frame that ends at `end` carries FIN.
     #[inline]
     pub(super) const fn fin_at(&self, end: u64) -> bool {
         self.is_finished() && end == self.written
@@ -289,7 +289,7 @@ impl SendHalf {
         }
     }
 
-    /// Gives all data back: the stream is reset (RFC 9000 §3.1).
+    /// Releases all data: the stream is reset (RFC 9000 §3.1).
     pub(super) fn abandon(&mut self, send_buffer: &mut SendBuffer) {
         send_buffer.clear(&mut self.chain);
         self.repair = None;
@@ -314,7 +314,7 @@ impl SendHalf {
         self.repair.as_ref().is_some_and(|repair| !repair.lost.is_empty())
     }
 
-    /// Whether a FIN is to be sent that no data will carry.
+    /// True if a FIN is to be sent that no data will carry.
     #[inline]
     const fn owes_lone_fin(&self) -> bool {
         self.flags & (FIN_WANTED | FIN_SENT) == FIN_WANTED && self.next == self.written

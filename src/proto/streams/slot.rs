@@ -100,7 +100,7 @@ impl Stream {
         self.links = [Link::FREE; WAYS];
     }
 
-    /// Whether the slot is free.
+    /// True if the slot is free.
     pub(super) fn is_vacant(&self) -> bool {
         self.id == VACANT
     }

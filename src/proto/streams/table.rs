@@ -57,7 +57,7 @@ impl Bucket {
 pub(super) struct Table {
     /// All slots; those in use are the streams.
     pub(super) slots: Vec<Stream>,
-    /// A power of two of buckets; none as long as there are at most [`SCAN_MAX`] slots.
+    /// A power of two of buckets; empty as long as there are at most [`SCAN_MAX`] slots.
     buckets: Vec<Bucket>,
     /// Streams whose bucket was full, by id.
     overflow: Vec<(StreamId, u32)>,

@@ -27,7 +27,7 @@ struct Fit {
     padding: usize,
     /// Bytes of data.
     len: usize,
-    /// Whether the length is written.
+    /// True if the length is written.
     explicit: bool,
 }
 
@@ -58,13 +58,13 @@ fn fit(room: usize, header: usize, wanted: u64, to_end: bool) -> Option<Fit> {
 }
 
 impl Streams {
-    /// Whether STREAM frames can be written now.
+    /// True if STREAM frames can be written now.
     #[must_use]
     pub const fn has_data(&self) -> bool {
         !self.repair.is_empty() || (!self.fresh.is_empty() && self.credit.left() > 0)
     }
 
-    /// Whether other frames are pending.
+    /// True if other frames are pending.
     #[must_use]
     pub const fn has_control(&self) -> bool {
         self.pending_control != 0 || !self.control.is_empty()
@@ -75,7 +75,7 @@ impl Streams {
     pub fn write_control(&mut self, w: &mut Writer<'_>, sent: &mut impl FnMut(StreamFrame)) {
         while self.pending_control != 0 {
             let bit = self.pending_control & self.pending_control.wrapping_neg();
-            if !self.write_owed_all(bit, w, sent) {
+            if !self.write_pending_all(bit, w, sent) {
                 return;
             }
             self.pending_control &= !bit;
@@ -85,7 +85,7 @@ impl Streams {
             let Some(slot) = self.control.first() else { return };
             let pending_frames = self.stream(slot).pending_frames;
             let bit = pending_frames & pending_frames.wrapping_neg();
-            if !self.write_owed(slot, bit, w, sent) {
+            if !self.write_pending(slot, bit, w, sent) {
                 return;
             }
             self.stream_mut(slot).pending_frames &= !bit;
@@ -192,7 +192,7 @@ impl Streams {
         }
     }
 
-    /// Whether a control frame still means something to the peer.
+    /// True if a control frame still means something to the peer.
     fn still_matters(&self, slot: u32, frame: u8) -> bool {
         let stream = self.stream(slot);
         match frame {
@@ -206,7 +206,7 @@ impl Streams {
     }
 
     /// Writes a frame of the connection's own; says whether it fitted, or had become needless.
-    fn write_owed_all(
+    fn write_pending_all(
         &mut self,
         bit: u8,
         w: &mut Writer<'_>,
@@ -238,8 +238,8 @@ impl Streams {
         write_frame(&frame, record, w, sent)
     }
 
-    /// Writes a control frame of a stream; as [`Streams::write_owed_all`].
-    fn write_owed(
+    /// Writes a control frame of a stream; as [`Streams::write_pending_all`].
+    fn write_pending(
         &mut self,
         slot: u32,
         bit: u8,
@@ -287,7 +287,7 @@ impl Streams {
         }
     }
 
-    /// Whose turn it is to send data.
+    /// The stream whose turn it is to send data.
     fn next_sender(&mut self) -> Option<u32> {
         if let Some(slot) = self.repair.first() {
             return Some(slot);

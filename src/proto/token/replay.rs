@@ -4,7 +4,7 @@
 //! full it forgets the tokens that were issued first. From then on it takes no token that was issued
 //! no later than those. So many used tokens shorten the time for which others' tokens are good, and
 //! never make them worthless. No source has more than a share of it ([`SHARE`]), so that this takes
-//! many addresses; the tokens of a source beyond its share count as none.
+//! many addresses; the tokens of a source beyond its share count as no token.
 
 use super::Refusal;
 use crate::proto::source::Source;

@@ -220,7 +220,7 @@ fn keys_change_with_time_and_the_one_before_still_opens() {
             Validation::BadRetry(Refusal::Unreadable)
         );
     }
-    // The old period's key is made again for who is still in it.
+    // The old period's key is made again for a host whose clock is still in it.
     assert_eq!(tokens.validate(change, v4(), &token), GOOD_RETRY());
 }
 
@@ -268,7 +268,7 @@ fn too_many_used_tokens_count_as_none() {
     assert_eq!(tokens.validate(NOW, v4(), &all[2]), Validation::Absent(Refusal::FilterFull));
 }
 
-/// ATTACKS row 69: who uses up tokens by the thousand takes nothing from others.
+/// ATTACKS row 69: a client that uses up tokens by the thousand takes nothing from others.
 #[test]
 fn attack_69_used_tokens_of_one_address_leave_others_theirs() {
     let mut tokens = with_secret(&SECRET, 1_000);

@@ -195,7 +195,7 @@ pub enum Frame<'a> {
 }
 
 impl Frame<'_> {
-    /// Whether a packet with this frame must be acknowledged (RFC 9002 §2).
+    /// True if a packet with this frame must be acknowledged (RFC 9002 §2).
     #[inline]
     #[must_use]
     pub const fn ack_eliciting(&self) -> bool {
@@ -208,7 +208,7 @@ impl Frame<'_> {
         )
     }
 
-    /// Whether this frame may stand in a packet of that kind (RFC 9000 §12.4, table 3, and the
+    /// True if this frame may stand in a packet of that kind (RFC 9000 §12.4, table 3, and the
     /// list of what cannot occur in 0-RTT in §12.5).
     #[inline]
     #[must_use]
