@@ -196,7 +196,7 @@ vm_start_readers() {
     fi
 }
 
-# A reader may still wait for QEMU to open its pipe: open and close it once, which blocks nobody.
+# A reader may still wait for QEMU to open its pipe: open and close it once, which blocks no process.
 vm_stop_readers() {
     local name fd
     for name in stdout stderr; do

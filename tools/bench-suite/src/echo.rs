@@ -33,7 +33,7 @@ pub(crate) struct EchoArgs {
     /// Our address and port
     #[arg(long)]
     local: SocketAddr,
-    /// Echo to this address instead of for everybody
+    /// Echo to this address instead of for every peer
     #[arg(long)]
     to: Option<SocketAddr>,
     /// The payload of a ping, in bytes

@@ -3,7 +3,7 @@
 //! A section is one side's work for a whole batch of datagrams, so two clock reads serve
 //! many packets; what the reads themselves cost was calibrated and is taken off. The sections
 //! of one exchange make a unit. On a shared machine some units are interrupted by a time
-//! slice of somebody else, and show a hundred times what the others do: units that took over
+//! slice of another process, and show a hundred times what the others do: units that took over
 //! [`INTERRUPTED`] times the median are left out, for every stack alike, and counted.
 
 use quiclane_measure::median;

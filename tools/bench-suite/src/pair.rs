@@ -21,7 +21,7 @@ const MAX_IDLE_TURNS: u32 = 1_000_000;
 /// Turns with nothing on the wire after which a pair counts as quiet. With a millisecond each
 /// that is longer than a delayed acknowledgement waits (25 ms).
 const QUIET_TURNS: u32 = 30;
-/// What a turn takes while nobody measures.
+/// What a turn takes while the meter is off.
 const UNMEASURED_TURN_NS: u64 = 100_000;
 
 /// Both sides of a stack.
@@ -109,7 +109,7 @@ impl<S: Stack> Pair<S> {
         Ok(())
     }
 
-    /// Takes turns until nothing moves any more; on nobody's time.
+    /// Takes turns until nothing moves any more; the time is not measured.
     pub(crate) fn quiesce(&mut self) {
         let mode = self.meter.mode;
         if mode == Mode::Time {

@@ -6,7 +6,7 @@
 
 /// Nanoseconds in a tick: what timers of an event loop resolve.
 const TICK_NS: u64 = 1_000_000;
-/// Ticks that the wheel spans; a later deadline is looked at again at its end.
+/// Ticks that the wheel covers; a later deadline is looked at again at its end.
 const SLOTS: u64 = 4096;
 /// No entry is queued for the connection.
 const NONE: u64 = u64::MAX;

@@ -24,7 +24,7 @@ struct Burst {
 
 impl Wire {
     /// Memory for the next burst: what [`Wire::commit`] will send. Its content is whatever
-    /// the last use left, so that nobody pays for zeroing.
+    /// the last use left, so that no time goes to zeroing.
     pub(crate) fn next(&mut self) -> &mut Vec<u8> {
         if self.used == self.bursts.len() {
             self.bursts.push(Burst::default());
@@ -41,7 +41,7 @@ impl Wire {
         bytes
     }
 
-    /// Sends the first `len` bytes of what [`Wire::next`] lent, in datagrams of `segment`.
+    /// Sends the first `len` bytes of the buffer of [`Wire::next`], in datagrams of `segment`.
     pub(crate) fn commit(&mut self, len: usize, segment: usize) {
         let burst = &mut self.bursts[self.used];
         (burst.len, burst.segment) = (len, segment);

@@ -31,21 +31,21 @@ pub(crate) enum Command {
     Top(crate::top::TopArgs),
     /// Draw the machine: queues, interrupts, workers and the memory nodes between them.
     Topo(crate::topo::TopoArgs),
-    /// The whole machine as files, which every reading verb takes with --root.
+    /// Write the whole machine as files, which every reading verb takes with --root.
     Bundle(crate::bundle::BundleArgs),
     /// Print a script that completes these commands in a shell.
     Completions(crate::generate::CompletionsArgs),
     /// Write manual pages.
     Man(crate::generate::ManArgs),
-    /// Network devices.
+    /// List the network devices.
     Nic(crate::nic::NicArgs),
-    /// Receive queues, and what hangs on them.
+    /// Show receive queues with their interrupts, workers and counters.
     Queue(crate::queue::QueueArgs),
-    /// How a device spreads packets over its queues.
+    /// Show how a device spreads packets over its queues.
     Rss(crate::rss::RssArgs),
-    /// Where a flow goes, and why.
+    /// Say to which queue a flow goes, and why.
     Flow(crate::flow::FlowArgs),
-    /// XDP programs and AF_XDP sockets.
+    /// List XDP programs and AF_XDP sockets.
     Xdp(crate::xdp::XdpArgs),
     /// Find what is wrong with this machine for lanes, and the commands that mend it.
     Doctor(DoctorArgs),
@@ -100,13 +100,13 @@ pub(crate) enum PollKind {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Datapath")]
 pub(crate) struct IoArgs {
-    /// How datagrams are sent and received [default: xdp with --dev, else udp].
+    /// Send and receive datagrams this way [default: xdp with --dev, else udp].
     #[arg(long, value_enum)]
     pub(crate) io: Option<IoKind>,
-    /// The network device for AF_XDP.
+    /// Use AF_XDP on this network device [default: none].
     #[arg(long, value_name = "DEV")]
     pub(crate) dev: Option<String>,
-    /// Queues of the device to serve, such as 0-3 or 0,2 [default: all].
+    /// Serve these queues of the device, such as 0-3 or 0,2 [default: all].
     #[arg(long, value_name = "LIST")]
     pub(crate) queues: Option<String>,
     /// Fail unless the datapath is at least this good.
@@ -115,14 +115,14 @@ pub(crate) struct IoArgs {
     /// Use generic (skb) mode even where the driver could do better.
     #[arg(long)]
     pub(crate) generic: bool,
-    /// Bytes of a UMEM frame [default: 2048].
+    /// Make UMEM frames of so many bytes [default: 2048].
     #[arg(long, value_name = "2048|4096", value_parser = frame_size)]
     pub(crate) frame_size: Option<usize>,
-    /// Workers for kernel UDP [default: 1].
+    /// Run so many workers for kernel UDP [default: 1].
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub(crate) workers: Option<usize>,
-    /// CPUs for the workers, such as 2-5 [default: beside the device; for kernel UDP wherever
-    /// the kernel puts them].
+    /// Pin the workers to these CPUs, such as 2-5 [default: near the device; for kernel UDP the
+    /// kernel's scheduler chooses].
     #[arg(long, value_name = "LIST")]
     pub(crate) cpus: Option<String>,
     /// When a worker with nothing to do sleeps.
@@ -135,7 +135,7 @@ pub(crate) struct IoArgs {
     /// others are left to the kernel [default: untagged frames alone].
     #[arg(long, value_name = "ID")]
     pub(crate) vlan: Vec<u16>,
-    /// The largest UDP payload to send and accept, in bytes [default: what fits 1500].
+    /// Send and accept UDP payloads of so many bytes at most [default: what fits an MTU of 1500].
     #[arg(long, value_name = "BYTES", value_parser = max_datagram)]
     pub(crate) max_datagram: Option<u16>,
 }
@@ -151,7 +151,7 @@ SIGTERM or SIGINT ends it: new downloads are refused, running ones have --grace 
 connections are closed, for half a second at most. A second one ends it at once. SIGHUP does
 nothing.")]
 pub(crate) struct ServeArgs {
-    /// Where to listen.
+    /// Listen on this address and UDP port.
     #[arg(
         long,
         value_name = "ADDR:PORT",
@@ -159,54 +159,56 @@ pub(crate) struct ServeArgs {
         value_parser = crate::target::listen
     )]
     pub(crate) listen: SocketAddr,
-    /// The directory whose files are served (ALPN hq-interop) [default: none]. Links are
-    /// followed as long as they stay in it, but not as the last name of a path.
+    /// Serve the files of this directory (ALPN hq-interop) [default: none]. Links are followed
+    /// as long as they stay in it, but not as the last name of a path.
     #[arg(long, value_name = "DIR")]
     pub(crate) files: Option<PathBuf>,
-    /// Answer measurements too (ALPN perf): whoever connects may ask for any number of bytes.
+    /// Answer measurements too (ALPN perf): every client may ask for any number of bytes.
     #[arg(long)]
     pub(crate) perf: bool,
     /// Make every client prove its address first.
     #[arg(long)]
     pub(crate) retry: bool,
-    /// Connections that one IPv4 address, or one /64 of IPv6, may have on a worker [default: 131072].
+    /// Accept so many connections of one IPv4 address, or one /64 of IPv6, on a worker
+    /// [default: 131072].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_per_source: Option<u32>,
-    /// MiB that the connections of a worker may hold before no more are accepted [default: 2048].
+    /// Accept no more connections on a worker whose connections hold so many MiB
+    /// [default: 2048].
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_memory: Option<u32>,
-    /// 32 random bytes, mode 0600: clients believe a server that was restarted with the same ones
-    /// when it has forgotten their connections, and may return with its tokens [default: random].
+    /// Read 32 random bytes from this file, mode 0600. A restarted server with the same ones can
+    /// reset connections that it has forgotten, and accepts its old tokens [default: random].
     #[arg(long, value_name = "FILE")]
     pub(crate) secret_file: Option<PathBuf>,
-    /// How many seconds running downloads get to end after SIGTERM.
+    /// Give running downloads so many seconds to end after SIGTERM.
     #[arg(long, value_name = "S", default_value = "5", value_parser = seconds,
           allow_negative_numbers = true)]
     pub(crate) grace: f64,
-    /// Where to describe this server for `doctor` and `top` [default: /run/quiclane].
+    /// Describe this server in this directory for `doctor` and `top` [default: /run/quiclane].
     #[arg(long, value_name = "DIR")]
     pub(crate) status_dir: Option<PathBuf>,
-    /// One JSON object a line on standard output: ready, and the state at the end.
+    /// Print one JSON object per line on standard output: ready, and the state at the end.
     #[arg(long)]
     pub(crate) json: bool,
-    /// The certificate chain, PEM; a self-signed one is made if none is given.
+    /// Show this certificate chain, PEM [default: a self-signed one is made].
     #[arg(long, value_name = "FILE", requires = "key", help_heading = "TLS")]
     pub(crate) cert: Option<PathBuf>,
-    /// The private key, PEM.
+    /// Use this private key, PEM.
     #[arg(long, value_name = "FILE", requires = "cert", help_heading = "TLS")]
     pub(crate) key: Option<PathBuf>,
-    /// Where to write the self-signed certificate, for clients to pin (--pin).
+    /// Write the self-signed certificate to this file, for clients to pin (--pin).
     #[arg(long, value_name = "FILE", conflicts_with = "cert", help_heading = "TLS")]
     pub(crate) cert_out: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) io: IoArgs,
 }
 
-/// Whom a client trusts.
+/// The certificates that a client trusts.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "TLS")]
 pub(crate) struct TrustArgs {
-    /// Certificate authorities to trust, PEM [default: the system's]. The server has to prove
+    /// Trust these certificate authorities, PEM [default: the system's]. The server has to prove
     /// its name under one of them.
     #[arg(long, value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,
@@ -217,7 +219,7 @@ pub(crate) struct TrustArgs {
     /// Trust whatever certificate the server shows. For tests.
     #[arg(long, conflicts_with_all = ["ca", "pin"])]
     pub(crate) insecure: bool,
-    /// The name that is asked for, and that the server has to prove unless it is pinned
+    /// Ask for this name; the server has to prove it unless its certificate is pinned
     /// [default: the host].
     #[arg(long, value_name = "NAME")]
     pub(crate) server_name: Option<String>,
@@ -230,12 +232,12 @@ Examples:
   quiclane get 192.0.2.1:4433 /index.html --ca ca.pem --server-name www.example.com
   quiclane get localhost:4433 /index.html --pin /tmp/cert.pem")]
 pub(crate) struct GetArgs {
-    /// The server: a name or an address, and a port, such as [2001:db8::1]:4433.
+    /// Connect to this server: a name or an address, and a UDP port, such as [2001:db8::1]:4433.
     #[arg(value_name = "HOST:PORT", value_parser = Target::parse)]
     pub(crate) server: Target,
-    /// The path of the file, such as /index.html.
+    /// Fetch the file of this path, such as /index.html.
     pub(crate) path: String,
-    /// Where to write it; - is standard output. A file that is there is replaced when all of
+    /// Write it to this file; - is standard output. A file that is there is replaced when all of
     /// it has arrived, and not before.
     #[arg(short, long, value_name = "FILE", default_value = "-")]
     pub(crate) output: PathBuf,
@@ -257,7 +259,7 @@ const DATAGRAM_MAX_BYTES: u16 = 65_507;
 fn max_datagram(text: &str) -> Result<u16, String> {
     let wanted = text.parse().ok();
     wanted.filter(|bytes| (DATAGRAM_MIN_BYTES..=DATAGRAM_MAX_BYTES).contains(bytes)).ok_or_else(
-        || format!("QUIC needs datagrams of {DATAGRAM_MIN_BYTES} to {DATAGRAM_MAX_BYTES} bytes"),
+        || format!("\"{text}\": give {DATAGRAM_MIN_BYTES} to {DATAGRAM_MAX_BYTES} bytes"),
     )
 }
 
@@ -265,13 +267,14 @@ fn frame_size(text: &str) -> Result<usize, String> {
     match text {
         "2048" => Ok(2048),
         "4096" => Ok(4096),
-        _ => Err("a frame has 2048 or 4096 bytes".to_owned()),
+        _ => Err(format!("{text} bytes: a frame has 2048 or 4096; name one of them")),
     }
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {
-    let number = text.parse().map_err(|_| format!("\"{text}\" is no number"))?;
-    if number == 0 { Err("at least 1 please".to_owned()) } else { Ok(number) }
+    let number =
+        text.parse().map_err(|_| format!("\"{text}\" is no number; give one such as 4"))?;
+    if number == 0 { Err("0 is too few; give 1 or more".to_owned()) } else { Ok(number) }
 }
 
 /// A time in seconds.
@@ -282,7 +285,7 @@ pub(crate) fn seconds(text: &str) -> Result<f64, String> {
     if number.is_finite() && number >= 0.0 {
         Ok(number)
     } else {
-        Err(format!("{text} seconds: 0 or more please"))
+        Err(format!("{text} seconds: give 0 or more"))
     }
 }
 
@@ -313,7 +316,9 @@ pub(crate) fn parse_list(what: &str, text: &str) -> Result<Vec<u32>, String> {
             return Err(format!("--{what} {text}: \"{part}\" runs backwards: {to}-{from}?"));
         }
         if to - from >= LIST_MAX {
-            return Err(format!("--{what} {text}: \"{part}\" is more than {LIST_MAX}"));
+            return Err(format!(
+                "--{what} {text}: \"{part}\" names more than {LIST_MAX}; name fewer"
+            ));
         }
         out.extend(from..=to);
     }

@@ -75,7 +75,7 @@ impl fmt::Display for Failure {
             | Self::Partly(text)
             | Self::Failed(text) => f.write_str(text),
             Self::Findings => f.write_str("there are findings"),
-            Self::BrokenPipe => f.write_str("nobody reads the output"),
+            Self::BrokenPipe => f.write_str("standard output has no reader any more"),
         }
     }
 }

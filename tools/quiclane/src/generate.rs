@@ -35,7 +35,7 @@ pub(crate) struct ManArgs {
 /// Prints a script that completes our commands.
 ///
 /// # Errors
-/// Nobody reads it.
+/// Standard output has no reader.
 pub(crate) fn completions(args: &CompletionsArgs) -> Result<(), Failure> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "quiclane", &mut script);

@@ -39,7 +39,7 @@ enum News {
     Piece(Vec<u8>),
     Done,
     Failed(String),
-    /// The kernel has heard that nobody is there.
+    /// ICMP says that no server is there.
     Unreachable(String),
     Interrupted,
 }
@@ -168,7 +168,7 @@ impl<'a> Fetch<'a> {
         let handle = registration.connect(address, &self.server_name, &self.config, client)?;
         let tell = news.clone();
         let watch = reach::watch(address, reach::AFTER, self.handshake, move |why| {
-            // Nobody listens any more once the file is complete or given up.
+            // The receiver is gone once the file is complete or given up.
             let _nobody = tell.send((Some(address), News::Unreachable(why)));
         });
         let mut attempt = Attempt { address, handle, unwritten, watch: Some(watch) };
@@ -273,7 +273,7 @@ struct Client {
 
 impl Client {
     fn tell(&self, news: News) {
-        // Nobody listens any more once the file is complete or given up.
+        // The receiver is gone once the file is complete or given up.
         let _nobody = self.news.send((Some(self.address), news));
     }
 

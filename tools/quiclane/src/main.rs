@@ -70,7 +70,7 @@ fn main() -> ExitCode {
         // What was found has been printed.
         Err(Failure::Findings) => ExitCode::from(Failure::Findings.exit_code()),
         Err(failure) => {
-            // Nobody may be left who reads it.
+            // Standard error may have no reader any more.
             let _ = writeln!(std::io::stderr(), "quiclane: {failure}");
             ExitCode::from(failure.exit_code())
         }

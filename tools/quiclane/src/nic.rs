@@ -65,7 +65,7 @@ struct NicRow {
     mtu_bytes: Option<u32>,
     state: Option<String>,
     is_physical: bool,
-    /// What doctor finds, the worst first; none if it does not look at such a device by itself.
+    /// What doctor finds, the worst first; `None` if it does not look at such a device by itself.
     findings: Option<Vec<Brief>>,
     unknown: Unknowns,
 }
@@ -87,12 +87,12 @@ const REFUSES_NATIVE: [&str; 5] = ["QL032", "QL033", "QL035", "QL062", "QL068"];
 /// What a device offers to XDP, and what is attached.
 #[derive(Clone, Debug, Serialize)]
 struct Xdp {
-    /// In the driver; none if the kernel does not tell. False also where the driver has it and
+    /// In the driver; `None` if the kernel does not tell. False also where the driver has it and
     /// would refuse a program as the device is set now.
     native: Option<bool>,
     /// The finding that says why it would be refused.
     refused: Option<&'static str>,
-    /// AF_XDP without copies; none if the kernel does not tell.
+    /// AF_XDP without copies; `None` if the kernel does not tell.
     zerocopy: Option<bool>,
     attached: Option<Vec<Attached>>,
 }

@@ -1,4 +1,4 @@
-//! Where a file goes that is written for somebody: beside its place until it is complete.
+//! Where an output file is written: beside its place until it is complete.
 
 use crate::error::Failure;
 use std::fs::{self, File, Metadata, OpenOptions};
@@ -39,7 +39,7 @@ impl Output {
         Self::to_draft(place, present)
     }
 
-    /// For a place where somebody else may have put a link: that is refused, and what is put there
+    /// For a place where another user may have put a link: that is refused, and what is put there
     /// meanwhile is replaced and not followed.
     ///
     /// # Errors

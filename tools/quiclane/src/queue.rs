@@ -89,9 +89,9 @@ struct Row {
     socket: Option<SocketRow>,
     packets: Option<u64>,
     drops: Option<u64>,
-    /// What the server on it threw away, by the name of its counter; none if no server tells.
+    /// What the server on it threw away, by the name of its counter; `None` if no server tells.
     server_drops: Option<BTreeMap<String, u64>>,
-    /// Clients that the server on it refused, by the name of its counter; none if no server tells.
+    /// Clients that the server on it refused, by the name of its counter; `None` if no server tells.
     server_refused: Option<BTreeMap<String, u64>>,
     is_idle: bool,
     unknown: Unknowns,
@@ -105,7 +105,7 @@ pub(crate) struct SocketRow {
     zerocopy: Option<bool>,
     rx_ring_entries: Option<u32>,
     pub(crate) evidence: String,
-    /// Nobody says that it is so: it follows from the evidence.
+    /// No source states it: it follows from the evidence.
     is_inferred: bool,
 }
 
@@ -301,7 +301,7 @@ impl Show {
         text + &sheet::reasons(rows)
     }
 
-    /// What it rests on that a process has a queue, where nobody says so.
+    /// The evidence that a process has a queue, where no source states it.
     fn inferred_text(&self) -> String {
         let mut of: BTreeMap<&str, Vec<u32>> = BTreeMap::new();
         for row in &self.rows {

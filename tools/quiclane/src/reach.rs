@@ -1,6 +1,6 @@
-//! Whether anybody is at a UDP port: what ICMP says, heard through a socket of the kernel.
+//! Whether a server is at a UDP port: what ICMP says, heard through a socket of the kernel.
 //!
-//! Datapaths do not listen to ICMP: AF_XDP cannot, and whoever forges a message could disturb
+//! Datapaths do not listen to ICMP: AF_XDP cannot, and an attacker who forges a message could disturb
 //! every peer of a socket that many share. A socket of its own, connected to the server, hears
 //! what is for this server alone, and only a connection that is not there yet is ended by it.
 
@@ -42,7 +42,7 @@ pub(crate) fn watch(
         }
     });
     if let Err(error) = watching {
-        tracing::debug!(%error, "nobody watches for ICMP");
+        tracing::debug!(%error, "ICMP is not watched");
     }
     Watch { _over: over }
 }
@@ -56,13 +56,13 @@ fn ask(remote: SocketAddr, patience: Duration) -> io::Result<()> {
     socket.connect(remote)?;
     socket.set_read_timeout(Some(patience))?;
     socket.send(&PROBE)?;
-    // Nobody answers such a datagram: what ends this is an error, or time.
+    // No server answers such a datagram: what ends this is an error, or time.
     socket.recv(&mut [0; 16]).map(drop)
 }
 
 fn meaning(remote: SocketAddr, error: &io::Error) -> Option<String> {
     let what = match error.raw_os_error()? {
-        libc::ECONNREFUSED => "nobody listens on this UDP port (ICMP port unreachable)",
+        libc::ECONNREFUSED => "no socket listens on this UDP port (ICMP port unreachable)",
         libc::EHOSTUNREACH => "the host cannot be reached (ICMP host unreachable)",
         libc::ENETUNREACH => "there is no route to it",
         libc::EACCES | libc::EPERM => "a firewall refuses it",

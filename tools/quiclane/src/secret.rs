@@ -8,11 +8,11 @@ use std::path::Path;
 
 /// How many bytes it has.
 const SECRET_BYTES: usize = 32;
-/// Anybody but the owner may read, write or execute.
+/// Users other than the owner may read, write or execute.
 const OTHERS: u32 = 0o077;
 
-/// Reads the secret of `--secret-file`. Whoever else could read it could end every connection of
-/// the server, and make tokens that it believes: so the file has to be its owner's alone.
+/// Reads the secret of `--secret-file`. Another user who could read it could end every connection
+/// of the server, and make tokens that it accepts: so only the owner may have access.
 pub(crate) fn read(path: &Path) -> Result<[u8; SECRET_BYTES], Failure> {
     let failed = |error| Failure::file("read", path, &error);
     // A FIFO would be waited for: what it is, is asked when it is open.

@@ -149,8 +149,8 @@ fn announce(
         format!("ready on {local}: {}", modes(&rows))
     };
     match print(&(line + "\n")) {
-        // A server is there for its clients, whoever reads its words.
-        Err(Failure::BrokenPipe) => tracing::warn!("nobody reads standard output"),
+        // A server is there for its clients, with or without a reader of its output.
+        Err(Failure::BrokenPipe) => tracing::warn!("standard output has no reader any more"),
         printed => printed?,
     }
     Ok(())

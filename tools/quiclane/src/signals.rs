@@ -13,7 +13,7 @@ const ENDED_BY_SIGNAL: i32 = 128;
 /// Which signals mean the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Hangup {
-    /// Nobody looks any more.
+    /// The terminal is gone: the command ends.
     Ends,
     /// Operators send it to have files read again, and a terminal that closes does: a server
     /// goes on.
@@ -51,7 +51,7 @@ impl End {
 }
 
 /// Calls `tell` with SIGINT, SIGTERM or SIGHUP as long as it returns true, which means that
-/// somebody listens; after that, and the second time, the process ends at once.
+/// a listener is there; after that, and the second time, the process ends at once.
 ///
 /// # Errors
 /// Signals cannot be caught.
@@ -69,7 +69,7 @@ fn catch(hangup: Hangup, tell: impl Fn(i32) -> bool + Send + 'static) -> Result<
             if signal == SIGHUP && hangup == Hangup::Ignored {
                 tracing::info!("SIGHUP: there is nothing to read again");
             } else if std::mem::replace(&mut is_asked, true) || !tell(signal) {
-                // Whoever asks twice does not want to wait for anything.
+                // The operator who asks twice does not want to wait for anything.
                 low_level::exit(ENDED_BY_SIGNAL + signal);
             }
         }

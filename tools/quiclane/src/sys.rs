@@ -54,7 +54,7 @@ pub(crate) fn open_beneath(
         let unknown = wait == Wait::No && error.raw_os_error() == Some(libc::EINVAL);
         return Err(if unknown { io::Error::from_raw_os_error(libc::EAGAIN) } else { error });
     }
-    // SAFETY: the descriptor was just opened and belongs to nobody else.
+    // SAFETY: the descriptor was just opened and has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(opened as i32) })
 }
 
@@ -128,7 +128,7 @@ pub(crate) fn perf_event_open(attr: &[u8; 64]) -> Option<File> {
     // SAFETY: as checked above, the kernel reads at most the 64 bytes that are there.
     let fd = unsafe { libc::syscall(libc::SYS_perf_event_open, attr.as_ptr(), 0, -1, -1, 0) };
     let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0)?;
-    // SAFETY: the descriptor was just opened and belongs to nobody else.
+    // SAFETY: the descriptor was just opened and has no other owner.
     Some(unsafe { File::from_raw_fd(fd) })
 }
 

@@ -219,7 +219,7 @@ impl Row {
         }
     }
 
-    /// Shown without `--all`: what is on a device, and what nobody holds any more.
+    /// Shown without `--all`: what is on a device, and what no process holds any more.
     fn is_prominent(&self) -> bool {
         let is_left_behind = self.processes.as_ref().is_some_and(Vec::is_empty);
         self.device.is_some() || is_left_behind

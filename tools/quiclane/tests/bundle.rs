@@ -140,7 +140,7 @@ fn a_redacted_bundle_keeps_no_name_and_every_number() {
         assert!(format!("{plain:?}").contains(secret), "{secret} is not in the plain bundle");
         assert!(!text.contains(secret), "{secret}");
     }
-    // Only what names somebody differs.
+    // Only names and addresses differ.
     let changed: Vec<&str> = plain
         .entries()
         .zip(redacted.entries())

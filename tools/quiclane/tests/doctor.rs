@@ -71,7 +71,7 @@ fn a_server_on_a_veth_is_seen_and_judged() {
     }
     let lab = Lab::new(LabConfig::default());
     let device = lab.device(Side::Server);
-    // Nobody is there yet: a virtual device is looked at only by name.
+    // No server is there yet: a virtual device is looked at only by name.
     let (report, _) = doctor(&lab, &[]);
     assert_eq!(report["schema"], "quiclane.doctor/1");
     assert_eq!(report["devices"], serde_json::json!([]));

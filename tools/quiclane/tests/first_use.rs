@@ -23,7 +23,7 @@ const CAPABILITIES: &str = "+net_admin,+net_raw,+bpf,+ipc_lock";
 const LOOKS: usize = 300;
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// A directory that goes with the test, and that everybody may look into.
+/// A directory that goes with the test, and that every user may look into.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -34,7 +34,7 @@ impl Scratch {
         Self(path)
     }
 
-    /// The program, where somebody who is not root can run it, and where it can be changed.
+    /// The program, where a user who is not root can run it, and where it can be changed.
     fn program(&self) -> String {
         let copy = self.0.join("quiclane");
         std::fs::copy(QUICLANE, &copy).unwrap();
@@ -146,7 +146,7 @@ fn a_server_that_is_not_root_is_not_told_to_be_killed() {
     let scratch = Scratch::new("nobody");
     let caps = format!("--inh-caps=-all,{CAPABILITIES} --ambient-caps=-all,{CAPABILITIES}");
     let shell = as_nobody(&format!("{caps} {}", scratch.program()));
-    // Nobody may write below /run, and so it cannot describe itself.
+    // The user `nobody` may not write below /run, and so it cannot describe itself.
     let server = Server::start(&lab, &format!("mount -t tmpfs -o mode=755 tmpfs /run && {shell}"));
     let device = lab.device(Side::Server);
     assert!(!server.sees(&format!("/run/quiclane/{}.json", server.pid())).exists());
@@ -247,7 +247,7 @@ fn what_is_thrown_away_is_shown_wherever_drops_are() {
     let mut long = frame.bytes();
     long[38..40].copy_from_slice(&1_000u16.to_be_bytes());
     (0..LONG).for_each(|_| raw.send(&long));
-    // A version that nobody knows, to be answered with Version Negotiation, whose checksum was
+    // An unknown version, to be answered with Version Negotiation, whose checksum was
     // never finished: no AEAD tells whether it is as it was sent.
     frame.payload = [&[0xc0, 0x1a, 0x2a, 0x3a, 0x4a, 8][..], &[7; 1_194]].concat();
     let mut unfinished = frame.bytes();

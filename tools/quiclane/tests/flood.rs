@@ -141,7 +141,7 @@ fn compose(random: &mut Random, initials: &[Vec<u8>], out: &mut Vec<u8>) {
             random.fill(out);
         }
         3 => {
-            // A short header with an id of nobody.
+            // A short header with an id of no connection.
             out.resize(1 + random.below(MAX_DATAGRAM_BYTES), 0);
             random.fill(out);
             out[0] = 0x40 | (out[0] & 0x3f);

@@ -177,7 +177,7 @@ fn a_closed_port_is_said_for_what_it_is() {
     let gone = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let (code, text) = failure(&["get", &gone, "/data", "--insecure"]);
     assert_eq!(code, 1);
-    assert!(text.contains("nobody listens") && text.contains(&gone), "{text}");
+    assert!(text.contains("no socket listens") && text.contains(&gone), "{text}");
 }
 
 #[test]
@@ -333,7 +333,7 @@ fn a_slow_reader_costs_time_and_no_memory() {
     let (mut get, _) = get_endless(&server, &place, &["-v"]);
     let mut out = get.stdout.take().unwrap();
     out.read_exact(&mut [0; 1]).unwrap();
-    // Nobody reads on: it stops growing before it has all of the file.
+    // The reader stops: it stops growing before it has all of the file.
     let (mut last, mut unchanged) = (0, 0);
     while unchanged < 10 {
         std::thread::sleep(std::time::Duration::from_millis(50));
@@ -369,7 +369,7 @@ fn an_address_that_was_given_up_does_not_end_the_next() {
     server.args(["serve", "--listen", "127.0.0.2:0", "--json", "--files", &place.text("files")]);
     let server = Server::start(server.stderr(Stdio::null()));
     let port = server.address().rsplit_once(':').unwrap().1;
-    // Nobody listens at 127.0.0.1, which is tried first.
+    // No server listens at 127.0.0.1, which is tried first.
     let hosts = place.write("hosts", "127.0.0.1 both.test\n127.0.0.2 both.test\n");
     let script = r#"mount --bind "$1" /etc/hosts || exit 77; shift; exec "$@""#;
     let mut get = Command::new("unshare")

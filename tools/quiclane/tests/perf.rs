@@ -1,4 +1,4 @@
-//! `perf run` tells the truth: of servers that die or pause, of requests that nobody answers, and
+//! `perf run` tells the truth: of servers that die or pause, of requests without an answer, and
 //! of options that it cannot follow.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -121,7 +121,7 @@ fn a_server_that_was_busy_is_asked_again() {
     assert!(report["server"]["drops_total"].is_u64(), "{}", report["unknown"]);
 }
 
-/// By default nobody is pinned; two that are told to share a CPU are told of it.
+/// By default no worker is pinned; two that are told to share a CPU are told of it.
 #[test]
 fn two_local_processes_do_not_share_a_cpu_unless_told_to() {
     let line = "--scenario latency --seconds 0.2";
@@ -202,7 +202,7 @@ fn a_closed_port_is_said_for_what_it_is() {
         let out = Command::new(BINARY).args(run).output().unwrap();
         let said = String::from_utf8(out.stderr).unwrap();
         assert_eq!(out.status.code(), Some(1), "{scenario}: {said}");
-        assert!(said.contains("nobody listens") && said.contains(&closed), "{scenario}: {said}");
+        assert!(said.contains("no socket listens") && said.contains(&closed), "{scenario}: {said}");
     }
 }
 

@@ -277,7 +277,7 @@ fn what_is_not_confirmed_is_put_back() {
     let group = format!("-{}", apply.id());
     assert!(apply.wait().unwrap().success());
     for signal in ["-HUP", "-KILL"] {
-        // Nobody may be left in it, which is as good.
+        // The group may be empty already, which is as good.
         let _ = Command::new("kill").args([signal, "--", &group]).output();
     }
     assert_eq!(rig.value("napi_defer_hard_irqs"), "3", "it was written");

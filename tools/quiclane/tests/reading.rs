@@ -162,7 +162,7 @@ fn a_known_answer_comes_out_of_the_program() {
     assert_eq!(tcp["flow_type"], "tcp4");
 }
 
-/// What is hashed, and that nobody tells, is nothing to an operator of one queue.
+/// The hashed fields, and that no source tells them, are nothing to an operator of one queue.
 #[test]
 fn one_queue_has_nothing_to_spread() {
     let mut captured = quiclane_fixtures::captured().into_iter();
@@ -254,7 +254,7 @@ fn a_reader_that_has_seen_enough_is_no_failure() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // 64 rows are more than a pipe holds: the rest meets nobody.
+    // 64 rows are more than a pipe holds: the rest meets no reader.
     drop(child.stdout.take());
     let out = child.wait_with_output().unwrap();
     assert!(out.status.success() && out.stderr.is_empty(), "{out:?}");

@@ -1,5 +1,5 @@
 //! How much a reading verb reads, counted and not timed: what is fast on a small machine must
-//! not be slow on a large one. Every file is read once, and none that nobody needs.
+//! not be slow on a large one. Every file is read once, and no file without need.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -14,8 +14,8 @@ use std::sync::Arc;
 
 /// System calls to start: libraries, the locale, the terminal.
 const START: u64 = 200;
-/// A file that is read is read until nothing comes any more: two calls, and a third of them for
-/// nobody. `top` had three, for it looked at the machine twice.
+/// A file that is read is read until nothing comes any more: two calls, and a third of them
+/// without need. `top` had three, for it looked at the machine twice.
 const CALLS_FOR_TWO_FILES: u64 = 3;
 
 /// read(2) calls of a whole run, from the accounts that the kernel keeps of a process until its

@@ -69,11 +69,11 @@ fn a_secret_that_is_none_is_refused_with_the_remedy() {
             .unwrap();
         let said = String::from_utf8(out.stderr).unwrap();
         assert_eq!(out.status.code(), Some(2), "{name}: {said}");
-        // It may be a key that was named by mistake: nobody is told to write over it.
+        // It may be a key that was named by mistake: no message says to write over it.
         let remedy = format!("head -c 32 /dev/urandom >{path}.new)");
         assert!(said.contains(why) && said.contains(&remedy), "{name}: {said}");
     }
-    // Nobody writes to it: whoever opens it to read would wait.
+    // No process writes to it: a reader that opens it would wait.
     let fifo = scratch.text("fifo");
     assert!(Command::new("mkfifo").args(["-m", "600", &fifo]).status().unwrap().success());
     let out = Command::new(QUICLANE)

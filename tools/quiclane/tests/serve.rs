@@ -269,7 +269,7 @@ fn running_downloads_end_and_new_ones_are_refused() {
     let (handle, told) = stalled(&registration, &server, "/file", 1, 64 << 10);
     assert_eq!(told.recv().unwrap(), Told::Data(0, false));
     server.signal("-TERM");
-    // The server still has the download to end; nobody gets in any more.
+    // The server still has the download to end; no new client gets in.
     let address = server.address().to_owned();
     let pin = place.text("cert.pem");
     let late = quiclane(&["get", &address, "/file", "--pin", &pin, "--timeout", "2"]);
@@ -389,7 +389,7 @@ fn a_server_that_does_not_start_writes_no_certificate() {
     assert!(!fs::metadata("/dev/null").unwrap().is_file());
 }
 
-/// A server is there for its clients, whoever reads its words.
+/// A server is there for its clients, with or without a reader of its output.
 #[test]
 fn a_server_whose_words_nobody_reads_serves() {
     let place = place("unread");
@@ -415,13 +415,13 @@ fn a_server_whose_words_nobody_reads_serves() {
     quiclane_testkit::server::signal(&server, "-TERM");
     let out = server.wait_with_output().unwrap();
     assert_eq!(out.status.code(), Some(0), "{}", said(&out));
-    assert!(said(&out).contains("nobody reads standard output"), "{}", said(&out));
+    assert!(said(&out).contains("standard output has no reader any more"), "{}", said(&out));
 }
 
 /// A mistake in the arguments must not attach anything to the device.
 #[test]
 fn a_mistake_is_said_before_the_device_is_touched() {
-    // A namespace of its own, in which somebody has a port.
+    // A namespace of its own, in which another process has the UDP port.
     let script = r#"
         mount -t sysfs none /sys || exit 77
         ip link set lo up mtu 1500 && ip address add 127.0.0.1/8 dev lo 2>/dev/null

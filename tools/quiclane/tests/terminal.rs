@@ -1,4 +1,4 @@
-//! How the reading verbs behave towards what reads them: a terminal, a terminal of somebody who
+//! How the reading verbs behave towards what reads them: a terminal, a terminal of a user who
 //! does not want colours, and a reader that leaves.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]

@@ -84,7 +84,7 @@ impl Drop for Terminal {
     }
 }
 
-/// True for a process that has not ended; one that nobody has buried yet has.
+/// True for a process that has not ended; one without a `wait` by its parent yet has.
 fn is_running(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))

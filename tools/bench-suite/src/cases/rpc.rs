@@ -72,7 +72,7 @@ impl<S: Stack> Runner for Rpc<S> {
         self.pair.meter.mode = Mode::Off;
         let sample = self.pair.meter.take();
         if S::REAL_TIME {
-            // What is owed now would be overdue when the next slice comes.
+            // What is pending now would be overdue when the next slice comes.
             self.pair.quiesce();
         }
         Ok(sample)

@@ -2,7 +2,7 @@
 //!
 //! quiche reads clocks itself, once a packet; so its pairs run in real time. Settings in its
 //! favour: stream data is handed over without copying (`stream_send_zc` with `Bytes`); pacing
-//! is off, since it only computes release times that nobody here waits for, and so is HyStart,
+//! is off, since it only computes release times that this benchmark does not wait for, and so is HyStart,
 //! which mistakes a shared machine's jitter for congestion; connections are found by the first
 //! 8 bytes of a short header, without parsing (its examples parse the header, which allocates);
 //! one connection id each, no new ones issued. Everything else is its default, among that an

@@ -185,7 +185,7 @@ impl Datapath for Memory {
 }
 
 /// What the applications of a side's connections have in common. Handlers are `Send`, hence
-/// the atomics; nobody else writes, hence no read-modify-write.
+/// the atomics; no other thread writes, hence no read-modify-write.
 struct State {
     is_server: bool,
     chunk: Bytes,

@@ -22,7 +22,7 @@ const GZIP: [u8; 2] = [0x1f, 0x8b];
 
 /// The name of standard output.
 const STDOUT: &str = "-";
-/// What nobody means by the name of a directory.
+/// Endings that the name of a directory does not have.
 const OTHER_ARCHIVES: [&str; 6] = [".zip", ".gz", ".xz", ".zst", ".bz2", ".7z"];
 /// A bundle tells much of a machine: it is its owner's to show.
 const FILE_MODE: u32 = 0o600;
@@ -122,12 +122,12 @@ fn write_gzip(to: impl Write, records: &Records) -> io::Result<()> {
     write_tar(GzEncoder::new(to, Compression::default()), records)?.finish()?.flush()
 }
 
-/// A new file for nobody else; not one that a link leads to.
+/// A new file, for its owner alone; not one that a link leads to.
 fn private(path: &Path) -> io::Result<File> {
     File::options().write(true).create_new(true).mode(FILE_MODE).open(path)
 }
 
-/// Owners and times are nobody's business, and the same tree gives the same bytes.
+/// Owners and times are left out: the same tree gives the same bytes.
 fn write_tar<W: Write>(to: W, records: &Records) -> io::Result<W> {
     let mut tar = Builder::new(to);
     for (path, record) in records {
@@ -207,7 +207,7 @@ fn read_tar(from: impl Read) -> Result<Records, String> {
     Ok(without_top(records))
 }
 
-/// What an entry holds; none for what only describes others.
+/// What an entry holds; `None` for what only describes others.
 fn record(mut entry: Entry<'_, impl Read>) -> Result<Option<(PathBuf, Record)>, String> {
     let name = entry.path().map_err(|error| error.to_string())?.into_owned();
     let refuse = |why: &str| format!("{}: {why}", name.display());

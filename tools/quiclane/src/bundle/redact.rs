@@ -12,7 +12,7 @@
 //! | names of devices, with `all` | `net1` |
 //!
 //! The same value becomes the same token everywhere in one bundle. Masks, loopback and
-//! unspecified addresses stay: they name nobody.
+//! unspecified addresses stay: they name no machine.
 
 use super::Records;
 use quiclane::topology::Record;
@@ -205,7 +205,7 @@ impl Redactor {
         self.programs.entry(name.to_owned()).or_insert(token).clone()
     }
 
-    /// Devices by what stands below `/sys/class/net`; the loopback device is everybody's.
+    /// Devices by what stands below `/sys/class/net`; every machine has the loopback device.
     fn learn_devices<'a>(&mut self, paths: impl Iterator<Item = &'a PathBuf>) {
         for path in paths {
             let Ok(rest) = path.strip_prefix("/sys/class/net") else { continue };

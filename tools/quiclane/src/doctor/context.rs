@@ -28,7 +28,7 @@ pub(crate) struct Context<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Worker {
     pub(crate) queue: u32,
-    /// The CPUs that it may run on; more than one, or all (none named): it is not pinned.
+    /// The CPUs that it may run on; more than one, or all (no CPU named): it is not pinned.
     pub(crate) cpus: Vec<u32>,
     /// Who it is, for people.
     pub(crate) name: String,
@@ -163,7 +163,7 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// An offload; none if the driver has no such thing.
+    /// An offload; `None` if the driver has no such thing.
     pub(crate) fn feature(&self, name: &str) -> Result<Option<Feature>, String> {
         Ok(known(&self.device.features)?.get(name).copied())
     }
@@ -207,7 +207,7 @@ impl<'a> Context<'a> {
             .filter(move |(_, worker)| worker.device.as_deref() == Some(name))
     }
 
-    /// The queues that have an AF_XDP socket, from whoever tells: the queues themselves, the
+    /// The queues that have an AF_XDP socket, from the first source that tells: the queues themselves, the
     /// sockets, the map of the program, servers of ours.
     pub(crate) fn socket_queues(&self) -> Result<BTreeSet<u32>, String> {
         let mut queues: BTreeSet<u32> = self.served().map(|(_, worker)| worker.queue).collect();
@@ -229,7 +229,7 @@ impl<'a> Context<'a> {
         match (is_told, sockets) {
             (true, _) => Ok(queues),
             (false, Err(reason)) => Err(reason),
-            (false, Ok(_)) => Err("nobody tells which queues have sockets".to_owned()),
+            (false, Ok(_)) => Err("no source tells which queues have sockets".to_owned()),
         }
     }
 

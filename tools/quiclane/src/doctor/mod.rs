@@ -27,7 +27,7 @@ use std::time::Duration;
 
 pub(crate) use finding::{Finding, Severity};
 
-/// Longer than anybody watches a prompt.
+/// Longer than an operator watches a prompt.
 const WATCH_SECONDS_MAX: f64 = 3_600.0;
 
 /// Arguments of `quiclane doctor`.
@@ -105,7 +105,7 @@ fn examine(args: &DoctorArgs, kinds: &[&Kind]) -> Result<Report, Failure> {
     Ok(judge(&survey, before.as_ref(), &devices, kinds))
 }
 
-/// What is found of each device that somebody who names none wants to hear about, the worst first.
+/// The findings of each device that is looked at when no device is named, the worst first.
 /// What is the matter with the host is not among it.
 pub(crate) fn of_devices(survey: &Survey) -> BTreeMap<String, Vec<Finding>> {
     let kinds = checks::all();
@@ -121,7 +121,7 @@ pub(crate) fn of_devices(survey: &Survey) -> BTreeMap<String, Vec<Finding>> {
     found
 }
 
-/// The devices that somebody who names none wants to hear about.
+/// The devices that are looked at when no device is named.
 fn devices(survey: &Survey) -> Vec<String> {
     let pairs = survey.machine.nics.iter().zip(&survey.devices);
     pairs

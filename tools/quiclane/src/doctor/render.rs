@@ -236,7 +236,7 @@ pub(super) fn explain(kind: &Kind, report: &Report, json: bool) -> Result<(), Fa
     print(&explanation(kind, report, Page::of_stdout()))
 }
 
-/// The texts of a kind, and what is so here.
+/// The texts of a kind, and its state on this machine.
 pub(super) fn explanation(kind: &Kind, report: &Report, page: Page) -> String {
     let severity = page.paint(style(kind.severity), kind.severity.name());
     let mut out = format!("{} {severity} {}\n\n", kind.id, page.paint("1", kind.title));

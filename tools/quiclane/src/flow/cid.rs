@@ -48,7 +48,7 @@ impl CidArgs {
 /// Reads ids with whatever is known of the key.
 #[derive(Debug, Default)]
 pub(super) struct Reader {
-    /// One for each configuration; none without a key.
+    /// One for each configuration; `None` without a key.
     codecs: Vec<Codec>,
     server_id: Option<u32>,
 }
@@ -104,7 +104,7 @@ impl Reader {
             return unknown(reason.to_owned(), config);
         };
         if self.server_id.is_some_and(|expected| expected != server_id) {
-            let reason = "another server's, another key's, or made by nobody: it does not open \
+            let reason = "another server's, another key's, or no QUIC-LB id at all: it does not open \
                           to --server-id";
             return unknown(reason.to_owned(), config);
         }

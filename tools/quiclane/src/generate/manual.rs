@@ -54,7 +54,7 @@ const ENVIRONMENT: [(&str, &str); 5] = [
 const FILES: [(&str, &str); 4] = [
     (
         "/run/quiclane/PID.json",
-        "What a running server says of itself; doctor, top and queue show read it. The directory belongs to root or to the server's user, and nobody else may write to it.",
+        "What a running server says of itself; doctor, top and queue show read it. The directory belongs to root or to the server's user, and no other user may write to it.",
     ),
     (
         "/var/lib/quiclane",

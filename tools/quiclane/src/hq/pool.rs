@@ -78,7 +78,7 @@ fn work_off(store: &Store, jobs: &Mutex<Receiver<Job>>) {
     loop {
         let next = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(job) = next else { return };
-        // Nobody waits for the answer of a connection that is gone.
+        // A connection that is gone waits for no answer.
         if !job.handle.is_closed() {
             let outcome = perform(store, &job.work);
             let mut answers = job.answers.lock().unwrap_or_else(PoisonError::into_inner);

@@ -155,7 +155,7 @@ mod tests {
                 assert!(matches!(refused, Trouble::Refused(Refusal::NotFound)), "{refused:?}");
             }
         }
-        // A writer that waits for a reader still waits: nobody opened the FIFO.
+        // A writer that waits for a reader still waits: the FIFO was not opened.
         let device = Store::open(Path::new("/dev")).unwrap();
         assert!(device.file("null", Wait::Yes).is_err());
     }

@@ -73,7 +73,7 @@ pub(crate) fn no_device(name: &str, machine: &Machine) -> Failure {
 pub(crate) struct Unknowns(pub(crate) BTreeMap<String, String>);
 
 impl Unknowns {
-    /// The same without these fields, for which nobody waits.
+    /// The same without these fields, which no reader waits for.
     pub(crate) fn without(&self, fields: &[&str]) -> Self {
         let kept = self.0.iter().filter(|(field, _)| !fields.contains(&field.as_str()));
         Self(kept.map(|(field, reason)| (field.clone(), reason.clone())).collect())
@@ -115,13 +115,13 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Failure::output)
 }
 
-/// How wide the terminal is that standard output goes to; none if it goes elsewhere.
+/// How wide the terminal is that standard output goes to; `None` if it goes elsewhere.
 pub(crate) fn columns() -> Option<usize> {
     let size = terminal_size::terminal_size().filter(|_| std::io::stdout().is_terminal());
     size.map(|(width, _)| usize::from(width.0)).filter(|width| *width > 0)
 }
 
-/// True if what is printed may be coloured: a terminal that can, and nobody said NO_COLOR.
+/// True if what is printed may be coloured: a terminal that can, and NO_COLOR is not set.
 pub(crate) fn has_color() -> bool {
     !refuses_color() && std::io::stdout().is_terminal()
 }

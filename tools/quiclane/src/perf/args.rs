@@ -55,7 +55,7 @@ The exit code is 1 if a request stayed unanswered or was refused, a connection e
 nothing was heard for longer than --max-silence. SIGINT or SIGTERM ends a run with its summary, a
 second one at once.")]
 pub(crate) struct PerfRunArgs {
-    /// The server: a name or an address, and a port, such as [2001:db8::1]:4433.
+    /// Connect to this server: a name or an address, and a UDP port, such as [2001:db8::1]:4433.
     #[arg(value_name = "HOST:PORT", value_parser = Target::parse)]
     pub(crate) server: Target,
     /// What is measured.

@@ -107,7 +107,7 @@ impl PerfClient {
         let _nobody = self.plan.news.send(news);
     }
 
-    /// The connection ended, or never began, though nobody here wanted that.
+    /// The connection ended, or never began, without a close from this side.
     fn fail(&mut self, worker: usize, why: String) -> u64 {
         self.is_over = true;
         let ended = self.plan.tally(worker).ended_early();

@@ -108,7 +108,7 @@ impl Interval {
 }
 
 fn say(line: &str) {
-    // Nobody reads it: then nobody misses it.
+    // Without a reader the line is not missed.
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 

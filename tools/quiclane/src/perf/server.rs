@@ -19,7 +19,7 @@ struct Request {
     have: usize,
     /// The whole request has arrived.
     complete: bool,
-    /// Bytes of the answer that are not lent yet.
+    /// Bytes of the answer that are not in a send buffer yet.
     left: u64,
 }
 

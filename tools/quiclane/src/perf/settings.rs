@@ -16,7 +16,7 @@ const MAX_CONNECTIONS: usize = 1 << 20;
 /// The most requests at one time on a connection: stream numbers have 60 bits, and a request that
 /// is out is remembered.
 const MAX_STREAMS: usize = 1 << 20;
-/// The largest request: its bytes are lent at once.
+/// The largest request: its bytes go into a send buffer at once.
 const MAX_UP_BYTES: u64 = 1 << 30;
 /// More than can be sent in a day: the clock ends it.
 const ENDLESS_BYTES: u64 = 1 << 50;
@@ -40,7 +40,7 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// `watched`: somebody sits before standard error.
+    /// `watched`: standard error is a terminal.
     pub(crate) fn new(args: &PerfRunArgs, watched: bool) -> Result<Self, Failure> {
         applicable(args)?;
         let scenario = args.scenario;

@@ -145,7 +145,7 @@ tally! {
     out,
     /// Connections whose handshake is complete and that are not closed.
     live,
-    /// Connections that ended though nobody here closed them.
+    /// Connections that ended without a close from this side.
     ended_early,
     /// Packets that closed connections took for lost.
     lost_packets,

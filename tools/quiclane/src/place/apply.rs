@@ -110,7 +110,7 @@ fn nothing_written(args: &ApplyArgs, plan: &Plan) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Whoever writes to a device has it alone. A reverter looks at the lock for a moment now and
+/// One process at a time writes to a device. A reverter looks at the lock for a moment now and
 /// then, so one refusal means nothing.
 pub(super) fn lock(store: &Store, device: &str) -> Result<File, Failure> {
     const TRIES: u32 = 20;

@@ -24,7 +24,7 @@ use quiclane::topology::plan::Plan;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// Where snapshots are, when nobody says.
+/// Where snapshots are by default.
 const STATE: [&str; 2] = ["/var/lib/quiclane", "/run/quiclane/state"];
 /// Says where.
 const STATE_VARIABLE: &str = "QUICLANE_STATE";

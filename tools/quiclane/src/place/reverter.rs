@@ -2,7 +2,7 @@
 //!
 //! It has to outlive whatever may go wrong with the plan: the terminal of a session whose network
 //! just went away, the `apply` that is killed half way. So it is started before the first write,
-//! in a session of its own, as a grandchild that nobody waits for; it holds a lock for as long as
+//! in a session of its own, as a grandchild without a waiting parent; it holds a lock for as long as
 //! it waits, so that others see that it does.
 //!
 //! ```text
@@ -70,7 +70,7 @@ pub(crate) struct RevertArgs {
     /// How long to wait.
     #[arg(long)]
     after: Seconds,
-    /// Nobody's child yet.
+    /// Not reparented yet.
     #[arg(long)]
     detached: bool,
 }
@@ -96,7 +96,7 @@ pub(super) fn start(store: &Store, id: &str, patience: Seconds) -> Result<(), Fa
 }
 
 /// This program again, also if its file has been replaced; away from the directory and the
-/// standard error of whoever started it.
+/// standard error of the process that started it.
 fn itself(id: &str, patience: Seconds) -> Command {
     let mut command = Command::new("/proc/self/exe");
     command
@@ -135,7 +135,7 @@ fn wait_and_revert(args: &RevertArgs) -> Result<(), Failure> {
         if is_settled(&store, &snapshot) {
             return Ok(());
         }
-        // Whoever applies holds the lock since before this process was there, and `applied` is
+        // `apply` has held the lock since before this process was there, and `applied` is
         // there before the lock is gone: so it is looked for once more after the lock.
         let died = !is_applied(&store, &snapshot)
             && store.try_lock(&snapshot.device.name)?.is_some()
@@ -149,7 +149,7 @@ fn wait_and_revert(args: &RevertArgs) -> Result<(), Failure> {
     if is_settled(&store, &snapshot) {
         return Ok(());
     }
-    // Nobody reads what this process says: it is written down.
+    // This process has no reader: what it says is written to a file.
     match put_back(&store, &snapshot, "revert") {
         Ok(_) => Ok(()),
         Err(failure) => Ok(store.mark(&snapshot.id, Mark::Failed, &format!("{failure}\n"))?),
@@ -172,7 +172,7 @@ pub(crate) fn confirm(args: &ConfirmArgs) -> Result<(), Failure> {
         Some(id) => store.load(id).map_err(|error| Failure::Usage(error.to_string()))?,
         None => waiting(&store)?,
     };
-    // Whoever writes, or puts back, comes to its end first.
+    // An `apply`, or a reverter that puts back, ends first.
     let _lock = store.lock(&snapshot.device.name)?;
     if store.pending(&snapshot.id).is_none() {
         let state = if store.marked(&snapshot.id, Mark::Undone).is_some() {
@@ -180,7 +180,7 @@ pub(crate) fn confirm(args: &ConfirmArgs) -> Result<(), Failure> {
         } else if store.marked(&snapshot.id, Mark::Confirmed).is_some() {
             "it is confirmed already"
         } else {
-            "nobody would put it back"
+            "no reverter waits to put it back"
         };
         return Err(Failure::Failed(format!("{} does not wait: {state}", snapshot.id)));
     }

@@ -164,7 +164,7 @@ impl Drop for StatusFile {
     fn drop(&mut self) {
         drop(fs::remove_file(&self.path));
         // The last server takes the directory along; it stays while another has a file in it, and
-        // where somebody else has made it for us.
+        // where another process has made it for us.
         if !self.is_named
             && let Some(directory) = self.path.parent()
         {

@@ -25,16 +25,16 @@ const SCHEMA: &str = "quiclane.top/1";
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct TopArgs {
-    /// The device [default: one with AF_XDP sockets, or else with a bus].
+    /// Watch this device [default: one with AF_XDP sockets, or else with a bus].
     #[arg(value_name = "DEV")]
     device: Option<String>,
-    /// The time between two looks, such as 1s or 250ms.
+    /// Look once in this time, such as 1s or 250ms; 100ms to 86400s.
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_interval)]
     interval: Duration,
     /// Print one screen and end.
     #[arg(long)]
     once: bool,
-    /// One JSON object a line for each interval.
+    /// Print one JSON object per line for each interval.
     #[arg(long, conflicts_with_all = ["once", "json"])]
     json_stream: bool,
     #[command(flatten)]
@@ -50,8 +50,8 @@ fn parse_interval(text: &str) -> Result<Duration, String> {
     };
     match seconds {
         Ok(seconds) if BOUNDS.contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
-        Ok(_) => Err("it has to be between 100ms and 86400s".to_owned()),
-        Err(_) => Err("it has to be a time such as 1s or 250ms".to_owned()),
+        Ok(_) => Err(format!("\"{text}\" is out of range; give 100ms to 86400s")),
+        Err(_) => Err(format!("\"{text}\" is no time; give one such as 1s or 250ms")),
     }
 }
 
@@ -106,7 +106,7 @@ fn busiest(survey: &Survey) -> Result<String, Failure> {
 struct Watch {
     source: Source,
     device: String,
-    /// All devices, for those who switch.
+    /// All devices: the key `d` goes to the next one.
     names: Vec<String>,
     /// The latest look, and when it was.
     latest: (Survey, Instant),
@@ -155,7 +155,7 @@ fn clock() -> Instant {
     Instant::now()
 }
 
-/// A line for each interval, until a signal or until nobody reads.
+/// A line for each interval, until a signal, or until standard output has no reader any more.
 fn stream(watch: &mut Watch, interval: Duration) -> Result<(), Failure> {
     #[derive(Serialize)]
     struct Line<'a> {

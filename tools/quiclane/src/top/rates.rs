@@ -18,7 +18,7 @@ use quiclane::topology::{Nic, Reading};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// What happened on a device between two looks. Rates are per second; none: not known.
+/// What happened on a device between two looks. Rates are per second; `None`: not known.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Rates {
     pub(crate) host: Option<String>,
@@ -26,7 +26,7 @@ pub(crate) struct Rates {
     pub(crate) driver: Option<String>,
     pub(crate) speed_mbps: Option<u32>,
     pub(crate) node: Option<u32>,
-    /// The time between the looks; none after the first.
+    /// The time between the looks; `None` after the first.
     pub(crate) seconds: Option<f64>,
     pub(crate) total: Flow,
     pub(crate) queues: Vec<QueueRates>,
@@ -71,7 +71,7 @@ pub(crate) struct QueueRates {
 }
 
 impl QueueRates {
-    /// Nothing happens on it. A queue of which nobody counts what arrives may be busy.
+    /// Nothing happens on it. A queue whose arrivals are not counted may be busy.
     pub(crate) fn is_idle(&self) -> bool {
         let flow = &self.flow;
         let rates = [flow.rx_pps, flow.tx_pps, flow.drops_ps, flow.wrong_queue_ps];
@@ -92,7 +92,7 @@ pub(crate) struct CpuRates {
     pub(crate) has_worker: bool,
 }
 
-/// How far a counter went; none if it started anew.
+/// How far a counter went; `None` if it started anew.
 pub(crate) fn advance(before: u64, after: u64) -> Option<u64> {
     const BITS_32: u64 = 1 << 32;
     if after >= before {
@@ -122,7 +122,7 @@ impl Pair<'_> {
     }
 }
 
-/// What happened on `device` in the `seconds` between two looks; none if it is gone. Without a
+/// What happened on `device` in the `seconds` between two looks; `None` if it is gone. Without a
 /// first look there are no rates, and all else is there.
 pub(crate) fn between(
     before: Option<(&Survey, f64)>,

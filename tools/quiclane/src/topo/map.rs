@@ -10,7 +10,7 @@ use quiclane::topology::{Cpu, Nic, Reading, list};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// More queues than this on a device, and those that nobody serves are folded.
+/// More queues than this on a device, and those without a server are folded.
 const FOLD_ABOVE: usize = 16;
 /// A run of fewer queues is shown as it is: folding saves nothing.
 const FOLD_RUN: usize = 3;
@@ -28,7 +28,7 @@ pub(crate) struct Map {
     pub(crate) unknown: Unknowns,
 }
 
-/// A memory node; none: that of CPUs of which the kernel does not tell it.
+/// A memory node; `None`: that of CPUs of which the kernel does not tell it.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Node {
     pub(crate) node: Option<u32>,
@@ -71,7 +71,7 @@ pub(crate) struct Queue {
     pub(crate) queue: u32,
     pub(crate) irq: Option<u32>,
     pub(crate) irq_cpus: Vec<u32>,
-    /// One of those is on another node than the device; none if either is unknown.
+    /// One of those is on another node than the device; `None` if either is unknown.
     pub(crate) irq_crosses: Option<bool>,
     pub(crate) pid: Option<u32>,
     pub(crate) process: Option<String>,
@@ -82,7 +82,7 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
-    /// Somebody has an AF_XDP socket on it.
+    /// A process has an AF_XDP socket on it.
     pub(crate) fn is_served(&self) -> bool {
         self.pid.is_some() || self.worker_cpu.is_some() || self.zerocopy.is_some()
     }
@@ -98,7 +98,7 @@ impl Queue {
 pub(crate) enum Row<'a> {
     /// A queue.
     One(&'a Queue),
-    /// Neighbours that nobody serves.
+    /// Neighbours without a server.
     Fold(&'a [Queue]),
 }
 
@@ -136,7 +136,7 @@ impl Map {
         }
     }
 
-    /// The rows of a device. Queues that nobody serves are folded where others are served.
+    /// The rows of a device. Queues without a server are folded where others are served.
     pub(crate) fn rows<'a>(&self, card: &'a Card) -> Vec<Row<'a>> {
         let mut served = self.devices.iter().flat_map(|card| &card.queues);
         let folds = card.queues.len() > FOLD_ABOVE && served.any(Queue::is_served);

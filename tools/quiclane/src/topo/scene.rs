@@ -37,7 +37,7 @@ impl Rect {
 pub(crate) enum Tone {
     /// The memory node with this place among the nodes.
     Node(usize),
-    /// Nobody knows the node.
+    /// The node is unknown.
     Unknown,
     /// A queue and its CPU are on different nodes.
     Crossing,

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Fewer columns than this, and there are no boxes.
 const BOXES_FROM: usize = 64;
-/// More columns than this help nobody.
+/// More columns than this show nothing more.
 const WIDTH_MAX: usize = 100;
 
 /// How a piece of text is coloured.

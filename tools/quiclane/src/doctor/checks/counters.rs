@@ -83,8 +83,8 @@ pub(super) const KINDS: &[Kind] = &[
         title: "The NIC drops packets",
         reads: "drops of each queue (netdev netlink, qstats-get) and the driver's counters \
                 (ethtool -S DEV)",
-        why: "The NIC had no descriptor for them: nobody emptied its ring in time. They appear in \
-              no counter of any socket or server.",
+        why: "The NIC had no descriptor for them: its ring was not emptied in time. They appear \
+              in no counter of any socket or server.",
         mend: "ethtool -G DEV rx 2048",
         afterwards: "quiclane doctor DEV --watch-seconds 10: gone",
         check: Check::Device(nic_drops),
@@ -94,7 +94,7 @@ pub(super) const KINDS: &[Kind] = &[
         severity: Severity::Warn,
         title: "A server throws away what arrives",
         reads: "dropped of each worker: /run/quiclane/PID.json",
-        why: "The packets reached the server and could not be used: headers that are none, more \
+        why: "The packets reached the server and could not be used: malformed headers, more \
               than its socket held, or a wrong UDP checksum where no AEAD guards the packet \
               (damaged), as of a sender that leaves checksums to hardware which is not there \
               (QL069). Clients see silence.",

@@ -41,7 +41,7 @@ pub(super) const KINDS: &[Kind] = &[
         title: "Isolated CPUs are not used",
         reads: "/sys/devices/system/cpu/isolated and the workers' CPUs",
         why: "CPUs were kept free of other threads at boot (isolcpus), and the workers run \
-              beside everybody else.",
+              on CPUs that other threads use.",
         mend: "quiclane serve --dev DEV --cpus LIST",
         afterwards: "quiclane queue show DEV: the workers are on isolated CPUs",
         check: Check::Device(isolated),

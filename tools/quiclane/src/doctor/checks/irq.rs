@@ -36,8 +36,8 @@ pub(super) const KINDS: &[Kind] = &[
         reads: "the process irqbalance (/proc/*/comm) and the IRQs of the device \
                 (/sys/class/net/DEV/device/msi_irqs)",
         why: "irqbalance moves interrupts by its own idea of load every ten seconds: a queue \
-              leaves the CPU beside its worker some time after everything was set, and nobody \
-              notices.",
+              leaves the CPU beside its worker some time after everything was set, without a \
+              message.",
         mend: "systemctl disable --now irqbalance && quiclane plan DEV",
         afterwards: "systemctl is-active irqbalance: inactive",
         check: Check::Device(irqbalance),

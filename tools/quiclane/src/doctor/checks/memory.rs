@@ -35,8 +35,8 @@ pub(super) const KINDS: &[Kind] = &[
         severity: Severity::Warn,
         title: "The NIC's memory node is unknown",
         reads: "/sys/class/net/DEV/device/numa_node",
-        why: "The firmware does not say where the device sits, so nobody can put interrupts, \
-              workers and frames beside it: on this machine with several nodes half of them or \
+        why: "The firmware does not say where the device sits, so interrupts, workers and frames \
+              cannot be put beside it: on this machine with several nodes half of them or \
               more are far. Unknown is not node 0.",
         mend: "quiclane plan DEV --policy spread",
         afterwards: "cat /sys/class/net/DEV/device/numa_node: not -1, after a firmware update or \

@@ -1,4 +1,4 @@
-//! What single drivers do that nobody expects.
+//! What single drivers do that an operator does not expect.
 
 use crate::doctor::context::{Context, known, named};
 use crate::doctor::finding::{Check, Found, Judgement, Kind, Severity};
@@ -57,8 +57,8 @@ pub(super) const KINDS: &[Kind] = &[
         title: "ixgbe: switching ntuple rules resets the table",
         reads: "the driver (ethtool -i DEV), the indirection table (ethtool -x DEV), and \
                 rx-ntuple-filter (ethtool -k DEV)",
-        why: "The table of this device is not the default one. The next `ethtool -K DEV ntuple` \
-              of anybody sets it back, and queues without a socket get packets.",
+        why: "The table of this device is not the default one. The next `ethtool -K DEV ntuple`, \
+              by any process, sets it back, and queues without a socket get packets.",
         mend: "ethtool -K DEV ntuple on; quiclane plan DEV",
         afterwards: "quiclane rss show DEV after each change of ntuple",
         check: Check::Device(ixgbe),

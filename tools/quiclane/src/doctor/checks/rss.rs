@@ -71,8 +71,8 @@ pub(super) const KINDS: &[Kind] = &[
         title: "The hash function cannot be predicted",
         reads: "hash function and input transformation: ethtool -x DEV",
         why: "`quiclane flow explain` computes Toeplitz over the fields as they stand. With \
-              another function, or with a symmetric one, nobody can say beforehand on which queue \
-              a flow arrives, and a symmetric one spreads less.",
+              another function, or with a symmetric one, it cannot be computed beforehand on \
+              which queue a flow arrives, and a symmetric one spreads less.",
         mend: "ethtool -X DEV hfunc toeplitz",
         afterwards: "quiclane rss show DEV: toeplitz, no transformation",
         check: Check::Device(hash_function),
@@ -139,7 +139,7 @@ fn ports(cx: &Context<'_>, flow: FlowType) -> Judgement {
         .judged()
 }
 
-/// Context 0; none if the device has no table, or one queue and so none that matters.
+/// Context 0; `None` if the device has no table, or one queue and so none that matters.
 fn main_context<'a>(cx: &Context<'a>) -> Result<Option<&'a RssContext>, String> {
     if cx.nic.queues.len() < 2 && !cx.device.has_table() {
         return Ok(None);

@@ -11,7 +11,7 @@ pub(super) const KINDS: &[Kind] = &[
     Kind {
         id: "QL040",
         severity: Severity::Error,
-        title: "A program of somebody else is attached",
+        title: "Another owner's program is attached",
         reads: "the attached programs, with the names of their maps and who holds them (ip link \
                 show DEV, bpftool prog show); /run/quiclane",
         why: "A device takes one XDP program of a mode. Quiclane never removes one that is not \

@@ -37,7 +37,7 @@ pub(super) fn switch_fixed(tree: &mut Tree, feature: &str) {
     edit(tree, "features", |features| features[feature]["changeable"] = false.into());
 }
 
-/// Takes the sockets away that `keep` does not want, wherever somebody speaks of them.
+/// Takes the sockets away that `keep` does not want, wherever a file or an answer names them.
 fn keep_sockets(tree: &mut Tree, keep: impl Fn(u64) -> bool) {
     tree.edit("run/quiclane/812.json", |text| {
         let mut server: Value = serde_json::from_str(text).unwrap();
@@ -98,7 +98,7 @@ pub(super) fn server_with(tree: &mut Tree, change: impl FnOnce(&mut Value)) {
     });
 }
 
-/// The server is of somebody else, and describes nothing.
+/// The server is another program, and describes nothing.
 fn silent_server(tree: &mut Tree) {
     tree.remove("run/quiclane");
 }

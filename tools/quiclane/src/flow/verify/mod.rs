@@ -174,7 +174,7 @@ pub(super) struct Verified {
     seen: Seen,
     #[serde(flatten)]
     pub(super) way: Way,
-    /// Packets that were sent; none if others sent them.
+    /// Packets that were sent; `None` if others sent them.
     sent: Option<u32>,
     /// The hash that was predicted, if one was.
     predicted_hash: Option<String>,

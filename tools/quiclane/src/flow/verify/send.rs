@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
-/// Emulated devices push nobody back: 16 packets, then a pause, is below 8,000 a second.
+/// Emulated devices slow no sender down: 16 packets, then a pause, is below 8,000 a second.
 const BURST_PACKETS: u32 = 16;
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -45,7 +45,7 @@ pub(super) fn send(namespace: &str, question: &Question, packets: u32) -> Result
 }
 
 fn send_here(flow: &Flow, packets: u32) -> std::io::Result<()> {
-    // Not connected: an answer that nobody listens is none of our business.
+    // Not connected: the socket ignores an ICMP answer that the UDP port is closed.
     let socket = UdpSocket::bind(flow.source)?;
     for packet in 0..packets {
         socket.send_to(b"quiclane flow explain --verify", flow.destination)?;

@@ -2,8 +2,8 @@
 //!
 //! Each memory node is a band. Its cores are on the right; the devices that are attached to it
 //! are on the left of the same band, so that a line which leaves its band is one that crosses
-//! nodes. A node without devices has the right half only, and beside it is room for devices of
-//! which nobody knows the node.
+//! nodes. A node without devices has the right half only, and beside it is space for devices
+//! whose node is unknown.
 //!
 //! ```text
 //!   +- node 0 ----------------------------------------+
