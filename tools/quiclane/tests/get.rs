@@ -236,7 +236,7 @@ fn options_without_effect_are_refused() {
         (&["--vlan", "5"], "--vlan"),
         (&["--share-cpus"], "--share-cpus"),
         (&["--workers", "3", "--dev", "lo"], "--workers"),
-        (&["--workers", "0"], "at least 1"),
+        (&["--workers", "0"], "give 1 or more"),
         (&["--max-datagram", "100"], "1200"),
     ] {
         let all = [&["serve", "--perf", "--listen", "127.0.0.1:0"], args].concat();

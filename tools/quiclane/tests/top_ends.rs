@@ -155,9 +155,9 @@ fn keys_reach_it() {
     }
     let terminal = Terminal::new("keys", "exec");
     terminal.press("?");
-    wait(|| terminal.shows("Heat map: a row a queue"), "the help");
+    wait(|| terminal.shows("Heat map: a row is a queue"), "the help");
     terminal.press("Up");
-    wait(|| !terminal.shows("Heat map: a row a queue"), "the help's end");
+    wait(|| !terminal.shows("Heat map: a row is a queue"), "the help's end");
     terminal.press("p");
     wait(|| terminal.shows("PAUSED"), "the pause");
     terminal.press("q");
