@@ -360,7 +360,11 @@ fn look_as_nobody(device: &str) {
     assert_eq!(done, 0, "setresuid: {}", std::io::Error::last_os_error());
     let little = look(device);
     // Counters go on counting.
-    let lasting = |device: &Device| Device { statistics: Reading::Known(vec![]), ..device.clone() };
+    let lasting = |device: &Device| Device {
+        statistics: Reading::Known(vec![]),
+        totals: everything.1.totals.clone(),
+        ..device.clone()
+    };
     assert_eq!(lasting(&little.1), lasting(&everything.1));
     let reason = little.0.programs.reason().expect("no programs");
     assert!(reason.contains("CAP_SYS_ADMIN") && reason.contains("sudo"), "{reason}");
