@@ -45,7 +45,7 @@ struct Material {
 }
 
 impl Material {
-    /// Takes 2.5 us. All keys are made, whatever packet needs them, so that the time tells nothing
+    /// Three packet keys, two header keys, two HKDF outputs. All are made, whatever packet needs them, so that the time tells nothing
     /// of its phase bit.
     #[cold]
     fn expand(&self) -> Box<Expanded> {
