@@ -45,8 +45,8 @@ struct Material {
 }
 
 impl Material {
-    /// Three packet keys, two header keys, two HKDF outputs. All are made, whatever packet needs them, so that the time tells nothing
-    /// of its phase bit.
+    /// Three packet keys, two header keys, two HKDF outputs. All are made, whatever packet needs
+    /// them, so that the time tells nothing of its phase bit.
     #[cold]
     fn expand(&self) -> Box<Expanded> {
         let Self { keys, later } = self;
