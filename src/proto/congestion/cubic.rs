@@ -37,8 +37,7 @@
 
 use super::hystart::{HyStart, Verdict};
 use super::{
-    AckEnd, Congestion, Controller, Recovery, WINDOW_MAX_BYTES, initial_window, min_window,
-    window_for_mtu,
+    Congestion, Controller, Recovery, WINDOW_MAX_BYTES, initial_window, min_window, window_for_mtu,
 };
 use crate::proto::rtt::Rtt;
 use crate::time::{Instant, SECOND_NS};
@@ -257,9 +256,6 @@ impl Controller for Cubic {
     }
 
     #[inline]
-    fn on_app_limited(&mut self, _in_flight_bytes: u64) {}
-
-    #[inline]
     fn on_acked(
         &mut self,
         now: Instant,
@@ -287,9 +283,6 @@ impl Controller for Cubic {
             self.step(now, rtt);
         }
     }
-
-    #[inline]
-    fn on_ack_end(&mut self, _now: Instant, _end: &AckEnd<'_>) {}
 
     fn on_congestion(&mut self, now: Instant, event: &Congestion, rtt: &Rtt) -> bool {
         let by_share = !self.strict && event.by_chance(rtt);
@@ -336,9 +329,5 @@ impl Controller for Cubic {
 
     fn ssthresh(&self) -> Option<u64> {
         (self.ssthresh != u64::MAX).then_some(self.ssthresh)
-    }
-
-    fn pacing_rate(&self) -> Option<u64> {
-        None
     }
 }

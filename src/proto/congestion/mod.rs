@@ -80,13 +80,17 @@ pub struct AckEnd<'a> {
     pub rtt: &'a Rtt,
 }
 
-/// Decides how many bytes may be in flight.
+/// Decides how many bytes may be in flight. What a controller does not need to hear has a default.
 pub trait Controller: Send {
     /// A packet of `bytes` that counts in flight was sent, with `in_flight_bytes` before it.
-    fn on_sent(&mut self, now: Instant, bytes: u64, in_flight_bytes: u64);
+    #[expect(unused_variables, reason = "a default")]
+    #[inline]
+    fn on_sent(&mut self, now: Instant, bytes: u64, in_flight_bytes: u64) {}
 
     /// The window allows more, and there is no data to send: what is sent next follows a pause.
-    fn on_app_limited(&mut self, in_flight_bytes: u64);
+    #[expect(unused_variables, reason = "a default")]
+    #[inline]
+    fn on_app_limited(&mut self, in_flight_bytes: u64) {}
 
     /// Packets that counted in flight, and left at one instant, were acknowledged. `app_limited`
     /// says that the window was not what limited sending, so that it proves nothing about a
@@ -102,7 +106,9 @@ pub trait Controller: Send {
     );
 
     /// All that an ACK frame newly acknowledged was told, and the losses that follow from it.
-    fn on_ack_end(&mut self, now: Instant, end: &AckEnd<'_>);
+    #[expect(unused_variables, reason = "a default")]
+    #[inline]
+    fn on_ack_end(&mut self, now: Instant, end: &AckEnd<'_>) {}
 
     /// Packets were lost, or a router marked some. Returns true if this is an event of its own,
     /// and false if it belongs to the last one.
@@ -123,7 +129,10 @@ pub trait Controller: Send {
 
     /// Bytes per second at which packets leave, where pacing is switched on; `None` for 5/4 of a
     /// window in a round trip.
-    fn pacing_rate(&self) -> Option<u64>;
+    #[inline]
+    fn pacing_rate(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// Which controller a connection uses.
@@ -176,6 +185,7 @@ macro_rules! each {
     };
 }
 
+#[deny(clippy::missing_trait_methods, reason = "a default would hide what the controller says")]
 impl Controller for AnyController {
     #[inline]
     fn on_sent(&mut self, now: Instant, bytes: u64, in_flight_bytes: u64) {

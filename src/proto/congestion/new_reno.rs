@@ -1,8 +1,7 @@
 //! NewReno as RFC 9002 §7 and appendix B write it down.
 
 use super::{
-    AckEnd, Congestion, Controller, Recovery, WINDOW_MAX_BYTES, initial_window, min_window,
-    window_for_mtu,
+    Congestion, Controller, Recovery, WINDOW_MAX_BYTES, initial_window, min_window, window_for_mtu,
 };
 use crate::proto::rtt::Rtt;
 use crate::time::Instant;
@@ -39,12 +38,6 @@ impl NewReno {
 }
 
 impl Controller for NewReno {
-    #[inline]
-    fn on_sent(&mut self, _now: Instant, _bytes: u64, _in_flight_bytes: u64) {}
-
-    #[inline]
-    fn on_app_limited(&mut self, _in_flight_bytes: u64) {}
-
     // RFC 9002 §B.5, OnPacketAcked.
     #[inline]
     fn on_acked(
@@ -70,9 +63,6 @@ impl Controller for NewReno {
             self.window = (self.window + u64::from(self.mtu)).min(WINDOW_MAX_BYTES);
         }
     }
-
-    #[inline]
-    fn on_ack_end(&mut self, _now: Instant, _end: &AckEnd<'_>) {}
 
     // RFC 9002 §B.6, OnCongestionEvent, and §B.8.
     fn on_congestion(&mut self, now: Instant, event: &Congestion, _rtt: &Rtt) -> bool {
@@ -112,9 +102,5 @@ impl Controller for NewReno {
 
     fn ssthresh(&self) -> Option<u64> {
         (self.ssthresh != u64::MAX).then_some(self.ssthresh)
-    }
-
-    fn pacing_rate(&self) -> Option<u64> {
-        None
     }
 }
