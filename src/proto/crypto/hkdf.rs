@@ -7,6 +7,7 @@
 
 use super::aead::{Aead, HeaderSecret, IV_LEN, MAX_KEY_LEN, PacketSecret};
 use super::keys::DirectionKeys;
+use crate::wire::VERSION_1;
 #[cfg(all(feature = "aws-lc-rs", not(feature = "ring")))]
 use aws_lc_rs::hmac;
 #[cfg(feature = "ring")]
@@ -107,23 +108,27 @@ const INITIAL_SALT: [u8; 20] = [
 ];
 
 /// What the Initial keys of both directions are made from (RFC 9001 §5.2).
-pub(super) struct InitialSecret(Expander);
+pub(crate) struct InitialSecret(Expander);
 
 impl InitialSecret {
-    /// Of the destination id of a client's first Initial.
-    pub(super) fn new(client_dcid: &[u8]) -> Self {
+    /// Of the destination id of a client's first Initial; `None` for a version that this endpoint does
+    /// not speak.
+    pub(crate) fn new(version: u32, client_dcid: &[u8]) -> Option<Self> {
+        if version != VERSION_1 {
+            return None;
+        }
         static SALT: OnceLock<hmac::Key> = OnceLock::new();
         let salt = SALT.get_or_init(|| SHA256.key(&INITIAL_SALT));
-        Self(Expander(SHA256.key(hmac::sign(salt, client_dcid).as_ref())))
+        Some(Self(Expander(SHA256.key(hmac::sign(salt, client_dcid).as_ref()))))
     }
 
     /// What the client protects its Initials with.
-    pub(super) fn client(&self) -> Option<DirectionKeys> {
+    pub(crate) fn client(&self) -> Option<DirectionKeys> {
         self.direction(b"tls13 client in")
     }
 
     /// What the server protects its Initials with.
-    pub(super) fn server(&self) -> Option<DirectionKeys> {
+    pub(crate) fn server(&self) -> Option<DirectionKeys> {
         self.direction(b"tls13 server in")
     }
 

@@ -19,9 +19,6 @@ use super::hkdf::InitialSecret;
 use super::material::{Taken, taken};
 use crate::wire::Side;
 
-/// QUIC version 1.
-const VERSION_1: u32 = 0x0000_0001;
-
 /// Both keys of one direction, not worked out yet.
 pub struct DirectionKeys {
     pub(super) packet: PacketSecret,
@@ -85,10 +82,7 @@ impl Keys {
 /// version that this endpoint does not speak.
 #[must_use]
 pub fn initial_keys(version: u32, client_dcid: &[u8], side: Side) -> Option<Keys> {
-    if version != VERSION_1 {
-        return None;
-    }
-    let secret = InitialSecret::new(client_dcid);
+    let secret = InitialSecret::new(version, client_dcid)?;
     let (client, server) = (secret.client()?, secret.server()?);
     Some(match side {
         Side::Client => Keys { local: client, remote: server },

@@ -63,6 +63,7 @@ pub use aead::{HeaderKey, PacketKey, SAMPLE_LEN, TAG_LEN, Unmasked};
 pub use client::{ClientTls, ClientTlsBuilder};
 pub use config::TlsConfigError;
 pub use error::TlsError;
+pub(crate) use hkdf::InitialSecret;
 pub use keys::{DirectionKeys, KeyChange, Keys, OneRttSecrets, initial_keys};
 pub use provider::{NAME as PROVIDER, default_provider};
 pub(crate) use retry::{retry_tag, retry_tag_matches};

@@ -5,6 +5,7 @@ use crate::proto::crypto::Level;
 use crate::proto::crypto::aead::Aead;
 use crate::proto::crypto::testing::{NOW, handshake, hex, pair};
 use crate::proto::crypto::{Session, TAG_LEN, Unmasked};
+use crate::wire::VERSION_1;
 
 const DCID: &str = "8394c8f03e515708";
 
