@@ -143,8 +143,8 @@ pub struct LaneLimits {
 }
 
 impl Default for LaneLimits {
-    /// A source may have an eighth of the connections. An idle connection holds about 6 KB, so 2 GiB
-    /// hold 300,000 of them.
+    /// A source may have an eighth of the connections. An idle connection holds 3.4 KB (`tools/bench`),
+    /// so 2 GiB hold 600,000 of them.
     fn default() -> Self {
         Self {
             connections: 1 << 20,

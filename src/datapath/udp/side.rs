@@ -121,6 +121,12 @@ impl SideSocket {
         self.socket.raw_fd()
     }
 
+    /// Datagrams that the kernel dropped because this socket's buffer was full.
+    #[must_use]
+    pub(crate) fn kernel_drops(&self) -> u64 {
+        self.socket.kernel_drops()
+    }
+
     /// Sends one datagram, from the path's local address if the socket is bound to all.
     ///
     /// # Errors

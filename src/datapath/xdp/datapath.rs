@@ -27,7 +27,7 @@ use std::sync::atomic::{Ordering, fence};
 /// How many calls of `receive` pass between two looks at the kernel sockets while the worker
 /// spins. A look costs a system call for each port; at a turn per microsecond what came through
 /// the kernel waits 64 us at most. A worker that was woken looks at once.
-const PORTS_EVERY: u32 = 64;
+pub(super) const PORTS_EVERY: u32 = 64;
 
 /// One queue of a device: AF_XDP rings, and kernel sockets beside the ports.
 pub struct XdpDatapath {
@@ -167,6 +167,7 @@ impl XdpDatapath {
     /// Closes the kernel socket beside a port.
     pub fn close_port(&mut self, address: SocketAddr) {
         self.ports.close(address);
+        self.counters.drop_socket_full = self.ports.kernel_drops();
     }
 
     /// The addresses of the kernel sockets, with the ports that the kernel chose.

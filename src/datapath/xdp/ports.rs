@@ -18,6 +18,8 @@ pub(super) struct Ports {
     device: Arc<XdpDevice>,
     sockets: Vec<SideSocket>,
     buffer: Vec<u8>,
+    /// Datagrams that did not fit into the buffers of sockets that are closed.
+    closed_drops: u64,
 }
 
 impl Ports {
@@ -25,7 +27,8 @@ impl Ports {
     /// device takes in one piece, is cut, counted and dropped. A worker that keeps datagrams would
     /// otherwise keep more of a client that sends fragments than of any other.
     pub(super) fn new(device: Arc<XdpDevice>, max_datagram_bytes: usize) -> Self {
-        Self { device, sockets: Vec::new(), buffer: vec![0; max_datagram_bytes] }
+        let buffer = vec![0; max_datagram_bytes];
+        Self { device, sockets: Vec::new(), buffer, closed_drops: 0 }
     }
 
     /// Opens a kernel socket on `address`. Returns the address that it got.
@@ -69,6 +72,7 @@ impl Ports {
     pub(super) fn close(&mut self, address: SocketAddr) -> Option<RawFd> {
         let index = self.sockets.iter().position(|socket| socket.local_addr() == address)?;
         let socket = self.sockets.swap_remove(index);
+        self.closed_drops += socket.kernel_drops();
         self.device.release_port(address);
         Some(socket.fd())
     }
@@ -79,6 +83,11 @@ impl Ports {
 
     pub(super) fn fds(&self) -> impl Iterator<Item = RawFd> + '_ {
         self.sockets.iter().map(SideSocket::fd)
+    }
+
+    /// Datagrams that the kernel dropped because the buffer of a socket was full.
+    pub(super) fn kernel_drops(&self) -> u64 {
+        self.closed_drops + self.sockets.iter().map(SideSocket::kernel_drops).sum::<u64>()
     }
 
     /// Hands at most `budget` datagrams that the kernel received to `sink`.
@@ -119,6 +128,10 @@ impl Ports {
             socket.drain_errors(&mut |error| {
                 tracing::debug!(remote = %error.remote, errno = error.errno, "ICMP error");
             });
+        }
+        if taken > 0 {
+            // A socket that was full has something to read: nothing is asked where nothing came.
+            counters.drop_socket_full = self.kernel_drops();
         }
         handed
     }

@@ -60,7 +60,7 @@ impl fmt::Display for HandleError {
                 "the worker's inbox is full: try again later, or raise \
                  RegistrationConfig::inbox_commands"
             }
-            Self::Closed => "the connection, or its worker, is gone: connect again",
+            Self::Closed => "the connection, or its worker, is gone: a client may connect again",
         })
     }
 }

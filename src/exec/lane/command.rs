@@ -13,7 +13,7 @@ use crate::proto::connection::{ClientArgs, Connection};
 use crate::wire::ConnectionId;
 use std::sync::Arc;
 
-/// A connection that could not be begun: its request, with the handler to call, and the reason.
+/// A connection that could not be begun: the handler to call, and the reason.
 type NotBegun = (Box<dyn Handler>, ConnectFailure);
 
 impl Lane {

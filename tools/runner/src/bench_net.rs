@@ -4,7 +4,7 @@ mod report;
 
 use crate::failure::Failure;
 use crate::process::Process;
-use crate::stage::{PORT, Stage, words};
+use crate::stage::{PORT, Stage, only, words};
 use quiclane_measure::interleaved;
 use quiclane_testkit::netns::Side;
 use regex::Regex;
@@ -104,11 +104,12 @@ impl Case {
 
 /// Runs the cases, and prints the report.
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    let cases = only(Case::all(), &args.only, Case::full_name)?;
     if std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() < 2) {
         return Err(Failure::Unsupported("one core a side needs two CPUs".to_owned()));
     }
     let mut bench = Bench::new(args)?;
-    let report = bench.measure()?;
+    let report = bench.measure(&cases)?;
     if args.json {
         let text = serde_json::to_string(&report).map_err(|e| Failure::of("the report", e))?;
         println!("{text}");
@@ -119,10 +120,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 }
 
 struct Bench<'a> {
+    /// What ran, for its last words when a case fails. It goes before its namespace does.
+    server: Option<Process>,
     stage: Stage,
     args: &'a Args,
-    /// What ran, for its last words when a case fails.
-    server: Option<Process>,
 }
 
 impl<'a> Bench<'a> {
@@ -144,9 +145,7 @@ impl<'a> Bench<'a> {
         Ok(bench)
     }
 
-    fn measure(&mut self) -> Result<Report, Failure> {
-        let all = Case::all().into_iter();
-        let cases: Vec<_> = all.filter(|c| self.args.only.is_match(&c.full_name())).collect();
+    fn measure(&mut self, cases: &[Case]) -> Result<Report, Failure> {
         let mut outcomes: Vec<Vec<Outcome>> = cases.iter().map(|_| Vec::new()).collect();
         for (round, at) in interleaved(self.args.rounds as usize, cases.len()) {
             let name = cases[at].full_name();

@@ -7,6 +7,8 @@ use std::fmt::Display;
 pub(crate) enum Failure {
     /// It was tried and did not work.
     Failed(String),
+    /// What was asked for is not there.
+    Usage(String),
     /// A privilege is missing.
     NeedsRoot(String),
     /// The machine cannot do it.
@@ -21,6 +23,7 @@ impl Failure {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Failed(_) | Self::Printed => 1,
+            Self::Usage(_) => 2,
             Self::NeedsRoot(_) => 3,
             Self::Unsupported(_) => 4,
             Self::Interrupted(signal) => 128 + signal,
@@ -30,7 +33,10 @@ impl Failure {
     /// What is to be said of it.
     pub(crate) fn text(&self) -> Option<&str> {
         match self {
-            Self::Failed(text) | Self::NeedsRoot(text) | Self::Unsupported(text) => Some(text),
+            Self::Failed(text)
+            | Self::Usage(text)
+            | Self::NeedsRoot(text)
+            | Self::Unsupported(text) => Some(text),
             Self::Interrupted(_) | Self::Printed => None,
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::failure::Failure;
 use crate::process::Process;
-use crate::stage::{PORT, Stage, words};
+use crate::stage::{PORT, Stage, only, words};
 use quiclane_testkit::netns::Side;
 use regex::Regex;
 use std::fs::{self, File};
@@ -107,11 +107,12 @@ impl Case {
 
 /// Runs the cases, and prints a line for each.
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
+    let cases = only(Case::all(), &args.only, |case| case.name())?;
     let stage = Stage::new("interop", &["quiclane-tools", "quiclane-peers"])?;
     stage.scratch.zeros("files/long", LONG_BYTES);
     random(&stage.scratch.at("files/data"), args.megabytes * 1_000_000)?;
     let (mut passed, mut failed) = (0, 0);
-    for case in Case::all().into_iter().filter(|case| args.only.is_match(&case.name())) {
+    for case in cases {
         let begin = now();
         let run = Run::new(&stage, case);
         let outcome = run.passes();

@@ -39,12 +39,19 @@ enum Command {
     BenchNet(bench_net::Args),
 }
 
+impl Command {
+    /// Its name, and how it went.
+    fn run(&self) -> (&'static str, Result<(), failure::Failure>) {
+        match self {
+            Self::Demo(args) => ("demo", demo::run(args)),
+            Self::Interop(args) => ("interop", interop::run(args)),
+            Self::BenchNet(args) => ("bench net", bench_net::run(args)),
+        }
+    }
+}
+
 fn main() -> ExitCode {
-    let (name, result) = match Cli::parse().command {
-        Command::Demo(args) => ("demo", demo::run(&args)),
-        Command::Interop(args) => ("interop", interop::run(&args)),
-        Command::BenchNet(args) => ("bench net", bench_net::run(&args)),
-    };
+    let (name, result) = Cli::parse().command.run();
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

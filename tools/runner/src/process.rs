@@ -35,7 +35,8 @@ impl Interrupt {
         Ok(Self(came))
     }
 
-    fn check(&self) -> Result<(), Failure> {
+    /// Fails if the signal came.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
         match self.0.load(Ordering::Relaxed) {
             0 => Ok(()),
             signal => Err(Failure::Interrupted(signal as u8)),

@@ -4,6 +4,7 @@ use crate::failure::Failure;
 use crate::process::{Interrupt, Process};
 use quiclane_testkit::netns::{Lab, LabConfig, Side};
 use quiclane_testkit::server::Scratch;
+use regex::Regex;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -35,7 +36,10 @@ impl Stage {
         }
         let interrupt = Interrupt::listen()?;
         say(name, "building");
-        let built = build(packages)?;
+        let built = build(packages);
+        // Ctrl-C ends the build too: that is no failure of it.
+        interrupt.check()?;
+        let built = built?;
         let lab =
             Lab::build(LabConfig::default()).map_err(|e| Failure::of("network namespaces", e))?;
         Ok(Self { lab, scratch: Scratch::new("run"), interrupt, name, built })
@@ -101,6 +105,21 @@ fn build(packages: &[&str]) -> Result<PathBuf, Failure> {
     }
     let own = std::env::current_exe().map_err(|e| Failure::of("this program's own path", e))?;
     Ok(own.parent().map(Path::to_owned).unwrap_or_default())
+}
+
+/// The cases whose name matches the pattern of `--only`.
+pub(crate) fn only<C>(
+    mut cases: Vec<C>,
+    pattern: &Regex,
+    name: impl Fn(&C) -> String,
+) -> Result<Vec<C>, Failure> {
+    let example = cases.first().map(&name).unwrap_or_default();
+    cases.retain(|case| pattern.is_match(&name(case)));
+    if cases.is_empty() {
+        let text = format!("no case matches --only {pattern}: a case is named as {example} is");
+        return Err(Failure::Usage(text));
+    }
+    Ok(cases)
 }
 
 /// Words as a command line.

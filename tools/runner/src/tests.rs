@@ -24,6 +24,25 @@ fn cases_have_names_of_their_own() {
     assert_eq!(different.len(), names.len());
 }
 
+/// A run of no case would succeed.
+#[test]
+fn a_pattern_that_no_case_matches_is_a_usage_error() {
+    let only = |pattern: &str| {
+        let pattern = regex::Regex::new(pattern).unwrap();
+        stage::only(interop::Case::all(), &pattern, |case| case.name())
+    };
+    assert_eq!(only("^xdp/.*/reset").map(|cases| cases.len()).unwrap(), 4);
+    let Err(failure) = only("xpd/") else { panic!("cases") };
+    let text = failure.text().unwrap_or_default();
+    assert!(text.contains("xpd/") && text.contains("xdp/quinn/server/clean"), "{text}");
+    assert_eq!(failure.exit_code(), 2);
+    for verb in ["interop", "bench-net"] {
+        let cli = Cli::parse_from(["runner", verb, "--only", "xpd/"]);
+        let code = cli.command.run().1.unwrap_err().exit_code();
+        assert_eq!(code, 2, "{verb}: before anything is built, and without root");
+    }
+}
+
 #[test]
 fn files_are_compared_byte_for_byte() {
     let scratch = Scratch::new("same");

@@ -1,5 +1,6 @@
 //! Sockets that go wrong in ways that the public API cannot bring about.
 
+use super::super::datapath::PORTS_EVERY;
 use super::*;
 use crate::datapath::{Datapath, Link, Mode, Path};
 use crate::ecn::Ecn;
@@ -188,6 +189,42 @@ fn a_received_frame_for_which_the_fill_ring_has_no_room_is_kept() {
         "{} are free, {late} packets are late",
         datapath.free_frames()
     );
+}
+
+#[test]
+fn a_datagram_lost_in_the_kernel_socket_beside_a_port_is_counted() {
+    if !privileged("a_datagram_lost_in_the_kernel_socket_beside_a_port_is_counted") {
+        return;
+    }
+    let lab = Lab::new(LabConfig { queues: 1 });
+    // Not steered: every datagram goes to the kernel socket, which is not read.
+    let mut datapath = device(&lab).open_queue(0, &[server()]).unwrap();
+    let client = client(&lab);
+    let mut sent = 0;
+    let mut flood = || {
+        for _ in 0..2_000 {
+            client.send_to(&[7; 1_000], server()).unwrap();
+            sent += 1;
+        }
+        sent
+    };
+    let (mut sent, mut stats) = (0, datapath.stats());
+    while stats.drop_socket_full == 0 {
+        assert!(sent < 100_000, "{stats:?}");
+        sent = flood();
+        // The kernel sockets are read once in so many calls.
+        for _ in 0..=PORTS_EVERY {
+            datapath.receive(64, &mut |_, payload| assert_eq!(payload, [7; 1_000]));
+        }
+        stats = datapath.stats();
+    }
+    assert!(stats.rx_via_kernel + stats.drop_socket_full <= sent, "{sent} sent: {stats:?}");
+    assert_eq!(stats.drops(), stats.drop_socket_full);
+    // What was lost since, too, and it stays counted.
+    flood();
+    datapath.close_port(server());
+    let after = datapath.stats().drop_socket_full;
+    assert!(after > stats.drop_socket_full, "{after}");
 }
 
 #[test]

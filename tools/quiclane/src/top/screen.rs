@@ -58,14 +58,14 @@ fn show(
     let mut looked = super::clock();
     let mut size = terminal_size::terminal_size();
     let mut buffer = [0; 256];
-    draw(terminal, &rates, &view)?;
+    draw(terminal, &rates, &mut view)?;
     loop {
         // The first rates come soon.
         let patience = if rates.seconds.is_some() { interval } else { interval.min(ATTENTION * 6) };
         if !view.is_paused && looked.elapsed() >= patience {
             rates = watch.look()?;
             looked = super::clock();
-            draw(terminal, &rates, &view)?;
+            draw(terminal, &rates, &mut view)?;
         }
         if end.wait(Duration::ZERO) {
             return Ok(());
@@ -95,14 +95,16 @@ fn show(
             Wish::Draw => {}
             Wish::Nothing => continue,
         }
-        limit(&mut view, &rates);
-        draw(terminal, &rates, &view)?;
+        draw(terminal, &rates, &mut view)?;
     }
 }
 
 /// Only cells that changed are written: nothing flickers.
-fn draw(terminal: &mut DefaultTerminal, rates: &Rates, view: &View) -> Result<(), Failure> {
-    terminal.draw(|frame| view::draw(rates, view, frame.area(), frame.buffer_mut()))?;
+fn draw(terminal: &mut DefaultTerminal, rates: &Rates, view: &mut View) -> Result<(), Failure> {
+    terminal.draw(|frame| {
+        view::limit(rates, view, frame.area());
+        view::draw(rates, view, frame.area(), frame.buffer_mut());
+    })?;
     Ok(())
 }
 
@@ -122,15 +124,6 @@ fn whole(buffer: &mut [u8], mut bytes: usize) -> std::io::Result<usize> {
 fn all(view: &mut View, rates: &Rates, bytes: &[u8]) -> Wish {
     let wishes = keys(bytes).into_iter().map(|key| press(view, rates, key));
     wishes.max().unwrap_or(Wish::Nothing)
-}
-
-/// Nothing is scrolled further than to the last line: the key back works at once.
-fn limit(view: &mut View, rates: &Rates) {
-    view.scroll = view.scroll.min(rates.queues.len().saturating_sub(1));
-    if let Some(chosen) = &mut view.counters {
-        let lines = chosen.found(rates).map_or(0, view::length);
-        chosen.scroll = chosen.scroll.min(lines.saturating_sub(1));
-    }
 }
 
 fn chosen(view: &View, rates: &Rates) -> Option<Chosen> {

@@ -15,6 +15,7 @@ use quiclane_fixtures::Tree;
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
 use ratatui::style::Modifier;
 use std::time::Duration;
 
@@ -261,7 +262,7 @@ fn a_key_lists_every_counter_of_a_queue() {
     press(&mut view, &rates, Key::Char('c'));
     assert_eq!(view.counters, Some(Chosen::new(0)), "the first queue shown");
     let (lines, _) = screen(&rates, &view, 80, 24);
-    assert!(lines[4].starts_with("every counter is zero"), "{lines:#?}");
+    assert!(lines[4].starts_with("nothing counted since the last look"), "{lines:#?}");
     press(&mut view, &rates, Key::Right);
     let (lines, _) = screen(&rates, &view, 120, 200);
     assert!(lines[3].starts_with("q1  quiclane 812, worker on CPU 1, "), "{}", lines[3]);
@@ -300,6 +301,34 @@ fn a_key_lists_every_counter_of_a_queue() {
     press(&mut view, &rates, Key::Char('c'));
     let (lines, _) = screen(&rates, &view, 80, 24);
     assert!(view.counters.is_none() && lines[4].starts_with("queue "), "{lines:#?}");
+}
+
+#[test]
+fn what_is_scrolled_to_its_end_scrolls_back_at_once() {
+    let rates = counted();
+    let down = |view: &mut View, area| {
+        for _ in 0..20 {
+            press(view, &rates, Key::PageDown);
+        }
+        view::limit(&rates, view, area);
+    };
+    // All queues fit: nothing is scrolled, and the key lists the queue that stands first.
+    let mut view = View { folds_idle: false, ..view() };
+    down(&mut view, Rect::new(0, 0, 80, 60));
+    press(&mut view, &rates, Key::Char('c'));
+    assert_eq!(view.counters, Some(Chosen::new(0)));
+    press(&mut view, &rates, Key::Right);
+    let area = Rect::new(0, 0, 80, 24);
+    down(&mut view, area);
+    let last = screen(&rates, &view, 80, 24).0;
+    press(&mut view, &rates, Key::Up);
+    assert_eq!(screen(&rates, &view, 80, 24).0[5], last[4], "one line back");
+    // And so where the queues do not fit.
+    press(&mut view, &rates, Key::Char('c'));
+    down(&mut view, Rect::new(0, 0, 80, 16));
+    let last = screen(&rates, &view, 80, 16).0;
+    press(&mut view, &rates, Key::Up);
+    assert_ne!(screen(&rates, &view, 80, 16).0, last);
 }
 
 fn unit_of(counter: &quiclane::counters::Description) -> String {

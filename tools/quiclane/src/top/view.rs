@@ -21,7 +21,7 @@ use ratatui::layout::Rect;
 use ratatui::style::{Color, Modifier, Style};
 use std::collections::BTreeSet;
 
-pub(crate) use counters::{Chosen, length};
+pub(crate) use counters::Chosen;
 
 /// Lines that are not queues: title, totals, drops, two of heads, two of loads, keys.
 const FRAME: u16 = 8;
@@ -99,6 +99,20 @@ pub(crate) fn height(rates: &Rates, view: &View) -> u16 {
     let (shown, idle) = split(rates, view);
     let rows = shown.len() + usize::from(!idle.is_empty());
     FRAME.saturating_add(u16::try_from(rows).unwrap_or(u16::MAX))
+}
+
+/// Nothing is scrolled further than the screen needs to show the last line: the key back works at
+/// once, and what stands first is what was scrolled to.
+pub(crate) fn limit(rates: &Rates, view: &mut View, area: Rect) {
+    view.scroll = view.scroll.min(furthest(rates, view, area));
+    if let Some(chosen) = &mut view.counters {
+        chosen.scroll = chosen.scroll.min(chosen.furthest(rates, area));
+    }
+}
+
+/// How many queues are scrolled away when the last one is in the last line.
+fn furthest(rates: &Rates, view: &View, area: Rect) -> usize {
+    usize::from(height(rates, view).saturating_sub(area.height))
 }
 
 /// Draws everything.
@@ -329,8 +343,7 @@ impl Screen<'_> {
         let area = self.area;
         let (shown, idle) = split(rates, self.view);
         let room = usize::from(area.height - FRAME);
-        let rows = shown.len() + usize::from(!idle.is_empty());
-        let scroll = self.view.scroll.min(rows.saturating_sub(room));
+        let scroll = self.view.scroll.min(furthest(rates, self.view, area));
         let heat = Heat::new(rates, &shown, area, self.view);
         self.heads(&heat);
         let mut y = area.y + 5;

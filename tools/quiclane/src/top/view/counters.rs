@@ -1,11 +1,12 @@
 //! The list of what the server on one queue counts, read from the declaration: a counter that is
-//! declared is listed as soon as it is not zero, with the help text of its declaration.
+//! declared is listed when it counts, with the help text of its declaration.
 
 use super::{Screen, alarm, bold, dim, short};
 use crate::inspect::sheet;
 use crate::top::rates::{QueueRates, Rates};
 use quiclane::counters::{Description, Kind, Meaning, Set, Unit};
 use quiclane::exec::Snapshot;
+use ratatui::layout::Rect;
 use ratatui::style::Style;
 
 /// The queue whose counters are listed.
@@ -35,6 +36,17 @@ impl Chosen {
     pub(crate) fn found(self, rates: &Rates) -> Option<&QueueRates> {
         rates.queues.iter().find(|queue| queue.queue == self.queue)
     }
+
+    /// How many lines are scrolled away when the last one is at the end of the screen.
+    pub(crate) fn furthest(self, rates: &Rates, area: Rect) -> usize {
+        let lines = self.found(rates).map_or(0, |queue| lines(queue).len());
+        lines.saturating_sub(space(area))
+    }
+}
+
+/// Lines of the screen that the list may take: all but totals, the queue, what is left, and keys.
+fn space(area: Rect) -> usize {
+    usize::from(area.height.saturating_sub(6))
 }
 
 /// A line of the list.
@@ -43,7 +55,8 @@ enum Line {
     Counter(&'static Description, f64),
 }
 
-/// Every declared counter that is not zero, below its set, in the order of the declaration.
+/// Every declared counter whose rate, and gauge whose value, is not zero: below its set, in the order
+/// of the declaration.
 fn lines(queue: &QueueRates) -> Vec<Line> {
     let mut lines = Vec::new();
     for set in Snapshot::SETS {
@@ -54,11 +67,6 @@ fn lines(queue: &QueueRates) -> Vec<Line> {
         lines.extend(set.counters.iter().filter_map(told));
     }
     lines
-}
-
-/// How many lines the list has.
-pub(crate) fn length(queue: &QueueRates) -> usize {
-    lines(queue).len()
 }
 
 /// What a value is of: a counter is shown as a rate, a gauge as it is.
@@ -89,7 +97,7 @@ const fn silence(rates: &Rates, queue: &QueueRates) -> &'static str {
     } else if rates.seconds.is_none() {
         "one look has no rates: they come with the next one"
     } else {
-        "every counter is zero"
+        "nothing counted since the last look, or the server is too old to tell"
     }
 }
 
@@ -109,8 +117,8 @@ impl Screen<'_> {
             return;
         }
         let end = self.area.bottom() - 2;
-        let space = usize::from(end - y - 1);
-        let scroll = chosen.scroll.min(lines.len().saturating_sub(space));
+        let space = space(self.area);
+        let scroll = chosen.scroll.min(chosen.furthest(rates, self.area));
         for (line, y) in lines.iter().skip(scroll).zip(y + 1..end) {
             self.line(line, y);
         }
