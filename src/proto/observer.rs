@@ -134,11 +134,11 @@ pub enum Observation<'a> {
         /// Its number.
         number: u64,
     },
-    /// A datagram is kept until there are keys for one of its packets.
+    /// What is left of a datagram is kept, from the first packet on for which there are no keys yet.
     DatagramKept {
         /// Which datagram.
         datagram: u64,
-        /// Its size.
+        /// The size of what is kept.
         bytes: usize,
     },
     /// A packet of ours was acknowledged for the first time.

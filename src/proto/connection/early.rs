@@ -21,7 +21,7 @@ pub(super) const EARLY_UNVALIDATED_MAX: usize = 1;
 /// address is not validated. Browsers with post-quantum key shares send 1.8 to 2.5 kB.
 pub(super) const EARLY_HELLO_MAX: u64 = 2_560;
 
-/// A datagram whose keys are still to come.
+/// What is left of a datagram, from the first packet on whose keys are still to come.
 #[derive(Debug)]
 pub(super) struct Early {
     pub(super) arrived: Instant,

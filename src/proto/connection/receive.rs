@@ -119,23 +119,24 @@ impl Connection {
         app: &mut dyn Application,
     ) {
         self.path.validation.on_received(datagram.len());
-        if self.receive_packets(now, ecn, datagram, app) {
-            self.keep_early(now, ecn, datagram);
+        if let Some(at) = self.receive_packets(now, ecn, datagram, app) {
+            self.keep_early(now, ecn, &datagram[at..]);
         }
         self.replay_early(now, app);
     }
 
-    /// True if there were packets whose keys are still to come.
+    /// Where the first packet begins whose keys are still to come, if there is one. What stands
+    /// before it is read, and must not be read again.
     fn receive_packets(
         &mut self,
         now: Instant,
         ecn: Ecn,
         datagram: &mut [u8],
         app: &mut dyn Application,
-    ) -> bool {
+    ) -> Option<usize> {
         let mut at = 0;
         let mut first_dcid: Option<ConnectionId> = None;
-        let mut missing_keys = false;
+        let mut early_at = None;
         while at < datagram.len() && !self.is_closed() {
             let Ok(p) = packet::parse(datagram, at, usize::from(self.local_cid_len)) else {
                 // Padding after the last packet, or garbage.
@@ -153,11 +154,15 @@ impl Connection {
             let start = std::mem::replace(&mut at, p.end);
             match p.kind {
                 PacketType::Short => {
-                    missing_keys |= !self.reads_1rtt();
+                    if !self.reads_1rtt() {
+                        early_at.get_or_insert(start);
+                    }
                     self.receive_short(now, ecn, datagram, start, p.end, app);
                 }
                 PacketType::Initial | PacketType::Handshake => {
-                    missing_keys |= self.receive_long(now, ecn, datagram, start, &p, app);
+                    if self.receive_long(now, ecn, datagram, start, &p, app) {
+                        early_at.get_or_insert(start);
+                    }
                 }
                 PacketType::Retry => self.on_retry(now, &p, datagram, start),
                 PacketType::VersionNegotiation => {
@@ -171,7 +176,7 @@ impl Connection {
                 }
             }
         }
-        missing_keys
+        early_at
     }
 
     /// An Initial or Handshake packet; true if its keys are still to come.
@@ -428,7 +433,7 @@ impl Connection {
         }
     }
 
-    /// Keeps a datagram until there are keys for it.
+    /// Keeps what is left of a datagram until there are keys for it.
     fn keep_early(&mut self, arrived: Instant, ecn: Ecn, datagram: &[u8]) {
         let limit = self.early_limit();
         if self.early.as_ref().map_or(0, |early| early.len()) >= limit {
@@ -452,12 +457,15 @@ impl Connection {
             self.early = Some(early);
             return;
         }
-        for Early { arrived, ecn, mut datagram } in early.into_datagrams() {
+        let limit = self.early_limit();
+        for mut early in early.into_datagrams() {
             let (newest, may_wait) = (self.newest(), !self.reads_1rtt());
-            if self.receive_packets(now, ecn, &mut datagram, app) && may_wait {
-                self.keep_early(arrived, ecn, &datagram);
+            let rest = self.receive_packets(now, early.ecn, &mut early.datagram, app);
+            self.note_wait(newest, early.arrived);
+            if may_wait && let Some(at) = rest {
+                let datagram = early.datagram[at..].into();
+                self.early.get_or_insert_default().keep(Early { datagram, ..early }, limit);
             }
-            self.note_wait(newest, arrived);
         }
     }
 

@@ -3,6 +3,7 @@
 use super::forge::{initial, payload};
 use super::pair::*;
 use super::*;
+use crate::proto::observer::{DropReason, Observation};
 use crate::wire::frame::Frame;
 use crate::wire::packet;
 
@@ -70,6 +71,63 @@ fn an_acknowledgement_tells_how_long_its_packet_waited_for_keys() {
     }
     assert_eq!(pair.server_app.data.values().next().map(Vec::len), Some(1_000));
     assert_eq!(pair.server.data.received.largest_at, arrived);
+}
+
+/// What the observer of `side` hears of packets that wait: how many bytes were kept of which
+/// datagram, and why what was dropped.
+fn hear_waits(pair: &mut Pair, side: Side) -> Heard<Result<(u64, usize), DropReason>> {
+    pair.hear(side, |what| match what {
+        Observation::DatagramKept { datagram, bytes } => Some(Ok((*datagram, *bytes))),
+        Observation::PacketDropped(dropped) => Some(Err(dropped.reason)),
+        _ => None,
+    })
+}
+
+#[test]
+fn what_was_read_of_a_datagram_is_not_read_again_with_what_waited() {
+    let mut pair = Pair::new();
+    let heard = hear_waits(&mut pair, Side::Server);
+    pair.client_app.initial = Some(Bytes::from(vec![7; 100]));
+    for (from, to) in [(Side::Client, Side::Server), (Side::Server, Side::Client)] {
+        for (_, mut packet) in packets(&mut pair, from) {
+            pair.deliver(to, Ecn::NotEct, &mut packet);
+        }
+    }
+    let (data, finished): (Vec<_>, Vec<_>) = packets(&mut pair, Side::Client)
+        .into_iter()
+        .partition(|(kind, _)| *kind == packet::PacketType::Short);
+    // A Handshake packet that can be read, and a 1-RTT packet that overtakes Finished.
+    pair.client.handshake.as_mut().unwrap().handshake.probes = 1;
+    let probe = packets(&mut pair, Side::Client).swap_remove(0);
+    assert_eq!((probe.0, data.len()), (packet::PacketType::Handshake, 1));
+    let mut both = [&probe.1[..], &data[0].1].concat();
+    pair.deliver(Side::Server, Ecn::NotEct, &mut both);
+    let arrived = pair.server.stats.rx_datagrams;
+    assert_eq!(heard.take(), [Ok((arrived, data[0].1.len()))]);
+    for (_, mut packet) in finished {
+        pair.deliver(Side::Server, Ecn::NotEct, &mut packet);
+    }
+    assert_eq!(pair.server_app.data.values().next().map(Vec::len), Some(100));
+    assert_eq!((heard.take(), pair.server.stats.rx_dropped), (vec![], 0));
+}
+
+#[test]
+fn a_datagram_that_goes_on_waiting_is_told_once() {
+    let mut pair = Pair::new();
+    let heard = hear_waits(&mut pair, Side::Client);
+    for (_, mut packet) in packets(&mut pair, Side::Client) {
+        pair.deliver(Side::Server, Ecn::NotEct, &mut packet);
+    }
+    // A 1-RTT packet, as it seems, before any of the server's flight.
+    let mut early = vec![0x40; 100];
+    early[1..9].copy_from_slice(cid(1).as_slice());
+    pair.deliver(Side::Client, Ecn::NotEct, &mut early);
+    let flight = packets(&mut pair, Side::Server);
+    assert!(flight.len() > 2, "its keys do not come at once");
+    for (_, mut packet) in flight {
+        pair.deliver(Side::Client, Ecn::NotEct, &mut packet);
+    }
+    assert_eq!(heard.take(), [Ok((1, 100)), Err(DropReason::NotAuthentic)]);
 }
 
 #[test]
