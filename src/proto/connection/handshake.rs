@@ -542,16 +542,17 @@ impl Connection {
         datagram: &[u8],
         start: usize,
     ) {
-        let Some(h) = &mut self.handshake else { return };
-        let too_late = h.heard || h.retry_scid.is_some() || self.side == Side::Server;
-        let useless = packet.token.is_empty() || packet.scid == h.original_dcid;
-        let authentic =
-            || retry_tag_matches(h.original_dcid.as_slice(), &datagram[start..packet.end]);
-        if too_late || useless || !authentic() {
+        let useful = |h: &Handshake| {
+            let too_late = h.heard || h.retry_scid.is_some();
+            let says_nothing = packet.token.is_empty() || packet.scid == h.original_dcid;
+            let bytes = &datagram[start..packet.end];
+            !too_late && !says_nothing && retry_tag_matches(h.original_dcid.as_slice(), bytes)
+        };
+        let client = self.side == Side::Client;
+        let Some(h) = self.handshake.as_deref_mut().filter(|h| client && useful(h)) else {
             let (kind, bytes) = (Some(packet.kind), packet.end - start);
-            self.drop_packet(now, kind, bytes, DropReason::UselessRetry);
-            return;
-        }
+            return self.drop_packet(now, kind, bytes, DropReason::UselessRetry);
+        };
         h.retry_scid = Some(packet.scid);
         h.token = datagram[packet.token.clone()].to_vec();
         h.initial.keys = initial_keys(VERSION_1, packet.scid.as_slice(), self.side);
@@ -572,19 +573,15 @@ impl Connection {
         packet: &Packet,
         datagram: &[u8],
     ) {
-        let Some(h) = &self.handshake else { return };
-        // RFC 9000 §17.2.1: both ids echo ours, or an attacker guesses.
-        let ours = packet.scid == h.original_dcid && packet.dcid == self.first_local_cid();
-        let mut versions = packet::versions(packet, datagram);
-        if self.side == Side::Server
-            || h.heard
-            || h.retry_scid.is_some()
-            || !ours
-            || versions.any(|v| v == VERSION_1)
-        {
+        let useful = |h: &Handshake| {
+            // RFC 9000 §17.2.1: both ids echo ours, or an attacker guesses.
+            let ours = packet.scid == h.original_dcid && packet.dcid == self.first_local_cid();
+            let too_late = h.heard || h.retry_scid.is_some();
+            ours && !too_late && packet::versions(packet, datagram).all(|v| v != VERSION_1)
+        };
+        if self.side == Side::Server || !self.handshake.as_deref().is_some_and(useful) {
             let (kind, bytes) = (Some(packet.kind), datagram.len());
-            self.drop_packet(now, kind, bytes, DropReason::UselessVersionNegotiation);
-            return;
+            return self.drop_packet(now, kind, bytes, DropReason::UselessVersionNegotiation);
         }
         if self.observed {
             let versions: Vec<u32> = packet::versions(packet, datagram).collect();

@@ -292,9 +292,6 @@ impl Connection {
         now: Instant,
         bytes: &mut [u8],
     ) -> Result<Result<Plain, DropReason>, TransportError> {
-        if self.state == State::Handshaking && !self.reads_1rtt() {
-            return Ok(Err(DropReason::KeysUnavailable));
-        }
         let expires = now.plus_ns(3 * self.pto_ns());
         let Some(keys) = &mut self.keys else {
             return Ok(Err(DropReason::KeysUnavailable));

@@ -306,6 +306,14 @@ fn attack_59_version_negotiation_that_does_not_echo_our_ids_is_discarded() {
     }
     pair.deliver(Side::Client, Ecn::NotEct, &mut negotiation(cid(1), cid(2)));
     assert_eq!(pair.client_app.closed(), Some(&CloseReason::VersionMismatch));
+    // The same after the handshake.
+    let mut pair = Pair::connected();
+    let drops = pair.hear_drops(Side::Client);
+    let before = pair.client.stats.rx_dropped;
+    pair.deliver(Side::Client, Ecn::NotEct, &mut negotiation(cid(1), cid(2)));
+    assert_eq!(drops.take(), [DropReason::UselessVersionNegotiation]);
+    assert_eq!(pair.client.stats.rx_dropped, before + 1);
+    assert!(pair.client.is_established());
 }
 
 /// Long headers of types that have no use on an established connection.
@@ -335,12 +343,14 @@ fn unhandled(to: ConnectionId, from: ConnectionId) -> Vec<Vec<u8>> {
 fn attack_60_packets_of_types_that_we_do_not_handle_touch_nothing() {
     let mut pair = Pair::connected();
     for side in [Side::Client, Side::Server] {
+        let drops = pair.hear_drops(side);
         let (to, from) = if side == Side::Client { (cid(1), cid(3)) } else { (cid(3), cid(1)) };
         for mut packet in unhandled(to, from) {
             let kind = packet[0];
             let c = if side == Side::Client { &pair.client } else { &pair.server };
             let before =
                 (c.next_timeout(), c.memory_bytes(), c.stats.rx_packets, c.stats.tx_packets);
+            let dropped = c.stats.rx_dropped;
             pair.now = pair.now.plus_ns(1_000);
             pair.deliver(side, Ecn::NotEct, &mut packet);
             let now = pair.now;
@@ -351,6 +361,8 @@ fn attack_60_packets_of_types_that_we_do_not_handle_touch_nothing() {
                 (c.next_timeout(), c.memory_bytes(), c.stats.rx_packets, c.stats.tx_packets);
             assert_eq!(before, after, "{side:?} {kind:#x}");
             assert!(c.is_established(), "{side:?} {kind:#x}");
+            let counted = c.stats.rx_dropped - dropped;
+            assert_eq!((counted, drops.take().len()), (1, 1), "{side:?} {kind:#x}");
         }
     }
     let s = pair.client.streams().open(Dir::Bi).unwrap();
