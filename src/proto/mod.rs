@@ -7,6 +7,7 @@
 // A frame that nothing handles, or that nothing repairs after loss, does not compile.
 #![cfg_attr(not(test), deny(clippy::wildcard_enum_match_arm))]
 
+mod byte_ranges;
 pub mod congestion;
 pub mod connection;
 pub mod crypto;

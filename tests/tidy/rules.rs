@@ -31,7 +31,6 @@ pub(crate) const LAYERS: &[(&str, &[&str])] = &[
         "src/proto/streams",
         &[
             "error",
-            "byte_ranges",
             "flow",
             "limits",
             "buffer",

@@ -1,6 +1,7 @@
 //! The stream of TLS bytes of one encryption level (RFC 9000 §19.6, RFC 9001 §4).
 
 use super::error::{TransportError, code};
+use crate::proto::byte_ranges::ByteRanges;
 use crate::proto::ranges::RangeSet;
 
 /// Bytes that may wait out of order, RFC 9000 §7.5: at least 4096. A server flight with a
@@ -34,42 +35,17 @@ pub(super) struct CryptoSend {
     /// First byte never sent.
     next: usize,
     /// Everything below is acknowledged.
-    acked_below: usize,
+    acked_below: u64,
     /// Ranges acknowledged above: none if nothing was lost or overtaken.
-    acked: Ranges,
+    acked: ByteRanges,
     /// Ranges to send again.
-    lost: Ranges,
-}
-
-/// Ranges of bytes, sorted, disjoint, not adjacent. There are at most as many as frames were sent.
-#[derive(Debug, Default)]
-struct Ranges(Vec<(usize, usize)>);
-
-impl Ranges {
-    fn insert(&mut self, start: usize, end: usize) {
-        let from = self.0.partition_point(|range| range.1 < start);
-        let to = self.0.partition_point(|range| range.0 <= end);
-        let joined = self.0[from..to]
-            .iter()
-            .fold((start, end), |all, range| (all.0.min(range.0), all.1.max(range.1)));
-        self.0.splice(from..to, [joined]);
-    }
-
-    fn remove(&mut self, start: usize, end: usize) {
-        if self.0.iter().all(|range| range.1 <= start || end <= range.0) {
-            return;
-        }
-        for (s, e) in std::mem::take(&mut self.0) {
-            let parts = [(s, e.min(start)), (s.max(end), e)];
-            self.0.extend(parts.into_iter().filter(|(s, e)| s < e));
-        }
-    }
+    lost: ByteRanges,
 }
 
 impl CryptoSend {
     /// Bytes of heap held.
     pub(super) fn heap_bytes(&self) -> usize {
-        self.data.capacity() + self.lost.0.capacity() * size_of::<(usize, usize)>()
+        self.data.capacity() + self.acked.heap_bytes() + self.lost.heap_bytes()
     }
 
     /// The buffer that TLS writes into.
@@ -83,7 +59,7 @@ impl CryptoSend {
     }
 
     pub(super) fn has_pending(&self) -> bool {
-        self.next < self.data.len() || !self.lost.0.is_empty()
+        self.next < self.data.len() || !self.lost.is_empty()
     }
 
     /// The next range to send, of at most `room` bytes; repairs go first.
@@ -91,14 +67,11 @@ impl CryptoSend {
         if room == 0 {
             return None;
         }
-        let (start, end) = match self.lost.0.first_mut() {
+        let (start, end) = match self.lost.first() {
             Some(range) => {
-                let end = range.1.min(range.0 + room);
-                let start = std::mem::replace(&mut range.0, end);
-                if range.0 == range.1 {
-                    self.lost.0.remove(0);
-                }
-                (start, end)
+                let end = range.hi.min(range.lo + room as u64);
+                self.lost.remove_below(end);
+                (range.lo as usize, end as usize)
             }
             None => {
                 let end = self.data.len().min(self.next + room);
@@ -110,51 +83,42 @@ impl CryptoSend {
 
     /// `offset..offset + len` was lost: it goes out again, but for what arrived in another packet.
     pub(super) fn on_lost(&mut self, offset: u64, len: u16) {
-        let start = offset as usize;
-        self.repeat(start, start + usize::from(len));
+        self.repeat(offset, offset + u64::from(len));
     }
 
     /// What was sent and is not acknowledged goes out again. False if there is none.
     pub(super) fn repeat_unacknowledged(&mut self) -> bool {
-        self.repeat(0, self.next);
-        !self.lost.0.is_empty()
+        self.repeat(0, self.next as u64);
+        !self.lost.is_empty()
     }
 
-    fn repeat(&mut self, start: usize, end: usize) {
-        let start = start.max(self.acked_below);
-        if start >= end {
-            return;
-        }
-        self.lost.insert(start, end);
-        for &(s, e) in &self.acked.0 {
-            self.lost.remove(s, e);
+    fn repeat(&mut self, start: u64, end: u64) {
+        for range in self.acked.uncovered(start.max(self.acked_below), end) {
+            self.lost.insert(range.lo, range.hi);
         }
     }
 
     /// `offset..offset + len` was acknowledged; true once all is.
     pub(super) fn on_acked(&mut self, offset: u64, len: u16) -> bool {
-        let start = offset as usize;
-        let end = start + usize::from(len);
-        self.lost.remove(start, end);
-        if start > self.acked_below {
-            self.acked.insert(start, end);
+        let end = offset + u64::from(len);
+        self.lost.remove(offset, end);
+        if offset > self.acked_below {
+            self.acked.insert(offset, end);
             return false;
         }
         self.acked_below = self.acked_below.max(end);
-        while let Some(&(s, e)) = self.acked.0.first()
-            && s <= self.acked_below
+        while let Some(first) = self.acked.first()
+            && first.lo <= self.acked_below
         {
-            self.acked_below = self.acked_below.max(e);
-            self.acked.0.remove(0);
+            self.acked_below = self.acked_below.max(first.hi);
+            self.acked.remove_below(first.hi);
         }
-        self.acked_below == self.data.len()
+        self.acked_below == self.data.len() as u64
     }
 
     /// Everything goes out again: a Retry made what was sent void.
     pub(super) fn restart(&mut self) {
-        (self.next, self.acked_below) = (0, 0);
-        self.acked.0.clear();
-        self.lost.0.clear();
+        *self = Self { data: std::mem::take(&mut self.data), ..Self::default() };
     }
 }
 
@@ -303,6 +267,8 @@ fn is_whole(bytes: &[u8], bounds: Bounds) -> Result<bool, BufferExceeded> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
     use std::convert::Infallible;
 
     fn feed(r: &mut CryptoRecv, offset: u64, data: &[u8], out: &mut Vec<u8>) {
@@ -410,5 +376,51 @@ mod tests {
         assert!(!s.repeat_unacknowledged());
         s.on_lost(0, 10);
         assert!(!s.has_pending());
+    }
+    proptest! {
+        #[test]
+        fn sends_and_repeats_as_sets_of_bytes_do(
+            steps in prop::collection::vec((0..5u8, 0..64usize), 1..120),
+        ) {
+            const LEN: usize = 200;
+            let mut s = CryptoSend::default();
+            s.buffer().extend((0..LEN).map(|n| n as u8));
+            let (mut lost, mut acked) = (BTreeSet::new(), BTreeSet::new());
+            let (mut next, mut frames) = (0, Vec::new());
+            for (kind, n) in steps {
+                let frame = frames.get(n % frames.len().max(1)).copied();
+                match (kind, frame) {
+                    (0 | 1, _) => {
+                        let start = lost.first().copied().unwrap_or(next);
+                        let goes = |at: &usize| lost.is_empty() || lost.contains(at);
+                        let end = start + (start..LEN).take(n).take_while(goes).count();
+                        let data: Vec<u8> = (start..end).map(|n| n as u8).collect();
+                        let expected = (start < end).then_some((start as u64, &data[..]));
+                        prop_assert_eq!(s.take(n), expected);
+                        if start < end {
+                            lost.retain(|at| *at >= end);
+                            next = next.max(end);
+                            frames.push((start, end));
+                        }
+                    }
+                    (2, Some((start, end))) => {
+                        acked.extend(start..end);
+                        lost.retain(|at| !acked.contains(at));
+                        let all = s.on_acked(start as u64, (end - start) as u16);
+                        prop_assert_eq!(all, acked.len() == LEN);
+                    }
+                    (3, Some((start, end))) => {
+                        lost.extend((start..end).filter(|at| !acked.contains(at)));
+                        s.on_lost(start as u64, (end - start) as u16);
+                    }
+                    (4, _) => {
+                        lost.extend((0..next).filter(|at| !acked.contains(at)));
+                        prop_assert_eq!(s.repeat_unacknowledged(), !lost.is_empty());
+                    }
+                    _ => {}
+                }
+                prop_assert_eq!(s.has_pending(), !lost.is_empty() || next < LEN);
+            }
+        }
     }
 }

@@ -19,11 +19,11 @@
 //! acknowledged, which an honest sender repairs as any loss. Together that is below 1.6 times
 //! the window.
 
-use super::byte_ranges::ByteRanges;
+use crate::proto::byte_ranges::ByteRanges;
 
-/// ByteRanges that any buffer may have, however short.
+/// Ranges that any buffer may have, however short.
 const SPANS_MIN: usize = 16;
-/// ByteRanges that no buffer may exceed: an insertion in the middle moves at most half of them, 8 KiB.
+/// Ranges that no buffer may exceed: an insertion in the middle moves at most half of them, 8 KiB.
 /// At 1,200 bytes a packet, that many gaps are 2% loss of a window of 60 MB.
 const SPANS_MAX: usize = 1024;
 /// Beyond [`SPANS_MIN`], one range is allowed for so many bytes of offsets. A range is 16 bytes of

@@ -42,7 +42,6 @@
 
 mod app;
 mod buffer;
-mod byte_ranges;
 mod deliver;
 mod error;
 mod event;
@@ -68,10 +67,10 @@ pub use event::StreamEvent;
 pub use limits::Limits;
 
 use crate::counters::counters;
+use crate::proto::byte_ranges::ByteRanges;
 use crate::proto::sent::StreamRef;
 use crate::wire::{Dir, Side, StreamId};
 use buffer::Pool;
-use byte_ranges::ByteRanges;
 use flow::{Credit, Window};
 use limits::{Accepting, Opening};
 use list::{List, Way};

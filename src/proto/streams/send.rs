@@ -13,9 +13,9 @@
 //! which ranges between `acked` and `next` were acknowledged already and which must be sent
 //! again; everything else there is in flight.
 
-use super::byte_ranges::ByteRanges;
 use super::list::NONE;
 use super::send_buffer::{Chain, SendBuffer};
+use crate::proto::byte_ranges::ByteRanges;
 use bytes::Bytes;
 
 /// How far the sending half has come.

@@ -1,4 +1,4 @@
-//! Sets of byte ranges: what arrived, what was acknowledged, what was lost.
+//! Sets of byte ranges: what of a stream arrived, was acknowledged, or was lost.
 //!
 //! Half-open, sorted, disjoint and never touching. A stream that loses nothing has none of
 //! these; one that loses a packet has one or two ranges, and grows them at an end. So both ends
@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-/// ByteRanges for which a set that is kept for later keeps memory.
+/// Ranges for which a set that is kept for later keeps memory.
 const RANGES_KEPT: usize = 16;
 
 /// The bytes `lo..hi`; never empty.
