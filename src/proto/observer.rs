@@ -207,7 +207,7 @@ pub struct PacketReceived<'a> {
     pub datagram: u64,
     /// The id that it was addressed to.
     pub dcid: ConnectionId,
-    /// The count of key updates; 0 unless its type is 1-RTT.
+    /// The count of key updates before it; 0 unless its type is 1-RTT.
     pub key_phase: u64,
     /// The codepoint of its datagram.
     pub ecn: Ecn,

@@ -1,9 +1,9 @@
 //! Spreads a window over a round trip (RFC 9002 §7.7).
 //!
 //! A bucket of tokens, one per byte. It fills at 5/4 of window / smoothed RTT, so that pacing
-//! never is what limits a sender, or at the [`Rate`] that the congestion controller sets, and holds a burst: at least ten packets, and what is sent
-//! in a millisecond at the current rate, so that a sender that wakes up late, or once per
-//! batch, still reaches its rate. Where the round trip is shorter than a millisecond, as in a
+//! never is what limits a sender, or at the [`Rate`] that the congestion controller sets. It holds
+//! a burst: at least ten packets, and what is sent in a millisecond at the current rate, so that a
+//! sender that wakes up late, or once per batch, still reaches its rate. Where the round trip is shorter than a millisecond, as in a
 //! data centre, that is the whole window and pacing is out of the way.
 //!
 //! Ask [`Pacer::can_send`] before each datagram, tell [`Pacer::on_sent`] after it. While

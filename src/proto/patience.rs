@@ -1,15 +1,15 @@
 //! Peers that hold acknowledgements back longer than a small window can bear.
 //!
 //! A peer may wait for some packets, or for its max_ack_delay, before it acknowledges
-//! (RFC 9000 §13.2.2). The peer does not say how many: many peers wait for two, some for
-//! ten. After a
-//! few losses the window can be smaller than that. Then the sender has sent all it may, the
+//! (RFC 9000 §13.2.2). The peer does not say how many: many peers wait for two, some for ten.
+//! After a few losses the window can be smaller than that. Then the sender has sent all it may, the
 //! peer waits for more, and each flight takes a max_ack_delay instead of a round trip: on a
 //! path of half a millisecond, fifty times as long.
 //!
 //! The peer's own acknowledgements show it: one that says that it was held back covers packets
 //! that were not enough. A flight that fills the window with no more than that skips a packet
-//! number before its last packet: the gap makes the peer acknowledge at once (RFC 9000 §13.2.1). It costs the peer a range, and us nothing.
+//! number before its last packet: the gap makes the peer acknowledge at once (RFC 9000 §13.2.1).
+//! It costs the peer a range, and us nothing.
 
 /// Packets that a peer is thought to wait for at most. Acknowledgements that were lost make
 /// it look more patient than it is; a window of more packets is acknowledged in several steps

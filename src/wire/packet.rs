@@ -32,7 +32,7 @@ const FIXED_BIT: u8 = 0x40;
 const SPIN_BIT: u8 = 0x20;
 
 /// The key phase of a short header (RFC 9001 §6).
-const KEY_PHASE: u8 = 0x04;
+pub(crate) const KEY_PHASE: u8 = 0x04;
 
 /// How many bytes the integrity tag of a Retry packet has (RFC 9001 §5.8).
 pub const RETRY_TAG_LEN: usize = 16;

@@ -16,7 +16,7 @@ use crate::proto::observer::{
 use crate::proto::packet_builder::Draft;
 use crate::time::Instant;
 use crate::wire::frame::Ack;
-use crate::wire::packet::PacketType;
+use crate::wire::packet::{KEY_PHASE, PacketType};
 use crate::wire::{ConnectionId, VERSION_1};
 
 impl Connection {
@@ -85,24 +85,30 @@ impl Connection {
         self.tell(now, &Observation::PacketSent(packet));
     }
 
-    /// An authentic packet of `bytes` arrived.
+    /// An authentic packet arrived; its header is unprotected.
     #[cold]
     #[inline(never)]
     pub(super) fn tell_received(
         &mut self,
         now: Instant,
         arrival: &Arrival,
-        bytes: usize,
+        packet: &[u8],
         payload: &[u8],
     ) {
         self.tell_changes(now);
+        let mut key_phase = self.key_phase(arrival.space);
+        let bit = packet.first().is_some_and(|first| first & KEY_PHASE != 0);
+        // The bit is that of the count; a packet from before the last update has the other.
+        if arrival.space == SpaceId::Data && bit != (key_phase % 2 == 1) {
+            key_phase = key_phase.saturating_sub(1);
+        }
         let packet = PacketReceived {
             kind: arrival.space.packet_type(),
             number: arrival.pn,
-            bytes,
+            bytes: packet.len(),
             datagram: self.stats.rx_datagrams,
             dcid: arrival.dcid,
-            key_phase: self.key_phase(arrival.space),
+            key_phase,
             ecn: arrival.ecn,
             payload,
         };
@@ -131,7 +137,7 @@ impl Connection {
     }
 
     /// Packets that an ACK frame is about to acknowledge for the first time, and losses that it
-    /// shows to be none. Those of a frame that is refused are told up to the fault.
+    /// shows to be none. Those of a frame that is refused are told as well: it ends the connection.
     #[cold]
     #[inline(never)]
     pub(super) fn tell_acknowledged(&mut self, now: Instant, space: SpaceId, ack: &Ack<'_>) {
@@ -199,6 +205,10 @@ impl Connection {
         if let (Some(before), Some(phase)) = (old.phase, new.phase)
             && before < phase
         {
+            // A peer may update again before the keys from before its last update have expired.
+            if old.previous_keys {
+                keys(KeyChange::PreviousDiscarded { phase: before.saturating_sub(1) });
+            }
             let by_peer = self.keys.as_ref().is_some_and(|k| k.phase_is_received());
             keys(KeyChange::Updated { phase, by_peer });
         }

@@ -10,7 +10,7 @@ use crate::ecn::Ecn;
 use crate::proto::crypto::{HeaderKey, PacketKey};
 use crate::proto::observer::{DropReason, Observation};
 use crate::time::{Instant, SECOND_NS};
-use crate::wire::packet::{self, Packet, PacketType, decode_pn};
+use crate::wire::packet::{self, KEY_PHASE, Packet, PacketType, decode_pn};
 use crate::wire::{ConnectionId, Side};
 use std::net::SocketAddr;
 
@@ -22,8 +22,6 @@ const FIXED_BIT: u8 = 0x40;
 const SHORT_RESERVED: u8 = 0x18;
 /// Bits of a long header that must be zero once unprotected.
 const LONG_RESERVED: u8 = 0x0c;
-/// The key phase of a short header.
-const KEY_PHASE: u8 = 0x04;
 /// A slow path makes a short idle timeout longer, up to this: three probe timeouts of a path whose
 /// first round trip took 3.3 s.
 ///
@@ -222,7 +220,7 @@ impl Connection {
         let arrival = Arrival { space, pn: plain.pn, ecn, dcid: p.dcid };
         let payload = &datagram[plain.start..plain.end];
         if self.observed {
-            self.tell_received(now, &arrival, p.end - start, payload);
+            self.tell_received(now, &arrival, &datagram[start..p.end], payload);
         }
         self.process(now, arrival, plain.reserved_set, payload, app);
         false
@@ -281,7 +279,7 @@ impl Connection {
         let arrival = Arrival { space: SpaceId::Data, pn: plain.pn, ecn, dcid };
         let payload = &datagram[start + plain.start..start + plain.end];
         if self.observed {
-            self.tell_received(now, &arrival, end - start, payload);
+            self.tell_received(now, &arrival, &datagram[start..end], payload);
         }
         self.process(now, arrival, plain.reserved_set, payload, app);
     }

@@ -220,7 +220,8 @@ impl Connection {
 
     /// True if the next packet, of up to `bytes`, fills the window, there will be more to send,
     /// and the peer is known not to acknowledge as much as is in flight at once: without a skipped
-    /// number before this packet, nothing would happen until the peer's delay is over. See `patience.rs`.
+    /// number before this packet, nothing would happen until the peer's delay is over. See
+    /// `patience.rs`.
     #[inline]
     fn peer_would_wait(&self, bytes: usize) -> bool {
         self.fills_window(2 * bytes)

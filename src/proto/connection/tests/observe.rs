@@ -122,6 +122,44 @@ fn keys_and_path_are_told() {
 }
 
 #[test]
+fn keys_that_a_second_update_of_the_peers_replaces_are_told_as_discarded() {
+    let mut pair = Pair::connected();
+    let heard = pair.hear(Side::Server, |what| match what {
+        Observation::Keys(change) => Some(*change),
+        _ => None,
+    });
+    let updated = |phase| KeyChange::Updated { phase, by_peer: true };
+    let gone = |phase| KeyChange::PreviousDiscarded { phase };
+    // The keys from before an update live for three probe timeouts, 80 ms.
+    for expected in [vec![updated(1)], vec![gone(0), updated(2)]] {
+        let next_pn = pair.client.data.sent.next_pn();
+        pair.client.keys.as_mut().unwrap().update(None, next_pn, Instant::NEVER);
+        pair.client.pending.ping = true;
+        pair.run_ms(40);
+        assert_eq!(heard.take(), expected);
+    }
+    pair.client.pending.ping = true;
+    pair.run_ms(1_000);
+    assert_eq!(heard.take(), [gone(1)]);
+}
+
+#[test]
+fn a_packet_from_before_a_key_update_is_told_with_the_phase_of_its_keys() {
+    let mut pair = Pair::connected();
+    let heard = pair.hear(Side::Server, |what| match what {
+        Observation::PacketReceived(p) => Some((p.number, p.key_phase)),
+        _ => None,
+    });
+    let pn = pair.client.data.sent.next_pn();
+    let mut old = pair.forge_1rtt(Side::Client, &[1], 0);
+    assert!(pair.client.update_keys());
+    let mut new = pair.forge_1rtt(Side::Client, &[1], 0);
+    pair.deliver(Side::Server, Ecn::NotEct, &mut new);
+    pair.deliver(Side::Server, Ecn::NotEct, &mut old);
+    assert_eq!(heard.take(), [(pn + 1, 1), (pn, 0)]);
+}
+
+#[test]
 fn what_is_received_is_told_with_its_frames() {
     let mut pair = Pair::connected();
     let heard = pair.hear(Side::Server, |what| match what {
