@@ -93,9 +93,11 @@ fn what_was_read_of_a_datagram_is_not_read_again_with_what_waited() {
             pair.deliver(to, Ecn::NotEct, &mut packet);
         }
     }
-    let (data, finished): (Vec<_>, Vec<_>) = packets(&mut pair, Side::Client)
+    let (data, mut finished): (Vec<_>, Vec<_>) = packets(&mut pair, Side::Client)
         .into_iter()
         .partition(|(kind, _)| *kind == packet::PacketType::Short);
+    // An Initial without its datagram's padding would be refused.
+    finished.retain(|(kind, _)| *kind == packet::PacketType::Handshake);
     // A Handshake packet that can be read, and a 1-RTT packet that overtakes Finished.
     pair.client.handshake.as_mut().unwrap().handshake.probes = 1;
     let probe = packets(&mut pair, Side::Client).swap_remove(0);
@@ -123,7 +125,7 @@ fn a_datagram_that_goes_on_waiting_is_told_once() {
     early[1..9].copy_from_slice(cid(1).as_slice());
     pair.deliver(Side::Client, Ecn::NotEct, &mut early);
     let flight = packets(&mut pair, Side::Server);
-    assert!(flight.len() > 2, "its keys do not come at once");
+    assert!(flight.len() > 1, "its keys do not come with the first packet");
     for (_, mut packet) in flight {
         pair.deliver(Side::Client, Ecn::NotEct, &mut packet);
     }
