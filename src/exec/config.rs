@@ -12,7 +12,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Commands that may wait in one worker's mailbox, unless the configuration says otherwise.
+/// Commands that may wait in one worker's inbox, unless the configuration says otherwise.
 pub(super) const INBOX_COMMANDS: usize = 4096;
 
 /// Where datagrams come from and go to.

@@ -1,6 +1,6 @@
 //! Bounded rings between workers, and from other threads to a worker.
 //!
-//! Every worker owns a [`Mailbox`]. Others put two kinds of things into it:
+//! Every worker owns a [`Inbox`]. Others put two kinds of things into it:
 //!
 //! - **datagrams** that the NIC gave to the wrong worker: a handed-over datagram is copied into a
 //!   [`HandedOver`], since the frame that it lies in belongs to the queue that it arrived on.
@@ -40,11 +40,11 @@ use std::sync::atomic::{AtomicBool, Ordering, fence};
 pub(super) const HANDED_OVER_MAX: usize = 256;
 /// Datagrams of one connection that one worker may have under way: a burst, which is what the owner
 /// reads in a turn. A client that sends from many ports reaches many workers. Without this limit it
-/// would fill the owner's mailbox, and datagrams of other connections would be dropped.
+/// would fill the owner's inbox, and datagrams of other connections would be dropped.
 pub(super) const SHARE: u16 = MAX_BURST as u16;
 /// How many flow numbers there are. Connections with the same number share its buffers.
 const FLOWS: usize = 256;
-/// Datagrams that wait in one worker's mailbox.
+/// Datagrams that wait in one worker's inbox.
 pub(super) const INBOX_DATAGRAMS: usize = 1024;
 /// Wakes a worker, if it sleeps.
 #[derive(Debug)]
@@ -104,7 +104,7 @@ pub(super) struct HandedOver {
 
 /// The inbox of one worker; `C` is what handles send.
 #[derive(Debug)]
-pub(super) struct Mailbox<C> {
+pub(super) struct Inbox<C> {
     datagrams: ArrayQueue<Box<HandedOver>>,
     returned: ArrayQueue<Box<HandedOver>>,
     commands: ArrayQueue<C>,
@@ -121,7 +121,7 @@ pub(super) enum PostError {
     Closed,
 }
 
-impl<C> Mailbox<C> {
+impl<C> Inbox<C> {
     pub(super) fn new(commands: usize) -> io::Result<Self> {
         Ok(Self {
             datagrams: ArrayQueue::new(INBOX_DATAGRAMS),
@@ -177,24 +177,24 @@ impl<C> Mailbox<C> {
     }
 }
 
-/// The mailboxes of all workers, by number, and the owners of stateless resets.
+/// The inboxes of all workers, by number, and the owners of stateless resets.
 #[derive(Debug)]
 pub(super) struct Fleet<C> {
-    mailboxes: Box<[Mailbox<C>]>,
+    inboxes: Box<[Inbox<C>]>,
     resets: ResetOwners,
 }
 
 impl<C> Fleet<C> {
-    /// Mailboxes for `workers` workers, each for `commands` commands.
+    /// Inboxes for `workers` workers, each for `commands` commands.
     pub(super) fn new(workers: usize, commands: usize) -> io::Result<Arc<Self>> {
-        let mailboxes =
-            (0..workers).map(|_| Mailbox::new(commands)).collect::<io::Result<Box<[_]>>>()?;
-        Ok(Arc::new(Self { mailboxes, resets: ResetOwners::new(workers) }))
+        let inboxes =
+            (0..workers).map(|_| Inbox::new(commands)).collect::<io::Result<Box<[_]>>>()?;
+        Ok(Arc::new(Self { inboxes, resets: ResetOwners::new(workers) }))
     }
 
     /// How many workers there are.
     pub(super) fn len(&self) -> usize {
-        self.mailboxes.len()
+        self.inboxes.len()
     }
 
     /// Finds the worker that a stateless reset is for.
@@ -202,14 +202,14 @@ impl<C> Fleet<C> {
         &self.resets
     }
 
-    /// The mailbox of one worker.
-    pub(super) fn mailbox(&self, worker: usize) -> Option<&Mailbox<C>> {
-        self.mailboxes.get(worker)
+    /// The inbox of one worker.
+    pub(super) fn inbox(&self, worker: usize) -> Option<&Inbox<C>> {
+        self.inboxes.get(worker)
     }
 
     /// Gives an emptied buffer back to the worker that it belongs to.
     pub(super) fn give_back(&self, handed: Box<HandedOver>) {
-        if let Some(home) = self.mailboxes.get(handed.origin) {
+        if let Some(home) = self.inboxes.get(handed.origin) {
             // As large as the number of buffers that there are: it cannot be full.
             drop(home.returned.push(handed));
         }
@@ -230,9 +230,9 @@ pub(super) struct Dispatch {
 /// What became of a datagram for another worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sent {
-    /// It is in the owner's mailbox.
+    /// It is in the owner's inbox.
     Yes,
-    /// All buffers are under way, the mailbox is full, or there is no such worker.
+    /// All buffers are under way, the inbox is full, or there is no such worker.
     Dropped,
     /// The connection has its [`SHARE`] under way.
     Share,
@@ -244,9 +244,9 @@ impl Dispatch {
         Self { worker, free: Vec::with_capacity(HANDED_OVER_MAX), made: 0, under_way }
     }
 
-    /// Copies a datagram of the connection `to` into its owner's mailbox.
+    /// Copies a datagram of the connection `to` into its owner's inbox.
     ///
-    /// Wakes no worker: call [`Wakeup::wake`] of the receiving mailbox once per burst.
+    /// Wakes no worker: call [`Wakeup::wake`] of the receiving inbox once per burst.
     pub(super) fn send<C>(
         &mut self,
         fleet: &Fleet<C>,
@@ -255,7 +255,7 @@ impl Dispatch {
         meta: &RxMeta,
         bytes: &[u8],
     ) -> Sent {
-        let Some(mailbox) = fleet.mailbox(to.worker.into()) else { return Sent::Dropped };
+        let Some(inbox) = fleet.inbox(to.worker.into()) else { return Sent::Dropped };
         let flow = flow(to);
         if self.under_way[usize::from(flow)] >= SHARE {
             self.take_back(fleet);
@@ -268,7 +268,7 @@ impl Dispatch {
         (handed.datapath, handed.flow) = (datapath, flow);
         handed.bytes.clear();
         handed.bytes.extend_from_slice(bytes);
-        match mailbox.datagrams.push(handed) {
+        match inbox.datagrams.push(handed) {
             Ok(()) => {
                 self.under_way[usize::from(flow)] += 1;
                 Sent::Yes
@@ -282,8 +282,8 @@ impl Dispatch {
 
     /// Takes back the buffers that others have emptied.
     fn take_back<C>(&mut self, fleet: &Fleet<C>) {
-        let Some(mailbox) = fleet.mailbox(self.worker) else { return };
-        while let Some(handed) = mailbox.returned.pop() {
+        let Some(inbox) = fleet.inbox(self.worker) else { return };
+        while let Some(handed) = inbox.returned.pop() {
             self.under_way[usize::from(handed.flow)] -= 1;
             self.free.push(handed);
         }
@@ -327,7 +327,7 @@ mod tests {
 
     /// A client that sends from many ports.
     #[test]
-    fn one_connection_leaves_buffers_and_mailbox_to_others() {
+    fn one_connection_leaves_buffers_and_inbox_to_others() {
         let fleet = Fleet::<()>::new(2, 1).unwrap();
         let mut dispatch = Dispatch::new(1);
         for round in 0..3 {
@@ -337,7 +337,7 @@ mod tests {
             assert_eq!(taken, usize::from(SHARE), "round {round}");
             assert_eq!(dispatch.send(&fleet, to(0, 7), 0, &meta(1), b"x"), Sent::Share);
             assert_eq!(dispatch.send(&fleet, to(0, 8), 0, &meta(1), b"y"), Sent::Yes);
-            while let Some(handed) = fleet.mailbox(0).unwrap().datagram() {
+            while let Some(handed) = fleet.inbox(0).unwrap().datagram() {
                 fleet.give_back(handed);
             }
         }
@@ -350,7 +350,7 @@ mod tests {
         let fleet = Fleet::<()>::new(2, 1).unwrap();
         let mut dispatch = Dispatch::new(1);
         assert_eq!(dispatch.send(&fleet, to(0, 1), 3, &meta(5), b"datagram"), Sent::Yes);
-        let handed = fleet.mailbox(0).unwrap().datagram().unwrap();
+        let handed = fleet.inbox(0).unwrap().datagram().unwrap();
         assert_eq!((handed.origin, handed.datapath, &handed.bytes[..]), (1, 3, &b"datagram"[..]));
         let got = handed.meta.unwrap();
         assert_eq!((got.path.remote.port(), got.ecn), (5, Ecn::Ect0));
@@ -365,7 +365,7 @@ mod tests {
                 assert_eq!(dispatch.send(&fleet, to(0, slot), 0, &meta(1), b"x"), Sent::Yes);
             }
             assert_eq!(dispatch.send(&fleet, to(0, 0), 0, &meta(1), b"x"), Sent::Dropped);
-            while let Some(handed) = fleet.mailbox(0).unwrap().datagram() {
+            while let Some(handed) = fleet.inbox(0).unwrap().datagram() {
                 fleet.give_back(handed);
             }
         }
@@ -383,14 +383,14 @@ mod tests {
     #[test]
     fn a_full_or_closed_inbox_is_an_error_of_the_caller() {
         let fleet = Fleet::new(1, 2).unwrap();
-        let mailbox = fleet.mailbox(0).unwrap();
-        mailbox.post(1).unwrap();
-        mailbox.post(2).unwrap();
-        assert_eq!(mailbox.post(3), Err(PostError::Full));
-        assert_eq!(mailbox.command(), Some(1));
-        mailbox.close();
-        assert_eq!(mailbox.post(4), Err(PostError::Closed));
-        assert!(mailbox.is_empty(), "what waited is dropped");
+        let inbox = fleet.inbox(0).unwrap();
+        inbox.post(1).unwrap();
+        inbox.post(2).unwrap();
+        assert_eq!(inbox.post(3), Err(PostError::Full));
+        assert_eq!(inbox.command(), Some(1));
+        inbox.close();
+        assert_eq!(inbox.post(4), Err(PostError::Closed));
+        assert!(inbox.is_empty(), "what waited is dropped");
     }
 
     #[test]
@@ -401,28 +401,28 @@ mod tests {
             let fleet = fleet.clone();
             std::thread::spawn(move || {
                 for round in 0..ROUNDS {
-                    fleet.mailbox(0).unwrap().post(round).unwrap();
+                    fleet.inbox(0).unwrap().post(round).unwrap();
                     if round % 7 == 0 {
                         std::thread::yield_now();
                     }
                 }
             })
         };
-        let mailbox = fleet.mailbox(0).unwrap();
+        let inbox = fleet.inbox(0).unwrap();
         let mut poller = super::super::sys::Poller::new().unwrap();
-        poller.add(mailbox.wakeup.fd(), super::super::sys::Interest::Readable, 0).unwrap();
+        poller.add(inbox.wakeup.fd(), super::super::sys::Interest::Readable, 0).unwrap();
         let mut next = 0;
         while next < ROUNDS {
-            while let Some(round) = mailbox.command() {
+            while let Some(round) = inbox.command() {
                 assert_eq!(round, next);
                 next += 1;
             }
-            mailbox.wakeup.announce_sleep();
-            if mailbox.is_empty() && next < ROUNDS {
+            inbox.wakeup.announce_sleep();
+            if inbox.is_empty() && next < ROUNDS {
                 // Without end: a lost wake-up hangs the test.
                 poller.wait(u64::MAX, |_, _| ()).unwrap();
             }
-            mailbox.wakeup.awake();
+            inbox.wakeup.awake();
         }
         sender.join().unwrap();
     }

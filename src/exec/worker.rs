@@ -107,7 +107,7 @@ impl<D: Datapath> Worker<D> {
     /// Lets the worker be woken: by other threads, and by the descriptors of its datapaths.
     pub(super) fn watch_own(&mut self) -> io::Result<()> {
         let number = self.lane.number();
-        let fd = self.fleet.mailbox(number).map(|mailbox| mailbox.wakeup.fd());
+        let fd = self.fleet.inbox(number).map(|inbox| inbox.wakeup.fd());
         match (self.lane.services().poller(), fd) {
             (Some(poller), Some(fd)) => poller.add(fd, Interest::Readable, OWN_TOKEN),
             _ => Ok(()),
@@ -153,8 +153,8 @@ impl<D: Datapath> Worker<D> {
 
     /// Takes no command any more: handles see that the worker has ended.
     pub(super) fn close_inbox(&self) {
-        if let Some(mailbox) = self.fleet.mailbox(self.lane.number()) {
-            mailbox.close();
+        if let Some(inbox) = self.fleet.inbox(self.lane.number()) {
+            inbox.close();
         }
     }
 
@@ -228,8 +228,8 @@ impl<D: Datapath> Worker<D> {
         }
         // Once for each burst and owner: a wake-up is a fence, and perhaps a system call.
         for owner in to_wake.drain(..) {
-            if let Some(mailbox) = fleet.mailbox(owner) {
-                mailbox.wakeup.wake();
+            if let Some(inbox) = fleet.inbox(owner) {
+                inbox.wakeup.wake();
             }
         }
         received
@@ -237,10 +237,10 @@ impl<D: Datapath> Worker<D> {
 
     fn read_handed_over(&mut self) -> usize {
         let Self { lane, fleet, .. } = self;
-        let Some(mailbox) = fleet.mailbox(lane.number()) else { return 0 };
+        let Some(inbox) = fleet.inbox(lane.number()) else { return 0 };
         let mut work = 0;
         for _ in 0..INBOX_BUDGET {
-            let Some(mut handed) = mailbox.datagram() else { break };
+            let Some(mut handed) = inbox.datagram() else { break };
             work += 1;
             lane.counters_mut().rx_handed_over += 1;
             if let Some(meta) = handed.meta
@@ -259,12 +259,12 @@ impl<D: Datapath> Worker<D> {
     /// carry that out first. Commands that follow a `Connect` are meant for that connection.
     fn read_commands(&mut self) -> usize {
         let fleet = self.fleet.clone();
-        let Some(mailbox) = fleet.mailbox(self.lane.number()) else { return 0 };
+        let Some(inbox) = fleet.inbox(self.lane.number()) else { return 0 };
         let mut work = 0;
         self.take_orders();
         while work < COMMAND_BUDGET
             && self.controls.is_empty()
-            && let Some(command) = mailbox.command()
+            && let Some(command) = inbox.command()
         {
             work += 1;
             let control = self.lane.command(command);
@@ -360,14 +360,14 @@ impl<D: Datapath> Worker<D> {
         }
         let number = self.lane.number();
         let fleet = self.fleet.clone();
-        let Some(mailbox) = fleet.mailbox(number) else { return };
-        mailbox.wakeup.announce_sleep();
+        let Some(inbox) = fleet.inbox(number) else { return };
+        inbox.wakeup.announce_sleep();
         let mut quiet = true;
         for datapath in &mut self.datapaths {
             // Every wake-up is armed, also when an earlier one shows that the worker must not sleep.
             quiet &= datapath.prepare_sleep();
         }
-        if quiet && mailbox.is_empty() {
+        if quiet && inbox.is_empty() {
             // A reader of a sleeping worker's counters sees the last ones.
             self.publish();
             self.counters.sleeps += 1;
@@ -379,7 +379,7 @@ impl<D: Datapath> Worker<D> {
             // The time that the worker slept is no part of a turn.
             self.turned_at = None;
         }
-        mailbox.wakeup.awake();
+        inbox.wakeup.awake();
     }
 
     fn may_sleep(&self, now: Instant, work: usize) -> bool {

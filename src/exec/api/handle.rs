@@ -173,9 +173,9 @@ impl Handle {
         if self.is_closed() {
             return Err(HandleError::Closed);
         }
-        let mailbox = self.fleet.mailbox(self.worker()).ok_or(HandleError::Closed)?;
+        let inbox = self.fleet.inbox(self.worker()).ok_or(HandleError::Closed)?;
         let target = self.address.clone();
-        Ok(mailbox.post(Command::Connection { target, op })?)
+        Ok(inbox.post(Command::Connection { target, op })?)
     }
 }
 
@@ -192,8 +192,8 @@ mod tests {
         handle.wake(7).unwrap();
         handle.run(|_| ()).unwrap();
         assert_eq!(handle.wake(8), Err(HandleError::Full));
-        assert!(fleet.mailbox(0).unwrap().is_empty());
-        let inbox = fleet.mailbox(1).unwrap();
+        assert!(fleet.inbox(0).unwrap().is_empty());
+        let inbox = fleet.inbox(1).unwrap();
         let Some(Command::Connection { target, op: Op::Wake { token: 7 } }) = inbox.command()
         else {
             panic!("not what was posted first");

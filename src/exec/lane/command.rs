@@ -39,7 +39,7 @@ impl Lane {
             Place::At(worker, _) => {
                 let fleet = self.services.fleet().clone();
                 let command = Command::Connection { target, op };
-                let posted = fleet.mailbox(usize::from(worker)).map(|inbox| inbox.post(command));
+                let posted = fleet.inbox(usize::from(worker)).map(|inbox| inbox.post(command));
                 if !matches!(posted, Some(Ok(()))) {
                     self.counters.commands_late += 1;
                 }

@@ -55,7 +55,7 @@ fn the_touched_list_holds_a_connection_once_and_is_left_empty() {
         handle.wake(token).unwrap();
     }
     let client = &mut scene.client;
-    while let Some(command) = client.fleet().clone().mailbox(0).unwrap().command() {
+    while let Some(command) = client.fleet().clone().inbox(0).unwrap().command() {
         assert!(client.lane().command(command).is_none());
     }
     assert_eq!(client.lane().touched.len(), 1);

@@ -124,9 +124,9 @@ impl Drop for Listener {
         self.over.store(true, Ordering::Relaxed);
         let fleet = &self.reservation.shared.fleet;
         for worker in 0..fleet.len() {
-            if let Some(mailbox) = fleet.mailbox(worker) {
+            if let Some(inbox) = fleet.inbox(worker) {
                 // A full inbox: the worker keeps a part that accepts nothing for a while.
-                let _ = mailbox.post(Command::Control(Control::StopListening(self.id)));
+                let _ = inbox.post(Command::Control(Control::StopListening(self.id)));
             }
         }
     }
@@ -227,7 +227,7 @@ impl Registration {
     }
 
     fn ask(&self, worker: usize, control: Control) -> Result<(), ListenError> {
-        let mailbox = self.shared.fleet.mailbox(worker).ok_or(ListenError::Worker(worker))?;
-        mailbox.post(Command::Control(control)).map_err(|_| ListenError::Worker(worker))
+        let inbox = self.shared.fleet.inbox(worker).ok_or(ListenError::Worker(worker))?;
+        inbox.post(Command::Control(control)).map_err(|_| ListenError::Worker(worker))
     }
 }

@@ -220,11 +220,11 @@ impl Registration {
         config: &ClientConfig,
         handler: impl Handler,
     ) -> Result<Handle, HandleError> {
-        let mailbox = self.shared.fleet.mailbox(worker).ok_or(HandleError::Closed)?;
+        let inbox = self.shared.fleet.inbox(worker).ok_or(HandleError::Closed)?;
         let address = Address::pending(worker as u16);
         let request =
             ConnectRequest::new(remote, server_name, config, Box::new(handler), address.clone());
-        mailbox.post(Command::Control(Control::Connect(Box::new(request))))?;
+        inbox.post(Command::Control(Control::Connect(Box::new(request))))?;
         Ok(Handle::new(address, self.shared.fleet.clone()))
     }
 
@@ -237,8 +237,8 @@ impl Registration {
         worker: usize,
         task: impl FnOnce(&mut WorkerRef<'_>) + Send + 'static,
     ) -> Result<(), HandleError> {
-        let mailbox = self.shared.fleet.mailbox(worker).ok_or(HandleError::Closed)?;
-        Ok(mailbox.post(Command::Worker(Box::new(task)))?)
+        let inbox = self.shared.fleet.inbox(worker).ok_or(HandleError::Closed)?;
+        Ok(inbox.post(Command::Worker(Box::new(task)))?)
     }
 
     /// Closes every connection with an application code, and waits until all are gone, but no
@@ -281,8 +281,8 @@ impl Registration {
 
     /// Posts to a worker whose inbox may be full just now. Tries until the worker must be stuck.
     fn post_until(&self, last: Instant, worker: usize, control: impl Fn() -> Control) {
-        let Some(mailbox) = self.shared.fleet.mailbox(worker) else { return };
-        while mailbox.post(Command::Control(control())) == Err(PostError::Full)
+        let Some(inbox) = self.shared.fleet.inbox(worker) else { return };
+        while inbox.post(Command::Control(control())) == Err(PostError::Full)
             && self.clock.now() < last
         {
             std::thread::yield_now();

@@ -294,9 +294,9 @@ pub(super) fn spawn(seeds: Vec<WorkerSeed>) -> Result<Vec<JoinHandle<()>>, OpenE
 fn end(fleet: Option<Arc<Fleet<Command>>>, threads: Vec<JoinHandle<()>>) {
     let Some(fleet) = fleet else { return };
     for worker in 0..fleet.len() {
-        if let Some(mailbox) = fleet.mailbox(worker) {
+        if let Some(inbox) = fleet.inbox(worker) {
             let finish = Control::Finish { code: 0, until: Instant::EPOCH };
-            let _ = mailbox.post(Command::Control(finish));
+            let _ = inbox.post(Command::Control(finish));
         }
     }
     for thread in threads {

@@ -82,7 +82,7 @@ fn what_a_callback_orders_is_handed_out_and_no_sleep_comes_before() {
     let task = |w: &mut WorkerRef<'_>| {
         w.connect(([192, 0, 2, 1], 4433).into(), "localhost", &client_config(), ());
     };
-    worker.fleet().mailbox(0).unwrap().post(Command::Worker(Box::new(task))).unwrap();
+    worker.fleet().inbox(0).unwrap().post(Command::Worker(Box::new(task))).unwrap();
     let turn = worker.turn(at(0)).unwrap();
     worker.wait(at(0), Turn { work: 0, next: Instant::NEVER }, Instant::NEVER);
     assert_eq!((turn.work, worker.counters.sleeps), (1, 0));
