@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use std::os::fd::RawFd;
 
 pub mod headers;
+pub mod memory;
 pub mod sim;
 pub mod udp;
 pub mod xdp;

@@ -4,101 +4,35 @@ use super::api::{ConnectionRef, Handle, Handler, WorkerRef};
 use super::config::{ClientConfig, LaneLimits, ServerConfig};
 use super::message::{Acceptor, ConnectFailure, Refusal};
 use super::simulated::{SimulatedWorkers, Worker};
-use crate::datapath::{
-    Capabilities, Checksum, Datapath, DatapathError, Link, Mode, Path, QueueStats, RxMeta,
-};
-use crate::ecn::Ecn;
+use crate::datapath::memory::{Datagram, MemoryDatapath};
 use crate::proto::connection::CloseReason;
 use crate::proto::crypto::{ClientTls, ServerTls};
 use crate::time::{Instant, MILLISECOND_NS};
 use crate::wire::{Dir, StreamId};
 use bytes::Bytes;
 use quiclane_testkit::Identity;
-use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, OnceLock};
 
 pub(super) const SERVER: ([u8; 4], u16) = ([192, 0, 2, 1], 4433);
 pub(super) const CLIENT: ([u8; 4], u16) = ([192, 0, 2, 2], 9999);
 
-/// A datapath that keeps what was sent, and hands out what was put in.
-pub(super) struct Pipe {
-    capabilities: Capabilities,
-    pub(super) arrived: VecDeque<(RxMeta, Vec<u8>)>,
-    pub(super) sent: VecDeque<(Path, Ecn, Vec<u8>)>,
-    buffer: Vec<u8>,
-    /// How many buffers are left to lend; `None`: any number.
-    pub(super) room: Option<usize>,
+/// A datapath whose two queues the tests fill and empty.
+pub(super) fn wire() -> MemoryDatapath {
+    MemoryDatapath::new(1500)
 }
 
-impl Pipe {
-    pub(super) fn new() -> Self {
-        Self {
-            capabilities: Capabilities {
-                mode: Mode::Simulated,
-                queue: 0,
-                device: None,
-                max_datagram_bytes: 1500,
-                ecn: true,
-                segmentation_offload: false,
-            },
-            arrived: VecDeque::new(),
-            sent: VecDeque::new(),
-            buffer: vec![0; 1500],
-            room: None,
-        }
-    }
-
-    /// What was sent over there arrives here.
-    pub(super) fn carry(&mut self, sent: (Path, Ecn, Vec<u8>)) {
-        let (path, ecn, bytes) = sent;
-        let path = Path { local: path.remote, remote: path.local, link: Link::UNKNOWN };
-        self.arrived.push_back((RxMeta { path, ecn, checksum: Checksum::Verified }, bytes));
-    }
+/// What was sent over there arrives at `worker`.
+pub(super) fn carry(worker: &mut Worker<MemoryDatapath>, sent: &Datagram) {
+    worker.datapaths()[0].arrived().put(&sent.meta.crossed(), sent.payload());
 }
 
-impl Datapath for Pipe {
-    fn capabilities(&self) -> &Capabilities {
-        &self.capabilities
-    }
-
-    fn preview(&mut self, budget: usize, look: &mut dyn FnMut(&[u8])) {
-        self.arrived.iter().take(budget).for_each(|(_, bytes)| look(bytes));
-    }
-
-    fn receive(&mut self, budget: usize, sink: &mut dyn FnMut(&RxMeta, &mut [u8])) -> usize {
-        let count = budget.min(self.arrived.len());
-        for (meta, mut bytes) in self.arrived.drain(..count) {
-            sink(&meta, &mut bytes);
-        }
-        count
-    }
-
-    fn tx_buffer(&mut self, _path: &Path) -> Option<&mut [u8]> {
-        if self.room == Some(0) { None } else { Some(&mut self.buffer) }
-    }
-
-    fn tx_commit(&mut self, len: usize, path: &Path, ecn: Ecn) {
-        self.room = self.room.map(|room| room - 1);
-        self.sent.push_back((*path, ecn, self.buffer[..len].to_vec()));
-    }
-
-    fn flush(&mut self) -> Result<(), DatapathError> {
-        Ok(())
-    }
-
-    fn prepare_sleep(&mut self) -> bool {
-        self.arrived.is_empty()
-    }
-
-    fn poll_fds(&self) -> &[RawFd] {
-        &[]
-    }
-
-    fn stats(&self) -> QueueStats {
-        QueueStats::default()
-    }
+/// What `worker` has sent, which arrives nowhere unless it is carried.
+pub(super) fn take_sent(worker: &mut Worker<MemoryDatapath>) -> Vec<Datagram> {
+    let sent = worker.datapaths()[0].sent();
+    let all = sent.iter().cloned().collect();
+    sent.clear();
+    all
 }
 
 fn identity() -> &'static Identity {
@@ -208,8 +142,12 @@ impl Handler for Scribe {
 }
 
 /// Listens, echoes, and records the callbacks.
-fn server(mut worker: Worker<Pipe>, config: &ServerConfig, log: &Log) -> Worker<Pipe> {
-    worker.add_datapath(Pipe::new()).unwrap();
+fn server(
+    mut worker: Worker<MemoryDatapath>,
+    config: &ServerConfig,
+    log: &Log,
+) -> Worker<MemoryDatapath> {
+    worker.add_datapath(wire()).unwrap();
     let log = log.clone();
     let acceptor: Acceptor = Arc::new(move |_| {
         Some(Box::new(Scribe { echo: true, ..Scribe::new(&log) }) as Box<dyn Handler>)
@@ -221,8 +159,8 @@ fn server(mut worker: Worker<Pipe>, config: &ServerConfig, log: &Log) -> Worker<
 /// A server of some workers and a client of one, joined by a wire.
 pub(super) struct Scene {
     pub(super) now: Instant,
-    pub(super) servers: Vec<Worker<Pipe>>,
-    pub(super) client: Worker<Pipe>,
+    pub(super) servers: Vec<Worker<MemoryDatapath>>,
+    pub(super) client: Worker<MemoryDatapath>,
     pub(super) server_log: Log,
     pub(super) client_log: Log,
     /// Which server worker gets what the client sends.
@@ -242,7 +180,7 @@ impl Scene {
             .map(|number| server(simulated.worker(number, now, limits), config, &server_log));
         let servers = servers.collect();
         let mut client = SimulatedWorkers::new(1, 2).unwrap().worker(0, now, LaneLimits::default());
-        client.add_datapath(Pipe::new()).unwrap();
+        client.add_datapath(wire()).unwrap();
         Self { now, servers, client, server_log, client_log: Log::default(), queue: 0 }
     }
 
@@ -284,20 +222,24 @@ impl Scene {
     pub(super) fn step(&mut self) {
         self.now = self.now.plus_ns(MILLISECOND_NS);
         self.client.turn(self.now).unwrap();
-        let sent: Vec<_> = self.client.datapaths()[0].sent.drain(..).collect();
-        for mut datagram in sent {
-            if datagram.0.local.ip().is_unspecified() {
-                datagram.0.local = CLIENT.into(); // The address that a kernel chooses.
+        for mut datagram in take_sent(&mut self.client) {
+            let local = &mut datagram.meta.path.local;
+            if local.ip().is_unspecified() {
+                *local = CLIENT.into(); // The address that a kernel chooses.
             }
-            self.servers[self.queue].datapaths()[0].carry(datagram);
+            carry(&mut self.servers[self.queue], &datagram);
         }
         for server in &mut self.servers {
             server.turn(self.now).unwrap();
-            let sent: Vec<_> = server.datapaths()[0].sent.drain(..).collect();
-            for datagram in sent {
-                self.client.datapaths()[0].carry(datagram);
+            for datagram in take_sent(server) {
+                carry(&mut self.client, &datagram);
             }
         }
+    }
+
+    /// The first datagram that the client has sent since the last step. It is carried by the next.
+    pub(super) fn first_of_client(&mut self) -> Datagram {
+        self.client.datapaths()[0].sent().iter().next().unwrap().clone()
     }
 
     pub(super) fn told_server(&self) -> Vec<Told> {

@@ -1,7 +1,8 @@
 //! An echo server on AF_XDP: what it receives goes back the way it came.
 
+use quiclane::datapath::memory::Datagrams;
 use quiclane::datapath::xdp::{XdpDatapath, XdpDevice};
-use quiclane::datapath::{Datapath, Path, QueueStats};
+use quiclane::datapath::{Datapath, MAX_BURST, Path, QueueStats};
 use quiclane::ecn::Ecn;
 use quiclane_testkit::netns::{self, Lab, Side};
 use std::net::SocketAddr;
@@ -62,13 +63,10 @@ impl Echo {
 
 /// One turn of an echo server: returns how many datagrams it sent back.
 pub(crate) fn turn(datapath: &mut XdpDatapath) -> usize {
-    let mut waiting: Vec<(Path, Ecn, Vec<u8>)> = Vec::new();
-    datapath.receive(64, &mut |meta, payload| {
-        waiting.push((meta.path, meta.ecn, payload.to_vec()));
-    });
-    let count = waiting.len();
-    for (path, ecn, payload) in waiting {
-        send(datapath, &path, ecn, &payload);
+    let mut waiting = Datagrams::default();
+    let count = datapath.receive(MAX_BURST, &mut |meta, payload| waiting.put(meta, payload));
+    while let Some(datagram) = waiting.pop() {
+        send(datapath, &datagram.meta.path, datagram.meta.ecn, datagram.payload());
     }
     datapath.flush().unwrap();
     count

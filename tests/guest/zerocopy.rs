@@ -8,9 +8,9 @@ use crate::flows::{Family, Flows, pattern};
 use crate::nic::{LANES, Lane, QUEUES, rss, run};
 use crate::numa::large_mappings;
 use crate::{Outcome, ensure};
+use quiclane::datapath::memory::Datagrams;
 use quiclane::datapath::xdp::{Require, XdpConfig, XdpDatapath, XdpDevice};
-use quiclane::datapath::{Datapath, Mode, Path, RxMeta};
-use quiclane::ecn::Ecn;
+use quiclane::datapath::{Datapath, MAX_BURST, Mode, RxMeta};
 use quiclane::topology::toeplitz::{Flow, HashFields};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -19,7 +19,6 @@ use std::process::Child;
 const PORT: u16 = 7;
 /// Past the 1024 bytes at which igb begins to cut with small chunks, up to a full MTU.
 const SIZES_BYTES: [usize; 8] = [6, 64, 600, 1024, 1025, 1200, 1400, 1452];
-const BUDGET: usize = 64;
 
 pub(crate) fn echoes_every_flow_on_its_queue() -> Outcome {
     for lane in &LANES {
@@ -116,15 +115,14 @@ impl Echo {
 
     fn turn(&mut self, datapath: &mut XdpDatapath) -> Outcome {
         let queue = datapath.capabilities().queue;
-        let mut answers: Vec<(Path, Ecn, Vec<u8>)> = Vec::new();
-        datapath.receive(BUDGET, &mut |meta: &RxMeta, datagram: &mut [u8]| {
-            answers.push((meta.path, meta.ecn, datagram.to_vec()));
-        });
-        for (path, ecn, datagram) in &answers {
-            self.note(path.remote, queue, datagram)?;
-            let buffer = datapath.tx_buffer(path).ok_or("no frame to send with")?;
-            buffer[..datagram.len()].copy_from_slice(datagram);
-            datapath.tx_commit(datagram.len(), path, *ecn);
+        let mut answers = Datagrams::default();
+        datapath.receive(MAX_BURST, &mut |meta, datagram| answers.put(meta, datagram));
+        while let Some(datagram) = answers.pop() {
+            let (RxMeta { path, ecn, .. }, payload) = (datagram.meta, datagram.payload());
+            self.note(path.remote, queue, payload)?;
+            let buffer = datapath.tx_buffer(&path).ok_or("no frame to send with")?;
+            buffer[..payload.len()].copy_from_slice(payload);
+            datapath.tx_commit(payload.len(), &path, ecn);
         }
         datapath.flush().map_err(|error| error.to_string())
     }

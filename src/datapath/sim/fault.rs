@@ -15,7 +15,7 @@ const HEADERS_V6_BYTES: u64 = 48;
 
 /// A burst of [`Fault::DropBursts`] ends when no datagram has come by for so long. Without this a
 /// burst of ten is ten probes in a row, of which the last is sent 40 s after the first.
-pub const BURST_SILENCE_NS: u64 = SECOND_NS;
+const BURST_SILENCE_NS: u64 = SECOND_NS;
 
 /// A node of a path. The order of a list of them is the order in which datagrams meet them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub enum Fault {
     /// Drops some datagrams, each independent of the others.
     Drop(Chance),
     /// Drops in bursts (Gilbert and Elliott): a good and a bad state, each with its own loss.
-    /// The states change as datagrams come by; after [`BURST_SILENCE_NS`] without one, the next
+    /// The states change as datagrams come by; after a second without one, the next
     /// finds the good state, so that a burst does not outlive what it fell on.
     DropBursts {
         /// A datagram finds the state gone bad.

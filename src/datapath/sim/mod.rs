@@ -56,8 +56,8 @@ mod rng;
 mod tests;
 mod trace;
 
-pub use endpoint::SimDatapath;
-pub use fault::{BURST_SILENCE_NS, Fault};
+pub use endpoint::{SimDatapath, SimMedium};
+pub use fault::Fault;
 pub use rng::{Chance, Rng};
 pub use trace::{DropReason, NetStats, TapEvent, TapKind};
 
@@ -70,9 +70,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 /// Datagrams that a network holds at most; beyond, they are dropped and counted.
-pub const MAX_IN_FLIGHT: usize = 65_536;
+const MAX_IN_FLIGHT: usize = 65_536;
 /// The length of the indirection table that a host begins with.
-pub const QUEUE_TABLE_LEN: usize = 128;
+const QUEUE_TABLE_LEN: usize = 128;
 
 /// What is the same for the whole network.
 #[derive(Clone, Debug)]
@@ -146,7 +146,7 @@ impl SimNet {
         queues: usize,
     ) -> Result<Vec<SimDatapath>, AttachError> {
         let host = self.core.borrow_mut().attach(addresses, queues)?;
-        Ok((0..queues).map(|queue| SimDatapath::new(self.core.clone(), host, queue)).collect())
+        Ok((0..queues).map(|queue| endpoint::datapath(self.core.clone(), host, queue)).collect())
     }
 
     /// What datagrams from one host to another meet, first to last. What is on its way
@@ -244,7 +244,7 @@ impl SimNet {
         self.core.borrow().in_flight()
     }
 
-    /// Buffers in use: in flight, in a queue, or handed to a sender by `tx_buffer`.
+    /// Buffers in use: in flight, or in a queue.
     #[must_use]
     pub fn frames_in_use(&self) -> usize {
         self.core.borrow().frames_out()

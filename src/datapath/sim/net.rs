@@ -14,14 +14,14 @@ use std::net::{IpAddr, SocketAddr};
 
 /// The payload of one datagram, in a buffer that returns to the pool.
 pub(super) struct Frame {
-    pub(super) bytes: Box<[u8]>,
-    pub(super) len: usize,
+    bytes: Box<[u8]>,
+    len: usize,
 }
 
-/// A datagram that waits in the queue of a host.
-pub(super) struct Arrived {
-    pub(super) frame: Frame,
-    pub(super) meta: RxMeta,
+impl Frame {
+    pub(super) fn payload(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
 }
 
 /// A datagram on its way.
@@ -46,7 +46,7 @@ impl Packet {
             source: self.source,
             destination: self.destination,
             ecn: self.ecn,
-            payload: &self.frame.bytes[..self.frame.len],
+            payload: self.frame.payload(),
         }
     }
 }
@@ -84,7 +84,7 @@ impl Ord for Scheduled {
 }
 
 struct Queue {
-    arrived: VecDeque<Arrived>,
+    arrived: VecDeque<(RxMeta, Frame)>,
     dropped_full: u64,
     dropped_long: u64,
     open: bool,
@@ -280,12 +280,15 @@ impl Core {
 
     // Frames.
 
-    pub(super) fn take_frame(&mut self) -> Frame {
+    /// A frame with as much of `payload` as a buffer holds.
+    fn take_frame(&mut self, payload: &[u8]) -> Frame {
         self.frames_out += 1;
         let bytes = self.pool.pop();
-        let bytes =
+        let mut bytes =
             bytes.unwrap_or_else(|| vec![0; self.config.max_datagram_bytes].into_boxed_slice());
-        Frame { bytes, len: 0 }
+        let len = payload.len().min(bytes.len());
+        bytes[..len].copy_from_slice(&payload[..len]);
+        Frame { bytes, len }
     }
 
     pub(super) fn return_frame(&mut self, frame: Frame) {
@@ -308,19 +311,16 @@ impl Core {
 
     // Datagrams.
 
-    /// A host sends `frame`. False if it has no such local address.
-    pub(super) fn send(&mut self, from: HostId, frame: Frame, path: &Path, ecn: Ecn) -> bool {
-        let Some(local) = self.source(from, path) else {
-            self.return_frame(frame);
-            return false;
-        };
+    /// A host sends `payload`. False if it has no such local address.
+    pub(super) fn send(&mut self, from: HostId, payload: &[u8], path: &Path, ecn: Ecn) -> bool {
+        let Some(local) = self.source(from, path) else { return false };
         let nat = self.hosts[from.0].nat.as_mut();
         let source = nat.map_or(local, |nat| nat.outward(local));
         let to = self.by_address.get(&path.remote.ip()).copied();
         let route = to.map(|to| self.route(from, to));
         let packet = Packet {
             id: self.next_id(),
-            frame,
+            frame: self.take_frame(payload),
             source,
             destination: path.remote,
             ecn,
@@ -356,10 +356,8 @@ impl Core {
         ecn: Ecn,
         payload: &[u8],
     ) {
-        let mut frame = self.take_frame();
-        let long = payload.len() > frame.bytes.len();
-        frame.len = payload.len().min(frame.bytes.len());
-        frame.bytes[..frame.len].copy_from_slice(&payload[..frame.len]);
+        let frame = self.take_frame(payload);
+        let long = payload.len() > frame.len;
         let to = self.by_address.get(&destination.ip()).copied();
         let packet = Packet {
             id: self.next_id(),
@@ -421,10 +419,7 @@ impl Core {
     }
 
     fn copy(&mut self, packet: &Packet) -> Packet {
-        let mut frame = self.take_frame();
-        frame.len = packet.frame.len;
-        frame.bytes[..frame.len].copy_from_slice(&packet.frame.bytes[..frame.len]);
-        Packet { frame, ..*packet }
+        Packet { frame: self.take_frame(packet.frame.payload()), ..*packet }
     }
 
     fn wait(&mut self, at: Instant, later_ns: u64, packet: Packet) {
@@ -445,14 +440,14 @@ impl Core {
             }
         }
         let queue = host.queue_of(&packet.destination, &packet.source);
-        let inbox = &mut host.queues[queue];
-        let refused = if !inbox.open {
+        let receiver = &mut host.queues[queue];
+        let refused = if !receiver.open {
             Some(DropReason::Closed)
         } else if long {
-            inbox.dropped_long += 1;
+            receiver.dropped_long += 1;
             Some(DropReason::AboveBuffer)
-        } else if inbox.arrived.len() >= self.config.rx_frames {
-            inbox.dropped_full += 1;
+        } else if receiver.arrived.len() >= self.config.rx_frames {
+            receiver.dropped_full += 1;
             Some(DropReason::ReceiveQueueFull)
         } else {
             None
@@ -464,7 +459,7 @@ impl Core {
         let path = Path { local: packet.destination, remote: packet.source, link: Link::UNKNOWN };
         let meta = RxMeta { path, ecn: packet.ecn, checksum: Checksum::Verified };
         self.waiting += 1;
-        inbox.arrived.push_back(Arrived { frame: packet.frame, meta });
+        receiver.arrived.push_back((meta, packet.frame));
     }
 
     fn drop_packet(&mut self, at: Instant, packet: Packet, reason: DropReason) {
@@ -498,7 +493,7 @@ impl Core {
 
     // Queues.
 
-    pub(super) fn pop(&mut self, host: HostId, queue: usize) -> Option<Arrived> {
+    pub(super) fn pop(&mut self, host: HostId, queue: usize) -> Option<(RxMeta, Frame)> {
         let arrived = self.hosts[host.0].queues[queue].arrived.pop_front();
         self.waiting -= usize::from(arrived.is_some());
         arrived
@@ -509,17 +504,17 @@ impl Core {
     }
 
     pub(super) fn close(&mut self, host: HostId, queue: usize) {
-        let inbox = &mut self.hosts[host.0].queues[queue];
-        inbox.open = false;
-        for arrived in std::mem::take(&mut inbox.arrived) {
+        let receiver = &mut self.hosts[host.0].queues[queue];
+        receiver.open = false;
+        for (_, frame) in std::mem::take(&mut receiver.arrived) {
             self.waiting -= 1;
-            self.return_frame(arrived.frame);
+            self.return_frame(frame);
         }
     }
 
     pub(super) fn add_drops(&self, host: HostId, queue: usize, stats: &mut QueueStats) {
-        let inbox = &self.hosts[host.0].queues[queue];
-        stats.drop_socket_full += inbox.dropped_full;
-        stats.drop_truncated += inbox.dropped_long;
+        let receiver = &self.hosts[host.0].queues[queue];
+        stats.drop_socket_full += receiver.dropped_full;
+        stats.drop_truncated += receiver.dropped_long;
     }
 }

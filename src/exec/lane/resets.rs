@@ -104,11 +104,12 @@ impl Lane {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::datapath::memory::MemoryDatapath;
     use crate::datapath::{Checksum, Link, Path};
     use crate::ecn::Ecn;
     use crate::exec::config::LaneLimits;
     use crate::exec::lane::Routed;
-    use crate::exec::testing::{CLIENT, Pipe, SERVER, Scene, Told};
+    use crate::exec::testing::{CLIENT, SERVER, Scene, Told, carry, take_sent, wire};
     use crate::exec::{SimulatedWorkers, Worker};
     use crate::proto::connection::CloseReason;
     use bytes::Bytes;
@@ -155,10 +156,10 @@ mod tests {
         entry.connection.streams().send(stream, Bytes::from_static(b"acknowledge"), true).unwrap();
         touch(&mut lane.touched, &mut entry.seat, scene.now);
         scene.servers[0].turn(scene.now).unwrap();
-        let sent: Vec<_> = scene.servers[0].datapaths()[0].sent.drain(..).collect();
+        let sent = take_sent(&mut scene.servers[0]);
         scene.restart_server(0);
         for datagram in sent {
-            scene.client.datapaths()[0].carry(datagram);
+            carry(&mut scene.client, &datagram);
         }
         // The acknowledgement is delayed by up to 25 ms.
         scene.run(30);
@@ -167,12 +168,12 @@ mod tests {
 
     /// A client of two workers, of which the first is connected. Returns the second, and the token
     /// that ends the connection.
-    fn with_another_worker() -> (Scene, Worker<Pipe>, [u8; TOKEN_BYTES]) {
+    fn with_another_worker() -> (Scene, Worker<MemoryDatapath>, [u8; TOKEN_BYTES]) {
         let mut scene = Scene::new(1, LaneLimits::default());
         let workers = SimulatedWorkers::new(2, 2).unwrap();
         let worker = |number| {
             let mut worker = workers.worker(number, scene.now, LaneLimits::default());
-            worker.add_datapath(Pipe::new()).unwrap();
+            worker.add_datapath(wire()).unwrap();
             worker
         };
         (scene.client, scene.queue) = (worker(0), 0);
@@ -184,10 +185,10 @@ mod tests {
         (scene, other, token)
     }
 
-    fn arrives(worker: &mut Worker<Pipe>, scene: &Scene, token: &[u8; TOKEN_BYTES]) {
+    fn arrives(worker: &mut Worker<MemoryDatapath>, scene: &Scene, token: &[u8; TOKEN_BYTES]) {
         let mut reset = vec![0x55; 40];
         reset[24..].copy_from_slice(token);
-        worker.datapaths()[0].arrived.push_back((from_server(), reset));
+        worker.datapaths()[0].arrived().put(&from_server(), &reset);
         worker.turn(scene.now).unwrap();
     }
 

@@ -8,7 +8,9 @@ use super::*;
 use crate::datapath::{Checksum, Link, RxMeta};
 use crate::ecn::Ecn;
 use crate::exec::sys::{Interest, Poller};
-use crate::exec::testing::{CLIENT, SERVER, Scene, Scribe, Told, client_config, server_config};
+use crate::exec::testing::{
+    CLIENT, SERVER, Scene, Scribe, Told, carry, client_config, server_config, take_sent,
+};
 use crate::exec::{ClientConfig, ConnectionRef, Handle, HandleError, Handler, ServerConfig};
 use crate::proto::connection::CloseReason;
 use crate::proto::endpoint::RetryPolicy;
@@ -72,12 +74,10 @@ fn a_full_datapath_delays_and_loses_nothing() {
     let mut scene = Scene::new(1, LaneLimits::default());
     let big: &'static [u8] = &[5; 100_000];
     scene.connect(Some(big));
-    for _ in 0..2_000 {
-        // One buffer in a turn.
-        scene.client.datapaths()[0].room = Some(1);
-        scene.servers[0].datapaths()[0].room = Some(1);
-        scene.step();
-    }
+    // One buffer in a turn.
+    scene.client.datapaths()[0].limit_sent(1);
+    scene.servers[0].datapaths()[0].limit_sent(1);
+    scene.run(2_000);
     let echoed: usize = scene
         .told_client()
         .iter()
@@ -112,9 +112,9 @@ fn a_late_copy_of_a_client_initial_makes_no_second_connection() {
     let mut scene = Scene::new(1, LaneLimits::default());
     scene.connect(None);
     scene.client.turn(scene.now).unwrap();
-    let initial = scene.client.datapaths()[0].sent[0].clone();
+    let initial = scene.first_of_client();
     scene.run(20);
-    scene.servers[0].datapaths()[0].carry(initial);
+    carry(&mut scene.servers[0], &initial);
     scene.run(5);
     let counters = scene.servers[0].lane().counters();
     assert_eq!((counters.accepted, counters.connections), (1, 1));
@@ -125,13 +125,13 @@ fn a_late_copy_of_an_initial_whose_connection_is_over_begins_no_other() {
     let mut scene = Scene::new(1, LaneLimits::default());
     let handle = scene.connect(None);
     scene.client.turn(scene.now).unwrap();
-    let initial = scene.client.datapaths()[0].sent[0].clone();
+    let initial = scene.first_of_client();
     scene.run(20);
     handle.close(7, Bytes::new()).unwrap();
     scene.run(300);
     let lane = scene.servers[0].lane();
     assert!(lane.is_empty() && lane.table.initials() == 1, "over, and its id is remembered");
-    scene.servers[0].datapaths()[0].carry(initial);
+    carry(&mut scene.servers[0], &initial);
     scene.run(5);
     let counters = scene.servers[0].lane().counters();
     assert_eq!((counters.accepted, counters.connections, counters.rx_late_initials), (1, 0, 1));
@@ -144,11 +144,11 @@ fn a_client_initial_that_is_not_authentic_never_reaches_the_application() {
     let mut scene = Scene::new(1, LaneLimits::default());
     scene.connect(None);
     scene.client.turn(scene.now).unwrap();
-    let mut initial = scene.client.datapaths()[0].sent.pop_front().unwrap();
-    let last = initial.2.len() - 1;
-    initial.2[last] ^= 1;
-    initial.2[last / 2] ^= 1;
-    scene.servers[0].datapaths()[0].carry(initial);
+    let mut initial = take_sent(&mut scene.client).remove(0);
+    let last = initial.payload().len() - 1;
+    initial.payload_mut()[last] ^= 1;
+    initial.payload_mut()[last / 2] ^= 1;
+    carry(&mut scene.servers[0], &initial);
     scene.servers[0].turn(scene.now).unwrap();
     let counters = scene.servers[0].lane().counters();
     assert_eq!((counters.refused_broken, counters.connections), (1, 0));
@@ -178,9 +178,8 @@ fn answers_that_wait_do_not_stand_in_the_way_of_a_client_with_a_token() {
     scene.connect(None);
     scene.step(); // The Retry has arrived.
     scene.client.turn(scene.now).unwrap();
-    let (path, ecn, mut initial) = scene.client.datapaths()[0].sent.pop_front().unwrap();
-    let path = crate::datapath::Path { local: path.remote, remote: path.local, ..path };
-    let meta = RxMeta { path, ecn, checksum: Checksum::Verified };
+    let mut initial = take_sent(&mut scene.client).remove(0);
+    let meta = initial.meta.crossed();
     let lane = scene.servers[0].lane();
     let gone = lane.new_cid(Key { slot: 9, generation: 9 });
     for _ in 0..1_000 {
@@ -189,7 +188,7 @@ fn answers_that_wait_do_not_stand_in_the_way_of_a_client_with_a_token() {
         lane.receive(0, &meta, &mut datagram);
     }
     assert!(lane.counters().answers_dropped > 0, "more wait than may: {:?}", lane.counters());
-    assert_eq!(lane.receive(0, &meta, &mut initial), Routed::Here);
+    assert_eq!(lane.receive(0, &meta, initial.payload_mut()), Routed::Here);
     assert_eq!(lane.counters().connections, 1);
 }
 
@@ -435,11 +434,11 @@ fn a_client_keeps_to_the_address_that_the_kernel_chose_for_it() {
     let handle =
         scene.client.connect(0, any, SERVER.into(), "localhost", &client_config(), handler);
     scene.client.turn(scene.now).unwrap();
-    assert_eq!(scene.client.datapaths()[0].sent[0].0.local, any, "the kernel is to choose");
+    assert_eq!(scene.first_of_client().meta.path.local, any, "the kernel is to choose");
     scene.run(20);
     handle.close(0, Bytes::new()).unwrap();
     scene.client.turn(scene.now).unwrap();
-    assert_eq!(scene.client.datapaths()[0].sent[0].0.local, CLIENT.into());
+    assert_eq!(scene.first_of_client().meta.path.local, CLIENT.into());
 }
 
 #[test]
@@ -517,7 +516,7 @@ fn attack_46_a_wrong_checksum_matters_where_no_aead_guards() {
     let mut scene = Scene::with_config(1, LaneLimits::default(), &config);
     scene.connect(None);
     scene.client.turn(scene.now).unwrap();
-    let (_, _, initial) = scene.client.datapaths()[0].sent.pop_front().unwrap();
+    let initial = take_sent(&mut scene.client).remove(0).payload().to_vec();
     let lane = scene.servers[0].lane();
     let mut ask = |wrong: bool, datagram: &[u8]| {
         let routed = lane.receive(0, &from(CLIENT, SERVER, wrong), &mut datagram.to_vec());
@@ -541,7 +540,7 @@ fn attack_46_version_negotiation_is_believed_only_if_its_checksum_holds() {
     let mut scene = Scene::new(1, LaneLimits::default());
     scene.connect(None);
     scene.client.turn(scene.now).unwrap();
-    let (_, _, initial) = scene.client.datapaths()[0].sent.pop_front().unwrap();
+    let initial = take_sent(&mut scene.client).remove(0).payload().to_vec();
     let (dcid, scid) = crate::wire::packet::long_ids(&initial, 0).unwrap();
     let mut answer = [0; 64];
     let mut w = crate::wire::Writer::new(&mut answer);

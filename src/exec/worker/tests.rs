@@ -3,8 +3,9 @@
 use super::super::api::WorkerRef;
 use super::super::config::LaneLimits;
 use super::super::simulated::SimulatedWorkers;
-use super::super::testing::{Pipe, client_config};
+use super::super::testing::{client_config, wire};
 use super::*;
+use crate::datapath::memory::MemoryDatapath;
 use crate::datapath::{Checksum, Link, Path, RxMeta};
 use crate::ecn::Ecn;
 use std::net::SocketAddr;
@@ -16,16 +17,16 @@ fn at(us: u64) -> Instant {
     Instant::from_nanos(us * MICROSECOND_NS)
 }
 
-fn worker(polling: Polling) -> Worker<Pipe> {
+fn worker(polling: Polling) -> Worker<MemoryDatapath> {
     let workers = SimulatedWorkers::new(1, 7).unwrap();
     let mut worker = workers.worker(0, at(0), LaneLimits::default()).into_inner();
     worker.polling = polling;
-    worker.add_datapath(Pipe::new()).unwrap();
+    worker.add_datapath(wire()).unwrap();
     worker
 }
 
 /// A turn, and what follows it. True if the worker slept; nothing wakes it but the next call.
-fn sleeps(worker: &mut Worker<Pipe>, us: u64) -> bool {
+fn sleeps(worker: &mut Worker<MemoryDatapath>, us: u64) -> bool {
     let before = worker.counters.sleeps;
     let turn = worker.turn(at(us)).unwrap();
     assert_eq!(turn.next, Instant::NEVER, "nothing is due on an idle worker");
@@ -34,12 +35,11 @@ fn sleeps(worker: &mut Worker<Pipe>, us: u64) -> bool {
 }
 
 /// A datagram of no connection.
-fn disturb(worker: &mut Worker<Pipe>) {
+fn disturb(worker: &mut Worker<MemoryDatapath>) {
     let address = SocketAddr::from(([192, 0, 2, 1], 1));
     let path = Path { local: address, remote: address, link: Link::UNKNOWN };
-    worker.datapaths()[0]
-        .arrived
-        .push_back((RxMeta { path, ecn: Ecn::NotEct, checksum: Checksum::Verified }, vec![0; 9]));
+    let meta = RxMeta { path, ecn: Ecn::NotEct, checksum: Checksum::Verified };
+    worker.datapaths()[0].arrived().put(&meta, &[0; 9]);
 }
 
 #[test]

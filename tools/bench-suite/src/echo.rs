@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::Args;
+use quiclane::datapath::memory::Datagrams;
 use quiclane::datapath::xdp::{PortUse, Require, XdpConfig, XdpDatapath, XdpDevice};
 use quiclane::datapath::{Datapath, Link, MAX_BURST, Mode, Path};
 use quiclane::ecn::Ecn;
@@ -69,18 +70,11 @@ pub(crate) fn run(args: &EchoArgs) -> Result<(), Failure> {
 fn answer(datapath: &mut XdpDatapath, limit: Duration) -> Result<(), Failure> {
     println!("ready");
     let until = clock::now() + limit;
-    let mut burst: Vec<(Path, Vec<u8>)> = Vec::new();
-    let mut spare: Vec<Vec<u8>> = Vec::new();
+    let mut burst = Datagrams::default();
     while clock::now() < until {
-        datapath.receive(MAX_BURST, &mut |meta, datagram| {
-            let mut copy = spare.pop().unwrap_or_default();
-            copy.clear();
-            copy.extend_from_slice(datagram);
-            burst.push((meta.path, copy));
-        });
-        for (path, datagram) in burst.drain(..) {
-            send(datapath, &path, &datagram);
-            spare.push(datagram);
+        datapath.receive(MAX_BURST, &mut |meta, payload| burst.put(meta, payload));
+        while let Some(datagram) = burst.pop() {
+            send(datapath, &datagram.meta.path, datagram.payload());
         }
         datapath.flush()?;
     }

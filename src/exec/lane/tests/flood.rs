@@ -42,22 +42,22 @@ impl Flood {
         let Scene { now, servers, client, .. } = &mut self.scene;
         *now = now.plus_ns(MILLISECOND_NS);
         client.turn(*now).unwrap();
-        let honest: Vec<_> = client.datapaths()[0].sent.drain(..).collect();
+        let honest = take_sent(client);
         let server = &mut servers[0];
         for _ in 0..forged {
-            let bytes = self.forged[self.arrived as usize % self.forged.len()].clone();
-            server.datapaths()[0].arrived.push_back((meta(anywhere(self.arrived)), bytes));
+            let bytes = &self.forged[self.arrived as usize % self.forged.len()];
+            server.datapaths()[0].arrived().put(&meta(anywhere(self.arrived)), bytes);
             self.arrived += 1;
         }
         for datagram in honest {
-            server.datapaths()[0].carry(datagram);
+            carry(server, &datagram);
         }
         for _ in 0..TURNS_EACH_MS {
             server.turn(*now).unwrap();
         }
-        let sent: Vec<_> = server.datapaths()[0].sent.drain(..).collect();
-        let ours = sent.into_iter().filter(|(path, ..)| path.remote == CLIENT.into());
-        ours.for_each(|datagram| client.datapaths()[0].carry(datagram));
+        let sent = take_sent(server);
+        let ours = sent.iter().filter(|datagram| datagram.meta.path.remote == CLIENT.into());
+        ours.for_each(|datagram| carry(client, datagram));
         let counters = server.lane().counters();
         self.most_connections = self.most_connections.max(counters.connections);
         self.most_memory = self.most_memory.max(counters.memory_bytes);

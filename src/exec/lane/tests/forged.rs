@@ -99,10 +99,10 @@ pub(super) fn meta(remote: SocketAddr) -> RxMeta {
 impl Scene {
     /// A datagram arrives, and the server takes its turn. Returns what it sent.
     pub(super) fn inject(&mut self, from: SocketAddr, datagram: &[u8]) -> Vec<Vec<u8>> {
-        let datapath = &mut self.servers[0].datapaths()[0];
-        datapath.arrived.push_back((meta(from), datagram.to_vec()));
-        self.servers[0].turn(self.now).unwrap();
-        self.servers[0].datapaths()[0].sent.drain(..).map(|(_, _, bytes)| bytes).collect()
+        let server = &mut self.servers[0];
+        server.datapaths()[0].arrived().put(&meta(from), datagram);
+        server.turn(self.now).unwrap();
+        take_sent(server).iter().map(|datagram| datagram.payload().to_vec()).collect()
     }
 
     /// A client at `from` proves its address by a Retry, and begins a handshake that it will not

@@ -124,10 +124,10 @@ fn a_handshake_that_is_done_in_this_turn_is_not_evicted() {
     assert_eq!((scene.counters().handshakes, connected(&scene.told_server())), (1, 0));
     scene.now = scene.now.plus_ns(crate::time::MILLISECOND_NS);
     scene.client.turn(scene.now).unwrap();
-    let finished: Vec<_> = scene.client.datapaths()[0].sent.drain(..).collect();
-    let datapath = &mut scene.servers[0].datapaths()[0];
-    finished.into_iter().for_each(|datagram| datapath.carry(datagram));
-    datapath.arrived.push_back((meta(anywhere(1)), proven));
+    for datagram in take_sent(&mut scene.client) {
+        carry(&mut scene.servers[0], &datagram);
+    }
+    scene.servers[0].datapaths()[0].arrived().put(&meta(anywhere(1)), &proven);
     scene.servers[0].turn(scene.now).unwrap();
     let counters = scene.counters();
     assert_eq!((counters.connections, counters.handshakes, counters.evicted_handshakes), (2, 1, 0));
@@ -265,12 +265,12 @@ fn an_id_that_is_forgotten_for_one_connection_stays_known_for_the_next() {
     };
     let handle = scene.connect(None);
     scene.client.turn(scene.now).unwrap();
-    let initial = scene.client.datapaths()[0].sent[0].clone();
+    let initial = scene.first_of_client();
     scene.run(20);
     assert_eq!(scene.servers[0].lane().lingering.len(), 1);
     close(&mut scene);
     // While its id is remembered, a late copy begins no other connection.
-    scene.servers[0].datapaths()[0].carry(initial.clone());
+    carry(&mut scene.servers[0], &initial);
     scene.servers[0].turn(scene.now).unwrap();
     assert_eq!((scene.counters().connections, scene.counters().rx_late_initials), (0, 1));
     drop(handle);
@@ -278,7 +278,7 @@ fn an_id_that_is_forgotten_for_one_connection_stays_known_for_the_next() {
     assert!(scene.servers[0].lane().lingering.is_empty(), "the first is forgotten");
     // After that it does, and the id leads to the second connection.
     for _ in 0..2 {
-        scene.servers[0].datapaths()[0].carry(initial.clone());
+        carry(&mut scene.servers[0], &initial);
         scene.servers[0].turn(scene.now).unwrap();
         assert_eq!(scene.counters().connections, 1, "a copy of the second's Initial is no third");
     }

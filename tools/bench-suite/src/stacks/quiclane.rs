@@ -6,15 +6,13 @@
 //! fixes for all. Requests are asked for from outside, as an application thread would, through
 //! a handle: that is on the client's account.
 
-use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
-use quiclane::datapath::{
-    Capabilities, Checksum, Datapath, DatapathError, Link, Mode, Path, QueueStats, RxMeta,
-};
+use quiclane::datapath::memory::{Datagrams, MemoryDatapath};
+use quiclane::datapath::{Checksum, Link, Path, RxMeta};
 use quiclane::ecn::Ecn;
 use quiclane::exec::{
     ClientConfig, ConnectionRef, Handle, Handler, LaneLimits, ServerConfig, SimulatedWorkers,
@@ -34,7 +32,7 @@ use crate::stack::{
     RESPONSE_BYTES, Server, Setup, Stack, WINDOW_BYTES,
 };
 use crate::stacks::{CLIENT, SERVER};
-use crate::wire::{Frames, MAX_DATAGRAM_BYTES, Wire};
+use crate::wire::{MAX_DATAGRAM_BYTES, Wire};
 
 /// Seeds of the two hosts.
 const SEEDS: [u64; 2] = [1, 2];
@@ -106,82 +104,6 @@ fn pair(setup: &Setup, congestion: Algorithm) -> Result<(Side, Side), Failure> {
     listening.worker.listen(0, SERVER, &config, Arc::new(accept));
     let config = ClientConfig { transport, ..ClientConfig::new(client.build()?) };
     Ok((Side::new(false, Some(config))?, listening))
-}
-
-/// A datapath whose two ends are in the suite's hands.
-struct Memory {
-    capabilities: Capabilities,
-    meta: RxMeta,
-    arrived: Frames,
-    sent: Wire,
-}
-
-impl Memory {
-    fn new(local: std::net::SocketAddr, remote: std::net::SocketAddr) -> Self {
-        Self {
-            capabilities: Capabilities {
-                mode: Mode::Simulated,
-                queue: 0,
-                device: None,
-                max_datagram_bytes: MAX_DATAGRAM_BYTES,
-                ecn: true,
-                segmentation_offload: false,
-            },
-            meta: RxMeta {
-                path: Path { local, remote, link: Link::UNKNOWN },
-                ecn: Ecn::Ect0,
-                checksum: Checksum::Verified,
-            },
-            arrived: Frames::default(),
-            sent: Wire::default(),
-        }
-    }
-}
-
-impl Datapath for Memory {
-    fn capabilities(&self) -> &Capabilities {
-        &self.capabilities
-    }
-
-    fn preview(&mut self, budget: usize, look: &mut dyn FnMut(&[u8])) {
-        for at in 0..self.arrived.len().min(budget) {
-            look(self.arrived.get(at));
-        }
-    }
-
-    fn receive(&mut self, budget: usize, sink: &mut dyn FnMut(&RxMeta, &mut [u8])) -> usize {
-        let count = self.arrived.len();
-        assert!(count <= budget, "the suite's batches fit a burst");
-        for at in 0..count {
-            sink(&self.meta, self.arrived.get(at));
-        }
-        self.arrived.clear();
-        count
-    }
-
-    fn tx_buffer(&mut self, _path: &Path) -> Option<&mut [u8]> {
-        (self.sent.len() < BATCH_DATAGRAMS).then(|| self.sent.next_datagram())
-    }
-
-    fn tx_commit(&mut self, len: usize, _path: &Path, _ecn: Ecn) {
-        self.sent.commit(len, len);
-    }
-
-    fn flush(&mut self) -> Result<(), DatapathError> {
-        Ok(())
-    }
-
-    fn prepare_sleep(&mut self) -> bool {
-        self.arrived.len() == 0
-    }
-
-    fn poll_fds(&self) -> &[RawFd] {
-        &[]
-    }
-
-    fn stats(&self) -> QueueStats {
-        QueueStats::default()
-    }
 }
 
 /// What the applications of a side's connections have in common. Handlers are `Send`, hence
@@ -273,7 +195,9 @@ impl Handler for App {
 
 /// One side of a pair.
 pub(crate) struct Side {
-    worker: Worker<Memory>,
+    worker: Worker<MemoryDatapath>,
+    /// What is known of every datagram that arrives here.
+    meta: RxMeta,
     state: Arc<State>,
     config: Option<ClientConfig>,
     handles: Vec<Handle>,
@@ -300,8 +224,13 @@ impl Side {
         let workers = SimulatedWorkers::new(1, SEEDS[usize::from(is_server)])?;
         let mut worker = workers.worker(0, Instant::from_nanos(BEGIN_NS), LaneLimits::default());
         let (local, remote) = if is_server { (SERVER, CLIENT) } else { (CLIENT, SERVER) };
-        worker.add_datapath(Memory::new(local, remote))?;
-        Ok(Self { worker, state: Arc::new(state), config, handles: Vec::new(), ahead_ns: BEGIN_NS })
+        let mut datapath = MemoryDatapath::new(MAX_DATAGRAM_BYTES);
+        datapath.limit_sent(BATCH_DATAGRAMS);
+        worker.add_datapath(datapath)?;
+        let path = Path { local, remote, link: Link::UNKNOWN };
+        let meta = RxMeta { path, ecn: Ecn::Ect0, checksum: Checksum::Verified };
+        let (state, handles) = (Arc::new(state), Vec::new());
+        Ok(Self { worker, meta, state, config, handles, ahead_ns: BEGIN_NS })
     }
 
     fn turn(&mut self, now_ns: u64) {
@@ -309,14 +238,16 @@ impl Side {
         assert!(turned.is_ok(), "memory does not fail");
     }
 
-    fn port(&mut self) -> &mut Memory {
-        &mut self.worker.datapaths()[0]
+    fn sent(&mut self) -> &mut Datagrams {
+        self.worker.datapaths()[0].sent()
     }
 }
 
 impl Endpoint for Side {
     fn stage(&mut self, wire: &mut Wire) {
-        self.port().arrived.fill(wire);
+        let arrived = self.worker.datapaths()[0].arrived();
+        wire.iter().for_each(|datagram| arrived.put(&self.meta, datagram));
+        wire.clear();
     }
 
     /// A server's turn receives and transmits: it is taken in `transmit`. A client's responses
@@ -328,17 +259,21 @@ impl Endpoint for Side {
     }
 
     fn transmit(&mut self, now_ns: u64, wire: &mut Wire, _budget: usize) {
-        if self.port().sent.len() < BATCH_DATAGRAMS {
+        if self.sent().len() < BATCH_DATAGRAMS {
             self.turn(now_ns);
         }
-        std::mem::swap(wire, &mut self.port().sent);
+        for datagram in self.sent().iter_mut() {
+            let len = datagram.exchange(wire.next());
+            wire.commit(len, len);
+        }
+        self.sent().clear();
     }
 
     fn forget_all(&mut self, now_ns: u64) {
         self.worker.lane().close_all(0);
         while !self.worker.lane().is_empty() {
             self.turn(now_ns);
-            self.port().sent.clear();
+            self.sent().clear();
             self.ahead_ns += LONG_NS;
         }
         self.handles.clear();
