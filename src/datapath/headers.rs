@@ -21,7 +21,7 @@
 //! # The rule for VLAN tags
 //!
 //! Up to two tags (802.1Q, 802.1ad) are looked through. The XDP program takes a frame if each of
-//! its tags is of a VLAN that was allowed ([`LinkRules`]; by default no VLAN is), and the reply
+//! its tags is of a VLAN that was allowed (`LinkRules`; by default no VLAN is), and the reply
 //! carries the same tags in the same order. Frames with other tags, or with a third one, are left
 //! to the kernel, which knows its VLAN devices. A tag that the NIC strips before XDP, or that generic
 //! XDP hides, cannot be seen here: `ethtool -K DEV rxvlan off` where neighbours share a trunk.
@@ -44,24 +44,26 @@ mod tests;
 
 pub(crate) use checksum::fold;
 pub use checksum::sum;
-pub use link_rules::{BadVlan, LinkRules, VlanSet};
+pub(crate) use link_rules::LinkRules;
+pub use link_rules::{BadVlan, VlanSet};
 pub use template::{FlowKey, HEADERS_MAX_BYTES, Template};
-pub use verdict::{
-    PORT_DROP_SMALL_INITIALS, Verdict, VerdictCounters, verdict, verdict_for, verdict_on,
-};
+pub(crate) use verdict::PORT_DROP_SMALL_INITIALS;
+#[cfg(test)]
+pub(crate) use verdict::verdict_on;
+pub use verdict::{Verdict, VerdictCounters, verdict, verdict_for};
 
 /// Bytes of an Ethernet header without tags.
-pub const ETHERNET_BYTES: usize = 14;
+pub(crate) const ETHERNET_BYTES: usize = 14;
 /// Bytes of a VLAN tag.
-pub const VLAN_BYTES: usize = 4;
+pub(crate) const VLAN_BYTES: usize = 4;
 /// How many tags are looked through.
-pub const VLAN_TAGS_MAX: usize = 2;
+pub(crate) const VLAN_TAGS_MAX: usize = 2;
 /// Bytes of an IPv4 header without options.
-pub const IPV4_BYTES: usize = 20;
+pub(crate) const IPV4_BYTES: usize = 20;
 /// Bytes of an IPv6 header.
-pub const IPV6_BYTES: usize = 40;
+pub(crate) const IPV6_BYTES: usize = 40;
 /// Bytes of a UDP header.
-pub const UDP_BYTES: usize = 8;
+pub(crate) const UDP_BYTES: usize = 8;
 
 pub(crate) const ETHERTYPE_IPV4: u16 = 0x0800;
 pub(crate) const ETHERTYPE_IPV6: u16 = 0x86dd;

@@ -22,7 +22,7 @@ mod path;
 mod patience;
 pub mod ranges;
 pub(crate) mod recovery;
-pub mod rtt;
+pub(crate) mod rtt;
 pub mod sent;
 pub(crate) mod source;
 pub(crate) mod spurious;

@@ -6,13 +6,13 @@
 //! bound [`RangeSet::insert`] says [`Full`] and the caller decides what to forget, usually
 //! with [`RangeSet::pop_min`].
 //!
-//! Up to [`INLINE`] ranges live in the set itself. The common case, a number that follows the
+//! Up to `INLINE` ranges live in the set itself. The common case, a number that follows the
 //! highest, changes one field.
 
 use core::fmt;
 
 /// Ranges held without heap memory.
-pub const INLINE: usize = 2;
+pub(crate) const INLINE: usize = 2;
 
 /// `lo..=hi`.
 type Range = (u64, u64);

@@ -7,10 +7,10 @@
 use crate::time::{Instant, MILLISECOND_NS};
 
 /// RFC 9002 §6.1.2, kGranularity: no timer is shorter than the clocks of common systems.
-pub const GRANULARITY_NS: u64 = MILLISECOND_NS;
+pub(crate) const GRANULARITY_NS: u64 = MILLISECOND_NS;
 
 /// RFC 9002 §6.2.2, kInitialRtt: what is assumed before the first sample.
-pub const INITIAL_RTT_NS: u64 = 333 * MILLISECOND_NS;
+pub(crate) const INITIAL_RTT_NS: u64 = 333 * MILLISECOND_NS;
 
 /// RFC 9002 §7.6.1, kPersistentCongestionThreshold: this many probe time-outs without an
 /// acknowledgement mean persistent congestion.
@@ -28,7 +28,7 @@ const QUEUE_DIVISOR: u64 = 24;
 
 /// The estimate for one path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rtt {
+pub(crate) struct Rtt {
     latest_ns: u64,
     smoothed_ns: u64,
     variance_ns: u64,
@@ -42,7 +42,7 @@ impl Rtt {
     /// An estimate without samples: `initial_ns`, from an earlier connection to the same
     /// place or [`INITIAL_RTT_NS`].
     #[must_use]
-    pub fn new(initial_ns: u64) -> Self {
+    pub(crate) fn new(initial_ns: u64) -> Self {
         // RFC 9002 §5.3: before any samples.
         let initial_ns = initial_ns.min(SAMPLE_MAX_NS);
         Self {
@@ -60,7 +60,7 @@ impl Rtt {
     ///
     /// The caller passes 0 for the delay of Initial packets, the delay as told before the
     /// handshake is confirmed, and at most the peer's max_ack_delay afterwards (§5.3).
-    pub fn update(&mut self, latest_ns: u64, ack_delay_ns: u64, now: Instant) {
+    pub(crate) fn update(&mut self, latest_ns: u64, ack_delay_ns: u64, now: Instant) {
         let latest_ns = latest_ns.min(SAMPLE_MAX_NS);
         self.latest_ns = latest_ns;
         // RFC 9002 §5.2: the minimum ignores the peer's delay, which could make it too small.
@@ -86,31 +86,31 @@ impl Rtt {
 
     /// RFC 9002 §5.2: after persistent congestion the path may be another one, so that the
     /// next sample becomes the minimum.
-    pub fn forget_minimum(&mut self) {
+    pub(crate) fn forget_minimum(&mut self) {
         self.min_is_stale = true;
     }
 
     /// The newest sample; 0 before the first.
     #[must_use]
-    pub fn latest_ns(&self) -> u64 {
+    pub(crate) fn latest_ns(&self) -> u64 {
         self.latest_ns
     }
 
     /// The moving average.
     #[must_use]
-    pub fn smoothed_ns(&self) -> u64 {
+    pub(crate) fn smoothed_ns(&self) -> u64 {
         self.smoothed_ns
     }
 
     /// The moving average of the deviation from it.
     #[must_use]
-    pub fn variance_ns(&self) -> u64 {
+    pub(crate) fn variance_ns(&self) -> u64 {
         self.variance_ns
     }
 
     /// The smallest sample; 0 before the first.
     #[must_use]
-    pub fn min_ns(&self) -> u64 {
+    pub(crate) fn min_ns(&self) -> u64 {
         self.min_ns
     }
 
@@ -118,7 +118,7 @@ impl Rtt {
     /// the average, which a standing queue moves, or the newest sample: the packet that reveals a
     /// loss went through the same full queue.
     #[must_use]
-    pub fn shows_queue(&self) -> bool {
+    pub(crate) fn shows_queue(&self) -> bool {
         let longest_ns = self.smoothed_ns.max(self.latest_ns);
         self.min_is_stale || longest_ns.saturating_sub(self.min_ns) > self.min_ns / QUEUE_DIVISOR
     }
@@ -126,14 +126,14 @@ impl Rtt {
     /// When the first sample was taken. Packets sent before it do not count towards
     /// persistent congestion (RFC 9002 §7.6.2).
     #[must_use]
-    pub fn first_sample(&self) -> Option<Instant> {
+    pub(crate) fn first_sample(&self) -> Option<Instant> {
         self.first_sample
     }
 
     /// One probe time-out, before it is doubled for each that went unanswered
     /// (RFC 9002 §6.2.1). `max_ack_delay_ns` is the peer's, and 0 for Initial and Handshake.
     #[must_use]
-    pub fn pto_base_ns(&self, max_ack_delay_ns: u64) -> u64 {
+    pub(crate) fn pto_base_ns(&self, max_ack_delay_ns: u64) -> u64 {
         (self.smoothed_ns + GRANULARITY_NS.max(4 * self.variance_ns))
             .saturating_add(max_ack_delay_ns)
     }
@@ -141,14 +141,14 @@ impl Rtt {
     /// After how long a packet is lost, if a later one was acknowledged (RFC 9002 §6.1.2:
     /// kTimeThreshold is 9/8).
     #[must_use]
-    pub fn loss_delay_ns(&self) -> u64 {
+    pub(crate) fn loss_delay_ns(&self) -> u64 {
         let longest_ns = self.smoothed_ns.max(self.latest_ns);
         GRANULARITY_NS.max(longest_ns + longest_ns / 8)
     }
 
     /// How long everything must have been lost for persistent congestion (RFC 9002 §7.6.1).
     #[must_use]
-    pub fn persistent_congestion_ns(&self, max_ack_delay_ns: u64) -> u64 {
+    pub(crate) fn persistent_congestion_ns(&self, max_ack_delay_ns: u64) -> u64 {
         self.pto_base_ns(max_ack_delay_ns).saturating_mul(PERSISTENT_CONGESTION_THRESHOLD)
     }
 }

@@ -68,7 +68,7 @@ pub enum StreamFrame {
 
 /// One frame of a sent packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SentFrame {
+pub(crate) enum SentFrame {
     /// One that the streams repair.
     Streams(StreamFrame),
     /// CRYPTO: the range `offset..offset + len` of the packet's own level.

@@ -180,7 +180,7 @@ fn read_ids<'a>(reader: &mut Reader<'a>) -> Result<(u32, &'a [u8], &'a [u8]), Tr
 
 /// The two forms of a packet header (RFC 8999 §5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
+pub(crate) enum Form {
     /// With version and both connection ids.
     Long,
     /// With the destination connection id alone, of a length that only its owner knows.
@@ -191,7 +191,7 @@ pub enum Form {
 /// header, and the destination connection id in it (RFC 8999 §5). None if it is cut short.
 #[inline]
 #[must_use]
-pub fn destination(datagram: &[u8], short_dcid_len: usize) -> Option<(Form, &[u8])> {
+pub(crate) fn destination(datagram: &[u8], short_dcid_len: usize) -> Option<(Form, &[u8])> {
     if datagram.first()? & LONG_FORM == 0 {
         return Some((Form::Short, datagram.get(1..1 + short_dcid_len)?));
     }
@@ -201,7 +201,7 @@ pub fn destination(datagram: &[u8], short_dcid_len: usize) -> Option<(Form, &[u8
 /// True if the long header at the start of a datagram is that of Version Negotiation: version 0
 /// (RFC 8999 §6).
 #[must_use]
-pub fn negotiates_version(datagram: &[u8]) -> bool {
+pub(crate) fn negotiates_version(datagram: &[u8]) -> bool {
     datagram.get(1..5) == Some(&[0; 4])
 }
 

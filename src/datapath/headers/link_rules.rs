@@ -71,7 +71,7 @@ impl Error for BadVlan {}
 
 /// What a device takes frames for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LinkRules {
+pub(crate) struct LinkRules {
     /// The MAC of the device. A device that is promiscuous, or virtual, receives frames to other
     /// hosts too. An answer to such a frame would leave with the other host's MAC as its source.
     pub mac: [u8; 6],

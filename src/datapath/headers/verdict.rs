@@ -14,7 +14,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Set for a port on which servers listen: Initials in datagrams below 1200 bytes are dropped by
 /// the program (RFC 9000 §14.1). Servers may send small ones, so a client's port must not have it.
-pub const PORT_DROP_SMALL_INITIALS: u32 = 1;
+pub(crate) const PORT_DROP_SMALL_INITIALS: u32 = 1;
 
 /// The smallest datagram that may carry a client's Initial (RFC 9000 §14.1).
 const INITIAL_MIN_BYTES: usize = 1200;
@@ -98,7 +98,8 @@ pub fn verdict_for(frame: &[u8], flags_of: impl Fn(SocketAddr) -> Option<u32>) -
 /// As [`verdict_for`], of the program of a device that takes frames by `rules`: the others take
 /// them from any neighbour.
 #[must_use]
-pub fn verdict_on(
+#[cfg(test)]
+pub(crate) fn verdict_on(
     frame: &[u8],
     rules: &LinkRules,
     flags_of: impl Fn(SocketAddr) -> Option<u32>,

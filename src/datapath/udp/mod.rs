@@ -32,7 +32,6 @@ mod syscall;
 
 pub use error::{SendError, UdpError, UdpErrorKind};
 pub(crate) use side::SideSocket;
-pub use socket::DEFAULT_BUFFER_BYTES;
 pub use steer::CpuSteering;
 
 use super::{Capabilities, Datapath, DatapathError, Mode, Path, QueueStats, RxMeta};
@@ -40,15 +39,15 @@ use crate::counters::counters;
 use crate::ecn::Ecn;
 use receive::Receiver;
 use send::SendQueue;
-use socket::{Options, Socket};
+use socket::{DEFAULT_BUFFER_BYTES, Options, Socket};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
 
 /// The payload that fits any Ethernet frame.
-pub const DEFAULT_MAX_DATAGRAM_BYTES: usize = 1_500;
+const DEFAULT_MAX_DATAGRAM_BYTES: usize = 1_500;
 /// The largest payload of a UDP datagram over IPv4: 65,535 less 20 and 8.
-pub const LARGEST_DATAGRAM_BYTES: usize = 65_507;
+const LARGEST_DATAGRAM_BYTES: usize = 65_507;
 
 /// How many calls one flush of a socket may make. One suffices unless the kernel refuses a
 /// message: each refusal costs two calls, and what is left waits for the next flush.

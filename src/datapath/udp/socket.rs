@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 /// What a socket's buffers are asked to hold, in bytes: 20 ms at 1.6 Gb/s.
-pub const DEFAULT_BUFFER_BYTES: usize = 4 << 20;
+pub(super) const DEFAULT_BUFFER_BYTES: usize = 4 << 20;
 /// How many queued errors one call reads past before it lets its caller go on.
 pub(super) const QUEUED_ERRORS_PER_CALL: usize = 64;
 /// `asm-generic/socket.h`: nine words about the memory of a socket, drops among them.

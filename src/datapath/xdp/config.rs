@@ -90,7 +90,7 @@ impl XdpConfig {
     /// Entries of the fill ring. A driver moves entries of it into its own queue ahead of time, so
     /// it has room for more than the RX ring.
     #[must_use]
-    pub const fn fill_entries(&self) -> u32 {
+    pub(crate) const fn fill_entries(&self) -> u32 {
         2 * self.rx_entries
     }
 
@@ -98,7 +98,7 @@ impl XdpConfig {
     /// in order. Where the kernel copies, one for each entry of the RX ring is all that can be in
     /// use; a zero-copy driver fills its own queue besides.
     #[must_use]
-    pub fn receive_frames(&self, mode: Mode) -> u32 {
+    pub(crate) fn receive_frames(&self, mode: Mode) -> u32 {
         let wanted = match mode {
             Mode::NativeZerocopy => self.fill_entries(),
             _ => self.rx_entries,

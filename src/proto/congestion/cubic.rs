@@ -64,7 +64,7 @@ const LOST_SHARE_DIVISOR: u32 = 2;
 /// CUBIC.
 #[repr(C)]
 #[derive(Clone, Debug)]
-pub struct Cubic {
+pub(crate) struct Cubic {
     pub(super) window: u64,
     ssthresh: u64,
     mtu: u16,
@@ -115,7 +115,7 @@ struct Epoch {
 impl Cubic {
     /// The initial state, for packets of `mtu` bytes.
     #[must_use]
-    pub fn new(mtu: u16) -> Self {
+    pub(crate) fn new(mtu: u16) -> Self {
         Self {
             mtu,
             window: initial_window(mtu),
@@ -136,7 +136,7 @@ impl Cubic {
 
     /// As [`new`](Self::new), and any loss costs three tenths of the window.
     #[must_use]
-    pub fn strict(mtu: u16) -> Self {
+    pub(crate) fn strict(mtu: u16) -> Self {
         Self { strict: true, ..Self::new(mtu) }
     }
 

@@ -24,7 +24,7 @@ use std::collections::VecDeque;
 
 /// Bytes that were delivered, and the time that it took.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DeliverySample {
+pub(crate) struct DeliverySample {
     /// Bytes acknowledged in the interval.
     pub delivered_bytes: u64,
     /// The longer of the times that it took to send and to acknowledge them.
@@ -45,7 +45,7 @@ struct Departure {
 
 /// Makes samples of the delivery rate.
 #[derive(Clone, Debug, Default)]
-pub struct DeliveryRate {
+pub(crate) struct DeliveryRate {
     delivered_bytes: u64,
     /// When the count above last grew, or the pipe was empty.
     delivered_at: Instant,
@@ -61,7 +61,7 @@ pub struct DeliveryRate {
 
 impl DeliveryRate {
     /// Packets left, with so many bytes in flight before them.
-    pub fn on_sent(&mut self, now: Instant, in_flight_bytes: u64) {
+    pub(crate) fn on_sent(&mut self, now: Instant, in_flight_bytes: u64) {
         if in_flight_bytes == 0 {
             self.first_sent_at = now;
             self.delivered_at = now;
@@ -79,12 +79,12 @@ impl DeliveryRate {
     }
 
     /// The window allows more, and there is no data to send.
-    pub fn on_app_limited(&mut self, in_flight_bytes: u64) {
+    pub(crate) fn on_app_limited(&mut self, in_flight_bytes: u64) {
         self.app_limited_until = Some(self.delivered_bytes.saturating_add(in_flight_bytes));
     }
 
     /// Packets of so many bytes that left at `sent_at` were acknowledged.
-    pub fn on_acked(&mut self, now: Instant, sent_at: Instant, bytes: u64) {
+    pub(crate) fn on_acked(&mut self, now: Instant, sent_at: Instant, bytes: u64) {
         self.delivered_bytes = self.delivered_bytes.saturating_add(bytes);
         self.delivered_at = now;
         let Ok(at) = self.departures.binary_search_by_key(&sent_at, |d| d.sent_at) else { return };
@@ -97,7 +97,11 @@ impl DeliveryRate {
     /// All packets of an ACK frame were told, and none that left before `oldest_sent_at` is
     /// outstanding: the sample of the frame. There is none in less than `min_rtt_ns`, the shortest
     /// time in which anything can be acknowledged: the clock was too coarse for it.
-    pub fn sample(&mut self, oldest_sent_at: Instant, min_rtt_ns: u64) -> Option<DeliverySample> {
+    pub(crate) fn sample(
+        &mut self,
+        oldest_sent_at: Instant,
+        min_rtt_ns: u64,
+    ) -> Option<DeliverySample> {
         while self.departures.front().is_some_and(|d| d.sent_at < oldest_sent_at) {
             self.departures.pop_front();
         }
@@ -118,7 +122,7 @@ impl DeliveryRate {
 impl DeliverySample {
     /// Bytes per second.
     #[must_use]
-    pub fn bytes_per_second(&self) -> u64 {
+    pub(crate) fn bytes_per_second(&self) -> u64 {
         let per_second = u128::from(self.delivered_bytes) * u128::from(crate::time::SECOND_NS);
         u64::try_from(per_second / u128::from(self.interval_ns.max(1))).unwrap_or(u64::MAX)
     }

@@ -11,7 +11,7 @@ const LOSS_REDUCTION_DIVISOR: u64 = 2;
 
 /// Additive increase, multiplicative decrease.
 #[derive(Clone, Debug)]
-pub struct NewReno {
+pub(crate) struct NewReno {
     mtu: u16,
     window: u64,
     ssthresh: u64,
@@ -25,7 +25,7 @@ pub struct NewReno {
 impl NewReno {
     /// The initial state, for packets of `mtu` bytes.
     #[must_use]
-    pub fn new(mtu: u16) -> Self {
+    pub(crate) fn new(mtu: u16) -> Self {
         Self {
             mtu,
             window: initial_window(mtu),

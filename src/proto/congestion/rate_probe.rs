@@ -6,7 +6,7 @@ use crate::time::Instant;
 
 /// Keeps the samples of the delivery rate.
 #[derive(Clone, Debug)]
-pub struct RateProbe {
+pub(crate) struct RateProbe {
     window_bytes: u64,
     pacing_rate: Option<u64>,
     rate: DeliveryRate,
@@ -23,7 +23,7 @@ pub struct RateProbe {
 impl RateProbe {
     /// A window, and a rate if it sets one.
     #[must_use]
-    pub fn new(window_bytes: u64, pacing_rate: Option<u64>) -> Self {
+    pub(crate) fn new(window_bytes: u64, pacing_rate: Option<u64>) -> Self {
         Self {
             window_bytes,
             pacing_rate,

@@ -307,7 +307,7 @@ impl Connection {
 
     /// Bytes of memory that the connection holds, its handshake with keys and TLS included.
     /// What the TLS library allocates by itself is counted as measured, see
-    /// [`Session::HEAP_BYTES`].
+    /// `Session::HEAP_BYTES`.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         let cold = self.handshake.as_ref().map_or(0, |h| h.memory_bytes())
@@ -337,7 +337,7 @@ impl Connection {
     /// Names the memory outside of the connection itself that an ordinary packet in either
     /// direction touches, as addresses and lengths: a caller that knows that packets are about to
     /// come fetches it into the cache.
-    pub fn hot_memory(&self, each: &mut impl FnMut(*const u8, usize)) {
+    pub(crate) fn hot_memory(&self, each: &mut impl FnMut(*const u8, usize)) {
         if let Some(keys) = &self.keys {
             keys.hot_memory(each);
         }

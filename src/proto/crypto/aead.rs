@@ -21,7 +21,7 @@ use ring::aead;
 pub const TAG_LEN: usize = 16;
 
 /// Bytes of ciphertext that the header mask is computed from (RFC 9001 §5.4.2).
-pub const SAMPLE_LEN: usize = 16;
+pub(super) const SAMPLE_LEN: usize = 16;
 
 /// The longest key.
 pub(super) const MAX_KEY_LEN: usize = 32;
@@ -111,14 +111,14 @@ impl PacketSecret {
 
     /// Packets that may be sealed with one key before it must be updated (RFC 9001 §6.6).
     #[must_use]
-    pub fn confidentiality_limit(&self) -> u64 {
+    pub(crate) fn confidentiality_limit(&self) -> u64 {
         self.aead.confidentiality_limit()
     }
 
     /// Packets that may fail to open, over all keys of a connection, before it must be closed
     /// with AEAD_LIMIT_REACHED (RFC 9001 §6.6).
     #[must_use]
-    pub fn integrity_limit(&self) -> u64 {
+    pub(crate) fn integrity_limit(&self) -> u64 {
         self.aead.integrity_limit()
     }
 

@@ -51,14 +51,14 @@ pub struct Keys {
 impl Keys {
     /// Packets that may be sealed with one key before it must be updated (RFC 9001 §6.6).
     #[must_use]
-    pub fn confidentiality_limit(&self) -> u64 {
+    pub(crate) fn confidentiality_limit(&self) -> u64 {
         self.local.packet.confidentiality_limit()
     }
 
     /// Packets that may fail to open, over all keys of a connection, before it must be closed
     /// with AEAD_LIMIT_REACHED (RFC 9001 §6.6).
     #[must_use]
-    pub fn integrity_limit(&self) -> u64 {
+    pub(crate) fn integrity_limit(&self) -> u64 {
         self.remote.packet.integrity_limit()
     }
 

@@ -59,7 +59,7 @@ pub(crate) mod testing;
 mod ticketer;
 mod time;
 
-pub use aead::{HeaderKey, PacketKey, SAMPLE_LEN, TAG_LEN, Unmasked};
+pub use aead::{HeaderKey, PacketKey, TAG_LEN, Unmasked};
 pub use client::{ClientTls, ClientTlsBuilder};
 pub use config::TlsConfigError;
 pub use error::TlsError;

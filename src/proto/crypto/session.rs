@@ -22,7 +22,7 @@ use crate::time::Instant;
 ///
 /// A server may drop the session when the handshake is complete and everything that it wrote
 /// is acknowledged: it reads nothing more (what a client sends then is an error, 0x10a). A
-/// client keeps it for as long as it wants tickets, see [`Session::wants_tickets`].
+/// client keeps it for as long as it wants tickets, see `Session::wants_tickets`.
 pub struct Session {
     tls: Connection,
     wants_tickets: bool,
@@ -37,7 +37,7 @@ pub struct Session {
 impl Session {
     /// Bytes of heap that the TLS library holds for a session: `tests/key_memory.rs` prints 4.2
     /// to 4.6 kB after a handshake, which is rounded up here.
-    pub const HEAP_BYTES: usize = 5 << 10;
+    pub(crate) const HEAP_BYTES: usize = 5 << 10;
 
     /// A client's session with `server_name`, a DNS name or an IP address, which the server's
     /// certificate must be for. `transport_parameters` is the encoded extension, `now` counts
@@ -90,7 +90,7 @@ impl Session {
     /// True if there is a use for the tickets that come after the handshake: a client that
     /// remembers sessions has one.
     #[must_use]
-    pub fn wants_tickets(&self) -> bool {
+    pub(crate) fn wants_tickets(&self) -> bool {
         self.wants_tickets
     }
 

@@ -254,7 +254,7 @@ impl Streams {
 
     /// Names the memory that a request and its answer touch: the slots that are used first, and
     /// the pieces of the send buffer that are used first.
-    pub fn hot_memory(&self, each: &mut impl FnMut(*const u8, usize)) {
+    pub(crate) fn hot_memory(&self, each: &mut impl FnMut(*const u8, usize)) {
         let slots = &self.table.slots[..self.table.slots.len().min(HOT_SLOTS)];
         each(slots.as_ptr().cast(), size_of_val(slots));
         self.send_buffer.hot_memory(each);
