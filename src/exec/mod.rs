@@ -95,7 +95,7 @@ pub use config::{
     UdpTuning,
 };
 pub use counters::{LaneCounters, Snapshot, TurnCounters};
-pub use lane::{Lane, Routed};
+pub use lane::Lane;
 pub use message::{Acceptor, ConnectFailure, NewConnection, Refusal};
 pub use overrun::{CALLBACK_BUDGET_NS, Callback, OverrunCounters};
 pub use registration::{

@@ -99,7 +99,7 @@ pub struct Cpu {
 impl Cpu {
     /// Its place among the logical CPUs of its core: 0 for the first.
     #[must_use]
-    pub fn sibling_rank(&self) -> usize {
+    pub(crate) fn sibling_rank(&self) -> usize {
         self.siblings.iter().position(|&cpu| cpu == self.id).unwrap_or(0)
     }
 }

@@ -30,7 +30,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 /// The longest input: two IPv6 addresses and two ports.
-pub const MAX_INPUT_BYTES: usize = 36;
+pub(crate) const MAX_INPUT_BYTES: usize = 36;
 
 /// A key must reach 32 bits beyond the last input bit.
 pub const MAX_KEY_BYTES_NEEDED: usize = MAX_INPUT_BYTES + 4;
@@ -151,7 +151,7 @@ impl Input {
 
     /// The same fields, changed as `transform` says.
     #[must_use]
-    pub fn transformed(mut self, transform: Transform) -> Self {
+    pub(crate) fn transformed(mut self, transform: Transform) -> Self {
         if transform == Transform::None {
             return self;
         }
@@ -266,7 +266,7 @@ impl Rss {
     ///
     /// # Errors
     /// The key is too short for the input.
-    pub fn place_input(&self, input: &Input) -> Result<Placement, RssError> {
+    pub(crate) fn place_input(&self, input: &Input) -> Result<Placement, RssError> {
         let hash = hash(&self.key, input.as_slice())?;
         // A power of two of slots (checked in `new`): the low bits are the slot.
         let slot = hash as usize & (self.table.len() - 1);

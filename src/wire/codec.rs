@@ -26,7 +26,7 @@ const VARINT2_MAX: u64 = (1 << 14) - 1;
 /// How many bytes the shortest varint of `value` takes.
 #[inline]
 #[must_use]
-pub const fn varint_len(value: u64) -> usize {
+pub(crate) const fn varint_len(value: u64) -> usize {
     match value {
         0..=0x3f => 1,
         0x40..=0x3fff => 2,
@@ -270,11 +270,11 @@ impl<'a> Writer<'a> {
     /// [`advance`](Self::advance).
     #[inline]
     #[must_use]
-    pub fn rest_mut(&mut self) -> &mut [u8] {
+    pub(crate) fn rest_mut(&mut self) -> &mut [u8] {
         &mut self.buffer[self.position..]
     }
 
-    /// Counts `len` bytes, put there through [`rest_mut`](Self::rest_mut), as written.
+    /// Counts `len` bytes, put there through `rest_mut`, as written.
     ///
     /// # Panics
     /// If fewer bytes remain.
@@ -361,23 +361,14 @@ impl<'a> Writer<'a> {
     }
 
     /// Writes the two-byte varint of `value`, at most 16,383, which
-    /// [`patch_varint2`](Self::patch_varint2) may replace later.
+    /// [`patch_length`](super::packet::patch_length) may replace later.
     ///
     /// # Errors
     /// [`Full`] if fewer than two bytes are left.
     #[inline]
-    pub fn varint2(&mut self, value: u64) -> Result<(), Full> {
+    pub(crate) fn varint2(&mut self, value: u64) -> Result<(), Full> {
         *self.claim()? = encode_varint2(value);
         Ok(())
-    }
-
-    /// Replaces the two-byte varint written at position `at`.
-    ///
-    /// # Panics
-    /// If fewer than two bytes were written from `at` on.
-    #[inline]
-    pub fn patch_varint2(&mut self, at: usize, value: u64) {
-        self.written()[at..at + 2].copy_from_slice(&encode_varint2(value));
     }
 
     /// Writes `bytes`.
@@ -488,7 +479,7 @@ mod tests {
         writer.varint2(0).unwrap();
         writer.rest_mut()[0] = 8;
         writer.advance(1);
-        writer.patch_varint2(1, 16_383);
+        crate::wire::packet::patch_length(writer.written(), 1, 16_383);
         assert_eq!(writer.written(), [9, 0x7f, 0xff, 8]);
         writer.truncate(1);
         assert_eq!((writer.position(), writer.remaining()), (1, 5));

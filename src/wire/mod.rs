@@ -25,6 +25,7 @@ mod stream_id;
 pub mod transport_parameters;
 
 pub use cid::{ConnectionId, MAX_CID_LEN};
-pub use codec::{Full, Reader, Truncated, VARINT_MAX, Writer, varint_len};
+pub(crate) use codec::varint_len;
+pub use codec::{Full, Reader, Truncated, VARINT_MAX, Writer};
 pub use packet::VERSION_1;
 pub use stream_id::{Dir, Side, StreamId};

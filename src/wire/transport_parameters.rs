@@ -35,16 +35,16 @@ mod ids {
 }
 
 /// The smallest datagram that an endpoint may refuse to receive more than (RFC 9000 §18.2).
-pub const MIN_MAX_UDP_PAYLOAD_SIZE: u64 = 1200;
+pub(crate) const MIN_MAX_UDP_PAYLOAD_SIZE: u64 = 1200;
 
 /// The largest exponent of the ACK delay (RFC 9000 §18.2).
-pub const MAX_ACK_DELAY_EXPONENT: u64 = 20;
+pub(crate) const MAX_ACK_DELAY_EXPONENT: u64 = 20;
 
 /// The limit of `max_ack_delay_ms`: values from here on are invalid (RFC 9000 §18.2).
-pub const MAX_ACK_DELAY_LIMIT_MS: u64 = 1 << 14;
+pub(crate) const MAX_ACK_DELAY_LIMIT_MS: u64 = 1 << 14;
 
 /// The least connection ids that an endpoint must be ready to hold (RFC 9000 §18.2).
-pub const MIN_ACTIVE_CONNECTION_ID_LIMIT: u64 = 2;
+pub(crate) const MIN_ACTIVE_CONNECTION_ID_LIMIT: u64 = 2;
 
 /// What an endpoint tells its peer at the start of a connection, in the units of the wire.
 #[derive(Clone, Debug, PartialEq, Eq)]

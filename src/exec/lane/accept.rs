@@ -112,7 +112,7 @@ impl Lane {
 
     /// The counters of all listeners together, those that have stopped included.
     #[must_use]
-    pub fn endpoint_stats(&self) -> EndpointStats {
+    pub(crate) fn endpoint_stats(&self) -> EndpointStats {
         let mut all = self.stopped;
         for listener in &self.listeners {
             all.add(&listener.endpoint.stats());

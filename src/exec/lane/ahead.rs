@@ -69,13 +69,13 @@ impl Ahead {
 impl Lane {
     /// True if it is of use to look at a burst before it is received.
     #[must_use]
-    pub fn looks_ahead(&self) -> bool {
+    pub(crate) fn looks_ahead(&self) -> bool {
         self.table.len() > FEW_CONNECTIONS
     }
 
     /// Looks at a datagram that will be [received](Self::receive) soon: call it for a whole
     /// burst, then [`fetch_ahead`](Self::fetch_ahead) once.
-    pub fn look_ahead(&mut self, datagram: &[u8]) {
+    pub(crate) fn look_ahead(&mut self, datagram: &[u8]) {
         let Some((_, id)) = packet::destination(datagram, CID_LEN) else { return };
         let Ok(id) = <[u8; CID_LEN]>::try_from(id) else { return };
         if self.ahead.seen.len() >= MAX_BURST {
@@ -97,7 +97,7 @@ impl Lane {
     }
 
     /// Fetches what the datagrams that were looked at will need.
-    pub fn fetch_ahead(&mut self) {
+    pub(crate) fn fetch_ahead(&mut self) {
         let Self { table, ahead, .. } = self;
         let cold = || ahead.seen.iter().filter_map(|seen| seen.fetch);
         for key in cold() {
@@ -115,7 +115,7 @@ impl Lane {
     }
 
     /// The burst has been received: forgets what was read of it.
-    pub fn forget_ahead(&mut self) {
+    pub(crate) fn forget_ahead(&mut self) {
         self.ahead.seen.clear();
         self.ahead.arrived = 0;
     }

@@ -135,7 +135,7 @@ impl Lane {
     }
 
     /// Runs closures and application timers, as far as the budget goes. Returns how many.
-    pub fn jobs(&mut self) -> usize {
+    pub(crate) fn jobs(&mut self) -> usize {
         // What a job spawns waits for the next turn: a job that spawns itself ends the turn.
         let mut waiting = self.services.jobs();
         let mut served = 0;

@@ -40,7 +40,7 @@ mod resets;
 mod tests;
 mod transmit;
 
-pub use receive::Routed;
+pub(crate) use receive::Routed;
 
 use super::address::Key;
 use super::api::{Handler, Handshake, Seat, Services};
@@ -125,7 +125,7 @@ impl Entry {
 
 /// See the top of `exec/lane/mod.rs`. Drive it so, in each turn: [`set_now`](Self::set_now), for
 /// each burst `look_ahead` at all of it and `fetch_ahead` where that can be had, then `receive` for
-/// each datagram and `forget_ahead`, [`expire`](Self::expire), [`jobs`](Self::jobs), `transmit`.
+/// each datagram and `forget_ahead`, `expire`, `jobs`, `transmit`. [`Worker`](super::Worker) does so.
 pub struct Lane {
     table: Table<Entry>,
     wheel: Wheel,
@@ -170,13 +170,13 @@ impl Lane {
 
     /// The number of the worker.
     #[must_use]
-    pub fn number(&self) -> usize {
+    pub(crate) fn number(&self) -> usize {
         self.services.worker()
     }
 
     /// The time of this turn.
     #[must_use]
-    pub fn now(&self) -> Instant {
+    pub(crate) fn now(&self) -> Instant {
         self.services.now()
     }
 
@@ -190,7 +190,7 @@ impl Lane {
 
     /// The counters.
     #[must_use]
-    pub fn counters(&self) -> LaneCounters {
+    pub(crate) fn counters(&self) -> LaneCounters {
         LaneCounters {
             connections: self.table.len() as u64,
             handshakes: self.admission.handshakes() as u64,
@@ -213,13 +213,13 @@ impl Lane {
     /// True when a turn at this time would find something to do without any new datagram:
     /// do not sleep.
     #[must_use]
-    pub fn is_busy(&self) -> bool {
+    pub(crate) fn is_busy(&self) -> bool {
         !self.touched.is_empty() || !self.answers.is_empty() || self.services.jobs() > 0
     }
 
     /// Nothing is due before this instant, unless something arrives.
     #[must_use]
-    pub fn next_timeout(&self) -> Instant {
+    pub(crate) fn next_timeout(&self) -> Instant {
         if self.is_busy() {
             return self.now();
         }
@@ -236,7 +236,7 @@ impl Lane {
 
     /// Serves the timers of connections that have come due, as far as the budget goes. Returns
     /// how many.
-    pub fn expire(&mut self) -> usize {
+    pub(crate) fn expire(&mut self) -> usize {
         let now = self.services.now();
         let mut served = 0;
         while served < TIMER_BUDGET

@@ -20,7 +20,7 @@ use crate::wire::packet::{self, Form};
 
 /// What became of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Routed {
+pub(crate) enum Routed {
     /// This lane took it in.
     Here,
     /// It is untouched, and belongs to the worker that this names.
@@ -31,7 +31,12 @@ pub enum Routed {
 
 impl Lane {
     /// Takes in a datagram that arrived at `datapath`. It is decrypted where it lies.
-    pub fn receive(&mut self, datapath: usize, meta: &RxMeta, datagram: &mut [u8]) -> Routed {
+    pub(crate) fn receive(
+        &mut self,
+        datapath: usize,
+        meta: &RxMeta,
+        datagram: &mut [u8],
+    ) -> Routed {
         self.counters.rx_datagrams += 1;
         let Some((form, dcid)) = packet::destination(datagram, CID_LEN) else {
             if let Some(routed) = self.forgotten_by_peer(meta, datagram) {

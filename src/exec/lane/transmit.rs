@@ -24,7 +24,7 @@ enum Outcome {
 impl Lane {
     /// Lets the touched connections write, each into the buffers of its own datapath, until they
     /// are done, the budget is spent, or no buffer is left. Returns the number of datagrams.
-    pub fn transmit<D: Datapath>(&mut self, datapaths: &mut [D]) -> usize {
+    pub(crate) fn transmit<D: Datapath>(&mut self, datapaths: &mut [D]) -> usize {
         let mut sent = self.transmit_answers(datapaths);
         while sent < TRANSMIT_BUDGET
             && let Some(slot) = self.touched.pop_front()

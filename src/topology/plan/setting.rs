@@ -230,7 +230,7 @@ impl Value {
 
     /// True if a device with this value has what `wanted` asks for.
     #[must_use]
-    pub fn fulfils(&self, wanted: &Self) -> bool {
+    pub(crate) fn fulfils(&self, wanted: &Self) -> bool {
         match (self, wanted) {
             (Self::Numbers(have), Self::Numbers(want)) => {
                 want.iter().all(|(name, number)| have.get(name) == Some(number))
