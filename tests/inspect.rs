@@ -1,5 +1,5 @@
-//! A survey of veth pairs in namespaces, beside what other tools say of them. Needs root; skips
-//! loudly without, fails without where `QUICLANE_REQUIRE_ROOT=1`.
+//! A survey of veth pairs in namespaces, compared with other tools. Needs root; without it the tests
+//! skip loudly, and fail where `QUICLANE_REQUIRE_ROOT=1`.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -29,7 +29,7 @@ fn at<T: Send>(lab: &Lab, side: Side, work: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-/// Runs `work` on a thread of its own, which begins where this one is.
+/// Runs `work` on a new thread, which begins in the namespaces of this one.
 fn aside<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         let thread = scope.spawn(work);
@@ -125,7 +125,7 @@ fn ethtool_says_the_same() {
     compare_features(&lab, &name, &device);
 }
 
-/// `ethtool -k` shows `name: on [fixed]`, and `[requested off]` where the wish was not granted.
+/// `ethtool -k` shows `name: on [fixed]`, and `[requested off]` where a request was refused.
 fn compare_features(lab: &Lab, name: &str, device: &Device) {
     let text = lab.must_run(Side::Server, &["ethtool", "-k", name]);
     let features = known(&device.features);
@@ -197,7 +197,7 @@ fn check_program(survey: &Survey, attached: Attached) {
     assert_eq!((program.tag.len(), program.uid), (16, 0));
     assert!(program.loaded_ns > 0);
     let pids: Vec<u32> = program.processes.iter().map(|process| process.pid).collect();
-    // A program that another test starts has all of ours open until it runs.
+    // A process that another test starts has our descriptors open until its program runs.
     assert!(pids.contains(&std::process::id()), "{pids:?}");
     let device = survey.machine.nics[0].index.known().copied();
     assert!(program.links.iter().any(|&(_, index)| index == device), "{program:?}");
@@ -231,7 +231,7 @@ fn sockets_are_seen_with_their_process() {
             .collect();
         assert_eq!(taken, [0, 1]);
         assert!(known(&device.queue_links).iter().all(|queue| queue.has_xsk.is_some()));
-        // NAPI runs in the driver once a program is there.
+        // NAPI runs in the driver once a program is attached.
         assert_eq!(known(&device.napis).len(), 3);
     });
     // The other end of the pair is another namespace.
@@ -314,7 +314,10 @@ fn every_no_has_a_reason() {
     ];
     for (what, reason) in reasons {
         let reason = reason.unwrap_or_else(|| panic!("veth told {what}"));
-        assert!(reason.starts_with(&format!("the driver veth does not tell {what} (")), "{reason}");
+        assert!(
+            reason.starts_with(&format!("the driver veth does not report {what} (")),
+            "{reason}"
+        );
         assert!(reason.ends_with(": EOPNOTSUPP)"), "{reason}");
     }
     lab.must_run(Side::Server, &["ip", "link", "set", &name, "down"]);
@@ -339,7 +342,7 @@ fn without_privilege_only_what_needs_it_is_missing() {
     }
     let lab = Lab::new(LabConfig::default());
     with_lane(&lab, Mode::NativeCopy, || {
-        // A process may always look into itself, so another one looks, which begins here.
+        // A process may always look into itself, so another process looks.
         let output = std::process::Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "without_privilege_only_what_needs_it_is_missing", "--nocapture"])
             .env(AS_NOBODY, lab.device(Side::Server))

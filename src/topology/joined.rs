@@ -63,9 +63,9 @@ pub struct Holder {
     pub process: Option<Process>,
     /// Its thread that serves the queue, if one says so.
     pub worker: Option<WorkerThread>,
-    /// Zero-copy; `None` if the kernel does not tell.
+    /// Zero-copy; `None` if the kernel does not report it.
     pub zerocopy: Option<bool>,
-    /// Entries of the receive ring; `None` if the kernel does not tell.
+    /// Entries of the receive ring; `None` if the kernel does not report it.
     pub rx_ring: Option<u32>,
     /// What this rests on.
     pub evidence: Evidence,
@@ -96,7 +96,7 @@ impl fmt::Display for Evidence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::SocketList => "the kernel's list of AF_XDP sockets",
-            Self::Server => "the server says so itself (/run/quiclane)",
+            Self::Server => "the server's status file (/run/quiclane)",
             Self::Program => "inferred: holds the XDP program of the device, and AF_XDP sockets",
             Self::ThreadName => "inferred: has AF_XDP sockets, and a thread named after the queue",
         })
@@ -188,7 +188,7 @@ impl Join<'_> {
         };
         let link = links.iter().find(|link| link.index == queue && link.direction == Direction::Rx);
         let Some(id) = link.and_then(|link| link.napi) else {
-            return Reading::unknown("the driver does not tell the NAPI of its queues");
+            return Reading::unknown("the driver does not report the NAPI of its queues");
         };
         let napis = self.device.napis.known();
         let napi = napis.and_then(|napis| napis.iter().find(|napi| napi.id == id).copied());
@@ -311,16 +311,16 @@ impl Join<'_> {
         match (found.len(), bound) {
             (1, _) => Reading::Known(found.pop().map(|(_, holder)| holder)),
             (0, Some(true)) => Reading::unknown(
-                "an AF_XDP socket has this queue, and the kernel does not tell whose it is",
+                "an AF_XDP socket has this queue, and the kernel does not report its process",
             ),
             (0, _) => Reading::Known(None),
             (count, _) => Reading::unknown(format!(
-                "{count} processes may have it; a kernel with CONFIG_XDP_SOCKETS_DIAG would tell"
+                "{count} processes may have it; a kernel with CONFIG_XDP_SOCKETS_DIAG reports which"
             )),
         }
     }
 
-    /// Whether an AF_XDP socket has the queue; `None` if the kernel does not tell.
+    /// Whether an AF_XDP socket has the queue; `None` if the kernel does not report it.
     fn is_bound(&self, queue: u32) -> Option<bool> {
         let links = self.device.queue_links.known();
         let link = links.and_then(|links| {

@@ -2,7 +2,7 @@
 //!
 //! A [`Machine`] does not know how it was read. It comes from the files of a running Linux, or
 //! from the same files captured somewhere else ([`Source`] is a directory that stands for
-//! `/`), or from a test. What the kernel does not tell is [`Reading::Unknown`] with the
+//! `/`), or from a test. What the kernel does not report is [`Reading::Unknown`] with the
 //! reason: a device whose `numa_node` reads -1 is on an unknown node, and not on node 0.
 //!
 //! On top of it stands [`place`]: which CPU serves which queue.

@@ -99,7 +99,7 @@ impl fmt::Display for Note {
                 write!(f, "the memory node of {device} is unknown ({reason}): any CPU was taken")
             }
             Self::NodeHasNoCpu { device, node } => {
-                write!(f, "{device} is on node {node}, of which no CPU may be used")
+                write!(f, "{device} is on node {node}, and none of that node's CPUs may be used")
             }
             Self::OtherNode { queue, cpu, cpu_node, nic_node } => write!(
                 f,

@@ -104,7 +104,7 @@ impl fmt::Display for RssError {
             ),
             Self::TableSize { slots } => write!(
                 f,
-                "the indirection table has {slots} slots, which is no power of two: \
+                "the indirection table has {slots} slots, which is not a power of two: \
                  read the whole table with `ethtool -x`"
             ),
             Self::MixedFamilies => f.write_str(

@@ -46,7 +46,7 @@ impl fmt::Display for Refusal {
             }
             Self::OtherDevice { name, what, planned, found } => write!(
                 f,
-                "{name} is another device than the one meant: its {what} is {found}, and not \
+                "{name} is not the device of the plan: its {what} is {found}, and not \
                  {planned}; make a plan for this device"
             ),
             Self::InUse { name, queue, owner, queues } => write!(

@@ -126,7 +126,7 @@ impl Writer<'_> {
             && !is_absent(&self.survey, self.name, setting)
         {
             return Outcome::NotTried(format!(
-                "what it is today is unknown, and could not be put back: {reason}"
+                "today's value is unknown, so it could not be restored: {reason}"
             ));
         }
         let write = match write_for(&self.survey, self.name, setting, value) {

@@ -70,7 +70,8 @@ impl Store {
     /// # Errors
     /// Why the last of them cannot.
     pub fn create(places: &[PathBuf]) -> io::Result<Self> {
-        let mut error = io::Error::new(io::ErrorKind::NotFound, "no place for snapshots is known");
+        let mut error =
+            io::Error::new(io::ErrorKind::NotFound, "there is no directory for snapshots");
         for place in places {
             match make(place).and_then(|()| trusted(place)) {
                 Ok(()) => match tempfile(place) {
@@ -184,14 +185,17 @@ impl Store {
     /// There is none, or it cannot be read.
     pub fn load(&self, id: &str) -> io::Result<Snapshot> {
         if id != plain(id) || id.starts_with('.') {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{id:?} is no id")));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("{id:?} is not the id of a snapshot"),
+            ));
         }
         let path = self.directory(id).join(SNAPSHOT);
         let text = fs::read_to_string(&path).map_err(|error| named(&path, &error))?;
         let snapshot: Snapshot = serde_json::from_str(&text)
             .map_err(|error| io::Error::other(format!("{}: {error}", path.display())))?;
         if !snapshot.is_known() || snapshot.id != id {
-            let what = format!("{}: no snapshot that this program reads", path.display());
+            let what = format!("{}: not a snapshot that this program can read", path.display());
             return Err(io::Error::other(what));
         }
         Ok(snapshot)

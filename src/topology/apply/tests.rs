@@ -267,7 +267,7 @@ fn what_cannot_be_read_is_not_written() {
     fake.survey.devices[0].rings = Reading::Unknown("no answer".to_owned());
     let (snapshot, report) = apply(&mut fake, &plan);
     let Outcome::NotTried(reason) = outcome(&report, "queues.rings") else { panic!() };
-    assert!(reason.contains("no answer") && reason.contains("could not be put back"), "{reason}");
+    assert!(reason.contains("no answer") && reason.contains("could not be restored"), "{reason}");
     assert_eq!(snapshot.unknown["queues.rings"], "no answer");
     assert!(!fake.written.iter().any(|write| matches!(write, Write::Rings(_))));
 }

@@ -100,7 +100,7 @@ pub(super) fn write_for(
             receives(device, *queue)?;
             Write::Napi { id: napi_of(device, *queue)?.id, numbers: numbers.clone() }
         }
-        (setting, value) => return Err(format!("{value} is no value of {setting}")),
+        (setting, value) => return Err(format!("{value} is not a value of {setting}")),
     };
     Ok(write)
 }
@@ -142,7 +142,7 @@ fn table_write(survey: &Survey, nic: &Nic, table: &Table) -> Result<Write, Strin
     let queues = u32::try_from(nic.queues.len()).unwrap_or(u32::MAX);
     if table.queues() > queues {
         let last = table.queues() - 1;
-        return Err(format!("the table leads to queue {last}, and there are {queues} queues"));
+        return Err(format!("the table names queue {last}, and there are {queues} queues"));
     }
     let today = today(survey, &nic.name, &Setting::Table);
     let slots = match today {
@@ -254,7 +254,7 @@ mod tests {
         let error = written("napi.rx-8", "defer-hard-irqs 1").unwrap_err();
         assert!(error.contains("queue 8"), "{error}");
         let error = written("rss.table", "equal 9").unwrap_err();
-        assert!(error.contains("leads to queue 8"), "{error}");
+        assert!(error.contains("names queue 8"), "{error}");
         let error = written("rss.table", "0 1").unwrap_err();
         assert!(error.contains("128 slots"), "{error}");
     }

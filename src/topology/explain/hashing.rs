@@ -50,12 +50,12 @@ pub fn fields_of(letters: &str) -> Result<Fields, String> {
     match known.iter().collect::<String>().as_str() {
         "ds" => Ok(Fields::Hashed(HashFields::Addresses)),
         "dfns" => Ok(Fields::Hashed(HashFields::AddressesAndPorts)),
-        "" => Err("nothing is hashed: the driver has a queue for it that it does not tell \
-                   (0 as a rule)"
+        "" => Err("nothing is hashed: the driver has a queue for it that it does not name \
+                   (usually 0)"
             .to_owned()),
         _ => Err(format!(
-            "the fields {letters:?} are hashed, and devices differ in how they string other \
-             fields than sd and sdfn together"
+            "the fields {letters:?} are hashed, and devices differ in the order of \
+             fields other than sd and sdfn"
         )),
     }
 }
@@ -71,7 +71,7 @@ pub(super) fn hash(
     let found = contexts
         .iter()
         .find(|found| found.id == context)
-        .ok_or_else(|| format!("RSS context {context} is not told"))?;
+        .ok_or_else(|| format!("RSS context {context} is not known"))?;
     let mut doubts = Vec::new();
     check_function(found, nic, &mut doubts)?;
     let transform = transform_of(found)?;
@@ -153,9 +153,8 @@ fn no_fields(
 fn check_function(context: &RssContext, nic: &Nic, doubts: &mut Vec<String>) -> Result<(), String> {
     match context.hash_function.as_deref() {
         Some("toeplitz") => {}
-        None => doubts.push(
-            "the device does not name its hash function; Toeplitz it is as a rule".to_owned(),
-        ),
+        None => doubts
+            .push("the device does not name its hash function; usually it is Toeplitz".to_owned()),
         Some(other) => {
             return Err(format!(
                 "the hash function is {other}, whose definition is the device's own; \
@@ -166,9 +165,7 @@ fn check_function(context: &RssContext, nic: &Nic, doubts: &mut Vec<String>) -> 
     }
     if nic.driver.known().is_some_and(|driver| driver == "ena") {
         doubts.push(
-            "ena begins the hash with a seed of its own and keeps the key in reverse: --verify \
-             compares"
-                .to_owned(),
+            "ena begins the hash with its own seed, and reverses the key: use --verify".to_owned(),
         );
     }
     Ok(())
@@ -179,6 +176,8 @@ fn transform_of(context: &RssContext) -> Result<Transform, String> {
         None => Ok(Transform::None),
         Some("symmetric-xor") => Ok(Transform::SymmetricXor),
         Some("symmetric-or-xor") => Ok(Transform::SymmetricOrXor),
-        Some(other) => Err(format!("the input is changed by {other:?}, which is not known here")),
+        Some(other) => {
+            Err(format!("the input is transformed by {other:?}, which is not supported here"))
+        }
     }
 }

@@ -10,7 +10,7 @@
 //!   the only queue
 //! ```
 //!
-//! Nothing here guesses. A rule that looks at what a flow does not tell (a VLAN, bytes of the
+//! Nothing here guesses. A rule that looks at what a flow does not state (a VLAN, bytes of the
 //! payload) may match, and makes the answer unsure; a hash function that only the device knows
 //! makes it unknown. What belongs to the queue is in [`joined`](super::joined).
 

@@ -11,7 +11,7 @@ pub enum Match {
     Yes,
     /// It does not.
     No,
-    /// It looks at something that a flow does not tell.
+    /// It looks at something that a flow does not state.
     Maybe(String),
 }
 

@@ -33,14 +33,14 @@ pub(super) fn statistics(kernel: &Kernel, device: &str) -> Result<Vec<(String, u
     })
 }
 
-/// One context, from a kernel that does not tell it over netlink.
+/// One context, from a kernel that does not report it over netlink.
 pub(super) fn rss(kernel: &Kernel, device: &str, context: u32) -> Result<RssContext, Refused> {
     let answer = kernel.ioctl(|ethtool| ethtool.rss(device, context))?;
     read_rss(context, &answer).ok_or(Refused::Garbled("ioctl ETHTOOL_GRSSH"))
 }
 
 /// What is hashed of each kind of traffic, in context 0 and in those that rules send packets to.
-/// What the driver does not tell of one kind is left out as long as it tells of another.
+/// What the driver does not report of one kind is left out as long as it tells of another.
 pub(super) fn hash_fields(kernel: &Kernel, device: &str) -> Result<Vec<FlowHash>, Refused> {
     let mut found = Vec::new();
     let mut refused = None;

@@ -57,7 +57,7 @@ impl Refused {
         match (self, self.errno()) {
             (Self::Failed { call, said, .. }, libc::EOPNOTSUPP) => {
                 let said = said.as_deref().map(|said| format!(": {said}")).unwrap_or_default();
-                format!("the driver {driver} does not tell {what} ({call}: EOPNOTSUPP{said})")
+                format!("the driver {driver} does not report {what} ({call}: EOPNOTSUPP{said})")
             }
             (Self::Failed { call, .. }, libc::ENODEV | libc::ENXIO) => {
                 format!("there is no device {device} in this network namespace ({call}: ENODEV)")
@@ -114,7 +114,7 @@ mod tests {
         let refused = failed("ethtool RINGS_GET", libc::EOPNOTSUPP);
         assert_eq!(
             refused.of_device("its ring sizes", "q0", "veth"),
-            "the driver veth does not tell its ring sizes (ethtool RINGS_GET: EOPNOTSUPP)"
+            "the driver veth does not report its ring sizes (ethtool RINGS_GET: EOPNOTSUPP)"
         );
         assert!(refused.is_unsupported());
     }

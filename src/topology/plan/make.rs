@@ -71,11 +71,11 @@ impl fmt::Display for PlanError {
             Self::NoDevice(device) => {
                 write!(f, "there is no device {device}: name one that `ip link` lists")
             }
-            Self::NoWorkers => f.write_str("a plan for 0 workers: ask for one at least"),
+            Self::NoWorkers => f.write_str("a plan for 0 workers: ask for at least one"),
             Self::TooManyWorkers { workers, queues, reason } => {
                 write!(
                     f,
-                    "{workers} workers need {workers} queues, there can be {queues}: {reason}; ask \
+                    "{workers} workers need {workers} queues, and only {queues} are possible: {reason}; ask \
                      for {queues} workers at most"
                 )
             }
@@ -216,7 +216,7 @@ fn veth_floor(survey: &Survey, nic: &Nic, device: &Device) -> Option<Floor> {
         None => Floor {
             rx_queues: u32::try_from(nic.queues.len()).unwrap_or(u32::MAX),
             reason: format!(
-                "the other end of {} is in another namespace: with more transmit queues than \
+                "the other end of {} is in another namespace: if it has more transmit queues than \
                  receive queues here, native XDP is refused",
                 nic.name
             ),
@@ -265,7 +265,7 @@ fn changeable(
     let (Kind::Combined(most) | Kind::Separate(most)) = *kind;
     let ena = nic.driver.known().is_some_and(|driver| driver == "ena");
     let (most, reason) = if ena && most > 1 {
-        (most / 2, "ena keeps half of its queues to send from XDP")
+        (most / 2, "ena needs half of its queues to send from XDP")
     } else {
         (most, "the driver offers no more")
     };
@@ -408,9 +408,9 @@ impl Draft<'_> {
                 }
                 Some(feature) if feature.changeable => self.line(setting, Value::Switch(false)),
                 Some(feature) if feature.active => {
-                    self.omit(setting, "on, and the driver does not let it be changed");
+                    self.omit(setting, "it is on, and the driver does not let it be changed");
                 }
-                Some(_) => self.omit(setting, "off, and fixed: nothing to do"),
+                Some(_) => self.omit(setting, "it is off, and cannot be switched on"),
             }
         }
     }
@@ -450,8 +450,10 @@ impl Draft<'_> {
             Reading::Known(coalesce) => *coalesce,
         };
         let Some(adapts) = coalesce.adaptive_rx else {
-            return self
-                .omit(Setting::Coalesce, "the driver's moderation does not adapt: as it is");
+            return self.omit(
+                Setting::Coalesce,
+                "the driver has no adaptive moderation: it stays as it is",
+            );
         };
         // A value that the operator has chosen is kept; one that adapted was the driver's choice.
         let usecs = match coalesce.rx_usecs {
@@ -477,7 +479,7 @@ impl Draft<'_> {
             }
             Reading::Known(_) => self.omit(
                 Setting::Key,
-                "any key that is not zeros spreads flows as well: another one would move them all",
+                "every key that is not zero spreads flows equally well, and a new key would move all flows",
             ),
             Reading::Unknown(reason) => self.omit(Setting::Key, reason),
         }
@@ -540,7 +542,7 @@ impl Draft<'_> {
             for queue in 0..self.shape.workers {
                 self.line(Setting::Napi(queue), Value::of_numbers(new));
             }
-            let each = "set for each queue that has a worker: others keep theirs";
+            let each = "it is set for each queue that has a worker; the other queues keep theirs";
             self.omit(Setting::DeferHardIrqs, each);
             self.omit(Setting::GroFlushTimeout, each);
         } else {

@@ -101,8 +101,8 @@ impl fmt::Display for Risk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::None => "none",
-            Self::OthersPay => "traffic of others pays",
-            Self::TrafficMoves => "traffic of others moves",
+            Self::OthersPay => "other traffic slows down",
+            Self::TrafficMoves => "other traffic moves",
             Self::LinkReset => "link reset",
         })
     }
@@ -159,27 +159,27 @@ impl Line {
 fn why(setting: &Setting) -> &'static str {
     match setting {
         Setting::Feature(name) => match name.as_str() {
-            "rx-lro" => "LRO glues packets together: AF_XDP loses the edges between datagrams",
-            "rx-gro-hw" => "the NIC glues packets together before XDP sees them",
+            "rx-lro" => "LRO merges packets: AF_XDP loses the boundaries of datagrams",
+            "rx-gro-hw" => "the NIC merges packets before XDP sees them",
             "rx-vlan-hw-parse" => {
-                "the NIC takes the VLAN tag off, so XDP takes packets of any VLAN for its own"
+                "the NIC removes the VLAN tag, so XDP accepts packets of every VLAN"
             }
             _ => "an offload of the receive path",
         },
         Setting::Channels => "one queue for each worker: a queue without a worker loses packets",
-        Setting::Rings => "as long as a worker's AF_XDP rings: shorter ones drop bursts",
-        Setting::Coalesce => "moderation that adapts makes latency jump; a fixed one can be judged",
+        Setting::Rings => "as long as a worker's AF_XDP rings: shorter rings drop bursts",
+        Setting::Coalesce => "adaptive moderation makes latency vary; a fixed one is predictable",
         Setting::Key => "a key of zeros hashes every flow to the same slot",
         Setting::Table => "every slot of the hash leads to a queue that has a worker",
         Setting::Fields(_) => {
-            "without ports in the hash all flows between two hosts meet on one queue"
+            "without ports in the hash all flows between two hosts arrive on one queue"
         }
         Setting::Irq(_) => {
             "a queue's interrupt on the CPU of its worker: packets stay in its cache"
         }
         Setting::Rps(_) => "RPS moves packets to other CPUs, after the NIC has chosen one",
         Setting::Rfs(_) => "RFS follows sockets of the kernel, and AF_XDP has none",
-        Setting::Xps(_) => "what a worker's CPU sends leaves through the worker's own queue",
+        Setting::Xps(_) => "packets that a worker's CPU sends leave through the worker's own queue",
         Setting::DeferHardIrqs => "NAPI polls again before it arms the interrupt",
         Setting::GroFlushTimeout => "how long NAPI waits before it polls again by itself",
         Setting::Threaded => "kernel threads for NAPI would run on any CPU, away from the worker",

@@ -35,7 +35,7 @@ const MAX_BYTES: usize = 4 << 20;
 
 pub(super) fn plan(text: &str) -> Result<Plan, ParseError> {
     if text.len() > MAX_BYTES {
-        let what = format!("{} bytes are more than a plan has", text.len());
+        let what = format!("{} bytes are too many for a plan", text.len());
         return Err(ParseError { line: 1, key: String::new(), what });
     }
     let document = Document::parse(text).map_err(|error| {
@@ -91,7 +91,7 @@ impl Reader<'_> {
             return missing("version", &format!("is missing: write `version = {VERSION}`"));
         }
         if plan.device.name.is_empty() {
-            return missing("device.name", "is missing: which device is it for?");
+            return missing("device.name", "is missing: name the device that the plan is for");
         }
         plan.lines.sort_by(|a, b| a.setting.cmp(&b.setting));
         Ok(plan)
@@ -127,14 +127,14 @@ impl Reader<'_> {
         lines: &mut Vec<Line>,
     ) -> Result<(), ParseError> {
         let Some(table) = item.as_table_like() else {
-            let what = "is not known here; settings stand in sections such as [queues]";
+            let what = "is not known here; settings are in sections such as [queues]";
             return Err(self.error(key, section, what));
         };
         // An empty section sets nothing, but its name may still be a mistake.
         if let Err(what) = Setting::named(section, "rx-0")
             && what.starts_with("there is no section")
         {
-            let what = "is no section of a plan; there are: features, queues, rss, irq, rps, rfs, \
+            let what = "is not a section of a plan; the sections are: features, queues, rss, irq, rps, rfs, \
                         xps, napi";
             return Err(self.error(key, section, what));
         }
@@ -144,7 +144,7 @@ impl Reader<'_> {
             let setting =
                 Setting::named(section, key.get()).map_err(|what| self.error(key, &path, what))?;
             if !seen.insert(setting.clone()) {
-                return Err(self.error(key, &path, "is there twice"));
+                return Err(self.error(key, &path, "is given twice"));
             }
             lines.push(self.line(key, &path, setting, item)?);
         }
@@ -160,7 +160,7 @@ impl Reader<'_> {
         item: &Item,
     ) -> Result<Line, ParseError> {
         let Some(table) = item.as_table_like() else {
-            let what = "is written as { today = ..., new = ... }, of which `new` counts";
+            let what = "is not { today = ..., new = ... }; `new` is what counts";
             return Err(self.error(key, path, what));
         };
         let mut today = Reading::unknown("the plan does not say");

@@ -29,7 +29,10 @@ pub fn persist(plan: &Plan, program: &str) -> Vec<(String, String)> {
 
 fn link(plan: &Plan) -> String {
     let device = &plan.device;
-    let mut out = format!("# {}: what udev sets when the device appears.\n[Match]\n", device.name);
+    let mut out = format!(
+        "# {}: settings that udev applies when the device appears.\n[Match]\n",
+        device.name
+    );
     // Writing to a string does not fail.
     // A virtual device has no permanent address: its name and its address of today have to do.
     let _ = match (&device.address, &device.bus) {

@@ -82,7 +82,7 @@ fn by_cache<'a>(survey: &Survey, mut cpus: Vec<&'a Cpu>, notes: &mut Vec<String>
         cpus.iter().filter(|cpu| first_of_domain(cpu).is_none()).map(|cpu| cpu.id).collect();
     if !unknown.is_empty() {
         let list = list::format(unknown);
-        notes.push(format!("which last-level cache cpus {list} share is unknown"));
+        notes.push(format!("the last-level caches of cpus {list} are unknown"));
     }
     cpus.sort_by_key(|cpu| (cpu.sibling_rank(), first_of_domain(cpu).unwrap_or(cpu.id), cpu.id));
     cpus

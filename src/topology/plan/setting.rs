@@ -133,7 +133,7 @@ impl Setting {
             },
             _ => return Err(format!("there is no section [{section}]")),
         };
-        found.ok_or_else(|| format!("[{section}] has no key {key}; there are: {known}"))
+        found.ok_or_else(|| format!("[{section}] has no key {key}; the keys are: {known}"))
     }
 
     /// The receive or transmit queue that it belongs to, if it belongs to one.
@@ -177,7 +177,7 @@ impl Setting {
         match list {
             None => Err(format!("{text:?} is not a list of CPUs such as \"0-3,6\", or \"none\"")),
             Some(cpus) if cpus.is_empty() && matches!(self, Self::Irq(_)) => {
-                Err("an interrupt has to go somewhere: name at least one CPU".to_owned())
+                Err("an interrupt needs a CPU: name at least one".to_owned())
             }
             Some(cpus) if cpus.is_empty() && text != "none" => {
                 Err("write \"none\" for no CPUs".to_owned())
@@ -388,7 +388,7 @@ fn numbers(text: &str, names: Names) -> Result<Value, String> {
         }
         let number = number.parse().map_err(|_| bad(format!("{number:?} is not a number")))?;
         if numbers.insert((*name).to_owned(), number).is_some() {
-            return Err(bad(format!("{name:?} is there twice")));
+            return Err(bad(format!("{name:?} is given twice")));
         }
     }
     if numbers.is_empty() {

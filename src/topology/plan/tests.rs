@@ -54,7 +54,7 @@ fn ccx_fills_one_cache_before_the_next() {
     assert_eq!(cpus(&make(&survey, &more).unwrap()), [4, 6, 5, 7, 12, 14, 13, 15]);
     survey.host.cpus[5].cache_domain = Reading::Unknown("no cache".to_owned());
     let plan = make(&survey, &wish(Policy::Ccx)).unwrap();
-    assert!(noted(&plan, "cpus 5 share is unknown"), "{:?}", plan.notes);
+    assert!(noted(&plan, "cpus 5 are unknown"), "{:?}", plan.notes);
 }
 
 #[test]
@@ -112,8 +112,8 @@ fn a_device_gets_what_its_workers_need() {
     }
     let settings: Vec<&Setting> = plan.lines.iter().map(|line| &line.setting).collect();
     assert!(settings.is_sorted(), "in the order of writing: {settings:?}");
-    assert!(omitted(&plan, "features.rx-gro-hw").contains("nothing to do"));
-    assert!(omitted(&plan, "rss.key").contains("move them all"));
+    assert!(omitted(&plan, "features.rx-gro-hw").contains("cannot be switched on"));
+    assert!(omitted(&plan, "rss.key").contains("move all flows"));
     let line = |name: &str| plan.line(&name.parse().unwrap()).unwrap().clone();
     assert_eq!(line("queues.channels").risk(), Risk::LinkReset);
     assert_eq!(line("rss.udp4").risk(), Risk::TrafficMoves);
@@ -138,7 +138,7 @@ fn workers_need_queues_and_cpus() {
         make(&rig.survey(), &PlanRequest { workers: Some(workers), ..wish(policy) })
     };
     let error = ask(&small, 9, Policy::Spread).unwrap_err();
-    assert!(error.to_string().contains("there can be 8"), "{error}");
+    assert!(error.to_string().contains("only 8 are possible"), "{error}");
     let error = ask(&Rig::default(), 5, Policy::Node).unwrap_err();
     assert_eq!(error, PlanError::TooFewCpus { workers: 5, cpus: 4 });
     assert_eq!(ask(&small, 0, Policy::Node), Err(PlanError::NoWorkers));
@@ -149,7 +149,7 @@ fn workers_need_queues_and_cpus() {
     survey.machine.nics[0].driver = Reading::Known("ena".to_owned());
     let plan = make(&survey, &wish(Policy::Spread)).unwrap();
     assert_eq!(new(&plan, "queues.channels"), "combined 4");
-    assert!(noted(&plan, "ena keeps half"), "{:?}", plan.notes);
+    assert!(noted(&plan, "ena needs half"), "{:?}", plan.notes);
 }
 
 #[test]
@@ -323,7 +323,7 @@ fn mistakes_are_named_with_line_and_key() {
         ("[irq]\n\nrx-0 = { new = \"0-x\" }", 6, "irq.rx-0.new", "list of CPUs"),
         ("[irq]\nrx-0 = { new = \"1\" }\nrx-00 = { new = \"2\" }", 6, "irq.rx-00", "twice"),
         ("[napi]\nthreaded = { new = [1] }", 5, "napi.threaded.new", "a number"),
-        ("[quques]\n", 4, "quques", "no section"),
+        ("[quques]\n", 4, "quques", "not a section"),
         ("[queues]\nrings = { new = ", 5, "", ""),
         ("workers = 4", 4, "device.workers", "[device] has"),
         ("[rss]\nudp4 = { new = \"sd\" }\n[rss]\n", 6, "", "duplicate"),

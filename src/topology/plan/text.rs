@@ -70,19 +70,19 @@ fn write(out: &mut String, plan: &Plan) -> fmt::Result {
 fn head(out: &mut String, plan: &Plan) -> fmt::Result {
     let device = &plan.device;
     let made = match plan.policy {
-        Some(policy) => format!("How {} is to be, by the policy `{policy}`.", device.name),
-        None => format!("How {} is to be.", device.name),
+        Some(policy) => format!("The settings for {}, by the policy `{policy}`.", device.name),
+        None => format!("The settings for {}.", device.name),
     };
     comment(out, &made)?;
     comment(
         out,
-        "`quiclane apply THIS-FILE --confirm 60s` writes it, and writes back what was there \
-         before unless `quiclane confirm` comes in time. `quiclane undo` does so later.",
+        "`quiclane apply THIS-FILE --confirm 60s` applies it, and restores the old settings unless \
+         `quiclane confirm` is run in time. `quiclane undo` restores them later.",
     )?;
     comment(
         out,
-        "Each line has today's value and the new one. Change `new`, or take a line out, and it \
-         is as you say; `today` is only told to you, and compared.",
+        "Each line has today's value and the new one. You may change `new`, or remove a line. \
+         `today` is for you to read; `apply` says where it has changed since.",
     )?;
     if plan.changes() > 0 {
         comment(out, &format!("Lines that change: {}. Risk: {}.", plan.changes(), plan.risk()))?;

@@ -172,6 +172,8 @@ fn napi_settings(device: &Device, queue: u32) -> Reading<Value> {
     ];
     match some_numbers(all) {
         Some(numbers) => Reading::Known(numbers),
-        None => Reading::unknown("this kernel has no settings of one NAPI (Linux 6.13 has)"),
+        None => Reading::unknown(
+            "this kernel has no settings for single NAPI instances (Linux 6.13 has)",
+        ),
     }
 }

@@ -246,9 +246,9 @@ pub struct QueueLink {
     pub index: u32,
     /// Which way.
     pub direction: Direction,
-    /// Its NAPI instance; `None` if the driver does not tell.
+    /// Its NAPI instance; `None` if the driver does not report it.
     pub napi: Option<u32>,
-    /// An AF_XDP socket has it; `None` if the kernel does not tell.
+    /// An AF_XDP socket has it; `None` if the kernel does not report it.
     pub has_xsk: Option<bool>,
 }
 
@@ -380,17 +380,17 @@ pub struct XskSocket {
     pub process: Option<Process>,
     /// The threads of the process that are named after a queue or pinned to one CPU.
     pub workers: Vec<WorkerThread>,
-    /// The index of its device; `None` if the kernel does not tell (XDP_SOCKETS_DIAG).
+    /// The index of its device; `None` if the kernel does not report it (XDP_SOCKETS_DIAG).
     pub device: Option<u32>,
-    /// Its queue; `None` if the kernel does not tell.
+    /// Its queue; `None` if the kernel does not report it.
     pub queue: Option<u32>,
-    /// Zero-copy; `None` if the kernel does not tell.
+    /// Zero-copy; `None` if the kernel does not report it.
     pub zerocopy: Option<bool>,
-    /// Entries of its receive ring; `None` if the kernel does not tell.
+    /// Entries of its receive ring; `None` if the kernel does not report it.
     pub rx_ring: Option<u32>,
-    /// Entries of its transmit ring; `None` if the kernel does not tell.
+    /// Entries of its transmit ring; `None` if the kernel does not report it.
     pub tx_ring: Option<u32>,
-    /// Counters; `None` if the kernel does not tell.
+    /// Counters; `None` if the kernel does not report it.
     pub counters: Option<XskCounters>,
 }
 

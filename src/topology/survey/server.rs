@@ -34,7 +34,7 @@ pub struct Server {
     /// Its workers.
     pub workers: Vec<ServerWorker>,
     /// What the XDP program did with frames, by the name of the verdict; only what is not zero.
-    /// `None`: there is no device, or an older server does not tell.
+    /// `None`: there is no device, or an older server does not report it.
     #[serde(default)]
     pub xdp_verdicts: Option<BTreeMap<String, u64>>,
 }
@@ -57,15 +57,15 @@ pub struct ServerWorker {
     /// Packets that arrived and were thrown away.
     pub drops: u64,
     /// Those that the server itself threw away, by the name of its counter, such as
-    /// `drop_udp_checksum`; only what is not zero. `None`: an older server, which does not tell.
+    /// `drop_udp_checksum`; only what is not zero. `None`: an older server, which does not report it.
     #[serde(default)]
     pub dropped: Option<BTreeMap<String, u64>>,
     /// Clients that it refused at one of its limits, by the name of its counter, such as
-    /// `refused_memory`; only what is not zero. `None`: an older server, which does not tell.
+    /// `refused_memory`; only what is not zero. `None`: an older server, which does not report it.
     #[serde(default)]
     pub refused: Option<BTreeMap<String, u64>>,
     /// Times that other threads wanted its CPU, and it began to sleep instead of spinning. `None`: an
-    /// older server, which does not tell.
+    /// older server, which does not report it.
     #[serde(default)]
     pub crowded: Option<u64>,
     /// Packets that arrived for connections of other workers.
@@ -74,7 +74,7 @@ pub struct ServerWorker {
     pub wrong_queue_recent: u64,
     /// Connections now.
     pub connections: u64,
-    /// All that it counts. `None`: an older server, which does not tell.
+    /// All that it counts. `None`: an older server, which does not report it.
     #[serde(default)]
     pub counters: Option<CountersBySet>,
 }

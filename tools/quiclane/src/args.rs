@@ -8,11 +8,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-/// QUIC on AF_XDP: serve, measure, inspect.
+/// QUIC on AF_XDP and kernel UDP: serve, fetch and measure; inspect and set up the machine.
 #[derive(Debug, Parser)]
 #[command(name = "quiclane", version, about, after_long_help = crate::generate::AFTER_HELP)]
 pub(crate) struct Cli {
-    /// Say more on standard error; repeat for more.
+    /// Log more on standard error; repeat for more.
     #[arg(short, long, global = true, action = clap::ArgAction::Count, display_order = 900)]
     pub(crate) verbose: u8,
     #[command(subcommand)]
@@ -25,13 +25,15 @@ pub(crate) enum Command {
     Serve(ServeArgs),
     /// Fetch one file (ALPN hq-interop).
     Get(GetArgs),
-    /// Measure (ALPN perf, draft-banks-quic-performance).
+    /// Measure throughput, requests, handshakes or latency (ALPN perf).
+    ///
+    /// The protocol is draft-banks-quic-performance.
     Perf(PerfArgs),
     /// Watch a device: rates, drops and load by queue and CPU.
     Top(crate::top::TopArgs),
     /// Draw the machine: queues, interrupts, workers and the memory nodes between them.
     Topo(crate::topo::TopoArgs),
-    /// Write the whole machine as files, which every reading verb takes with --root.
+    /// Capture this machine in a file, which every reading verb takes with --root.
     Bundle(crate::bundle::BundleArgs),
     /// Print a script that completes these commands in a shell.
     Completions(crate::generate::CompletionsArgs),
@@ -43,23 +45,23 @@ pub(crate) enum Command {
     Queue(crate::queue::QueueArgs),
     /// Show how a device spreads packets over its queues.
     Rss(crate::rss::RssArgs),
-    /// Say to which queue a flow goes, and why.
+    /// Show which queue a flow goes to, and why.
     Flow(crate::flow::FlowArgs),
     /// List XDP programs and AF_XDP sockets.
     Xdp(crate::xdp::XdpArgs),
-    /// Find what is wrong with this machine for lanes, and the commands that mend it.
+    /// Find what slows or breaks AF_XDP on this machine, and the commands that mend it.
     Doctor(DoctorArgs),
-    /// Say how a device's queues, interrupts and CPUs should be, and what that would change.
+    /// Plan the queues, interrupts and CPUs of a device, and show what that would change.
     Plan(place::PlanArgs),
-    /// Write a plan to its device, with a way back.
+    /// Apply a plan to its device; `undo` takes it back.
     Apply(place::ApplyArgs),
     /// Keep what `apply --confirm` has written.
     Confirm(place::ConfirmArgs),
-    /// Put back what was there before `apply`.
+    /// Restore the settings that were there before `apply`.
     Undo(place::UndoArgs),
-    /// Write files for systemd that apply a plan at every boot.
+    /// Write systemd files that apply a plan at every boot.
     Persist(place::PersistArgs),
-    /// Wait for `confirm`, and put a snapshot back without it.
+    /// Wait for `confirm`, and restore a snapshot if it does not come.
     #[command(hide = true)]
     Revert(place::RevertArgs),
 }
@@ -67,15 +69,15 @@ pub(crate) enum Command {
 /// How datagrams are sent and received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum IoKind {
-    /// AF_XDP; fails where it cannot be had.
+    /// AF_XDP; fails where that is not possible.
     Xdp,
     /// Kernel UDP sockets.
     Udp,
-    /// AF_XDP if it can be had, else kernel UDP; says which and why.
+    /// AF_XDP where possible, else kernel UDP; the log says which, and why.
     Auto,
 }
 
-/// What a datapath has to be at least.
+/// The least that a datapath has to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum RequireKind {
     /// AF_XDP in any mode.
@@ -86,7 +88,7 @@ pub(crate) enum RequireKind {
     Zerocopy,
 }
 
-/// When a worker with nothing to do sleeps.
+/// When an idle worker sleeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum PollKind {
     /// Never: the lowest latency, and a whole CPU for each worker.
@@ -115,27 +117,27 @@ pub(crate) struct IoArgs {
     /// Use generic (skb) mode even where the driver could do better.
     #[arg(long)]
     pub(crate) generic: bool,
-    /// Make UMEM frames of so many bytes [default: 2048].
+    /// Set the size of UMEM frames, in bytes [default: 2048].
     #[arg(long, value_name = "2048|4096", value_parser = frame_size)]
     pub(crate) frame_size: Option<usize>,
-    /// Run so many workers for kernel UDP [default: 1].
+    /// Run this many workers, on kernel UDP [default: 1].
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub(crate) workers: Option<usize>,
     /// Pin the workers to these CPUs, such as 2-5 [default: near the device; for kernel UDP the
     /// kernel's scheduler chooses].
     #[arg(long, value_name = "LIST")]
     pub(crate) cpus: Option<String>,
-    /// When a worker with nothing to do sleeps.
+    /// Choose when an idle worker sleeps.
     #[arg(long, value_enum, default_value = "adaptive")]
     pub(crate) poll: PollKind,
     /// Let workers share CPUs when there are fewer CPUs than queues.
     #[arg(long)]
     pub(crate) share_cpus: bool,
-    /// Take frames of this VLAN from the device as well; may be given more than once. Frames of
-    /// others are left to the kernel [default: untagged frames alone].
+    /// Receive frames of this VLAN too; may be given more than once. Frames of other VLANs are
+    /// left to the kernel [default: untagged frames only].
     #[arg(long, value_name = "ID")]
     pub(crate) vlan: Vec<u16>,
-    /// Send and accept UDP payloads of so many bytes at most [default: what fits an MTU of 1500].
+    /// Send and accept UDP payloads of at most this many bytes [default: what fits an MTU of 1500].
     #[arg(long, value_name = "BYTES", value_parser = max_datagram)]
     pub(crate) max_datagram: Option<u16>,
 }
@@ -147,8 +149,8 @@ Examples:
   quiclane serve --perf --cert-out /tmp/cert.pem --listen 127.0.0.1:4433
   quiclane serve --files /srv/www --dev eth0 --queues 0-3 --require native
 
-SIGTERM or SIGINT ends it: new downloads are refused, running ones have --grace to end, then
-connections are closed, for half a second at most. A second one ends it at once. SIGHUP does
+SIGTERM or SIGINT ends the server: it refuses new downloads, gives running ones --grace seconds,
+and then closes its connections, within half a second. A second signal ends it at once. SIGHUP does
 nothing.")]
 pub(crate) struct ServeArgs {
     /// Listen on this address and UDP port.
@@ -159,39 +161,40 @@ pub(crate) struct ServeArgs {
         value_parser = crate::target::listen
     )]
     pub(crate) listen: SocketAddr,
-    /// Serve the files of this directory (ALPN hq-interop) [default: none]. Links are followed
-    /// as long as they stay in it, but not as the last name of a path.
+    /// Serve the files of this directory (ALPN hq-interop) [default: none]. A symbolic link is
+    /// followed if it stays inside the directory and is not the last name of a path.
     #[arg(long, value_name = "DIR")]
     pub(crate) files: Option<PathBuf>,
     /// Answer measurements too (ALPN perf): every client may ask for any number of bytes.
     #[arg(long)]
     pub(crate) perf: bool,
-    /// Make every client prove its address first.
+    /// Make every client prove its address first, by a Retry.
     #[arg(long)]
     pub(crate) retry: bool,
-    /// Accept so many connections of one IPv4 address, or one /64 of IPv6, on a worker
-    /// [default: 131072].
+    /// Accept at most this many connections from one IPv4 address, or one /64 of IPv6, on each
+    /// worker [default: 131072].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_per_source: Option<u32>,
-    /// Accept no more connections on a worker whose connections hold so many MiB
+    /// Refuse new connections on a worker whose connections hold this much memory, in MiB
     /// [default: 2048].
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_memory: Option<u32>,
-    /// Read 32 random bytes from this file, mode 0600. A restarted server with the same ones can
-    /// reset connections that it has forgotten, and accepts its old tokens [default: random].
+    /// Read the secret of the server, 32 random bytes, from this file of mode 0600. With the same
+    /// secret a restarted server resets the connections that it has forgotten, and accepts the
+    /// tokens that it gave before [default: a new secret at each start].
     #[arg(long, value_name = "FILE")]
     pub(crate) secret_file: Option<PathBuf>,
-    /// Give running downloads so many seconds to end after SIGTERM.
+    /// Give running downloads this many seconds to end after SIGTERM.
     #[arg(long, value_name = "S", default_value = "5", value_parser = seconds,
           allow_negative_numbers = true)]
     pub(crate) grace: f64,
-    /// Describe this server in this directory for `doctor` and `top` [default: /run/quiclane].
+    /// Write the status file, for `doctor` and `top`, to this directory [default: /run/quiclane].
     #[arg(long, value_name = "DIR")]
     pub(crate) status_dir: Option<PathBuf>,
-    /// Print one JSON object per line on standard output: ready, and the state at the end.
+    /// Print JSON objects on standard output, one per line: ready, and the counters at the end.
     #[arg(long)]
     pub(crate) json: bool,
-    /// Show this certificate chain, PEM [default: a self-signed one is made].
+    /// Use this certificate chain, PEM [default: make a self-signed certificate].
     #[arg(long, value_name = "FILE", requires = "key", help_heading = "TLS")]
     pub(crate) cert: Option<PathBuf>,
     /// Use this private key, PEM.
@@ -208,19 +211,19 @@ pub(crate) struct ServeArgs {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "TLS")]
 pub(crate) struct TrustArgs {
-    /// Trust these certificate authorities, PEM [default: the system's]. The server has to prove
-    /// its name under one of them.
+    /// Trust these certificate authorities, PEM [default: the system's]. The server's certificate
+    /// has to be for its name.
     #[arg(long, value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,
-    /// Trust this one certificate of the server, PEM, byte for byte. That the server has its
-    /// key is checked; its name, its dates and who issued it are not.
+    /// Trust exactly this certificate of the server, PEM. The server has to hold its private key;
+    /// name, dates and issuer are not checked.
     #[arg(long, value_name = "FILE", conflicts_with = "ca")]
     pub(crate) pin: Option<PathBuf>,
-    /// Trust whatever certificate the server shows. For tests.
+    /// Trust any certificate of the server. For tests.
     #[arg(long, conflicts_with_all = ["ca", "pin"])]
     pub(crate) insecure: bool,
-    /// Ask for this name; the server has to prove it unless its certificate is pinned
-    /// [default: the host].
+    /// Ask for this name of the server (SNI). Its certificate has to be for the name, unless it is
+    /// pinned [default: the host].
     #[arg(long, value_name = "NAME")]
     pub(crate) server_name: Option<String>,
 }
@@ -235,13 +238,13 @@ pub(crate) struct GetArgs {
     /// Connect to this server: a name or an address, and a UDP port, such as [2001:db8::1]:4433.
     #[arg(value_name = "HOST:PORT", value_parser = Target::parse)]
     pub(crate) server: Target,
-    /// Fetch the file of this path, such as /index.html.
+    /// Fetch the file at this path, such as /index.html.
     pub(crate) path: String,
-    /// Write it to this file; - is standard output. A file that is there is replaced when all of
-    /// it has arrived, and not before.
+    /// Write to this file; - is standard output. An existing file is replaced only once everything
+    /// has arrived.
     #[arg(short, long, value_name = "FILE", default_value = "-")]
     pub(crate) output: PathBuf,
-    /// Give up when nothing has arrived for so many seconds; a handshake gets 10 at most.
+    /// Give up when nothing has arrived for this many seconds; a handshake gets 10 at most.
     #[arg(long, value_name = "S", default_value = "60", value_parser = some_seconds,
           allow_negative_numbers = true)]
     pub(crate) timeout: f64,
@@ -273,15 +276,15 @@ fn frame_size(text: &str) -> Result<usize, String> {
 
 fn at_least_one(text: &str) -> Result<usize, String> {
     let number =
-        text.parse().map_err(|_| format!("\"{text}\" is no number; give one such as 4"))?;
+        text.parse().map_err(|_| format!("\"{text}\" is not a number; give one such as 4"))?;
     if number == 0 { Err("0 is too few; give 1 or more".to_owned()) } else { Ok(number) }
 }
 
 /// A time in seconds.
 pub(crate) fn seconds(text: &str) -> Result<f64, String> {
-    let number: f64 = text
-        .parse()
-        .map_err(|_| format!("\"{text}\" is no number of seconds, such as 10 or 0.5"))?;
+    let number: f64 = text.parse().map_err(|_| {
+        format!("\"{text}\" is not a number of seconds; give one such as 10 or 0.5")
+    })?;
     if number.is_finite() && number >= 0.0 {
         Ok(number)
     } else {
@@ -291,9 +294,10 @@ pub(crate) fn seconds(text: &str) -> Result<f64, String> {
 
 /// A time in seconds in which something can happen.
 fn some_seconds(text: &str) -> Result<f64, String> {
-    seconds(text).ok().filter(|number| *number > 0.0).ok_or_else(|| {
-        format!("\"{text}\": a number of seconds above 0 is needed, such as 10 or 0.5")
-    })
+    seconds(text)
+        .ok()
+        .filter(|number| *number > 0.0)
+        .ok_or_else(|| format!("\"{text}\": give a number of seconds above 0, such as 10 or 0.5"))
 }
 
 /// The most that one range of a list may name.
@@ -313,7 +317,9 @@ pub(crate) fn parse_list(what: &str, text: &str) -> Result<Vec<u32>, String> {
         let from: u32 = from.trim().parse().map_err(|_| bad(part))?;
         let to: u32 = to.trim().parse().map_err(|_| bad(part))?;
         if to < from {
-            return Err(format!("--{what} {text}: \"{part}\" runs backwards: {to}-{from}?"));
+            return Err(format!(
+                "--{what} {text}: \"{part}\" runs backwards; did you mean {to}-{from}?"
+            ));
         }
         if to - from >= LIST_MAX {
             return Err(format!(
@@ -345,7 +351,7 @@ mod tests {
         Cli::command().debug_assert();
     }
 
-    /// What follows a group of options in a struct would stand below its heading.
+    /// An option that follows a flattened group in a struct would stand below the group's heading.
     #[test]
     fn options_stand_below_their_own_heading() {
         fn check(command: &clap::Command) {

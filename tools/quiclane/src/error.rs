@@ -1,9 +1,9 @@
 //! What went wrong, and the exit code for it.
 //!
-//! 0: fine, and also when the reader of standard output has left. 1: it was tried and did not
-//! work, or something was found. 2: what was typed cannot be meant, which takes in a file, device,
-//! queue or CPU that is not there, and a file that is not what it has to be. 3: not permitted.
-//! 4: the kernel, the driver or the device cannot do it. 5: done in part.
+//! 0: fine, and also when the reader of standard output has left. 1: it was tried and failed, or
+//! something was found. 2: usage: the arguments are wrong, or name a file, device, queue or CPU that
+//! does not exist, or a file of another format. 3: a privilege is missing. 4: the kernel, the driver
+//! or the device cannot do it. 5: done in part.
 
 use crate::inspect::sheet::count;
 use quiclane::datapath::xdp::XdpError;
@@ -17,13 +17,13 @@ use std::io;
 /// Why a command failed.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// The arguments do not make sense.
+    /// The arguments are wrong.
     Usage(String),
     /// A privilege is missing.
     Permission(String),
     /// The kernel, driver or device cannot do it.
     Unsupported(String),
-    /// It was tried and did not work.
+    /// It was tried and failed.
     Failed(String),
     /// Some of it was done, and some could not be.
     Partly(String),
@@ -53,8 +53,8 @@ impl Failure {
         }
     }
 
-    /// A file could not be used. One that is not there was named wrongly, as is a device or a
-    /// queue that is not there: that is usage.
+    /// A file could not be used. A file that does not exist is usage, as is a device or a queue that
+    /// does not exist.
     pub(crate) fn file(verb: &str, path: &std::path::Path, error: &io::Error) -> Self {
         use io::ErrorKind::{IsADirectory, NotADirectory, NotFound, PermissionDenied};
         let text = format!("cannot {verb} {}: {error}", path.display());
@@ -120,7 +120,7 @@ impl From<HandleError> for Failure {
     }
 }
 
-/// The library's words, with the options that change it.
+/// The text of the library, with the options that help.
 fn placement(e: &PlacementError) -> String {
     match e {
         PlacementError::TooFewCpus { queues, cpus } => format!(

@@ -1,5 +1,5 @@
-//! `quiclane completions` and `quiclane man`: what is made of the command line's own description,
-//! and what that does not say: devices, which come and go, and the sections that every page of a
+//! `quiclane completions` and `quiclane man`: made from the command line's own description,
+//! and from what that lacks: devices, which come and go, and the sections that every page of a
 //! manual has.
 
 mod manual;
@@ -13,21 +13,21 @@ use std::path::PathBuf;
 
 pub(crate) use manual::AFTER_HELP;
 
-/// What the value of an argument is called that names a device.
+/// The value name of arguments that name a device.
 const DEVICE: &str = "DEV";
 /// The devices of the machine where a script runs.
 const DEVICES: &str = "$(command ls /sys/class/net 2>/dev/null)";
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct CompletionsArgs {
-    /// For which shell; `quiclane completions bash > /etc/bash_completion.d/quiclane`.
+    /// Write for this shell: `quiclane completions bash > /etc/bash_completion.d/quiclane`.
     #[arg(value_enum)]
     pub(crate) shell: Shell,
 }
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ManArgs {
-    /// Where to write the pages, such as /usr/local/share/man/man1; made if it is not there.
+    /// Write the pages to this directory, such as /usr/local/share/man/man1; it is made if missing.
     #[arg(value_name = "DIR")]
     pub(crate) directory: PathBuf,
 }

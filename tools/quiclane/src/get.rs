@@ -22,19 +22,19 @@ use std::time::{Duration, Instant};
 
 /// Bytes gathered before they are handed to the writing thread.
 const PIECE_BYTES: usize = 256 * 1024;
-/// Bytes that may wait for the writing thread. Beyond that nothing is taken from the stream, so
-/// that flow control stops the server: a disk or a reader that is slow costs time, not memory.
+/// Bytes that may wait for the writing thread. Beyond that nothing is taken from the stream, and
+/// flow control stops the server: a slow disk or reader costs time, not memory.
 const UNWRITTEN_MAX_BYTES: usize = 8 << 20;
 /// The longest time that a handshake gets, whatever --timeout says.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
-/// The connection itself says first that its handshake took too long.
+/// Longer than the connection's own limit: the connection reports a slow handshake first.
 const HANDSHAKE_SLACK: Duration = Duration::from_secs(1);
-/// A client that waits for data has nothing to say, and who says nothing hears nothing of a server
-/// that has forgotten the connection: so it asks after this silence.
+/// A client that waits for data sends nothing, and so would not learn that the server has forgotten
+/// the connection. It sends a PING after this silence.
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
 
 /// What the connection tells the writing thread.
-enum News {
+enum Message {
     Connected,
     Piece(Vec<u8>),
     Done,
@@ -44,14 +44,14 @@ enum News {
     Interrupted,
 }
 
-/// With the address that it is about; `None` for all. An address that was given up may still
-/// speak.
-type Told = (Option<SocketAddr>, News);
+/// With the address that it is about; `None` for all. A message of an address that was given up
+/// may still arrive.
+type Told = (Option<SocketAddr>, Message);
 
 /// How an address ended.
 enum Outcome {
     Fetched(u64),
-    /// No connection came to be: another address may do better.
+    /// No connection was made: another address may do better.
     NotReached(Failure),
     Failed(Failure),
 }
@@ -62,18 +62,18 @@ pub(crate) fn run(args: &GetArgs) -> Result<(), Failure> {
     let addresses = args.server.resolve()?;
     let mut out = Output::new(&args.output)?;
     let registration = io::open_client(&args.io)?;
-    let (news, inbox) = channel();
-    let interrupted = news.clone();
-    signals::forward(move |_signal| interrupted.send((None, News::Interrupted)).is_ok())?;
-    let result = fetch.any(&registration, &addresses, &news, &inbox, &mut out);
-    // What closes has said so in the turn that this waits for; that the server hears of it is
-    // not awaited.
+    let (messages, inbox) = channel();
+    let interrupted = messages.clone();
+    signals::forward(move |_signal| interrupted.send((None, Message::Interrupted)).is_ok())?;
+    let result = fetch.any(&registration, &addresses, &messages, &inbox, &mut out);
+    // This waits for the turn in which a closing connection sends its CONNECTION_CLOSE, and not
+    // until the server has it.
     registration.shutdown(0, Duration::ZERO);
     result?;
     out.finish()
 }
 
-/// Time for people: nothing in here is part of the library.
+/// The time that is shown to the user; the library reads no clock here.
 #[expect(clippy::disallowed_methods, reason = "a client tells how long it took")]
 fn clock() -> Instant {
     Instant::now()
@@ -84,17 +84,17 @@ struct Fetch<'a> {
     config: ClientConfig,
     server_name: String,
     patience: Duration,
-    /// What a handshake gets of it.
+    /// The part of it for the handshake.
     handshake: Duration,
 }
 
-/// A connection that is waited for.
+/// A connection that `get` waits for.
 struct Attempt {
     address: SocketAddr,
     handle: Handle,
     /// Bytes that were handed over and are not written yet.
     unwritten: Arc<AtomicUsize>,
-    /// Until it is connected.
+    /// Asks for ICMP errors until it is connected.
     watch: Option<Watch>,
 }
 
@@ -122,14 +122,14 @@ impl<'a> Fetch<'a> {
         &self,
         registration: &Registration,
         addresses: &[SocketAddr],
-        news: &Sender<Told>,
+        messages: &Sender<Told>,
         inbox: &Receiver<Told>,
         out: &mut Output,
     ) -> Result<(), Failure> {
         let mut last = None;
         for &address in addresses {
             let started = clock();
-            match self.one(registration, address, news, inbox, out)? {
+            match self.one(registration, address, messages, inbox, out)? {
                 Outcome::Fetched(bytes) => {
                     let seconds = started.elapsed().as_secs_f64();
                     tracing::info!("{bytes} bytes from {address} in {seconds:.3} s");
@@ -149,7 +149,7 @@ impl<'a> Fetch<'a> {
         &self,
         registration: &Registration,
         address: SocketAddr,
-        news: &Sender<Told>,
+        messages: &Sender<Told>,
         inbox: &Receiver<Told>,
         out: &mut Output,
     ) -> Result<Outcome, Failure> {
@@ -159,17 +159,17 @@ impl<'a> Fetch<'a> {
             path: self.args.path.clone(),
             address,
             handshake: self.handshake,
-            news: news.clone(),
+            messages: messages.clone(),
             piece: Vec::new(),
             unwritten: Arc::clone(&unwritten),
             paused: None,
             done: false,
         };
         let handle = registration.connect(address, &self.server_name, &self.config, client)?;
-        let tell = news.clone();
+        let tell = messages.clone();
         let watch = reach::watch(address, reach::AFTER, self.handshake, move |why| {
             // The receiver is gone once the file is complete or given up.
-            let _nobody = tell.send((Some(address), News::Unreachable(why)));
+            let _unheard = tell.send((Some(address), Message::Unreachable(why)));
         });
         let mut attempt = Attempt { address, handle, unwritten, watch: Some(watch) };
         let outcome = self.receive(&mut attempt, inbox, out);
@@ -180,7 +180,7 @@ impl<'a> Fetch<'a> {
         outcome
     }
 
-    /// Writes what arrives. Patience is for silence, not for the whole file.
+    /// Writes what arrives. The timeout is for silence, not for the whole file.
     fn receive(
         &self,
         attempt: &mut Attempt,
@@ -198,25 +198,25 @@ impl<'a> Fetch<'a> {
                 if is_connected { self.patience } else { self.handshake + HANDSHAKE_SLACK };
             let told = match inbox.recv_timeout(patience) {
                 Ok((Some(other), _)) if other != address => continue,
-                told => told.map(|(_, news)| news),
+                told => told.map(|(_, message)| message),
             };
             match told {
-                Ok(News::Connected) => {
+                Ok(Message::Connected) => {
                     is_connected = true;
                     attempt.watch = None;
                     let took = started.elapsed().as_secs_f64() * 1e3;
                     tracing::info!("connected to {address} in {took:.1} ms");
                 }
-                Ok(News::Piece(piece)) => {
+                Ok(Message::Piece(piece)) => {
                     bytes += piece.len() as u64;
                     out.write(&piece)?;
                     attempt.written(piece.len());
                 }
-                Ok(News::Done) => return Ok(Outcome::Fetched(bytes)),
-                Ok(News::Failed(why)) => return Ok(failed(why, is_connected)),
-                Ok(News::Unreachable(why)) if !is_connected => return Ok(failed(why, false)),
-                Ok(News::Unreachable(_)) => {}
-                Ok(News::Interrupted) => {
+                Ok(Message::Done) => return Ok(Outcome::Fetched(bytes)),
+                Ok(Message::Failed(why)) => return Ok(failed(why, is_connected)),
+                Ok(Message::Unreachable(why)) if !is_connected => return Ok(failed(why, false)),
+                Ok(Message::Unreachable(_)) => {}
+                Ok(Message::Interrupted) => {
                     return Err(Failure::Failed("interrupted".to_owned()));
                 }
                 Err(RecvTimeoutError::Timeout) => {
@@ -229,7 +229,7 @@ impl<'a> Fetch<'a> {
                     return Ok(failed(why, is_connected));
                 }
                 Err(RecvTimeoutError::Disconnected) => {
-                    return Ok(failed("the connection ended without a word".to_owned(), true));
+                    return Ok(failed("the connection ended without a reason".to_owned(), true));
                 }
             }
         }
@@ -249,7 +249,7 @@ impl Attempt {
     }
 }
 
-/// Neither a packet nor an ICMP message came back.
+/// The reason if neither a packet nor an ICMP message came back.
 fn no_answer(address: SocketAddr, patience: Duration) -> String {
     let s = patience.as_secs_f64();
     format!(
@@ -262,7 +262,7 @@ struct Client {
     path: String,
     address: SocketAddr,
     handshake: Duration,
-    news: Sender<Told>,
+    messages: Sender<Told>,
     piece: Vec<u8>,
     /// Bytes that were handed over and are not written yet.
     unwritten: Arc<AtomicUsize>,
@@ -272,29 +272,29 @@ struct Client {
 }
 
 impl Client {
-    fn tell(&self, news: News) {
+    fn tell(&self, message: Message) {
         // The receiver is gone once the file is complete or given up.
-        let _nobody = self.news.send((Some(self.address), news));
+        let _unheard = self.messages.send((Some(self.address), message));
     }
 
     fn hand_over(&mut self) {
         if !self.piece.is_empty() {
             let piece = std::mem::take(&mut self.piece);
             self.unwritten.fetch_add(piece.len(), Ordering::Relaxed);
-            self.tell(News::Piece(piece));
+            self.tell(Message::Piece(piece));
         }
     }
 
     fn fail(&self, why: String) {
         if !self.done {
-            self.tell(News::Failed(why));
+            self.tell(Message::Failed(why));
         }
     }
 }
 
 impl Handler for Client {
     fn connected(&mut self, connection: &mut ConnectionRef<'_>, _resumed: bool) {
-        self.tell(News::Connected);
+        self.tell(Message::Connected);
         let request = Bytes::from(format!("GET {}\r\n", self.path));
         let mut streams = connection.streams();
         let sent = streams
@@ -313,7 +313,7 @@ impl Handler for Client {
         data: &[u8],
         fin: bool,
     ) -> usize {
-        // An empty piece is the end, which is not repeated.
+        // An empty piece means the end of the file; the end itself follows.
         if !data.is_empty() && self.unwritten.load(Ordering::Relaxed) >= UNWRITTEN_MAX_BYTES {
             self.paused = Some(stream);
             return 0;
@@ -324,7 +324,7 @@ impl Handler for Client {
         }
         if fin {
             self.done = true;
-            self.tell(News::Done);
+            self.tell(Message::Done);
             connection.close(0, Bytes::new());
         }
         data.len()
@@ -332,7 +332,7 @@ impl Handler for Client {
 
     fn woken(&mut self, connection: &mut ConnectionRef<'_>, _token: u64) {
         if let Some(stream) = self.paused.take() {
-            // Fails only if the stream is gone, which is told otherwise.
+            // Fails only if the stream is gone, which another callback reports.
             let _ = connection.streams().resume_receive(stream);
         }
     }

@@ -1,4 +1,4 @@
-//! Certificates: read, or made on the spot; and whom a client trusts.
+//! Certificates: read, or made at the start; and what a client trusts.
 
 use crate::args::{ServeArgs, TrustArgs};
 use crate::error::Failure;
@@ -18,18 +18,18 @@ const SELF_SIGNED_DAYS: i64 = 365;
 const BAD_CERTIFICATE: u8 = 42;
 const CERTIFICATE_UNKNOWN: u8 = 46;
 const UNKNOWN_CA: u8 = 48;
-/// Others may not read a private key, nor write it.
+/// Mode bits with which other users may read or write a private key.
 const OTHERS: u32 = 0o077;
 
 /// The server's certificate and key, PEM.
 pub(crate) struct Identity {
     chain: Vec<u8>,
     key: Vec<u8>,
-    /// Where they are from, for an error.
+    /// Where they come from, for errors.
     from: String,
-    /// Clients have to be given it: it is self-signed.
+    /// It is self-signed: clients need a copy to trust it.
     is_made: bool,
-    /// The certificate for clients to pin, until it takes its place.
+    /// The draft of the certificate for clients to pin, until the server listens.
     out: Option<Output>,
 }
 
@@ -50,8 +50,8 @@ impl Identity {
         Ok(identity)
     }
 
-    /// The server listens: clients may have its certificate. Before, a server that cannot start
-    /// would take the place of the certificate of one that runs.
+    /// Called when the server listens: writes the certificate for clients. If it were written
+    /// before, a server that cannot start would replace the certificate of one that runs.
     pub(crate) fn publish(self) -> Result<(), Failure> {
         match self.out {
             Some(out) => out.finish()?,
@@ -64,8 +64,8 @@ impl Identity {
         Ok(())
     }
 
-    /// A certificate for this machine, by the names that a client on it, or one that reaches
-    /// `listen`, would use.
+    /// A certificate for the names that a client on this machine, or one that reaches `listen`,
+    /// would use.
     fn self_signed(listen: IpAddr) -> Result<Self, Failure> {
         let fail = |e: rcgen::Error| Failure::Failed(format!("no self-signed certificate: {e}"));
         let mut names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec();
@@ -92,7 +92,7 @@ impl Identity {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "a certificate begins today")]
+#[expect(clippy::disallowed_methods, reason = "a certificate is valid from a date")]
 fn validity() -> (time::OffsetDateTime, time::OffsetDateTime) {
     let now = time::OffsetDateTime::from(std::time::SystemTime::now());
     (now - time::Duration::days(1), now + time::Duration::days(SELF_SIGNED_DAYS))
@@ -108,10 +108,10 @@ fn warn_of_open_key(key: &Path) {
 }
 
 impl TrustArgs {
-    /// The name that is asked for: what was typed, or the host.
+    /// The name of the server: --server-name, or the host.
     ///
     /// # Errors
-    /// What was typed is no name.
+    /// --server-name is not a name.
     pub(crate) fn server_name(&self, target: &Target) -> Result<String, Failure> {
         let name = self.server_name.as_deref().unwrap_or_else(|| target.server_name());
         if ClientTls::is_server_name(name) {
@@ -123,7 +123,7 @@ impl TrustArgs {
     }
 }
 
-/// Why a connection ended, with the options that change whom a client trusts.
+/// Why a connection ended; for a refused certificate, with the options that change the trust.
 pub(crate) fn explained(reason: &CloseReason) -> String {
     let is_refusal = |alert| matches!(alert, BAD_CERTIFICATE..=CERTIFICATE_UNKNOWN | UNKNOWN_CA);
     match reason {
@@ -134,7 +134,7 @@ pub(crate) fn explained(reason: &CloseReason) -> String {
     }
 }
 
-/// What a client trusts and speaks.
+/// The TLS settings of a client: what it trusts, and its ALPN.
 pub(crate) fn client_tls(args: &TrustArgs, protocol: &str) -> Result<ClientTls, Failure> {
     let builder = ClientTls::builder();
     let unusable = |path: &Path, e: TlsConfigError| {
@@ -160,7 +160,7 @@ pub(crate) fn client_tls(args: &TrustArgs, protocol: &str) -> Result<ClientTls, 
 fn system_roots() -> Result<Vec<Vec<u8>>, Failure> {
     let found = rustls_native_certs::load_native_certs();
     for error in &found.errors {
-        tracing::debug!(%error, "an authority of the system");
+        tracing::debug!(%error, "a certificate authority of the system cannot be used");
     }
     if found.certs.is_empty() {
         let why = found.errors.first().map_or_else(String::new, |error| format!(" ({error})"));

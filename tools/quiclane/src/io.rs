@@ -1,4 +1,4 @@
-//! From what was typed about datapaths to a registration.
+//! From the datapath options of the command line to a registration.
 
 use crate::args::{IoArgs, IoKind, PollKind, RequireKind, ServeArgs, parse_list};
 use crate::error::Failure;
@@ -22,7 +22,7 @@ pub(crate) fn open_server(args: &ServeArgs) -> Result<Registration, Failure> {
     if let Some(mebibytes) = args.max_memory {
         limits.memory_bytes = u64::from(mebibytes) << 20;
     }
-    // What could not be had, and how workers were placed, the library has logged.
+    // The library has logged which modes failed, and how workers were placed.
     Ok(Registration::open(config)?)
 }
 
@@ -36,7 +36,7 @@ fn kind(args: &IoArgs) -> IoKind {
     args.io.unwrap_or(if args.dev.is_some() { IoKind::Xdp } else { IoKind::Udp })
 }
 
-/// Refuses what would be without effect: who types it expects one.
+/// Refuses options without effect: a user who gives one expects an effect.
 fn check(args: &IoArgs) -> Result<(), Failure> {
     let kind = kind(args);
     let typed = [
@@ -63,7 +63,7 @@ fn check(args: &IoArgs) -> Result<(), Failure> {
             }
             if args.share_cpus && args.cpus.is_none() {
                 return usage(
-                    "--share-cpus: kernel UDP goes where the kernel puts it unless CPUs are \
+                    "--share-cpus: the kernel's scheduler places workers of kernel UDP unless CPUs are \
                      named: it needs --cpus LIST, or --dev DEV"
                         .to_owned(),
                 );
@@ -116,8 +116,8 @@ fn config(args: &IoArgs) -> Result<RegistrationConfig, Failure> {
     if let Some(list) = &args.cpus {
         config.cpus = parse_list("cpus", list).map_err(Failure::Usage)?;
     }
-    // Kernel UDP goes where the scheduler puts it unless CPUs are named: two processes that pin
-    // themselves to the first CPU would take turns there.
+    // The scheduler places workers of kernel UDP unless CPUs are named: two processes that both
+    // pin themselves to the first CPU would take turns there.
     config.pin = if args.cpus.is_some() { Pin::All } else { Pin::Xdp };
     if args.share_cpus {
         config.sharing = Sharing::Allow;

@@ -1,6 +1,6 @@
 //! The command line of Quiclane.
 //!
-//! Standard output is data, standard error is talk. Exit codes: see `error`.
+//! Data goes to standard output, messages go to standard error. Exit codes: see `error`.
 
 mod args;
 mod bundle;

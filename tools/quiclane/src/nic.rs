@@ -19,7 +19,7 @@ pub(crate) struct NicArgs {
 
 #[derive(Clone, Debug, Subcommand)]
 enum NicCommand {
-    /// One line for each network device: driver, memory node, queues, XDP.
+    /// List the network devices, one a line: driver, memory node, queues, XDP.
     List(NicListArgs),
 }
 
@@ -65,12 +65,12 @@ struct NicRow {
     mtu_bytes: Option<u32>,
     state: Option<String>,
     is_physical: bool,
-    /// What doctor finds, the worst first; `None` if it does not look at such a device by itself.
+    /// Doctor's findings, the worst first; `None` if doctor does not look at such a device unasked.
     findings: Option<Vec<Brief>>,
     unknown: Unknowns,
 }
 
-/// A finding of doctor's, in short.
+/// A finding of doctor, in short.
 #[derive(Clone, Debug, Serialize)]
 struct Brief {
     id: &'static str,
@@ -78,21 +78,21 @@ struct Brief {
     says: String,
 }
 
-/// What a device that is no hardware does not have.
+/// Fields that only hardware has.
 pub(crate) const VIRTUAL_HAS_NO: [&str; 4] = ["driver", "bus", "node", "queues_max"];
 
-/// Findings for which a driver refuses a program.
+/// Findings that make a driver refuse a program.
 const REFUSES_NATIVE: [&str; 5] = ["QL032", "QL033", "QL035", "QL062", "QL068"];
 
-/// What a device offers to XDP, and what is attached.
+/// What a device offers to XDP, and which program is attached.
 #[derive(Clone, Debug, Serialize)]
 struct Xdp {
-    /// In the driver; `None` if the kernel does not tell. False also where the driver has it and
-    /// would refuse a program as the device is set now.
+    /// Native mode is possible; `None` if the kernel does not report it. False also where the driver has
+    /// it and would refuse a program with the present settings.
     native: Option<bool>,
-    /// The finding that says why it would be refused.
+    /// The finding that explains why it would be refused.
     refused: Option<&'static str>,
-    /// AF_XDP without copies; `None` if the kernel does not tell.
+    /// AF_XDP without copies; `None` if the kernel does not report it.
     zerocopy: Option<bool>,
     attached: Option<Vec<Attached>>,
 }
@@ -142,18 +142,18 @@ impl NicRow {
         self.state.as_deref().is_some_and(|state| state.ends_with("down"))
     }
 
-    /// What is unknown that one would expect to know.
+    /// Unknown fields that are expected to be known.
     fn asked(&self) -> Unknowns {
         self.unknown.without(if self.is_physical { &[] } else { &VIRTUAL_HAS_NO[..] })
     }
 
-    /// Findings beyond notes: those that doctor's exit code speaks of.
+    /// Findings beyond notes: those that doctor's exit code is about.
     fn faults(&self) -> Option<Vec<&Brief>> {
         let is_fault = |brief: &&Brief| brief.severity < Severity::Note;
         Some(self.findings.as_ref()?.iter().filter(is_fault).collect())
     }
 
-    /// The worst of them, and where the others are told.
+    /// The worst of them, and the command that shows the others.
     fn advice(&self) -> Option<String> {
         let faults = self.faults()?;
         let worst = faults.first()?;
@@ -224,7 +224,7 @@ fn cells(row: &NicRow) -> [Shown; 10] {
         (Some(true), Some(true)) => "native+zc".into(),
         (Some(true), _) => "native".into(),
         (Some(false), _) => match row.xdp.refused {
-            // One cause, and doctor tells it.
+            // One cause, which doctor reports.
             Some(id) => Shown::doubt(format!("generic ({id})")),
             None => "generic".into(),
         },
@@ -257,7 +257,7 @@ fn programs(attached: &[Attached]) -> Shown {
     if list.is_empty() { NONE.into() } else { list.join(", ").into() }
 }
 
-/// As people call it.
+/// The name in words.
 pub(crate) const fn mode_name(mode: AttachMode) -> &'static str {
     match mode {
         AttachMode::Native => "native",

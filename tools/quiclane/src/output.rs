@@ -1,4 +1,4 @@
-//! Where an output file is written: beside its place until it is complete.
+//! Output files: written beside their place until they are complete.
 
 use crate::error::Failure;
 use std::fs::{self, File, Metadata, OpenOptions};
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 /// takes the place of a regular file once it is complete. A draft that is not finished is removed.
 pub(crate) struct Output {
     writer: Box<dyn Write>,
-    /// What was named; `None` for standard output.
+    /// The name as given; `None` for standard output.
     place: Option<PathBuf>,
     draft: Option<Draft>,
 }
@@ -21,7 +21,7 @@ struct Draft {
 }
 
 impl Output {
-    /// `-` is standard output. Where a link stands, what it leads to is written.
+    /// `-` is standard output. If the name is a link, its target is written.
     ///
     /// # Errors
     /// The place cannot be written to.
@@ -39,8 +39,8 @@ impl Output {
         Self::to_draft(place, present)
     }
 
-    /// For a place where another user may have put a link: that is refused, and what is put there
-    /// meanwhile is replaced and not followed.
+    /// For a directory where another user may put links: a link is refused, and one that is put
+    /// there meanwhile is replaced and not followed.
     ///
     /// # Errors
     /// The place cannot be written to, or is a link.
@@ -49,7 +49,7 @@ impl Output {
         let present = fs::symlink_metadata(place).ok();
         match &present {
             Some(meta) if meta.is_symlink() => {
-                let text = "it is a link, and is not written through";
+                let text = "it is a link, and links are not followed here; name another file";
                 Err(fail(io::Error::new(ErrorKind::AlreadyExists, text)))
             }
             Some(meta) if !meta.is_file() => {
@@ -77,7 +77,7 @@ impl Output {
         let file = OpenOptions::new().write(true).create_new(true).open(&path).map_err(fail)?;
         let writer = Box::new(BufWriter::new(file.try_clone().map_err(fail)?));
         if let Some(meta) = present {
-            // A file that is replaced stays as open, or as closed, to others as it was.
+            // The new file gets the mode of the file that it replaces.
             file.set_permissions(meta.permissions()).map_err(fail)?;
         }
         Ok(Self { writer, place: Some(place), draft: Some(Draft { file, path }) })
@@ -108,7 +108,7 @@ impl Output {
 impl Drop for Output {
     fn drop(&mut self) {
         if let Some(draft) = &self.draft {
-            // It is gone by now if it took its place.
+            // A draft that took its place is not there any more.
             drop(fs::remove_file(&draft.path));
         }
     }

@@ -1,5 +1,5 @@
-//! The pictures of the README, below `tools/pictures`: drawn here from machines that are made for
-//! tests, so that they cannot show what the command no longer does. When they are to change:
+//! The pictures of the README, below `tools/pictures`: drawn here from the machines of the tests, so
+//! that they always show what the command draws. To change them:
 //! `QUICLANE_PICTURES=write cargo test -p quiclane-tools --bin quiclane pictures`.
 
 use ratatui::buffer::{Buffer, Cell};
@@ -7,10 +7,10 @@ use ratatui::style::{Color, Modifier};
 use std::fmt::Write as _;
 use std::path::Path;
 
-/// What a page that many load may weigh.
+/// The most bytes of a picture.
 const BYTES_MAX: usize = 60_000;
 
-/// Compares a picture with the one that is kept, or keeps it.
+/// Compares a picture with the one that is kept, or writes it.
 pub(crate) fn keep(name: &str, picture: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../pictures").join(name);
     assert!(picture.len() < BYTES_MAX, "{name}: {} bytes", picture.len());
@@ -22,7 +22,7 @@ pub(crate) fn keep(name: &str, picture: &str) {
     let kept = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(
         kept == picture,
-        "{} shows something else than the command; \
+        "{} differs from what the command draws; \
          QUICLANE_PICTURES=write cargo test -p quiclane-tools --bin quiclane pictures",
         path.display()
     );
@@ -131,7 +131,7 @@ pub(crate) fn terminal(buffer: &Buffer, title: &str, colors: &Terminal) -> Strin
     out + "</svg>\n"
 }
 
-/// A run of letters, each word where its first letter is.
+/// A run of text, each word placed at its first letter.
 fn word(out: &mut String, text: &str, at: (u16, u16), cell: u16, ink: &str, bold: bool) {
     let trimmed = text.trim();
     if trimmed.is_empty() {

@@ -21,7 +21,7 @@ pub(crate) struct QueueArgs {
 
 #[derive(Clone, Debug, Subcommand)]
 enum QueueCommand {
-    /// A row for each receive queue, from its NAPI to the thread that serves it.
+    /// Show a row for each receive queue, from its NAPI to the thread that serves it.
     Show(QueueShowArgs),
 }
 
@@ -105,7 +105,7 @@ pub(crate) struct SocketRow {
     zerocopy: Option<bool>,
     rx_ring_entries: Option<u32>,
     pub(crate) evidence: String,
-    /// No source states it: it follows from the evidence.
+    /// No source states it: it is inferred from the evidence.
     is_inferred: bool,
 }
 
@@ -152,8 +152,8 @@ impl Row {
         }
     }
 
-    /// What the device lost and what the server threw away: lost is lost. The line below the table
-    /// says what the server's part is.
+    /// What the device lost and what the server threw away, in one number. The line below the
+    /// table names the server's part.
     fn all_drops(&self) -> Shown {
         let by_server: u64 = self.server_drops.iter().flatten().map(|(_, count)| count).sum();
         match (self.drops, by_server) {
@@ -194,7 +194,7 @@ impl Row {
                     None => "xsk".into(),
                 },
             },
-            // Who is inferred has a tilde: below the table it says from what.
+            // A process that was inferred has a tilde; the line below the table names the evidence.
             process
                 .zip(socket)
                 .map_or_else(
@@ -284,7 +284,7 @@ impl Show {
         if let (false, Some(node)) = (crossing.is_empty(), self.node) {
             let queues = sheet::ranges(&crossing);
             text += &format!(
-                "! queues {queues}: the interrupt goes to another node than the device's ({node}) \
+                "! queues {queues}: the interrupt is on another node than the device (node {node}) \
                  >>> quiclane plan {}\n",
                 self.device
             );
@@ -353,7 +353,7 @@ impl Show {
         for program in self.programs.iter().flatten() {
             let name = match program.name.as_deref() {
                 None => "?",
-                // It was loaded so where CAP_PERFMON is missing.
+                // A program that was loaded without CAP_PERFMON has no name.
                 Some("") => "(no name: loaded without CAP_PERFMON)",
                 Some(name) => name,
             };

@@ -1,8 +1,8 @@
-//! Whether a server is at a UDP port: what ICMP says, heard through a socket of the kernel.
+//! Whether a server is at a UDP port: ICMP errors, received by a socket of the kernel.
 //!
-//! Datapaths do not listen to ICMP: AF_XDP cannot, and an attacker who forges a message could disturb
-//! every peer of a socket that many share. A socket of its own, connected to the server, hears
-//! what is for this server alone, and only a connection that is not there yet is ended by it.
+//! Datapaths do not listen to ICMP: AF_XDP cannot, and a forged message could disturb every peer of
+//! a shared socket. A socket of its own, connected to the server, receives only errors of this
+//! server, and they end only a connection that is not yet established.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -11,20 +11,20 @@ use std::time::Duration;
 
 /// Too short for any QUIC packet: every server ignores it, and a closed port answers.
 const PROBE: [u8; 1] = [0];
-/// How long a server may take before the kernel is asked whether its port is open: longer than
-/// most handshakes, so that nearly none costs a further datagram.
+/// How long a server may take to answer before its port is probed: longer than most handshakes, so
+/// that nearly none costs a further datagram.
 pub(crate) const AFTER: Duration = Duration::from_millis(100);
 
-/// As long as it is there, the kernel will be asked.
+/// While it exists, the port will be probed. Dropping it stops that.
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct Watch {
     _over: Sender<()>,
 }
 
-/// After `pause`, unless the server has answered and the [`Watch`] was dropped, asks the kernel
-/// whether a port is closed, and calls `tell` with the reason if it is. Gives up after `patience`,
-/// silently: silence says nothing.
+/// After `pause`, unless the server has answered and the [`Watch`] was dropped, sends a datagram to
+/// the port, and calls `tell` with the reason if an ICMP error comes back. Gives up silently after
+/// `patience`: no ICMP error means nothing.
 pub(crate) fn watch(
     remote: SocketAddr,
     pause: Duration,
@@ -42,7 +42,7 @@ pub(crate) fn watch(
         }
     });
     if let Err(error) = watching {
-        tracing::debug!(%error, "ICMP is not watched");
+        tracing::debug!(%error, "ICMP errors are not watched");
     }
     Watch { _over: over }
 }
@@ -56,7 +56,7 @@ fn ask(remote: SocketAddr, patience: Duration) -> io::Result<()> {
     socket.connect(remote)?;
     socket.set_read_timeout(Some(patience))?;
     socket.send(&PROBE)?;
-    // No server answers such a datagram: what ends this is an error, or time.
+    // No server answers such a datagram: this ends by an error, or by the timeout.
     socket.recv(&mut [0; 16]).map(drop)
 }
 

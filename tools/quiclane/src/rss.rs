@@ -22,7 +22,7 @@ pub(crate) struct RssArgs {
 
 #[derive(Clone, Debug, Subcommand)]
 enum RssCommand {
-    /// Hash function, key, table, hashed fields and rules of a device.
+    /// Show hash function, key, table, hashed fields and rules of a device.
     Show(RssShowArgs),
 }
 
@@ -51,7 +51,7 @@ struct Show {
     hash_fields: Option<Vec<FieldsRow>>,
     rules: Option<Vec<RuleRow>>,
     unknown: Unknowns,
-    /// One queue and no table: whatever is hashed, there is nothing to choose.
+    /// One queue and no table: every packet arrives there, whatever is hashed.
     #[serde(skip)]
     is_single: bool,
 }
@@ -128,7 +128,7 @@ impl Show {
         }
         text += &self.rules_text();
         if text.is_empty() {
-            text += &format!("{}: nothing is known of its spreading\n", self.device);
+            text += &format!("{}: it is unknown how it spreads packets\n", self.device);
         }
         text + &sheet::reasons([(self.device.as_str(), &self.unknown)].into_iter())
     }
@@ -199,7 +199,7 @@ impl Context {
         text + &self.table_text()
     }
 
-    /// In lines of 20 bytes, which fit 80 columns.
+    /// The key, in lines of 20 bytes, which fit 80 columns.
     fn key_text(&self) -> String {
         const LINE: usize = 20 * 3;
         if self.key.is_empty() {
@@ -216,7 +216,7 @@ impl Context {
         text
     }
 
-    /// A table that goes round over its queues is one line.
+    /// A table that names its queues in turn is one line.
     fn table_text(&self) -> String {
         let queues: Vec<u32> = self.queues.iter().map(|share| share.queue).collect();
         if queues.is_empty() {
@@ -246,7 +246,7 @@ impl Context {
     }
 }
 
-/// What fits beside two numbers in 80 columns.
+/// The width of a list beside two numbers in 80 columns.
 fn shortened(ranges: &str) -> Shown {
     const MAX: usize = 60;
     if ranges.len() <= MAX {

@@ -11,11 +11,11 @@ const SECRET_BYTES: usize = 32;
 /// Users other than the owner may read, write or execute.
 const OTHERS: u32 = 0o077;
 
-/// Reads the secret of `--secret-file`. Another user who could read it could end every connection
-/// of the server, and make tokens that it accepts: so only the owner may have access.
+/// Reads the secret of `--secret-file`. Another user who could read it could reset every connection
+/// of the server, and make tokens that it accepts, so only the owner may have access.
 pub(crate) fn read(path: &Path) -> Result<[u8; SECRET_BYTES], Failure> {
     let failed = |error| Failure::file("read", path, &error);
-    // A FIFO would be waited for: what it is, is asked when it is open.
+    // O_NONBLOCK: opening a FIFO would wait. The type is checked on the open file.
     let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
     let file = opened.map_err(|error| match error.kind() {
         ErrorKind::NotFound => usage(path, "is not there; make one", path),
@@ -44,7 +44,7 @@ fn check(path: &Path, metadata: &Metadata) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What is there may be something else that is wanted, a key for example: the remedy leaves it.
+/// The file may be something that is needed, as a key: the remedy writes another file.
 fn wrong(path: &Path, why: &str) -> Failure {
     let mut other = path.as_os_str().to_owned();
     other.push(".new");

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 /// How long connections may take to close at the end.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_millis(500);
-/// How often the end looks whether downloads are still running.
+/// The interval at which a server that ends looks for running downloads.
 const DRAIN_STEP: Duration = Duration::from_millis(10);
 /// The longest time that downloads get at the end, in seconds: a day.
 const MAX_GRACE_SECONDS: f64 = 86_400.0;
@@ -50,7 +50,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     })?;
     identity.publish()?;
     if args.files.is_none() && !args.perf {
-        tracing::warn!("nothing is served: name --files DIR, or --perf for measurements");
+        tracing::warn!("nothing is served: give --files DIR, or --perf for measurements");
     }
     file.listen(listener.local_addr());
     file.write(&registration.status(), registration.verdicts().as_ref());
@@ -91,7 +91,7 @@ fn protocols(args: &ServeArgs) -> Vec<&'static str> {
 fn grace(args: &ServeArgs) -> Result<Duration, Failure> {
     let seconds = args.grace;
     if !(0.0..=MAX_GRACE_SECONDS).contains(&seconds) {
-        let text = format!("--grace {seconds}: between 0 and {MAX_GRACE_SECONDS} seconds please");
+        let text = format!("--grace {seconds}: give 0 to {MAX_GRACE_SECONDS} seconds");
         return Err(Failure::Usage(text));
     }
     Ok(Duration::from_secs_f64(seconds))
@@ -149,14 +149,14 @@ fn announce(
         format!("ready on {local}: {}", modes(&rows))
     };
     match print(&(line + "\n")) {
-        // A server is there for its clients, with or without a reader of its output.
+        // A server goes on for its clients when its output has no reader.
         Err(Failure::BrokenPipe) => tracing::warn!("standard output has no reader any more"),
         printed => printed?,
     }
     Ok(())
 }
 
-/// How queues are served, neighbours of one mode together: `q0-7 native-copy, q8 generic`.
+/// The modes of the queues, neighbours of one mode together: `q0-7 native-copy, q8 generic`.
 fn modes(rows: &[status::QueueRow]) -> String {
     let mut runs: Vec<(u32, u32, &str)> = Vec::new();
     for row in rows {
@@ -172,7 +172,7 @@ fn modes(rows: &[status::QueueRow]) -> String {
     runs.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
-/// The application of a connection: which it is, ALPN tells.
+/// The application of a connection; ALPN decides which.
 enum Server {
     Undecided(Option<Arc<FileServer>>, Monitor),
     Files(Files),

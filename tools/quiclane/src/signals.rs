@@ -1,4 +1,4 @@
-//! The end, as asked for from outside.
+//! Signals that end a command.
 
 use crate::error::Failure;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -7,28 +7,28 @@ use signal_hook::low_level;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
-/// A shell says of a process that a signal ended: 128 and the number of the signal.
+/// The exit code for an end by a signal, as in a shell: 128 and the number of the signal.
 const ENDED_BY_SIGNAL: i32 = 128;
 
 /// Which signals mean the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Hangup {
-    /// The terminal is gone: the command ends.
+    /// SIGHUP ends the command: its terminal is gone.
     Ends,
-    /// Operators send it to have files read again, and a terminal that closes does: a server
-    /// goes on.
+    /// SIGHUP is ignored: operators send it to have files read again, and a closing terminal sends it
+    /// too, and a server goes on.
     Ignored,
 }
 
-/// SIGINT or SIGTERM, whichever comes first. The second of them ends the process at once.
+/// Waits for SIGINT or SIGTERM. The second of them ends the process at once.
 pub(crate) struct End {
     asked: Receiver<()>,
     handle: Handle,
 }
 
 impl End {
-    /// For what talks to a terminal: SIGHUP ends it too. From now on those signals no longer
-    /// kill the process.
+    /// For commands with a terminal: SIGHUP ends them too. From now on these signals no longer kill
+    /// the process.
     pub(crate) fn listen() -> Result<Self, Failure> {
         Self::start(Hangup::Ends)
     }
@@ -44,7 +44,7 @@ impl End {
         Ok(Self { asked, handle })
     }
 
-    /// Waits for one of them, for `patience` at most. True if it is time to end.
+    /// Waits for a signal, for `patience` at most. True if one came.
     pub(crate) fn wait(&mut self, patience: Duration) -> bool {
         self.asked.recv_timeout(patience) != Err(RecvTimeoutError::Timeout)
     }
@@ -67,7 +67,7 @@ fn catch(hangup: Hangup, tell: impl Fn(i32) -> bool + Send + 'static) -> Result<
         let mut is_asked = false;
         for signal in signals.forever() {
             if signal == SIGHUP && hangup == Hangup::Ignored {
-                tracing::info!("SIGHUP: there is nothing to read again");
+                tracing::info!("SIGHUP: ignored, no configuration is read again");
             } else if std::mem::replace(&mut is_asked, true) || !tell(signal) {
                 // The operator who asks twice does not want to wait for anything.
                 low_level::exit(ENDED_BY_SIGNAL + signal);

@@ -7,10 +7,10 @@ use quiclane::topology::survey::server::CountersBySet;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// Characters of a line, and those before the second line of a set.
+/// The width of a line, and the indent of the further lines of a set.
 const COLUMNS: usize = 80;
 const INDENT: usize = 2;
-/// A space at which no line is broken.
+/// The no-break space.
 const GLUE: char = '\u{a0}';
 
 /// One queue and the worker that serves it.
@@ -73,14 +73,14 @@ pub(crate) fn counters(status: &[WorkerStatus]) -> Vec<serde_json::Value> {
     status.iter().map(one).collect()
 }
 
-/// What the XDP program did with the frames of the device: every verdict that was given, by name.
+/// The verdicts of the XDP program on the frames of the device, by name; those that are not zero.
 pub(crate) fn verdicts(counters: &VerdictCounters) -> BTreeMap<String, u64> {
     let given = counters.iter().filter(|(_, count)| *count != 0);
     given.map(|(verdict, count)| (verdict.name.to_owned(), count)).collect()
 }
 
-/// What all workers and the XDP program have counted, for people: a line or more for each set, of
-/// what is not zero.
+/// The counters of all workers and of the XDP program, as text: a line or more for each set, with
+/// those that are not zero.
 pub(crate) fn text(status: &[WorkerStatus], verdicts: Option<&VerdictCounters>) -> String {
     let mut all = Snapshot::default();
     for worker in status {

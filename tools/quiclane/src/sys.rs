@@ -1,4 +1,4 @@
-//! Every call of the command line that the compiler cannot check.
+//! Every unsafe call of the command line.
 
 use std::ffi::{CStr, CString};
 use std::fs::{self, File};
@@ -12,7 +12,7 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wait {
     Yes,
-    /// What is not in memory is EAGAIN.
+    /// Fails with EAGAIN if the data is not in memory.
     No,
 }
 
@@ -22,7 +22,7 @@ pub(crate) fn open_directory(path: &Path) -> io::Result<OwnedFd> {
     fs::OpenOptions::new().read(true).custom_flags(flags).open(path).map(OwnedFd::from)
 }
 
-/// Opens what lies below a directory, by whatever links that stay below it; the last name must
+/// Opens a file below a directory. Links are followed if they stay below it; the last name must
 /// not be a link.
 pub(crate) fn open_beneath(
     directory: &OwnedFd,
@@ -50,7 +50,7 @@ pub(crate) fn open_beneath(
     };
     if opened < 0 {
         let error = io::Error::last_os_error();
-        // Linux 5.12 brought RESOLVE_CACHED: without it, as if it had to wait.
+        // RESOLVE_CACHED needs Linux 5.12: older kernels answer as if they had to wait.
         let unknown = wait == Wait::No && error.raw_os_error() == Some(libc::EINVAL);
         return Err(if unknown { io::Error::from_raw_os_error(libc::EAGAIN) } else { error });
     }
@@ -70,7 +70,7 @@ pub(crate) fn read_at(file: &File, at: u64, len: usize, wait: Wait) -> io::Resul
     let Ok(read) = usize::try_from(read) else {
         let error = io::Error::last_os_error();
         return Err(match error.raw_os_error() {
-            // A file system that cannot tell: as if it had to wait.
+            // A file system without RWF_NOWAIT: as if it had to wait.
             Some(libc::EOPNOTSUPP) => io::ErrorKind::WouldBlock.into(),
             _ => error,
         });
@@ -141,8 +141,7 @@ pub(crate) fn enter_netns(namespace: &File) -> io::Result<()> {
     }
 }
 
-/// Leaves the terminal and the group of processes that this one was started in: what ends those
-/// does not end this one.
+/// Leaves the terminal and the process group of this process: a signal to those does not end it.
 pub(crate) fn leave_terminal() -> io::Result<()> {
     // SAFETY: no pointers are passed; ignoring a signal runs no code of ours.
     unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
@@ -160,19 +159,19 @@ pub(crate) fn device_index(name: &str) -> Option<u32> {
     }
 }
 
-/// What a terminal has to say.
+/// The result of a read from a terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Heard {
     /// Nothing within the time.
     Nothing,
-    /// So many bytes, at the beginning of the buffer.
+    /// This many bytes, at the beginning of the buffer.
     Bytes(usize),
     /// It is gone: its window was closed, its connection is lost.
     Gone,
 }
 
-/// Reads from a terminal, for `patience` at most. A terminal that is gone stays readable for
-/// ever without a byte in it: `poll` tells that apart.
+/// Reads from a terminal, for `patience` at most. A terminal that is gone stays readable without
+/// ever having a byte; `poll` reports that.
 pub(crate) fn hear(
     terminal: &impl AsFd,
     buffer: &mut [u8],

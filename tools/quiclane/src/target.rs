@@ -1,10 +1,10 @@
-//! Whom to talk to, as it is typed: a name or an address, and a port.
+//! The server of a command line: a name or an address, and a port.
 
 use crate::error::Failure;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, ToSocketAddrs};
 
-/// A server that a client is to talk to.
+/// The server that a client connects to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Target {
     /// A name, or an address without brackets, perhaps with a zone (RFC 4007 §11).
@@ -31,7 +31,9 @@ impl Target {
         }
         let (host, port) = split(text, "localhost")?;
         if host.is_empty() {
-            return Err(format!("there is no host before :{port}"));
+            return Err(format!(
+                "there is no host before :{port}; give one, such as localhost:{port}"
+            ));
         }
         if let Some((port, path)) = port.split_once('/') {
             return Err(format!(
@@ -40,11 +42,12 @@ impl Target {
             ));
         }
         let number = port.parse().ok().filter(|port| *port != 0);
-        let port = number.ok_or_else(|| format!("the port \"{port}\" is none: 1 to 65535"))?;
+        let port =
+            number.ok_or_else(|| format!("the port \"{port}\" is not a number from 1 to 65535"))?;
         Ok(Self { host: host.to_owned(), port })
     }
 
-    /// The name that a server here has to prove: the host as it was typed, without its zone.
+    /// The name that the server's certificate has to be for: the host as typed, without its zone.
     pub(crate) fn server_name(&self) -> &str {
         self.host.split_once('%').map_or(&self.host, |(address, _)| address)
     }
@@ -52,7 +55,7 @@ impl Target {
     /// The addresses, in the order in which they should be tried.
     ///
     /// # Errors
-    /// The name is not known, or the zone is no device of this machine.
+    /// The name does not resolve, or the zone is no device of this machine.
     pub(crate) fn resolve(&self) -> Result<Vec<SocketAddr>, Failure> {
         if let Some((address, zone)) = self.host.split_once('%') {
             return Ok(vec![zoned(address, zone, self.port)?]);
@@ -61,7 +64,7 @@ impl Target {
             return Ok(vec![SocketAddr::new(address, self.port)]);
         }
         let found = (self.host.as_str(), self.port).to_socket_addrs().map_err(|error| {
-            Failure::Failed(format!("no address of \"{}\" could be found: {error}", self.host))
+            Failure::Failed(format!("\"{}\" cannot be resolved: {error}", self.host))
         })?;
         let mut addresses: Vec<SocketAddr> = Vec::new();
         for address in found {
@@ -77,8 +80,8 @@ impl Target {
 }
 
 impl Target {
-    /// One address, for who has many connections to make: IPv4 first, since `localhost` is both,
-    /// and servers listen on 0.0.0.0 unless told otherwise.
+    /// One address, for a run of many connections: IPv4 first, since `localhost` is both, and
+    /// servers listen on 0.0.0.0 by default.
     ///
     /// # Errors
     /// As [`resolve`](Self::resolve).
@@ -89,50 +92,53 @@ impl Target {
     }
 }
 
-/// Where a server listens: an address, no name.
+/// Reads where a server listens: an address, not a name.
 ///
 /// # Errors
 /// Says which part is wrong, and how it should be.
 pub(crate) fn listen(text: &str) -> Result<SocketAddr, String> {
     let (host, port) = split(text, "0.0.0.0")?;
-    let number = port.parse().map_err(|_| format!("the port \"{port}\" is none: 0 to 65535"))?;
+    let number =
+        port.parse().map_err(|_| format!("the port \"{port}\" is not a number from 0 to 65535"))?;
     if let Some((address, zone)) = host.split_once('%') {
         return zoned(address, zone, number).map_err(|failure| failure.to_string());
     }
     let address = host.parse::<IpAddr>().map_err(|_| {
-        format!("\"{host}\" is no address: give one, such as 127.0.0.1, or 0.0.0.0 or [::] for all")
+        format!(
+            "\"{host}\" is not an IP address; give one such as 127.0.0.1; 0.0.0.0 or [::] is all"
+        )
     })?;
     Ok(SocketAddr::new(address, number))
 }
 
-/// A host as it stands before a port.
+/// A host as written before a port.
 fn bracketed(host: &str) -> String {
     if host.contains(':') { format!("[{host}]") } else { host.to_owned() }
 }
 
-/// The host and the port, as they are. `host` is an example of one.
+/// Splits a text into host and port. `host` is an example for the error.
 fn split<'a>(text: &'a str, host: &str) -> Result<(&'a str, &'a str), String> {
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(format!("this is a port alone: such as {host}:{text}"));
+        return Err(format!("this is only a port; give a host too, such as {host}:{text}"));
     }
     if let Some(rest) = text.strip_prefix('[') {
-        let (host, port) = rest.split_once(']').ok_or("the bracket \"[\" is not closed")?;
+        let (host, port) = rest.split_once(']').ok_or("the bracket [ is not closed")?;
         let port = port.strip_prefix(':').ok_or_else(|| no_port(text))?;
         return Ok((host, port));
     }
     let (host, port) = text.rsplit_once(':').ok_or_else(|| no_port(text))?;
     if text.parse::<Ipv6Addr>().is_ok() || host.contains(':') {
         let inside = if host.parse::<Ipv6Addr>().is_ok() { host } else { text };
-        return Err(format!("an IPv6 address stands in brackets, such as [{inside}]:4433"));
+        return Err(format!("an IPv6 address needs brackets, such as [{inside}]:4433"));
     }
     Ok((host, port))
 }
 
 fn no_port(text: &str) -> String {
-    format!("there is no port: such as {text}:4433")
+    format!("there is no port; give one, such as {text}:4433")
 }
 
-/// An address that means something on one link only, such as `fe80::1%eth0`.
+/// An address with a zone, such as `fe80::1%eth0`.
 fn zoned(address: &str, zone: &str, port: u16) -> Result<SocketAddr, Failure> {
     let bad = |why: &str| Failure::Usage(format!("{address}%{zone}: {why}"));
     let ip: Ipv6Addr = address.parse().map_err(|_| bad("only an IPv6 address has a zone"))?;

@@ -20,13 +20,13 @@ pub(crate) struct XdpArgs {
 
 #[derive(Clone, Debug, Subcommand)]
 enum XdpCommand {
-    /// The XDP programs: device, mode, link or pin, holder, AF_XDP queues and maps.
+    /// List the XDP programs: device, mode, link or pin, holder, AF_XDP queues and maps.
     List(XdpListArgs),
 }
 
 #[derive(Clone, Debug, Args)]
 struct XdpListArgs {
-    /// Show programs on no device of this network namespace too.
+    /// Show programs that are on no device of this network namespace too.
     #[arg(long)]
     all: bool,
     #[command(flatten)]
@@ -61,7 +61,7 @@ struct Row {
     pins: Option<Vec<String>>,
     processes: Option<Vec<Process>>,
     xskmaps: Option<Vec<Xskmap>>,
-    /// Queues of the device that have an AF_XDP socket, and whose it is.
+    /// Queues of the device that have an AF_XDP socket, and the process that has it.
     sockets: Vec<Socket>,
 }
 
@@ -166,7 +166,7 @@ impl Row {
         row
     }
 
-    /// An XSKMAP answers no lookup: which of its slots have a socket, the sockets tell.
+    /// An XSKMAP answers no lookup: the sockets tell which of its slots are in use.
     fn fill_maps(&mut self, unknown: &mut Unknowns) {
         let queues: Vec<u32> = self.sockets.iter().map(|socket| socket.queue).collect();
         let maps = self.xskmaps.iter_mut().flatten();
@@ -219,7 +219,7 @@ impl Row {
         }
     }
 
-    /// Shown without `--all`: what is on a device, and what no process holds any more.
+    /// Shown without `--all`: programs on a device, and programs that no process holds any more.
     fn is_prominent(&self) -> bool {
         let is_left_behind = self.processes.as_ref().is_some_and(Vec::is_empty);
         self.device.is_some() || is_left_behind
@@ -251,7 +251,7 @@ impl Row {
         ]
     }
 
-    /// A link goes with its holder; what was attached by netlink stays until someone detaches it.
+    /// A link goes with its holder; a program that was attached by netlink stays until it is detached.
     fn held_by(&self) -> Shown {
         let Some(links) = &self.links else { return Shown::known::<&str>(None) };
         let mut held: Vec<String> = links.iter().map(|id| format!("link {id}")).collect();
@@ -264,7 +264,7 @@ impl Row {
         join(held.into_iter()).into()
     }
 
-    /// `0-7`; and `pid 812`, unless that is who has the program.
+    /// `0-7`; and `pid 812`, unless that process has the program too.
     fn sockets_text(&self) -> String {
         let pids: BTreeSet<Option<u32>> = self.sockets.iter().map(|socket| socket.pid).collect();
         join(pids.into_iter().map(|pid| {

@@ -1,4 +1,4 @@
-//! A bundle stands for the machine that it was made of: every reading verb says the same.
+//! A bundle replaces the machine that it was made of: every reading verb prints the same.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -12,7 +12,7 @@ fn cli() -> Cli {
     Cli::new(env!("CARGO_BIN_EXE_quiclane"))
 }
 
-/// A place for bundles, gone with the guard.
+/// A directory for bundles, removed with the guard.
 fn place() -> Written {
     let mut tree = Tree::new();
     tree.directory("here");
@@ -25,7 +25,7 @@ fn bundle(root: &Path, output: &Path, more: &[&str]) -> Output {
     command.output().unwrap()
 }
 
-/// What every verb says of a machine, by how it was called: code, standard output and error.
+/// The output of every verb about a machine, by its arguments: code, standard output and error.
 fn answers(root: &Path, devices: &[String]) -> Vec<(String, Option<i32>, String, String)> {
     let mut answers = Vec::new();
     for verb in cli().reading_verbs() {
@@ -162,7 +162,7 @@ fn a_redacted_bundle_keeps_no_name_and_every_number() {
         ]
     );
     let key = |tree: &Tree| tree.answered("device/eth0/rss").unwrap()[0]["key"].clone();
-    // Who knows the key can aim all flows at one queue.
+    // With the key an attacker can aim all flows at one queue.
     assert_eq!(key(&redacted), serde_json::json!([]));
     assert_eq!(key(&keys), key(&plain));
     assert!(format!("{plain:?}").contains("eth0") && !format!("{all:?}").contains("eth0"));
@@ -199,8 +199,8 @@ fn a_bundle_is_its_owners_and_goes_where_it_is_told() {
     assert!(!place.path().join("x.zip").exists());
 }
 
-/// As of every reading verb: what could not be read is told, and is no failure. Hardly a machine
-/// answers every question.
+/// As with every reading verb, a value that could not be read is reported, and is no failure. Hardly any
+/// machine answers every question.
 #[test]
 fn questions_without_an_answer_are_counted_and_are_no_failure() {
     let count = |refused: &[&str]| {
@@ -243,7 +243,7 @@ fn standard_output_is_one_thing_at_a_time() {
     terminal.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
     let out = terminal.stdin(std::process::Stdio::null()).output().unwrap();
     assert_eq!(out.status.code(), Some(2), "{:?}", out.status);
-    assert!(String::from_utf8(out.stdout).unwrap().contains("no text for a terminal"));
+    assert!(String::from_utf8(out.stdout).unwrap().contains("not text for a terminal"));
 }
 
 #[test]
@@ -254,7 +254,7 @@ fn what_is_no_archive_is_said_in_a_line() {
     let out = cli().command().args(["nic", "list", "--root"]).arg(&file).output().unwrap();
     let error = String::from_utf8(out.stderr).unwrap();
     assert_eq!(out.status.code(), Some(2), "{error}");
-    assert!(error.contains("is no bundle") && !error.contains("BEGIN"), "{error}");
+    assert!(error.contains("is not a bundle") && !error.contains("BEGIN"), "{error}");
     assert_eq!(error.lines().count(), 1, "{error}");
 }
 
@@ -284,7 +284,7 @@ fn what_is_no_machine_is_refused() {
     assert_eq!(out.status.code(), Some(2), "{out:?}");
     let out = bundle(place.path(), &place.path().join("out"), &[]);
     assert_eq!(out.status.code(), Some(2), "{out:?}");
-    assert!(String::from_utf8(out.stderr).unwrap().contains("no captured machine"));
+    assert!(String::from_utf8(out.stderr).unwrap().contains("not a captured machine"));
     assert!(!place.path().join("out").exists());
 }
 

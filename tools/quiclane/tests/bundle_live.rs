@@ -1,5 +1,5 @@
-//! A bundle of this machine, taken in a namespace with a veth pair: every reading verb says the
-//! same of it as of the machine.
+//! A bundle of this machine, taken in a namespace with a veth pair: every reading verb prints the same
+//! for it as for the machine.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -10,7 +10,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Other programs come and go while we look.
+/// Other programs start and end while the test looks.
 const ATTEMPTS: usize = 5;
 
 /// What a verb prints, and the path of each value in it.
@@ -46,7 +46,7 @@ fn flatten(value: &Value, at: &str, into: &mut BTreeMap<String, Value>) {
     }
 }
 
-/// What differs between the machine and its bundle, of all that held still on the machine.
+/// What differs between the machine and its bundle, of everything that did not change on the machine.
 fn differences(lab: &Lab, verbs: &[Verb], place: &Path, attempt: usize) -> Vec<String> {
     let device = [lab.device(Side::Server)];
     let look = |root: Option<&Path>| -> Vec<(String, BTreeMap<String, Value>)> {

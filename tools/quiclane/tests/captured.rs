@@ -4,9 +4,9 @@
 //! `igb`, `virtio` and `veth` are the QEMU guest of `tools/lab` with a server on AF_XDP, on
 //! Debian's kernel 7.3.4, in November 2026: four queues of an emulated igb NIC and of a virtio NIC
 //! in zero-copy, and a veth pair with two queues each way, the latter two in a namespace of their
-//! own. `tools/lab capture` took them, with `quiclane bundle --redact`, and takes them again; what
-//! the verbs say is beside each, was looked at, and is written anew with `QUICLANE_EXPECTED=write`.
-//! Another machine is another archive there, and in no list here.
+//! own. `tools/lab capture` takes them, with `quiclane bundle --redact`. The expected output of the verbs
+//! is beside each archive and was checked by reading; `QUICLANE_EXPECTED=write` writes it again. Every
+//! archive there is tested: there is no list of them.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -25,7 +25,7 @@ fn cli() -> Cli {
     Cli::new(env!("CARGO_BIN_EXE_quiclane"))
 }
 
-/// What the server of the machine says of itself.
+/// The status file of the machine's server.
 fn server(tree: &Tree) -> Value {
     let is_status = |path: &&str| path.starts_with("run/quiclane/");
     let mut servers = tree.entries().map(|(path, _)| path).filter(is_status);
@@ -93,7 +93,7 @@ fn a_worker_is_found_behind_every_queue() {
     }
 }
 
-/// The textbook's Toeplitz, which shares nothing with ours: for each bit of the input that is set,
+/// Toeplitz by its definition, which shares no code with ours: for each bit of the input that is set,
 /// the 32 bits of the key that begin there.
 fn toeplitz(key: &[u8], input: &[u8]) -> u32 {
     let bit = |at: usize| u32::from(key[at / 8] >> (7 - at % 8) & 1);

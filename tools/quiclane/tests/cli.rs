@@ -1,4 +1,4 @@
-//! The command line as a new user meets it: the first mistakes, their words and exit codes.
+//! The command line of a new user: the first mistakes, their messages and exit codes.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -53,7 +53,7 @@ fn a_port_in_use_is_named() {
     let (code, text) = failure(&["serve", "--listen", &address]);
     assert_eq!(code, 1, "{text}");
     assert!(text.contains(&held.local_addr().unwrap().port().to_string()), "{text}");
-    // It waits for an owner that is about to end, and says so before.
+    // It waits for an owner that is about to end, and logs that before.
     assert!(text.contains("waiting up to 1s for it"), "{text}");
 }
 

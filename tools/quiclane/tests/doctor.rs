@@ -51,7 +51,7 @@ impl Drop for Server {
     }
 }
 
-/// What the doctor says, and its exit code.
+/// The output of `doctor`, and its exit code.
 fn doctor(lab: &Lab, arguments: &[&str]) -> (Value, i32) {
     let out = quiclane(lab, &[&["doctor", "--json"], arguments].concat()).output().unwrap();
     let report = serde_json::from_slice(&out.stdout).unwrap_or_else(|error| {
@@ -80,7 +80,7 @@ fn a_server_on_a_veth_is_seen_and_judged() {
     assert_eq!(report["devices"], serde_json::json!([device]));
     for id in ["QL003", "QL008", "QL009", "QL020", "QL040", "QL043", "QL045", "QL050"] {
         assert_eq!(find(&report, "findings", id), None, "{report:#}");
-        // The driver shows no table: it is QL008 that judges the queues.
+        // The driver shows no table: then QL008 judges the queues.
         let is_gap = find(&report, "not_judged", id).is_some();
         assert_eq!(is_gap, id == "QL003", "{id}: {report:#}");
     }

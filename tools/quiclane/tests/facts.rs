@@ -1,4 +1,4 @@
-//! What the verbs say is so: things that were once shown wrong, each on a machine that has it.
+//! The verbs show facts: things that were once shown wrong, each on a machine that has them.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -26,7 +26,7 @@ fn json(tree: &Tree, args: &[&str]) -> Value {
 /// A veth without a program, as the driver counts it: only what XDP saw.
 fn bare_veth() -> Tree {
     let mut tree = veth();
-    tree.refuse("device/veth0/queue_counters", "the driver veth does not tell its counters");
+    tree.refuse("device/veth0/queue_counters", "the driver veth does not report its counters");
     let rows = json!([["rx_queue_0_xdp_packets", 0], ["rx_queue_1_xdp_packets", 0]]);
     tree.answer("device/veth0/statistics", rows).answer("device/veth0/attached", json!([]));
     for (name, count) in
@@ -105,7 +105,7 @@ fn clients_that_a_server_refuses_are_shown() {
     let (code, out, _) = run(&tree, &["doctor", "eth0"]);
     assert!(code == Some(1) && out.contains("QL058"), "{out}");
     assert!(out.contains(">>> quiclane serve --max-per-source N"), "{out}");
-    // A server from before these counters is not judged, and not called fine.
+    // A server without these counters is not judged, and not reported as fine.
     tree.edit("run/quiclane/812.json", |text| {
         let mut server: Value = serde_json::from_str(text).unwrap();
         for worker in server["workers"].as_array_mut().unwrap() {
@@ -188,7 +188,7 @@ fn what_cannot_be_said_is_not_counted_as_none() {
     let place = two_node_ice().written();
     let picture = place.path().join("x.svg");
     let (_, _, said) = run(&veth(), &["topo", "veth0", "-o", picture.to_str().unwrap()]);
-    assert!(said.contains("2 queues") && said.contains("cannot be said"), "{said}");
+    assert!(said.contains("2 queues") && said.contains("lines may cross"), "{said}");
     let (_, _, said) = run(&two_node_ice(), &["topo", "eth0", "-o", picture.to_str().unwrap()]);
     assert!(said.contains("every queue stays on its node"), "{said}");
 }
@@ -231,7 +231,7 @@ fn a_plan_leaves_a_veth_the_queues_that_its_other_end_may_need() {
     assert_eq!(channels(&whole), Some(json!(false)), "{whole}");
     assert_eq!(whole["workers"].as_array().unwrap().len(), 4, "{whole}");
     assert!(whole["notes"].to_string().contains("another namespace"), "{whole}");
-    // Fewer workers are to be had, and the channels stay.
+    // Fewer workers are possible, and the channels stay.
     let fewer = plan(&["--workers", "2"]);
     assert_eq!(channels(&fewer), None, "{fewer}");
     assert!(fewer["left_out"].to_string().contains("native XDP is refused"), "{fewer}");

@@ -1,6 +1,6 @@
-//! What people met who used it for the first time, on real devices: a server that is not root, a veth
-//! whose queues were taken away, and packets that are thrown away. Needs root; skips loudly
-//! without, fails without where `QUICLANE_REQUIRE_ROOT=1`.
+//! Situations of a first use, on real devices: a server that is not root, a veth with too few queues,
+//! and packets that are thrown away. Needs root; skips loudly without, fails without where
+//! `QUICLANE_REQUIRE_ROOT=1`.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -19,7 +19,7 @@ const LISTEN: &str = "10.77.0.1:4433";
 const NOBODY: u32 = 65_534;
 /// What README and `doctor` say that a server needs.
 const CAPABILITIES: &str = "+net_admin,+net_raw,+bpf,+ipc_lock";
-/// Looks of a tenth of a second before something is believed not to come.
+/// Looks, a tenth of a second apart, before something counts as missing.
 const LOOKS: usize = 300;
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -247,7 +247,7 @@ fn what_is_thrown_away_is_shown_wherever_drops_are() {
     let mut long = frame.bytes();
     long[38..40].copy_from_slice(&1_000u16.to_be_bytes());
     (0..LONG).for_each(|_| raw.send(&long));
-    // An unknown version, to be answered with Version Negotiation, whose checksum was
+    // An unknown version, which Version Negotiation answers, with a checksum that was
     // never finished: no AEAD tells whether it is as it was sent.
     frame.payload = [&[0xc0, 0x1a, 0x2a, 0x3a, 0x4a, 8][..], &[7; 1_194]].concat();
     let mut unfinished = frame.bytes();

@@ -1,4 +1,4 @@
-//! Completions and manual pages are of every verb, and good for those who read them.
+//! Completions and manual pages cover every verb, and the programs that read them accept them.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

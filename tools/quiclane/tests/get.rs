@@ -1,4 +1,4 @@
-//! `quiclane get`: whom it trusts, what it writes, and what it says when it cannot.
+//! `quiclane get`: what it trusts, what it writes, and its errors.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -222,7 +222,7 @@ fn what_cannot_be_meant_is_usage() {
     }
 }
 
-/// An option that does nothing promises something.
+/// An option without effect is refused.
 #[test]
 fn options_without_effect_are_refused() {
     for (args, word) in [

@@ -1,4 +1,4 @@
-//! The machines that other tests look at are what they say they are.
+//! The machines that other tests read are consistent.
 
 use quiclane::topology::survey::Survey;
 use quiclane::topology::survey::device::Direction;
@@ -31,7 +31,7 @@ fn what_a_netlink_queue_says_agrees_with_the_files() {
                     (link.index, link.direction) == (queue.index, Direction::Rx)
                 };
                 let link = links.iter().find(receives).unwrap();
-                // A virtual device has no NAPI instance, and virtio does not tell its interrupt.
+                // A virtual device has no NAPI instance, and virtio does not report its interrupt.
                 let napi = link.napi.map(|id| napis.iter().find(|napi| napi.id == id).unwrap());
                 let Some(irq) = napi.and_then(|napi| napi.irq) else { continue };
                 let number = queue.irq.known().map(|irq| irq.number);

@@ -1,5 +1,5 @@
-//! `perf run` tells the truth: of servers that die or pause, of requests without an answer, and
-//! of options that it cannot follow.
+//! `perf run` reports what happened: servers that die or pause, requests without an answer, and options
+//! that it cannot follow.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -21,7 +21,7 @@ fn serve(more: &[&str]) -> Server {
 fn run(server: &Server, line: &str) -> Command {
     let mut command = Command::new(BINARY);
     command.args(["perf", "run", server.address()]).args(line.split_whitespace());
-    // A loaded machine pauses as well: only what a test asks for is a fault.
+    // A loaded machine pauses as well: only pauses that a test makes are faults.
     if !line.contains("--max-silence") {
         command.args(["--max-silence", "60"]);
     }
@@ -104,7 +104,7 @@ fn a_pause_of_the_server_is_seen_in_an_open_loop() {
     assert!(said.iter().any(|line| line.contains("nothing heard for")), "{said:?}");
 }
 
-/// What a busy server did not tell when measuring ended, it tells when the run is over.
+/// A busy server that did not report when measuring ended reports when the run is over.
 #[test]
 fn a_server_that_was_busy_is_asked_again() {
     let server = serve(&[]);
@@ -121,7 +121,7 @@ fn a_server_that_was_busy_is_asked_again() {
     assert!(report["server"]["drops_total"].is_u64(), "{}", report["unknown"]);
 }
 
-/// By default no worker is pinned; two that are told to share a CPU are told of it.
+/// By default no worker is pinned; if two share a CPU by option, the report says so.
 #[test]
 fn two_local_processes_do_not_share_a_cpu_unless_told_to() {
     let line = "--scenario latency --seconds 0.2";
@@ -241,7 +241,7 @@ fn thousands_of_connections_are_made_at_the_pace_of_the_inbox() {
     assert!(said.contains("of 4200 connections"), "{said}");
 }
 
-/// What an operator sets is what holds, and what was refused for it is in the last words.
+/// The limits of an operator hold, and the server reports at its end what it refused.
 #[test]
 fn a_source_has_as_many_connections_as_the_server_says() {
     let server = serve(&["--max-per-source", "1"]);

@@ -1,8 +1,8 @@
 //! `plan`, `apply`, `confirm`, `undo` on a veth. Needs root; skips loudly without, fails without
 //! where `QUICLANE_REQUIRE_ROOT=1`.
 //!
-//! What the tool says is believed nowhere: what a device is set to is read from sysfs and from
-//! ethtool, of the device and of another one, which nothing may touch.
+//! The tool's own report is not trusted: settings are read from sysfs and ethtool, of the device and of
+//! another one, which nothing may change.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-/// Polls of a tenth of a second before something is believed not to come.
+/// Looks, a tenth of a second apart, before something counts as missing.
 const PATIENCE: usize = 600;
 const POLL: Duration = Duration::from_millis(100);
 
@@ -199,7 +199,7 @@ fn everything_is_written_and_put_back_and_nothing_else() {
     assert_eq!(rig.settings(Side::Client), other, "nothing else was written");
     let (code, error) = rig.fails(&["undo"]);
     assert!(code == 1 && error.contains("nothing to undo"), "{code}: {error}");
-    // The list says the same: what an undo wrote is not called applied.
+    // The list says the same: what an undo wrote is not listed as applied.
     let list = rig.json(&["undo", "--list", "--json"]);
     let states =
         list["snapshots"].as_array().unwrap().iter().map(|it| it["state"].as_str().unwrap());
@@ -397,7 +397,7 @@ fn mistakes_are_refused_before_anything_is_written() {
     assert!(code == 2 && error.contains("line 4: napi.defer-soft-irqs"), "{code}: {error}");
     let other = text.replace("[napi]", "device.address = \"02:00:00:00:00:99\"\n[napi]");
     let (code, error) = try_plan(&other);
-    assert!(code == 1 && error.contains("another device"), "{code}: {error}");
+    assert!(code == 1 && error.contains("not the device of the plan"), "{code}: {error}");
     let (code, error) = try_plan(&text.replace(&rig.device(), "nodevice0"));
     assert!(code == 2 && error.contains("no device nodevice0"), "{code}: {error}");
     let (code, error) = rig.fails(&["undo", "../../etc"]);

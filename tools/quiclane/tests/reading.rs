@@ -1,8 +1,7 @@
-//! The reading verbs on machines that were made for tests: what people see, what programs read,
-//! and what a mistake is answered with.
+//! The reading verbs on machines that were made for tests: their text, their JSON, and their errors.
 //!
-//! What people see is compared with the files below `expected`, which were looked at.
-//! `QUICLANE_EXPECTED=write` writes them anew, to be looked at again.
+//! The text is compared with the files below `expected`, which were checked by reading.
+//! `QUICLANE_EXPECTED=write` writes them again, and then they have to be read again.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -178,7 +177,10 @@ fn one_queue_has_nothing_to_spread() {
     assert!(!doctor.contains("hash"), "{doctor}");
     // JSON has each field still, and why it is not known.
     let unknown = json(root, &["rss", "show", "lo"])["unknown"].clone();
-    assert!(unknown["hash_fields"].as_str().unwrap().contains("does not tell"), "{unknown}");
+    assert!(
+        unknown["hash_fields"].as_str().unwrap().contains("which fields it hashes"),
+        "{unknown}"
+    );
     assert!(said(root, &["rss", "show", "veth0"]).contains("hash_fields"), "two queues");
 }
 
@@ -273,7 +275,7 @@ fn mistakes_are_answered_with_the_thing_and_the_remedy() {
         (root, vec!["flow", "explain", "eth7", FLOW[0], FLOW[1]], 2, "eth7"),
         (root, vec!["flow", "explain", "eth0", FLOW[0]], 2, "DST:PORT"),
         (&nowhere, vec!["nic", "list"], 2, "quiclane bundle"),
-        (&nowhere, vec!["xdp", "list"], 2, "no captured machine"),
+        (&nowhere, vec!["xdp", "list"], 2, "not a captured machine"),
         (root, with(&["--verify"]), 2, "--root"),
         (root, with(&["--cid", "xyz"]), 2, "hex"),
         (root, vec!["flow", "explain", "eth0", "--pcap", "/nowhere.pcap"], 2, "/nowhere.pcap"),

@@ -1,5 +1,5 @@
-//! How much a reading verb reads, counted and not timed: what is fast on a small machine must
-//! not be slow on a large one. Every file is read once, and no file without need.
+//! How much a reading verb reads, counted and not timed: it must not be slow on a large machine. Every
+//! file is read once, and no file without need.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -1,5 +1,4 @@
-//! A server that was restarted with the secret of its earlier life is believed when it says that it
-//! knows nothing of a connection.
+//! A server that was restarted with its earlier secret can reset the connections of the one before.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -1,4 +1,4 @@
-//! What `--json` prints is what `tools/schemas` says: every field, and no other.
+//! The output of `--json` has the fields of `tools/schemas`: every field, and no other.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

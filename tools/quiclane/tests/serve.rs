@@ -1,5 +1,5 @@
-//! `quiclane serve` and what its clients meet: files that are none, that change, that are many;
-//! signals; protocols that are not offered.
+//! `quiclane serve` and its clients: paths that are not files, files that change, many files; signals;
+//! protocols that are not offered.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -51,7 +51,7 @@ enum Told {
     Closed,
 }
 
-/// Asks for a path on so many streams, and takes nothing until it is woken.
+/// Asks for a path on this many streams, and takes nothing until it is woken.
 struct Client {
     path: String,
     streams: usize,
@@ -389,7 +389,7 @@ fn a_server_that_does_not_start_writes_no_certificate() {
     assert!(!fs::metadata("/dev/null").unwrap().is_file());
 }
 
-/// A server is there for its clients, with or without a reader of its output.
+/// A server serves its clients when its output has no reader.
 #[test]
 fn a_server_whose_words_nobody_reads_serves() {
     let place = place("unread");

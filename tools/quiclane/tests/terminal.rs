@@ -1,5 +1,5 @@
-//! How the reading verbs behave towards what reads them: a terminal, a terminal of a user who
-//! does not want colours, and a reader that leaves.
+//! The output of the reading verbs to a terminal, to a terminal without colours, and to a reader that
+//! leaves.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -51,7 +51,7 @@ fn a_terminal_gets_colours_unless_its_owner_says_no() {
     }
 }
 
-/// What a terminal of 80 columns is sent, which it would break wherever column 80 is.
+/// The output to a terminal of 80 columns, which would break longer lines at column 80.
 #[test]
 fn on_80_columns_a_plan_breaks_between_words() {
     use std::collections::BTreeSet;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_quiclane");
 
-/// Looks so often, this far apart, before something is taken not to happen.
+/// How many looks, and how far apart, before something counts as not happening.
 const LOOKS: u32 = 1_500;
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -112,7 +112,7 @@ fn wait(mut is_so: impl FnMut() -> bool, what: &str) {
     assert!(came, "{what} did not come");
 }
 
-/// False, said aloud, where there is no tmux.
+/// False, with a message, where there is no tmux.
 fn has_tmux(test: &str) -> bool {
     if Command::new("tmux").arg("-V").output().is_ok() {
         return true;

@@ -12,19 +12,19 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 use tar::{Archive, Builder, Entry, EntryType, Header};
 
-/// Entries of an archive, and bytes of all of them: an archive cannot fill our memory.
+/// The most entries of an archive, and the most bytes of all: an archive cannot fill our memory.
 const ENTRIES_MAX: usize = 1 << 20;
 const BYTES_MAX: u64 = 512 << 20;
-/// Bytes of a link's target, as for the kernel.
+/// The most bytes of a link's target, as for the kernel.
 const TARGET_BYTES_MAX: usize = 4_096;
-/// How a gzip file begins.
+/// The first bytes of a gzip file.
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 
 /// The name of standard output.
 const STDOUT: &str = "-";
-/// Endings that the name of a directory does not have.
+/// Endings that mean a file, and not a directory.
 const OTHER_ARCHIVES: [&str; 6] = [".zip", ".gz", ".xz", ".zst", ".bz2", ".7z"];
-/// A bundle tells much of a machine: it is its owner's to show.
+/// A bundle tells much about a machine: only its owner can read it.
 const FILE_MODE: u32 = 0o600;
 const DIRECTORY_MODE: u32 = 0o700;
 
@@ -39,12 +39,12 @@ pub(super) enum Format {
 }
 
 impl Format {
-    /// What the name of the output asks for.
+    /// The output that the name means.
     pub(super) fn of(output: &Path) -> Result<Self, Failure> {
         if output == Path::new(STDOUT) {
             if io::stdout().is_terminal() {
                 return Err(Failure::Usage(
-                    "-o -: a bundle is no text for a terminal; send it to a file or a program"
+                    "-o -: a bundle is not text for a terminal; redirect it to a file or a program"
                         .to_owned(),
                 ));
             }
@@ -73,7 +73,7 @@ impl Format {
     }
 }
 
-/// Writes a tree; takes it away again if that fails.
+/// Writes a tree; removes it again if that fails.
 pub(super) fn write(output: &Path, format: Format, records: &Records) -> Result<(), Failure> {
     let (result, remove): (_, fn(&Path) -> io::Result<()>) = match format {
         Format::Directory => (write_directory(output, records), |path| fs::remove_dir_all(path)),
@@ -122,7 +122,7 @@ fn write_gzip(to: impl Write, records: &Records) -> io::Result<()> {
     write_tar(GzEncoder::new(to, Compression::default()), records)?.finish()?.flush()
 }
 
-/// A new file, for its owner alone; not one that a link leads to.
+/// A new file, for its owner only; links are not followed.
 fn private(path: &Path) -> io::Result<File> {
     File::options().write(true).create_new(true).mode(FILE_MODE).open(path)
 }
@@ -171,7 +171,7 @@ pub(crate) fn read(path: &Path) -> Result<Records, Failure> {
         .starts_with(&GZIP);
     if !is_gzip && !starts_as_tar(&mut file).map_err(|error| Failure::file("read", path, &error))? {
         return Err(Failure::Usage(format!(
-            "{} is no bundle: neither a tar archive, nor one that gzip packed",
+            "{} is not a bundle: it is neither a tar archive nor a .tar.gz",
             path.display()
         )));
     }
@@ -179,10 +179,10 @@ pub(crate) fn read(path: &Path) -> Result<Records, Failure> {
     records.map_err(|what| Failure::Failed(format!("{}: {what}", path.display())))
 }
 
-/// True if what follows begins as a header of a tar archive does (POSIX, and GNU, which writes the
-/// same five letters), or is empty, of which the reader says more.
+/// True if the data begins with a header of a tar archive (POSIX, and GNU, which writes the same five
+/// letters), or is empty, for which the reader has an error of its own.
 fn starts_as_tar(file: &mut BufReader<File>) -> io::Result<bool> {
-    /// Where `ustar` stands.
+    /// The offset of `ustar`.
     const MAGIC: std::ops::Range<usize> = 257..262;
     let begin = io::BufRead::fill_buf(file)?;
     Ok(begin.is_empty() || begin.get(MAGIC).is_some_and(|magic| magic == b"ustar"))
@@ -191,7 +191,7 @@ fn starts_as_tar(file: &mut BufReader<File>) -> io::Result<bool> {
 fn read_tar(from: impl Read) -> Result<Records, String> {
     let not_tar = |error: io::Error| format!("cannot be read as a tar archive: {error}");
     let mut records = Records::new();
-    // One more: an archive of exactly the most that is allowed is not cut off.
+    // One byte more: an archive of exactly the limit is not cut off.
     let mut archive = Archive::new(from.take(BYTES_MAX + 1));
     let mut bytes = 0;
     for entry in archive.entries().map_err(not_tar)? {
@@ -207,7 +207,7 @@ fn read_tar(from: impl Read) -> Result<Records, String> {
     Ok(without_top(records))
 }
 
-/// What an entry holds; `None` for what only describes others.
+/// The content of an entry; `None` for an entry that only describes others.
 fn record(mut entry: Entry<'_, impl Read>) -> Result<Option<(PathBuf, Record)>, String> {
     let name = entry.path().map_err(|error| error.to_string())?.into_owned();
     let refuse = |why: &str| format!("{}: {why}", name.display());
@@ -235,7 +235,7 @@ fn record(mut entry: Entry<'_, impl Read>) -> Result<Option<(PathBuf, Record)>, 
     Ok(Some((path, record)))
 }
 
-/// The path from the root of the archive, if it has neither `..` nor a root of its own.
+/// The path from the root of the archive, if it is relative and has no `..`.
 fn confined(name: &Path) -> Option<PathBuf> {
     let mut path = PathBuf::from("/");
     for component in name.components() {
@@ -249,7 +249,7 @@ fn confined(name: &Path) -> Option<PathBuf> {
 }
 
 fn stays_inside(link: &Path, target: &Path) -> bool {
-    // The root and the link itself are no directories that `..` can leave.
+    // `..` cannot leave the root, and the link itself is not a directory.
     let mut depth = link.components().count().saturating_sub(2);
     if target.as_os_str().len() > TARGET_BYTES_MAX {
         return false;
@@ -265,7 +265,7 @@ fn stays_inside(link: &Path, target: &Path) -> bool {
     true
 }
 
-/// `tar c DIRECTORY` puts everything below one directory: its root is that one.
+/// `tar c DIRECTORY` puts everything below one directory: that directory is the root.
 fn without_top(records: Records) -> Records {
     let tops: Vec<PathBuf> = {
         let top = |path: &PathBuf| path.iter().take(2).collect::<PathBuf>();

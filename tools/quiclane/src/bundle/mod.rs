@@ -1,6 +1,6 @@
 //! `quiclane bundle`: everything that the reading verbs read of a machine, as files.
 //!
-//! The verbs are not asked again what they need: the survey that they all start from is read
+//! No list of files is kept for this: the survey that all reading verbs start from is read
 //! once with a recorder, and what it read is what is written. So a verb that is given the bundle
 //! with `--root` reads the same, and says the same.
 //!
@@ -40,11 +40,11 @@ const ANSWERS: &str = "/quiclane/answers";
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Redact {
     /// MAC and IP addresses, the host's name, names of processes and of programs, values of boot
-    /// arguments, and RSS keys: who knows one can aim all flows at one queue.
+    /// arguments, and RSS keys: with the key an attacker can aim all flows at one queue.
     Names,
     /// The names of devices too.
     All,
-    /// As `names`, but the RSS keys stay: `flow explain` cannot tell a queue without them.
+    /// As `names`, but the RSS keys stay: without them `flow explain` cannot compute a queue.
     ButKeys,
 }
 
@@ -52,11 +52,11 @@ pub(crate) enum Redact {
 pub(crate) struct BundleArgs {
     #[command(flatten)]
     pub(crate) read: ReadArgs,
-    /// A directory to be made, a file whose name ends in .tar or .tar.gz, or - for a .tar.gz on
-    /// standard output.
+    /// Write to this file, .tar or .tar.gz, or to this directory, which must not exist yet; - is a
+    /// .tar.gz on standard output.
     #[arg(short, long, value_name = "DIR|FILE", default_value = "quiclane-bundle.tar.gz")]
     pub(crate) output: PathBuf,
-    /// Put tokens in the place of names and addresses, the same for the same.
+    /// Replace names and addresses by tokens: equal ones by equal tokens.
     #[arg(
         long,
         value_name = "WHAT",
@@ -79,7 +79,7 @@ struct Manifest {
     files: usize,
     links: usize,
     unanswered: Vec<Unanswered>,
-    /// Where it is; the manifest itself does not know.
+    /// Where it was written; the manifest inside does not say.
     #[serde(skip_serializing_if = "Option::is_none")]
     output: Option<String>,
 }
@@ -160,7 +160,7 @@ fn unanswered(records: &Records) -> Vec<Unanswered> {
     records.iter().filter_map(reason).collect()
 }
 
-/// What a reader has to know of it: what is in it, what is missing, and who may see it. The reasons
+/// A summary: what is in it, what is missing, and what was redacted. The reasons
 /// for what is missing are in the manifest.
 fn summary(manifest: &Manifest, output: &Path) -> String {
     let redacted = match manifest.redacted {

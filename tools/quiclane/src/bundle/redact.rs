@@ -1,4 +1,4 @@
-//! Takes out of a tree what names people's machines and networks, and leaves what explains them.
+//! Removes from a tree what identifies machines and networks, and leaves what explains them.
 //!
 //! | what | becomes |
 //! |---|---|
@@ -8,7 +8,7 @@
 //! | names of processes and of BPF programs that are not ours | `process-1`, `program-1` |
 //! | values of boot arguments, but for those about CPUs, memory and interrupts | `redacted` |
 //! | words of init, behind `--` of the boot arguments | `redacted` |
-//! | RSS keys, unless they are wanted | none: what they decide is unknown |
+//! | RSS keys, unless they are wanted | empty: what depends on them is unknown |
 //! | names of devices, with `all` | `net1` |
 //!
 //! The same value becomes the same token everywhere in one bundle. Masks, loopback and
@@ -21,8 +21,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
-/// Boot arguments whose values are about the machine and not about its owner; a name that ends
-/// in `*` stands for all that begin so.
+/// Boot arguments whose values describe the machine and not its owner; a name that ends in `*`
+/// stands for all names with that beginning.
 const OPEN_ARGUMENTS: &[&str] = &[
     "amd_*",
     "clocksource",
@@ -58,12 +58,12 @@ const OPEN_ARGUMENTS: &[&str] = &[
 /// Processes that are no secret, by how their names begin: ours, the kernel's, and those that
 /// move interrupts.
 const OPEN_PROCESSES: &[&str] = &["quiclane", "irqbalance", "napi/", "ksoftirqd", "tuned"];
-/// Programs and maps that are no secret: ours.
+/// Names of programs and maps that are no secret: those of Quiclane.
 const OPEN_PROGRAMS: &[&str] = &["quiclane_", "xsks", "ports_v4", "ports_v6", "verdicts"];
-/// Fields that look like an address to a reader of dots, and are versions.
+/// Fields with versions, which look like addresses.
 const VERSIONS: &[&str] = &["firmware", "version"];
 
-/// What is replaced beyond, or less than, the usual.
+/// What is replaced besides the usual, and what is kept of it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Level {
     pub(super) keeps_keys: bool,
@@ -280,7 +280,7 @@ impl Redactor {
             for (mac, token) in
                 [(mac.clone(), token.clone()), (mac.replace(':', ""), token.replace(':', ""))]
             {
-                // Kernel and drivers write small letters; some firmware does not.
+                // The kernel and drivers write lower case; some firmware does not.
                 text = text.replace(&mac, &token).replace(&mac.to_ascii_uppercase(), &token);
             }
         }
@@ -339,7 +339,7 @@ fn macs(text: &str) -> impl Iterator<Item = &str> {
     text.split(move |c| !is_part(c)).filter(is_mac)
 }
 
-/// The command line of the kernel with only those values that are about the machine.
+/// The command line of the kernel with only the values that describe the machine.
 fn boot_arguments(text: &str) -> String {
     let is_open = |name: &str| {
         OPEN_ARGUMENTS.iter().any(|open| match open.strip_suffix('*') {
@@ -354,7 +354,7 @@ fn boot_arguments(text: &str) -> String {
     let all = words(text);
     let (ours, others) =
         all.split_at(all.iter().position(|word| word == "--").unwrap_or(all.len()));
-    // What follows `--` is for init, whatever it looks like.
+    // Everything behind `--` is for init.
     let of_init = others.iter().enumerate().map(|(at, word)| match at {
         0 => word.clone(),
         _ => "redacted".to_owned(),

@@ -1,4 +1,4 @@
-//! What the checks ask: plain questions to a survey, answered or refused with a reason.
+//! What the checks ask: plain questions to a survey. Each is answered, or refused with a reason.
 
 use super::finding::{Found, Judgement};
 use quiclane::topology::survey::Survey;
@@ -28,9 +28,9 @@ pub(crate) struct Context<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Worker {
     pub(crate) queue: u32,
-    /// The CPUs that it may run on; more than one, or all (no CPU named): it is not pinned.
+    /// The CPUs that it may run on. It is not pinned if these are several, or none is named (all).
     pub(crate) cpus: Vec<u32>,
-    /// Who it is, for people.
+    /// Its name in messages.
     pub(crate) name: String,
     /// Where that was read.
     pub(crate) from: String,
@@ -51,8 +51,8 @@ pub(crate) fn known<T>(reading: &Reading<T>) -> Result<&T, String> {
     }
 }
 
-/// Hits among many things, of which some may not be known. A hit is a finding whatever else is
-/// unknown; no hit with something unknown is not judged.
+/// Hits among many things, some of which may be unknown. A hit is a finding, whatever else is
+/// unknown. Without a hit, and with something unknown, the check is not judged.
 #[derive(Debug)]
 pub(crate) struct Sift<T> {
     pub(crate) hits: Vec<T>,
@@ -64,7 +64,7 @@ impl<T> Sift<T> {
         Self { hits: Vec::new(), unknown: None }
     }
 
-    /// The value; the first reason for want of one is kept.
+    /// The value; of missing values the first reason is kept.
     pub(crate) fn take<'r, R>(&mut self, reading: &'r Reading<R>) -> Option<&'r R> {
         if let Some(reason) = reading.reason() {
             self.miss(reason);
@@ -96,7 +96,7 @@ impl<'a> Host<'a> {
         }
     }
 
-    /// What the kernel was built with: `y`, `m`, or none.
+    /// An option that the kernel was built with: `y`, `m`, or `None`.
     pub(crate) fn option(&self, name: &str) -> Result<Option<&'a str>, String> {
         let options = known(&self.survey.host.kernel_options)?;
         let value = options.iter().find(|(option, _)| option == name).map(|(_, v)| v.as_str());
@@ -148,12 +148,12 @@ impl<'a> Context<'a> {
         format!("ethtool {option} {}", self.nic.name)
     }
 
-    /// Not on any bus: it has neither interrupts nor a node, and that is no lack.
+    /// A device on no bus: it has neither interrupts nor a node, and needs none.
     pub(crate) fn is_virtual(&self) -> bool {
         self.nic.irqs.is_empty() && self.nic.bus.known().is_none()
     }
 
-    /// The driver as it calls itself; a virtual device has one too.
+    /// The name of the driver; a virtual device has one too.
     pub(crate) fn driver(&self) -> Result<String, String> {
         match (self.device.driver(self.nic), self.device.link.known()) {
             (Reading::Known(driver), _) => Ok(driver),
@@ -187,19 +187,19 @@ impl<'a> Context<'a> {
             .collect()
     }
 
-    /// The AF_XDP sockets that are bound to the device, as far as the kernel says so.
+    /// The AF_XDP sockets that are bound to the device, as far as the kernel reports them.
     pub(crate) fn sockets(&self) -> Result<Vec<&'a XskSocket>, String> {
         let sockets = known(&self.host.survey.sockets)?;
         let index = known(&self.nic.index)?;
         if sockets.iter().any(|socket| socket.device.is_none()) {
-            return Err("the kernel does not tell which device a socket is bound to \
+            return Err("the kernel does not report which device a socket is bound to \
                         (CONFIG_XDP_SOCKETS_DIAG)"
                 .to_owned());
         }
         Ok(sockets.iter().filter(|socket| socket.device.as_ref() == Some(index)).collect())
     }
 
-    /// What servers of ours say of this device.
+    /// What Quiclane servers report of this device.
     pub(crate) fn served(&self) -> impl Iterator<Item = (&'a Server, &'a ServerWorker)> + use<'a> {
         let name = self.name();
         let all = self.host.survey.servers.iter();
@@ -207,8 +207,8 @@ impl<'a> Context<'a> {
             .filter(move |(_, worker)| worker.device.as_deref() == Some(name))
     }
 
-    /// The queues that have an AF_XDP socket, from the first source that tells: the queues themselves, the
-    /// sockets, the map of the program, servers of ours.
+    /// The queues that have an AF_XDP socket, from the first source that knows: the queues themselves,
+    /// the sockets, the map of the program, Quiclane servers.
     pub(crate) fn socket_queues(&self) -> Result<BTreeSet<u32>, String> {
         let mut queues: BTreeSet<u32> = self.served().map(|(_, worker)| worker.queue).collect();
         let mut is_told = !queues.is_empty();
@@ -229,7 +229,7 @@ impl<'a> Context<'a> {
         match (is_told, sockets) {
             (true, _) => Ok(queues),
             (false, Err(reason)) => Err(reason),
-            (false, Ok(_)) => Err("no source tells which queues have sockets".to_owned()),
+            (false, Ok(_)) => Err("no source says which queues have sockets".to_owned()),
         }
     }
 
@@ -261,8 +261,8 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// The workers behind a socket: of its queue if that is known, else those that are named
-    /// after one, if the process holds the program of this device.
+    /// The workers behind a socket: those of its queue if that is known; else those with the number
+    /// of a queue in their name, if the process holds the program of this device.
     fn threads_of(&self, socket: &XskSocket) -> Vec<Worker> {
         let Some(process) = &socket.process else { return Vec::new() };
         let is_here = match (socket.device, self.nic.index.known()) {
@@ -290,9 +290,9 @@ impl<'a> Context<'a> {
         };
         match (socket.queue, &socket.workers[..], named(socket.queue)) {
             (_, _, found) if !found.is_empty() => found,
-            // One thread, whatever its name: it serves the socket.
+            // A process with one thread: that thread serves the socket, whatever its name.
             (Some(queue), [only], _) => vec![worker(queue, only.tid, &only.cpus)],
-            // Threads are listed if they are pinned: a process without any has none that is.
+            // Only pinned threads are listed: a process without any has no pinned thread.
             (Some(queue), [], _) => vec![worker(queue, process.pid, &[])],
             _ => Vec::new(),
         }
@@ -328,14 +328,14 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// The device called a veth's other end, if it is in this namespace.
+    /// The other end of a veth, if it is in this namespace.
     pub(crate) fn peer(&self) -> Result<Context<'a>, String> {
         let gone = || format!("the other end of {} is in another namespace", self.name());
         let lower = known(&self.device.link)?.lower.ok_or_else(gone)?;
         let survey = self.host.survey;
         let other = survey.machine.nics.iter().find(|nic| nic.index.known() == Some(&lower));
         let peer = other.and_then(|nic| Self::new(self.host, &nic.name)).ok_or_else(gone)?;
-        // An index of another namespace may be taken in this one as well.
+        // The index is of another namespace; another device may have it in this one.
         let back = peer.device.link.known().and_then(|link| link.lower);
         if back.as_ref() == self.nic.index.known() { Ok(peer) } else { Err(gone()) }
     }

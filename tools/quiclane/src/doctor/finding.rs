@@ -1,16 +1,16 @@
-//! What a check may say.
+//! Findings, and the results of checks.
 
 use serde::Serialize;
 
-/// How bad it is. The worst is the least, so that lists begin with it.
+/// How bad it is. The worst sorts first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Severity {
-    /// Lanes do not start, or packets are lost.
+    /// Workers do not start, or packets are lost.
     Error,
-    /// It works, and slower or less surely than it could.
+    /// It works, but is slower or less reliable than it could be.
     Warn,
-    /// Worth to know.
+    /// Worth knowing.
     Note,
 }
 
@@ -28,14 +28,14 @@ impl Severity {
 /// device.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Kind {
-    /// Never changes and is never given to another kind.
+    /// Never changes, and is never given to another kind.
     pub(crate) id: &'static str,
     pub(crate) severity: Severity,
-    /// What is the matter, in general.
+    /// The problem, in general.
     pub(crate) title: &'static str,
     /// What is read, and from where.
     pub(crate) reads: &'static str,
-    /// Why it matters for lanes.
+    /// Why it matters for workers on AF_XDP.
     pub(crate) why: &'static str,
     /// The command that mends it.
     pub(crate) mend: &'static str,
@@ -60,26 +60,26 @@ impl Check {
     }
 }
 
-/// Something, nothing, or the reason why it cannot be judged.
+/// A finding, nothing, or the reason why it cannot be judged.
 pub(crate) type Judgement = Result<Option<Found>, String>;
 
 /// What a check found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Found {
-    /// The matter in numbers, in a line.
+    /// The problem with its numbers, in a line.
     pub(crate) says: String,
     /// What was read, and where.
     pub(crate) read: Vec<Evidence>,
-    /// The command for this very case, where it differs from the kind's.
+    /// The command for this case, where it differs from the kind's.
     pub(crate) mend: Option<String>,
 }
 
-/// Something that was read.
+/// A value that was read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Evidence {
     /// What.
     pub(crate) what: String,
-    /// From which file, or from which answer of the kernel: a command shows the same.
+    /// The file, or the command that shows the same answer of the kernel.
     pub(crate) from: String,
 }
 
@@ -111,7 +111,7 @@ pub(crate) struct Finding {
     pub(crate) id: &'static str,
     pub(crate) severity: Severity,
     pub(crate) title: &'static str,
-    /// None for the host.
+    /// `None` for the host.
     pub(crate) device: Option<String>,
     pub(crate) says: String,
     pub(crate) read: Vec<Evidence>,
@@ -125,7 +125,7 @@ pub(crate) struct Finding {
 pub(crate) struct NotJudged {
     pub(crate) id: &'static str,
     pub(crate) title: &'static str,
-    /// None for the host.
+    /// `None` for the host.
     pub(crate) device: Option<String>,
     pub(crate) reason: String,
 }

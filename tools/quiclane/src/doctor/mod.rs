@@ -1,4 +1,5 @@
-//! `quiclane doctor`: what is wrong with a machine that is to run lanes, why, and what mends it.
+//! `quiclane doctor`: what is wrong with a machine that is to run workers on AF_XDP, why, and what
+//! mends it.
 //!
 //! A check ([`checks`]) is a pure function of a survey. It finds something, finds nothing, or
 //! says why it cannot judge; what could not be read is never a pass.
@@ -33,16 +34,16 @@ const WATCH_SECONDS_MAX: f64 = 3_600.0;
 /// Arguments of `quiclane doctor`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct DoctorArgs {
-    /// The device [default: physical devices that are up, and those with XDP on them].
+    /// Check this device [default: physical devices that are up, and those with XDP].
     #[arg(value_name = "DEV")]
     pub(crate) device: Option<String>,
-    /// All about one finding: what is read, why it matters, what mends it, how to check.
+    /// Explain one finding: what is read, why it matters, what mends it, how to check.
     #[arg(long, value_name = "ID", conflicts_with = "list")]
     pub(crate) explain: Option<String>,
-    /// Every finding that there is.
+    /// List every finding.
     #[arg(long, conflicts_with = "device")]
     pub(crate) list: bool,
-    /// Look twice, so many seconds apart, and judge what counters rose by in between.
+    /// Look twice, this many seconds apart, and judge how far counters rose in between.
     #[arg(long, value_name = "S")]
     pub(crate) watch_seconds: Option<f64>,
     #[command(flatten)]
@@ -72,7 +73,7 @@ fn kind<'a>(kinds: &[&'a Kind], id: &str) -> Result<&'a Kind, Failure> {
     let found = kinds.iter().find(|kind| kind.id.eq_ignore_ascii_case(id));
     found.copied().ok_or_else(|| {
         Failure::Usage(format!(
-            "--explain {id}: there is no such finding; `quiclane doctor --list`"
+            "--explain {id}: there is no such finding; `quiclane doctor --list` lists them"
         ))
     })
 }
@@ -106,7 +107,7 @@ fn examine(args: &DoctorArgs, kinds: &[&Kind]) -> Result<Report, Failure> {
 }
 
 /// The findings of each device that is looked at when no device is named, the worst first.
-/// What is the matter with the host is not among it.
+/// Findings of the host are not among them.
 pub(crate) fn of_devices(survey: &Survey) -> BTreeMap<String, Vec<Finding>> {
     let kinds = checks::all();
     let of_device = |kind: &&Kind| matches!(kind.check, Check::Device(_));

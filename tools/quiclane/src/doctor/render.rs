@@ -13,10 +13,10 @@ const TEXT_COLUMNS: usize = 100;
 /// The heads of an explanation: `Afterwards  `.
 const HEAD_COLUMNS: usize = 12;
 
-/// How wide the page is, and whether it has colours.
+/// The width of the page, and whether it has colours.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Page {
-    /// None: not a terminal, a finding is a line.
+    /// `None`: not a terminal, and a finding is one line.
     pub(super) columns: Option<usize>,
     pub(super) color: bool,
 }
@@ -65,12 +65,12 @@ pub(super) fn text(report: &Report, page: Page) -> String {
     out += &page.wrap(&sum(report), 0);
     out.push('\n');
     if let Some(worst) = report.findings.first() {
-        let _ = writeln!(out, "quiclane doctor --explain {} tells more", worst.id);
+        let _ = writeln!(out, "quiclane doctor --explain {} explains the worst", worst.id);
     }
     out
 }
 
-/// A column for the device, where there is more than one to speak of.
+/// A column for the device, where findings are of more than one.
 fn device_columns(report: &Report) -> usize {
     if report.devices.len() < 2 {
         return 0;
@@ -107,7 +107,7 @@ fn findings(out: &mut String, report: &Report, page: Page) {
     }
 }
 
-/// Those that want for the same reason share a line.
+/// Checks that were not judged for the same reason share a line.
 fn not_judged(out: &mut String, report: &Report, page: Page) {
     let mut groups: Vec<(&Option<String>, &str, Vec<&str>)> = Vec::new();
     for NotJudged { id, device, reason, .. } in &report.not_judged {
@@ -286,6 +286,6 @@ fn here(out: &mut String, report: &Report, page: Page) {
     if report.findings.is_empty() && report.not_judged.is_empty() {
         let place =
             if report.devices.is_empty() { "here".to_owned() } else { report.devices.join(", ") };
-        let _ = writeln!(out, "{place}: not found");
+        let _ = writeln!(out, "{place}: this is not found here");
     }
 }

@@ -1,4 +1,4 @@
-//! A prediction as it is shown: every step with what it rests on.
+//! A prediction as it is shown: every step with the source of its value.
 
 use super::cid::ConnectionIdRow;
 use super::verify::Verified;
@@ -63,13 +63,13 @@ pub(super) struct HashRow {
     pub(super) hash: Option<String>,
     slot: Option<usize>,
     slots: usize,
-    /// What stands in the slot.
+    /// The content of the slot.
     slot_queue: Option<u32>,
     /// What the rule adds to it.
     queue_offset: u32,
 }
 
-/// From the queue on.
+/// The steps from the queue on.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Way {
     napi_id: Option<u32>,
@@ -218,7 +218,7 @@ impl Way {
     }
 }
 
-/// The steps in the making.
+/// Collects the steps.
 struct Steps<'a> {
     nic: &'a Nic,
     device: &'a Device,
@@ -232,7 +232,7 @@ impl Steps<'_> {
         self.list.push(Step { step, value, source, is_alarm: false });
     }
 
-    /// What the device does.
+    /// The steps in the device.
     fn device(&mut self, prediction: &Prediction) {
         let name = &self.nic.name;
         let rules = format!("ethtool -n {name}");
@@ -241,12 +241,12 @@ impl Steps<'_> {
                 let value = format!("{} matches: {}", rule.location, action_text(rule.action));
                 self.push("rule", value, rules);
             }
-            // The reason stands below, under `unknown`.
+            // The reason is listed under `unknown`.
             (None, Reading::Unknown(_)) => self.push("rule", sheet::UNKNOWN, rules),
             (None, Reading::Known(all)) => {
                 let value = match all.len() {
                     0 => "there is none".to_owned(),
-                    many => format!("none of {many} matches for sure"),
+                    many => format!("none of {many} certainly matches"),
                 };
                 self.push("rule", value, rules);
             }
@@ -283,7 +283,7 @@ impl Steps<'_> {
         self.push("queue", queue, table);
     }
 
-    /// What hangs on the queue.
+    /// The steps behind the queue.
     fn queue(&mut self, row: &QueueRow) {
         if let Some(napi) = row.napi.known() {
             self.push("napi", napi.id.to_string(), "netdev netlink queue-get");

@@ -1,4 +1,4 @@
-//! What a QUIC connection id says: server, worker and slot, for who has the key.
+//! What a QUIC connection id says: server, worker and slot, given the key.
 
 use crate::error::Failure;
 use clap::Args;
@@ -10,13 +10,13 @@ pub(super) const MAX_BYTES: usize = 20;
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct CidArgs {
-    /// A connection id of the flow: say server, worker and slot too.
+    /// Decode this connection id of the flow: server, worker and slot.
     #[arg(long, value_name = "HEX", value_parser = id, conflicts_with = "pcap")]
     cid: Option<Id>,
-    /// The key that connection ids are made with, 16 bytes.
+    /// Decrypt connection ids with this key, 16 bytes.
     #[arg(long, value_name = "HEX", value_parser = key)]
     cid_key: Option<[u8; 16]>,
-    /// The number of the server, which then has to be the one in the id.
+    /// Expect this server number in the connection id.
     #[arg(long, value_name = "N", requires = "cid_key")]
     server_id: Option<u32>,
 }
@@ -45,7 +45,7 @@ impl CidArgs {
     }
 }
 
-/// Reads ids with whatever is known of the key.
+/// Reads ids, with the key if one was given.
 #[derive(Debug, Default)]
 pub(super) struct Reader {
     /// One for each configuration; `None` without a key.
@@ -93,7 +93,7 @@ impl Reader {
         let config = Some(first.config_id);
         if first.config_id == RESERVED_CONFIG_ID {
             return unknown(
-                "its configuration is the reserved one: no balancer knows it".into(),
+                "its configuration is the reserved one, which no load balancer knows".into(),
                 config,
             );
         }
@@ -104,7 +104,7 @@ impl Reader {
             return unknown(reason.to_owned(), config);
         };
         if self.server_id.is_some_and(|expected| expected != server_id) {
-            let reason = "another server's, another key's, or no QUIC-LB id at all: it does not open \
+            let reason = "of another server, of another key, or no QUIC-LB id: it does not decrypt \
                           to --server-id";
             return unknown(reason.to_owned(), config);
         }

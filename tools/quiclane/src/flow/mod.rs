@@ -1,4 +1,4 @@
-//! `quiclane flow explain`: where a device puts a flow, step by step, and whether it does.
+//! `quiclane flow explain`: the queue of a flow, step by step, and a check with real packets.
 
 mod answer;
 mod cid;
@@ -32,13 +32,13 @@ pub(crate) struct FlowArgs {
 
 #[derive(Clone, Debug, Subcommand)]
 enum FlowCommand {
-    /// Say which queue a flow arrives on, and why: rules, hash, slot, queue, CPU, process.
+    /// Show which queue a flow arrives on, and why: rules, hash, slot, queue, CPU, process.
     Explain(Box<ExplainArgs>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum ProtocolKind {
-    /// UDP, and so QUIC.
+    /// UDP, which carries QUIC.
     Udp,
     /// TCP.
     Tcp,
@@ -51,13 +51,13 @@ struct ExplainArgs {
     /// The network device that receives the flow.
     #[arg(value_name = "DEV")]
     device: String,
-    /// The sender.
+    /// The sender of the flow.
     #[arg(value_name = "SRC:PORT", required_unless_present = "pcap")]
     source: Option<SocketAddr>,
-    /// The receiver.
+    /// The receiver of the flow.
     #[arg(value_name = "DST:PORT", requires = "source", required_unless_present = "pcap")]
     destination: Option<SocketAddr>,
-    /// What carries the flow.
+    /// Set the transport protocol of the flow.
     #[arg(long, value_enum, default_value = "udp", value_name = "PROTO")]
     proto: ProtocolKind,
     /// Explain every flow of a pcap or pcapng file.
@@ -115,7 +115,7 @@ pub(crate) fn run(args: &FlowArgs) -> Result<(), Failure> {
     end(answer.verify.iter().map(Verified::verdict))
 }
 
-/// The exit code of what was verified: 1 if a prediction was wrong, 4 if one could not be told.
+/// The exit code of a check: 1 if a prediction was wrong, 4 if one could not be verified.
 fn end(verdicts: impl Iterator<Item = Verdict>) -> Result<(), Failure> {
     let verdicts: Vec<Verdict> = verdicts.collect();
     if verdicts.contains(&Verdict::Mismatch) {
@@ -129,7 +129,7 @@ fn end(verdicts: impl Iterator<Item = Verdict>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What is needed to answer.
+/// The data that an answer needs.
 struct Explainer<'a> {
     nic: &'a Nic,
     device: &'a Device,
@@ -179,7 +179,7 @@ struct Summary {
     flows: Vec<Answer>,
 }
 
-/// What arrives on one queue, or on none that is known.
+/// What arrives on one queue, or on an unknown one.
 #[derive(Clone, Copy, Debug, Serialize)]
 struct QueueShare {
     queue: Option<u32>,
@@ -207,7 +207,7 @@ impl Summary {
     }
 
     fn text(&self) -> String {
-        /// More are for `--json`.
+        /// The most flows that text shows; `--json` has them all.
         const SHOWN: usize = 20;
         let flows = sheet::count(self.flows.len(), "flow");
         let others = match self.other_packets {

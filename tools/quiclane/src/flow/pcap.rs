@@ -13,14 +13,14 @@ use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-/// Flows that are told apart; packets of more are counted as others.
+/// The most flows; packets of further ones are counted as others.
 const MAX_FLOWS: usize = 1 << 16;
 /// Connection ids that are kept of a flow.
 const MAX_IDS: usize = 4;
-/// The largest block that is read at once: far above what any capture holds of a packet.
+/// The largest block that is read at once: far above the size of a captured packet.
 const BUFFER_BYTES: usize = 1 << 20;
 
-/// What a file holds.
+/// The content of a file.
 #[derive(Debug)]
 pub(super) struct Capture {
     pub(super) path: PathBuf,
@@ -52,7 +52,7 @@ impl Capture {
                     gather.block(&block);
                     blocks.consume(consumed);
                 }
-                // A capture that was cut off in the midst of a packet is good up to there.
+                // A capture that was cut off within a packet is good up to there.
                 Err(PcapError::Eof | PcapError::UnexpectedEof) => break,
                 Err(PcapError::Incomplete(_)) => {
                     blocks.refill().map_err(|error| bad(format!("{error:?}")))?;
@@ -72,7 +72,7 @@ impl Capture {
     }
 }
 
-/// The header of a record or block: less than that at the end is no packet.
+/// The header of a record or block: fewer bytes at the end are no packet.
 const MIN_BLOCK_BYTES: usize = 12;
 
 struct Gather<'a> {
@@ -136,7 +136,7 @@ impl<'a> Gather<'a> {
         seen.packets += 1;
         if question.protocol == Protocol::Udp && seen.ids.len() < MAX_IDS {
             let id = connection_id(payload).map(|id| self.reader.explain(id));
-            // What says no configuration of ours is no id of ours, or no QUIC.
+            // A first byte without a configuration is not an id of ours, or not QUIC.
             if let Some(id) = id.filter(|id| id.config_id.is_some() && !seen.ids.contains(id)) {
                 seen.ids.push(id);
             }
@@ -149,7 +149,7 @@ fn flow_of(link: Linktype, data: &[u8]) -> Option<(Question, &[u8])> {
     let packet = match link {
         Linktype::ETHERNET => LaxSlicedPacket::from_ethernet(data).ok()?,
         Linktype::RAW | Linktype::IPV4 | Linktype::IPV6 => LaxSlicedPacket::from_ip(data).ok()?,
-        // Linux cooked captures (`tcpdump -i any`): the type stands at the end, or first.
+        // Linux cooked captures (`tcpdump -i any`): the type is the last field, or the first.
         Linktype::LINUX_SLL => cooked(data, 14, 16)?,
         Linktype::LINUX_SLL2 => cooked(data, 0, 20)?,
         _ => return None,
@@ -188,8 +188,8 @@ fn cooked(data: &[u8], kind_at: usize, header_bytes: usize) -> Option<LaxSlicedP
     LaxSlicedPacket::from_ip(data.get(header_bytes..)?).ok()
 }
 
-/// The connection id that a QUIC packet is addressed to: what all versions have in common
-/// (RFC 8999). A short header does not say how long its id is: as long as ours.
+/// The destination connection id of a QUIC packet, as in all versions (RFC 8999). A short header
+/// does not have the length of its id: the length of ours is assumed.
 fn connection_id(payload: &[u8]) -> Option<&[u8]> {
     const LONG: u8 = 0x80;
     let (&first, rest) = payload.split_first()?;
@@ -301,7 +301,7 @@ mod tests {
     #[test]
     fn what_is_cut_off_is_read_as_far_as_it_goes() {
         let whole = pcap(1, &[ethernet(1, b"a"), ethernet(2, b"b")]);
-        // The second packet ends the file: the first is whole where the second begins.
+        // The file ends in the second packet: the first is complete.
         let second = 24 + (whole.len() - 24) / 2;
         for end in 24..whole.len() {
             let capture = read(&format!("cut{end}"), &whole[..end]).unwrap();

@@ -1,4 +1,4 @@
-//! Pages of the manual: what clap tells of a command, and the sections that it does not know.
+//! Pages of the manual: clap's description of a command, and the sections that clap does not know.
 
 use clap::Command;
 use clap_mangen::Man;
@@ -7,10 +7,10 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::SystemTime;
 
-/// Behind the help of the whole command, and in every page.
+/// At the end of the help of the whole command, and in every page.
 pub(crate) const AFTER_HELP: &str = "\
 Environment:
-  QUICLANE_LOG    what is logged, such as debug or quiclane=trace; goes before -v
+  QUICLANE_LOG    what is logged, such as debug or quiclane=trace; overrides -v
   QUICLANE_STATE  the directory of snapshots of `apply` and `undo`
   NO_COLOR        not empty: no colours; TERM=dumb does the same
 
@@ -28,7 +28,7 @@ const EXIT_STATUS: [(&str, &str); 7] = [
     ),
     (
         "2",
-        "Usage: the arguments make no sense, or name a file, device, queue or CPU that is not there.",
+        "Usage: the arguments are wrong, or name a file, device, queue or CPU that does not exist.",
     ),
     ("3", "A privilege is missing; the message names it."),
     ("4", "The kernel, driver or device cannot do it."),
@@ -38,7 +38,7 @@ const EXIT_STATUS: [(&str, &str); 7] = [
 const ENVIRONMENT: [(&str, &str); 5] = [
     (
         "QUICLANE_LOG",
-        "What is logged on standard error, such as debug or quiclane=trace. It goes before --verbose.",
+        "What is logged on standard error, such as debug or quiclane=trace. It overrides --verbose.",
     ),
     (
         "QUICLANE_STATE",
@@ -54,16 +54,16 @@ const ENVIRONMENT: [(&str, &str); 5] = [
 const FILES: [(&str, &str); 4] = [
     (
         "/run/quiclane/PID.json",
-        "What a running server says of itself; doctor, top and queue show read it. The directory belongs to root or to the server's user, and no other user may write to it.",
+        "The state of a running server; doctor, top and queue show read it. The directory belongs to root or to the server's user, and no other user may write to it.",
     ),
     (
         "/var/lib/quiclane",
-        "Snapshots of apply, for undo. Only a directory of root's, or of the user's own, is believed.",
+        "Snapshots of apply, for undo. Only a directory that belongs to root or to the user is used.",
     ),
     ("/etc/quiclane/DEV.toml", "A plan that is applied at every boot, where persist has put it."),
     (
         "/etc/systemd/network/70-quiclane-DEV.link",
-        "What udev sets of a device, where persist has put it; beside it /etc/systemd/system/quiclane-DEV.service.",
+        "The settings of a device that udev applies, where persist has put them; with /etc/systemd/system/quiclane-DEV.service.",
     ),
 ];
 /// Commands as they are typed, by the verb that they show.
@@ -132,7 +132,7 @@ fn page(command: &Command, names: &[String], directory: &Path) -> io::Result<()>
     for below in command.get_subcommands().filter(|below| !below.is_hide_set()) {
         page(below, names, directory)?;
     }
-    // What stands behind the help is in the sections below.
+    // The text after the help is in the sections below.
     let man = Man::new(command.clone().after_long_help(""))
         .date(date())
         .source(concat!("quiclane ", env!("CARGO_PKG_VERSION")))
@@ -173,7 +173,7 @@ fn sections(name: &str, names: &[String], out: &mut Vec<u8>) -> io::Result<()> {
     writeln!(out, ".SH \"SEE ALSO\"\n{}", escaped(&all.join(", ")))
 }
 
-/// Those above and below, and those beside them.
+/// The pages above, below and beside this one.
 fn is_near(name: &str, other: &str) -> bool {
     let above = |name: &str| name.rsplit_once('-').map(|(above, _)| above.to_owned());
     above(other).as_deref() == Some(name)
@@ -181,7 +181,7 @@ fn is_near(name: &str, other: &str) -> bool {
         || above(name) == above(other)
 }
 
-/// For roff: a hyphen is one, and a line that begins with a dot is no request.
+/// Escapes for roff: a hyphen stays a hyphen, and a line that begins with a dot is not a request.
 fn escaped(text: &str) -> String {
     let text = text.replace('\\', "\\e").replace('-', "\\-");
     if text.starts_with(['.', '\'']) { format!("\\&{text}") } else { text }

@@ -3,7 +3,7 @@
 //! A piece of a file is counted from when it is read until the stream lets go of it: when the
 //! client has it, or when the connection is gone. An open file is counted until its last byte is
 //! read. Both have a limit for the process, beyond which every transfer still gets something
-//! small: a client that takes all there is slows the others down, and keeps none of them out.
+//! small: a client that uses up a limit slows the others down, and keeps none of them out.
 
 use serde::Serialize;
 use std::sync::Arc;
@@ -19,28 +19,28 @@ const DESCRIPTORS_PART: u64 = 2;
 /// Why a request got no file, or not all of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// It is no request.
+    /// It is not a valid request.
     Malformed,
-    /// There is no such file, or it may not be read, or it is none.
+    /// There is no such file, it may not be read, or it is not a regular file.
     NotFound,
-    /// Too much is under way.
+    /// Too many transfers are under way.
     Busy,
-    /// The file became shorter, or could not be read on.
+    /// The file became shorter, or reading it failed.
     Truncated,
 }
 
 impl Refusal {
-    /// For people at the other end.
+    /// The reason in words, for the client's user.
     pub(super) const fn words(self) -> &'static str {
         match self {
-            Self::Malformed => "it is no request",
-            Self::NotFound => "there is no such file",
+            Self::Malformed => "not a valid request",
+            Self::NotFound => "no such file",
             Self::Truncated => "the file became shorter, or cannot be read",
             Self::Busy => "the server is busy, or about to end",
         }
     }
 
-    /// The stream is reset with this.
+    /// The error code that the stream is reset with.
     pub(super) const fn code(self) -> u64 {
         match self {
             Self::Malformed => 0x400,
@@ -51,7 +51,7 @@ impl Refusal {
     }
 }
 
-/// Counters of served files since the start; the first three are of this moment.
+/// Counters of served files since the start; the first three are gauges.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct FileCounters {
     /// Requests that are not answered in full yet.
@@ -64,11 +64,11 @@ pub(crate) struct FileCounters {
     pub(crate) requests: u64,
     /// Bytes read from files.
     pub(crate) bytes: u64,
-    /// Requests that were none.
+    /// Requests that were not valid.
     pub(crate) malformed: u64,
-    /// Requests for what is no file below the directory.
+    /// Requests for a file that is not below the directory.
     pub(crate) not_found: u64,
-    /// Requests that were refused because too much was under way.
+    /// Requests that were refused because too many transfers were under way.
     pub(crate) busy: u64,
     /// Transfers that ended early because the file became shorter or could not be read.
     pub(crate) truncated: u64,
@@ -81,7 +81,7 @@ pub(crate) struct FileCounters {
 pub(super) struct Budget {
     open_max: u64,
     bytes_max: u64,
-    /// Nothing new is answered any more.
+    /// New requests are refused.
     draining: AtomicBool,
     requests_now: AtomicU64,
     open_now: AtomicU64,
@@ -96,7 +96,7 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    /// Limits for a process that may have so many descriptors.
+    /// Limits for a process that may open this many descriptors.
     pub(super) fn new(descriptors: u64) -> Arc<Self> {
         let open_max = PROCESS_OPEN_MAX.min(descriptors / DESCRIPTORS_PART).max(1);
         Self::with_limits(open_max, PROCESS_BYTES_MAX)
@@ -153,7 +153,7 @@ impl Budget {
         InFlight(self.clone())
     }
 
-    /// The right to open a file. One that a connection has none of is always given.
+    /// The right to open a file. A connection without one always gets its first.
     pub(super) fn open(self: &Arc<Self>, is_first: bool) -> Option<OpenFile> {
         let before = self.open_now.fetch_add(1, Ordering::Relaxed);
         let right = OpenFile(self.clone());

@@ -6,9 +6,9 @@
 //!
 //! A file is read in pieces of [`PIECE_BYTES`] as the client acknowledges earlier ones. Nothing
 //! is mapped: a file that becomes shorter while it is served ends its own transfer, not the
-//! process. What is not in memory is looked up and read by the threads of `pool`, so that no
-//! disk, FIFO or device holds up a worker. What a connection and the process may have under way
-//! is bounded, here and in `budget`.
+//! process. The threads of `pool` look up and read what is not in memory, so that no disk, FIFO or
+//! device holds up a worker. Limits bound what a connection (here) and the process (`budget`) may
+//! have under way.
 
 mod budget;
 mod pool;
@@ -37,11 +37,11 @@ const MAX_REQUEST_BYTES: usize = 4096;
 const WAITING_BYTES_MAX: usize = 256 << 10;
 /// Files that a connection has open at one time; further requests wait for one to end.
 const CONNECTION_OPEN_MAX: usize = 64;
-/// What is read at once. Below the size from which malloc(3) maps each block by itself.
+/// Bytes of one read. Below the size from which malloc(3) maps each block by itself.
 const PIECE_BYTES: usize = 64 << 10;
-/// What is read at once where more would be too much: each transfer may always have one.
+/// Bytes of one read when memory is short: each transfer may always have one such piece.
 const SMALL_PIECE_BYTES: usize = 16 << 10;
-/// Bytes that a connection has in flight at least and at most; between them, twice its window.
+/// The least and the most bytes that a connection has in flight; between them, twice its window.
 const CONNECTION_BYTES_MIN: u64 = 256 << 10;
 const CONNECTION_BYTES_MAX: u64 = 8 << 20;
 
@@ -92,7 +92,7 @@ struct Transfer {
     path: String,
     stage: Stage,
     /// Bytes that the client does not have yet.
-    lent: u64,
+    buffered: u64,
     _request: InFlight,
 }
 
@@ -123,7 +123,7 @@ pub(crate) struct Files {
     /// Transfers with an open file, or about to have one.
     open: usize,
     /// Bytes of all transfers that the client does not have yet.
-    lent: u64,
+    buffered: u64,
     /// What threads have done.
     answers: Option<Answers>,
 }
@@ -137,7 +137,7 @@ impl Files {
             waiting_bytes: 0,
             transfers: HashMap::new(),
             open: 0,
-            lent: 0,
+            buffered: 0,
             answers: None,
         }
     }
@@ -187,9 +187,9 @@ impl Files {
         fin: bool,
     ) {
         if let Some(transfer) = self.transfers.get_mut(&stream) {
-            let had = transfer.lent.min(bytes);
-            transfer.lent -= had;
-            self.lent -= had;
+            let had = transfer.buffered.min(bytes);
+            transfer.buffered -= had;
+            self.buffered -= had;
         }
         if fin {
             self.forget(stream);
@@ -233,7 +233,7 @@ impl Files {
             self.waiting_bytes -= request.len();
         }
         if let Some(transfer) = self.transfers.remove(&stream) {
-            self.lent -= transfer.lent;
+            self.buffered -= transfer.buffered;
             self.open -= usize::from(!matches!(transfer.stage, Stage::Sent));
         } else if let Some(at) = self.waiting.iter().position(|waiting| waiting.stream == stream)
             && let Some(waiting) = self.waiting.remove(at)
@@ -264,7 +264,7 @@ impl Files {
             self.waiting_bytes -= path.len();
             let found = self.server.store.file(&path, Wait::No);
             let stage = Stage::Opening { _right: right };
-            let transfer = Transfer { path, stage, lent: 0, _request: request };
+            let transfer = Transfer { path, stage, buffered: 0, _request: request };
             match found {
                 Ok(opened) => {
                     self.open += 1;
@@ -289,7 +289,7 @@ impl Files {
         if size == 0 {
             transfer.stage = Stage::Sent;
             self.open -= 1;
-            // An error here, and below, means that the client has changed its mind.
+            // An error here, and below, means that the client wants the answer no more.
             let _ = connection.streams().send(stream, Bytes::new(), true);
             return;
         }
@@ -300,14 +300,14 @@ impl Files {
         self.fill(connection, stream);
     }
 
-    /// Reads on, as long as there is room for more in flight.
+    /// Reads on, as long as more may be in flight.
     fn fill(&mut self, connection: &mut ConnectionRef<'_>, stream: StreamId) {
         loop {
             let Some(transfer) = self.transfers.get(&stream) else { return };
             let Stage::Reading { file, at, size, busy: false, .. } = &transfer.stage else {
                 return;
             };
-            let Some(len) = self.room(connection, transfer) else { return };
+            let Some(len) = self.next_piece(connection, transfer) else { return };
             let (at, len) = (*at, len.min(usize::try_from(*size - *at).unwrap_or(len)));
             match store::read(file, at, len, Wait::No) {
                 Ok(data) => self.send(connection, stream, data),
@@ -323,26 +323,26 @@ impl Files {
     }
 
     /// How much to read next for a transfer; nothing as long as enough is in flight.
-    fn room(&self, connection: &ConnectionRef<'_>, transfer: &Transfer) -> Option<usize> {
+    fn next_piece(&self, connection: &ConnectionRef<'_>, transfer: &Transfer) -> Option<usize> {
         let all = 2 * connection.stats().window_bytes;
         let all = all.clamp(CONNECTION_BYTES_MIN, CONNECTION_BYTES_MAX);
         let share = (all / self.open.max(1) as u64).max(PIECE_BYTES as u64);
-        if self.lent < all && transfer.lent < share && !self.server.budget.is_short() {
+        if self.buffered < all && transfer.buffered < share && !self.server.budget.is_short() {
             Some(PIECE_BYTES)
         } else {
-            (transfer.lent == 0).then_some(SMALL_PIECE_BYTES)
+            (transfer.buffered == 0).then_some(SMALL_PIECE_BYTES)
         }
     }
 
-    /// Lends the next piece to the stream.
+    /// Hands the next piece to the stream.
     fn send(&mut self, connection: &mut ConnectionRef<'_>, stream: StreamId, data: Vec<u8>) {
         let Some(transfer) = self.transfers.get_mut(&stream) else { return };
         let Stage::Reading { at, size, .. } = &mut transfer.stage else { return };
         let bytes = data.len() as u64;
         *at += bytes;
         let last = *at >= *size;
-        transfer.lent += bytes;
-        self.lent += bytes;
+        transfer.buffered += bytes;
+        self.buffered += bytes;
         if last {
             // The file is closed here.
             transfer.stage = Stage::Sent;
@@ -354,7 +354,7 @@ impl Files {
         }
     }
 
-    /// Has a thread do what would make this one wait.
+    /// Gives a thread of the pool the work that would make this one wait.
     fn post(&mut self, connection: &mut ConnectionRef<'_>, stream: StreamId, work: Work) {
         self.server.budget.waited();
         if let Some(Transfer { stage: Stage::Reading { busy, .. }, .. }) =
@@ -371,10 +371,10 @@ impl Files {
 pub(crate) fn meaning(code: u64) -> String {
     let known = [Refusal::Malformed, Refusal::NotFound, Refusal::Truncated, Refusal::Busy];
     let words = known.into_iter().find(|refusal| refusal.code() == code).map(Refusal::words);
-    format!("{} (code 0x{code:x})", words.unwrap_or("no reason that we know"))
+    format!("{} (code 0x{code:x})", words.unwrap_or("unknown reason"))
 }
 
-/// What a server without a directory answers.
+/// The answer of a server without a directory.
 pub(crate) fn refuse_all(connection: &mut ConnectionRef<'_>, stream: StreamId) {
     let code = Refusal::NotFound.code();
     let _ = connection.streams().stop_sending(stream, code);

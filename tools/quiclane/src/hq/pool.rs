@@ -1,4 +1,4 @@
-//! Threads that wait for disks in the place of workers.
+//! Threads that wait for disks, so that workers do not.
 //!
 //! A worker posts a [`Job`] and goes on; the answer lies in the connection's [`Answers`] when
 //! its handler is woken. A connection has at most one job for each of its open files, so that
@@ -15,31 +15,31 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// As many disks, or servers of files, may be slow at one time without holding others up.
+/// This many disks or file servers may be slow at one time without holding up others.
 const THREADS: usize = 4;
-/// How often a worker whose inbox is full is asked again, and with which pause: 5 s. After that
-/// the answer waits for whatever happens to the connection next.
+/// How often a worker whose inbox is full is tried again, and after which pause: 5 s in all. After
+/// that the answer waits until the connection is woken by something else.
 const WAKE_ATTEMPTS: u32 = 500;
 const WAKE_PAUSE: Duration = Duration::from_millis(10);
 
-/// What is to be done.
+/// The work of a thread.
 #[derive(Debug)]
 pub(super) enum Work {
     Open(String),
     Read { file: Arc<File>, at: u64, len: usize },
 }
 
-/// What came of it.
+/// The result of a job.
 #[derive(Debug)]
 pub(super) enum Outcome {
     Opened(Result<Opened, Refusal>),
     Read(Result<Vec<u8>, Refusal>),
 }
 
-/// For one connection: what has been done.
+/// The results for one connection.
 pub(super) type Answers = Arc<Mutex<Vec<(StreamId, Outcome)>>>;
 
-/// Takes what has been done.
+/// Takes the results.
 pub(super) fn take(answers: &Answers) -> Vec<(StreamId, Outcome)> {
     std::mem::take(&mut *answers.lock().unwrap_or_else(PoisonError::into_inner))
 }
@@ -91,7 +91,7 @@ fn work_off(store: &Store, jobs: &Mutex<Receiver<Job>>) {
 
 fn perform(store: &Store, work: &Work) -> Outcome {
     let refusal = |trouble| match trouble {
-        // It may wait here: what still says so is moved about while it is looked up.
+        // This call may wait; EAGAIN here means that a directory was moved during the lookup.
         Trouble::WouldWait => Refusal::Busy,
         Trouble::Refused(refusal) => refusal,
     };

@@ -1,6 +1,6 @@
 //! Files below a directory: looked up, and read piece by piece.
 //!
-//! Neither waits where the caller says so: a worker's thread, which serves other connections
+//! A caller may ask for calls that do not wait: a worker's thread, which serves other connections
 //! too, asks only for what is in memory, and leaves the rest to the threads of `pool`.
 
 use super::budget::Refusal;
@@ -35,15 +35,15 @@ pub(super) enum Trouble {
 impl Store {
     pub(super) fn open(directory: &Path) -> io::Result<Self> {
         let store = sys::open_directory(directory)?;
-        // Without openat2(2) (Linux 5.6) no file could be served: better said now.
+        // Without openat2(2) (Linux 5.6) no file could be served: the start fails instead.
         sys::open_beneath(&store, c".", libc::O_PATH, Wait::Yes)?;
         Ok(Self(store))
     }
 
     /// Opens a regular file below the directory, and nothing else: no path leaves the directory,
     /// not by a link and not by one that is made meanwhile (`RESOLVE_BENEATH`); the last name is
-    /// no link (`O_NOFOLLOW`). What a name is, is asked of a descriptor that opens nothing
-    /// (`O_PATH`): a FIFO or a device that is opened may wait, or act.
+    /// not a link (`O_NOFOLLOW`). The type of the file is read from an `O_PATH` descriptor, which
+    /// opens nothing: opening a FIFO or a device may wait, or start something.
     pub(super) fn file(&self, path: &str, wait: Wait) -> Result<Opened, Trouble> {
         let normal = |part: Component<'_>| matches!(part, Component::Normal(_));
         if path.is_empty() || !Path::new(path).components().all(normal) {
@@ -54,7 +54,7 @@ impl Store {
         if !File::from(named).metadata().map_err(trouble)?.is_file() {
             return Err(Trouble::Refused(Refusal::NotFound));
         }
-        // Another may have taken its place meanwhile: O_NONBLOCK, and asked once more.
+        // Another file may have taken its place meanwhile: O_NONBLOCK, and a second check.
         let flags = libc::O_RDONLY | libc::O_NONBLOCK;
         let file: File = sys::open_beneath(&self.0, &path, flags, wait).map_err(trouble)?.into();
         let meta = file.metadata().map_err(trouble)?;

@@ -1,8 +1,8 @@
-//! What the inspection verbs share: where they read from, and how they speak.
+//! What the inspection verbs share: where they read from, and how they print.
 //!
 //! Every reading verb takes `--root DIR`, a captured machine, and `--json`, one object with a
-//! `schema` name and version. What could not be read is `null` there, and stands with its reason
-//! under `unknown`; for people it is a `?`, with the reasons below the table.
+//! `schema` name and version. A value that could not be read is `null` there, and its reason is
+//! under `unknown`; in text it is a `?`, with the reasons below the table.
 
 pub(crate) mod sheet;
 
@@ -19,10 +19,10 @@ use std::path::{Path, PathBuf};
 /// Arguments of every reading verb.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ReadArgs {
-    /// Look at a captured machine (`quiclane bundle`) in place of this one.
+    /// Read a captured machine (`quiclane bundle`) instead of this one.
     #[arg(long, value_name = "DIR|FILE")]
     pub(crate) root: Option<PathBuf>,
-    /// One JSON object on standard output.
+    /// Print one JSON object on standard output.
     #[arg(long)]
     pub(crate) json: bool,
 }
@@ -47,12 +47,12 @@ impl ReadArgs {
 
 fn no_machine(root: &Path) -> Failure {
     Failure::Usage(format!(
-        "{} is no captured machine: it has no directory sys; `quiclane bundle` makes one",
+        "{} is not a captured machine: it has no directory sys; `quiclane bundle` makes one",
         root.display()
     ))
 }
 
-/// Both halves of a device, or an error that names those that there are.
+/// Both halves of a device, or an error that names the devices of the machine.
 pub(crate) fn device<'a>(
     survey: &'a Survey,
     name: &str,
@@ -61,10 +61,10 @@ pub(crate) fn device<'a>(
     survey.device(name).ok_or_else(|| no_device(name, &source.machine()))
 }
 
-/// The error that names the devices that there are.
+/// The error that names the devices of the machine.
 pub(crate) fn no_device(name: &str, machine: &Machine) -> Failure {
     let names: Vec<&str> = machine.nics.iter().map(|nic| nic.name.as_str()).collect();
-    Failure::Usage(format!("there is no device {name}; there are: {}", names.join(", ")))
+    Failure::Usage(format!("there is no device {name}; the devices are: {}", names.join(", ")))
 }
 
 /// Reasons for what could not be read, by field: the `unknown` of a row.
@@ -73,13 +73,13 @@ pub(crate) fn no_device(name: &str, machine: &Machine) -> Failure {
 pub(crate) struct Unknowns(pub(crate) BTreeMap<String, String>);
 
 impl Unknowns {
-    /// The same without these fields, which no reader waits for.
+    /// The same without these fields, which are not expected there.
     pub(crate) fn without(&self, fields: &[&str]) -> Self {
         let kept = self.0.iter().filter(|(field, _)| !fields.contains(&field.as_str()));
         Self(kept.map(|(field, reason)| (field.clone(), reason.clone())).collect())
     }
 
-    /// The value; or none, and the reason is kept under `field`.
+    /// The value; or `None`, and the reason is kept under `field`.
     pub(crate) fn take<T: Clone>(&mut self, field: &str, reading: &Reading<T>) -> Option<T> {
         match reading {
             Reading::Known(value) => Some(value.clone()),
@@ -115,19 +115,19 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Failure::output)
 }
 
-/// How wide the terminal is that standard output goes to; `None` if it goes elsewhere.
+/// The width of the terminal of standard output; `None` if that is not a terminal.
 pub(crate) fn columns() -> Option<usize> {
     let size = terminal_size::terminal_size().filter(|_| std::io::stdout().is_terminal());
     size.map(|(width, _)| usize::from(width.0)).filter(|width| *width > 0)
 }
 
-/// True if what is printed may be coloured: a terminal that can, and NO_COLOR is not set.
+/// True if output may be coloured: on a terminal that has colours, without NO_COLOR.
 pub(crate) fn has_color() -> bool {
     !refuses_color() && std::io::stdout().is_terminal()
 }
 
-/// True if the environment wants no colours: NO_COLOR (no-color.org: an empty one says nothing),
-/// or a terminal that has none.
+/// True if the environment wants no colours: NO_COLOR (no-color.org; an empty one has no effect), or
+/// a terminal without colours.
 pub(crate) fn refuses_color() -> bool {
     std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
         || std::env::var_os("TERM").is_some_and(|value| value == "dumb")

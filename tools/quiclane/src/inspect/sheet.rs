@@ -6,9 +6,9 @@ use quiclane::topology::list;
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
-/// What stands for a value that could not be read.
+/// The sign for a value that could not be read.
 pub(crate) const UNKNOWN: &str = "?";
-/// What stands for nothing.
+/// The sign for nothing.
 pub(crate) const NONE: &str = "-";
 
 /// A cell.
@@ -41,14 +41,14 @@ impl<T: Into<String>> From<T> for Shown {
     }
 }
 
-/// Where the text of a column stands.
+/// The alignment of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
     Left,
     Right,
 }
 
-/// A table in the making.
+/// A table to be printed.
 #[derive(Debug)]
 pub(crate) struct Sheet {
     columns: Vec<(&'static str, Side)>,
@@ -61,7 +61,7 @@ impl Sheet {
         Self { columns: columns.to_vec(), rows: Vec::new(), hides_unknown: false }
     }
 
-    /// Leaves out columns in which nothing is known: the reasons below the table say so.
+    /// Leaves out columns in which nothing is known; the reasons are below the table.
     pub(crate) const fn without_unknown_columns(mut self) -> Self {
         self.hides_unknown = true;
         self
@@ -71,7 +71,7 @@ impl Sheet {
         self.rows.push(cells.into());
     }
 
-    /// The text. A column in which nothing stands is left out.
+    /// The text. Empty columns are left out.
     pub(crate) fn render(&self) -> String {
         let is_all = |at: usize, text: &str| {
             self.rows.iter().all(|row| row.get(at).is_none_or(|cell| cell.text == text))
@@ -113,7 +113,7 @@ pub(crate) fn ranges(numbers: &[u32]) -> String {
     if numbers.is_empty() { NONE.to_owned() } else { list::format(numbers.iter().copied()) }
 }
 
-/// A count of `what`, which gets an `s` where it has to.
+/// A count of `what`, in the plural unless it is one.
 pub(crate) fn count(number: usize, what: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
     format!("{number} {what}{plural}")

@@ -1,13 +1,13 @@
 //! The client's part of a measurement: what each connection does.
 //!
-//! A connection does nothing after its handshake until it is woken with [`GO`]: all of a run begin
-//! together. Then it either keeps a number of requests out (a closed loop), or sends one whenever
-//! it is woken with the time that the request was meant to leave (an open loop, see `pacer.rs`).
+//! A connection does nothing after its handshake until it is woken with [`GO`]: all connections of a
+//! run begin together. Then it either keeps a number of requests open (a closed loop), or sends one
+//! whenever it is woken with the intended send time of the request (an open loop, see `pacer.rs`).
 
 use super::args::Scenario;
 use super::settings::Settings;
 use super::tally::{Tally, Window};
-use super::{CHUNK, CHUNK_BYTES, HEADER_BYTES, LENT_MAX};
+use super::{BUFFERED_MAX, CHUNK, CHUNK_BYTES, HEADER_BYTES};
 use crate::identity::explained;
 use bytes::Bytes;
 use quiclane::CloseReason;
@@ -18,16 +18,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
-/// Wakes a connection to begin. Greater than every time.
+/// Wakes a connection to begin. Greater than every intended send time.
 pub(crate) const GO: u64 = u64::MAX;
 /// Wakes a connection to close.
 pub(crate) const CLOSE: u64 = u64::MAX - 1;
-/// Connections that ended early and whose reason is told, on each worker.
+/// How many connections that ended early report their reason, on each worker.
 const REASONS_MAX: u64 = 16;
-/// Handshakes of hps that may fail, each followed by another, before a run ends.
+/// How many handshakes of hps may fail, each followed by another, before a run ends.
 pub(crate) const FAILURES_MAX: u64 = 1000;
 
-/// What every connection of a run does, and where it tells what it has done.
+/// What every connection of a run does, and where it reports.
 pub(crate) struct Plan {
     pub(crate) settings: Settings,
     pub(crate) server: SocketAddr,
@@ -36,13 +36,13 @@ pub(crate) struct Plan {
     pub(crate) window: Window,
     /// For each worker.
     pub(crate) tallies: Vec<Tally>,
-    pub(crate) news: Sender<News>,
-    /// The size of the response, and filling as far as one piece goes.
+    pub(crate) messages: Sender<Message>,
+    /// The size of the response, and filling up to one piece.
     pub(crate) request: Bytes,
 }
 
 impl Plan {
-    /// What a request begins with.
+    /// The first bytes of a request.
     pub(crate) fn request(settings: &Settings) -> Bytes {
         let filling = settings.up.saturating_sub(HEADER_BYTES as u64).min(CHUNK_BYTES as u64);
         let mut request = settings.down.to_be_bytes().to_vec();
@@ -51,7 +51,7 @@ impl Plan {
     }
 
     pub(crate) fn tally(&self, worker: usize) -> &Tally {
-        // One for each worker that there is.
+        // One for each worker.
         &self.tallies[worker % self.tallies.len()]
     }
 
@@ -66,8 +66,8 @@ impl Plan {
     }
 }
 
-/// What connections tell the main thread.
-pub(crate) enum News {
+/// What connections report to the main thread.
+pub(crate) enum Message {
     Connected { handshake_ns: u64 },
     Failed(String),
 }
@@ -75,14 +75,14 @@ pub(crate) enum News {
 /// The application of a connection.
 pub(crate) struct PerfClient {
     plan: Arc<Plan>,
-    /// When it was begun.
+    /// When the handshake began.
     begun: u64,
     is_connected: bool,
-    /// What follows is none of our business any more.
+    /// The run has closed it: what follows does not count.
     is_over: bool,
-    /// Requests that are out, with the times that they were meant to leave.
+    /// Open requests, with their intended send times.
     out: VecDeque<(StreamId, u64)>,
-    /// Times of requests that should have left.
+    /// Intended send times of requests that are due.
     due: VecDeque<u64>,
 }
 
@@ -102,9 +102,9 @@ impl PerfClient {
         self.plan.settings.scenario == Scenario::Hps
     }
 
-    fn tell(&self, news: News) {
-        // The main thread stops listening when it has heard enough.
-        let _nobody = self.plan.news.send(news);
+    fn tell(&self, message: Message) {
+        // Fails only if the main thread has stopped listening.
+        let _unheard = self.plan.messages.send(message);
     }
 
     /// The connection ended, or never began, without a close from this side.
@@ -112,7 +112,7 @@ impl PerfClient {
         self.is_over = true;
         let ended = self.plan.tally(worker).ended_early();
         if ended <= REASONS_MAX {
-            self.tell(News::Failed(why));
+            self.tell(Message::Failed(why));
         }
         ended
     }
@@ -142,8 +142,8 @@ impl PerfClient {
         }
     }
 
-    /// Sends a whole request; of an upload, as much as may be under way. False if the stream
-    /// takes nothing.
+    /// Sends a whole request; of an upload, up to the bound of the send buffer. False if the
+    /// stream takes nothing.
     fn send(&mut self, connection: &mut ConnectionRef<'_>, stream: StreamId) -> bool {
         let request = self.plan.request.clone();
         if self.plan.settings.scenario == Scenario::Upload {
@@ -162,25 +162,25 @@ impl PerfClient {
         is_sent
     }
 
-    /// An upload lends more, as long as less than a bound is under way.
+    /// Fills the send buffer of an upload up to its bound.
     fn top_up(&mut self, connection: &mut ConnectionRef<'_>, stream: StreamId) {
         let mut streams = connection.streams();
-        let mut lent = streams.buffered(stream);
-        while lent < LENT_MAX {
-            lent += CHUNK_BYTES as u64;
+        let mut buffered = streams.buffered(stream);
+        while buffered < BUFFERED_MAX {
+            buffered += CHUNK_BYTES as u64;
             if streams.send(stream, Bytes::from_static(&CHUNK), false).is_err() {
                 return;
             }
         }
     }
 
-    /// When the request of a stream was meant to leave, which is out no more.
+    /// Ends the open request of a stream. Returns its intended send time.
     fn take(&mut self, stream: StreamId) -> Option<u64> {
         let at = self.out.iter().position(|(other, _)| *other == stream)?;
         self.out.remove(at).map(|(_, intended)| intended)
     }
 
-    /// Gives up what is out.
+    /// Gives up the open requests.
     fn abandon(&mut self, worker: usize, now: u64) {
         let Plan { window, settings, .. } = &*self.plan;
         let tally = self.plan.tally(worker);
@@ -217,7 +217,7 @@ impl Handler for PerfClient {
             connection.close(0, Bytes::new());
             self.succeed(connection);
         } else {
-            self.tell(News::Connected { handshake_ns: now.saturating_sub(self.begun) });
+            self.tell(Message::Connected { handshake_ns: now.saturating_sub(self.begun) });
         }
     }
 
@@ -277,7 +277,7 @@ impl Handler for PerfClient {
     }
 
     fn streams_available(&mut self, connection: &mut ConnectionRef<'_>, _dir: Dir) {
-        // Before the beginning nothing is out and nothing due: it is no reason to begin.
+        // Before the start no request is open or due: this is no reason to begin.
         if !self.out.is_empty() || !self.due.is_empty() {
             self.fill(connection);
         }

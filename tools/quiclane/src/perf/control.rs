@@ -1,4 +1,4 @@
-//! The control connection: asks the server, before and after, what it has spent, dropped and lost.
+//! The control connection: asks the server, before and after a run, for CPU time, drops and losses.
 
 use super::STATUS_REQUEST;
 use super::client::Plan;
@@ -11,13 +11,13 @@ use quiclane::{CloseReason, Dir, StreamId};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
-/// How long the server may take to tell.
+/// How long the server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// An answer is smaller, also with as many workers as a machine has.
+/// The most bytes of an answer: more than the workers of any machine need.
 const ANSWER_MAX_BYTES: usize = 1 << 20;
 
-/// What the connection tells.
-enum News {
+/// What the connection reports.
+enum Message {
     State(Box<ServerState>),
     /// No state will come.
     Silent(String),
@@ -28,12 +28,12 @@ enum News {
 /// A server that can be asked, or why it cannot.
 pub(crate) struct Control {
     handle: Option<Handle>,
-    inbox: Receiver<News>,
-    /// Why there was no answer the last time that there was none; empty if there were all.
+    inbox: Receiver<Message>,
+    /// Why the last question without an answer had none; empty if all were answered.
     why_silent: String,
     /// It cannot be asked any more.
     is_over: bool,
-    /// A question is out whose answer did not come in time.
+    /// An open question was not answered in time.
     is_late: bool,
 }
 
@@ -46,18 +46,18 @@ impl Control {
         registration: &Registration,
         plan: &Plan,
     ) -> Result<(Self, Option<ServerState>), Failure> {
-        let (news, inbox) = channel();
-        let tell = news.clone();
-        let client = StatusClient { news, answer: Vec::new(), is_asking: false };
+        let (messages, inbox) = channel();
+        let tell = messages.clone();
+        let client = StatusClient { messages, answer: Vec::new(), is_asking: false };
         let handle =
             registration.connect(plan.server, &plan.server_name, &plan.config, client).ok();
         let _watch = reach::watch(plan.server, reach::AFTER, PATIENCE, move |why| {
-            let _nobody = tell.send(News::Unreachable(why));
+            let _unheard = tell.send(Message::Unreachable(why));
         });
         let why_silent = String::new();
         let mut control = Self { handle, inbox, why_silent, is_over: false, is_late: false };
         let state = match control.inbox.recv_timeout(PATIENCE) {
-            Ok(News::Unreachable(why)) => return Err(Failure::Failed(why)),
+            Ok(Message::Unreachable(why)) => return Err(Failure::Failed(why)),
             first => control.state_of(first),
         };
         Ok((control, state))
@@ -69,7 +69,7 @@ impl Control {
             return None;
         }
         if std::mem::take(&mut self.is_late) {
-            // An answer to an earlier question says how it was then.
+            // An answer to an earlier question describes an earlier state.
             let late = self.hear();
             self.state_of(late)?;
         }
@@ -92,32 +92,32 @@ impl Control {
         &self.why_silent
     }
 
-    /// Which worker made the connection, and whether that still has it.
+    /// The worker that made the connection, and whether it still has it.
     pub(crate) fn place(&self) -> Option<(usize, bool)> {
         self.handle.as_ref().map(|handle| (handle.worker(), !handle.is_closed()))
     }
 
-    fn hear(&self) -> Result<News, RecvTimeoutError> {
+    fn hear(&self) -> Result<Message, RecvTimeoutError> {
         let mut heard = self.inbox.recv_timeout(PATIENCE);
-        // A server that was connected to is there, whatever a firewall says of other datagrams.
-        while let Ok(News::Unreachable(_)) = heard {
+        // A connected server is there, whatever a firewall answers to other datagrams.
+        while let Ok(Message::Unreachable(_)) = heard {
             heard = self.inbox.recv_timeout(PATIENCE);
         }
         heard
     }
 
-    fn state_of(&mut self, heard: Result<News, RecvTimeoutError>) -> Option<ServerState> {
+    fn state_of(&mut self, heard: Result<Message, RecvTimeoutError>) -> Option<ServerState> {
         match heard {
-            Ok(News::State(state)) => Some(*state),
-            Ok(News::Silent(why) | News::Unreachable(why)) => self.give_up(why),
+            Ok(Message::State(state)) => Some(*state),
+            Ok(Message::Silent(why) | Message::Unreachable(why)) => self.give_up(why),
             Err(RecvTimeoutError::Timeout) => {
                 let s = PATIENCE.as_secs();
                 self.is_late = true;
-                self.note(format!("the server did not tell its state within {s} s"));
+                self.note(format!("the server did not report its state within {s} s"));
                 None
             }
             Err(RecvTimeoutError::Disconnected) => {
-                self.give_up("the connection that asks ended".to_owned())
+                self.give_up("the control connection ended".to_owned())
             }
         }
     }
@@ -138,7 +138,7 @@ impl Control {
 }
 
 struct StatusClient {
-    news: Sender<News>,
+    messages: Sender<Message>,
     answer: Vec<u8>,
     is_asking: bool,
 }
@@ -151,13 +151,13 @@ impl StatusClient {
         let sent = streams.open(Dir::Bi).map(|stream| streams.send(stream, request, true));
         self.is_asking = matches!(sent, Ok(Ok(())));
         if !self.is_asking {
-            self.silent("the server takes no stream for the question".to_owned());
+            self.silent("the server allows no stream for the request of its state".to_owned());
         }
     }
 
     fn silent(&mut self, why: String) {
         self.is_asking = false;
-        let _nobody = self.news.send(News::Silent(why));
+        let _unheard = self.messages.send(Message::Silent(why));
     }
 }
 
@@ -181,13 +181,13 @@ impl Handler for StatusClient {
             return data.len();
         }
         self.answer.extend_from_slice(data);
-        // Another server takes the question for a size and would send for ever.
+        // Another server takes the question for a size, and would send without end.
         if self.answer.first() != Some(&b'{') || self.answer.len() > ANSWER_MAX_BYTES {
             let _ = connection.streams().stop_sending(stream, 0);
-            self.silent("the server is no Quiclane, or one that does not tell".to_owned());
+            self.silent("the server is not Quiclane, or is too old to report its state".to_owned());
         } else if fin {
             match serde_json::from_slice(&self.answer) {
-                Ok(state) => drop(self.news.send(News::State(Box::new(state)))),
+                Ok(state) => drop(self.messages.send(Message::State(Box::new(state)))),
                 Err(error) => self.silent(format!("the server's state cannot be read: {error}")),
             }
         }
@@ -195,7 +195,7 @@ impl Handler for StatusClient {
     }
 
     fn stream_reset(&mut self, _: &mut ConnectionRef<'_>, _: StreamId, code: u64) {
-        self.silent(format!("the server refused to tell its state with code 0x{code:x}"));
+        self.silent(format!("the server refused to report its state, with code 0x{code:x}"));
     }
 
     fn not_connected(&mut self, _: &mut WorkerRef<'_>, failure: ConnectFailure) {
@@ -203,6 +203,6 @@ impl Handler for StatusClient {
     }
 
     fn closed(&mut self, _: &mut ConnectionRef<'_>, reason: CloseReason) {
-        self.silent(format!("the connection that asks ended: {reason}"));
+        self.silent(format!("the control connection ended: {reason}"));
     }
 }

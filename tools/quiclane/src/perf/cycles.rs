@@ -13,7 +13,7 @@ const PERF_COUNT_HW_CPU_CYCLES: u64 = 0;
 const FLAG_INHERIT: u64 = 1 << 1;
 
 impl Cycles {
-    /// `None` where cycles are not counted, or not for us.
+    /// `None` where cycles are not counted, or this process may not count them.
     pub(crate) fn start() -> Option<Self> {
         let mut attr = [0u8; ATTR_BYTES];
         attr[0..4].copy_from_slice(&PERF_TYPE_HARDWARE.to_ne_bytes());

@@ -1,4 +1,4 @@
-//! The machine that a side of a measurement is on, as far as figures depend on it.
+//! What figures depend on: the machine of one side of a measurement.
 
 use serde::{Deserialize, Serialize};
 use std::fs;
@@ -11,7 +11,7 @@ pub(crate) struct Host {
     pub(crate) kernel: Option<String>,
     pub(crate) cpu_model: Option<String>,
     pub(crate) cpus: Option<u64>,
-    /// Differs for each start of a kernel: two sides with the same are on one machine.
+    /// Differs for each boot: two sides with the same id are on one machine.
     pub(crate) boot_id: Option<String>,
 }
 

@@ -17,7 +17,7 @@ pub(crate) struct Interval {
     pub(crate) p50_us: Option<f64>,
     pub(crate) p99_us: Option<f64>,
     pub(crate) in_flight: u64,
-    /// How long nothing had been heard at the end of it.
+    /// How long nothing had arrived at the end of it.
     pub(crate) silence_us: f64,
 }
 
@@ -39,7 +39,7 @@ impl Lines {
         self.every_ns.is_some_and(|every| now.saturating_sub(self.last_at) >= every)
     }
 
-    /// Says how many connections there are.
+    /// Prints how many connections there are.
     pub(crate) fn connecting(&mut self, now: u64, there: usize, wanted: usize) {
         if self.is_due(now) {
             self.last_at = now;
@@ -52,7 +52,7 @@ impl Lines {
         self.last_at = now;
     }
 
-    /// Says what has happened since the last line, if it is time.
+    /// Prints what happened since the last line, if it is time.
     pub(crate) fn tick(&mut self, now: u64, plan: &Plan, latencies: &mut Latencies) {
         if !self.is_due(now) {
             return;
@@ -108,7 +108,7 @@ impl Interval {
 }
 
 fn say(line: &str) {
-    // Without a reader the line is not missed.
+    // Standard error may have no reader.
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 

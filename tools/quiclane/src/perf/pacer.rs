@@ -1,4 +1,4 @@
-//! An open loop: requests leave when their time has come, whether or not others were answered.
+//! An open loop: requests leave at their time, whether or not others were answered.
 //!
 //! Each worker has a pacer. The requests of a run are spaced evenly; worker `w` of `n` sends each
 //! `n`th of them, and wakes its connections in turn. The library's timers are for timeouts and
@@ -12,26 +12,26 @@ use std::time::Duration;
 
 /// How long before a request the worker begins to spin: two ticks of its timers.
 const SPIN_NS: u64 = 131_072;
-/// Requests that one turn lets go: as many as a worker takes from its inbox in a turn.
+/// The most requests that one turn sends: as many as a worker takes from its inbox in a turn.
 const BURST: usize = 128;
 
 /// Sends the requests of one worker.
 pub(crate) struct Pacer {
     plan: Arc<Plan>,
     connections: Vec<Handle>,
-    /// The connection that is next.
+    /// The next connection.
     turn: usize,
-    /// The first request of all, in nanoseconds.
+    /// The send time of the first request of the run, in nanoseconds.
     start: u64,
-    /// Between two requests of this worker.
+    /// The time between two requests of this worker.
     spacing_ns: f64,
-    /// From the start to its first one.
+    /// The time from the start to this worker's first request.
     offset_ns: f64,
     /// Requests that have left.
     sent: u64,
     /// The next request has been counted.
     is_counted: bool,
-    /// A worker that is told to sleep does not spin for us.
+    /// A worker that was told to sleep does not spin for requests.
     spins: bool,
 }
 

@@ -21,7 +21,7 @@ pub(crate) struct Spent {
     pub(crate) cycles: Option<u64>,
 }
 
-/// What the server told, if it is one that tells.
+/// What the server reported, if it reports.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Server {
     /// Before the run began.
@@ -37,14 +37,14 @@ pub(crate) struct Server {
 /// The outcome of a run.
 pub(crate) struct Report {
     pub(crate) settings: Settings,
-    /// `None` if it was not said.
+    /// `None` if none was given.
     pub(crate) streams_asked: Option<usize>,
-    /// What was measured, which a signal or the end of all connections makes shorter.
+    /// The measured time, which a signal or the end of all connections cuts short.
     pub(crate) seconds: f64,
     pub(crate) is_interrupted: bool,
     pub(crate) connections_live: u64,
     pub(crate) streams_most: u64,
-    /// Requests that were out when time was up.
+    /// Requests that were open when time was up.
     pub(crate) in_flight: u64,
     pub(crate) longest_silence_ns: u64,
     pub(crate) rss_bytes: Option<u64>,
@@ -93,7 +93,7 @@ impl Report {
         self.totals.asked.saturating_sub(self.totals.settled + self.totals.refused)
     }
 
-    /// Nothing was heard for longer than is allowed.
+    /// Nothing arrived for longer than is allowed.
     pub(crate) fn is_silent(&self) -> bool {
         u128::from(self.longest_silence_ns) > self.settings.max_silence.as_nanos()
     }
@@ -105,7 +105,7 @@ impl Report {
         let max_silence = self.settings.max_silence.as_secs_f64();
         if self.is_silent() {
             faults.push(format!(
-                "nothing was heard for {silence:.3} s, more than --max-silence {max_silence}"
+                "nothing arrived for {silence:.3} s, more than --max-silence {max_silence}"
             ));
         }
         let wanted = self.settings.connections as u64;
@@ -147,7 +147,7 @@ impl Report {
         {
             let most = self.streams_most;
             notes.push(format!(
-                "--streams {asked}: at most {most} were out at one time on a connection; the \
+                "--streams {asked}: at most {most} were open at one time on a connection; the \
                  server allows no more"
             ));
         }
@@ -218,7 +218,7 @@ impl Report {
         format!("answers: {}", parts.join(", "))
     }
 
-    /// The one line that says it all.
+    /// The result in one line.
     fn result_line(&self) -> String {
         let what = match self.settings.scenario {
             Scenario::Upload | Scenario::Download => {
@@ -263,7 +263,7 @@ impl Report {
             Some(difference(last.drops.as_ref()?, first.drops.as_ref()?))
         });
         let lost = first_and_last.and_then(|(first, last)| {
-            // Some are still there: what they have lost is not counted yet.
+            // Some connections are still there: their losses are not counted yet.
             let is_over = last.connections? <= 1;
             let lost = last.ended_lost_packets?.checked_sub(first.ended_lost_packets?);
             lost.filter(|_| is_over)
@@ -284,7 +284,7 @@ impl Report {
             "connections of the server had not ended yet: what they lost is counted when they end";
         let reason = |name: &String| {
             let is_other = name == "lost_packets" && last.is_some();
-            let old = "the server is of a version that does not tell";
+            let old = "the server is too old to report it";
             let why = match (why_silent.as_str(), is_other && drops.is_some()) {
                 (_, true) => other,
                 ("", _) => old,
@@ -374,7 +374,7 @@ fn distribution(histogram: &Histogram<u64>) -> Value {
     Value::Object(out)
 }
 
-/// The least number of two digits and zeros that is not less.
+/// Rounds up to a number of two digits and zeros.
 fn two_digits(ns: u64) -> u64 {
     let unit = 10u64.pow(ns.max(1).ilog10().saturating_sub(1));
     ns.div_ceil(unit) * unit

@@ -1,12 +1,12 @@
 //! `quiclane perf run`: a run from beginning to end.
 //!
-//! Connections are made, a few hundred handshakes at a time; then all begin together, warm up, and
-//! are measured. When time is up no request is begun any more, and those that are out are waited
-//! for as long as answers come: what is unanswered then is a fault. At last the connections close,
-//! so that both sides know what they have lost.
+//! Connections are made, a few hundred handshakes at a time. Then all begin together, warm up, and
+//! are measured. When time is up no request begins, and the run waits for open ones as long as
+//! answers come: a request without an answer is a fault then. At last the connections close, so that
+//! both sides know what they have lost.
 
 use super::args::{PerfArgs, PerfCommand, PerfRunArgs, Scenario};
-use super::client::{CLOSE, FAILURES_MAX, GO, News, PerfClient, Plan};
+use super::client::{CLOSE, FAILURES_MAX, GO, Message, PerfClient, Plan};
 use super::control::Control;
 use super::cycles::Cycles;
 use super::lines::Lines;
@@ -30,16 +30,16 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-/// Handshakes under way at one time: enough to keep a server busy, and a quarter of what makes
-/// ours ask for proof of address.
+/// Handshakes under way at one time: enough to keep a server busy, and a quarter of the number at
+/// which our server begins to send Retry.
 const HANDSHAKES_AT_ONCE: usize = 256;
 /// How long connecting goes on without another connection.
 const CONNECT_PATIENCE_NS: u64 = 20_000_000_000;
-/// How often the main thread looks, if nothing is told.
+/// The interval at which the main thread looks, if nothing is reported.
 const TICK: Duration = Duration::from_millis(20);
-/// How long requests that are out at the end are waited for, while answers come.
+/// How long the end waits for the next answer to open requests.
 const DRAIN_NS: u64 = 10_000_000_000;
-/// How long connections may take to hear that they close.
+/// How long connections may take to begin closing.
 const CLOSE_PATIENCE_NS: u64 = 2_000_000_000;
 /// How long the server's connections may take to end; and so much longer for each.
 const LOSS_PATIENCE_NS: u64 = 3_000_000_000;
@@ -48,7 +48,7 @@ const LOSS_PATIENCE_EACH_NS: u64 = 50_000;
 const SHUTDOWN_PATIENCE: Duration = Duration::from_millis(500);
 /// Quiet connections stay: a server gives up silent ones after 30 s or more.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
-/// Reasons of ended connections that a report has.
+/// The most reasons of ended connections in a report.
 const REASONS_MAX: usize = 8;
 
 /// Runs a scenario, or the server for one.
@@ -68,7 +68,7 @@ fn measure(args: &PerfRunArgs) -> Result<(), Failure> {
     if run.plan.settings.scenario != Scenario::Hps {
         run.connect_all()?;
     }
-    // A server that was slow to tell is asked once more while nothing is measured yet.
+    // A server that was slow to report is asked once more, before anything is measured.
     let first = first.or_else(|| control.ask());
     run.go()?;
     run.wait_until(run.plan.window.begin());
@@ -110,7 +110,7 @@ impl Sample {
 struct Run {
     plan: Arc<Plan>,
     registration: Registration,
-    inbox: Receiver<News>,
+    inbox: Receiver<Message>,
     end: End,
     clock: Clock,
     cycles: Option<Cycles>,
@@ -139,7 +139,7 @@ impl Run {
         tracing::info!("connecting to {server} as {server_name}");
         let registration = io::open_client(&args.io)?;
         let workers = registration.workers();
-        let (news, inbox) = channel();
+        let (messages, inbox) = channel();
         let plan = Arc::new(Plan {
             request: Plan::request(&settings),
             settings,
@@ -148,7 +148,7 @@ impl Run {
             config,
             window: Window::default(),
             tallies: (0..workers).map(|_| Tally::default()).collect(),
-            news,
+            messages,
         });
         let clock = Clock::monotonic();
         Ok(Self {
@@ -183,18 +183,18 @@ impl Run {
         }
     }
 
-    /// Hears what connections tell, for a moment. True if a handshake is complete.
+    /// Takes one report of a connection, if there is one soon. True if a handshake is complete.
     fn hear(&mut self, patience: Duration) -> bool {
-        self.inbox.recv_timeout(patience).is_ok_and(|news| self.note(news))
+        self.inbox.recv_timeout(patience).is_ok_and(|message| self.note(message))
     }
 
-    fn note(&mut self, news: News) -> bool {
-        match news {
-            News::Connected { handshake_ns } => {
+    fn note(&mut self, message: Message) -> bool {
+        match message {
+            Message::Connected { handshake_ns } => {
                 self.handshakes.saturating_record(handshake_ns);
                 true
             }
-            News::Failed(why) => {
+            Message::Failed(why) => {
                 if self.reasons.len() < REASONS_MAX && !self.reasons.contains(&why) {
                     self.reasons.push(why);
                 }
@@ -225,13 +225,13 @@ impl Run {
             let now = self.now();
             self.lines.connecting(now, there, wanted);
             if self.end.wait(Duration::ZERO) {
-                let so_far = format!("interrupted: {there} of {wanted} connections were there");
+                let so_far = format!("interrupted: {there} of {wanted} connections were made");
                 return Err(Failure::Failed(so_far));
             }
             if now - progress_at > CONNECT_PATIENCE_NS {
                 let s = CONNECT_PATIENCE_NS / 1_000_000_000;
                 return Err(Failure::Failed(format!(
-                    "{there} of {wanted} connections were there, and no other for {s} s"
+                    "{there} of {wanted} connections were made, and no other for {s} s"
                 )));
             }
         }
@@ -263,7 +263,7 @@ impl Run {
         Ok(true)
     }
 
-    /// Everything begins.
+    /// Starts the requests.
     fn go(&mut self) -> Result<(), Failure> {
         let settings = &self.plan.settings;
         let (workers, is_hps) = (self.handles.len(), settings.scenario == Scenario::Hps);
@@ -300,7 +300,7 @@ impl Run {
         Ok(())
     }
 
-    /// Wakes every connection that there is.
+    /// Wakes every connection.
     fn wake_all(&self, token: u64) {
         for handle in self.handles.iter().flatten() {
             while handle.wake(token) == Err(HandleError::Full) {
@@ -309,7 +309,7 @@ impl Run {
         }
     }
 
-    /// Lets the time pass until then. A signal, and the end of all connections, end the run.
+    /// Waits until then. A signal, or the end of all connections, ends the run.
     fn wait_until(&mut self, until: u64) {
         loop {
             let now = self.now();
@@ -333,7 +333,7 @@ impl Run {
         }
     }
 
-    /// What is known when time is up.
+    /// The state when time is up.
     fn report(&self, args: &PerfRunArgs, spent: Spent, control: &Control) -> Report {
         let (settings, window) = (&self.plan.settings, &self.plan.window);
         let status = self.registration.status();
@@ -344,7 +344,7 @@ impl Run {
             totals.out
         };
         let mut queues = status::rows(&status);
-        // The connection that asks is none of the run.
+        // The control connection is not part of the run.
         if let Some((worker, is_there)) = control.place()
             && let Some(row) = queues.get_mut(worker)
         {
@@ -373,7 +373,7 @@ impl Run {
         }
     }
 
-    /// Waits for what is out, while answers come.
+    /// Waits for open requests, while answers come.
     fn drain(&mut self, report: &mut Report) {
         let until = self.now() + DRAIN_NS;
         let is_hps = self.plan.settings.scenario == Scenario::Hps;
@@ -381,7 +381,7 @@ impl Run {
         loop {
             let (now, totals) = (self.now(), self.totals());
             let silence = Lines::silence(&self.plan, now);
-            // Of a run that ends by the clock, what is out is no silence after the end.
+            // In a run that ends by the clock, open requests are no silence after the end.
             if self.plan.settings.counts_requests() || report.longest_silence_ns == 0 {
                 report.longest_silence_ns = silence;
             }
@@ -397,7 +397,7 @@ impl Run {
         }
     }
 
-    /// Closes the connections, and waits until they know it.
+    /// Closes the connections, and waits until they are closing.
     fn close(&mut self) {
         self.plan.window.close();
         self.wake_all(CLOSE);
@@ -407,16 +407,15 @@ impl Run {
         }
     }
 
-    /// The server's state once it has as many connections as before the run: what connections
-    /// have lost is counted when they end. A server that was busy is asked again, one that `is_silent`
-    /// once.
+    /// The server's state once it has as many connections as before the run: the losses of a
+    /// connection are counted when it ends. A busy server is asked again, one that `is_silent` once.
     fn lost_by_server(&mut self, control: &mut Control, is_silent: bool) -> Option<ServerState> {
         let connections = self.plan.settings.connections as u64;
         let patience = LOSS_PATIENCE_NS + connections * LOSS_PATIENCE_EACH_NS;
         let until = self.now() + if is_silent { 0 } else { patience };
         loop {
             let state = control.ask();
-            // This one is there.
+            // The control connection is one of them.
             let is_last = |state: &ServerState| state.connections.is_none_or(|n| n <= 1);
             if state.as_ref().is_some_and(is_last) || control.is_over() || self.now() > until {
                 return state;
@@ -426,8 +425,8 @@ impl Run {
     }
 
     fn finish(mut self, report: &mut Report) {
-        while let Ok(news) = self.inbox.try_recv() {
-            self.note(news);
+        while let Ok(message) = self.inbox.try_recv() {
+            self.note(message);
         }
         self.registration.shutdown(0, SHUTDOWN_PATIENCE);
         self.plan.tallies.iter().for_each(|tally| tally.collect(&mut self.latencies));

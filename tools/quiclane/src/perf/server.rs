@@ -1,7 +1,7 @@
 //! The server's part of a measurement.
 
 use super::state::ServerState;
-use super::{CHUNK, CHUNK_BYTES, HEADER_BYTES, LENT_MAX, STATUS_REQUEST};
+use super::{BUFFERED_MAX, CHUNK, CHUNK_BYTES, HEADER_BYTES, STATUS_REQUEST};
 use bytes::Bytes;
 use quiclane::exec::{ConnectionRef, Monitor};
 use quiclane::{Dir, StreamId};
@@ -19,7 +19,7 @@ struct Request {
     have: usize,
     /// The whole request has arrived.
     complete: bool,
-    /// Bytes of the answer that are not in a send buffer yet.
+    /// Bytes of the answer that are not in the send buffer yet.
     left: u64,
 }
 
@@ -35,7 +35,7 @@ impl PerfServer {
         data: &[u8],
         fin: bool,
     ) {
-        // The usual request is one packet, and its answer one loan: nothing is remembered.
+        // The usual request is one packet, and its answer one piece: no state is kept.
         if fin
             && !self.requests.contains_key(&stream)
             && let Some(header) = data.first_chunk::<HEADER_BYTES>()
@@ -43,7 +43,7 @@ impl PerfServer {
             let size = u64::from_be_bytes(*header);
             if size <= CHUNK_BYTES as u64 && stream.dir() == Dir::Bi {
                 let answer = Bytes::from_static(&CHUNK[..size as usize]);
-                // Fails only if the client does not want it any more.
+                // Fails only if the client does not want the answer any more.
                 let _ = connection.streams().send(stream, answer, true);
                 return;
             }
@@ -73,7 +73,7 @@ impl PerfServer {
         }
         if size == STATUS_REQUEST {
             self.requests.remove(&stream);
-            // Plain values: they can be written. An empty answer would say that we do not tell.
+            // Plain values always serialize. An empty answer would mean that the server does not report.
             let state = serde_json::to_vec(&ServerState::now(&self.monitor)).unwrap_or_default();
             let _ = connection.streams().send(stream, Bytes::from(state), true);
             return;
@@ -83,15 +83,15 @@ impl PerfServer {
         self.top_up(connection, stream);
     }
 
-    /// Lends more of an answer, as long as less than a bound is under way.
+    /// Fills the send buffer with an answer, up to a bound.
     pub(crate) fn top_up(&mut self, connection: &mut ConnectionRef<'_>, stream: StreamId) {
         let Some(request) = self.requests.get_mut(&stream).filter(|r| r.complete) else { return };
         let mut streams = connection.streams();
-        let mut lent = streams.buffered(stream);
-        while lent < LENT_MAX {
+        let mut buffered = streams.buffered(stream);
+        while buffered < BUFFERED_MAX {
             let piece = request.left.min(CHUNK_BYTES as u64);
             request.left -= piece;
-            lent += piece;
+            buffered += piece;
             let last = request.left == 0;
             let data = Bytes::from_static(&CHUNK[..piece as usize]);
             if streams.send(stream, data, last).is_err() || last {

@@ -1,4 +1,4 @@
-//! What a run does: the arguments with defaults filled in, or why they make no sense.
+//! The settings of a run: the arguments with defaults filled in, or why they contradict each other.
 
 use super::HEADER_BYTES;
 use super::args::{PerfRunArgs, Scenario};
@@ -13,14 +13,14 @@ const MIN_INTERVAL_SECONDS: f64 = 0.1;
 const MAX_INTERVALS: f64 = 100_000.0;
 /// The most connections: what the table of one worker holds by default.
 const MAX_CONNECTIONS: usize = 1 << 20;
-/// The most requests at one time on a connection: stream numbers have 60 bits, and a request that
-/// is out is remembered.
+/// The most requests at one time on a connection: stream numbers have 60 bits, and each open
+/// request takes memory.
 const MAX_STREAMS: usize = 1 << 20;
-/// The largest request: its bytes go into a send buffer at once.
+/// The largest request: all its bytes go into a send buffer.
 const MAX_UP_BYTES: u64 = 1 << 30;
 /// More than can be sent in a day: the clock ends it.
 const ENDLESS_BYTES: u64 = 1 << 50;
-/// The most requests a second: what the pacers of one machine can do is less.
+/// The most requests per second: more than the pacers of one machine can send.
 const MAX_RATE: f64 = 1e7;
 
 /// What a run does.
@@ -74,7 +74,7 @@ impl Settings {
     }
 }
 
-/// Options that would change nothing are refused: who gave one expects that it does.
+/// Refuses options that would change nothing: a user who gives one expects a change.
 fn applicable(args: &PerfRunArgs) -> Result<(), Failure> {
     use Scenario::{Download, Latency, Rps};
     let requests: &[Scenario] = &[Rps, Latency];
@@ -105,7 +105,7 @@ fn within<T: PartialOrd + std::fmt::Display>(
 ) -> Result<Option<T>, Failure> {
     match value {
         Some(v) if v < least || v > most => {
-            Err(Failure::Usage(format!("--{name} {v}: {least} to {most} are possible")))
+            Err(Failure::Usage(format!("--{name} {v}: give {least} to {most}")))
         }
         value => Ok(value),
     }
@@ -114,7 +114,7 @@ fn within<T: PartialOrd + std::fmt::Display>(
 fn positive(name: &str, value: Option<f64>, most: f64) -> Result<Option<f64>, Failure> {
     match value {
         Some(v) if v <= 0.0 || v > most => {
-            Err(Failure::Usage(format!("--{name} {v}: more than 0 and up to {most} are possible")))
+            Err(Failure::Usage(format!("--{name} {v}: give more than 0, and at most {most}")))
         }
         value => Ok(value),
     }

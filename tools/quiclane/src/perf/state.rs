@@ -1,4 +1,4 @@
-//! What a Quiclane server tells of itself on a stream of ALPN perf, and the machine that it is on.
+//! What a Quiclane server reports on a stream of ALPN perf: its state, and its machine.
 
 use super::host::Host;
 use quiclane::counters::Meaning;
@@ -6,8 +6,8 @@ use quiclane::exec::{Monitor, WorkerStatus};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// The state of a server at one moment. Counts are since its start. What an older server does not
-/// tell is `None`.
+/// The state of a server at one moment. Counts are since its start. A value that an older server
+/// does not report is `None`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct ServerState {
@@ -19,7 +19,7 @@ pub(crate) struct ServerState {
     pub(crate) drops: Option<BTreeMap<String, u64>>,
     /// Connections now.
     pub(crate) connections: Option<u64>,
-    /// Packets that connections which have ended took for lost.
+    /// Packets that ended connections declared lost.
     pub(crate) ended_lost_packets: Option<u64>,
 }
 

@@ -1,14 +1,14 @@
 //! What the connections of a run have done.
 //!
-//! Each worker of the client has a [`Tally`], which only its thread writes: plain additions in two
-//! halves. The main thread reads them while they change; each number that it reads is one that the
-//! worker had.
+//! Each worker of the client has a [`Tally`], which only its thread writes: a load, an addition and a
+//! store. The main thread reads the numbers while they change; each number that it reads is one that
+//! the worker had.
 
 use hdrhistogram::Histogram;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// The longest time that a histogram tells apart; what took longer counts as this.
+/// The longest time of a histogram; longer ones count as this.
 const MAX_LATENCY_NS: u64 = 600_000_000_000;
 
 /// Nanoseconds, with three digits.
@@ -17,12 +17,12 @@ pub(crate) fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, MAX_LATENCY_NS, 3).unwrap()
 }
 
-/// The measured time, in nanoseconds of the library's clock. Told once it is known.
+/// The measured time, in nanoseconds of the library's clock. Set once it is known.
 #[derive(Debug)]
 pub(crate) struct Window {
     begin: AtomicU64,
     end: AtomicU64,
-    /// What does not end by itself is given up.
+    /// Requests that are still open are given up.
     closing: AtomicBool,
 }
 
@@ -87,10 +87,10 @@ macro_rules! tally {
             $( $(#[$about])* $field: AtomicU64, )*
             /// The most requests out at one time on one connection.
             out_most: AtomicU64,
-            /// When something was heard last, or the first request left after a quiet time.
+            /// When something arrived last, or when the first request left after a time without any.
             waiting_since: AtomicU64,
-            /// The longest time of the measured time in which requests were out and nothing was
-            /// heard.
+            /// The longest part of the measured time in which requests were open and nothing
+            /// arrived.
             longest_silence: AtomicU64,
             latencies: Mutex<Latencies>,
         }
@@ -133,7 +133,7 @@ tally! {
     bytes_measured,
     /// Requests answered, or handshakes complete.
     answers,
-    /// Those of the measured time, whenever they were asked.
+    /// Those of the measured time, whenever they were sent.
     answers_measured,
     /// Requests of the measured time: sent, or with --rate due.
     asked,
@@ -141,13 +141,13 @@ tally! {
     settled,
     /// Of those, how many the server has reset.
     refused,
-    /// Requests out now.
+    /// Open requests.
     out,
     /// Connections whose handshake is complete and that are not closed.
     live,
     /// Connections that ended without a close from this side.
     ended_early,
-    /// Packets that closed connections took for lost.
+    /// Packets that closed connections declared lost.
     lost_packets,
     /// Bytes of them.
     lost_bytes,
@@ -190,14 +190,14 @@ impl Tally {
         add(&self.live, 1);
     }
 
-    /// A request counts, whether or not it leaves now.
+    /// Counts a request, whether or not it leaves now.
     pub(crate) fn asked(&self, window: &Window, intended: u64) {
         if window.holds(intended) {
             add(&self.asked, 1);
         }
     }
 
-    /// A request has left; `on_connection` are out on its connection.
+    /// A request has left; `on_connection` requests are open on its connection.
     pub(crate) fn left(&self, now: u64, on_connection: usize) {
         if self.out.load(Ordering::Relaxed) == 0 {
             self.waiting_since.store(now, Ordering::Relaxed);
@@ -206,7 +206,7 @@ impl Tally {
         raise(&self.out_most, on_connection as u64);
     }
 
-    /// Something came from the server.
+    /// Something arrived from the server.
     pub(crate) fn heard(&self, window: &Window, now: u64, bytes: u64) {
         add(&self.bytes, bytes);
         if window.holds(now) {
@@ -217,7 +217,7 @@ impl Tally {
         self.waiting_since.store(now, Ordering::Relaxed);
     }
 
-    /// How long nothing has been heard of requests that are out: the part since measuring began.
+    /// How long nothing has arrived while requests were open: the part since measuring began.
     pub(crate) fn silence(&self, window: &Window, now: u64) -> u64 {
         if self.out.load(Ordering::Relaxed) == 0 {
             return 0;
@@ -225,7 +225,7 @@ impl Tally {
         now.saturating_sub(self.waiting_since.load(Ordering::Relaxed).max(window.begin()))
     }
 
-    /// A request that was meant to leave at `intended` is answered.
+    /// A request with the send time `intended` is answered.
     pub(crate) fn answered(&self, window: &Window, now: u64, intended: u64) {
         subtract(&self.out, 1);
         add(&self.answers, 1);
@@ -247,7 +247,7 @@ impl Tally {
         }
     }
 
-    /// The server gave up a request.
+    /// The server reset a request.
     pub(crate) fn refused(&self, window: &Window, intended: u64) {
         subtract(&self.out, 1);
         if window.holds(intended) {
@@ -255,8 +255,8 @@ impl Tally {
         }
     }
 
-    /// A request is given up. So long it took at least: percentiles without it would be better
-    /// than the truth.
+    /// A request is given up. The time so far counts as its latency: percentiles without it would
+    /// look better than the truth.
     pub(crate) fn abandoned(&self, window: &Window, now: u64, intended: u64, was_out: bool) {
         if was_out {
             subtract(&self.out, 1);
@@ -276,7 +276,7 @@ impl Tally {
         add(&self.congestion_events, stats.congestion_events);
     }
 
-    /// A connection ended by itself. Says how many did.
+    /// A connection ended by itself. Returns how many did.
     pub(crate) fn ended_early(&self) -> u64 {
         add(&self.ended_early, 1);
         self.ended_early.load(Ordering::Relaxed)
@@ -289,7 +289,7 @@ pub(crate) fn longest_silence(tallies: &[Tally], window: &Window, now: u64) -> u
     tallies.iter().map(one).max().unwrap_or(0)
 }
 
-/// The most requests that any connection had out at one time.
+/// The most requests that any connection had open at one time.
 pub(crate) fn out_most(tallies: &[Tally]) -> u64 {
     tallies.iter().map(|t| t.out_most.load(Ordering::Relaxed)).max().unwrap_or(0)
 }
@@ -311,7 +311,7 @@ mod tests {
         tally.heard(&window, 1_200, 10);
         assert_eq!(longest_silence(std::slice::from_ref(&tally), &window, 1_200), 200);
         tally.answered(&window, 1_200, 100);
-        // Nothing is out for a long time: that is no silence of the server.
+        // No request is open for a long time: that is no silence of the server.
         assert_eq!(tally.silence(&window, 5_000), 0);
         tally.left(5_000, 1);
         assert_eq!(longest_silence(std::slice::from_ref(&tally), &window, 8_000), 3_000);

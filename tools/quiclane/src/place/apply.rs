@@ -20,17 +20,17 @@ use std::time::Duration;
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ApplyArgs {
-    /// The plan, as `quiclane plan -o` has written it.
+    /// The plan, a file that `quiclane plan -o` wrote.
     #[arg(value_name = "FILE")]
     plan: PathBuf,
-    /// Write nothing; say what would be written. This takes no privilege.
+    /// Write nothing; show what would be written. This needs no privilege.
     #[arg(long)]
     dry_run: bool,
-    /// Put everything back after this time (60s, 5m) unless `quiclane confirm` comes, also when
-    /// this terminal or process is gone.
+    /// Restore the old settings after this time (60s, 5m) unless `quiclane confirm` is run before;
+    /// also when this terminal or process is gone.
     #[arg(long, value_name = "TIME", conflicts_with = "dry_run")]
     confirm: Option<Seconds>,
-    /// One JSON object on standard output.
+    /// Print one JSON object on standard output.
     #[arg(long)]
     json: bool,
 }
@@ -42,7 +42,7 @@ pub(crate) fn apply(args: &ApplyArgs) -> Result<(), Failure> {
     match check(&survey, &plan) {
         // Looking needs no privilege.
         Err(Refusal::Privilege(_)) if args.dry_run => {
-            eprintln!("quiclane: to apply it takes CAP_NET_ADMIN and the rights of root: sudo");
+            eprintln!("quiclane: applying it needs CAP_NET_ADMIN and the rights of root: sudo");
         }
         checked => checked.map_err(|refusal| refused(&refusal))?,
     }
@@ -68,10 +68,10 @@ pub(crate) fn apply(args: &ApplyArgs) -> Result<(), Failure> {
     say(args.json, &plan, &snapshot.id, None, &report)?;
     match args.confirm {
         Some(patience) => eprintln!(
-            "quiclane: all of it is put back in {patience} unless you run: quiclane confirm {}",
+            "quiclane: the old settings come back in {patience} unless you run: quiclane confirm {}",
             snapshot.id
         ),
-        None => eprintln!("quiclane: `quiclane undo {}` puts it back", snapshot.id),
+        None => eprintln!("quiclane: `quiclane undo {}` restores the old settings", snapshot.id),
     }
     judge(&report, &snapshot.id)
 }
@@ -98,7 +98,7 @@ fn nothing_written(args: &ApplyArgs, plan: &Plan) -> Result<(), Failure> {
     }
     inspect::print(&show::report(&lines))?;
     if plan.changes() == 0 {
-        eprintln!("quiclane: {} is so already: nothing to write", plan.device.name);
+        eprintln!("quiclane: {} is as planned already: nothing to write", plan.device.name);
     } else {
         let lines: Vec<&Line> = plan.lines.iter().filter(|line| line.changes()).collect();
         eprintln!(
@@ -110,8 +110,8 @@ fn nothing_written(args: &ApplyArgs, plan: &Plan) -> Result<(), Failure> {
     Ok(())
 }
 
-/// One process at a time writes to a device. A reverter looks at the lock for a moment now and
-/// then, so one refusal means nothing.
+/// One process at a time writes to a device. A reverter takes the lock for moments, so that one
+/// refusal means nothing.
 pub(super) fn lock(store: &Store, device: &str) -> Result<File, Failure> {
     const TRIES: u32 = 20;
     const PAUSE: Duration = Duration::from_millis(50);
@@ -133,15 +133,15 @@ fn refuse_pending(store: &Store, device: &str) -> Result<(), Failure> {
     match store.list().iter().rev().find(|snapshot| pending(snapshot)) {
         None => Ok(()),
         Some(snapshot) => Err(Failure::Failed(format!(
-            "what was applied to {device} before still waits: `quiclane confirm {}` keeps it, \
+            "an earlier `apply` to {device} still waits: `quiclane confirm {}` keeps it, \
              `quiclane undo {}` puts it back",
             snapshot.id, snapshot.id
         ))),
     }
 }
 
-/// Writes, and keeps what came of it. A signal that would end the process waits until every line
-/// has had its turn: half a plan is worse than a late answer to Ctrl-C.
+/// Writes, and keeps the results. A signal that would end the process waits until every line was
+/// tried: half a plan is worse than a late answer to Ctrl-C.
 pub(super) fn write(
     store: &Store,
     device: &mut Live,
@@ -189,7 +189,7 @@ fn judge(report: &[LineReport], id: &str) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::Partly(format!(
-        "{} of {} lines are not as the plan says: {}; `quiclane undo {id}` puts the others back",
+        "{} of {} lines are not as the plan says: {}; `quiclane undo {id}` restores the others",
         failed.len(),
         report.len(),
         failed.join(", ")

@@ -1,9 +1,8 @@
 //! Placement: `plan`, `apply`, `confirm`, `undo`, `persist`.
 //!
-//! `plan` only reads. `apply` keeps a snapshot of the device, writes the plan and says what
-//! became of each line; `undo` writes the snapshot back. With `--confirm` a process of its own
-//! ([`reverter`]) is there before the first write, and puts the snapshot back unless `confirm`
-//! comes in time.
+//! `plan` only reads. `apply` keeps a snapshot of the device, writes the plan, and reports each
+//! line; `undo` writes the snapshot back. With `--confirm` a process of its own ([`reverter`]) is
+//! there before the first write, and restores the snapshot unless `confirm` comes in time.
 
 mod apply;
 mod persist;
@@ -24,9 +23,9 @@ use quiclane::topology::plan::Plan;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// Where snapshots are by default.
+/// The default directories of snapshots.
 const STATE: [&str; 2] = ["/var/lib/quiclane", "/run/quiclane/state"];
-/// Says where.
+/// The variable that names another directory.
 const STATE_VARIABLE: &str = "QUICLANE_STATE";
 
 fn places() -> Vec<PathBuf> {
@@ -40,7 +39,7 @@ fn places() -> Vec<PathBuf> {
 fn store_to_write() -> Result<Store, Failure> {
     Store::create(&places()).map_err(|error| {
         let text = format!(
-            "there is no place for a snapshot, and without one nothing is written: {error}; name \
+            "no snapshot can be written, and without one nothing is changed: {error}; name \
              a directory with {STATE_VARIABLE}"
         );
         match error.kind() {

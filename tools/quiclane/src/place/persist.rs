@@ -9,10 +9,10 @@ use std::path::PathBuf;
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct PersistArgs {
-    /// The plan.
+    /// The plan, a file that `quiclane plan -o` wrote.
     #[arg(value_name = "FILE")]
     plan: PathBuf,
-    /// The directory that stands for /, and is there: `-o /` installs the files.
+    /// Write below this directory, which must exist, as if it were /: `-o /` installs the files.
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
 }
@@ -20,7 +20,7 @@ pub(crate) struct PersistArgs {
 pub(crate) fn persist(args: &PersistArgs) -> Result<(), Failure> {
     let plan = read_plan(&args.plan)?;
     if !args.output.is_dir() {
-        // A typo is not to become a tree beside the one that was meant.
+        // A typo must not make a second tree beside the one that was meant.
         return Err(Failure::Usage(format!(
             "-o {}: there is no such directory; make it first",
             args.output.display()

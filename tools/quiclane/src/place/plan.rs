@@ -14,16 +14,16 @@ pub(crate) struct PlanArgs {
     /// The network device.
     #[arg(value_name = "DEV")]
     device: String,
-    /// Which CPUs work.
+    /// Choose the CPUs of the workers.
     #[arg(long, value_enum, default_value = "node")]
     policy: PolicyKind,
-    /// How many workers, each with a queue [default: one for each core of the policy].
+    /// Plan this many workers, each with a queue [default: one for each core of the policy].
     #[arg(long, value_name = "N")]
     workers: Option<u32>,
-    /// The CPUs of the workers in their order, such as 2-5 [default: by the policy].
+    /// Use these CPUs, in the order of the workers, such as 2-5 [default: by the policy].
     #[arg(long, value_name = "LIST")]
     cpus: Option<String>,
-    /// Write the plan, a TOML file to read and edit; - is standard output.
+    /// Write the plan to this file, as TOML to read and edit; - is standard output.
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     #[command(flatten)]
@@ -34,9 +34,9 @@ pub(crate) struct PlanArgs {
 enum PolicyKind {
     /// Cores of the device's memory node.
     Node,
-    /// The same, one last-level cache after another.
+    /// The same, filling one last-level cache after another.
     Ccx,
-    /// A core of each memory node in turn.
+    /// Cores of all memory nodes, one of each in turn.
     Spread,
 }
 

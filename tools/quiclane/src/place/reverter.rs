@@ -1,9 +1,9 @@
-//! `apply --confirm`: the process that puts a snapshot back unless `quiclane confirm` comes.
+//! `apply --confirm`: the process that restores a snapshot unless `quiclane confirm` comes.
 //!
-//! It has to outlive whatever may go wrong with the plan: the terminal of a session whose network
-//! just went away, the `apply` that is killed half way. So it is started before the first write,
-//! in a session of its own, as a grandchild without a waiting parent; it holds a lock for as long as
-//! it waits, so that others see that it does.
+//! It has to outlive whatever may go wrong with the plan: the terminal of a session whose network is
+//! lost, an `apply` that is killed half way. So it is started before the first write, in a session of
+//! its own, as a grandchild without a waiting parent. It holds a lock while it waits, so that other
+//! processes see it.
 //!
 //! ```text
 //!   apply   holds the device's lock ----writes----> `applied`, lock gone
@@ -45,7 +45,7 @@ impl FromStr for Seconds {
         let seconds = number.parse::<u64>().ok().and_then(|n| n.checked_mul(unit));
         match seconds {
             Some(seconds) if (1..=LONGEST_S).contains(&seconds) => Ok(Self(seconds)),
-            _ => Err(format!("{text:?} is not a time such as 60s or 5m, up to a day")),
+            _ => Err(format!("{text:?} is not a time; give one such as 60s or 5m, up to a day")),
         }
     }
 }
@@ -58,7 +58,7 @@ impl fmt::Display for Seconds {
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ConfirmArgs {
-    /// The snapshot [default: the one that waits].
+    /// Keep the changes of this snapshot [default: the one that waits].
     #[arg(value_name = "ID")]
     id: Option<String>,
 }
@@ -78,7 +78,9 @@ pub(crate) struct RevertArgs {
 /// Starts the reverter, and returns when it is there.
 pub(super) fn start(store: &Store, id: &str, patience: Seconds) -> Result<(), Failure> {
     let failed = |what: String| {
-        Failure::Failed(format!("nothing was written: what would put it back {what}"))
+        Failure::Failed(format!(
+            "nothing was written: the process that restores the old settings {what}"
+        ))
     };
     store.set_deadline(id, now_unix_s().saturating_add(patience.0))?;
     let root = store.root().canonicalize()?;
@@ -95,8 +97,8 @@ pub(super) fn start(store: &Store, id: &str, patience: Seconds) -> Result<(), Fa
     if line.trim() == READY { Ok(()) } else { Err(failed(format!("did not start ({left})"))) }
 }
 
-/// This program again, also if its file has been replaced; away from the directory and the
-/// standard error of the process that started it.
+/// Runs this program again, also if its file has been replaced; without the directory and the
+/// standard error of the process that starts it.
 fn itself(id: &str, patience: Seconds) -> Command {
     let mut command = Command::new("/proc/self/exe");
     command
@@ -113,12 +115,12 @@ pub(crate) fn revert(args: &RevertArgs) -> Result<(), Failure> {
         return wait_and_revert(args);
     }
     sys::leave_terminal()?;
-    // The parent of what follows is the one that adopts orphans.
+    // This process ends now, so the new one is reparented to the process that adopts orphans.
     itself(&args.id, args.after).arg("--detached").stdout(Stdio::inherit()).spawn()?;
     Ok(())
 }
 
-#[expect(clippy::disallowed_methods, reason = "a deadline of people is on the clock of the wall")]
+#[expect(clippy::disallowed_methods, reason = "a deadline for people is in wall-clock time")]
 fn clock() -> Instant {
     Instant::now()
 }
@@ -149,7 +151,7 @@ fn wait_and_revert(args: &RevertArgs) -> Result<(), Failure> {
     if is_settled(&store, &snapshot) {
         return Ok(());
     }
-    // This process has no reader: what it says is written to a file.
+    // This process has no terminal: its report goes to a file.
     match put_back(&store, &snapshot, "revert") {
         Ok(_) => Ok(()),
         Err(failure) => Ok(store.mark(&snapshot.id, Mark::Failed, &format!("{failure}\n"))?),
@@ -172,21 +174,21 @@ pub(crate) fn confirm(args: &ConfirmArgs) -> Result<(), Failure> {
         Some(id) => store.load(id).map_err(|error| Failure::Usage(error.to_string()))?,
         None => waiting(&store)?,
     };
-    // An `apply`, or a reverter that puts back, ends first.
+    // An `apply`, or a reverter that is restoring, ends first.
     let _lock = store.lock(&snapshot.device.name)?;
     if store.pending(&snapshot.id).is_none() {
         let state = if store.marked(&snapshot.id, Mark::Undone).is_some() {
-            "it has been put back"
+            "the old settings were restored"
         } else if store.marked(&snapshot.id, Mark::Confirmed).is_some() {
             "it is confirmed already"
         } else {
-            "no reverter waits to put it back"
+            "no reverter waits for it"
         };
         return Err(Failure::Failed(format!("{} does not wait: {state}", snapshot.id)));
     }
     store.mark(&snapshot.id, Mark::Confirmed, "confirmed\n")?;
     eprintln!(
-        "quiclane: {} stays as it is; `quiclane undo {}` would put it back",
+        "quiclane: {} stays as it is; `quiclane undo {}` restores the old settings",
         snapshot.device.name, snapshot.id
     );
     Ok(())
@@ -200,7 +202,10 @@ fn waiting(store: &Store) -> Result<Snapshot, Failure> {
         [] => Err(Failure::Failed("nothing waits for a confirmation".to_owned())),
         several => {
             let ids: Vec<&str> = several.iter().map(|snapshot| snapshot.id.as_str()).collect();
-            Err(Failure::Usage(format!("which one? {}", ids.join(", "))))
+            Err(Failure::Usage(format!(
+                "several snapshots wait; name one of them: {}",
+                ids.join(", ")
+            )))
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Plans and what became of them, for people and for programs.
+//! Plans and the results of applying them, as text and as JSON.
 
 use crate::inspect;
 use crate::inspect::sheet::{count, wrap};
@@ -80,7 +80,7 @@ impl<'a> PlanJson<'a> {
     }
 }
 
-/// What became of the lines, as JSON.
+/// The results of the lines, as JSON.
 #[derive(Serialize)]
 pub(super) struct ReportJson {
     pub(super) device: String,
@@ -113,7 +113,7 @@ pub(super) fn report_line(line: &LineReport) -> ReportLineJson {
     }
 }
 
-/// A line of a plan that was not written, for nothing was.
+/// A line of a plan of which nothing was written.
 pub(super) fn dry_line(line: &Line) -> ReportLineJson {
     let today = line.today.known().map(Value::to_string);
     ReportLineJson {
@@ -142,14 +142,14 @@ fn outcome(line: &LineReport) -> (&'static str, Option<String>) {
     }
 }
 
-/// A table with a line below its head and no others.
+/// A table with a rule below its head and no other.
 pub(super) fn table<const N: usize>(head: [&str; N]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
     for part in [TableComponent::HeaderLines, TableComponent::MiddleHeaderIntersections] {
         table.set_style(part, '─');
     }
-    // On a terminal words are not broken: what is too wide is wrapped in its own column.
+    // On a terminal words are not broken: text that is too wide is wrapped in its own column.
     match inspect::columns() {
         Some(columns) => {
             let width = u16::try_from(columns).unwrap_or(u16::MAX);
@@ -163,8 +163,8 @@ pub(super) fn table<const N: usize>(head: [&str; N]) -> Table {
     table
 }
 
-/// The lines of a table, without the blanks at their ends. On a terminal no column is narrower
-/// than its longest word, as long as there is room.
+/// The lines of a table, without blanks at their ends. On a terminal no column is narrower than its
+/// longest word, as long as the width allows.
 pub(super) fn trimmed(mut table: Table) -> String {
     const PADDING: usize = 2;
     for at in 0..table.column_count() {
@@ -184,7 +184,7 @@ pub(super) fn trimmed(mut table: Table) -> String {
     lines.join("\n")
 }
 
-/// A value for a table: several numbers stand below one another, what is too long is cut.
+/// A value for a table: several numbers stand below one another, and a long value is cut.
 fn short(text: &str) -> String {
     if text.chars().count() <= VALUE_COLUMNS {
         return text.to_owned();
@@ -197,7 +197,7 @@ fn short(text: &str) -> String {
     text.chars().take(VALUE_COLUMNS - 1).chain(['…']).collect()
 }
 
-/// Lines that differ in their queue only are one row, `irq.rx-0..3`.
+/// Lines that differ only in their queue are one row, `irq.rx-0..3`.
 fn folded(lines: &[&Line]) -> Vec<[String; 4]> {
     let mut rows: Vec<([String; 4], Vec<u32>, &Line)> = Vec::new();
     for line in lines {
@@ -266,7 +266,7 @@ fn told(text: &str) -> String {
     width.map_or_else(|| text.to_owned(), |width| wrap(text, width, INDENT))
 }
 
-/// What became of the lines, for people; those that were right before are only counted.
+/// The results of the lines, as text; lines that were right before are only counted.
 pub(super) fn report(lines: &[ReportLineJson]) -> String {
     let mut out = String::new();
     let moved: Vec<&ReportLineJson> =

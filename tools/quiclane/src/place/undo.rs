@@ -1,4 +1,4 @@
-//! `quiclane undo`: what was there before is written back, and read again.
+//! `quiclane undo`: writes the old settings back, and reads them again.
 
 use super::apply::{failed, lock, say, write};
 use super::{now_unix_s, refused, show, store};
@@ -14,13 +14,13 @@ use std::collections::BTreeMap;
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct UndoArgs {
-    /// The snapshot [default: the one before the last `apply` that was not undone].
+    /// Restore this snapshot [default: that of the last `apply` that was not undone].
     #[arg(value_name = "ID")]
     id: Option<String>,
-    /// Show the snapshots that there are.
+    /// List the snapshots.
     #[arg(long, conflicts_with = "id")]
     list: bool,
-    /// One JSON object on standard output.
+    /// Print one JSON object on standard output.
     #[arg(long)]
     json: bool,
 }
@@ -37,26 +37,26 @@ pub(crate) fn undo(args: &UndoArgs) -> Result<(), Failure> {
     let _lock = lock(&store, &snapshot.device.name)?;
     let restored = put_back(&store, &snapshot, "undo")?;
     say(args.json, &restored.plan, &restored.redo, Some(&snapshot.id), &restored.report)?;
-    eprintln!("quiclane: `quiclane undo {}` takes this back again", restored.redo);
+    eprintln!("quiclane: `quiclane undo {}` reverts this undo", restored.redo);
     restored.judge(&snapshot)
 }
 
-/// The last `apply` that still stands.
+/// The last `apply` that was not undone.
 fn latest(store: &Store) -> Result<Snapshot, Failure> {
     let stands = |s: &Snapshot| s.cause == "apply" && store.marked(&s.id, Mark::Undone).is_none();
     store.list().into_iter().rev().find(stands).ok_or_else(|| {
         let place = store.root().display();
         Failure::Failed(format!(
-            "there is nothing to undo in {place}: no `apply` stands any more. `quiclane undo ID` \
+            "there is nothing to undo in {place}: every `apply` was undone. `quiclane undo ID` \
              takes an undo back; `quiclane undo --list` names them"
         ))
     })
 }
 
-/// What came of putting a snapshot back.
+/// The result of restoring a snapshot.
 pub(super) struct Restored {
     plan: Plan,
-    /// The snapshot of what was there until now.
+    /// The snapshot of the settings until now.
     redo: String,
     pub(super) report: Vec<LineReport>,
     lost: Vec<Lost>,
@@ -76,7 +76,7 @@ impl Restored {
             return Ok(());
         }
         Err(Failure::Partly(format!(
-            "{} of {} settings of {id} could not be put back: {}; `quiclane undo {id}` tries again",
+            "{} of {} settings of {id} could not be restored: {}; `quiclane undo {id}` tries again",
             bad.len(),
             self.report.len() + self.lost.len(),
             bad.join(", "),
@@ -85,7 +85,7 @@ impl Restored {
     }
 }
 
-/// Puts a snapshot back; the caller has locked the device.
+/// Restores a snapshot; the caller has locked the device.
 pub(super) fn put_back(
     store: &Store,
     snapshot: &Snapshot,
@@ -101,7 +101,7 @@ pub(super) fn put_back(
     check(&survey, &plan).map_err(|refusal| match refusal {
         Refusal::Privilege(_) => refused(&refusal),
         other => Failure::Partly(format!(
-            "none of the {} settings of {} could be put back: {other}",
+            "none of the {} settings of {} could be restored: {other}",
             plan.lines.len(),
             snapshot.id
         )),
@@ -115,7 +115,7 @@ pub(super) fn put_back(
     if !bad.is_empty() {
         store.mark(&snapshot.id, Mark::Failed, &(bad.join("\n") + "\n"))?;
     }
-    // What was put back is not put back again by the reverter, nor offered by `undo`.
+    // The reverter does not restore it again, nor does `undo` offer it.
     store.mark(&snapshot.id, Mark::Undone, &format!("{cause}: {} failed\n", bad.len()))?;
     Ok(restored)
 }
@@ -146,7 +146,7 @@ fn entry(store: &Store, snapshot: &Snapshot) -> Entry {
     } else if is(Mark::Undone) {
         "undone"
     } else if is(Mark::Failed) {
-        "not put back"
+        "not restored"
     } else if is(Mark::Confirmed) {
         "confirmed"
     } else if pending.is_some() {
@@ -154,7 +154,7 @@ fn entry(store: &Store, snapshot: &Snapshot) -> Entry {
     } else if is(Mark::Applied) && snapshot.cause == "apply" {
         "applied"
     } else if is(Mark::Applied) {
-        // What was there before an undo: that undo can be taken back by its id.
+        // The settings before an undo: that undo can be reverted by its id.
         "written by undo"
     } else {
         "interrupted"

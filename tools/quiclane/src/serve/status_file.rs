@@ -1,8 +1,8 @@
-//! `/run/quiclane/PID.json`: what a server says of itself while it serves, for the inspection
-//! verbs, which have no other way to learn of packets on wrong queues and of lost datapaths.
+//! `/run/quiclane/PID.json`: the state of a server while it serves. The inspection verbs read it:
+//! they have no other way to learn of packets on wrong queues and of lost datapaths.
 //!
-//! The file is replaced as a whole (rename), so that a reader never sees half of one, and is
-//! removed in the end. What killed servers left behind is removed by the next one.
+//! The file is replaced as a whole (rename), so that a reader never sees half of one. The server
+//! removes it when it ends, and the files of servers that were killed when it starts.
 
 use crate::error::Failure;
 use crate::status;
@@ -23,7 +23,7 @@ use std::time::Duration;
 
 /// How often it is written.
 pub(super) const INTERVAL: Duration = Duration::from_secs(1);
-/// Files of others that a start looks at.
+/// The most files of other servers that a start looks at.
 const LEFTOVERS_MAX: usize = 256;
 
 /// The file. Dropping it removes it.
@@ -31,20 +31,20 @@ const LEFTOVERS_MAX: usize = 256;
 pub(super) struct StatusFile {
     path: PathBuf,
     server: Server,
-    /// The place is not ours to write to: not tried again.
+    /// The directory cannot be written to: not tried again.
     refused: bool,
-    /// The last attempt failed, a full disk for example: said once, and tried again.
+    /// The last attempt failed, as on a full disk: logged once, and tried again.
     is_failing: bool,
-    /// Reasons for drops of which the log has spoken.
+    /// Reasons for drops that were logged.
     warned: BTreeSet<String>,
-    /// An operator chose the directory.
+    /// The operator named the directory.
     is_named: bool,
 }
 
 impl StatusFile {
-    /// Makes the place for it, as far as this process may. Without a name that is where the
-    /// reading verbs look, and a server that may not write there runs without; a directory that
-    /// was named has to be had.
+    /// Makes the directory for it, as far as this process may. The default is the directory where
+    /// the reading verbs look, and a server that may not write there runs without a status file. A
+    /// directory that the operator named has to be writable.
     ///
     /// # Errors
     /// The directory that was named cannot be written to.
@@ -60,7 +60,9 @@ impl StatusFile {
             (Ok(()), Some(_)) => {
                 if !directory.starts_with(DIRECTORY) {
                     let path = directory.display();
-                    tracing::info!("doctor looks below {DIRECTORY}, and not in {path}");
+                    tracing::info!(
+                        "doctor reads status files from {DIRECTORY} only, and not from {path}"
+                    );
                 }
             }
             (Err(error), Some(_)) => {
@@ -97,7 +99,7 @@ impl StatusFile {
         self.server.listen = address.to_string();
     }
 
-    /// Writes the state of the workers, and what the XDP program did if there is one.
+    /// Writes the state of the workers, and the verdicts of the XDP program if there is one.
     pub(super) fn write(&mut self, workers: &[WorkerStatus], verdicts: Option<&VerdictCounters>) {
         self.warn_of_drops(workers);
         if self.refused {
@@ -112,13 +114,13 @@ impl StatusFile {
                 if !std::mem::replace(&mut self.is_failing, true) {
                     self.warn(&error);
                 }
-                // No file says less than an old one, which would be taken for the present.
+                // The old file goes: a reader would take it for the present state.
                 drop(fs::remove_file(&self.path));
             }
         }
     }
 
-    /// Says of each reason for which packets are thrown away, once, that there are some.
+    /// Logs each reason for which packets are thrown away, once.
     fn warn_of_drops(&mut self, status: &[WorkerStatus]) {
         for worker in status {
             for (reason, count) in with_meaning(worker, Meaning::Dropped) {
@@ -141,7 +143,7 @@ impl StatusFile {
 
     fn warn(&self, error: &io::Error) {
         tracing::warn!(
-            "{}: {error}: `quiclane doctor` and `top` see this server in part; give the directory \
+            "{}: {error}: `quiclane doctor` and `top` see only part of this server; give the directory \
              to its user (RuntimeDirectory=quiclane in a unit), or name another: --status-dir",
             self.path.display()
         );
@@ -150,7 +152,7 @@ impl StatusFile {
     fn replace(&self) -> io::Result<()> {
         let draft = self.path.with_file_name(format!(".{}.json", self.server.pid));
         let text = serde_json::to_string(&self.server)?;
-        // A new file each time: what lies there, a link for example, is not written through.
+        // A new file each time: a link that another user put there is not followed.
         drop(fs::remove_file(&draft));
         let mut options = fs::OpenOptions::new();
         options.write(true).create_new(true).mode(0o644);
@@ -163,7 +165,7 @@ impl StatusFile {
 impl Drop for StatusFile {
     fn drop(&mut self) {
         drop(fs::remove_file(&self.path));
-        // The last server takes the directory along; it stays while another has a file in it, and
+        // The last server removes the directory. It stays while another server has a file in it, and
         // where another process has made it for us.
         if !self.is_named
             && let Some(directory) = self.path.parent()
@@ -195,7 +197,7 @@ fn describe(worker: &WorkerStatus, before: &[ServerWorker]) -> ServerWorker {
     }
 }
 
-/// The counters that mean this to an operator and are not zero, by name.
+/// The counters with this meaning to an operator that are not zero, by name.
 fn with_meaning(worker: &WorkerStatus, meaning: Meaning) -> BTreeMap<String, u64> {
     let met = worker.counters.with_meaning(meaning);
     met.map(|(counter, count)| (counter.name.to_owned(), count)).collect()
@@ -205,7 +207,7 @@ fn started_ticks(pid: u32) -> Option<u64> {
     parse_started_ticks(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
-/// Removes what servers left behind that were killed.
+/// Removes the files of servers that were killed.
 fn sweep(directory: &Path) {
     let Ok(entries) = fs::read_dir(directory) else { return };
     for entry in entries.flatten().take(LEFTOVERS_MAX) {
@@ -216,7 +218,7 @@ fn sweep(directory: &Path) {
         let text = fs::read_to_string(entry.path()).unwrap_or_default();
         let written = serde_json::from_str::<Server>(&text).ok().map(|it| it.started_ticks);
         let lives = started_ticks(pid);
-        // A draft of a living server may be half written: that one is its own affair.
+        // A draft of a living server may be half written: it is left alone.
         if lives.is_none() || (written.is_some() && written != lives) {
             drop(fs::remove_file(entry.path()));
         }

@@ -1,8 +1,7 @@
 //! Keys, from the bytes that a terminal sends for them.
 //!
-//! The library that draws has a reader of its own, which reads a terminal that is gone for ever
-//! and never comes back. [`crate::sys::hear`] notices that; what is left is to tell few keys
-//! apart. Pure.
+//! The drawing library has a reader of its own, but that one never returns from a terminal that is
+//! gone. [`crate::sys::hear`] notices that; what is left is to parse a few keys. Pure.
 
 /// A key that means something here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,8 +20,8 @@ pub(super) enum Key {
     Other,
 }
 
-/// The keys in what was read. An escape character with nothing behind it is the key of that name:
-/// whether more was to come, [`is_cut`] asks before.
+/// The keys in the bytes. An escape character with nothing behind it is the key Esc: [`is_cut`] has
+/// checked before whether more bytes are to come.
 pub(super) fn keys(mut bytes: &[u8]) -> Vec<Key> {
     let mut found = Vec::new();
     while !bytes.is_empty() {
@@ -33,7 +32,7 @@ pub(super) fn keys(mut bytes: &[u8]) -> Vec<Key> {
     found
 }
 
-/// True if the last key may lack bytes, as where a slow line delivers it in two parts.
+/// True if bytes of the last key may be missing, as when a slow line delivers it in two parts.
 pub(super) fn is_cut(bytes: &[u8]) -> bool {
     let Some(at) = bytes.iter().rposition(|byte| *byte == 0x1b) else { return false };
     match &bytes[at + 1..] {
@@ -56,7 +55,7 @@ fn first(bytes: &[u8]) -> (Key, usize) {
         [0x1b, ..] => (Key::Escape, 1),
         [byte @ b' '..=b'~', ..] => (Key::Char(char::from(byte)), 1),
         [0xc0..=0xff, ..] => {
-            // A character of several bytes: none of them is a key here.
+            // A character of several bytes: not a key here.
             let more = bytes[1..].iter().take_while(|byte| **byte & 0xc0 == 0x80).count();
             (Key::Other, 1 + more)
         }
@@ -120,7 +119,7 @@ mod tests {
             assert!(is_cut(cut) && !is_cut(&[cut, part].concat()), "{cut:?} {part:?}");
         }
         assert!(!is_cut(b"q") && !is_cut(b"\x1b[5~") && !is_cut(b"\x1bq"));
-        // No bytes at all make it stumble.
+        // No bytes make it panic.
         for a in 0..=255u8 {
             for b in 0..=255u8 {
                 assert!(!keys(&[0x1b, a, b]).is_empty() && !keys(&[a, b]).is_empty());

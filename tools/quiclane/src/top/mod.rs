@@ -20,21 +20,21 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 use view::{Sort, View};
 
-/// What a line of `--json-stream` calls its format.
+/// The schema of a line of `--json-stream`.
 const SCHEMA: &str = "quiclane.top/1";
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct TopArgs {
-    /// Watch this device [default: one with AF_XDP sockets, or else with a bus].
+    /// Watch this device [default: one with AF_XDP sockets, else one on a bus].
     #[arg(value_name = "DEV")]
     device: Option<String>,
-    /// Look once in this time, such as 1s or 250ms; 100ms to 86400s.
+    /// Refresh at this interval, such as 1s or 250ms; 100ms to 86400s.
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_interval)]
     interval: Duration,
-    /// Print one screen and end.
+    /// Print one screen and exit.
     #[arg(long)]
     once: bool,
-    /// Print one JSON object per line for each interval.
+    /// Print a JSON object for each interval, one per line.
     #[arg(long, conflicts_with_all = ["once", "json"])]
     json_stream: bool,
     #[command(flatten)]
@@ -51,7 +51,7 @@ fn parse_interval(text: &str) -> Result<Duration, String> {
     match seconds {
         Ok(seconds) if BOUNDS.contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
         Ok(_) => Err(format!("\"{text}\" is out of range; give 100ms to 86400s")),
-        Err(_) => Err(format!("\"{text}\" is no time; give one such as 1s or 250ms")),
+        Err(_) => Err(format!("\"{text}\" is not a time; give one such as 1s or 250ms")),
     }
 }
 
@@ -106,16 +106,16 @@ fn busiest(survey: &Survey) -> Result<String, Failure> {
 struct Watch {
     source: Source,
     device: String,
-    /// All devices: the key `d` goes to the next one.
+    /// All devices, for the key `d`, which goes to the next one.
     names: Vec<String>,
     /// The latest look, and when it was.
     latest: (Survey, Instant),
-    /// Something was said of the latest look.
+    /// The latest look was shown or printed.
     is_told: bool,
 }
 
 impl Watch {
-    /// What happened since the last look; of the first look at a device, what it shows.
+    /// What happened since the last look; after the first look at a device, its state.
     fn look(&mut self) -> Result<Rates, Failure> {
         let (latest, then) = &self.latest;
         if !self.is_told {
@@ -150,7 +150,7 @@ impl Watch {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "a rate is by the time between two looks")]
+#[expect(clippy::disallowed_methods, reason = "a rate needs the time between two looks")]
 fn clock() -> Instant {
     Instant::now()
 }
@@ -174,7 +174,7 @@ fn stream(watch: &mut Watch, interval: Duration) -> Result<(), Failure> {
     Ok(())
 }
 
-/// One screen on paper. A captured machine is one look: there is nothing to wait for.
+/// One screen as text. A captured machine is one look: there is nothing to wait for.
 fn once(watch: &mut Watch, args: &TopArgs) -> Result<(), Failure> {
     let mut rates = watch.look()?;
     if watch.source.is_live() {

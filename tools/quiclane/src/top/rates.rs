@@ -1,9 +1,8 @@
 //! What changed between two looks at a machine: two [`Survey`]s and the time between them in,
 //! [`Rates`] out. Pure.
 //!
-//! A counter that went back is not guessed at: a server or a driver started anew, and there is
-//! no rate until the next look. A counter of 32 bits that ran over is told apart by how far it
-//! fell.
+//! A counter that went back means that a server or a driver was restarted: there is no rate until the
+//! next look. A 32-bit counter that wrapped is recognized by how far it fell.
 
 use crate::inspect::Unknowns;
 use quiclane::counters::Kind;
@@ -65,8 +64,8 @@ pub(crate) struct QueueRates {
     pub(crate) connections: Option<u64>,
     /// By reason.
     pub(crate) drops: BTreeMap<String, f64>,
-    /// All that the server on it counts, by set and name: a counter as a rate, a gauge as it is; only
-    /// what is not zero.
+    /// All counters of the server on it, by set and name: a counter as a rate, a gauge as it is; only
+    /// those that are not zero.
     pub(crate) counters: BTreeMap<String, BTreeMap<String, f64>>,
 }
 
@@ -86,20 +85,20 @@ pub(crate) struct CpuRates {
     pub(crate) node: Option<u32>,
     /// In soft and hard interrupts.
     pub(crate) softirq: Option<f64>,
-    /// In programs and the kernel on their behalf: on a worker's CPU, the worker.
+    /// In programs, and in the kernel on their behalf; on a worker's CPU that is the worker.
     pub(crate) program: Option<f64>,
     pub(crate) net_rx_ps: Option<f64>,
     pub(crate) has_worker: bool,
 }
 
-/// How far a counter went; `None` if it started anew.
+/// The increase of a counter; `None` if it was reset.
 pub(crate) fn advance(before: u64, after: u64) -> Option<u64> {
     const BITS_32: u64 = 1 << 32;
     if after >= before {
         return Some(after - before);
     }
     let fell = before - after;
-    // Only a counter that ran over falls by more than half of its range.
+    // Only a counter that wrapped falls by more than half of its range.
     if before < BITS_32 && fell > BITS_32 / 2 {
         Some(after + BITS_32 - before)
     } else if fell > u64::MAX / 2 {
@@ -123,7 +122,7 @@ impl Pair<'_> {
 }
 
 /// What happened on `device` in the `seconds` between two looks; `None` if it is gone. Without a
-/// first look there are no rates, and all else is there.
+/// first look there are no rates; everything else is there.
 pub(crate) fn between(
     before: Option<(&Survey, f64)>,
     after: &Survey,
@@ -169,7 +168,7 @@ pub(crate) fn between(
     })
 }
 
-/// The sum of what is known of the queues; where nothing is, what the device counts as a whole.
+/// The sum over the queues that are known; if none is, the counters of the whole device.
 fn total(pair: &Pair<'_>, device: &str, queues: &[QueueRates]) -> Flow {
     let whole = |of: fn(&Totals) -> u64| {
         let look = |survey: &Survey| survey.device(device)?.1.totals.known().map(of);
@@ -272,7 +271,7 @@ fn flow(pair: &Pair<'_>, nic: &Nic, queue: u32) -> Flow {
     }
 }
 
-/// Where the kernel does not count: what the driver counts.
+/// The counters of the driver, where the kernel has none.
 fn by_driver(
     pair: &Pair<'_>,
     nic: &Nic,
@@ -409,7 +408,7 @@ fn socket(survey: &Survey, nic: &Nic, queue: u32) -> Option<(u64, XskCounters)> 
     Some((socket.inode, socket.counters?))
 }
 
-/// Packets that the kernel's own stack had no room for, on all CPUs.
+/// Packets that the kernel's own stack dropped from its backlog, on all CPUs.
 fn backlog_drops(pair: &Pair<'_>) -> Option<f64> {
     let rate = |state: &CpuState| {
         let dropped = |state: &CpuState| Some(state.backlog.known()?.dropped);
@@ -440,7 +439,7 @@ fn cpu(pair: &Pair<'_>, state: &CpuState) -> CpuRates {
 
 /// The shares of interrupts and of programs.
 fn shares(before: &CpuTime, after: &CpuTime) -> Option<(f64, f64)> {
-    // Idle time of the kernel may go back by a tick.
+    // The kernel's idle time may go back by a tick.
     let part = |of: fn(&CpuTime) -> u64| of(after).saturating_sub(of(before)) as f64;
     let program = part(|time| time.user) + part(|time| time.system);
     let softirq = part(|time| time.softirq) + part(|time| time.irq);

@@ -1,5 +1,5 @@
-//! The terminal: keys in, screens out. It is given back however this ends: by a key, a signal,
-//! an error or a panic. A terminal that is gone ends it as well.
+//! The terminal: keys in, screens out. It is restored however `top` ends: by a key, a signal, an
+//! error or a panic. A terminal that is gone ends `top` as well.
 
 use super::Watch;
 use super::keys::{Key, is_cut, keys};
@@ -29,11 +29,11 @@ pub(super) enum Wish {
 /// Shows the device until the reader has seen enough.
 pub(super) fn run(watch: &mut Watch, interval: Duration) -> Result<(), Failure> {
     let mut end = End::listen()?;
-    // Its panic hook gives the terminal back before the message is written.
+    // Its panic hook restores the terminal before the message is written.
     let mut terminal = ratatui::try_init()
-        .map_err(|error| Failure::Failed(format!("the terminal cannot be taken: {error}")))?;
+        .map_err(|error| Failure::Failed(format!("the terminal cannot be set up: {error}")))?;
     let result = show(watch, interval, &mut end, &mut terminal);
-    // A terminal that is gone does not have to be given back, and cannot be told so.
+    // A terminal that is gone need not be restored, and cannot be.
     let _ = ratatui::try_restore();
     result
 }

@@ -175,7 +175,7 @@ struct Heat<'a> {
     x: u16,
     cell: u16,
     cpus: Vec<&'a CpuRates>,
-    /// CPUs for which there was no room.
+    /// CPUs that do not fit.
     hidden: usize,
     busiest: f64,
 }
@@ -183,10 +183,10 @@ struct Heat<'a> {
 impl<'a> Heat<'a> {
     /// CPUs of the queues shown, and those that are busy with interrupts without being theirs.
     fn new(rates: &'a Rates, shown: &[&QueueRates], area: Rect, view: &View) -> Self {
-        /// Worth a column.
+        /// The load from which on a CPU gets a column.
         const BUSY: f64 = 0.10;
         let all: Vec<&QueueRates> = rates.queues.iter().collect();
-        // Where nothing happens, the CPUs on which it might.
+        // If no queue is shown, the CPUs of all queues.
         let queues = if shown.is_empty() { &all[..] } else { shown };
         let of_queues: BTreeSet<u32> = queues
             .iter()
@@ -235,7 +235,7 @@ impl<'a> Heat<'a> {
 }
 
 fn columns(area: Rect) -> Vec<&'static Column> {
-    // Where it is narrow, who sends how many bits has to be left out.
+    // A narrow screen has no space for the bits of transmission.
     let fits = |column: &&Column| area.width >= WIDE || column.head != "tx b/s";
     COLUMNS.iter().filter(fits).collect()
 }
@@ -308,7 +308,7 @@ impl Screen<'_> {
         for (reason, rate) in &some {
             let (name, rate) = (words(reason), Some(**rate));
             let needed = name.chars().count() + short(rate).len() + 3;
-            // Half a name is no reason.
+            // A name that is cut off tells nothing.
             if usize::from(self.area.right().saturating_sub(x)) < needed + MORE.len() {
                 hidden += 1;
                 continue;
@@ -338,7 +338,7 @@ impl Screen<'_> {
         self.put(x, y, "  ", Style::new())
     }
 
-    /// A row a queue, and the load of each CPU below.
+    /// A row for each queue, and the load of each CPU below.
     fn queues(&mut self, rates: &Rates) {
         let area = self.area;
         let (shown, idle) = split(rates, self.view);
@@ -548,10 +548,10 @@ impl Screen<'_> {
     }
 }
 
-/// What stands for reasons for which there is no room.
+/// The text for reasons that do not fit.
 const MORE: &str = "+99 more";
 
-/// `none by: backlog, socket, +4 more`: as many names as there is room for, each of them whole.
+/// `none by: backlog, socket, +4 more`: as many whole names as fit.
 fn none_by(names: &[String], room: usize) -> String {
     for shown in (1..=names.len()).rev() {
         let more = match names.len() - shown {
@@ -574,7 +574,7 @@ fn dim() -> Style {
     Style::new().add_modifier(Modifier::DIM)
 }
 
-/// A rate that should be nothing.
+/// A rate that should be zero.
 fn alarm(rate: Option<f64>) -> Style {
     match rate {
         Some(rate) if rate > 0.0 => bold().fg(Color::Red),
@@ -591,7 +591,7 @@ fn node_style(node: Option<u32>) -> Style {
     }
 }
 
-/// The more, the brighter: blue of the 256 colours.
+/// The higher, the brighter: shades of blue from the 256 colours.
 fn heat_style(level: u8) -> Style {
     const BACK: [u8; 10] = [0, 17, 18, 19, 25, 26, 32, 38, 44, 51];
     let level = usize::from(level.min(9));
@@ -599,7 +599,7 @@ fn heat_style(level: u8) -> Style {
     Style::new().bg(Color::Indexed(BACK[level])).fg(ink)
 }
 
-/// What is left of a style where colours are not wanted.
+/// A style without its colours.
 fn without_color(style: Style) -> Style {
     Style { fg: None, bg: None, ..style }
 }

@@ -1,6 +1,5 @@
-//! What the picture is about: nodes with their CPUs, devices with their queues, and where each
-//! queue's interrupt and worker run. Pure: a [`Survey`] in, a [`Map`] out, and the map as JSON
-//! is what `--json` prints.
+//! The content of the picture: nodes with their CPUs, devices with their queues, and where each
+//! queue's interrupt and worker run. Pure: a [`Survey`] in, a [`Map`] out. `--json` prints the map.
 
 use crate::inspect::Unknowns;
 use quiclane::topology::joined::{self, QueueRow};
@@ -10,7 +9,7 @@ use quiclane::topology::{Cpu, Nic, Reading, list};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// More queues than this on a device, and those without a server are folded.
+/// On a device with more queues than this, those without a server are folded.
 const FOLD_ABOVE: usize = 16;
 /// A run of fewer queues is shown as it is: folding saves nothing.
 const FOLD_RUN: usize = 3;
@@ -28,7 +27,7 @@ pub(crate) struct Map {
     pub(crate) unknown: Unknowns,
 }
 
-/// A memory node; `None`: that of CPUs of which the kernel does not tell it.
+/// A memory node; `None` holds the CPUs whose node the kernel does not report.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Node {
     pub(crate) node: Option<u32>,
@@ -103,20 +102,20 @@ pub(crate) enum Row<'a> {
 }
 
 impl Map {
-    /// How many lines cross nodes, in words; none are sure only where every device's node is
-    /// known.
+    /// How many lines cross nodes, in words. That no line crosses is known only if the node of every
+    /// device is.
     pub(crate) fn verdict(&self) -> String {
         match self.crossings {
             0 if self.devices.iter().all(|card| card.node.is_some()) => {
                 "every queue stays on its node".to_owned()
             }
-            0 => "the node of a device is unknown: whether lines cross cannot be said".to_owned(),
+            0 => "the node of a device is unknown: lines may cross".to_owned(),
             1 => "1 line crosses nodes".to_owned(),
             many => format!("{many} lines cross nodes"),
         }
     }
 
-    /// The map of a machine with the devices of `names`; none named: those worth a look.
+    /// The map of a machine with the devices of `names`; if that is empty, the devices of interest.
     pub(crate) fn of(survey: &Survey, names: &[String]) -> Self {
         let mut unknown = Unknowns::default();
         let cards = chosen(survey, names);
@@ -207,7 +206,7 @@ fn card(survey: &Survey, nic: &Nic, device: &Device) -> Card {
     }
 }
 
-/// As the bus names it; a device without a bus says it itself.
+/// As the bus names it, or for a device without a bus, as it names itself.
 fn driver(unknown: &mut Unknowns, nic: &Nic, device: &Device) -> Option<String> {
     unknown.take("driver", &device.driver(nic))
 }

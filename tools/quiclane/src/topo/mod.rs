@@ -1,4 +1,4 @@
-//! `quiclane topo`: the machine as a picture to hang on the wall.
+//! `quiclane topo`: the machine as a picture.
 //!
 //! ```text
 //!   Survey --map--> Map --layout--> Scene --svg--> x.svg
@@ -20,20 +20,20 @@ use map::Map;
 use quiclane::topology::survey::Survey;
 use std::path::{Path, PathBuf};
 
-/// What `--json` calls its format.
+/// The schema of `--json`.
 const SCHEMA: &str = "quiclane.topo/1";
 /// The width of a text that is not for a terminal.
 const WIDTH: usize = 80;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct TopoArgs {
-    /// Devices to show [default: those with a bus or with an AF_XDP socket].
+    /// Show these devices [default: those on a bus or with an AF_XDP socket].
     #[arg(value_name = "DEV")]
     devices: Vec<String>,
     /// Write a picture (.svg), a text (.txt) or JSON (.json) [default: text to standard output].
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Colours of an .svg; auto follows the reader's screen.
+    /// Choose the colours of an .svg.
     #[arg(long, value_enum, default_value = "auto")]
     theme: svg::Theme,
     #[command(flatten)]

@@ -32,7 +32,7 @@ impl Rect {
     }
 }
 
-/// Whose colour something has.
+/// The meaning of a colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Tone {
     /// The memory node with this place among the nodes.
@@ -47,7 +47,7 @@ pub(crate) enum Tone {
     Dim,
 }
 
-/// What an area stands for.
+/// The meaning of an area.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Kind {
     Node,
@@ -72,7 +72,7 @@ pub(crate) struct Area {
     pub(crate) kind: Kind,
     pub(crate) rect: Rect,
     pub(crate) tone: Tone,
-    /// What a pointer that rests on it is told; may be empty.
+    /// The tooltip; may be empty.
     pub(crate) hint: String,
 }
 
@@ -152,7 +152,7 @@ impl Line {
 pub(crate) struct Scene {
     pub(crate) width: f64,
     pub(crate) height: f64,
-    /// What it is, for those who do not see it.
+    /// The description for readers who do not see it.
     pub(crate) title: String,
     pub(crate) description: String,
     /// An area stands after those around it.
@@ -161,8 +161,8 @@ pub(crate) struct Scene {
     pub(crate) texts: Vec<Text>,
 }
 
-/// More than a text needs in the fonts that readers are likely to have: measured on DejaVu Sans,
-/// which is wider than Arial, Segoe UI, Roboto and San Francisco.
+/// The width of a text, at least as wide as in the usual fonts: measured on DejaVu Sans, which is
+/// wider than Arial, Segoe UI, Roboto and San Francisco.
 pub(crate) fn width(text: &str, size: f64, is_bold: bool) -> f64 {
     let letter = |letter: char| match letter {
         ' ' | '.' | ',' | ':' | ';' | 'i' | 'j' | 'l' | '·' | '\'' => 0.36,

@@ -11,20 +11,20 @@ pub(crate) enum Theme {
     Light,
     /// Light on black.
     Dark,
-    /// As the reader's screen is set.
+    /// As the screen of the reader is set.
     Auto,
 }
 
 type Color = [u8; 3];
 
-/// What a theme is made of; everything between is mixed.
+/// The colours of a theme; all others are mixed from them.
 struct Palette {
     paper: Color,
     ink: Color,
     dim: Color,
     crossing: Color,
     unknown: Color,
-    /// Blue and green-blue tell apart for every kind of colour vision; further nodes follow.
+    /// Blue and green-blue differ for every kind of colour vision; further nodes follow.
     nodes: [Color; 6],
 }
 
@@ -94,7 +94,7 @@ pub(crate) fn render(scene: &Scene, theme: Theme) -> String {
         style(scene, theme),
     );
     scene.areas.iter().for_each(|area| draw_area(&mut out, area));
-    // What crosses is drawn last: nothing hides it.
+    // Crossing lines are drawn last: nothing hides them.
     let (crossing, calm): (Vec<_>, Vec<_>) =
         scene.lines.iter().partition(|line| line.tone == Tone::Crossing);
     calm.into_iter().chain(crossing).for_each(|line| draw_line(&mut out, line));
@@ -240,7 +240,7 @@ fn draw_line(out: &mut String, line: &Line) {
         number(to.y),
     );
     if !line.device.is_empty() {
-        // For those who read the picture by program.
+        // For programs that read the picture.
         let queues: Vec<String> = line.queues.iter().map(u32::to_string).collect();
         let device = escape(&line.device);
         let _ = write!(out, " data-device=\"{device}\" data-queues=\"{}\"", queues.join(" "));

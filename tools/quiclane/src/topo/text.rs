@@ -3,7 +3,7 @@
 use super::map::{Card, Map, Node, Package, Queue, Row, ranges, speed};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Fewer columns than this, and there are no boxes.
+/// With fewer columns than this, there are no boxes.
 const BOXES_FROM: usize = 64;
 /// More columns than this show nothing more.
 const WIDTH_MAX: usize = 100;
@@ -110,7 +110,7 @@ impl Page<'_> {
             0 if map.devices.iter().all(|card| self.home(card).is_some()) => {
                 plain("every queue stays on its node")
             }
-            0 => plain("the node of a device is unknown: whether lines cross cannot be said"),
+            0 => plain("the node of a device is unknown: lines may cross"),
             1 => (Paint::Red, "✕ 1 line crosses nodes".to_owned()),
             count => (Paint::Red, format!("✕ {count} lines cross nodes")),
         };

@@ -1,5 +1,5 @@
-//! What is being lost: counters of sockets, servers, the NIC and the kernel's stack. With two
-//! looks (`--watch-seconds`) it is what was lost between them.
+//! Losses: counters of sockets, servers, the NIC and the kernel's stack. With two looks
+//! (`--watch-seconds`) it is what was lost between them.
 
 use crate::doctor::context::{Context, Host, known, named};
 use crate::doctor::finding::{Check, Found, Judgement, Kind, Severity};
@@ -8,13 +8,13 @@ use quiclane::topology::survey::device::{QueueCounters, XskCounters, XskSocket};
 use quiclane::topology::survey::host::Backlog;
 use std::collections::BTreeMap;
 
-/// One squeeze in so many packets is the ordinary course of a busy machine.
+/// One squeeze in this many packets is normal on a busy machine.
 const PACKETS_PER_SQUEEZE: u64 = 10_000;
 
-/// Counters of a server that rise where the sender leaves checksums to hardware which is not there.
+/// Counters of a server that rise if the sender leaves checksums to hardware that is not there.
 const OF_CHECKSUMS: &[&str] = &["damaged", "drop_udp_checksum"];
 
-/// The drivers' own names for packets that the NIC had no room for.
+/// The drivers' own names for packets that the NIC had no buffer for.
 const NIC_DROPS: &[&str] = &[
     "rx_missed_errors",
     "rx_no_buffer_count",
@@ -34,8 +34,8 @@ pub(super) const KINDS: &[Kind] = &[
         severity: Severity::Warn,
         title: "Packets arrive on wrong queues",
         reads: "wrong_queue of each worker: /run/quiclane/PID.json",
-        why: "They are of connections of other workers, and are handed over from thread to \
-              thread: each costs what a lane was made to spare. The table, the key or the hashed \
+        why: "The packets belong to connections of other workers, and are handed over from thread \
+              to thread: each costs a copy and a second thread. The table, the key or the hashed \
               fields changed under the server, a rule sends flows away, or clients move.",
         mend: "quiclane plan DEV",
         afterwards: "quiclane doctor DEV --watch-seconds 10: gone",
@@ -46,8 +46,8 @@ pub(super) const KINDS: &[Kind] = &[
         severity: Severity::Warn,
         title: "A socket's receive ring was full",
         reads: "rx_ring_full of the sockets (XDP_STATISTICS, sock_diag)",
-        why: "Packets came faster than the worker took them, and were dropped. It shares its CPU, \
-              or the load asks for more queues.",
+        why: "Packets came faster than the worker took them, and were dropped. The worker shares \
+              its CPU, or the load needs more queues.",
         mend: "quiclane plan DEV",
         afterwards: "quiclane doctor DEV --watch-seconds 10: gone",
         check: Check::Device(ring_full),
@@ -57,9 +57,8 @@ pub(super) const KINDS: &[Kind] = &[
         severity: Severity::Warn,
         title: "A socket's fill ring was empty",
         reads: "fill_ring_empty of the sockets (XDP_STATISTICS, sock_diag)",
-        why: "The kernel had no frame to put a packet into: the worker came too late to give \
-              frames back, as when it shares its CPU, or an application holds on to them. The \
-              packet was dropped.",
+        why: "The kernel had no frame for a packet, and dropped it. The worker gave frames back \
+              too late, as when it shares its CPU, or the application keeps them.",
         mend: "quiclane serve --dev DEV --cpus LIST",
         afterwards: "quiclane doctor DEV --watch-seconds 10: gone",
         check: Check::Device(fill_empty),
@@ -69,10 +68,10 @@ pub(super) const KINDS: &[Kind] = &[
         severity: Severity::Warn,
         title: "A socket refused packets or descriptors",
         reads: "rx_dropped, rx_invalid and tx_invalid of the sockets (XDP_STATISTICS, sock_diag)",
-        why: "rx_dropped counts packets that did not fit a chunk, as a rule merged ones, and in \
-              copy mode those for which the fill ring had no frame as well: these are QL052's and \
-              are left out here. Invalid descriptors are a fault of the program that owns the \
-              socket.",
+        why: "rx_dropped counts packets that did not fit a chunk, usually merged ones. In copy \
+              mode it also counts those for which the fill ring had no frame; these belong to \
+              QL052 and are left out here. Invalid descriptors are a fault of the program that \
+              owns the socket.",
         mend: "ethtool -K DEV gro off lro off",
         afterwards: "quiclane doctor DEV --watch-seconds 10: gone",
         check: Check::Device(refused),
@@ -83,8 +82,8 @@ pub(super) const KINDS: &[Kind] = &[
         title: "The NIC drops packets",
         reads: "drops of each queue (netdev netlink, qstats-get) and the driver's counters \
                 (ethtool -S DEV)",
-        why: "The NIC had no descriptor for them: its ring was not emptied in time. They appear \
-              in no counter of any socket or server.",
+        why: "The NIC had no descriptor for the packets: its ring was not emptied in time. No \
+              counter of a socket or a server shows them.",
         mend: "ethtool -G DEV rx 2048",
         afterwards: "quiclane doctor DEV --watch-seconds 10: gone",
         check: Check::Device(nic_drops),
@@ -96,8 +95,8 @@ pub(super) const KINDS: &[Kind] = &[
         reads: "dropped of each worker: /run/quiclane/PID.json",
         why: "The packets reached the server and could not be used: malformed headers, more \
               than its socket held, or a wrong UDP checksum where no AEAD guards the packet \
-              (damaged), as of a sender that leaves checksums to hardware which is not there \
-              (QL069). Clients see silence.",
+              (damaged). A wrong checksum may come from a sender that leaves checksums to \
+              hardware that is not there (QL069). Clients get no answer.",
         mend: "quiclane doctor DEV --explain QL069",
         afterwards: "quiclane doctor DEV --watch-seconds 10: gone",
         check: Check::Device(thrown_away),
@@ -107,8 +106,8 @@ pub(super) const KINDS: &[Kind] = &[
         severity: Severity::Warn,
         title: "The kernel's backlog drops packets",
         reads: "/proc/net/softnet_stat, second column",
-        why: "Packets that the kernel's own stack was to take were dropped on their way between \
-              CPUs: it concerns kernel UDP sockets, generic XDP behind RPS, and veth.",
+        why: "Packets for the kernel's own stack were dropped on their way between CPUs. This \
+              concerns kernel UDP sockets, generic XDP behind RPS, and veth.",
         mend: "sysctl -w net.core.netdev_max_backlog=5000",
         afterwards: "quiclane doctor --watch-seconds 10: gone",
         check: Check::Host(softnet_drops),
@@ -118,8 +117,8 @@ pub(super) const KINDS: &[Kind] = &[
         severity: Severity::Note,
         title: "Softirqs run out of their budget",
         reads: "/proc/net/softnet_stat, first and third column; net.core.netdev_budget",
-        why: "NAPI had more to do than it may at one time, and left packets waiting. Often the \
-              CPU of the interrupt is shared with something else.",
+        why: "NAPI had more work than its budget allows at one time, and left packets waiting. \
+              Often the CPU of the interrupt is shared with something else.",
         mend: "sysctl -w net.core.netdev_budget=600",
         afterwards: "quiclane doctor --watch-seconds 10: gone",
         check: Check::Host(squeezes),
@@ -131,8 +130,8 @@ fn since(now: u64, before: Option<u64>) -> u64 {
     now.saturating_sub(before.unwrap_or(0))
 }
 
-/// Counters by name that grew since the earlier look, and by how much. What a server does not name
-/// it has not counted.
+/// Counters by name that grew since the earlier look, and by how much. A counter that a server does
+/// not name is zero.
 pub(super) fn rises<'a>(
     now: &'a BTreeMap<String, u64>,
     before: Option<&'a BTreeMap<String, u64>>,
@@ -158,7 +157,7 @@ fn wrong_queue(cx: &Context<'_>) -> Judgement {
             let same = all.find(|(s, w)| s.pid == server.pid && w.queue == worker.queue);
             same.map(|(_, worker)| worker.wrong_queue)
         });
-        // A server tells by itself what came in the last second.
+        // The status file of a server has the rate of the last second.
         let rise = match earlier {
             Some(earlier) => since(worker.wrong_queue, Some(earlier)),
             None => worker.wrong_queue_recent,
@@ -168,7 +167,10 @@ fn wrong_queue(cx: &Context<'_>) -> Judgement {
         }
     }
     if !is_served && !cx.socket_queues()?.is_empty() {
-        return Err("the process with the sockets does not count it in /run/quiclane".to_owned());
+        return Err(
+            "the process with the sockets has no status file in /run/quiclane that counts it"
+                .to_owned(),
+        );
     }
     if hits.is_empty() {
         return Ok(None);
@@ -209,7 +211,7 @@ fn socket_counter(cx: &Context<'_>, name: &str, of: fn(&XskCounters) -> u64) -> 
         }
     }
     if hits.is_empty() {
-        let reason = "the kernel does not tell the counters of a socket (XDP_SOCKETS_DIAG)";
+        let reason = "the kernel does not report the counters of a socket (XDP_SOCKETS_DIAG)";
         return if silent { Err(reason.to_owned()) } else { Ok(None) };
     }
     let total = hits.iter().map(|(_, rise)| rise).sum::<u64>();
@@ -250,7 +252,7 @@ fn thrown_away(cx: &Context<'_>) -> Judgement {
             all.find(|(s, w)| s.pid == server.pid && w.queue == worker.queue)
         });
         let Some(dropped) = &worker.dropped else {
-            return Err(format!("the server (pid {}) is older and does not tell it", server.pid));
+            return Err(format!("the server (pid {}) is too old to report it", server.pid));
         };
         let known = earlier.and_then(|(_, worker)| worker.dropped.as_ref());
         for (reason, rise) in rises(dropped, known) {
@@ -260,7 +262,10 @@ fn thrown_away(cx: &Context<'_>) -> Judgement {
         }
     }
     if !is_served && !cx.socket_queues()?.is_empty() {
-        return Err("the process with the sockets does not tell it in /run/quiclane".to_owned());
+        return Err(
+            "the process with the sockets has no status file in /run/quiclane that counts it"
+                .to_owned(),
+        );
     }
     if read.is_empty() {
         return Ok(None);
@@ -311,7 +316,7 @@ fn nic_drops(cx: &Context<'_>) -> Judgement {
         }
     }
     if hits.is_empty() {
-        // One of the two is enough to judge by.
+        // One of the two sources is enough to judge.
         return known(&cx.device.queue_counters)
             .map(|_| None)
             .or_else(|_| known(&cx.device.statistics).map(|_| None));

@@ -5,8 +5,8 @@ use crate::doctor::finding::{Check, Found, Judgement, Kind, Severity};
 use quiclane::topology::list;
 use quiclane::topology::survey::host::CpuState;
 
-/// An idle state that takes longer to leave than a packet may wait: what a request on a local
-/// network takes in all.
+/// The longest time to leave an idle state that is no finding: about what a whole request on a local
+/// network takes.
 const EXIT_LATENCY_MAX_US: u32 = 50;
 
 pub(super) const KINDS: &[Kind] = &[
@@ -17,7 +17,7 @@ pub(super) const KINDS: &[Kind] = &[
         reads: "/sys/devices/system/cpu/cpuN/cpufreq/scaling_governor of the CPUs of the queues' \
                 interrupts and workers",
         why: "A worker that sleeps between bursts looks idle: the governor slows its CPU down, \
-              and the next burst begins on a slow one.",
+              and the next burst begins on a slow CPU.",
         mend: "cpupower frequency-set -g performance",
         afterwards: "cat /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor: performance",
         check: Check::Device(governor),
@@ -28,8 +28,8 @@ pub(super) const KINDS: &[Kind] = &[
         title: "Deep idle states are allowed",
         reads: "/sys/devices/system/cpu/cpuN/cpuidle/stateM/{latency,disable} of the CPUs of the \
                 queues' interrupts and workers",
-        why: "Leaving such a state takes longer than answering a request: the first packet after \
-              a pause pays for it, in its interrupt and in the worker's wake-up.",
+        why: "Leaving such a state takes longer than answering a request. The first packet after \
+              a pause waits for it twice: in its interrupt and in the worker's wake-up.",
         mend: "cpupower idle-set -D 50",
         afterwards: "grep . /sys/devices/system/cpu/cpu*/cpuidle/state*/disable: 1 for the deep \
                      ones",

@@ -9,8 +9,8 @@ pub(super) const KINDS: &[Kind] = &[
         severity: Severity::Error,
         title: "The link is down",
         reads: "state and carrier: ip link show DEV",
-        why: "No packet comes or goes. Right after a program was attached it may be the reset \
-              that some drivers make, and passes within seconds.",
+        why: "No packet comes or goes. Some drivers reset the link when a program is attached; \
+              then it is up again within seconds.",
         mend: "ip link set DEV up",
         afterwards: "ip link show DEV: LOWER_UP",
         check: Check::Device(link),
@@ -20,8 +20,8 @@ pub(super) const KINDS: &[Kind] = &[
         severity: Severity::Note,
         title: "Zero-copy is not offered",
         reads: "XDP features of the driver (netdev netlink, dev-get): xsk-zerocopy",
-        why: "The kernel copies every packet between the driver's memory and the worker's. It is \
-              correct, and costs a copy of each packet both ways.",
+        why: "The kernel copies every packet between the driver's memory and the worker's. This \
+              works, and costs a copy of each packet both ways.",
         mend: "quiclane serve --dev DEV --require native",
         afterwards: "quiclane nic list: zc where the driver offers it",
         check: Check::Device(zerocopy),
@@ -31,10 +31,10 @@ pub(super) const KINDS: &[Kind] = &[
         severity: Severity::Warn,
         title: "Only generic XDP is offered",
         reads: "XDP features of the driver (netdev netlink, dev-get): basic, redirect",
-        why: "The program runs behind the driver on ready-made socket buffers: each packet costs \
-              an allocation and a copy before it is even looked at. That is the state of \
-              loopback and of many clouds' devices; kernel UDP sockets with GRO and GSO are the \
-              better datapath for bulk there.",
+        why: "The program runs behind the driver on socket buffers: each packet costs an \
+              allocation and a copy before the program sees it. Loopback and many cloud devices \
+              are like that; kernel UDP sockets with GRO and GSO are the better datapath for \
+              bulk there.",
         mend: "quiclane serve --io udp",
         afterwards: "quiclane nic list: native, on a device whose driver has it",
         check: Check::Device(native),
@@ -64,7 +64,7 @@ fn features_text(cx: &Context<'_>) -> Result<String, String> {
 
 fn zerocopy(cx: &Context<'_>) -> Judgement {
     let support = known(&cx.device.xdp_support)?;
-    // Without native XDP that is the finding, and this one follows from it.
+    // Without native XDP, QL039 is the finding, and this one follows from it.
     if support.offers("xsk-zerocopy") || !support.offers("basic") {
         return Ok(None);
     }
@@ -78,7 +78,7 @@ fn native(cx: &Context<'_>) -> Judgement {
     if support.offers("basic") && support.offers("redirect") {
         return Ok(None);
     }
-    // Its driver has it, and the kernel takes it away for the other end's queues: QL068.
+    // A veth has native XDP, unless the other end has too many queues: that is QL068.
     if cx.driver()? == "veth" {
         return Ok(None);
     }

@@ -1,4 +1,4 @@
-//! Interrupts: where they are delivered, and who moves them.
+//! Interrupts: where they are delivered, and what moves them.
 
 use crate::doctor::context::{Context, Sift, known};
 use crate::doctor::finding::{Check, Found, Judgement, Kind, Severity};
@@ -23,8 +23,8 @@ pub(super) const KINDS: &[Kind] = &[
         severity: Severity::Warn,
         title: "Several queues interrupt one CPU",
         reads: "/proc/irq/N/effective_affinity_list of every queue's IRQ",
-        why: "The queues were made to share the work. Those that meet on one CPU wait for each \
-              other, while other CPUs are idle; a burst on one delays all.",
+        why: "Several queues exist to share the work. Queues that interrupt one CPU wait for each \
+              other while other CPUs are idle, and a burst on one delays all of them.",
         mend: "quiclane plan DEV",
         afterwards: "quiclane queue show DEV: no CPU twice",
         check: Check::Device(one_cpu),
@@ -35,8 +35,8 @@ pub(super) const KINDS: &[Kind] = &[
         title: "irqbalance may move the interrupts",
         reads: "the process irqbalance (/proc/*/comm) and the IRQs of the device \
                 (/sys/class/net/DEV/device/msi_irqs)",
-        why: "irqbalance moves interrupts by its own idea of load every ten seconds: a queue \
-              leaves the CPU beside its worker some time after everything was set, without a \
+        why: "irqbalance moves interrupts every ten seconds, by its own measure of load. Some time \
+              after everything was set, a queue leaves the CPU beside its worker, without a \
               message.",
         mend: "systemctl disable --now irqbalance && quiclane plan DEV",
         afterwards: "systemctl is-active irqbalance: inactive",
@@ -73,7 +73,7 @@ fn one_cpu(cx: &Context<'_>) -> Judgement {
     let mut sift = Sift::new();
     let mut of_cpu: BTreeMap<u32, Vec<(u32, u32)>> = BTreeMap::new();
     for (queue, irq) in cx.queue_irqs(&mut sift) {
-        // One that is spread over CPUs meets others here and there: no fixed place to name.
+        // An interrupt that is spread over CPUs has no fixed CPU to name.
         if let Some([cpu]) = sift.take(&irq.effective_cpus).map(Vec::as_slice) {
             of_cpu.entry(*cpu).or_default().push((queue, irq.number));
         }

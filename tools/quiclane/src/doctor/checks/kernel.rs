@@ -44,12 +44,12 @@ pub(super) const KINDS: &[Kind] = &[
     Kind {
         id: "QL093",
         severity: Severity::Note,
-        title: "The kernel does not tell about AF_XDP sockets",
+        title: "The kernel does not report AF_XDP sockets",
         reads: "CONFIG_XDP_SOCKETS_DIAG: the kernel's configuration (/proc/config.gz, \
                 /boot/config-*)",
-        why: "Which socket is bound to which queue, its mode and its counters cannot be asked for \
-              (`ss --xdp` shows nothing): what the tools say of other people's sockets stays \
-              incomplete. Servers of Quiclane tell by themselves, in /run/quiclane.",
+        why: "The kernel cannot be asked which socket is bound to which queue, nor for its mode \
+              and counters (`ss --xdp` shows nothing): what the tools show of sockets of other \
+              programs is incomplete. Quiclane servers report this themselves, in /run/quiclane.",
         mend: "modprobe xsk_diag || apt install linux-image-amd64",
         afterwards: "ss --xdp",
         check: Check::Host(diag),
@@ -57,12 +57,12 @@ pub(super) const KINDS: &[Kind] = &[
     Kind {
         id: "QL094",
         severity: Severity::Note,
-        title: "This process may not open lanes",
+        title: "This process may not open AF_XDP sockets",
         reads: "CapEff of the process that looks: /proc/self/status",
-        why: "AF_XDP wants CAP_NET_RAW for the socket, CAP_NET_ADMIN and CAP_BPF for the program, \
+        why: "AF_XDP needs CAP_NET_RAW for the socket, CAP_NET_ADMIN and CAP_BPF for the program, \
               and CAP_IPC_LOCK for its memory unless `ulimit -l` allows as much. A server started \
-              from this shell gets kernel UDP sockets, or none; a unit with AmbientCapabilities is \
-              not concerned.",
+              from this shell gets kernel UDP sockets, or does not start. A unit with \
+              AmbientCapabilities is not concerned.",
         mend: "setcap cap_net_admin,cap_net_raw,cap_bpf,cap_ipc_lock+ep $(command -v quiclane)",
         afterwards: "getcap $(command -v quiclane); quiclane serve --require native",
         check: Check::Host(capabilities),
@@ -81,7 +81,7 @@ fn xdp_sockets(host: &Host<'_>) -> Judgement {
 fn jit(host: &Host<'_>) -> Judgement {
     let switch = match known(&host.survey.host.bpf_jit) {
         Ok(switch) => *switch,
-        // Network namespaces but the first one do not have the file.
+        // Only the first network namespace has the file.
         Err(_) if host.option("CONFIG_BPF_JIT_ALWAYS_ON") == Ok(Some("y")) => return Ok(None),
         Err(reason) => {
             return Err(format!(
@@ -108,10 +108,10 @@ fn btf(host: &Host<'_>) -> Judgement {
 }
 
 fn diag(host: &Host<'_>) -> Judgement {
-    let found = Found::new("sockets of others are seen in part: no XDP_SOCKETS_DIAG");
+    let found = Found::new("sockets of other programs are seen in part: no XDP_SOCKETS_DIAG");
     match host.option("CONFIG_XDP_SOCKETS_DIAG")? {
         Some("y") => Ok(None),
-        // A module is loaded by who asks; if it is there the sockets say where they are bound.
+        // Asking loads the module; once it is loaded the sockets report where they are bound.
         Some(_) => {
             let sockets = host.survey.sockets.known();
             let is_blind = sockets.is_some_and(|all| all.iter().any(|it| it.device.is_none()));
@@ -148,7 +148,7 @@ fn capabilities(host: &Host<'_>) -> Judgement {
         .judged()
 }
 
-/// Grants this very program what it needs.
+/// Grants this program file the capabilities that it needs.
 fn setcap() -> String {
     let names = CAPABILITIES.map(str::to_ascii_lowercase).join(",");
     let program = std::env::current_exe()

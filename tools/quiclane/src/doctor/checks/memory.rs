@@ -35,9 +35,9 @@ pub(super) const KINDS: &[Kind] = &[
         severity: Severity::Warn,
         title: "The NIC's memory node is unknown",
         reads: "/sys/class/net/DEV/device/numa_node",
-        why: "The firmware does not say where the device sits, so interrupts, workers and frames \
-              cannot be put beside it: on this machine with several nodes half of them or \
-              more are far. Unknown is not node 0.",
+        why: "The firmware does not say on which node the device is, so interrupts, workers and \
+              frames cannot be put beside it. This machine has several nodes: half of them or more \
+              are far away. Unknown does not mean node 0.",
         mend: "quiclane plan DEV --policy spread",
         afterwards: "cat /sys/class/net/DEV/device/numa_node: not -1, after a firmware update or \
                      by the board's manual",
@@ -50,7 +50,7 @@ fn huge_pages(cx: &Context<'_>) -> Judgement {
     if pages.is_empty() {
         return Err("/sys/kernel/mm/hugepages shows no size".to_owned());
     }
-    // A device on no bus, or on an unknown node, has the whole machine's pages.
+    // For a device on no bus, or on an unknown node, the pages of the whole machine count.
     let node = cx.nic.node.known().copied().filter(|_| !cx.is_virtual());
     let of_node: Vec<&HugePages> = pages.iter().filter(|it| it.node == node).collect();
     let of_node = if of_node.is_empty() { pages.iter().collect() } else { of_node };
@@ -79,7 +79,7 @@ fn worker_bytes(cx: &Context<'_>) -> u64 {
 
 fn memlock(cx: &Context<'_>) -> Judgement {
     let capabilities = known(&cx.host.survey.host.capabilities)?;
-    // Who cannot open AF_XDP sockets at all does not run into this limit.
+    // A process that may not open AF_XDP sockets at all does not reach this limit.
     if capabilities.ipc_lock || !capabilities.net_raw {
         return Ok(None);
     }
@@ -107,12 +107,12 @@ fn node_unknown(cx: &Context<'_>) -> Judgement {
     if cx.is_virtual() || !host.has_many_nodes() {
         return Ok(None);
     }
-    // Not told is something else than told as unknown.
+    // A node that could not be read differs from one that reads as unknown.
     if !reason.ends_with("reads -1") {
         return Err(reason.to_owned());
     }
     let nodes = host.survey.machine.nodes.len();
-    Found::new(format!("it may sit on any of {}", count(nodes, "node")))
+    Found::new(format!("it may be on any of {}", count(nodes, "node")))
         .read(reason, cx.file("device/numa_node"))
         .judged()
 }

@@ -20,7 +20,7 @@ use super::finding::Kind;
 
 /// Every kind, by id.
 pub(crate) fn all() -> Vec<&'static Kind> {
-    let rooms = [
+    let files = [
         rss::KINDS,
         irq::KINDS,
         steering::KINDS,
@@ -36,7 +36,7 @@ pub(crate) fn all() -> Vec<&'static Kind> {
         cpu::KINDS,
         kernel::KINDS,
     ];
-    let mut kinds: Vec<&Kind> = rooms.into_iter().flatten().collect();
+    let mut kinds: Vec<&Kind> = files.into_iter().flatten().collect();
     kinds.sort_by_key(|kind| kind.id);
     kinds
 }

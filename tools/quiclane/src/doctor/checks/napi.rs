@@ -6,10 +6,10 @@ use crate::inspect::sheet::count;
 use quiclane::topology::list;
 use quiclane::topology::survey::device::NapiThread;
 
-/// Above this the kernel waits longer before it looks at a queue by itself than a small server
-/// takes for a whole request.
+/// Above this, the kernel waits longer before it polls a queue by itself than a small server takes
+/// for a whole request.
 const FLUSH_TIMEOUT_MAX_NS: u64 = 1_000_000;
-/// Interrupt moderation that is felt in the round trip of every packet.
+/// Interrupt moderation from which on every round trip is visibly longer.
 const RX_USECS_MAX: u32 = 100;
 
 pub(super) const KINDS: &[Kind] = &[
@@ -19,9 +19,9 @@ pub(super) const KINDS: &[Kind] = &[
         title: "A NAPI thread is not beside its worker",
         reads: "the NAPI threads (netdev netlink, napi-get) and /proc/PID/status, \
                 Cpus_allowed_list",
-        why: "With threaded NAPI a kernel thread takes packets from the ring in place of the \
-              softirq. It starts with every CPU allowed: it wanders, meets the workers, and reads \
-              packets on other nodes than the NIC's.",
+        why: "With threaded NAPI a kernel thread takes packets from the ring instead of the \
+              softirq. At first it may run on every CPU: it moves around, competes with the \
+              workers, and reads packets on other nodes than the NIC's.",
         mend: "quiclane plan DEV",
         afterwards: "taskset -cp PID of each napi/DEV thread: one CPU of the NIC's node",
         check: Check::Device(threads),
@@ -35,7 +35,7 @@ pub(super) const KINDS: &[Kind] = &[
               interrupt, the timeout says when. With one of them zero the other does nothing.",
         mend: "quiclane plan DEV",
         afterwards: "cat /sys/class/net/DEV/{napi_defer_hard_irqs,gro_flush_timeout}: both zero, \
-                     or 2 and 200000",
+                     or 2 and 20000",
         check: Check::Device(half_deferred),
     },
     Kind {
@@ -44,11 +44,11 @@ pub(super) const KINDS: &[Kind] = &[
         title: "Busy polling is not prepared",
         reads: "defer_hard_irqs and gro_flush_timeout of the device \
                 (/sys/class/net/DEV) and of each NAPI instance (netdev netlink, napi-get)",
-        why: "SO_PREFER_BUSY_POLL keeps the interrupt off while the worker polls, and relies on \
-              deferral for that: without it each poll ends with the interrupt switched on again, \
-              and softirq and worker take turns on the CPU.",
+        why: "SO_PREFER_BUSY_POLL keeps the interrupt off while the worker polls, and needs \
+              interrupt deferral for that. Without deferral each poll ends with the interrupt \
+              switched on again, and softirq and worker take turns on the CPU.",
         mend: "quiclane plan DEV",
-        afterwards: "cat /sys/class/net/DEV/{napi_defer_hard_irqs,gro_flush_timeout}: 2 and 200000",
+        afterwards: "cat /sys/class/net/DEV/{napi_defer_hard_irqs,gro_flush_timeout}: 2 and 20000",
         check: Check::Device(not_deferred),
     },
     Kind {
@@ -56,8 +56,8 @@ pub(super) const KINDS: &[Kind] = &[
         severity: Severity::Warn,
         title: "gro_flush_timeout is long",
         reads: "/sys/class/net/DEV/gro_flush_timeout and that of each NAPI instance",
-        why: "When no worker polls, the kernel looks at a queue with deferred interrupts only \
-              this often: a packet may wait all that time. 20 to 200 microseconds do the work.",
+        why: "When no worker polls, the kernel polls a queue with deferred interrupts only at this \
+              interval: a packet may wait that long. 20 to 200 microseconds are enough.",
         mend: "quiclane plan DEV",
         afterwards: "cat /sys/class/net/DEV/gro_flush_timeout: 200000 (nanoseconds) or less",
         check: Check::Device(long_timeout),
@@ -67,9 +67,9 @@ pub(super) const KINDS: &[Kind] = &[
         severity: Severity::Note,
         title: "The NIC holds interrupts back for long",
         reads: "interrupt moderation: ethtool -c DEV",
-        why: "With rx-usecs so high every packet of a quiet connection waits that long for its \
-              interrupt: it is in the round trip of each request. Adaptive moderation, or polling \
-              workers, make it unnecessary.",
+        why: "Every packet of a quiet connection waits up to rx-usecs for its interrupt: each \
+              request takes that much longer. With adaptive moderation, or workers that poll, so \
+              high a value is not needed.",
         mend: "ethtool -C DEV adaptive-rx off rx-usecs 20",
         afterwards: "ethtool -c DEV: rx-usecs 20",
         check: Check::Device(moderation),
@@ -79,7 +79,7 @@ pub(super) const KINDS: &[Kind] = &[
 fn threads(cx: &Context<'_>) -> Judgement {
     let napis = known(&cx.device.napis)?;
     if *known(&cx.device.threaded)? != 0 && !napis.iter().any(|napi| napi.thread.is_some()) {
-        return Err("NAPI is threaded, and the kernel does not tell the threads".to_owned());
+        return Err("NAPI is threaded, and the kernel does not report the threads".to_owned());
     }
     let node = cx.nic.node.known().copied();
     let workers = cx.workers().unwrap_or_default();
@@ -100,20 +100,20 @@ fn threads(cx: &Context<'_>) -> Judgement {
             found.read(what, format!("/proc/{pid}/status"))
         });
         match (&commands[..], beside(cx, &workers)) {
-            // One thread and one place: no need for a plan.
+            // One thread and one CPU: a command is enough.
             ([pid], Some(cpu)) => found.mend(format!("taskset -cp {cpu} {pid}")),
             _ => found,
         }
     })
 }
 
-/// Where the one worker of a device wants its NAPI thread.
+/// The CPU for the NAPI thread of a device with one worker.
 fn beside(cx: &Context<'_>, workers: &[Worker]) -> Option<u32> {
     let [worker] = workers else { return None };
     (cx.nic.queues.len() == 1).then(|| worker.cpu()).flatten()
 }
 
-/// Wanders, or stands on a node where neither the device nor a worker is.
+/// A thread that may move, or is on a node where neither the device nor a worker is.
 fn is_misplaced(cx: &Context<'_>, cpus: &[u32], node: Option<u32>, workers: &[Worker]) -> bool {
     let [cpu] = cpus[..] else { return cx.host.survey.machine.cpus.len() > 1 };
     let Some(own) = cx.host.node_of(cpu) else { return false };
@@ -147,7 +147,7 @@ fn not_deferred(cx: &Context<'_>) -> Judgement {
     }
     let defer = *known(&cx.device.defer_hard_irqs)?;
     let timeout_ns = *known(&cx.device.gro_flush_timeout_ns)?;
-    // Settings of an instance go before those of the device (Linux 6.13).
+    // Settings of a NAPI instance override those of the device (Linux 6.13).
     let napis = cx.device.napis.known().into_iter().flatten();
     let own = napis
         .filter(|napi| napi.defer_hard_irqs.is_some_and(|count| count > 0))

@@ -1,4 +1,4 @@
-//! Settings of the device that AF_XDP does not get along with.
+//! Settings of the device that do not go together with AF_XDP.
 
 use crate::doctor::context::{Context, Sift, known};
 use crate::doctor::finding::{Check, Found, Judgement, Kind, Severity};
@@ -12,9 +12,9 @@ pub(super) const KINDS: &[Kind] = &[
         title: "The receive ring is short",
         reads: "ring lengths, now and at most: ethtool -g DEV; the worker's receive ring has 1024 \
                 entries",
-        why: "The NIC's ring holds what arrives while the worker is busy elsewhere. One that is \
-              shorter than the worker's own ring drops first, as rx_missed or rx_no_buffer of the \
-              NIC, which no server sees.",
+        why: "The NIC's ring holds what arrives while the worker is busy. A ring that is shorter \
+              than the worker's own drops packets first. The NIC counts them as rx_missed or \
+              rx_no_buffer, and no server sees them.",
         mend: "ethtool -G DEV rx 2048",
         afterwards: "ethtool -g DEV: RX 1024 or more",
         check: Check::Device(short_ring),
@@ -35,9 +35,8 @@ pub(super) const KINDS: &[Kind] = &[
         severity: Severity::Error,
         title: "Hardware GRO merges packets",
         reads: "rx-gro-hw: ethtool -k DEV",
-        why: "The NIC glues packets of a flow together before XDP sees them. Most drivers refuse \
-              a program then; others hand over frames that are longer than a chunk, and these are \
-              dropped.",
+        why: "The NIC merges packets of a flow before XDP sees them. Most drivers refuse a program \
+              then; others hand over frames that are longer than a chunk, which are dropped.",
         mend: "ethtool -K DEV rx-gro-hw off",
         afterwards: "ethtool -k DEV: rx-gro-hw: off",
         check: Check::Device(gro_hw),
@@ -47,8 +46,8 @@ pub(super) const KINDS: &[Kind] = &[
         severity: Severity::Error,
         title: "LRO merges packets",
         reads: "rx-lro: ethtool -k DEV",
-        why: "As hardware GRO: a program cannot be attached while large receive offload is on, \
-              or it sees frames that do not fit a chunk.",
+        why: "While large receive offload is on, a program cannot be attached, or it sees frames \
+              that do not fit a chunk.",
         mend: "ethtool -K DEV lro off",
         afterwards: "ethtool -k DEV: large-receive-offload: off",
         check: Check::Device(lro),
@@ -58,7 +57,7 @@ pub(super) const KINDS: &[Kind] = &[
         severity: Severity::Warn,
         title: "The NIC takes VLAN tags out of packets that XDP sees",
         reads: "rx-vlan-hw-parse (ethtool -k DEV) and VLAN devices on top of DEV (ip -d link)",
-        why: "The tag stands in the descriptor and not in the frame: a program, and the AF_XDP \
+        why: "The tag is in the descriptor and not in the frame: the program, and the AF_XDP \
               socket behind it, cannot tell VLANs apart, and the answer leaves without a tag.",
         mend: "ethtool -K DEV rxvlan off",
         afterwards: "ethtool -k DEV: rx-vlan-offload: off",
@@ -116,8 +115,8 @@ fn small_device(cx: &Context<'_>) -> Judgement {
         .judged()
 }
 
-/// A finding if the offload is at work. Where the driver does not let it be switched off, the
-/// command that would do so is none: kernel sockets are left.
+/// A finding if the offload is on. Where the driver does not let it be switched off, only kernel
+/// sockets are left.
 fn offload(cx: &Context<'_>, name: &str, says: &str) -> Judgement {
     match cx.feature(name)? {
         Some(feature) if feature.active && feature.changeable => {
@@ -134,8 +133,8 @@ fn offload(cx: &Context<'_>, name: &str, says: &str) -> Judgement {
 }
 
 fn gro_hw(cx: &Context<'_>) -> Judgement {
-    // Where it can be switched, virtio_net itself tells its device to merge nothing as long as a
-    // program is attached, and refuses the switch meanwhile.
+    // Where it can be switched, virtio_net itself tells its device to merge nothing while a program
+    // is attached, and refuses the switch as long.
     if cx.driver()? == "virtio_net" && cx.feature("rx-gro-hw")?.is_some_and(|it| it.changeable) {
         return Ok(None);
     }

@@ -1,4 +1,4 @@
-//! What single drivers do that an operator does not expect.
+//! Behaviour of single drivers that an operator does not expect.
 
 use crate::doctor::context::{Context, known, named};
 use crate::doctor::finding::{Check, Found, Judgement, Kind, Severity};
@@ -10,8 +10,8 @@ pub(super) const KINDS: &[Kind] = &[
         severity: Severity::Note,
         title: "igb: zero-copy begins with Linux 6.14",
         reads: "the driver (ethtool -i DEV) and /proc/sys/kernel/osrelease",
-        why: "The hardware can do it and the older driver cannot: lanes run in copy mode until \
-              the kernel is newer.",
+        why: "The hardware can do zero-copy, and the driver of this kernel cannot: workers run in \
+              copy mode until the kernel is newer.",
         mend: "apt install linux-image-amd64/stable-backports",
         afterwards: "quiclane nic list: zc",
         check: Check::Device(igb_kernel),
@@ -22,8 +22,8 @@ pub(super) const KINDS: &[Kind] = &[
         title: "igb: zero-copy cuts frames in small chunks",
         reads: "the driver (ethtool -i DEV) and its XDP features (netdev netlink, dev-get)",
         why: "With chunks of 2048 bytes igb delivers the first 1024 bytes of longer packets \
-              without any error. Quiclane takes 4096 by itself and refuses 2048; other AF_XDP \
-              programs on this device have to be told.",
+              without any error. Quiclane uses 4096 by itself and refuses 2048; other AF_XDP \
+              programs on this device have to be configured.",
         mend: "quiclane serve --dev DEV --frame-size 4096",
         afterwards: "quiclane serve starts; with --frame-size 2048 it refuses",
         check: Check::Device(igb_chunks),
@@ -33,8 +33,8 @@ pub(super) const KINDS: &[Kind] = &[
         severity: Severity::Error,
         title: "ena: too many queues for XDP",
         reads: "the driver (ethtool -i DEV) and its channels (ethtool -l DEV)",
-        why: "ena takes a transmit queue of its own for every XDP queue: a program is refused \
-              unless at most half of the queues are in use.",
+        why: "ena uses one more transmit queue for every XDP queue: a program is refused unless \
+              at most half of the queues are in use.",
         mend: "quiclane plan DEV",
         afterwards: "ethtool -l DEV: combined at most half of the maximum",
         check: Check::Device(ena),
@@ -69,8 +69,8 @@ pub(super) const KINDS: &[Kind] = &[
         title: "virtio-net: set RSS after the program is attached",
         reads: "the driver (ethtool -i DEV), rx-hashing (ethtool -k DEV), the attached programs \
                 (ip link show DEV)",
-        why: "Attaching XDP makes the device begin anew, and RSS that was set before is silently \
-              off afterwards: all packets come on one queue.",
+        why: "Attaching XDP resets the device. RSS that was set before is off afterwards, without \
+              a message: all packets arrive on one queue.",
         mend: "quiclane plan DEV",
         afterwards: "quiclane rss show DEV once the server runs",
         check: Check::Device(virtio_rss),
@@ -92,8 +92,8 @@ pub(super) const KINDS: &[Kind] = &[
         title: "A device that stands on others",
         reads: "the kind of the device: ip -d link show DEV",
         why: "Bonds, bridges and VLANs have no queues of their own. AF_XDP binds to queues: \
-              zero-copy and native mode are to be had on the devices below, one server process \
-              or one set of workers for each.",
+              zero-copy and native mode are possible on the devices below, with one server \
+              process or one set of workers for each.",
         mend: "quiclane nic list",
         afterwards: "quiclane doctor, with the name of each device below",
         check: Check::Device(stacked),
@@ -116,11 +116,11 @@ pub(super) const KINDS: &[Kind] = &[
         severity: Severity::Warn,
         title: "veth: the other end leaves checksums to hardware",
         reads: "tx-checksum-ip-generic and tx-udp-segmentation of the other end: ethtool -k PEER",
-        why: "There is no hardware. What the kernel sends from there reaches XDP with checksums \
-              that were never filled in. Quiclane takes the packets that an AEAD guards and \
-              throws the others away, so that a client of an unknown version gets no Version \
-              Negotiation; other AF_XDP programs may throw all of it away. With segmentation a \
-              generic program sees one long packet for many.",
+        why: "A veth has no hardware. What the kernel sends from there reaches XDP with checksums \
+              that were never filled in. Quiclane accepts the packets that an AEAD guards and \
+              drops the others, so that a client of an unknown version gets no Version \
+              Negotiation; other AF_XDP programs may drop all packets. With segmentation a \
+              generic program sees one long packet instead of many.",
         mend: "ethtool -K PEER tx off",
         afterwards: "ethtool -k PEER: tx-checksumming: off",
         check: Check::Device(veth_offloads),
@@ -135,12 +135,12 @@ fn from_driver(cx: &Context<'_>, found: Found) -> Result<Found, String> {
     Ok(found.read(format!("driver {}", cx.driver()?), cx.ethtool("-i")))
 }
 
-/// A driver that learned zero-copy with a kernel.
+/// A driver that has zero-copy from some kernel on.
 fn needs_kernel(cx: &Context<'_>, driver: &str, needed: (u32, u32)) -> Judgement {
     if !is_driver(cx, &[driver])? || cx.host.kernel()? >= needed {
         return Ok(None);
     }
-    // A vendor may have brought it to an older kernel.
+    // A vendor may have backported it to an older kernel.
     if cx.device.xdp_support.known().is_some_and(|it| it.offers("xsk-zerocopy")) {
         return Ok(None);
     }
@@ -174,7 +174,7 @@ fn ena(cx: &Context<'_>) -> Judgement {
         return Ok(None);
     }
     let (now, most) = known(&cx.device.channels)?.combined;
-    // One that has its program already has found its way.
+    // A device whose program is attached has solved this already.
     let is_attached = known(&cx.device.attached)?.iter().any(|p| p.mode == AttachMode::Native);
     if now <= most / 2 || is_attached {
         return Ok(None);
@@ -225,7 +225,7 @@ fn virtio_rss(cx: &Context<'_>) -> Judgement {
     if !cx.feature("rx-hashing")?.is_some_and(|feature| feature.active) {
         return Ok(None);
     }
-    from_driver(cx, Found::new("RSS of today is off once a program is attached"))?
+    from_driver(cx, Found::new("the present RSS is off once a program is attached"))?
         .read("rx-hashing: on", cx.ethtool("-k"))
         .read("no program", format!("ip link show {}", cx.name()))
         .judged()
@@ -277,8 +277,8 @@ fn veth_queues(cx: &Context<'_>) -> Judgement {
         .judged()
 }
 
-/// The other end is not seen, and what the kernel offers tells: a veth has native XDP as long as
-/// the other end has no more transmit queues than this one has receive queues.
+/// For a veth whose other end is in another namespace. It offers native XDP only if the other end
+/// has no more transmit queues than this one has receive queues: so the offer tells.
 fn veth_withdrawn(cx: &Context<'_>, rx: usize, gone: String) -> Judgement {
     let support = known(&cx.device.xdp_support).map_err(|_| gone)?;
     if support.offers("basic") {
@@ -292,7 +292,7 @@ fn veth_withdrawn(cx: &Context<'_>, rx: usize, gone: String) -> Judgement {
         .read(format!("{rx} receive queues"), cx.file("queues"));
     match cx.device.channels.known().map(|channels| channels.rx) {
         Some((now, most)) if now < most => found.mend(format!("{} rx {most}", cx.ethtool("-L"))),
-        // On the other end, wherever that is.
+        // To be run in the namespace of the other end.
         _ => found.mend(format!("ethtool -L PEER tx {rx}")),
     }
     .judged()

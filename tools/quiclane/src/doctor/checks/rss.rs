@@ -1,4 +1,4 @@
-//! How the NIC spreads packets over its queues, and who listens there.
+//! How the NIC spreads packets over its queues, and which of them have sockets.
 
 use crate::doctor::context::{Context, known, named};
 use crate::doctor::finding::{Check, Found, Judgement, Kind, Severity};
@@ -12,9 +12,9 @@ pub(super) const KINDS: &[Kind] = &[
         severity: Severity::Warn,
         title: "UDP ports are not hashed (IPv4)",
         reads: "the hashed fields of udp4: ethtool -n DEV rx-flow-hash udp4",
-        why: "Without the ports (letters f and n) RSS looks at addresses alone: all QUIC \
-              connections between two hosts, and all behind one NAT, arrive on one queue, and one \
-              worker does the work of all.",
+        why: "Without the ports (letters f and n) RSS hashes addresses only: all QUIC connections \
+              between two hosts, and all behind one NAT, arrive on one queue, and one worker does \
+              all the work.",
         mend: "ethtool -N DEV rx-flow-hash udp4 sdfn",
         afterwards: "quiclane rss show DEV: udp4 says sdfn",
         check: Check::Device(udp4),
@@ -24,8 +24,8 @@ pub(super) const KINDS: &[Kind] = &[
         severity: Severity::Warn,
         title: "UDP ports are not hashed (IPv6)",
         reads: "the hashed fields of udp6: ethtool -n DEV rx-flow-hash udp6",
-        why: "As QL001, for IPv6: the two are set one by one, and a machine where only one of \
-              them is set behaves well until clients come over the other.",
+        why: "As QL001, for IPv6. The two are set separately: a machine where only one of them is \
+              set works well until clients come over the other.",
         mend: "ethtool -N DEV rx-flow-hash udp6 sdfn",
         afterwards: "quiclane rss show DEV: udp6 says sdfn",
         check: Check::Device(udp6),
@@ -70,9 +70,9 @@ pub(super) const KINDS: &[Kind] = &[
         severity: Severity::Note,
         title: "The hash function cannot be predicted",
         reads: "hash function and input transformation: ethtool -x DEV",
-        why: "`quiclane flow explain` computes Toeplitz over the fields as they stand. With \
-              another function, or with a symmetric one, it cannot be computed beforehand on \
-              which queue a flow arrives, and a symmetric one spreads less.",
+        why: "`quiclane flow explain` computes Toeplitz over the fields as they are in the packet. \
+              With another function, or with a symmetric one, it cannot compute on which queue a \
+              flow arrives; and a symmetric one spreads less.",
         mend: "ethtool -X DEV hfunc toeplitz",
         afterwards: "quiclane rss show DEV: toeplitz, no transformation",
         check: Check::Device(hash_function),
@@ -82,8 +82,9 @@ pub(super) const KINDS: &[Kind] = &[
         severity: Severity::Warn,
         title: "A rule takes UDP past the sockets",
         reads: "classification rules: ethtool -n DEV",
-        why: "Rules go before RSS. One that drops UDP, or sends it to a queue without an AF_XDP \
-              socket, takes packets from the server that no table and no counter of it shows.",
+        why: "Rules apply before RSS. A rule that drops UDP, or sends it to a queue without an \
+              AF_XDP socket, takes packets from the server. No table and no counter of the server \
+              shows that.",
         mend: "ethtool -N DEV delete RULE",
         afterwards: "ethtool -n DEV no longer lists the rule",
         check: Check::Device(rules),
@@ -128,7 +129,7 @@ fn ports(cx: &Context<'_>, flow: FlowType) -> Judgement {
     let fields = known(&cx.device.hash_fields)?;
     let of_flow = fields.iter().find(|fields| fields.flow == flow && fields.context == 0);
     let Some(fields) = of_flow else {
-        return Err(format!("the driver does not tell what it hashes of {flow}"));
+        return Err(format!("the driver does not report what it hashes of {flow}"));
     };
     if fields.has_ports() {
         return Ok(None);
@@ -139,7 +140,7 @@ fn ports(cx: &Context<'_>, flow: FlowType) -> Judgement {
         .judged()
 }
 
-/// Context 0; `None` if the device has no table, or one queue and so none that matters.
+/// Context 0; `None` if the device has no table, or only one queue.
 fn main_context<'a>(cx: &Context<'a>) -> Result<Option<&'a RssContext>, String> {
     if cx.nic.queues.len() < 2 && !cx.device.has_table() {
         return Ok(None);
@@ -180,7 +181,7 @@ fn idle_sockets(cx: &Context<'_>) -> Judgement {
         return Ok(None);
     }
     let Some(mut fed) = fed_queues(cx)? else { return Ok(None) };
-    // Rules reach queues that no table names.
+    // Rules may send packets to queues that no table names.
     fed.extend(known(&cx.device.rules).into_iter().flatten().filter_map(|rule| {
         if let RuleAction::Queue(queue) = rule.action { Some(queue) } else { None }
     }));
@@ -217,7 +218,7 @@ fn few_queues(cx: &Context<'_>) -> Judgement {
 fn hash_function(cx: &Context<'_>) -> Judgement {
     let Some(context) = main_context(cx)? else { return Ok(None) };
     let Some(function) = &context.hash_function else {
-        return Err("the driver does not tell its hash function".to_owned());
+        return Err("the driver does not report its hash function".to_owned());
     };
     let found = match &context.input_transform {
         Some(transform) => Found::new(format!("the hash input is changed first: {transform}"))

@@ -1,6 +1,6 @@
-//! What servers of ours count besides packets, on AF_XDP and kernel sockets alike: clients that
-//! they refuse, and CPUs that are not theirs alone. Only what an operator can do something about:
-//! answers that are limited, and handshakes that are evicted, are a flood met as it is meant to be.
+//! What Quiclane servers count besides packets, on AF_XDP and kernel sockets alike: clients that
+//! they refuse, and CPUs that they share. Only findings that an operator can act on: limited answers
+//! and evicted handshakes are how a server meets a flood, and no finding.
 
 use super::counters::{rises, when};
 use crate::doctor::context::{Host, known, named};
@@ -9,7 +9,7 @@ use crate::inspect::sheet::count;
 use quiclane::topology::survey::server::{Server, ServerWorker};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Limits, by the counter of the clients that were refused for them, and what raises each.
+/// Limits: the counter of the clients that each refused, and the option that raises it.
 const LIMITS: [(&str, &str); 3] = [
     ("refused_full", "quiclane serve --workers N"),
     ("refused_memory", "quiclane serve --max-memory MIB"),
@@ -22,11 +22,11 @@ pub(super) const KINDS: &[Kind] = &[
         severity: Severity::Warn,
         title: "A server refuses clients",
         reads: "refused of each worker: /run/quiclane/PID.json",
-        why: "A limit keeps them out, and they are told CONNECTION_REFUSED: the worker's table \
-              is full (refused_full), its connections hold as much memory as they may \
+        why: "A limit is reached, and the clients get CONNECTION_REFUSED: the worker's table is \
+              full (refused_full), its connections hold as much memory as they may \
               (refused_memory), or one address has as many connections as it may \
               (refused_source_connections: often a NAT or a proxy with many clients behind it). \
-              If these are clients that you want, raise the limit; if not, it does its work.",
+              If you want these clients, raise the limit; if not, the limit does its work.",
         mend: "quiclane serve --max-memory MIB --max-per-source N",
         afterwards: "quiclane doctor --watch-seconds 10: gone",
         check: Check::Host(refuses),
@@ -34,19 +34,19 @@ pub(super) const KINDS: &[Kind] = &[
     Kind {
         id: "QL059",
         severity: Severity::Note,
-        title: "Other threads want a worker's CPU",
+        title: "Other threads compete for a worker's CPU",
         reads: "crowded of each worker: /run/quiclane/PID.json; it counts what \
                 /proc/PID/task/TID/schedstat says",
-        why: "The worker waited for its CPU for more than a twentieth of the time. It sleeps at \
-              once instead of spinning then, and each request pays for the wake-up. A client on \
-              the same machine, another server, or an interrupt's work may be on that CPU.",
+        why: "The worker waited for its CPU for more than a twentieth of the time. Then it sleeps \
+              at once instead of spinning, and each request pays for the wake-up. A client on the \
+              same machine, another server, or the work of an interrupt may be on that CPU.",
         mend: "quiclane serve --cpus LIST",
         afterwards: "quiclane doctor --watch-seconds 10: gone",
         check: Check::Host(crowded),
     },
 ];
 
-/// Every worker with its server, and what it said at the earlier look.
+/// Every worker with its server, and its state at the earlier look.
 fn workers<'a>(
     host: &Host<'a>,
 ) -> impl Iterator<Item = (&'a Server, &'a ServerWorker, Option<&'a ServerWorker>)> {
@@ -69,16 +69,19 @@ fn workers<'a>(
     )
 }
 
-/// The reason why nothing can be said where no server describes itself, but may well run.
+/// The reason for no judgement where a server may run, and none has a status file.
 fn told(host: &Host<'_>) -> Result<(), String> {
     if host.survey.servers.is_empty() && !known(&host.survey.sockets)?.is_empty() {
-        return Err("the process with the sockets does not tell it in /run/quiclane".to_owned());
+        return Err(
+            "the process with the sockets has no status file in /run/quiclane that counts it"
+                .to_owned(),
+        );
     }
     Ok(())
 }
 
 fn is_older(server: &Server) -> String {
-    format!("the server (pid {}) is older and does not tell it", server.pid)
+    format!("the server (pid {}) is too old to report it", server.pid)
 }
 
 fn file(server: &Server) -> String {
@@ -138,7 +141,7 @@ fn crowded(host: &Host<'_>) -> Judgement {
     };
     let times = count(usize::try_from(total).unwrap_or(usize::MAX), "time");
     let period = when(host.before.is_some());
-    let found = Found::new(format!("others wanted {whose}: {times} {period}"));
+    let found = Found::new(format!("other threads wanted {whose}: {times} {period}"));
     read.into_iter().fold(found, |found, (what, from)| found.read(what, from)).judged()
 }
 
@@ -148,8 +151,8 @@ mod tests {
     use quiclane::counters::Meaning;
     use quiclane::exec::Snapshot;
 
-    /// Counters of refused clients that no limit of the command line raises: a source's handshakes
-    /// that are not finished are a flood, and refused as they are meant to be.
+    /// Counters of refused clients that no option raises: too many unfinished handshakes of one
+    /// source are a flood, and refusing them is right.
     const BY_DESIGN: &[&str] = &["refused_source_handshakes"];
 
     #[test]

@@ -12,8 +12,8 @@ pub(super) const KINDS: &[Kind] = &[
         reads: "/sys/class/net/DEV/queues/rx-N/rps_cpus",
         why: "RPS hands packets from the CPU of the interrupt to others, with an interrupt \
               between CPUs for each batch. In generic mode it runs before the XDP program, so \
-              that frames of one queue reach its socket from several CPUs; in native mode it \
-              costs what the kernel still receives. Queues in hardware do its work for free.",
+              that frames of one queue reach its socket from several CPUs. In native mode it \
+              slows down what the kernel still receives. Hardware queues do its work for free.",
         mend: "quiclane plan DEV",
         afterwards: "cat /sys/class/net/DEV/queues/rx-*/rps_cpus: zeros only",
         check: Check::Device(rps),
@@ -23,9 +23,9 @@ pub(super) const KINDS: &[Kind] = &[
         severity: Severity::Note,
         title: "RFS is switched on",
         reads: "/sys/class/net/DEV/queues/rx-N/rps_flow_cnt",
-        why: "RFS moves flows to the CPU where a socket was read last; with accelerated RFS it \
-              writes ntuple rules for that, and these go before RSS. Lanes never move packets: \
-              they want the flow to stay on its queue.",
+        why: "RFS moves flows to the CPU where a socket was read last. With accelerated RFS it \
+              writes ntuple rules for that, and these apply before RSS. A worker never moves: its \
+              flows have to stay on its queue.",
         mend: "quiclane plan DEV",
         afterwards: "cat /sys/class/net/DEV/queues/rx-*/rps_flow_cnt: zeros only",
         check: Check::Device(rfs),
@@ -36,8 +36,8 @@ pub(super) const KINDS: &[Kind] = &[
         title: "XPS does not match the queues' CPUs",
         reads: "/sys/class/net/DEV/queues/tx-N/xps_cpus, the queues' IRQs and workers",
         why: "XPS says which CPUs send through a queue. If the CPU that serves receive queue N \
-              sends through another one, completions come back on a foreign CPU and two CPUs \
-              take turns on the lock of one transmit queue.",
+              sends through another queue, completions come back on another CPU, and two CPUs \
+              compete for the lock of one transmit queue.",
         mend: "quiclane plan DEV",
         afterwards: "cat /sys/class/net/DEV/queues/tx-*/xps_cpus: each its own CPU",
         check: Check::Device(xps),
@@ -92,7 +92,7 @@ fn serves(cx: &Context<'_>, workers: &[Worker], queue: u32) -> Result<u32, Strin
 }
 
 fn xps(cx: &Context<'_>) -> Judgement {
-    // The kernel has no XPS where there is no choice.
+    // With one queue the kernel has no XPS.
     if cx.device.xps.len() < 2 {
         return Ok(None);
     }

@@ -13,9 +13,9 @@ pub(super) const KINDS: &[Kind] = &[
         title: "An interrupt and a worker share a core",
         reads: "/proc/irq/N/effective_affinity_list, the workers' CPUs, and \
                 /sys/devices/system/cpu/cpuN/topology/thread_siblings_list",
-        why: "Two threads of one core share its execution units and its caches. A worker that \
-              polls takes half of the core from the interrupt beside it, and each of them looks \
-              idle half of the time.",
+        why: "Two hardware threads of one core share its execution units and its caches. A worker \
+              that polls takes half of the core from the interrupt beside it, and each of them \
+              looks idle half of the time.",
         mend: "quiclane plan DEV",
         afterwards: "quiclane queue show DEV: IRQ and worker on one CPU, or on two cores",
         check: Check::Device(irq_sibling),
@@ -26,8 +26,8 @@ pub(super) const KINDS: &[Kind] = &[
         title: "Two workers share a core",
         reads: "the workers' CPUs (/run/quiclane, /proc/PID/task/TID/status) and \
                 /sys/devices/system/cpu/cpuN/topology/thread_siblings_list",
-        why: "Two busy threads of one core do about 1.2 times the work of one. Workers belong on \
-              cores of their own as long as there are some.",
+        why: "Two busy hardware threads of one core do about 1.2 times the work of one. Workers \
+              belong on cores of their own, as long as there are enough.",
         mend: "quiclane plan DEV",
         afterwards: "quiclane queue show DEV: no two workers on one core",
         check: Check::Device(worker_siblings),
@@ -59,8 +59,8 @@ pub(super) const KINDS: &[Kind] = &[
         severity: Severity::Warn,
         title: "Several workers on one CPU",
         reads: "the workers' CPUs (/run/quiclane, /proc/PID/task/TID/status)",
-        why: "They take turns by the scheduler's clock, milliseconds long: the queue of the one \
-              that waits overflows at a few hundred thousand packets a second.",
+        why: "They take turns, each for milliseconds, as the scheduler decides: the queue of the \
+              one that waits overflows at a few hundred thousand packets a second.",
         mend: "quiclane plan DEV",
         afterwards: "quiclane queue show DEV: no CPU twice",
         check: Check::Device(one_cpu),
@@ -72,8 +72,8 @@ pub(super) const KINDS: &[Kind] = &[
         reads: "/proc/irq/N/effective_affinity_list, the workers' CPUs, and \
                 /sys/devices/system/cpu/cpuN/cache/index*/shared_cpu_list",
         why: "What the interrupt's CPU just read of a packet is in its last-level cache. A worker \
-              below another one reads it from memory again, also where both are on one node (a \
-              socket with several cache domains).",
+              with another last-level cache reads it from memory again, even if both are on one \
+              node (a CPU package with several cache domains).",
         mend: "quiclane plan DEV --policy ccx",
         afterwards: "quiclane queue show DEV: IRQ and worker in one cache domain",
         check: Check::Device(other_cache),
@@ -202,7 +202,7 @@ fn one_cpu(cx: &Context<'_>) -> Judgement {
     if of_count.is_empty() {
         return Ok(None);
     }
-    // The fullest first, and every CPU that has several.
+    // Every CPU that has several workers, the fullest first.
     let says = of_count.iter().rev().map(|(many, cpus)| match &cpus[..] {
         [cpu] => format!("cpu {cpu} has {many} workers"),
         cpus => format!("{} have {many} workers each", named("cpu", cpus)),

@@ -1,4 +1,4 @@
-//! Programs on the device, what is left of others, and how the sockets run.
+//! Programs on the device, pins that programs left behind, and the mode of the sockets.
 
 use crate::doctor::context::{Context, Host, known, named};
 use crate::doctor::finding::{Check, Found, Judgement, Kind, Severity};
@@ -14,8 +14,9 @@ pub(super) const KINDS: &[Kind] = &[
         title: "Another owner's program is attached",
         reads: "the attached programs, with the names of their maps and who holds them (ip link \
                 show DEV, bpftool prog show); /run/quiclane",
-        why: "A device takes one XDP program of a mode. Quiclane never removes one that is not \
-              its own: it refuses to start, and the packets go where the other program says.",
+        why: "A device takes one XDP program of a mode. Quiclane never removes a program of \
+              another owner: it refuses to start, and the packets go where that program sends \
+              them.",
         mend: "ip link set dev DEV xdp off",
         afterwards: "quiclane xdp list: no foreign program",
         check: Check::Device(foreign),
@@ -37,9 +38,9 @@ pub(super) const KINDS: &[Kind] = &[
         severity: Severity::Warn,
         title: "Pins that no process uses",
         reads: "loaded programs, their pins in /sys/fs/bpf, and the processes that have them open",
-        why: "A pin keeps program, map or link alive after its process. A link that was left so \
-              goes on steering packets into a map whose sockets are gone, and keeps the next \
-              server from attaching.",
+        why: "A pin keeps a program, map or link alive after its process. A link that was left \
+              behind goes on steering packets into a map whose sockets are gone, and the next \
+              server cannot attach.",
         mend: "rm PIN",
         afterwards: "quiclane xdp list: the program is gone",
         check: Check::Host(stale_pins),
@@ -50,9 +51,9 @@ pub(super) const KINDS: &[Kind] = &[
         title: "The steering program has no socket",
         reads: "the attached program (ip link show DEV) and the queues with sockets (netdev \
                 netlink, sock_diag, the XSKMAP, /run/quiclane)",
-        why: "Our program is there and no socket is behind it: every packet goes to the kernel, as if \
-              nothing were attached, and costs a lookup more. A server that just starts looks so \
-              for a moment; one that stays so lost its sockets.",
+        why: "Quiclane's program is attached and has no socket: every packet goes to the kernel, as \
+              if no program were attached, and costs one more lookup. This is normal for a moment \
+              while a server starts; a server that stays like this has lost its sockets.",
         mend: "ip link set dev DEV xdp off",
         afterwards: "quiclane xdp list: XSK on queues, or no program",
         check: Check::Device(no_sockets),
@@ -64,7 +65,7 @@ pub(super) const KINDS: &[Kind] = &[
         reads: "the sockets' mode (sock_diag, /run/quiclane) and the XDP features of the driver \
                 (netdev netlink, dev-get)",
         why: "The driver can receive into the worker's frames, and the kernel copies each packet \
-              instead. Most often the start stepped down for a reason that it logged.",
+              instead. Most often the server stepped down at its start, and logged the reason.",
         mend: "quiclane serve --dev DEV --require zerocopy",
         afterwards: "quiclane queue show DEV: zc",
         check: Check::Device(copies),
@@ -73,23 +74,24 @@ pub(super) const KINDS: &[Kind] = &[
         id: "QL045",
         severity: Severity::Error,
         title: "A worker has lost its datapath",
-        reads: "what the server says of itself: /run/quiclane/PID.json",
-        why: "The socket of a queue is gone, by the removal of the device or an error that could \
-              not be mended: what arrives on that queue is lost until the server starts again.",
+        reads: "the status file of the server: /run/quiclane/PID.json",
+        why: "The socket of a queue is gone: the device was removed, or an error could not be \
+              recovered. What arrives on that queue is lost until the server starts again.",
         mend: "systemctl restart quiclane",
         afterwards: "quiclane doctor DEV",
         check: Check::Device(lost),
     },
 ];
 
-/// By its name or the names of its maps; or it is held by a server that describes itself.
+/// A program of Quiclane: by its name or the names of its maps, or held by a server with a status
+/// file.
 fn is_ours(survey: &Survey, program: &Program) -> bool {
     let maps: Vec<&str> = program.maps.iter().map(|map| map.name.as_str()).collect();
     let is_server = |pid: u32| survey.servers.iter().any(|server| server.pid == pid);
     xdp::is_ours(&program.name, &maps) || program.processes.iter().any(|it| is_server(it.pid))
 }
 
-/// Its name for people.
+/// Its name in messages.
 pub(super) fn name_of(program: &Program) -> &str {
     if program.name.is_empty() { "without a name" } else { &program.name }
 }
@@ -135,7 +137,7 @@ fn foreign(cx: &Context<'_>) -> Judgement {
         .read(format!("program {id}, {}", mode_name(attached.mode)), show(cx))
         .read(format!("name: {}", name_of(program)), format!("bpftool prog show id {id}"));
     match (&program.processes[..], program.links.first()) {
-        // A link cannot be overridden from outside: its process has to go.
+        // No other process can replace a link: its own process has to end.
         ([first, ..], Some(_)) => found.mend(format!("kill {}", first.pid)),
         ([], Some((link, _))) => found.mend(format!("bpftool link detach id {link}")),
         (_, None) => {
@@ -160,7 +162,7 @@ fn generic(cx: &Context<'_>) -> Judgement {
         .judged()
 }
 
-/// Whether other processes have a program open is seen only by those who may look into them.
+/// Which processes have a program open can be read only with the right to look into them.
 fn stale_pins(host: &Host<'_>) -> Judgement {
     let programs = known(&host.survey.programs)?;
     let matters = |program: &&Program| program.kind == "xdp" || is_ours(host.survey, program);
@@ -169,7 +171,7 @@ fn stale_pins(host: &Host<'_>) -> Judgement {
     let Some(first) = stale.first() else { return Ok(None) };
     let capabilities = known(&host.survey.host.capabilities)?;
     if !capabilities.sys_ptrace && !capabilities.sys_admin {
-        return Err("who has a program open is seen with CAP_SYS_PTRACE only".to_owned());
+        return Err("which process has a program open is seen with CAP_SYS_PTRACE only".to_owned());
     }
     let pins: Vec<&str> =
         stale.iter().flat_map(|program| &program.pins).map(String::as_str).collect();
@@ -199,7 +201,7 @@ fn no_sockets(cx: &Context<'_>) -> Judgement {
         return Ok(None);
     }
     let id = attached.program;
-    Found::new(format!("program {id} steers, and there is no socket"))
+    Found::new(format!("program {id} steers packets, and no queue has a socket"))
         .read(format!("program {id}, {}", mode_name(attached.mode)), show(cx))
         .read("no queue with a socket", format!("quiclane queue show {}", cx.name()))
         .mend(format!("ip link set dev {} {} off", cx.name(), off_word(attached.mode)))
@@ -221,7 +223,7 @@ fn copies(cx: &Context<'_>) -> Judgement {
             match (socket.queue, socket.zerocopy) {
                 (Some(queue), Some(false)) => found.push((queue, "sock_diag".to_owned())),
                 (_, Some(true)) => {}
-                _ => return Err("the kernel does not tell the mode of a socket".to_owned()),
+                _ => return Err("the kernel does not report the mode of a socket".to_owned()),
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Every finding is tried on a machine that has it and on one that has not.
+//! Every finding is tried on a machine that has it, and on one that does not.
 
 mod triggers;
 
@@ -124,7 +124,7 @@ fn a_cause_is_found_once() {
     });
     let found = ids(&examined(&tree, "eth0"));
     assert!(found.contains(&"QL052") && !found.contains(&"QL053"), "{found:?}");
-    // A veth's driver has native XDP: what takes it away is the number of queues.
+    // A veth's driver has native XDP: only the number of queues prevents it.
     let mut tree = quiclane_fixtures::veth();
     tree.edit_answer("device/veth0/xdp_support", |it| it["features"] = serde_json::json!([]));
     let report = examined(&tree, "veth0");
@@ -147,7 +147,7 @@ fn what_this_program_needs_is_said_in_one_way() {
     assert!(mend.contains("cap_ipc_lock") && mend.ends_with(&program), "{mend}");
 }
 
-/// Network namespaces but the first one do not show the switch.
+/// Only the first network namespace shows the switch.
 #[test]
 fn a_compiler_that_cannot_be_switched_off_is_on() {
     let mut tree = two_node_ice();
@@ -184,7 +184,7 @@ fn virtio_switches_its_merging_off_by_itself() {
 
 #[test]
 fn what_is_not_answered_is_not_judged() {
-    // Neither the kernel nor a server of ours tells anything: only sysfs and procfs are left.
+    // Neither the kernel nor a Quiclane server reports anything: only sysfs and procfs are left.
     let mut tree = two_node_ice();
     tree.remove("quiclane/answers").remove("run/quiclane");
     let report = examined(&tree, "eth0");

@@ -1,21 +1,21 @@
-//! What breaks a machine so that a finding appears.
+//! Changes that break a machine, so that a finding appears.
 
 use quiclane_fixtures::{Tree, ena, lost_node, two_node_ice, veth, virtio};
 use serde_json::{Value, json};
 
-/// A machine, what is broken, and what is found then.
+/// A machine, the change that breaks it, and the finding.
 pub(super) struct Trigger {
     pub(super) id: &'static str,
-    /// A part of the line.
+    /// A part of the finding's line.
     pub(super) says: &'static str,
     pub(super) device: &'static str,
     pub(super) machine: fn() -> Tree,
     pub(super) breaks: fn(&mut Tree),
-    /// What has to be so on the machine for it to be well in this; none: it is well as it is.
+    /// A change without which even the sound machine has the finding; `None` if it needs none.
     pub(super) mends: Option<fn(&mut Tree)>,
 }
 
-/// A change of the machine that is well.
+/// A change of the sound machine.
 const fn ice(id: &'static str, says: &'static str, breaks: fn(&mut Tree)) -> Trigger {
     Trigger { id, says, device: "eth0", machine: two_node_ice, breaks, mends: None }
 }
@@ -31,13 +31,13 @@ pub(super) fn switch(tree: &mut Tree, feature: &str) {
     edit(tree, "features", |features| features[feature]["active"] = true.into());
 }
 
-/// On, and the driver keeps it so.
+/// On, and the driver does not let it be switched off.
 pub(super) fn switch_fixed(tree: &mut Tree, feature: &str) {
     switch(tree, feature);
     edit(tree, "features", |features| features[feature]["changeable"] = false.into());
 }
 
-/// Takes the sockets away that `keep` does not want, wherever a file or an answer names them.
+/// Removes the sockets that `keep` does not want, wherever a file or an answer names them.
 fn keep_sockets(tree: &mut Tree, keep: impl Fn(u64) -> bool) {
     tree.edit("run/quiclane/812.json", |text| {
         let mut server: Value = serde_json::from_str(text).unwrap();
@@ -89,7 +89,7 @@ fn counter(tree: &mut Tree, name: &str) {
     tree.edit_answer("sockets", |all| all[3]["counters"][name] = 17.into());
 }
 
-/// Changes what the server says of its first worker.
+/// Changes the first worker in the server's status file.
 pub(super) fn server_with(tree: &mut Tree, change: impl FnOnce(&mut Value)) {
     tree.edit("run/quiclane/812.json", |text| {
         let mut server: Value = serde_json::from_str(text).unwrap();
@@ -98,7 +98,7 @@ pub(super) fn server_with(tree: &mut Tree, change: impl FnOnce(&mut Value)) {
     });
 }
 
-/// The server is another program, and describes nothing.
+/// The server is another program, without a status file.
 fn silent_server(tree: &mut Tree) {
     tree.remove("run/quiclane");
 }
@@ -306,7 +306,7 @@ pub(super) const TRIGGERS: &[Trigger] = &[
             programs[0]["pins"] = json!(["/sys/fs/bpf/quiclane/link"]);
         });
     }),
-    ice("QL043", "no socket", |tree| keep_sockets(tree, |_| false)),
+    ice("QL043", "no queue has a socket", |tree| keep_sockets(tree, |_| false)),
     ice("QL044", "the sockets of queue 5 copy", |tree| {
         silent_server(tree);
         tree.edit_answer("sockets", |all| all[5]["zerocopy"] = false.into());
@@ -339,13 +339,13 @@ pub(super) const TRIGGERS: &[Trigger] = &[
         "9 clients refused so far: refused_memory 7, refused_source_connections 2",
         |tree| {
             server_with(tree, |worker| {
-                // That one address has many handshakes under way is nothing that a limit of serve mends.
+                // No option of serve raises the limit of handshakes of one address.
                 worker["refused"] = json!({"refused_memory": 7, "refused_source_connections": 2,
                                        "refused_source_handshakes": 5});
             });
         },
     ),
-    ice("QL059", "others wanted cpu 0: 3 times so far", |tree| {
+    ice("QL059", "other threads wanted cpu 0: 3 times so far", |tree| {
         server_with(tree, |worker| worker["crowded"] = 3.into());
     }),
     ice("QL054", "dropped 4 packets", |tree| {

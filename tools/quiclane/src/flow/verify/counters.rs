@@ -1,4 +1,4 @@
-//! The way of the counters: which queue has counted the packets.
+//! Observing by counters: which queue has counted the packets.
 
 use super::{Counted, STEP, Seen, Verdict};
 use quiclane::topology::counters::ReceiveCounters;
@@ -6,9 +6,9 @@ use quiclane::topology::{Reading, Source};
 use std::collections::BTreeMap;
 use std::thread;
 
-/// Some drivers bring their counters up to date every two seconds.
+/// How many looks: some drivers update their counters only every two seconds.
 const STEPS: u32 = 125;
-/// A queue stands out if it has counted so many times as much as any other.
+/// A queue stands out if it has counted this many times as much as any other.
 const STANDS_OUT: u64 = 10;
 
 /// The counters before anything was sent.
@@ -26,12 +26,12 @@ impl<'a> Before<'a> {
         }
     }
 
-    /// What came of packets that we sent.
+    /// Judges packets that we sent.
     pub(super) fn sent(&self, predicted: Option<u32>, sent: u32) -> Seen {
         self.seen(sent.into(), |counted| judge_sent(predicted, sent.into(), counted))
     }
 
-    /// What came of packets that others sent, at least `least` of them.
+    /// Judges packets that others sent, at least `least` of them.
     pub(super) fn watched(&self, predicted: Option<u32>, least: u32) -> Seen {
         self.seen(0, |counted| judge_watched(predicted, least.into(), counted))
     }
@@ -48,8 +48,8 @@ impl<'a> Before<'a> {
     }
 }
 
-/// What the queues have counted since `before`, as soon as it is `least` on one of them, or as
-/// late as counters may be.
+/// What the queues have counted since `before`: as soon as one of them has `least`, or after the
+/// longest delay of counters.
 fn settled(
     source: &Source,
     device: &str,
@@ -75,7 +75,7 @@ fn settled(
     }
 }
 
-/// One queue has to have `sent` packets more, and no other so many that it could be the one.
+/// One queue has to have `sent` packets more, and no other queue half as many.
 fn judge_sent(
     predicted: Option<u32>,
     sent: u64,
@@ -83,7 +83,7 @@ fn judge_sent(
 ) -> (Verdict, String) {
     let took: Vec<u32> =
         counted.iter().filter(|&(_, &packets)| packets >= sent).map(|(&queue, _)| queue).collect();
-    // Half of it elsewhere is more than strays: packets were lost, or others are as busy.
+    // Half of them on another queue are too many strays: packets were lost, or others are as busy.
     let busy = counted.iter().filter(|&(_, &packets)| packets * 2 >= sent).count();
     match (took[..].first(), predicted) {
         (Some(queue), Some(expected)) if busy == 1 && *queue == expected => {

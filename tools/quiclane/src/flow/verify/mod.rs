@@ -1,14 +1,14 @@
-//! Whether a flow goes where it was predicted to go: packets, and what the device says of them.
+//! Checks with real packets whether a flow goes to the predicted queue.
 //!
 //! Either we send the flow ourselves, from the network namespace that its source address is in
-//! (`--send-from-netns`), or the operator lets it arrive, and we watch. What arrives is told in
-//! one of two ways:
+//! (`--send-from-netns`), or the operator lets it arrive, and we watch. Arriving packets are
+//! observed in one of two ways:
 //!
 //! - `rx_hash`: where the driver offers it, an XDP program notes queue and hash of each packet of
 //!   the flow, and of nothing else;
-//! - `counters`: otherwise the counters of the queues have to do, which count other traffic as
-//!   well. Then one queue has to have as many packets more as were sent; and if others send, only
-//!   a queue that stands out says anything.
+//! - `counters`: otherwise the counters of the queues are read, which count other traffic as
+//!   well. If we sent the flow, one queue has to have as many packets more as were sent. If others
+//!   send it, only a queue that stands out is an answer.
 
 mod counters;
 mod rx_hash;
@@ -26,37 +26,37 @@ use serde::Serialize;
 use std::thread;
 use std::time::Duration;
 
-/// How often is looked whether all has arrived.
+/// The interval of looks whether everything has arrived.
 const STEP: Duration = Duration::from_millis(20);
 
-/// How is found out what arrives.
+/// How arriving packets are observed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum By {
-    /// rx-hash where it can be had, else counters.
+    /// rx-hash where possible, else counters.
     Auto,
-    /// By an XDP program on the device that reads queue and hash of each packet.
+    /// An XDP program on the device reads queue and hash of each packet.
     RxHash,
-    /// By the packets that each queue has counted: puts nothing on the device.
+    /// The packet counters of the queues; nothing is attached to the device.
     Counters,
 }
 
 #[derive(Clone, Debug, Args)]
 pub(super) struct VerifyArgs {
-    /// Compare with reality: send packets of the flow, or watch those that arrive.
+    /// Check the answer with real packets: send the flow, or watch it arrive.
     #[arg(long)]
     verify: bool,
-    /// How to tell what arrives. For rx-hash an XDP program is attached meanwhile, which some
-    /// drivers reset their queues for.
+    /// Choose how arriving packets are observed. For rx-hash an XDP program is attached for as
+    /// long; some drivers reset their queues for that.
     #[arg(long, value_enum, default_value = "auto", value_name = "WAY", requires = "verify")]
     by: By,
-    /// Send the flow from this network namespace (`ip netns`), which has its source address.
+    /// Send the flow from this network namespace (`ip netns`), which must have the source address.
     #[arg(long, value_name = "NAME", requires = "verify")]
     send_from_netns: Option<String>,
-    /// Packets to send; or, watching, how many have to arrive (of them one is enough to rx-hash).
+    /// Send this many packets; or when watching, wait for this many (for rx-hash one is enough).
     #[arg(long, value_name = "N", default_value_t = 100, requires = "verify",
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     packets: u32,
-    /// How long to watch.
+    /// Watch for this many seconds.
     #[arg(long, value_name = "S", default_value_t = 5, requires = "verify",
           value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
@@ -74,11 +74,11 @@ impl VerifyArgs {
         Ok(())
     }
 
-    /// Gets ready, if verifying was asked for: afterwards the program is on the device, if it has
-    /// to be.
+    /// Gets ready, if verifying was asked for. Afterwards the program is on the device, where the
+    /// way needs one.
     ///
     /// # Errors
-    /// `--by rx-hash` cannot be had.
+    /// `--by rx-hash` is not possible.
     pub(super) fn start<'a>(
         &'a self,
         source: &'a Source,
@@ -89,19 +89,19 @@ impl VerifyArgs {
             return Ok(None);
         }
         let probe = match self.by {
-            By::Counters => Err("asked for by --by counters".to_owned()),
+            By::Counters => Err("--by counters was given".to_owned()),
             By::Auto | By::RxHash => rx_hash::attach(nic, device),
         };
         match (self.by, probe) {
             (By::RxHash, Err(reason)) => Err(Failure::Unsupported(format!(
-                "--by rx-hash: {reason}; --by counters goes by what the queues count"
+                "--by rx-hash: {reason}; --by counters uses the counters of the queues"
             ))),
             (_, probe) => Ok(Some(Verifier { args: self, source, nic, device, probe })),
         }
     }
 }
 
-/// What came of it.
+/// The result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Verdict {
@@ -109,7 +109,7 @@ pub(super) enum Verdict {
     Match,
     /// It goes elsewhere.
     Mismatch,
-    /// That could not be told.
+    /// It could not be verified.
     Unsure,
 }
 
@@ -130,9 +130,9 @@ struct Seen {
     why: String,
     /// Packets that each queue has counted meanwhile.
     counted: Vec<Counted>,
-    /// Where the counters stand.
+    /// The source of the counters.
     counters: Option<&'static str>,
-    /// What the driver said of the packets.
+    /// What the driver reported of the packets.
     reported: Vec<Reported>,
 }
 
@@ -149,7 +149,7 @@ impl Seen {
     }
 }
 
-/// The way that it was seen.
+/// How it was seen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Way {
     /// `rx_hash` or `counters`.

@@ -1,4 +1,4 @@
-//! The way of the hash: what the driver reports of each packet of the flow.
+//! Observing by hash: what the driver reports of each packet of the flow.
 
 use super::{Counted, STEP, Seen, Verdict};
 use quiclane::datapath::xdp::{Arrival, Carrier, HashProbe, HashType, XdpError};
@@ -10,20 +10,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
 use std::time::Duration;
 
-/// So long a packet that was sent may take to be seen. It is far more than it needs: only a lost
-/// one takes it.
+/// How long a sent packet may take to be seen. It is far more than needed: only a lost packet
+/// takes it.
 pub(super) const LATE: Duration = Duration::from_secs(2);
-/// Where the numbers come from.
+/// The source of the numbers.
 const ORIGIN: &str = "XDP rx_hash";
 /// The driver that turns RSS off: see [`virtio_turns_rss_off`].
 const VIRTIO: &str = "virtio_net";
 
-/// What the driver said of packets that agree in it.
+/// What the driver reported of packets, and how many agree in it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Reported {
     queue: u32,
     hash: Option<String>,
-    /// What the driver says that it hashed.
+    /// What the driver hashed, by its report.
     hash_type: Option<String>,
     /// Why there is no hash.
     error: Option<String>,
@@ -35,17 +35,17 @@ pub(super) fn attach(nic: &Nic, device: &Device) -> Result<HashProbe, String> {
     offered(device)?;
     if virtio_turns_rss_off(nic, device) {
         return Err(format!(
-            "{VIRTIO} turns RSS off without a word when an XDP program comes or goes and the \
+            "{VIRTIO} turns RSS off silently when an XDP program comes or goes and the \
              indirection table is not its own default (ethtool -X {} default)",
             nic.name
         ));
     }
     HashProbe::attach(&nic.name).map_err(|error| match error {
-        // What receiving by AF_XDP takes besides is not needed here.
+        // Capabilities that only AF_XDP sockets need are not needed here.
         XdpError::Privilege { .. } => {
-            "attaching an XDP program takes CAP_BPF and CAP_NET_ADMIN (sudo)".to_owned()
+            "attaching an XDP program needs CAP_BPF and CAP_NET_ADMIN (sudo)".to_owned()
         }
-        // A device takes one program of a mode. Nothing has to be stopped: see the other way.
+        // A device takes one program of a mode. No server has to be stopped: counters do without.
         XdpError::Occupied { device, program, .. } => format!(
             "program {} ({}) is on {device}, and a device takes one: what the queues count is \
              compared while it runs",
@@ -71,13 +71,14 @@ fn offered(device: &Device) -> Result<(), String> {
     }
 }
 
-/// virtio_net tells the device the number of its queues whenever a program is attached or
-/// detached, by a command that ends RSS, unless the table is the driver's own. Nothing shows it:
-/// `ethtool -x` tells the table as before. A diagnosis must not do that.
+/// True if attaching a program would turn RSS off. virtio_net tells the device the number of its
+/// queues whenever a program is attached or detached. That command ends RSS, unless the table is the
+/// driver's own. Nothing shows it: `ethtool -x` shows the table as before. A diagnosis must not
+/// cause that.
 fn virtio_turns_rss_off(nic: &Nic, device: &Device) -> bool {
     let contexts = device.rss.known().map_or(&[][..], Vec::as_slice);
     let main = contexts.iter().find(|context| context.id == 0);
-    // The default is all queues in turn (`ethtool_rxfh_indir_default`).
+    // The default table names all queues in turn (`ethtool_rxfh_indir_default`).
     let turns = |table: &[u32]| {
         let queues = nic.queues.len().max(1);
         table.iter().enumerate().all(|(slot, &queue)| slot % queues == queue as usize)
@@ -98,7 +99,7 @@ pub(super) fn watch(probe: &HashProbe, question: &Question) -> Result<(), XdpErr
     probe.watch(carrier, question.flow.source, question.flow.destination)
 }
 
-/// What has arrived as soon as it is `wanted` packets, or as late as may be.
+/// What has arrived: as soon as it is `wanted` packets, or at the deadline.
 pub(super) fn settled(
     probe: &HashProbe,
     wanted: u64,
@@ -125,7 +126,7 @@ pub(super) fn hex(hash: u32) -> String {
     format!("{hash:#010x}")
 }
 
-/// What the packets should be like.
+/// The expected queue and hash of the packets.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Expected {
     queue: Option<u32>,
@@ -148,7 +149,7 @@ impl Expected {
         }
     }
 
-    /// Queue and hash of every packet have to be those.
+    /// Compares queue and hash of every packet.
     pub(super) fn judge(&self, arrivals: &[Arrival]) -> Seen {
         let mut counted = BTreeMap::new();
         for arrival in arrivals {
@@ -188,7 +189,7 @@ impl Expected {
         (verdict, format!("the flow arrives on {queues}{hash}"))
     }
 
-    /// Whether a hash differs, and what there is to say of it.
+    /// Whether a hash differs, and the text about it.
     fn hash(&self, arrivals: &[Arrival]) -> (bool, String) {
         let hashes: BTreeSet<String> = arrivals.iter().map(hash_text).collect();
         let hashes = hashes.into_iter().collect::<Vec<_>>().join(", ");
@@ -198,7 +199,7 @@ impl Expected {
         }
         let Some(expected) = self.hash else {
             let why = self.no_hash_because;
-            return (false, format!("; the hash, {hashes}, compares with nothing: {why}"));
+            return (false, format!("; the hash, {hashes}, cannot be compared: {why}"));
         };
         let hash = |arrival: &Arrival| arrival.hash.as_ref().ok().copied();
         if arrivals.iter().filter_map(hash).all(|(hash, _)| hash == expected) {
@@ -316,7 +317,7 @@ mod tests {
                 expected(Some(3), None),
                 vec![on(3, Ok((HASH, HashType(8))))],
                 Verdict::Match,
-                "the hash, 0x51ccc178 (l4), compares with nothing: it has no RSS key",
+                "the hash, 0x51ccc178 (l4), cannot be compared: it has no RSS key",
             ),
             (expected(None, None), none(), Verdict::Unsure, "no queue was predicted"),
         ] {

@@ -1,4 +1,4 @@
-//! Sends the flow that is verified.
+//! Sends packets of the flow for the check.
 
 use crate::error::Failure;
 use crate::sys;
@@ -10,15 +10,15 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
-/// Emulated devices slow no sender down: 16 packets, then a pause, is below 8,000 a second.
+/// Emulated devices have no backpressure: 16 packets, then a pause, is below 8,000 a second.
 const BURST_PACKETS: u32 = 16;
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// Sends datagrams of the flow from a namespace. A thread of its own goes there, and ends there.
+/// Sends datagrams of the flow from a namespace. A new thread enters it, and ends there.
 pub(super) fn send(namespace: &str, question: &Question, packets: u32) -> Result<(), Failure> {
     if question.protocol != Protocol::Udp {
         return Err(Failure::Usage(
-            "--send-from-netns sends UDP; for TCP let the flow arrive, and leave it away"
+            "--send-from-netns sends only UDP; for TCP leave it out, and let the flow arrive"
                 .to_owned(),
         ));
     }
@@ -34,7 +34,7 @@ pub(super) fn send(namespace: &str, question: &Question, packets: u32) -> Result
     let sender = thread::spawn(move || -> Result<(), Failure> {
         sys::enter_netns(&file).map_err(|error| {
             Failure::Permission(format!(
-                "cannot enter the network namespace: {error}; it takes CAP_SYS_ADMIN (sudo)"
+                "cannot enter the network namespace: {error}; that needs CAP_SYS_ADMIN (sudo)"
             ))
         })?;
         send_here(&flow, packets).map_err(|error| {

@@ -1,5 +1,5 @@
-//! The list of what the server on one queue counts, read from the declaration: a counter that is
-//! declared is listed when it counts, with the help text of its declaration.
+//! The list of the counters of the server on one queue, generated from their declarations: every
+//! declared counter that is not zero is listed, with its help text.
 
 use super::{Screen, alarm, bold, dim, short};
 use crate::inspect::sheet;
@@ -69,7 +69,7 @@ fn lines(queue: &QueueRates) -> Vec<Line> {
     lines
 }
 
-/// What a value is of: a counter is shown as a rate, a gauge as it is.
+/// The unit of a value: a counter is shown as a rate, a gauge as it is.
 const fn unit(counter: &Description) -> &'static str {
     match (counter.kind, counter.unit) {
         (Kind::Counter, Unit::Count) => "/s",
@@ -97,7 +97,7 @@ const fn silence(rates: &Rates, queue: &QueueRates) -> &'static str {
     } else if rates.seconds.is_none() {
         "one look has no rates: they come with the next one"
     } else {
-        "nothing counted since the last look, or the server is too old to tell"
+        "nothing counted since the last look, or the server is too old to report it"
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::super::map::{Card, Map, Queue, Row, ranges, speed};
 use super::{
-    Block, CARD_WIDTH, CARD_X, Kind, PAD, Point, Port, Rect, Rows, Style, Tone, bold, dim, plain,
+    Anchor, Block, CARD_WIDTH, CARD_X, Kind, PAD, Point, Rect, Rows, Style, Tone, bold, dim, plain,
     to_the_right,
 };
 
@@ -34,8 +34,8 @@ pub(super) fn block(map: &Map, index: usize, card: &Card, tone: Tone, rows: Rows
                 queues[0].queue
             }
         };
-        let port = Point { x: CARD_X + CARD_WIDTH, y: y + rows.height / 2.0 };
-        block.ports.insert(Port::Row(index, first), port);
+        let anchor = Point { x: CARD_X + CARD_WIDTH, y: y + rows.height / 2.0 };
+        block.anchors.insert(Anchor::Row(index, first), anchor);
     }
     block
 }

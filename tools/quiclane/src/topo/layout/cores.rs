@@ -4,8 +4,8 @@ use super::super::map::{Cache, Map, Node, Package, ranges};
 use super::super::scene::Wire;
 use super::wires::{Landing, Landings};
 use super::{
-    Block, CORES_WIDTH, CORES_X, Kind, PAD, Point, Port, Rect, Rows, Style, Tone, bold, dim, plain,
-    to_the_right,
+    Anchor, Block, CORES_WIDTH, CORES_X, Kind, PAD, Point, Rect, Rows, Style, Tone, bold, dim,
+    plain, to_the_right,
 };
 
 const NODE_HEAD: f64 = 30.0;
@@ -83,8 +83,8 @@ fn cache(block: &mut Block, frame: &Frame<'_>, cache: &Cache, top: f64) -> f64 {
     let text = format!("{name} · {cores}");
     block.text(dim(11.0), Point { x: outer.x + INSET + 2.0, y: top + 14.5 }, room, &text);
     if let Some(first) = cache.cores.first().and_then(|core| core.first()) {
-        let port = Point { x: outer.x, y: top + CACHE_HEAD / 2.0 };
-        block.ports.insert(Port::Cache(*first), port);
+        let anchor = Point { x: outer.x, y: top + CACHE_HEAD / 2.0 };
+        block.anchors.insert(Anchor::Cache(*first), anchor);
     }
     let is_row = |core: &&Vec<u32>| {
         !frame.folds_idle || core.iter().any(|cpu| frame.landings.at.contains_key(cpu))
@@ -125,8 +125,8 @@ fn core(block: &mut Block, frame: &Frame<'_>, cpus: &[u32], rect: Rect) {
         block.text(style, Point { x: x + 6.0, y }, number, &cpu.to_string());
         let end = Point { x: x + width - 6.0, y };
         block.text(badge_style(size, landings), end, width - number - 18.0, &badges(landings));
-        let port = Point { x: rect.x, y: rect.y + rect.height / 2.0 };
-        block.ports.insert(Port::Cpu(cpu), port);
+        let anchor = Point { x: rect.x, y: rect.y + rect.height / 2.0 };
+        block.anchors.insert(Anchor::Cpu(cpu), anchor);
     }
 }
 
@@ -143,7 +143,7 @@ fn badges(landings: &[Landing]) -> String {
     let of = |wire: Wire| {
         let glyph = if wire == Wire::Irq { '▲' } else { '●' };
         let mine: Vec<&Landing> = landings.iter().filter(|landing| landing.wire == wire).collect();
-        // What crosses is what one looks for.
+        // A crossing is shown first: it is what readers look for.
         let worst = mine.iter().find(|landing| landing.tone == Tone::Crossing).or(mine.first());
         let Some(worst) = worst else { return String::new() };
         let device = if has_one_device { String::new() } else { format!("{} ", worst.device) };

@@ -33,16 +33,16 @@ const GAP: f64 = 14.0;
 /// Devices.
 const CARD_X: f64 = MARGIN + PAD;
 const CARD_WIDTH: f64 = 262.0;
-/// Cores; between them and the devices is the room for lines.
+/// Cores; between them and the devices is the space for lines.
 const CORES_X: f64 = CARD_X + CARD_WIDTH + 230.0;
 const CORES_WIDTH: f64 = 368.0;
 const PAGE_WIDTH: f64 = CORES_X + CORES_WIDTH + PAD + MARGIN;
-/// More rows than this in a column, and they are drawn closer together.
+/// With more rows than this in a column, rows are drawn closer together.
 const CLOSE_ABOVE: usize = 40;
 
-/// What a line can end at.
+/// The end of a line.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Port {
+enum Anchor {
     /// A row of a device, by its place among the devices and its first queue.
     Row(usize, u32),
     /// A CPU.
@@ -51,12 +51,12 @@ enum Port {
     Cache(u32),
 }
 
-/// A part of the picture that can still be moved down.
+/// A part of the picture whose height on the page is not decided yet.
 #[derive(Clone, Debug, Default)]
 struct Block {
     areas: Vec<Area>,
     texts: Vec<Text>,
-    ports: BTreeMap<Port, Point>,
+    anchors: BTreeMap<Anchor, Point>,
     height: f64,
     /// Where its first row of queues or cores begins.
     first_row: f64,
@@ -76,13 +76,13 @@ impl Block {
         }
     }
 
-    fn place(mut self, down: f64, scene: &mut Scene, ports: &mut BTreeMap<Port, Point>) {
+    fn place(mut self, down: f64, scene: &mut Scene, anchors: &mut BTreeMap<Anchor, Point>) {
         self.areas.iter_mut().for_each(|area| area.rect.y += down);
         self.texts.iter_mut().for_each(|text| text.at.y += down);
         scene.areas.append(&mut self.areas);
         scene.texts.append(&mut self.texts);
-        ports.extend(
-            self.ports.into_iter().map(|(port, at)| (port, Point { y: at.y + down, ..at })),
+        anchors.extend(
+            self.anchors.into_iter().map(|(anchor, at)| (anchor, Point { y: at.y + down, ..at })),
         );
     }
 }
@@ -137,12 +137,12 @@ impl Rows {
 /// Lays a map out.
 pub(crate) fn scene(map: &Map) -> Scene {
     let mut scene = Scene { width: PAGE_WIDTH, ..Scene::default() };
-    let mut ports = BTreeMap::new();
+    let mut anchors = BTreeMap::new();
     let top = header(map, &mut scene);
     let rows = map.devices.iter().map(|card| map.rows(card).len()).max();
     let rows = Rows::of(rows.unwrap_or_default());
-    let bottom = columns(map, rows, top, &mut scene, &mut ports);
-    scene.lines = wires::lines(map, &ports);
+    let bottom = columns(map, rows, top, &mut scene, &mut anchors);
+    scene.lines = wires::lines(map, &anchors);
     scene.height = legend(map, bottom, &mut scene);
     scene
 }
@@ -181,7 +181,7 @@ fn summary(card: &Card) -> String {
     format!("{} ({driver}{speed})", card.device)
 }
 
-/// What the picture says, in a line.
+/// The verdict of the picture, in a line.
 fn verdict(map: &Map) -> (String, Tone) {
     let lost = map.devices.iter().filter(|card| card.node.is_none());
     let lost: Vec<&str> = lost.map(|card| card.device.as_str()).collect();
@@ -199,10 +199,10 @@ fn columns(
     rows: Rows,
     top: f64,
     scene: &mut Scene,
-    ports: &mut BTreeMap<Port, Point>,
+    anchors: &mut BTreeMap<Anchor, Point>,
 ) -> f64 {
     let landings = wires::landings(map);
-    // Beside which heights there is no device yet.
+    // The heights that no device takes yet.
     let mut free: Vec<(f64, f64)> = Vec::new();
     let mut y = top;
     for (at, node) in map.nodes.iter().enumerate() {
@@ -219,7 +219,7 @@ fn columns(
         let x = if blocks.is_empty() { CORES_X - PAD } else { MARGIN };
         let rect = Rect::new(x, y, PAGE_WIDTH - MARGIN - x, height);
         scene.areas.push(Area { kind: Kind::Node, rect, tone, hint: String::new() });
-        cores.place(y, scene, ports);
+        cores.place(y, scene, anchors);
         let mut down = y + first.unwrap_or_default();
         if blocks.is_empty() {
             match free.last_mut().filter(|(_, end)| *end == y) {
@@ -229,12 +229,12 @@ fn columns(
         }
         for block in blocks {
             let height = block.height;
-            block.place(down, scene, ports);
+            block.place(down, scene, anchors);
             down += height + GAP;
         }
         y += height + GAP;
     }
-    lost_cards(map, rows, free, y, scene, ports).max(y - GAP)
+    lost_cards(map, rows, free, y, scene, anchors).max(y - GAP)
 }
 
 /// Puts the devices of unknown node where nothing else is. Returns where the last one ends.
@@ -244,7 +244,7 @@ fn lost_cards(
     mut free: Vec<(f64, f64)>,
     bottom: f64,
     scene: &mut Scene,
-    ports: &mut BTreeMap<Port, Point>,
+    anchors: &mut BTreeMap<Anchor, Point>,
 ) -> f64 {
     match free.last_mut().filter(|(_, end)| *end == bottom) {
         Some((_, end)) => *end = f64::INFINITY,
@@ -259,7 +259,7 @@ fn lost_cards(
         let slot = free.iter_mut().find(|(start, end)| start + PAD + height + GAP <= *end);
         let Some((start, _)) = slot else { continue };
         // Its rows are then beside those of the cores.
-        block.place(*start + PAD, scene, ports);
+        block.place(*start + PAD, scene, anchors);
         *start += PAD + height + GAP;
         last = last.max(*start - GAP);
     }

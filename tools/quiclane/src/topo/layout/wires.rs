@@ -2,13 +2,13 @@
 
 use super::super::map::{Card, Map, Queue, Row, ranges};
 use super::super::scene::Wire;
-use super::{Line, Point, Port, Tone};
+use super::{Anchor, Line, Point, Tone};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// An interrupt that goes to more CPUs than this leads to the boxes of their caches.
 const CPUS_MAX: usize = 2;
 
-/// What arrives at a CPU.
+/// The lines that end at a CPU.
 #[derive(Clone, Debug)]
 pub(super) struct Landing {
     pub(super) device: String,
@@ -66,11 +66,11 @@ fn tone(map: &Map, card: &Card, cpu: u32) -> Tone {
 }
 
 /// The lines of a map that has been laid out.
-pub(super) fn lines(map: &Map, ports: &BTreeMap<Port, Point>) -> Vec<Line> {
+pub(super) fn lines(map: &Map, anchors: &BTreeMap<Anchor, Point>) -> Vec<Line> {
     let mut lines = Vec::new();
     for (index, card) in map.devices.iter().enumerate() {
         for row in map.rows(card) {
-            let wires = Wires { map, ports, index, card };
+            let wires = Wires { map, anchors, index, card };
             match row {
                 Row::One(queue) => wires.one(queue, &mut lines),
                 Row::Fold(queues) => wires.bundles(queues, &mut lines),
@@ -82,23 +82,23 @@ pub(super) fn lines(map: &Map, ports: &BTreeMap<Port, Point>) -> Vec<Line> {
 
 struct Wires<'a> {
     map: &'a Map,
-    ports: &'a BTreeMap<Port, Point>,
+    anchors: &'a BTreeMap<Anchor, Point>,
     index: usize,
     card: &'a Card,
 }
 
 impl Wires<'_> {
     fn one(&self, queue: &Queue, lines: &mut Vec<Line>) {
-        let from = Port::Row(self.index, queue.queue);
+        let from = Anchor::Row(self.index, queue.queue);
         if queue.irq_cpus.len() > CPUS_MAX {
             self.bundles(std::slice::from_ref(queue), lines);
         } else {
             for &cpu in &queue.irq_cpus {
-                lines.extend(self.line(Wire::Irq, &from, &Port::Cpu(cpu), cpu, &[queue.queue]));
+                lines.extend(self.line(Wire::Irq, &from, &Anchor::Cpu(cpu), cpu, &[queue.queue]));
             }
         }
         if let Some(cpu) = queue.worker_cpu {
-            lines.extend(self.line(Wire::Worker, &from, &Port::Cpu(cpu), cpu, &[queue.queue]));
+            lines.extend(self.line(Wire::Worker, &from, &Anchor::Cpu(cpu), cpu, &[queue.queue]));
         }
     }
 
@@ -114,9 +114,9 @@ impl Wires<'_> {
             }
         }
         let Some(first) = queues.first() else { return };
-        let from = Port::Row(self.index, first.queue);
+        let from = Anchor::Row(self.index, first.queue);
         for (cache, queues) in by_cache {
-            lines.extend(self.line(Wire::Irq, &from, &Port::Cache(cache), cache, &queues));
+            lines.extend(self.line(Wire::Irq, &from, &Anchor::Cache(cache), cache, &queues));
         }
     }
 
@@ -128,12 +128,19 @@ impl Wires<'_> {
         cache.cores.first()?.first().copied()
     }
 
-    fn line(&self, wire: Wire, from: &Port, to: &Port, cpu: u32, queues: &[u32]) -> Option<Line> {
+    fn line(
+        &self,
+        wire: Wire,
+        from: &Anchor,
+        to: &Anchor,
+        cpu: u32,
+        queues: &[u32],
+    ) -> Option<Line> {
         /// The two lines of a queue run side by side.
         const APART: f64 = 3.5;
         let shift = if wire == Wire::Irq { -APART } else { APART };
-        let moved = |port: &Port| {
-            let point = self.ports.get(port)?;
+        let moved = |anchor: &Anchor| {
+            let point = self.anchors.get(anchor)?;
             Some(Point { y: point.y + shift, ..*point })
         };
         let tone = tone(self.map, self.card, cpu);
@@ -147,17 +154,19 @@ impl Wires<'_> {
             queues: queues.to_vec(),
             hint: self.hint(wire, to, tone, queues),
         };
-        // Apart from each other when both lines of a queue cross.
+        // So that the signs are apart when both lines of a queue cross.
         let along = if wire == Wire::Irq { 0.36 } else { 0.64 };
         line.mark = (tone == Tone::Crossing).then(|| line.at(along));
         Some(line)
     }
 
-    fn hint(&self, wire: Wire, to: &Port, tone: Tone, queues: &[u32]) -> String {
+    fn hint(&self, wire: Wire, to: &Anchor, tone: Tone, queues: &[u32]) -> String {
         let what = if wire == Wire::Irq { "interrupt" } else { "worker" };
         let (cpu, place) = match to {
-            Port::Cpu(cpu) => (*cpu, format!("CPU {cpu}")),
-            Port::Cache(cpu) | Port::Row(_, cpu) => (*cpu, format!("the cores beside CPU {cpu}")),
+            Anchor::Cpu(cpu) => (*cpu, format!("CPU {cpu}")),
+            Anchor::Cache(cpu) | Anchor::Row(_, cpu) => {
+                (*cpu, format!("the cores beside CPU {cpu}"))
+            }
         };
         let node = self.map.node_of(cpu).map_or("unknown node".to_owned(), |n| format!("node {n}"));
         let crosses = if tone == Tone::Crossing { ", crosses nodes" } else { "" };
