@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# The captured machines that tests look at: guest/capture, run in the guest, into the sources.
+# Captures the machines that tests read: runs guest/capture in the guest, and writes to the sources.
 
 # capture_main [DIR]
 capture_main() {

@@ -10,7 +10,7 @@
 
 # The first kernel whose igb does AF_XDP zero-copy.
 KERNEL_MIN=6.14
-# Backports keeps names of kernels whose files are gone: try this many, newest first.
+# Backports lists kernels whose files are gone: try this many, newest first.
 KERNEL_TRIES=3
 
 # fetch_all [--refresh]: after it, kernel_release and find_tool answer.
@@ -26,7 +26,7 @@ fetch_all() {
 
 # ---- APT of its own ----------------------------------------------------------------------
 
-# The first Debian mirror that this machine's sources name.
+# The first Debian mirror in this machine's APT sources.
 apt_mirror() {
     if [[ -n ${QUICLANE_LAB_MIRROR:-} ]]; then
         echo "$QUICLANE_LAB_MIRROR"
@@ -136,7 +136,7 @@ fetch_kernel() {
     conf=$(kernel_apt) || return
     for release in $(kernel_candidates "$conf" "$wanted"); do
         fetch_kernel_release "$conf" "$release" && return
-        say "kernel $release cannot be had; trying an older one"
+        say "kernel $release cannot be downloaded; trying an older one"
     done
     say "no kernel ${wanted:->= $KERNEL_MIN} in $KERNEL_SUITE: check the network, or set QUICLANE_LAB_SUITE or QUICLANE_LAB_KERNEL"
     return 1
@@ -172,7 +172,7 @@ kernels_from() {
     done
 }
 
-# What a release consists of: one package before 6.19, several since.
+# The packages of a release: one before 6.19, several since.
 kernel_packages() {
     local conf=$1 release=$2
     APT_CONFIG=$conf apt-cache show --no-all-versions "linux-image-$release" |
@@ -214,8 +214,8 @@ kernel_settle() {
     kernel_unpack_image "$modules/vmlinuz" "$modules/vmlinux"
 }
 
-# QEMU enters an ELF image directly (PVH), which spares the guest seconds of unpacking it.
-# Where that cannot be, the guest boots vmlinuz.
+# QEMU boots an ELF image directly (PVH), which saves the guest seconds of unpacking it. If that is not
+# possible, the guest boots vmlinuz.
 kernel_unpack_image() {
     local image=$1 elf=$2 setup offset length
     # The boot protocol's setup_sects, payload_offset and payload_length.
@@ -236,7 +236,7 @@ kernel_decompress() {
     return "$status"
 }
 
-# What to boot.
+# The image to boot.
 kernel_image() {
     local dir
     dir=$(kernel_modules_dir)
@@ -247,7 +247,7 @@ kernel_image() {
     fi
 }
 
-# 200 MB each: keep one. Those that were asked for by name go too, when a newer one is fetched.
+# 200 MB each: keep one. Kernels that were requested by name are removed too, when a newer one is fetched.
 kernel_forget_others() {
     local dir
     for dir in "$CACHE_DIR"/kernel/*/; do
@@ -341,8 +341,8 @@ tools_apt() {
     echo "$conf"
 }
 
-# The packages asked for and what they need that is not installed here. The QEMU of bookworm
-# itself is too old for igb.
+# The named packages, and their dependencies that are not installed here. The QEMU of bookworm itself is
+# too old for igb.
 tools_closure() {
     local conf=$1 codename=$2 suite=()
     shift 2

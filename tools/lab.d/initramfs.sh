@@ -1,11 +1,11 @@
 # shellcheck shell=bash
 # The guest's root: busybox, bash, tools, modules, and what the caller adds; a cpio archive.
 
-# Built in, or there to be loaded; those they depend on come along.
+# Built in, or loadable; with the modules that they depend on.
 GUEST_MODULES=(virtio_pci virtio_console igb virtio_net veth dummy tun 8021q sch_ingress cls_bpf
     act_bpf sch_netem sch_fq udp_diag xsk_diag)
-# Real ones: busybox's `ip` and `tc` know too little, and a busybox program that starts another
-# prefers its own: its `timeout ip` is not `ip`.
+# Not busybox's: its `ip` and `tc` lack features, and a busybox program that starts another prefers its
+# own: its `timeout ip` is not `ip`.
 GUEST_TOOLS=(bash ethtool ip tc timeout env taskset setsid xargs)
 GUEST_LIBRARIES=/usr/lib/x86_64-linux-gnu
 
@@ -86,7 +86,7 @@ initramfs_add_module() {
     done < <(module_dependencies "$MODULES_DST/$name.ko")
 }
 
-# File names spell - and _ as they like.
+# File names use - and _ interchangeably.
 module_file() {
     find "$(kernel_modules_dir)/kernel" -name "${1//_/[-_]}.ko*" -print -quit
 }
@@ -94,7 +94,7 @@ module_file() {
 module_is_built_in() {
     local list
     list=$(kernel_modules_dir)/modules.builtin
-    # Packages before 6.19 generate it at installation: then believe it, the guest will tell.
+    # Packages before 6.19 generate it at installation: then assume it, the guest would fail without.
     [[ ! -f $list ]] || grep -q "/${1//_/[-_]}\.ko$" "$list"
 }
 
@@ -114,7 +114,7 @@ module_dependencies() {
     tr '\0' '\n' <"$1" | grep -a '^depends=' | head -n 1 | cut -d= -f2 | tr ',' '\n' | sed '/^$/d'
 }
 
-# initramfs_pack ROOT FILE: not compressed; the guest would spend longer than the host saves.
+# initramfs_pack ROOT FILE: not compressed; unpacking in the guest would take longer than it saves.
 initramfs_pack() {
     (cd "$1" && find . | "$(find_tool busybox)" cpio -o -H newc -R 0:0 2>/dev/null) >"$2"
 }

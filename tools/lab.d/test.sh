@@ -15,15 +15,15 @@ vm_test() {
         --env QUICLANE_LAB_GUEST=1 --env RUST_BACKTRACE=1 -- "${binaries[0]##*/}" "$@"
 }
 
-# Without a kernel nothing can be proven: in CI that is a failure, by hand a loud skip.
+# Without a kernel nothing can be tested: in CI that is a failure, by hand a loud skip.
 vm_test_need_kernel() {
     fetch_all && return
     if [[ ${CI:-} == true ]]; then
-        die "$EXIT_RIG" "kernel or QEMU cannot be had (see above), and in CI the guest tests must run"
+        die "$EXIT_RIG" "kernel or QEMU is not available (see above), and in CI the guest tests must run"
     fi
     say "************************************************************************"
-    say "SKIPPED: the guest tests. Nothing about zero-copy, RSS or NUMA was proven."
-    say "kernel or QEMU cannot be had (see above); 'tools/lab vm fetch' tries again"
+    say "SKIPPED: the guest tests. Nothing about zero-copy, RSS or NUMA was tested."
+    say "kernel or QEMU is not available (see above); 'tools/lab vm fetch' tries again"
     say "************************************************************************"
     return 1
 }

@@ -32,7 +32,7 @@ veth_need_root() {
     ((EUID == 0)) || die "$EXIT_RIG" "namespaces need root, and this is user $EUID: run it with sudo"
 }
 
-# Only what veth_make made: deleting a namespace deletes its end of the pair, and so the other.
+# Only what veth_make made: deleting a namespace deletes its end of the pair, and with it the other.
 veth_remove() {
     local name
     for name in quiclane-a quiclane-b; do

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# virtio NICs for the guest: what a network namespace of this machine has to do for them.
+# virtio NICs for the guest: the network namespace that they need on this machine.
 #
 # A virtio NIC has several queues, and reports the hash of each packet, only where QEMU gets its
 # packets from a tap device with several queues. Two of them are joined by a bridge, so that the
@@ -8,9 +8,9 @@
 #     guest   lane2 -- tap lane2 --.                                    .-- tap peer2 -- peer2
 #                                  '-- bridge, in a namespace of ours --'
 #
-# QEMU runs in the namespace. It is taken away with everything in it, also on interruption.
+# QEMU runs in the namespace, which is removed with everything in it, also on interruption.
 
-# What this machine lacks for it; nothing if it can be done.
+# Prints what this machine lacks for it; nothing if it is possible.
 virtio_lacks() {
     if ((EUID != 0)); then
         echo "it needs root for network namespaces and tap devices, and this is user $EUID: run it with sudo"
@@ -27,7 +27,7 @@ virtio_need() {
     [[ -z $lacks ]] || die "$EXIT_RIG" "--virtio: $lacks"
 }
 
-# Sets VIRTIO_NAMESPACE. Call virtio_down afterwards, whatever came of it.
+# Sets VIRTIO_NAMESPACE. Call virtio_down afterwards, also after a failure.
 virtio_up() {
     local dev
     virtio_sweep
@@ -50,7 +50,7 @@ virtio_down() {
     fi
 }
 
-# What a run that was killed could not take away: the name has the number of its process.
+# Removes what killed runs left behind: the name has the id of their process.
 virtio_sweep() {
     local path pid
     for path in /run/netns/quiclane-vm-*; do

@@ -4,7 +4,7 @@
 GUEST_TIMEOUT_SECONDS=300
 # Two nodes of this much; the initramfs is in it.
 NODE_MEMORY=1024M
-# As often a guest is booted whose QEMU aborts before the command is run.
+# The most boots of a guest whose QEMU aborts before the command runs.
 BOOT_TRIES=3
 EXIT_ABORTED=134
 
@@ -32,7 +32,7 @@ vm_run() {
     [[ $(uname -m) == x86_64 ]] ||
         die "$EXIT_RIG" "this machine is $(uname -m); the guest's binaries come from it and must be x86_64"
     [[ -z $GUEST_VIRTIO ]] || virtio_need
-    fetch_all || die "$EXIT_RIG" "kernel or QEMU cannot be had (see above)"
+    fetch_all || die "$EXIT_RIG" "kernel or QEMU is not available (see above)"
     RUN_DIR=$(mktemp -d "${TMPDIR:-/tmp}/quiclane-lab.XXXXXX")
     trap vm_clean EXIT
     trap 'exit 130' INT
@@ -68,7 +68,7 @@ vm_stage() {
     local root=$RUN_DIR/root file
     initramfs_base "$root"
     for file in "${GUEST_BINS[@]}"; do
-        [[ -x $file ]] || die 2 "--bin '$file' is no executable file: build it first"
+        [[ -x $file ]] || die 2 "--bin '$file' is not an executable file: build it first"
         initramfs_add_program "$root" "$file" "/usr/local/bin/${file##*/}"
     done
     for file in "${GUEST_FILES[@]}"; do
@@ -138,8 +138,8 @@ vm_add_ports() {
 # vm_boot command|shell
 vm_boot() {
     local mode=$1 append
-    # What a busy host makes go wrong is not tested for: the timer's interrupt may come late
-    # (no_timer_check), and so may a CPU (no watchdogs, no RCU stall reports).
+    # Effects of a busy host are not tested: the timer's interrupt may come late (no_timer_check), and so
+    # may a CPU (no watchdogs, no RCU stall reports).
     # One CPU until init brings the others: while the kernel sizes the BARs, QEMU maps them anew
     # each time, and another CPU whose APIC is written to then makes it abort now and then
     # ("iotlb_to_section: Assertion `section_index < d->map.sections_nb' failed").
@@ -157,7 +157,7 @@ vm_boot() {
     MACHINE+=(-append "$append" -serial "file:$RUN_DIR/console")
     local boots=1 status=0
     vm_boot_once || status=$?
-    # An assertion of QEMU's own, while the guest booted: nothing of ours had run.
+    # An assertion of QEMU itself, while the guest booted: nothing of ours had run.
     while ((status == EXIT_ABORTED && boots < BOOT_TRIES)) && [[ ! -s $RUN_DIR/status ]]; do
         cat "$RUN_DIR/qemu" >&2
         say "QEMU itself aborted before the command was run: booting again"
@@ -167,11 +167,11 @@ vm_boot() {
     vm_result "$status"
 }
 
-# Returns as QEMU ended.
+# Returns QEMU's exit status.
 vm_boot_once() {
     local status=0
     vm_start_readers
-    # The guest dies with whichever goes first: the clock, timeout(1), or this script.
+    # The guest ends with the first of these: its time limit, timeout(1), or this script.
     setpriv --pdeathsig TERM timeout --kill-after=5 "$GUEST_TIMEOUT_SECONDS" \
         setpriv --pdeathsig KILL "${QEMU[@]}" "${MACHINE[@]}" </dev/null >"$RUN_DIR/qemu" 2>&1 &
     GUEST_PID=$!
@@ -207,7 +207,7 @@ vm_stop_readers() {
     READER_PIDS=()
 }
 
-# vm_result QEMU_STATUS: exits as the command did, or says why there is no such status.
+# vm_result QEMU_STATUS: exits with the command's status, or says why there is none.
 vm_result() {
     local code=''
     [[ ! -s $RUN_DIR/status ]] || code=$(tail -n 1 "$RUN_DIR/status")

@@ -1,4 +1,4 @@
-//! The only place of this program that reads a clock, and what reading it costs.
+//! The only place of this program that reads a clock, and the cost of a read.
 
 use std::time::Instant;
 
@@ -11,8 +11,8 @@ pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
-/// What two reads with nothing between them show, in nanoseconds: the part of every measured
-/// section that is not the section.
+/// The time between two reads with nothing between them, in nanoseconds: every measured section
+/// contains this much that is not its own.
 pub(crate) fn read_cost_ns() -> u64 {
     let mut costs: Vec<u64> = (0..CALIBRATION_READS)
         .map(|_| {

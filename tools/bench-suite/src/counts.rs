@@ -1,5 +1,5 @@
-//! `counts`: instructions per operation, by callgrind. They do not depend on who else uses
-//! the machine, so they tell a change of 1% from noise.
+//! `counts`: instructions per operation, by callgrind. They do not depend on other load of the machine,
+//! so they tell a change of 1% from noise.
 //!
 //! The program runs itself under valgrind with collection switched on inside one side's
 //! measured sections only (`meter::measured_client`, `meter::measured_server`): handshakes
@@ -22,16 +22,16 @@ use crate::identity::Identity;
 use crate::stack::Stack;
 use crate::suite::{self, COLUMNS, NAMES};
 
-/// Operations that are counted: enough that what happens once in a while is spread.
+/// Operations that are counted: enough that rare work is spread over them.
 const OPERATIONS: u64 = 4_096;
 /// Handshakes that are counted: each is as long as a thousand packets.
 const HANDSHAKES: u64 = 32;
-/// The functions that callgrind switches on in: client, server.
+/// The functions in which callgrind counts: client, server.
 const SWITCHES: [&str; 2] = ["*measured_client*", "*measured_server*"];
 
 /// The last level of the simulated caches: 4 MiB, 16 ways, lines of 64 bytes.
 const CACHE: &str = "--LL=4194304,16,64";
-/// Where callgrind prints reads and writes of data that missed it.
+/// The columns of callgrind for reads and writes of data that missed it.
 const MISSES: std::ops::Range<usize> = 7..9;
 
 /// What is counted.
@@ -66,8 +66,8 @@ pub(crate) fn print(what: What, cases: &[Case], columns: [bool; COLUMNS]) -> Res
     Ok(())
 }
 
-/// Prints instructions for each received frame, as the AF_XDP datapath takes it apart, and with its
-/// UDP checksum summed, which it leaves alone.
+/// Prints instructions for each received frame: parsed as the AF_XDP datapath does, and with its UDP
+/// checksum summed, which the datapath does not do.
 pub(crate) fn print_frames() -> Result<(), Failure> {
     for bytes in frame::PAYLOADS {
         for summed in [false, true] {
@@ -116,7 +116,7 @@ fn numbers(text: &str, label: &str) -> Vec<f64> {
     line.split_whitespace().map_while(|word| word.parse().ok()).collect()
 }
 
-/// What runs under valgrind: one slice of one case on one stack.
+/// The run under valgrind: one slice of one case on one stack.
 pub(crate) fn one<S: Stack>(case: Case, identity: &Rc<Identity>) -> Result<(), Failure> {
     let wanted = if let Case::Handshake { .. } = case { HANDSHAKES } else { OPERATIONS };
     let sample = case.start::<S>(identity.clone())?.slice(wanted, false)?;

@@ -1,4 +1,4 @@
-//! A raw echo over the library's datapaths: what a ping-pong costs below QUIC.
+//! A raw echo over the library's datapaths: the cost of a ping-pong below QUIC.
 //!
 //! Both sides poll on one pinned thread each. No connection, no cryptography: a datagram comes
 //! out of the ring and its copy goes into the other. `tools/bench net` puts QUIC's ping-pong
@@ -20,7 +20,7 @@ use crate::{Failure, clock};
 const PATIENCE: Duration = Duration::from_millis(100);
 /// Echoes before anything counts: the neighbour is known, and the caches are warm.
 const WARM_UP: usize = 1_000;
-/// So many lost ones in a row are no echo at all.
+/// After this many lost ones in a row the run fails.
 const MAX_LOST: u32 = 50;
 /// The queue that both sides use.
 const QUEUE: u32 = 0;
@@ -34,13 +34,13 @@ pub(crate) struct EchoArgs {
     /// Our address and port
     #[arg(long)]
     local: SocketAddr,
-    /// Echo to this address instead of for every peer
+    /// Send pings to this address, instead of echoing
     #[arg(long)]
     to: Option<SocketAddr>,
     /// The payload of a ping, in bytes
     #[arg(long, default_value_t = 100)]
     bytes: usize,
-    /// How long it runs
+    /// How long it runs, in seconds
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
     /// Use generic (skb) mode

@@ -1,11 +1,11 @@
 //! `fair`: how two senders share a bottleneck.
 //!
 //! Two bulk transfers of two clients to two servers meet in one queue in front of a line of
-//! 50 Mb/s, over 20 ms, in virtual time. The second starts two seconds after the first, and what
-//! arrives from then on for a minute, the first ten seconds aside, is what is compared. The seed
-//! moves the start and picks who sends first in a tick; in every other run the two change places.
+//! 50 Mb/s, over 20 ms, in virtual time. The second starts two seconds after the first. Compared is
+//! what arrives in a minute from then on, without its first ten seconds. The seed moves the start,
+//! and picks which flow sends first in a tick; in every other run the two change places.
 //!
-//! Nothing is lost but what the queue has no room for.
+//! Only a full queue loses datagrams.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -28,11 +28,11 @@ const LINE: Line = Line {
 };
 /// Bytes that fill the path without a queue.
 const BDP_BYTES: u64 = 125_000;
-/// What the queue holds, in hundredths of that.
+/// The size of the queue, in hundredths of that.
 const QUEUES: [u64; 4] = [4, 10, 100, 400];
-/// What is measured.
+/// The measured time.
 const SECONDS: u64 = 60;
-/// What is not: until the flows have found their shares.
+/// The time before it, until the flows have found their shares.
 const LEAD_IN_SECONDS: u64 = 10;
 const SECOND_NS: u64 = 1_000_000_000;
 const TICK_NS: u64 = crate::loss::TICK_NS;
@@ -87,7 +87,7 @@ fn begin<S: Stack>(
     Ok(Box::new(Transfer { bench, connection }))
 }
 
-/// Who meets.
+/// A pairing of two senders.
 struct Pairing {
     name: &'static str,
     flows: [Begin; 2],
@@ -102,11 +102,11 @@ const PAIRINGS: [Pairing; 6] = [
     Pairing { name: "two-quinn", flows: [begin::<Quinn>, begin::<Quinn>] },
 ];
 
-/// Runs the pairings and prints for each queue what the two got.
+/// Runs the pairings, and prints for each queue what each flow got.
 pub(crate) fn run(wanted: &[String], quick: bool) -> Result<(), Failure> {
     if let Some(unknown) = wanted.iter().find(|name| PAIRINGS.iter().all(|p| p.name != **name)) {
         let all: Vec<_> = PAIRINGS.iter().map(|p| p.name).collect();
-        return Err(format!("no pairing is called {unknown}; there are {all:?}").into());
+        return Err(format!("there is no pairing {unknown}; the pairings are {all:?}").into());
     }
     let identity = Rc::new(Identity::new()?);
     let seeds = if quick { QUICK_SEEDS } else { SEEDS };
@@ -144,7 +144,7 @@ fn table() -> Columns {
     Columns::new([Column::Left(14)].into_iter().chain(figures))
 }
 
-/// What the two got, in Mb/s, and what the queue had no room for.
+/// What each flow got, in Mb/s, and the datagrams that the full queue dropped.
 fn meet(
     pairing: &Pairing,
     queue: u64,

@@ -1,9 +1,9 @@
 //! A flood of handshakes that fail, from forged addresses: a part of `tools/bench net`.
 //!
-//! Client Initials that are sealed as they should be, so that a server has to look into them: half
-//! of them say CONNECTION_CLOSE, half carry a ClientHello that is none. Each leaves with a source
-//! address of its own, through AF_XDP, which writes the headers itself. They are made before the
-//! flood begins; what a datagram costs then is a copy.
+//! Client Initials that are correctly sealed, so that a server has to decrypt them: half of them carry
+//! CONNECTION_CLOSE, half an invalid ClientHello. Each leaves with a source address of its own,
+//! through AF_XDP, which writes the headers itself. They are made before the flood begins; then a
+//! datagram costs one copy.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -19,17 +19,17 @@ use quiclane::wire::{ConnectionId, Side, VERSION_1, Writer};
 
 use crate::{Failure, clock};
 
-/// Datagrams that differ. A server keeps nothing of a handshake that failed, so none knows one again.
+/// Different datagrams. A server keeps no state of a failed handshake, so it does not recognize them.
 const DISTINCT: u64 = 512;
 const DATAGRAM_BYTES: usize = 1200;
 const CLIENT_HELLO_BYTES: usize = 300;
 /// Datagrams sent at once at most: a fraction of a ring.
 const BURST: u64 = MAX_BURST as u64;
-/// A pause that was longer is not made up for.
+/// After a longer pause the missed datagrams are not sent.
 const MAX_BEHIND: Duration = Duration::from_millis(20);
-/// How long the server may take to answer the first datagram, which shows the way to it.
+/// How long the server may take to answer the first datagram, which resolves its link address.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Forged sources are of 10.0.0.0/8, 24 bits, from 49,152 up.
+/// Forged sources: addresses of 10.0.0.0/8, ports from 49,152 up.
 const SOURCE_BITS: u32 = 24;
 const FIRST_PORT: u16 = 49_152;
 const QUEUE: u32 = 0;
@@ -40,7 +40,7 @@ pub(crate) struct FloodArgs {
     /// The network device
     #[arg(long)]
     dev: String,
-    /// Our address and port: the first datagram comes from there
+    /// Our address and port, the source of the first datagram
     #[arg(long)]
     local: SocketAddr,
     /// The server
@@ -49,7 +49,7 @@ pub(crate) struct FloodArgs {
     /// Datagrams in a second
     #[arg(long, default_value_t = 40_000)]
     rate: u64,
-    /// How long it lasts
+    /// How long it lasts, in seconds
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
 }
@@ -89,7 +89,7 @@ pub(crate) fn run(args: &FloodArgs) -> Result<(), Failure> {
             }
         }
         datapath.flush()?;
-        // Answers to our own first datagram alone get here.
+        // Only answers to our own first datagram arrive here.
         datapath.receive(MAX_BURST, &mut |_, _| ());
         if behind < BURST {
             std::thread::sleep(Duration::from_millis(1));
@@ -104,7 +104,7 @@ pub(crate) fn run(args: &FloodArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The link addresses of the way to the server, from its answer to a datagram of our own address.
+/// The link addresses of the path to the server, from its answer to a datagram of our own address.
 fn learn(datapath: &mut XdpDatapath, args: &FloodArgs, bytes: &[u8]) -> Result<Link, Failure> {
     let path = Path { local: args.local, remote: args.to, link: Link::UNKNOWN };
     let begin = clock::now();
@@ -124,14 +124,14 @@ fn learn(datapath: &mut XdpDatapath, args: &FloodArgs, bytes: &[u8]) -> Result<L
     Err(format!("{} does not answer", args.to).into())
 }
 
-/// Where a datagram claims to come from.
+/// The forged source of a datagram.
 fn source(number: u64) -> SocketAddr {
     let host = number as u32 & ((1 << SOURCE_BITS) - 1);
     let port = FIRST_PORT + (number >> SOURCE_BITS) as u16 % (u16::MAX - FIRST_PORT);
     SocketAddr::from(((10 << SOURCE_BITS | host).to_be_bytes(), port))
 }
 
-/// A client's Initial that ends the handshake that it begins.
+/// A client Initial that ends its own handshake.
 fn initial(number: u64) -> Result<Vec<u8>, Failure> {
     let dcid = ConnectionId::new(&(number | 1 << 63).to_be_bytes()).ok_or("an id of 8 bytes")?;
     let scid = ConnectionId::new(b"spoofed!").ok_or("an id of 8 bytes")?;

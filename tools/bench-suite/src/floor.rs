@@ -1,8 +1,8 @@
-//! The floor: what no stack can go below. A short header is written, the packet sealed and
-//! its header protected through `rustls::quic`, one packet at a time, and the way back.
+//! The floor, which no stack can go below: a short header is written, the packet sealed and its header
+//! protected through `rustls::quic`, one packet at a time; and the same on receipt.
 //!
-//! Packets are worked on in batches of the suite's size, in the same kind of memory, so the
-//! cache sees what it sees under a stack.
+//! Packets are processed in batches of the suite's size, in the same kind of memory, so that caches
+//! behave as under a stack.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ const PACKET_BYTES: usize = 1472;
 const HEADER_BYTES: usize = 13;
 /// Where the packet number starts.
 const NUMBER_AT: usize = 9;
-/// Batches; the median counts, so that interrupted ones do not.
+/// How many batches; the median counts, so that interrupted ones do not.
 const BATCHES: usize = 4096;
 
 /// Nanoseconds to send and to receive a packet of 1,472 bytes.

@@ -1,7 +1,7 @@
-//! A received frame before QUIC sees it: what its UDP checksum costs.
+//! The cost of a received frame before QUIC sees it, and of its UDP checksum.
 //!
-//! The AF_XDP datapath leaves the checksum of a datagram alone whose packets an AEAD guards. Here the
-//! same frames are taken apart with the checksum summed and without, one after the other.
+//! The AF_XDP datapath does not sum the checksum of a datagram whose packets an AEAD guards. Here the
+//! same frames are parsed with the checksum summed and without, in turn.
 
 use std::hint::black_box;
 use std::net::SocketAddr;
@@ -20,7 +20,7 @@ const FRAMES: u64 = 4_096;
 /// Sections of each kind, in turn; the fastest counts, since noise only adds.
 const ROUNDS: usize = 200;
 
-/// What to take apart.
+/// The frame to parse.
 #[derive(Args, Clone, Copy)]
 pub(crate) struct FrameArgs {
     /// The UDP payload, in bytes
@@ -32,7 +32,7 @@ pub(crate) struct FrameArgs {
 }
 
 impl FrameArgs {
-    /// The arguments that lead here again.
+    /// The arguments that run this again.
     pub(crate) fn line(bytes: usize, summed: bool) -> Vec<String> {
         let summed = summed.then(|| "--summed".to_owned());
         let line = ["one-frame", "--bytes"].map(str::to_owned).into_iter();
@@ -47,7 +47,7 @@ const fn checksums(summed: bool) -> Checksums {
 /// An IPv4 frame whose checksums are right.
 fn made(payload_bytes: usize) -> Result<Vec<u8>, Failure> {
     let [from, to]: [SocketAddr; 2] = ["192.0.2.2:50000".parse()?, "192.0.2.1:4433".parse()?];
-    // A path is known by what came over it: the first frame is written by hand, without checksum.
+    // A path comes from a received frame: the first frame is written by hand, without checksum.
     let mut first = vec![0; 14 + 20 + 8 + 1];
     first[..12].copy_from_slice(&[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2]);
     first[12..24].copy_from_slice(&[8, 0, 0x45, 0, 0, 29, 0, 0, 0, 0, 64, 17]);
@@ -69,7 +69,7 @@ fn take_apart(frame: &[u8], checksums: Checksums) {
     }
 }
 
-/// What runs under callgrind.
+/// The run under callgrind.
 pub(crate) fn one(args: FrameArgs) -> Result<(), Failure> {
     let frame = made(args.bytes)?;
     let mut meter = Meter::new();
@@ -79,7 +79,7 @@ pub(crate) fn one(args: FrameArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Nanoseconds to take a frame apart: with its checksum left alone, and with it summed.
+/// Nanoseconds to parse a frame: without its checksum, and with it summed.
 fn measure(payload_bytes: usize) -> Result<[f64; 2], Failure> {
     let frame = made(payload_bytes)?;
     let mut best = [f64::INFINITY; 2];

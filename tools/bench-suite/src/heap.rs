@@ -1,9 +1,9 @@
 //! The heap, counted: calls of the global allocator per side, and bytes in use.
 //!
-//! Two meters, because each sees what the other cannot. [`Counting`] wraps the system
-//! allocator and counts the calls that Rust code makes, by the side that is running: that is
-//! "allocations per packet". [`in_use_bytes`] asks malloc what is handed out, which includes
-//! what BoringSSL and AWS-LC took in C: that is "bytes per idle connection".
+//! Two meters, because each sees what the other cannot. [`Counting`] wraps the system allocator and
+//! counts the calls of Rust code, by the side that is running: "allocations per packet".
+//! [`in_use_bytes`] asks malloc for the bytes in use, which includes what BoringSSL and AWS-LC took in
+//! C: "bytes per idle connection".
 //!
 //! This is the one module of the suite with `unsafe`: a global allocator cannot be written
 //! without it.
@@ -61,16 +61,16 @@ pub(crate) fn calls() -> u64 {
     CALLS.with(Cell::get)
 }
 
-/// Bytes that malloc has handed out, with its own bookkeeping, C code's included.
+/// Bytes that malloc has handed out, to C code too, with its own bookkeeping.
 pub(crate) fn in_use_bytes() -> i64 {
     // SAFETY: mallinfo2 takes no argument and returns its result by value.
     let info = unsafe { libc::mallinfo2() };
     (info.uordblks + info.hblkhd) as i64
 }
 
-/// What this program prints on such a line of arguments, where malloc has no caches of threads: it
-/// takes what lies in them for handed out, so that what one side gives back and the other takes would
-/// be on the account of the first.
+/// Runs this program on these arguments, and returns its output. malloc runs without caches of threads:
+/// it counts what is in them as handed out, so that memory that one side gives back and the other
+/// takes would count for the first.
 pub(crate) fn counted_exactly(line: &[&str]) -> Result<String, Failure> {
     let output = Command::new(std::env::current_exe()?)
         .args(line)

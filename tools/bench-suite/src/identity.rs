@@ -15,7 +15,7 @@ pub(crate) const SERVER_NAME: &str = "localhost";
 /// The application protocol of the benchmark.
 pub(crate) const ALPN: &[u8] = b"bench";
 
-/// What servers present and clients trust.
+/// The certificates of servers, and the root that clients trust.
 pub(crate) struct Identity {
     /// The root, as clients trust it.
     pub(crate) root: CertificateDer<'static>,

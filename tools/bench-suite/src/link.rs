@@ -1,21 +1,21 @@
-//! A path in virtual time: a queue in front of a line, a delay, and faults by chance.
+//! A path in virtual time: a queue in front of a line, a delay, and random faults.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-/// What a path is like, one way.
+/// The properties of a path, one way.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Line {
     /// From the end of the line to the receiver.
     pub(crate) delay_ns: u64,
-    /// What the line carries.
+    /// The rate of the line.
     pub(crate) bits_per_second: u64,
-    /// What its queue holds; more is dropped.
+    /// The size of its queue; more is dropped.
     pub(crate) queue_bytes: u64,
-    /// Datagrams of a thousand that vanish.
+    /// Datagrams of a thousand that are lost.
     pub(crate) lost_per_mille: u64,
-    /// Datagrams of a thousand that arrive with a bit turned.
+    /// Datagrams of a thousand that arrive with a flipped bit.
     pub(crate) corrupted_per_mille: u64,
 }
 
@@ -23,11 +23,11 @@ pub(crate) struct Line {
 pub(crate) struct Link {
     line: Line,
     random: u64,
-    /// When the line is done with what is in its queue; all that share the line have the same.
+    /// When the line will have sent its queue; all users of the line share this.
     busy_until_ns: Rc<Cell<u64>>,
     under_way: VecDeque<(u64, Vec<u8>)>,
     spare: Vec<Vec<u8>>,
-    /// Datagrams that the queue had no room for.
+    /// Datagrams that the full queue dropped.
     pub(crate) overflowed: u64,
 }
 
@@ -45,10 +45,10 @@ impl Link {
         Self::sharing(line, seed, Rc::default())
     }
 
-    /// As [`new`](Self::new), on a line and its queue that others use as well.
+    /// As [`new`](Self::new), on a line and a queue that are shared.
     pub(crate) fn sharing(line: Line, seed: u64, busy_until_ns: Rc<Cell<u64>>) -> Self {
         let mut random = seed.wrapping_mul(2).wrapping_add(1);
-        // The first numbers of small seeds are alike.
+        // The first numbers of small seeds are similar.
         for _ in 0..8 {
             next(&mut random);
         }
@@ -62,7 +62,7 @@ impl Link {
 
     /// A datagram leaves at `now_ns`.
     pub(crate) fn send(&mut self, now_ns: u64, datagram: &[u8]) {
-        // Drawn for each datagram, whatever becomes of it: one seed is one list of faults.
+        // Drawn for every datagram, also a dropped one: one seed is one list of faults.
         let lost = self.chance(self.line.lost_per_mille);
         let corrupted = self.chance(self.line.corrupted_per_mille);
         let busy_until_ns = self.busy_until_ns.get();

@@ -1,11 +1,11 @@
-//! `loss`: how fast a sender is over a path that loses packets by chance, beside the others.
+//! `loss`: how fast each stack sends over a path with random loss.
 //!
-//! One transfer at a time, a client's, over 20 ms and 100 Mb/s with a queue of 1 MB, in virtual
-//! time; every stack gets the same seeds, and a seed is one list of faults. The figure is what
-//! arrived in order, the median of the seeds. There is no other flow to be fair to here: the last
-//! case shows what a sender does to a queue that it fills, where the loss is its own.
+//! One transfer of a client at a time, over 20 ms and 100 Mb/s with a queue of 1 MB, in virtual time.
+//! Every stack gets the same seeds, and a seed is one list of faults. The figure is what arrived in
+//! order, the median of the seeds. There is no competing flow. The last case shows what a sender does
+//! to a queue that it fills, where it causes the loss itself.
 //!
-//! quiche reads clocks itself, so that it takes part in real time and only if asked for by name.
+//! quiche reads clocks itself, so it runs in real time, and only if named.
 
 use std::rc::Rc;
 
@@ -20,17 +20,17 @@ use crate::{Failure, clock};
 
 /// The largest datagram.
 const MTU: u16 = 1_472;
-/// How often both sides are asked what they have to say: a packet's time on the line.
+/// The interval at which both sides may send: a packet's time on the line.
 pub(crate) const TICK_NS: u64 = 100_000;
-/// What a handshake may take.
+/// The longest time of a handshake.
 const HANDSHAKE_TICKS: u64 = 100_000;
-/// What a transfer is measured for.
+/// The measured time of a transfer.
 const SECONDS: u64 = 20;
 const SECOND_NS: u64 = 1_000_000_000;
 /// Seeds of a full run, and of a quick one.
 const SEEDS: u64 = 10;
 const QUICK_SEEDS: u64 = 3;
-/// How often the window is written down.
+/// The interval at which the window is recorded.
 const TRACE_NS: u64 = 100_000_000;
 
 const CLEAN: Line = Line {
@@ -41,7 +41,7 @@ const CLEAN: Line = Line {
     corrupted_per_mille: 0,
 };
 
-/// What is done.
+/// A case.
 struct Case {
     name: &'static str,
     line: Line,
@@ -56,10 +56,10 @@ const CASES: [Case; 6] = [
     Case { name: "full-queue", line: Line { bits_per_second: 20_000_000, ..CLEAN } },
 ];
 
-/// What a transfer came to.
+/// The result of a transfer.
 struct Transfer {
     megabits_per_second: f64,
-    /// Datagrams that the queue had no room for.
+    /// Datagrams that the full queue dropped.
     overflowed: u64,
 }
 
@@ -73,7 +73,7 @@ pub(crate) fn run(
 ) -> Result<(), Failure> {
     if let Some(unknown) = wanted.iter().find(|name| CASES.iter().all(|c| c.name != **name)) {
         let all: Vec<_> = CASES.iter().map(|c| c.name).collect();
-        return Err(format!("no case is called {unknown}; there are {all:?}").into());
+        return Err(format!("there is no case {unknown}; the cases are {all:?}").into());
     }
     let identity = Rc::new(Identity::new()?);
     let seeds = if trace { 1 } else { [SEEDS, QUICK_SEEDS][usize::from(quick)] };
@@ -144,7 +144,7 @@ impl<S: Stack> Bench<S> {
             }
             bench.tick();
         }
-        // Acknowledgements of the handshake are under way still.
+        // Acknowledgements of the handshake are still under way.
         for _ in 0..SECOND_NS / 10 / TICK_NS {
             bench.tick();
         }

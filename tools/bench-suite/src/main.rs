@@ -1,12 +1,12 @@
 //! `quiclane-bench`: Quiclane beside quinn-proto and quiche, in memory.
 //!
 //! One thread, both endpoints, no sockets: what is measured is the protocol and its
-//! cryptography. Time is split between the two sides of a connection, the stacks take turns
-//! in one run, and what is printed are medians and the ratio to the better peer.
+//! cryptography. Time is split between the two sides of a connection, the stacks take turns in one run,
+//! and the output is medians and the ratio to the better peer.
 //! `tools/bench` builds and runs it.
 //!
-//! [`stack`] says what a stack has to do and how fairness is kept, [`cases`] what is done,
-//! [`pair`] how time passes, [`meter`] who pays.
+//! [`stack`] says what a stack has to do and how fairness is kept, [`cases`] has the cases, [`pair`] the
+//! time, [`meter`] the costs of each side.
 
 use std::process::ExitCode;
 use std::rc::Rc;
@@ -40,7 +40,7 @@ use identity::Identity;
 use report::Report;
 use suite::{COLUMNS, NAMES, Plan};
 
-/// What stops a run: printed once, exit code 1.
+/// An error that ends a run: printed once, exit code 1.
 pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// The case in which each operation finds its connection cold.
@@ -48,7 +48,7 @@ const COLD: &str = "rpc-10000";
 /// Connections of the memory measurement.
 const IDLE_CONNECTIONS: usize = 500;
 
-/// Quiclane beside quinn-proto and quiche.
+/// Measure Quiclane beside quinn-proto and quiche.
 #[derive(Parser)]
 #[command(name = "quiclane-bench", version, args_conflicts_with_subcommands = true)]
 struct Cli {
@@ -64,7 +64,7 @@ struct Cli {
     json: bool,
 }
 
-/// What takes part.
+/// The cases and stacks of a run.
 #[derive(Args)]
 struct What {
     /// Only this case or family: bulk-1472, rpc, handshake-resumed, idle, floor, frame (counts);
@@ -76,7 +76,7 @@ struct What {
     only: Vec<String>,
 }
 
-/// What of `loss` to run.
+/// Arguments of `loss`.
 #[derive(Args)]
 struct LossArgs {
     #[command(flatten)]
@@ -89,7 +89,7 @@ struct LossArgs {
     trace: bool,
 }
 
-/// What of `fair` to run.
+/// Arguments of `fair`.
 #[derive(Args)]
 struct FairArgs {
     /// Only this pairing: two, beside-strict, beside-quinn; repeatable
@@ -104,12 +104,12 @@ struct FairArgs {
 enum Sub {
     /// Count instructions per operation with callgrind
     Counts(What),
-    /// Count cache lines that an operation touches, with callgrind's simulated cache; of rpc-10000
-    /// if no case is named
+    /// Count cache lines that an operation touches, with callgrind's simulated cache; for rpc-10000 if
+    /// no case is named
     Lines(What),
-    /// Transfers over a simulated path that loses packets by chance
+    /// Run transfers over a simulated path with random loss
     Loss(LossArgs),
-    /// Two transfers through one simulated bottleneck
+    /// Run two transfers through one simulated bottleneck
     Fair(FairArgs),
     /// One slice of one case on one stack: what runs under callgrind
     #[command(hide = true)]
@@ -117,16 +117,16 @@ enum Sub {
     /// Idle connections of each stack: what runs in a process of its own
     #[command(hide = true)]
     Idle(What),
-    /// Frames taken apart: what runs under callgrind
+    /// Parse frames: what runs under callgrind
     #[command(hide = true)]
     OneFrame(frame::FrameArgs),
-    /// What the UDP checksum of a received frame costs: a part of `tools/bench net`
+    /// Measure the UDP checksum of a received frame: a part of `tools/bench net`
     #[command(hide = true)]
     Frame,
-    /// A raw AF_XDP echo, or its client: a part of `tools/bench net`
+    /// Run a raw AF_XDP echo, or its client: a part of `tools/bench net`
     #[command(hide = true)]
     Echo(echo::EchoArgs),
-    /// A flood of handshakes that fail, from forged addresses: a part of `tools/bench net`
+    /// Send failing handshakes from forged addresses: a part of `tools/bench net`
     #[command(hide = true)]
     Flood(flood::FloodArgs),
 }
@@ -218,14 +218,14 @@ impl What {
         };
         if let Some(unknown) = self.case.iter().find(|wanted| !known(wanted)) {
             let all: Vec<_> = names().collect();
-            return Err(format!("no case is called {unknown}; there are {all:?}").into());
+            return Err(format!("there is no case {unknown}; the cases are {all:?}").into());
         }
         Ok(cases::ALL.into_iter().filter(|case| self.wants(&case.name())).collect())
     }
 
     fn columns(&self) -> Result<[bool; COLUMNS], Failure> {
         if let Some(unknown) = self.only.iter().find(|name| !NAMES.contains(&name.as_str())) {
-            return Err(format!("no stack is called {unknown}; there are {NAMES:?}").into());
+            return Err(format!("there is no stack {unknown}; the stacks are {NAMES:?}").into());
         }
         Ok(NAMES.map(|name| self.only.is_empty() || self.only.iter().any(|only| only == name)))
     }

@@ -1,10 +1,10 @@
-//! Who spent what: time, allocations and heap, split between the two sides of a pair.
+//! The costs: time, allocations and heap, split between the two sides of a pair.
 //!
 //! A section is one side's work for a whole batch of datagrams, so two clock reads serve
-//! many packets; what the reads themselves cost was calibrated and is taken off. The sections
-//! of one exchange make a unit. On a shared machine some units are interrupted by a time
-//! slice of another process, and show a hundred times what the others do: units that took over
-//! [`INTERRUPTED`] times the median are left out, for every stack alike, and counted.
+//! many packets; the cost of the reads was calibrated and is subtracted. The sections of one exchange
+//! make a unit. On a shared machine other processes interrupt some units, which then show a hundred
+//! times as much as the rest. Units that took over [`INTERRUPTED`] times the median are left out, for
+//! every stack alike, and counted.
 
 use quiclane_measure::median;
 
@@ -19,10 +19,10 @@ pub(crate) enum End {
     Server,
 }
 
-/// A unit that took more than so many times the median was interrupted.
+/// A unit that took more than this many times the median was interrupted.
 const INTERRUPTED: f64 = 3.0;
 
-/// An exchange: what the ends spent on so many operations.
+/// An exchange: what the ends spent on a number of operations.
 #[derive(Clone, Copy, Debug, Default)]
 struct Unit {
     ns: [u64; 2],
@@ -35,7 +35,7 @@ impl Unit {
     }
 }
 
-/// What a slice cost: client, server.
+/// The costs of a slice: client, server.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Sample {
     /// Nanoseconds per operation.
@@ -50,7 +50,7 @@ pub(crate) struct Sample {
     pub(crate) interrupted: usize,
 }
 
-/// What a meter looks at.
+/// What a meter measures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
     /// Nothing: warming up.
@@ -112,7 +112,7 @@ impl Meter {
         result
     }
 
-    /// Ends a unit in which so many operations were done; with none it goes on.
+    /// Ends a unit with this many operations; with none the unit goes on.
     pub(crate) fn unit(&mut self, operations: u64) {
         self.current.operations += operations;
         if self.mode == Mode::Time && self.current.operations > 0 {
@@ -120,7 +120,7 @@ impl Meter {
         }
     }
 
-    /// What the units since the last call cost, and a fresh start.
+    /// The costs of the units since the last call; they are reset.
     pub(crate) fn take(&mut self) -> Sample {
         let sample = sample(&self.units, self.allocations);
         self.units.clear();

@@ -14,14 +14,14 @@ use crate::stack::{BATCH_DATAGRAMS, Client, Endpoint, Setup, Stack};
 use crate::wire::Wire;
 use crate::{Failure, clock};
 
-/// What time passes at least when neither side has anything to say.
+/// The least time that passes when neither side has anything to send.
 const IDLE_TURN_NS: u64 = 1_000_000;
 /// Turns without progress until a case is given up.
 const MAX_IDLE_TURNS: u32 = 1_000_000;
 /// Turns with nothing on the wire after which a pair counts as quiet. With a millisecond each
 /// that is longer than a delayed acknowledgement waits (25 ms).
 const QUIET_TURNS: u32 = 30;
-/// What a turn takes while the meter is off.
+/// The time of a turn while the meter is off.
 const UNMEASURED_TURN_NS: u64 = 100_000;
 
 /// Both sides of a stack.
@@ -30,7 +30,7 @@ pub(crate) struct Pair<S: Stack> {
     pub(crate) client: S::Client,
     /// The side that accepts.
     pub(crate) server: S::Server,
-    /// Who spent what.
+    /// The costs of each side.
     pub(crate) meter: Meter,
     /// Datagrams that the client sent.
     pub(crate) sent_up: u64,
@@ -126,7 +126,7 @@ impl<S: Stack> Pair<S> {
         self.meter.mode = mode;
     }
 
-    /// Lets time pass in which no application does anything, with the turns that timers want.
+    /// Lets time pass in which no application does anything, with turns for due timers.
     pub(crate) fn rest(&mut self, ns: u64) {
         let end = self.now_ns + ns;
         while self.now_ns < end {

@@ -1,4 +1,4 @@
-//! The result, as a table for people and as one JSON object for programs.
+//! The result, as a table and as one JSON object.
 
 use quiclane_measure::{Column, Columns, figure};
 use serde::Serialize;
@@ -17,7 +17,7 @@ pub(crate) struct Report {
     allocations: Vec<Row>,
     /// Heap of an idle connection, same shape.
     idle: Vec<Row>,
-    /// What no stack can go below, in nanoseconds per packet of 1,472 bytes.
+    /// The floor, in nanoseconds per packet of 1,472 bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     floor: Option<Floor>,
 }
@@ -67,7 +67,7 @@ impl Report {
         }
     }
 
-    /// Adds what an idle connection costs: per column, of client and server.
+    /// Adds the bytes of an idle connection: per column, of client and server.
     pub(crate) fn add_idle(&mut self, bytes: [Option<[f64; 2]>; COLUMNS]) {
         for (end, side) in ["client", "server"].into_iter().enumerate() {
             let values = bytes.map(|of| of.map(|b| b[end]));

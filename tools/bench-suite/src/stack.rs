@@ -1,4 +1,4 @@
-//! What the suite asks of a QUIC stack: two endpoints without I/O, and one application.
+//! What a QUIC stack has to do for the suite: two endpoints without I/O, and one application.
 //!
 //! The application is the same everywhere. A server discards what it receives and answers
 //! each finished stream with [`RESPONSE_BYTES`]. A client opens a stream per request of
@@ -16,7 +16,7 @@
 //! For all: AES-128-GCM, X25519, ECDSA P-256, [`Identity`], CUBIC, no MTU discovery, no idle
 //! timeout or one that never strikes, [`WINDOW_BYTES`] of flow control, [`MAX_STREAMS`]
 //! streams, the largest datagram as the case says, one address per side, connection ids of
-//! the stack's own default length. What one stack alone needed stands in its adapter.
+//! the stack's own default length. Settings of a single stack are in its adapter.
 
 use std::rc::Rc;
 
@@ -33,16 +33,16 @@ pub(crate) const WINDOW_BYTES: u64 = 64 * 1024 * 1024;
 /// Streams that a client may have open on a connection: the usual default. Not "unlimited":
 /// quinn keeps an entry for each stream that its peer may open.
 pub(crate) const MAX_STREAMS: u64 = 100;
-/// What a request carries.
+/// The size of a request.
 pub(crate) const REQUEST_BYTES: usize = 100;
-/// What a response carries.
+/// The size of a response.
 pub(crate) const RESPONSE_BYTES: usize = 1000;
-/// What a bulk sender hands over at once.
+/// The bytes that a bulk sender hands over at once.
 pub(crate) const CHUNK_BYTES: usize = 256 * 1024;
-/// What a bulk sender keeps in the hands of the stack, if the stack takes it.
+/// The bytes that a bulk sender keeps in the stack's send buffer, if the stack takes them.
 pub(crate) const BULK_AHEAD_BYTES: u64 = 4 * CHUNK_BYTES as u64;
 
-/// How a pair is set up.
+/// Settings of a pair.
 #[derive(Clone)]
 pub(crate) struct Setup {
     /// The largest UDP payload either side sends, from the first packet on.
@@ -55,13 +55,13 @@ pub(crate) struct Setup {
 
 /// One side of one stack, with all its connections.
 pub(crate) trait Endpoint {
-    /// Takes what is on the wire, in the form that the stack wants. Not measured.
+    /// Takes the datagrams from the wire, in the form that the stack wants. Not measured.
     fn stage(&mut self, wire: &mut Wire);
     /// Processes what was staged, the application's part included.
     fn receive(&mut self, now_ns: u64);
     /// Runs due timers, then sends at most `budget` datagrams.
     fn transmit(&mut self, now_ns: u64, wire: &mut Wire, budget: usize);
-    /// Drops every connection, without a word to the other side.
+    /// Drops every connection, without sending anything.
     fn forget_all(&mut self, now_ns: u64);
     /// Handshakes that this side completed so far.
     fn handshakes(&self) -> u64;
@@ -91,7 +91,7 @@ pub(crate) trait Server: Endpoint {
 
 /// A QUIC implementation.
 pub(crate) trait Stack: 'static {
-    /// As in the column of the result.
+    /// The name of the column in the result.
     const NAME: &'static str;
     /// The stack reads clocks itself: the suite passes real time, and waits it out.
     const REAL_TIME: bool;

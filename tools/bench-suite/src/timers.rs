@@ -1,8 +1,8 @@
-//! Timers and dirty lists for the peers, whose users bring their own.
+//! Timers and dirty lists for the other stacks, whose users bring their own.
 //!
-//! [`Timers`] is a hashed wheel of 1 ms ticks that is lazy both ways: a deadline that moves
-//! later (what happens per packet) costs a comparison, and the entry is looked at again when
-//! the earlier time comes. It stands in for what tokio does below quinn, only cheaper.
+//! [`Timers`] is a hashed wheel of 1 ms ticks that is lazy: a deadline that moves later (as with every
+//! packet) costs a comparison, and the entry is looked at again when the earlier time comes. It
+//! replaces the timers of tokio below quinn, at a lower cost.
 
 /// Nanoseconds in a tick: what timers of an event loop resolve.
 const TICK_NS: u64 = 1_000_000;

@@ -1,8 +1,8 @@
 //! The network between two endpoints: a batch of datagrams in reused memory.
 //!
 //! The sender writes bursts: one datagram, or several of one size as for GSO. The receiver
-//! takes datagrams into whatever form its stack wants (`Endpoint::stage`), outside measured
-//! sections, as a NIC or a kernel would have delivered them.
+//! takes datagrams in the form that its stack wants (`Endpoint::stage`), outside measured sections, as
+//! a NIC or a kernel would have delivered them.
 
 /// No datagram is larger.
 pub(crate) const MAX_DATAGRAM_BYTES: usize = 1500;
@@ -23,8 +23,8 @@ struct Burst {
 }
 
 impl Wire {
-    /// Memory for the next burst: what [`Wire::commit`] will send. Its content is whatever
-    /// the last use left, so that no time goes to zeroing.
+    /// Memory for the next burst, which [`Wire::commit`] will send. It keeps the content of its last
+    /// use, so that no time goes to zeroing.
     pub(crate) fn next(&mut self) -> &mut Vec<u8> {
         if self.used == self.bursts.len() {
             self.bursts.push(Burst::default());

@@ -1,11 +1,10 @@
 //! A peer that has done the handshake and sends mostly legal, sometimes hostile frames, in either
 //! role, against an application that closes, resets and changes keys inside its callbacks.
 //!
-//! What must hold whatever it sends: nothing panics, memory stays within a bound, what the
-//! connection sends opens, can be read, and keeps within all that the peer granted; the
-//! application hears each thing once and nothing after the end; time always passes; and in
-//! silence the connection ends by itself. As long as the peer kept to the rules, the connection
-//! never accuses it.
+//! What must hold whatever it sends: nothing panics, and memory stays within a bound. The connection's
+//! packets decrypt, parse, and keep within all that the peer granted. The application gets each event
+//! once, and none after the end. Time always passes, and in silence the connection ends by itself. As
+//! long as the peer kept to the rules, the connection never closes with an error of the peer.
 
 use super::input::Input;
 use super::ledger::{self, Ledger, STREAM_WINDOW_BYTES, STREAMS, WINDOW_BYTES};
@@ -24,14 +23,14 @@ use quiclane_testkit::Identity;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
-/// What a connection may hold: both windows, the application's data in send buffers, and
-/// bookkeeping, of which most is a table that doubles.
+/// The memory that a connection may hold: both windows, the application's data in send buffers, and
+/// bookkeeping, most of which is a table that doubles.
 const MEMORY_BYTES: usize = (2 * WINDOW_BYTES + UNACKNOWLEDGED_BYTES) as usize + (256 << 10);
 /// A day in 2027: certificates have dates.
 const BEGIN_NS: u64 = 1_800_000_000 * SECOND_NS;
-/// Datagrams that the victim may write at one instant: its window and then some.
+/// Datagrams that the victim may write at one instant: more than its window.
 const BURST: usize = 500;
-/// Timers that may come due in the time that one step lets pass.
+/// Timers that may come due in the time of one step.
 const TIMEOUTS: usize = 5_000;
 /// Packets of ours in one run.
 const STEPS: usize = 2_000;
@@ -185,7 +184,7 @@ impl Run {
         self.victim.receive(self.now, from, ecn, &mut datagram, &mut self.app);
     }
 
-    /// Takes all that the victim wants to send now.
+    /// Takes everything that the victim wants to send now.
     fn listen(&mut self) {
         while self.victim.wants_cid() {
             self.cids = self.cids.wrapping_add(1).max(4);
@@ -259,7 +258,7 @@ impl Run {
                 self.app.whims.push_back(whim);
             }
             180..=209 => {
-                // From a microsecond to 17 s, as a rule far below a second.
+                // From a microsecond to 17 s, usually far below a second.
                 let n = input.u8();
                 let exponent = if n >= 250 { 34 } else { u32::from(n % 20) + 10 };
                 self.pass(1 << exponent);
@@ -311,13 +310,13 @@ impl Run {
         if len > 0 {
             self.send(&buf[..len], 0);
         }
-        // An id in use was retired: go on with another one.
+        // An id in use was retired: continue with another one.
         if let Some(cid) = self.ledger.their_cids.values().next() {
             self.peer.remote_cid = *cid;
         }
     }
 
-    /// A packet that no honest peer sends, in a small way.
+    /// A packet with a small violation, which no honest peer sends.
     fn hostile(&mut self, input: &mut Input<'_>) {
         self.ledger.hostile = true;
         let mut buf = [0; DATAGRAM_BYTES - 60];
@@ -358,7 +357,7 @@ impl Run {
         let held = self.victim.memory_bytes();
         assert!(held <= MEMORY_BYTES, "{held} bytes are held, {MEMORY_BYTES} may be");
         if let Some(Event::Closed(CloseReason::Transport(e))) = &self.app.closed {
-            // It may also have been turned away.
+            // It may also have been refused.
             let accused = e.code != code::CONNECTION_REFUSED;
             assert!(self.ledger.hostile || !accused, "an honest peer is accused: {e}");
         }
@@ -366,7 +365,7 @@ impl Run {
         assert!(closed.is_none() || self.victim.is_closed(), "closed with {closed:?}, and alive");
     }
 
-    /// In silence, everything ends.
+    /// In silence the connection ends.
     fn end(&mut self) {
         self.app.whims.clear();
         self.deaf = true;
@@ -544,7 +543,7 @@ fn cid_of(sequence: u64) -> quiclane::wire::ConnectionId {
     quiclane::wire::ConnectionId::new(&bytes).unwrap_or(quiclane::wire::ConnectionId::EMPTY)
 }
 
-/// Retires the oldest id of the victim's, if there is another one to go on with.
+/// Retires the oldest id of the victim, if there is another one to continue with.
 fn legal_retirement(peer: &WirePeer, l: &mut Ledger, w: &mut Writer<'_>) {
     let oldest = l.their_cids.iter().next().map(|(sequence, cid)| (*sequence, *cid));
     let Some((sequence, cid)) = oldest.filter(|_| l.their_cids.len() > 1) else { return };

@@ -30,7 +30,7 @@ pub(super) fn frame(data: &[u8]) {
 
 /// The frame, written and read again, is the same; `len` is how many bytes it had.
 fn comes_back(frame: &Frame<'_>, len: usize) {
-    // Beyond what was read it takes the length of a STREAM frame that came without.
+    // A STREAM frame that was read without a length is written with one.
     let mut buffer = vec![0; len + 8];
     let mut w = Writer::new(&mut buffer);
     assert_eq!(frame.write(&mut w), Ok(()), "no room for {frame:?}");

@@ -23,7 +23,7 @@ pub(super) fn headers(frame: &[u8]) {
         assert!(verified.is_err(), "checksums make no frame right");
         return;
     };
-    // ATTACKS row 45: what the socket takes for a datagram is what the program redirects.
+    // ATTACKS row 45: the socket accepts exactly the frames that the program redirects.
     assert!(matches!(verdict(frame), Verdict::Redirect | Verdict::DropSmallInitial));
     let ours = verdict_for(frame, |address| (address == parsed.path.local).then_some(0));
     assert_eq!(ours, Verdict::Redirect);
@@ -37,8 +37,8 @@ pub(super) fn headers(frame: &[u8]) {
     }
 }
 
-/// A checksum that is compared later decides as one that is compared at once, but for one that is
-/// not finished.
+/// Comparing a checksum later has the same result as comparing it at once, except for a checksum that
+/// is not filled in.
 fn deferred_is_not_lost(verified: &Result<Parsed, DropReason>, frame: &[u8]) {
     let deferred = match parse(frame, Checksums::Defer) {
         Ok(deferred) => deferred,
@@ -57,7 +57,7 @@ fn deferred_is_not_lost(verified: &Result<Parsed, DropReason>, frame: &[u8]) {
     }
 }
 
-/// Payload and ports are where the headers end, and within what IP says is its own.
+/// Payload and ports are behind the headers, and within the length of IP.
 fn lies_where_it_says(parsed: &Parsed, frame: &[u8]) {
     let payload = &parsed.payload;
     assert!(payload.start < payload.end && payload.end <= frame.len());
@@ -77,11 +77,11 @@ fn lies_where_it_says(parsed: &Parsed, frame: &[u8]) {
     assert!(payload.end <= from + usize::from(length));
 }
 
-/// A reply with the same payload is a frame whose checksums hold, and it leads back.
+/// A reply with the same payload is a frame with right checksums, addressed to the sender.
 fn replies(parsed: &Parsed, frame: &[u8], ecn: Ecn) {
     let template = Template::new(&parsed.path, FlowKey::new(frame.len() as u64));
     assert_eq!(template.is_some(), parsed.path.link.is_known());
-    // A reply to port 0 goes to no socket: there is no template then.
+    // No socket has port 0: there is no template for a reply to it.
     let Some(template) = template.filter(|_| parsed.path.local.port() != 0) else { return };
     let payload = &frame[parsed.payload.clone()];
     let mut buffer = vec![0xee; Template::ROOM_BYTES];

@@ -1,9 +1,9 @@
-//! Connection ids that name a place.
+//! Connection ids that name server, worker and slot.
 
 use super::input::Input;
 use quiclane::lb::{CID_LEN, Codec, Config, MAX_SLOTS, MAX_WORKERS, Route};
 
-/// A configuration, a route, and an id of a stranger.
+/// A configuration, a route, and an arbitrary id.
 pub(super) fn connection_id(data: &[u8]) {
     let mut input = Input::new(data);
     let choice = input.u8();

@@ -1,5 +1,5 @@
-//! What a peer may do and what it was granted: the books by which an honest peer writes, and by
-//! which what the victim writes is judged.
+//! What a peer may do and what it was granted: an honest peer keeps within these limits when it writes,
+//! and the victim's packets are judged by them.
 
 use super::whimsical::byte_at;
 use quiclane::proto::connection::TransportConfig;
@@ -8,7 +8,7 @@ use quiclane::wire::transport_parameters::TransportParameters;
 use quiclane::wire::{ConnectionId, Dir, Reader, Side, StreamId};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Windows so small that the input meets them.
+/// Windows so small that inputs reach them.
 pub(super) const WINDOW_BYTES: u64 = 16 << 10;
 pub(super) const STREAM_WINDOW_BYTES: u64 = 4 << 10;
 /// Streams of each kind at a time.
@@ -47,7 +47,7 @@ pub(super) struct Flow {
     pub(super) end: u64,
     pub(super) fin: Option<u64>,
     pub(super) reset: bool,
-    /// How far it may go; `None` is what streams begin with.
+    /// The granted limit; `None` is the limit that streams begin with.
     pub(super) limit: Option<u64>,
 }
 
@@ -76,7 +76,7 @@ impl Allowance {
         Self { data: WINDOW_BYTES, streams: [STREAMS; 2], used: 0, flows: BTreeMap::new() }
     }
 
-    /// Enters bytes of a stream, and gives how many are new.
+    /// Counts bytes of a stream. Returns how many are new.
     pub(super) fn extend(&mut self, stream: StreamId, end: u64) {
         self.used += self.flows.entry(stream).or_default().extend(end);
     }
@@ -107,11 +107,11 @@ pub(super) struct Ledger {
     /// Packet numbers that we skipped.
     pub(super) skipped: BTreeSet<u64>,
     pub(super) confirmed: bool,
-    /// The victim has said that it is over.
+    /// The victim has closed the connection.
     pub(super) closed: Option<u64>,
     /// Something was sent that no honest peer sends.
     pub(super) hostile: bool,
-    /// Limits were granted that are not in these books.
+    /// Limits were granted that are not recorded here.
     pub(super) generous: bool,
 }
 

@@ -1,8 +1,7 @@
 //! What the fuzz targets do with their input: one function each.
 //!
-//! Each asserts what must hold for any bytes at all: not only that nothing panics, but that
-//! positions stay inside, that what was read can be written and reads back the same, and that a
-//! state machine agrees with a simpler model of itself.
+//! Each asserts what must hold for any bytes: nothing panics, positions stay inside, what was read can
+//! be written and reads back the same, and a state machine agrees with a simpler model of itself.
 //!
 //! The targets of `tests/fuzz` call them under libFuzzer, and `tests/replay.rs` of this package calls
 //! them on every file of the corpus in an ordinary test run. To fuzz one of them for a minute, without
@@ -14,8 +13,8 @@
 //!     /tmp/frame tests/fuzz/corpus/frame -- -max_total_time=60 -max_len=1500
 //! ```
 //!
-//! An input that fails is left in `tests/fuzz/artifacts`; it belongs into the corpus, under a name
-//! that says what it is, together with what mends it.
+//! An input that fails is left in `tests/fuzz/artifacts`. It belongs in the corpus, under a name that
+//! says what it is, with the commit that fixes it.
 
 mod authenticated_peer;
 mod frames;
@@ -47,7 +46,7 @@ pub const TARGETS: [Target; 8] = [
 /// Runs the body of the target called `name`.
 ///
 /// # Panics
-/// If something that must hold does not, or there is no such target.
+/// An assertion fails, or there is no such target.
 pub fn run(name: &str, data: &[u8]) {
     match TARGETS.iter().find(|(known, _)| *known == name) {
         Some((_, body)) => body(data),

@@ -7,8 +7,8 @@ use quiclane::wire::packet::{
 };
 use quiclane::wire::{ConnectionId, MAX_CID_LEN, VARINT_MAX, VERSION_1, Writer};
 
-/// A byte that says how long our ids are, eight for packet numbers, and a datagram, of which
-/// every coalesced packet is parsed.
+/// A byte with the length of our ids, eight bytes for packet numbers, and a datagram, of which every
+/// coalesced packet is parsed.
 pub(super) fn packet(data: &[u8]) {
     let mut input = Input::new(data);
     let short_dcid_len = usize::from(input.u8()) % (MAX_CID_LEN + 1);
@@ -81,7 +81,7 @@ fn same_when_written(packet: &Packet, datagram: &[u8], start: usize) {
     assert_eq!(buffer[again.token], *token);
 }
 
-/// Packet numbers survive being cut short, whatever their distance.
+/// Truncated packet numbers decode to the same number, whatever their distance.
 fn packet_numbers(seed: u64) {
     let len = 1 + (seed >> 62) as usize;
     let window = 1u64 << (8 * len);

@@ -6,8 +6,7 @@ use quiclane::proto::ranges::RangeSet;
 use quiclane::wire::frame::{EcnCounts, Frame, write_ack};
 use quiclane::wire::{Reader, VARINT_MAX, Writer};
 
-/// The fields of an ACK frame as they come, or ranges to write one from, or what is done to a
-/// set of numbers.
+/// The fields of an ACK frame, or ranges to write one from, or operations on a set of numbers.
 pub(super) fn ack_ranges(data: &[u8]) {
     let mut input = Input::new(data);
     match input.u8() {
@@ -66,7 +65,7 @@ fn set(mut input: Input<'_>) {
     while !input.is_empty() {
         let op = input.u8();
         let (lo, hi) = (input.u8() % 128, input.u8() % 128);
-        // Ends in the wrong order are no numbers at all.
+        // A range with its ends in the wrong order is empty.
         let bits = if lo <= hi { u128::MAX << lo & u128::MAX >> (127 - hi) } else { 0 };
         let before = model;
         match op % 6 {

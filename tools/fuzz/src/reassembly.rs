@@ -1,7 +1,7 @@
 //! Reassembly: a peer that sends the parts of streams in any order, as often as it likes.
 //!
-//! Every byte of a stream is a function of its offset, so that whatever the application is shown
-//! can be checked without remembering what was sent.
+//! Every byte of a stream is a function of its offset, so that the data that the application gets can
+//! be checked without remembering what was sent.
 
 use super::input::Input;
 use quiclane::proto::sent::StreamRef;
@@ -9,7 +9,7 @@ use quiclane::proto::streams::{Delivery, Limits, StreamError, StreamEvent, Strea
 use quiclane::wire::frame::Frame;
 use quiclane::wire::{Dir, Reader, Side, StreamId, Writer};
 
-/// Few enough streams and bytes that the fuzzer meets every limit.
+/// Few enough streams and bytes that the fuzzer reaches every limit.
 const LIMITS: Limits = Limits {
     data: 6000,
     stream_data_bidi_local: 2000,
@@ -19,7 +19,7 @@ const LIMITS: Limits = Limits {
     streams_uni: 4,
 };
 
-/// What streams may take besides data: the table, a few buffers kept for later, bookkeeping.
+/// Memory of streams besides data: the table, a few buffers kept for later, bookkeeping.
 const OVERHEAD_BYTES: usize = 32 << 10;
 
 /// Streams that the input can name: more than may be opened.
@@ -28,7 +28,7 @@ const STREAMS: usize = 24;
 /// Offsets end here: the largest of a frame, and its longest data.
 const OFFSETS: usize = 4096 + (255 << 3);
 
-/// What a stream should be, and what the application saw of it.
+/// The model of a stream: its expected state, and what the application got.
 #[derive(Clone, Default)]
 struct Model {
     /// Which bytes were accepted.
@@ -41,7 +41,7 @@ struct Model {
 }
 
 impl Model {
-    /// Where the first gap is.
+    /// The start of the first gap.
     fn in_order(&self) -> u64 {
         self.sent.iter().position(|sent| !sent).unwrap_or(self.sent.len()) as u64
     }
@@ -66,7 +66,7 @@ struct Server {
     appetite: usize,
 }
 
-/// A sequence of frames of a client, and of whims of the application.
+/// A sequence of frames of a client, and of calls of the application.
 pub(super) fn reassembly(data: &[u8]) {
     let mut input = Input::new(data);
     let mut server = Server {
@@ -97,7 +97,7 @@ impl Server {
             }
             1 => self.streams.on_stop_sending(id, 3)?,
             2 => self.streams.on_stream_data_blocked(id, 0)?,
-            // Whims of the application may fail, and that is all.
+            // Calls of the application may fail, without other effects.
             3 => {
                 self.models[id.raw() as usize].given_up |=
                     self.streams.app().stop_sending(id, 4).is_ok()

@@ -1,5 +1,5 @@
-//! An application that does to its connection what the input says, inside its callbacks too, and
-//! that checks what it is told.
+//! An application that makes the calls that the input says, also inside its callbacks, and that checks
+//! its callbacks.
 
 use super::input::Input;
 use bytes::Bytes;
@@ -9,7 +9,7 @@ use quiclane::time::Instant;
 use quiclane::wire::{Dir, Side, StreamId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-/// Bytes that the application keeps unacknowledged at most, over all streams.
+/// The most unacknowledged bytes of the application, over all streams.
 pub(super) const UNACKNOWLEDGED_BYTES: u64 = 64 << 10;
 
 /// The byte of a stream at an offset, the same from both sides: what is delivered can be checked
@@ -40,7 +40,7 @@ pub(super) struct Whimsical {
     pub(super) whims: VecDeque<u16>,
     pub(super) now: Instant,
     streams: BTreeMap<StreamId, Seen>,
-    /// Streams with data that was left: they are silent until they are resumed.
+    /// Streams with data that the application did not take: they are paused until they are resumed.
     held: BTreeSet<StreamId>,
     connected: bool,
     pub(super) closed: Option<Event>,
@@ -69,7 +69,7 @@ impl Whimsical {
         self.streams.keys().nth(usize::from(n) % count).copied()
     }
 
-    /// Lends some bytes to a stream.
+    /// Sends some bytes on a stream.
     fn send(&mut self, c: &mut Connection, stream: StreamId, len: usize, fin: bool) {
         let seen = self.streams.entry(stream).or_default();
         let len = len.min((UNACKNOWLEDGED_BYTES - self.unacknowledged) as usize);
@@ -158,7 +158,7 @@ impl Application for Whimsical {
                 seen.delivered + i as u64
             );
         }
-        // A whim that is odd leaves something.
+        // An odd number leaves some data.
         let taken = match self.whims.front() {
             Some(whim) if whim & 1 == 1 => data.len().min(usize::from(*whim >> 8)),
             _ => data.len(),

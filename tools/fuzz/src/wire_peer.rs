@@ -1,6 +1,6 @@
 //! A peer that holds the keys of a connection, and so may write anything into its packets.
 //!
-//! It does the handshake as a peer should. After that its packets carry what its owner wants.
+//! It does the handshake as a peer should. After that its packets carry what the caller wants.
 
 use quiclane::proto::crypto::{
     ClientTls, KeyChange, Keys, Level, OneRttSecrets, PacketKey, ServerTls, Session, TAG_LEN,
@@ -38,7 +38,7 @@ struct Space {
     next_pn: u64,
     received: BTreeSet<u64>,
     crypto_sent: u64,
-    /// Bytes that TLS wrote and that wait to be sent.
+    /// Bytes of TLS that wait to be sent.
     crypto: Vec<u8>,
     crypto_read: u64,
     ack_due: bool,
@@ -66,7 +66,7 @@ pub(super) struct WirePeer {
     handshake: Option<Keys>,
     one_rtt: Option<OneRtt>,
     spaces: [Space; 3],
-    /// The id that the victim is reached under.
+    /// The connection id of the victim.
     pub(super) remote_cid: ConnectionId,
     local_cid: ConnectionId,
 }
@@ -226,7 +226,7 @@ impl WirePeer {
             let Frame::Crypto { offset, data } = frame else { continue };
             let read = self.spaces[space].crypto_read;
             let end = offset + data.len() as u64;
-            // Nothing is lost in the handshake: what does not continue is a repetition.
+            // Nothing is lost in the handshake: data that does not continue is a repetition.
             if space < 2 && offset <= read && end > read {
                 let level = if space == 0 { Level::Initial } else { Level::Handshake };
                 let fresh = &data[(read - offset) as usize..];
@@ -269,7 +269,7 @@ impl WirePeer {
             datagram.extend(self.seal_long(space, &payload)?);
         }
         if !datagram.is_empty() && datagram.len() < DATAGRAM_BYTES {
-            // What follows the packets is no packet, and is dropped.
+            // Bytes behind the packets are no packet, and are dropped.
             datagram.resize(DATAGRAM_BYTES, 0);
         }
         (!datagram.is_empty()).then_some(datagram)
@@ -336,12 +336,12 @@ impl WirePeer {
         self.spaces[2].next_pn
     }
 
-    /// Leaves 1-RTT packet numbers out.
+    /// Skips 1-RTT packet numbers.
     pub(super) fn skip(&mut self, count: u64) {
         self.spaces[2].next_pn += count;
     }
 
-    /// Acknowledges all 1-RTT packets that arrived, without the oldest where there are many.
+    /// Acknowledges all 1-RTT packets that arrived; if they are many, without the oldest.
     pub(super) fn write_ack(&self, delay_raw: u64, w: &mut Writer<'_>) -> bool {
         self.write_ack_of_all(2, delay_raw, w)
     }

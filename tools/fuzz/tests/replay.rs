@@ -5,7 +5,7 @@ use std::fs;
 use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 
-/// Cutting a file short costs a run for each byte; longer files are cut here only.
+/// Every cut of a file is a run; longer files are cut only up to here.
 const CUTS: usize = 300;
 /// Connections with a hostile peer in an ordinary test run: some seconds.
 const RUNS: u64 = 2_000;
@@ -34,7 +34,7 @@ impl Drop for Blame<'_> {
     }
 }
 
-/// Every file as it is, and cut short everywhere.
+/// Every file whole, and cut at every byte.
 #[test]
 fn every_corpus_file_replays() {
     for (name, _) in bodies::TARGETS {
@@ -77,8 +77,8 @@ impl Drop for Seed {
     }
 }
 
-/// Connections with a peer that holds their keys, from another start in every run.
-/// QUICLANE_FUZZ_RUNS says how many, QUICLANE_FUZZ_SEED where to begin.
+/// Connections with a peer that holds their keys, from another seed in every run. QUICLANE_FUZZ_RUNS
+/// is their number, QUICLANE_FUZZ_SEED the first seed.
 #[test]
 fn fresh_inputs_of_an_authenticated_peer() {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());

@@ -1,8 +1,8 @@
-//! What benchmarks do with figures: interleaved rounds, medians, tables.
+//! Figures of benchmarks: interleaved rounds, medians, tables.
 //!
-//! A shared machine slows down and speeds up by the second. [`interleaved`] lets what is compared
-//! take turns, so that such a phase hits all of it; the [`median`] over rounds then says little about
-//! the phase. [`Columns`] prints one line at a time, so that a long run shows what it has.
+//! The speed of a shared machine changes within seconds. [`interleaved`] makes the compared programs
+//! take turns, so that a slow phase hits all of them; the [`median`] over rounds hides the phase.
+//! [`Columns`] prints one line at a time, so that a long run shows its results so far.
 
 /// The turns of a run: `(round, index)`. Every round takes each of `count` once, in an order that
 /// rotates from round to round.
@@ -10,7 +10,7 @@ pub fn interleaved(rounds: usize, count: usize) -> impl Iterator<Item = (usize, 
     (0..rounds).flat_map(move |round| (0..count).map(move |turn| (round, (round + turn) % count)))
 }
 
-/// The middle value, or the mean of the two in the middle; `None` of nothing.
+/// The middle value, or the mean of the two in the middle; `None` without values.
 #[must_use]
 pub fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
     let mut values: Vec<f64> = values.into_iter().collect();
@@ -23,15 +23,15 @@ pub fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
     }
 }
 
-/// The value that a part of all is not above, without interpolation: 0.99 of 100 values is the
-/// last but none. `sorted` is in ascending order; `None` of nothing.
+/// The smallest value with at least this part of all values at or below it; there is no interpolation.
+/// `sorted` is in ascending order; `None` without values.
 #[must_use]
 pub fn percentile<T: Copy>(sorted: &[T], part: f64) -> Option<T> {
     let last = sorted.len().checked_sub(1)?;
     Some(sorted[((sorted.len() as f64 * part) as usize).min(last)])
 }
 
-/// A figure with so many decimals; `-` if there is none.
+/// A figure with this many decimals; `-` if there is none.
 #[must_use]
 pub fn figure(value: Option<f64>, decimals: usize) -> String {
     value.map_or_else(|| "-".to_owned(), |value| format!("{value:.decimals$}"))
@@ -47,7 +47,7 @@ pub fn short(value: f64, decimals: usize) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// How wide a column is, and on which side its cells begin.
+/// The width of a column, and its alignment.
 #[derive(Clone, Copy, Debug)]
 pub enum Column {
     /// Words: they begin at the left.

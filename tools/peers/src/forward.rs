@@ -1,5 +1,4 @@
-//! A UDP forwarder that impairs what passes: the bad path of interop tests, since neither
-//! every kernel nor every container has netem.
+//! A UDP forwarder that impairs the path, for interop tests: not every kernel or container has netem.
 //!
 //! ```text
 //! client A --\                 /-- socket A --\
@@ -9,8 +8,8 @@
 //!
 //! Each client gets its own socket to the target, so the target sees one address per client.
 //! With a delay, datagrams of both directions wait in one line: it is constant, so the line
-//! stays in order. ECN marks and packet boundaries of GSO are the kernel's business: marks
-//! are lost here, segments arrive one by one.
+//! stays in order. The kernel handles ECN codepoints and GSO: codepoints are lost here, and segments
+//! arrive one by one.
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, UdpSocket};
@@ -28,9 +27,9 @@ use crate::{Failure, announce, clock, signalled};
 
 /// Clients served at once; datagrams of one more are dropped and counted.
 const MAX_FLOWS: usize = 1024;
-/// Datagrams that wait for their time at once; one more is dropped and counted.
+/// Datagrams that are delayed at once; one more is dropped and counted.
 const MAX_DELAYED: usize = 65_536;
-/// Asked of the kernel for each socket: a burst of a sender with a large window.
+/// The receive buffer of each socket: a burst of a sender with a large window.
 const SOCKET_BUFFER_BYTES: usize = 8 * 1024 * 1024;
 /// The largest UDP payload.
 const MAX_DATAGRAM_BYTES: usize = 65_536;
@@ -38,10 +37,10 @@ const MAX_DATAGRAM_BYTES: usize = 65_536;
 /// Arguments of `forward`.
 #[derive(Args)]
 pub(crate) struct ForwardArgs {
-    /// Where clients send to; port 0 picks one, and the ready line names it
+    /// Listen on this address; port 0 picks one, and the ready line names it
     #[arg(long)]
     listen: SocketAddr,
-    /// Where their datagrams go
+    /// Forward datagrams to this address
     #[arg(long)]
     to: SocketAddr,
     /// Probability that a datagram is dropped, either way
@@ -53,7 +52,7 @@ pub(crate) struct ForwardArgs {
     /// Delay of every datagram, one way, in microseconds
     #[arg(long, default_value_t = 0)]
     delay_us: u64,
-    /// Same seed, same victims
+    /// The seed that decides which datagrams are hit
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Seconds until the forwarder stops by itself
@@ -66,7 +65,7 @@ fn probability(text: &str) -> Result<f64, String> {
     if (0.0..=1.0).contains(&value) { Ok(value) } else { Err(format!("{text} is not in 0..=1")) }
 }
 
-/// Forwards until the time is over or a signal arrives, then prints what was done.
+/// Forwards until the time is over or a signal arrives, then prints the counts.
 pub(crate) fn run(args: &ForwardArgs) -> Result<(), Failure> {
     let listen = Arc::new(bind(args.listen)?);
     announce("forward", listen.local_addr()?)?;
@@ -114,7 +113,7 @@ struct Shared {
     send_errors: AtomicU64,
 }
 
-/// The numbers that threads need, without the parser's types.
+/// The settings that threads need, without the parser's types.
 #[derive(Clone, Copy)]
 struct Path {
     to: SocketAddr,
@@ -231,7 +230,7 @@ impl Back {
     fn run(mut self) -> Counts {
         let mut buffer = vec![0; MAX_DATAGRAM_BYTES];
         while !self.exit.shared.stop.load(Relaxed) {
-            // An error is the timeout, or ICMP about a target that is not there yet.
+            // An error is the timeout, or ICMP for a target that is not ready yet.
             let received = self.socket.recv(&mut buffer);
             let (now, exit) = (clock::now(), &self.exit);
             if let Ok(len) = received {
@@ -243,7 +242,7 @@ impl Back {
     }
 }
 
-/// Where a direction's datagrams leave: at once, or through the delay line.
+/// How the datagrams of a direction leave: at once, or through the delay line.
 struct Exit {
     door: Door,
     line: Option<SyncSender<Delayed>>,
@@ -256,7 +255,7 @@ enum Door {
     Client(Arc<UdpSocket>, SocketAddr),
 }
 
-/// A datagram that waits for its time.
+/// A delayed datagram.
 struct Delayed {
     entered: Instant,
     door: Door,
@@ -287,7 +286,7 @@ impl Door {
 
 type DelayLine = (Option<SyncSender<Delayed>>, Option<JoinHandle<()>>);
 
-/// Starts the thread that lets datagrams go when their time has come.
+/// Starts the thread that sends delayed datagrams at their time.
 fn delay_line(args: &ForwardArgs, shared: &Arc<Shared>) -> DelayLine {
     if args.delay_us == 0 {
         return (None, None);
@@ -308,7 +307,7 @@ fn release(line: &Receiver<Delayed>, delay: Duration, shared: &Shared) {
 /// A socket with a deep buffer whose reads end every [`MAX_HOLD`], to look at flags and time.
 fn bind(address: SocketAddr) -> Result<UdpSocket, Failure> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
-    // The kernel caps both at its limits; a smaller buffer loses more, and nothing else.
+    // The kernel caps both at its limits; a smaller buffer only loses more.
     socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES)?;
     socket.set_send_buffer_size(SOCKET_BUFFER_BYTES)?;
     socket.set_read_timeout(Some(MAX_HOLD))?;

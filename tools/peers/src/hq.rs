@@ -1,7 +1,7 @@
-//! `hq-interop`: files over bare QUIC streams, as the interop runner has it.
+//! `hq-interop`: files over bare QUIC streams, as in the QUIC interop runner.
 //!
 //! A request is one line, `GET /path\r\n`, then FIN; the response is the file's bytes, then
-//! FIN. There are no headers and no status: a file that cannot be had resets the stream.
+//! FIN. There are no headers and no status: the stream is reset if there is no such file.
 
 use std::path::{Component, Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! What happens to a datagram on a bad path, as a pure state machine.
+//! Loss and reordering on a bad path, as a pure state machine.
 //!
 //! One [`Impairer`] serves one direction of one flow and draws from its own generator, so that
 //! which datagram of that direction is hit depends on the seed and its number alone, not on
@@ -63,7 +63,7 @@ impl Impairer {
 
     /// Takes the next datagram, passes on what leaves now.
     pub(crate) fn offer(&mut self, datagram: &[u8], now: Instant, out: &mut dyn FnMut(&[u8])) {
-        // Both are drawn whatever comes of the first: the rates do not shift each other.
+        // Both are drawn every time: one rate does not shift the other.
         let lost = self.random.next() < self.loss;
         let late = self.random.next() < self.reorder;
         if lost {
@@ -85,7 +85,7 @@ impl Impairer {
         self.release(out, |h| now.saturating_duration_since(h.since) >= MAX_HOLD);
     }
 
-    /// What was done so far.
+    /// The counts so far.
     pub(crate) fn counts(&self) -> Counts {
         self.counts
     }

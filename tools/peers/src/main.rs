@@ -1,5 +1,5 @@
-//! `quiclane-peers`: QUIC stacks that we did not write, as programs to test against, and a
-//! forwarder that loses, reorders and delays datagrams between two of them.
+//! `quiclane-peers`: other QUIC stacks as programs to test against, and a forwarder that loses,
+//! reorders and delays datagrams.
 //!
 //! ```text
 //! quiclane-peers quinn-serve --listen 127.0.0.1:4433 --files DIR --cert-out cert.pem
@@ -7,9 +7,9 @@
 //! quiclane-peers forward     --listen 127.0.0.1:4444 --to 127.0.0.1:4433 --loss 0.01
 //! ```
 //!
-//! Files travel as the interop convention `hq-interop` has it: a bidirectional stream carries
-//! `GET /path\r\n` and FIN one way and the file's bytes and FIN the other. Transport settings
-//! are each stack's own defaults: a test against a peer is a test against what people run.
+//! Files are transferred by `hq-interop`: a bidirectional stream carries `GET /path\r\n` and FIN one
+//! way, and the file's bytes and FIN the other. Transport settings are each stack's own defaults: a
+//! test against a peer tests what users run.
 //!
 //! Every command ends by itself: the clients fail after `--timeout` seconds, the servers and
 //! the forwarder stop then, or on SIGINT and SIGTERM. Exit codes: 0 fine, 1 failed, 2 usage.
@@ -31,7 +31,7 @@ mod s2n_peer;
 mod secret;
 mod trust;
 
-/// What every command's failure becomes: printed once, exit code 1.
+/// The error of a command: printed once, exit code 1.
 pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// QUIC peers to test against.
@@ -61,9 +61,9 @@ enum Command {
 pub(crate) struct GetArgs {
     /// The server
     pub(crate) server: SocketAddr,
-    /// What to ask for, with its leading slash
+    /// The path of the file, with its leading slash
     pub(crate) path: String,
-    /// Where the response goes; discarded when absent
+    /// Write the response to this file; discarded when absent
     #[arg(short, long)]
     pub(crate) output: Option<PathBuf>,
     /// PEM file of roots; a certificate in it is also accepted as the server's own
@@ -72,7 +72,7 @@ pub(crate) struct GetArgs {
     /// Accept any certificate
     #[arg(long)]
     pub(crate) insecure: bool,
-    /// The name asked for in SNI and looked for in the certificate
+    /// The name for SNI, which the certificate has to have
     #[arg(long, default_value = "localhost")]
     pub(crate) server_name: String,
     /// Application protocol
@@ -86,7 +86,7 @@ pub(crate) struct GetArgs {
 /// Arguments of a server.
 #[derive(Args)]
 pub(crate) struct ServeArgs {
-    /// Where to listen; port 0 picks one, and the ready line names it
+    /// Listen on this address; port 0 picks one, and the ready line names it
     #[arg(long)]
     pub(crate) listen: SocketAddr,
     /// The directory to serve
@@ -98,7 +98,7 @@ pub(crate) struct ServeArgs {
     /// PEM private key of --cert
     #[arg(long, requires = "cert")]
     pub(crate) key: Option<PathBuf>,
-    /// Where to write the certificate that is presented, for a client's --ca
+    /// Write the server's certificate to this file, for a client's --ca
     #[arg(long)]
     pub(crate) cert_out: Option<PathBuf>,
     /// Ends the connections of an earlier server with the same number, by stateless resets
@@ -155,7 +155,7 @@ async fn get(
     Ok(())
 }
 
-/// What went wrong, and why: a stream of quinn only knows that its connection is lost.
+/// An error with its causes: a stream of quinn only reports that its connection is lost.
 fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
     let all = std::iter::successors(Some(error), |error| error.source());
     all.map(ToString::to_string).collect::<Vec<_>>().join(": ")

@@ -72,10 +72,10 @@ pub(crate) async fn serve(args: &ServeArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// An endpoint whose ids and reset tokens are those of any other with the same secret.
+/// An endpoint with the same ids and reset tokens as any other with the same secret.
 fn remembering(secret: u64) -> EndpointConfig {
     let mut config = EndpointConfig::new(Arc::new(Secret(secret)));
-    // By default ids are signed with a key that each endpoint makes anew, and others ignored.
+    // By default each endpoint signs its ids with a new key, and ignores other ids.
     config.cid_generator(|| Box::new(AnyId));
     config
 }
@@ -98,7 +98,7 @@ impl HmacKey for Secret {
     }
 }
 
-/// Random ids, of which all that have their length may be ours.
+/// Random ids: every id of their length may be ours.
 struct AnyId;
 
 impl ConnectionIdGenerator for AnyId {

@@ -68,8 +68,8 @@ pub(crate) async fn serve(args: &ServeArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Reset tokens that are those of any other server with the same secret: by default they are random,
-/// and no resets are sent.
+/// The same reset tokens as any other server with the same secret: by default they are random, and no
+/// resets are sent.
 struct Remembering(u64);
 
 impl stateless_reset_token::Provider for Remembering {

@@ -1,9 +1,8 @@
-//! What a server and its successor make alike, from the number of `--secret`.
+//! Values that are the same in a server and its restarted successor, from the number of `--secret`.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-/// Fills `out` with what `secret` makes of `data`. A signature for tests, where there is no
-/// attacker.
+/// Fills `out` with a value of `secret` and `data`. A signature for tests, where there is no attacker.
 pub(crate) fn sign(secret: u64, data: &[u8], out: &mut [u8]) {
     for (at, word) in out.chunks_mut(8).enumerate() {
         let mut hasher = DefaultHasher::new();

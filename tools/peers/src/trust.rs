@@ -1,4 +1,4 @@
-//! Which servers a client believes.
+//! Which servers a client trusts.
 //!
 //! Test servers present self-signed certificates. `--ca FILE` accepts a chain to a root in
 //! the file, and also a server whose own certificate is in the file, be it marked as a CA or
@@ -22,7 +22,7 @@ pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
-/// TLS of a client, believing what the arguments say.
+/// TLS of a client, with the trust that the arguments name.
 pub(crate) fn client_tls(args: &GetArgs) -> Result<Arc<ClientConfig>, Failure> {
     let policy = match &args.ca {
         Some(path) if !args.insecure => Policy::pinned(certificates(path)?)?,

@@ -12,7 +12,7 @@ use report::{Outcome, Report};
 use serde_json::Value;
 use std::time::Duration;
 
-/// One core a side.
+/// One core for each side.
 const SERVER_CPU: usize = 0;
 const CLIENT_CPU: usize = 1;
 /// The port that the flood comes from.
@@ -21,49 +21,48 @@ const FORGED_PER_SECOND: u64 = 40_000;
 const ESTABLISHED: u64 = 100;
 const REQUESTS_PER_SECOND: u64 = 2_000;
 const HONEST: u64 = 20;
-/// So many seconds requests run before the flood, and the flood before anything counts.
+/// Seconds that requests run before the flood, and that the flood runs before anything counts.
 const FLOOD_LEAD: u64 = 2;
-/// What a program may take beyond what it was told to take.
+/// How much longer than told a program may take.
 const SPARE: Duration = Duration::from_secs(60);
 
-/// Quiclane on the wire: two namespaces, a veth pair, one core a side, all cases interleaved in one
-/// run, medians over rounds.
+/// Measure Quiclane on a veth pair between two namespaces, with one core for each side. All cases are
+/// interleaved in one run; figures are medians over rounds.
 ///
-/// Cases: ping (100 B each way, one at a time, both sides polling) as a raw AF_XDP echo and as QUIC on
-/// AF_XDP and on kernel UDP; rps (512 B up, 4,000 B down, 100 connections x 10 streams), download,
-/// upload and hps (full handshakes) on both. Needs root and two CPUs.
+/// Cases: ping (100 B each way, one at a time, both sides polling) as a raw AF_XDP echo, and as QUIC on
+/// AF_XDP and on kernel UDP. rps (512 B up, 4,000 B down, 100 connections x 10 streams), download,
+/// upload and hps (full handshakes) on AF_XDP and on kernel UDP. Needs root and two CPUs.
 ///
-/// flood: 40,000 handshakes a second that fail with their first packet, each from a forged address of
-/// its own, arrive at one worker, while 100 connections ask 2,000 times a second and 20 clients come.
-/// "per s" is how many forged datagrams left in a second, and the latencies are those of the requests.
+/// flood: 40,000 handshakes a second arrive at one worker. Each is from another forged address, and
+/// fails with its first packet. Meanwhile 100 connections send 2,000 requests a second, and 20 clients
+/// connect. "per s" is how many forged datagrams left in a second; the latencies are of the requests.
 ///
-/// Last: what it costs to take a received frame apart, as AF_XDP does, and with its UDP checksum
-/// summed, which is done where no AEAD guards the datagram only. In instructions: tools/bench counts
-/// --case frame
+/// Last: the cost of parsing a received frame, as AF_XDP does, and with its UDP checksum summed, which
+/// is needed only if no AEAD guards the datagram. The same in instructions: tools/bench counts --case
+/// frame
 ///
 /// A veth is not a NIC: the sender's thread runs the receiver's part of the kernel too. With
-/// --threaded the receiver's part has a kernel thread, on the receiver's core; then no side polls
-/// for ever.
+/// --threaded a kernel thread on the receiver's core runs that part; then both sides sleep when idle.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// How often each case runs.
+    /// Run each case this many times.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1000))]
     rounds: u64,
-    /// How long each runs.
+    /// Run each case for this many seconds.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
-    /// Only cases whose name, such as ping/xdp, this regular expression matches.
+    /// Run only cases whose name, such as ping/xdp, matches this regular expression.
     #[arg(long, value_name = "PATTERN", default_value = ".")]
     only: Regex,
-    /// NAPI of both ends in kernel threads.
+    /// Run NAPI of both ends in kernel threads.
     #[arg(long)]
     threaded: bool,
-    /// One object on standard output, and nothing else there.
+    /// Print one JSON object on standard output, and nothing else.
     #[arg(long)]
     json: bool,
 }
 
-/// What is done.
+/// The program of a case.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum What {
     /// A raw AF_XDP echo.
@@ -106,7 +105,9 @@ impl Case {
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let cases = only(Case::all(), &args.only, Case::full_name)?;
     if std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() < 2) {
-        return Err(Failure::Unsupported("one core a side needs two CPUs".to_owned()));
+        return Err(Failure::Unsupported(
+            "this machine has one CPU; one core for each side needs two".to_owned(),
+        ));
     }
     let mut bench = Bench::new(args)?;
     let report = bench.measure(&cases)?;
@@ -120,7 +121,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 }
 
 struct Bench<'a> {
-    /// What ran, for its last words when a case fails. It goes before its namespace does.
+    /// The running programs, for their output when a case fails. They end before their namespace.
     server: Option<Process>,
     stage: Stage,
     args: &'a Args,
@@ -131,7 +132,7 @@ impl<'a> Bench<'a> {
         let stage = Stage::new("bench net", &["quiclane-tools", "quiclane-bench"])?;
         stage.scratch.zeros("files/file", 4_000);
         let bench = Self { stage, args, server: None };
-        // Answers to forged addresses go back over the wire.
+        // Answers to forged addresses leave over the veth pair.
         let client = Side::Client.ip(false).to_string();
         bench.inside(Side::Server, &["ip", "route", "add", "10.0.0.0/8", "via", &client])?;
         if args.threaded {
@@ -169,7 +170,7 @@ impl<'a> Bench<'a> {
     }
 
     fn run(&mut self, case: &Case) -> Result<Outcome, Failure> {
-        // Kernel UDP wants GSO; before AF_XDP kernels finish checksums, as before a NIC.
+        // Kernel UDP uses GSO. For AF_XDP the kernel has to fill in checksums, as a NIC would.
         let offloads = if case.path == "udp" { "on" } else { "off" };
         for side in [Side::Server, Side::Client] {
             let device = self.stage.lab.device(side);
@@ -225,7 +226,7 @@ impl<'a> Bench<'a> {
         Ok(Outcome::of_echo(&client.last_line()?))
     }
 
-    /// How a side reaches the wire.
+    /// The datapath options of a side.
     fn io(&self, side: Side, path: &str) -> Vec<String> {
         let cpu = if side == Side::Server { SERVER_CPU } else { CLIENT_CPU };
         let mut line = words(["--cpus", &cpu.to_string(), "--io", path]);
@@ -269,7 +270,7 @@ impl<'a> Bench<'a> {
 
     /// See the help.
     fn flood(&mut self, path: &str) -> Result<Outcome, Failure> {
-        // What kernel sockets send reaches queue 0, too: the one worker, and the flood.
+        // Packets of kernel sockets arrive on queue 0 as well: at the one worker, as the flood does.
         self.transmit_queues("1")?;
         let mut server = self.serve_line(&["--files", &self.stage.scratch.text("files")]);
         server.extend(self.io(Side::Server, path));
@@ -283,7 +284,7 @@ impl<'a> Bench<'a> {
         forging.wait_for("ready")?;
         let arrived = self.come()?;
         forging.succeed(self.limit())?;
-        // Requests without an answer are counted: they are no failure of the benchmark.
+        // Requests without an answer are counted; they do not fail the benchmark.
         asking.wait(self.limit())?;
         let asked = asking.last_line()?;
         let Some(server) = self.server.take().map(Process::stop) else {
@@ -304,7 +305,7 @@ impl<'a> Bench<'a> {
         })
     }
 
-    /// The connections that are there before the flood, and stay.
+    /// The connections that exist before the flood, and stay.
     fn ask(&self) -> Result<Process, Failure> {
         let mut line = self.perf_line("rps");
         line.extend(words(["--connections", &ESTABLISHED.to_string()]));
@@ -326,7 +327,7 @@ impl<'a> Bench<'a> {
         self.start(Side::Client, "forging", line)
     }
 
-    /// Clients one after another. Returns how many got what they asked for.
+    /// Clients one after another. Returns how many got their file.
     fn come(&self) -> Result<u64, Failure> {
         let quiclane = self.stage.program("quiclane");
         let address = self.stage.address(Side::Server, PORT).to_string();
@@ -341,7 +342,7 @@ impl<'a> Bench<'a> {
         Ok(arrived)
     }
 
-    /// What it costs to take a received frame apart.
+    /// The cost of parsing a received frame.
     fn frames(&self) -> Result<Value, Failure> {
         let line = words([&*self.stage.program("quiclane-bench"), "frame"]);
         let mut frames = self.start(Side::Server, "frames", line)?;

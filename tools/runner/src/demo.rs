@@ -9,22 +9,22 @@ use serde::Serialize;
 use serde_json::Value;
 use std::time::Duration;
 
-/// Two network namespaces, a veth pair of 2 queues, `quiclane serve` on AF_XDP in one and
-/// `quiclane perf run` in the other; then a table of the server's queues and the result.
+/// Run `quiclane serve` and `quiclane perf run` on AF_XDP, in two network namespaces with a veth pair
+/// of 2 queues. Prints a table of the server's queues, and the result.
 ///
 /// Needs root. Leaves nothing behind, also when it is interrupted.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// How long the transfer takes.
+    /// Measure for this many seconds.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
-    /// Connections of the client.
+    /// Use this many connections.
     #[arg(long, default_value_t = 64)]
     connections: u32,
-    /// download, upload or rps.
+    /// Measure this: download, upload or rps.
     #[arg(long, default_value = "download")]
     scenario: String,
-    /// One object on standard output, and nothing else there.
+    /// Print one JSON object on standard output, and nothing else.
     #[arg(long)]
     json: bool,
 }
@@ -207,7 +207,7 @@ impl Report {
     }
 }
 
-/// A value in a table; what is not known is `-`.
+/// A value in a table; an unknown one is `-`.
 fn cell(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),

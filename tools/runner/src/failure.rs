@@ -7,15 +7,15 @@ use std::fmt::Display;
 pub(crate) enum Failure {
     /// It was tried and did not work.
     Failed(String),
-    /// What was asked for is not there.
+    /// The arguments name something that does not exist.
     Usage(String),
     /// A privilege is missing.
     NeedsRoot(String),
     /// The machine cannot do it.
     Unsupported(String),
-    /// A signal asked for the end.
+    /// A signal ended the run.
     Interrupted(u8),
-    /// What failed has been printed.
+    /// The failure has been printed.
     Printed,
 }
 
@@ -30,7 +30,7 @@ impl Failure {
         }
     }
 
-    /// What is to be said of it.
+    /// The message.
     pub(crate) fn text(&self) -> Option<&str> {
         match self {
             Self::Failed(text)
@@ -41,7 +41,7 @@ impl Failure {
         }
     }
 
-    /// It was tried: what, and why it did not work.
+    /// A failure: what was tried, and the error.
     pub(crate) fn of(what: impl Display, why: impl Display) -> Self {
         Self::Failed(format!("{what}: {why}"))
     }

@@ -1,4 +1,4 @@
-//! `tools/interop`: downloads between Quiclane and stacks that we did not write.
+//! `tools/interop`: downloads between Quiclane and other QUIC stacks.
 
 use crate::failure::Failure;
 use crate::process::Process;
@@ -15,33 +15,33 @@ use std::time::{Duration, Instant};
 /// The port of their servers, and of the forwarder.
 const THEIR_PORT: u16 = 4434;
 const FORWARDER_PORT: u16 = 5000;
-/// What a download may take.
+/// The longest time of a download.
 const CASE: Duration = Duration::from_secs(120);
-/// What a client may take that was reset: less than every idle timeout, so that a client that is
-/// not told of the restart fails.
+/// How long a client may take to end after a reset: less than every idle timeout, so that a client
+/// without a reset fails.
 const RESET: Duration = Duration::from_secs(20);
-/// What a download may take to begin.
+/// How long a download may take to begin.
 const BEGIN: Duration = Duration::from_secs(10);
 /// How long the client stands still before the server is killed.
 const PAUSE: Duration = Duration::from_millis(200);
-/// Longer than a download may take; no longer on the disk than a download lasts.
+/// The time limit of the peers' programs: longer than a download may take.
 const LONG_BYTES: u64 = 8 << 30;
 /// Lines of each program's standard error that are shown of a case that failed.
 const LAST_LINES: usize = 5;
 
-/// Downloads between Quiclane and stacks that we did not write, byte for byte, in namespaces: on
-/// AF_XDP and on kernel UDP, both ways round, over a clean path and over one that loses 1% of all
-/// datagrams and reorders as many. And with a reset: the server is killed in the middle of a
-/// download and started anew with the same secret, and the client has to say that it was reset.
+/// Download files between Quiclane and other QUIC stacks, in namespaces, and compare them byte for
+/// byte: on AF_XDP and on kernel UDP, with Quiclane as client and as server, over a clean path and
+/// over one that loses 1% of all datagrams and reorders as many. Also with a reset: the server is
+/// killed during a download and restarted with the same secret, and the client has to report a reset.
 ///
 /// A case is named io/stack/role/path, such as xdp/quinn/client/lossy. The last line is "N passed, M
 /// failed". Needs root.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The size of the download.
+    /// Download a file of this size.
     #[arg(long, default_value_t = 100)]
     megabytes: u64,
-    /// Only cases whose name this regular expression matches.
+    /// Run only cases whose name matches this regular expression.
     #[arg(long, value_name = "PATTERN", default_value = ".")]
     only: Regex,
 }
@@ -136,7 +136,7 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 }
 
 fn now() -> Instant {
-    #[expect(clippy::disallowed_methods, reason = "how long a case took, which decides nothing")]
+    #[expect(clippy::disallowed_methods, reason = "the time of a case is only printed")]
     Instant::now()
 }
 
@@ -246,7 +246,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The secret by which a server's successor ends its connections.
+    /// The secret with which a restarted server resets the connections of the one before.
     fn write_secret(&self) -> Result<(), Failure> {
         let path = self.stage.scratch.at("secret");
         random(&path, 32)?;
@@ -306,7 +306,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// What loses and reorders datagrams, if the case has it.
+    /// The forwarder that loses and reorders datagrams, if the case has one.
     fn forward(&self) -> Result<Option<Process>, Failure> {
         if self.case.way != Way::Lossy {
             return Ok(None);
@@ -349,7 +349,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The ends of what the programs said.
+    /// The last lines of the programs' output.
     fn show_logs(&self) {
         for name in ["serve", "forward", "get"] {
             let log = fs::read_to_string(self.stage.scratch.at(&format!("{name}.err")));

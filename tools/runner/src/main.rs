@@ -21,7 +21,7 @@ mod stage;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
-/// Runs Quiclane's programs against each other in network namespaces.
+/// Run Quiclane's programs against each other in network namespaces.
 #[derive(Parser)]
 #[command(name = "quiclane-runner", version)]
 struct Cli {

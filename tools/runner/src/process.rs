@@ -1,5 +1,5 @@
-//! Processes of a run: started with their output in files, waited for with a limit, and gone when
-//! the value that stands for them is dropped.
+//! Processes of a run: started with their output in files, waited for with a limit, and ended when
+//! their value is dropped.
 
 use crate::failure::Failure;
 use serde_json::Value;
@@ -12,19 +12,19 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
 
-/// How often something is looked at that is waited for.
+/// The interval of looks while waiting.
 const LOOK: Duration = Duration::from_millis(20);
-/// What a program may take until it says that it is ready.
+/// How long a program may take to say that it is ready.
 const READY: Duration = Duration::from_secs(10);
-/// What a program may take to end after it was asked to.
+/// How long a program may take to end after it was asked to.
 const END: Duration = Duration::from_secs(10);
 
-/// The signal that asks for the end, if one came.
+/// The signal that ends the run, if one came.
 #[derive(Clone)]
 pub(crate) struct Interrupt(Arc<AtomicUsize>);
 
 impl Interrupt {
-    /// From now on SIGINT, SIGTERM and SIGHUP no longer kill this process: waits end with
+    /// From now on SIGINT, SIGTERM and SIGHUP do not kill this process: waits end with
     /// [`Failure::Interrupted`].
     pub(crate) fn listen() -> Result<Self, Failure> {
         let came = Arc::new(AtomicUsize::new(0));
@@ -43,7 +43,7 @@ impl Interrupt {
         }
     }
 
-    /// Looks until `done` has something, for `limit` at most; `None` if it never had.
+    /// Looks until `done` returns a value, for `limit` at most; `None` if it never did.
     pub(crate) fn wait<T>(
         &self,
         limit: Duration,
@@ -113,7 +113,7 @@ impl Process {
     pub(crate) fn wait_for(&mut self, text: &str) -> Result<(), Failure> {
         let interrupt = self.interrupt.clone();
         let ready = interrupt.wait(READY, || {
-            // Asked in this order: what it printed before it ended counts.
+            // In this order: what it printed before it ended counts.
             let ended = self.try_wait()?;
             let said = self.output().contains(text);
             Ok((said || ended.is_some()).then_some(said))
@@ -140,7 +140,7 @@ impl Process {
         interrupt.wait(limit, || self.try_wait())
     }
 
-    /// Waits for its end, which has to be a good one.
+    /// Waits for its end, which has to be a success.
     pub(crate) fn succeed(&mut self, limit: Duration) -> Result<(), Failure> {
         let what = match self.wait(limit)? {
             Some(status) if status.success() => return Ok(()),
@@ -166,7 +166,7 @@ impl Process {
     }
 
     fn end(&mut self) {
-        // One that stands still hears nothing else.
+        // A stopped process takes no other signal.
         for signal in [libc::SIGTERM, libc::SIGCONT] {
             self.signal(signal);
         }

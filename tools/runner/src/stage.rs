@@ -12,9 +12,9 @@ use std::process::{Command, Stdio};
 /// The port of servers.
 pub(crate) const PORT: u16 = 4433;
 
-/// Everything that a run needs; it goes with the run.
+/// Everything that a run needs; dropped at its end.
 pub(crate) struct Stage {
-    // In this order they go: no process of ours is left in the namespaces by then.
+    // Dropped in this order: by then no process of ours is left in the namespaces.
     /// The namespaces and the pair.
     pub(crate) lab: Lab,
     /// The directory.
@@ -37,7 +37,7 @@ impl Stage {
         let interrupt = Interrupt::listen()?;
         say(name, "building");
         let built = build(packages);
-        // Ctrl-C ends the build too: that is no failure of it.
+        // Ctrl-C ends the build too; that is not a failed build.
         interrupt.check()?;
         let built = built?;
         let lab =
@@ -116,7 +116,7 @@ pub(crate) fn only<C>(
     let example = cases.first().map(&name).unwrap_or_default();
     cases.retain(|case| pattern.is_match(&name(case)));
     if cases.is_empty() {
-        let text = format!("no case matches --only {pattern}: a case is named as {example} is");
+        let text = format!("no case matches --only {pattern}: names of cases are like {example}");
         return Err(Failure::Usage(text));
     }
     Ok(cases)

@@ -1,5 +1,4 @@
-//! The application at either end of a connection: does what the plan says, and checks what it
-//! is told.
+//! The application at either end of a connection: follows the plan, and checks its callbacks.
 
 use crate::oracle::{End, Shared};
 use crate::run::Planted;
@@ -19,13 +18,13 @@ const RESET_CODE: u64 = 7;
 const STOP_CODE: u64 = 9;
 const ABANDON_CODE: u64 = 11;
 
-/// What timers are for: in the upper bits of their token, above the stream's id.
+/// The purpose of a timer: in the upper bits of its token, above the stream's id.
 const KIND_SHIFT: u32 = 60;
 const LOOK_ROUND: u64 = 1;
 const CLOSE: u64 = 2;
 const UPDATE_KEYS: u64 = 3;
 const RESUME: u64 = 4;
-/// How often a client looks whether all is done.
+/// The interval at which a client looks whether all is done.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The bytes that all streams carry, each from a place of its own. The length is prime, so that
@@ -61,7 +60,7 @@ fn matches(plan: &StreamPlan, mut offset: u64, mut data: &[u8]) -> bool {
 struct Stream {
     plan: StreamPlan,
     ours: bool,
-    /// What this end will send; `None`: what it gets (echo).
+    /// How much this end will send; `None`: it echoes what it receives.
     to_send: Option<u64>,
     sent: u64,
     acknowledged: u64,
@@ -157,7 +156,7 @@ impl Agent {
         }
     }
 
-    /// Gives the stream what its send buffer may hold now.
+    /// Fills the send buffer of the stream, as far as the plan allows.
     fn write(&mut self, c: &mut ConnectionRef<'_>, id: StreamId) {
         if c.is_closed() {
             return;
@@ -165,9 +164,9 @@ impl Agent {
         let mut refused = None;
         let s = self.stream(id);
         let Some(total) = s.to_send else { return };
-        while !s.send_over && s.sent - s.acknowledged < s.plan.lent_bytes {
-            let room = s.plan.lent_bytes - (s.sent - s.acknowledged);
-            let data = pattern(&s.plan, s.sent, room.min(total - s.sent));
+        while !s.send_over && s.sent - s.acknowledged < s.plan.buffer_bytes {
+            let free = s.plan.buffer_bytes - (s.sent - s.acknowledged);
+            let data = pattern(&s.plan, s.sent, free.min(total - s.sent));
             s.sent += data.len() as u64;
             s.send_over = s.sent == total;
             if let Err(error) = c.streams().send(id, Bytes::from_static(data), s.send_over) {
@@ -192,7 +191,7 @@ impl Agent {
         }
     }
 
-    /// Ends what an echo would have said.
+    /// Ends the echo of a stream that the peer has reset.
     fn abandon(&mut self, c: &mut ConnectionRef<'_>, id: StreamId) {
         let s = self.stream(id);
         if !s.send_over && s.to_send.is_none() {
@@ -209,7 +208,7 @@ impl Agent {
         }
     }
 
-    /// Checks what arrived; what is wrong with it, if anything.
+    /// Checks what arrived. Returns what is wrong with it, if anything.
     fn check(s: &Stream, data: &[u8], fin: bool) -> Option<String> {
         let end = s.received + data.len() as u64;
         let expected = Self::expected(s);
@@ -406,7 +405,7 @@ impl Handler for Agent {
 }
 
 impl Agent {
-    /// What a receiver does about what it took: echoes it, or has enough.
+    /// What a receiver does with what it took: echoes it, or stops the stream.
     fn answer(
         &mut self,
         c: &mut ConnectionRef<'_>,

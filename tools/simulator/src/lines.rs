@@ -1,10 +1,10 @@
-//! Loss and silence of each connection's wire: do they explain that it makes no progress?
+//! Loss and silence on the path of each connection: do they explain that it makes no progress?
 //!
-//! A connection that has work to do and makes no progress is stuck, unless the network was silent:
-//! then it waits for a probe, and probes come at twice the distance each time. So after a silence
-//! of `s` the next probe may be another `s` away, and the connection gets [`PATIENCE_NS`] on top
-//! for what remains: round trips, queues, single losses. A network is silent while it loses what
-//! the hosts send. Hosts that send nothing do not count: two that wait for each other are stuck.
+//! A connection that has work to do and makes no progress is stuck, unless the network was silent.
+//! Then the connection waits for a probe, and the interval of probes doubles each time. So after a
+//! silence of `s` the next probe may be another `s` away. The connection gets [`PATIENCE_NS`] on top,
+//! for round trips, queues and single losses. A network is silent while it loses what the hosts send.
+//! Hosts that send nothing do not count: two that wait for each other are stuck.
 
 use quiclane::datapath::sim::{TapEvent, TapKind};
 use quiclane::time::{Instant, SECOND_NS};
@@ -12,20 +12,20 @@ use quiclane::wire::Side;
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 
-/// How long a connection with work to do may do without progress if the network lets it.
+/// How long a connection with work to do may make no progress while the network delivers.
 pub(crate) const PATIENCE_NS: u64 = 20 * SECOND_NS;
 
 /// What is known of one connection, by the port of its client.
 #[derive(Debug)]
 pub(crate) struct Line {
-    /// Something that an application was told, on either side.
+    /// The last callback that is progress, on either side.
     progress_at: Instant,
-    /// When each side, client and server, last got a datagram as it was sent, and could read it.
+    /// When each side, client and server, last got an undamaged datagram that it could decrypt.
     heard_at: [Instant; 2],
-    /// Of which side a datagram arrived that nothing has come back for yet.
+    /// The sides of which a datagram arrived, and no datagram has come back since.
     asked: [bool; 2],
-    /// When each side last got something after something of its own had arrived: whatever it
-    /// waits for, its timer has begun anew.
+    /// When each side last got a datagram after one of its own had arrived: then its timer was
+    /// restarted, whatever it waits for.
     answered_at: [Instant; 2],
     /// The last datagram that was lost or damaged.
     loss_at: Instant,
@@ -59,13 +59,13 @@ impl Line {
 
     fn lost(&mut self, now: Instant) {
         self.loss_at = now;
-        // That the other side got on does not help the one whose answers are lost.
+        // Progress of the other side does not help the side whose answers are lost.
         let from = self.answered_at[0].min(self.answered_at[1]);
         self.silence_ns = self.silence_ns.max(now.ns_since(from));
     }
 }
 
-/// How long a pause may be, of which the network was silent for so long.
+/// How long a pause may be in which the network was silent for `silence_ns`.
 const fn allowed_ns(patience_ns: u64, silence_ns: u64) -> u64 {
     patience_ns + 2 * silence_ns
 }
@@ -75,9 +75,9 @@ const fn allowed_ns(patience_ns: u64, silence_ns: u64) -> u64 {
 pub(crate) struct Lines {
     server: SocketAddr,
     by_port: BTreeMap<u16, Line>,
-    /// Hashes of all that was sent: what arrives and is not among them is damaged.
+    /// Hashes of all sent datagrams: one that arrives and is not among them is damaged.
     sent: HashSet<u64>,
-    /// On top of what the network explains.
+    /// Allowed on top of what the network explains.
     patience_ns: u64,
 }
 
@@ -95,7 +95,7 @@ impl Lines {
         self.sent.insert(hash)
     }
 
-    /// Whether a payload with this hash was sent: one that arrives and was not is damaged.
+    /// Whether a payload with this hash was sent. If not, what arrived is damaged.
     pub(crate) fn was_sent(&self, hash: u64) -> bool {
         self.sent.contains(&hash)
     }
@@ -126,8 +126,8 @@ impl Lines {
         self.line(port, now);
     }
 
-    /// A connection got on. Returns how long it did not, if that was longer than the network
-    /// explains.
+    /// A connection made progress. Returns how long it had made none, if that was longer than the
+    /// network explains.
     pub(crate) fn progress(&mut self, port: u16, now: Instant) -> Option<Pause> {
         let pause = self.pause(port, now);
         let line = self.line(port, now);
@@ -136,7 +136,7 @@ impl Lines {
         pause
     }
 
-    /// How long a connection has not got on, if that is longer than the network explains.
+    /// How long a connection has made no progress, if that is longer than the network explains.
     pub(crate) fn pause(&self, port: u16, now: Instant) -> Option<Pause> {
         let line = self.by_port.get(&port)?;
         let length_ns = now.ns_since(line.progress_at);
@@ -145,8 +145,8 @@ impl Lines {
             .then_some(Pause { length_ns, silence_ns })
     }
 
-    /// Whether the network kept `side` from hearing of its peer for so long that it is right to
-    /// give up.
+    /// Whether the network delivered nothing of the peer to `side` for so long that giving up is
+    /// right.
     pub(crate) fn kept_silent(&self, port: u16, side: Side, now: Instant) -> bool {
         self.by_port.get(&port).is_none_or(|line| {
             let heard_at = line.heard_at[side as usize];
@@ -155,7 +155,7 @@ impl Lines {
         })
     }
 
-    /// The longest silence since the connection got on.
+    /// The longest silence since the last progress.
     pub(crate) fn silence_ns(&self, port: u16) -> u64 {
         self.by_port.get(&port).map_or(0, |line| line.silence_ns)
     }
@@ -255,7 +255,7 @@ mod tests {
             arrives(&mut lines, seconds + 2, Side::Client);
         }
         assert!(lines.pause(CLIENT, at(30)).is_some());
-        // One way only is no exchange: what the other side sends is lost.
+        // One direction is not enough: what the other side sends is lost.
         let mut lines = self::lines();
         for seconds in (0..30).step_by(3) {
             arrives(&mut lines, seconds, Side::Server);
@@ -266,8 +266,8 @@ mod tests {
 
     #[test]
     fn a_lost_answer_is_an_excuse_for_the_side_that_waits_for_it() {
-        // The client's probes are lost for 20 s. The next arrives, and the server gets on; its
-        // answer is lost, and the client's timer stands at 40 s.
+        // The client's probes are lost for 20 s. The next one arrives, and the server makes progress.
+        // Its answer is lost, and the client's timer is at 40 s.
         let mut lines = lines();
         arrives(&mut lines, 0, Side::Client);
         for seconds in [1, 3, 9, 19] {
@@ -278,7 +278,7 @@ mod tests {
         is_lost(&mut lines, 20, Side::Client);
         assert_eq!(lines.pause(CLIENT, at(60)), None);
         assert!(lines.pause(CLIENT, at(81)).is_some());
-        // Had the answer come, there would be no excuse.
+        // With the answer delivered there is no excuse.
         let mut lines = self::lines();
         arrives(&mut lines, 20, Side::Server);
         arrives(&mut lines, 20, Side::Client);

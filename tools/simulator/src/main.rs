@@ -1,9 +1,9 @@
 //! The deterministic simulator: runs seeds, and says which do not hold.
 //!
 //! Each seed is two hosts with workers, connections and applications, joined by a network with
-//! faults, in virtual time. `scenario` is what a seed stands for, `agent` the application at
-//! either end, `secrets` what TLS draws, `oracle` what must hold, `lines` when a connection is
-//! stuck, `run` the loop that drives it all, `story` what is told of a run that failed.
+//! faults, in virtual time. `scenario` makes a scenario of a seed, `agent` is the application at either
+//! end, `secrets` are the random numbers of TLS, `oracle` checks what must hold, `lines` tells when a
+//! connection is stuck, `run` is the loop that drives it all, `story` keeps the last events of a run.
 
 mod agent;
 mod lines;
@@ -70,59 +70,59 @@ const REGRESSIONS: [u64; 37] = [
     5_015_892,
     // The answer to the first probe that arrived after 20 s was damaged.
     60_002_612,
-    // The answer to such a question was lost, and the next waited for the timer again.
+    // The answer to such a PING was lost, and the next one waited for the timer again.
     862_519_914_043,
-    // No more such questions were allowed until the timer ran out.
+    // No more such PINGs were allowed until the timer ran out.
     457_772_382_903,
-    // A probe of the MTU left in the place of one.
+    // A probe of the MTU left in place of such a PING.
     457_772_385_070,
-    // All that a server heard for 50 s was Finished, for which it has no keys any more.
+    // A server received only Finished for 50 s, for which it had no keys any more.
     126_222_607_244,
-    // Workers of the client and of the server drew the same: the id of a Retry was the client's own.
+    // Workers of client and server drew the same random numbers: the id of a Retry was the client's.
     78_890_236_844,
-    // A peer that was heard 70 ms after a probe, whose answer was damaged, was not asked for 28 s.
+    // A peer was heard 70 ms after a probe, the answer was damaged, and no probe followed for 28 s.
     78_890_304_585,
-    // Data that waited 38 s for its keys was acknowledged as if it had just come: a round trip of 38 s.
+    // Data waited 38 s for its keys, and was acknowledged without that delay: a round trip of 38 s.
     465_144_489_829,
-    // After a damaged packet one that was well was opened with the wrong keys.
+    // After a damaged packet an undamaged one was decrypted with the wrong keys.
     411_462_127_096,
 ];
 /// Seeds drawn with `--from random` are below this: a number that one can read out.
 const RANDOM_BELOW: u64 = 1_000_000_000_000;
 /// Seeds, when neither a number nor a time is given.
 const DEFAULT_SEEDS: u64 = 100;
-/// Of so many failed seeds the story is told; the others are named.
+/// The most failed seeds whose story is printed; further ones are only named.
 const STORIES: u64 = 5;
 
-/// Runs seeds of the deterministic simulator. One seed is one run, wherever it is repeated.
+/// Run seeds of the deterministic simulator. A seed gives the same run on every machine.
 #[derive(Parser)]
 #[command(name = "sim")]
 struct Arguments {
-    /// How many seeds (default: 100, or as many as fit with --for).
+    /// Run this many seeds (default: 100, or as many as fit with --for).
     #[arg(long)]
     seeds: Option<u64>,
-    /// The first of them: a number, or `random`.
+    /// Begin with this seed: a number, or `random`.
     #[arg(long, default_value = "0", value_parser = parse_start)]
     from: u64,
-    /// Begin no seed after so many seconds.
+    /// Begin no seed after this many seconds.
     #[arg(long = "for", value_name = "SECONDS")]
     seconds: Option<u64>,
     /// Run the seeds that failed once, and no others.
     #[arg(long, conflicts_with_all = ["seeds", "from", "seconds"])]
     regressions: bool,
-    /// Run each seed once: faster, and blind to what differs between two runs.
+    /// Run each seed once: faster, but differences between two runs are not found.
     #[arg(long)]
     once: bool,
-    /// How many seeds at one time (default: one for each CPU).
+    /// Run this many seeds at a time (default: one for each CPU).
     #[arg(long)]
     jobs: Option<NonZero<usize>>,
-    /// Bear a connection that does not get on for so many seconds more than the network explains.
+    /// Allow a connection this many seconds without progress, beyond what the network explains.
     #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u64).range(20..))]
     patience: u64,
-    /// Plant a fault, to see what is found: no-credit, late-credit, slow-credit, deaf, unseeded.
+    /// Plant a fault, to test the oracle: no-credit, late-credit, slow-credit, deaf, unseeded.
     #[arg(long, value_parser = parse_planted)]
     plant: Option<Planted>,
-    /// Say what each seed is, and what came of it.
+    /// Print the scenario and the result of each seed.
     #[arg(long)]
     verbose: bool,
 }
@@ -131,7 +131,7 @@ fn parse_start(text: &str) -> Result<u64, String> {
     if text == "random" {
         return Ok(RandomState::new().build_hasher().finish() % RANDOM_BELOW);
     }
-    text.parse().map_err(|_| format!("\"{text}\" is no seed: give a number, or `random`"))
+    text.parse().map_err(|_| format!("\"{text}\" is not a seed: give a number, or `random`"))
 }
 
 fn parse_planted(text: &str) -> Result<Planted, String> {
@@ -145,7 +145,7 @@ fn parse_planted(text: &str) -> Result<Planted, String> {
     })
 }
 
-/// Runs a seed, and its panics and errors are complaints.
+/// Runs a seed; its panics and errors become complaints.
 fn attempt(seed: u64, manner: Manner) -> Outcome {
     let said = match catch_unwind(AssertUnwindSafe(|| run::run(seed, manner))) {
         Ok(Ok(outcome)) => return outcome,
@@ -159,7 +159,7 @@ fn attempt(seed: u64, manner: Manner) -> Outcome {
     Outcome { complaints: vec![Complaint { port: None, what: said }], ..Outcome::default() }
 }
 
-/// Runs a seed, twice if it shall be. What makes runs differ is planted in the first.
+/// Runs a seed once or twice. A fault that makes runs differ is planted in the first.
 fn judge(seed: u64, manner: Manner, twice: bool) -> Outcome {
     let mut first = attempt(seed, manner);
     if twice && first.complaints.is_empty() {
@@ -170,7 +170,7 @@ fn judge(seed: u64, manner: Manner, twice: bool) -> Outcome {
     first
 }
 
-/// All seeds of a call, and what came of them.
+/// All seeds of a call, and their results.
 #[derive(Debug, Default)]
 struct Tally {
     /// Seeds begun.
@@ -178,7 +178,7 @@ struct Tally {
     failed: AtomicU64,
     datagrams: AtomicU64,
     finished: AtomicU64,
-    /// What is printed of one seed stays together.
+    /// Held while one seed is printed: its lines stay together.
     printing: Mutex<()>,
 }
 
@@ -190,7 +190,7 @@ impl Tally {
             return;
         }
         let number = self.failed.fetch_add(1, Ordering::Relaxed);
-        // Told while it is run again: keeping the story takes time, and the run is the same.
+        // The story is kept in a second run, which is the same: keeping it takes time.
         let story = match number < STORIES {
             true => attempt(seed, Manner { told: true, ..manner }).story,
             false => Vec::new(),
@@ -204,7 +204,7 @@ impl Tally {
     }
 }
 
-/// Runs seeds until `next`, told how many were begun before, has no more.
+/// Runs seeds until `next`, which gets the number of seeds begun so far, has no more.
 fn run_all(arguments: &Arguments, next: impl Fn(u64) -> Option<u64> + Sync) -> Tally {
     let tally = Tally::default();
     let jobs = arguments.jobs.or(available_parallelism().ok()).map_or(1, NonZero::get);

@@ -1,8 +1,8 @@
 //! What must hold, whatever the network does.
 //!
-//! [`Shared`] collects what the agents say, whether they get on, and how connections end.
-//! [`Watch`] sits on the wire: amplification, packets that repeat, and when the network was
-//! silent. [`Sampler`] looks at every connection after every turn.
+//! [`Shared`] collects the reports of the agents: complaints, progress, and ends of connections.
+//! [`Watch`] sees every datagram: it checks amplification and repeated packets, and notes when the
+//! network was silent. [`Sampler`] looks at every connection after every turn.
 
 use crate::agent::CLOSE_CODE;
 use crate::lines::{Lines, PATIENCE_NS};
@@ -24,23 +24,22 @@ const CONNECTION_REFUSED: u64 = 2;
 const INVALID_TOKEN: u64 = 0xb;
 /// RFC 9000 §8.1: how much more than it received a server may send to an unproven address.
 const AMPLIFICATION: u64 = 3;
-/// RFC 9000 §14.1: what a datagram with an Initial is padded to.
+/// RFC 9000 §14.1: the padded size of a datagram with an Initial.
 const INITIAL_BYTES: u64 = 1_200;
-/// Two probes of a server that its limit of three times what it received held back, and the
-/// acknowledgement of the Initial that lets them go.
+/// Two probes of a server that the amplification limit held back, and the acknowledgement of the
+/// Initial that releases them.
 const HANDSHAKE_PROBE_BYTES: u64 = 3 * INITIAL_BYTES;
-/// RFC 9002 §6.2.4: probes pass the window. An acknowledgement that is one is no longer than this
-/// with all its ranges.
+/// RFC 9002 §6.2.4: probes may exceed the window. A probe that is an acknowledgement is no longer than
+/// this, with all its ranges.
 const ACK_PROBE_BYTES: u64 = 400;
-/// A token of a Retry is good for ten seconds. A client whose probes are lost for so long sends
-/// the next one after that.
+/// A Retry token is valid for ten seconds. A client whose probes are lost for this long sends the next
+/// one after those ten seconds.
 const TOKEN_SILENCE_NS: u64 = 3 * SECOND_NS;
-/// What applications are told though the connection does not get on. How it ends is judged by
-/// itself.
+/// Callbacks that are no progress. How a connection ends is judged separately.
 const NO_PROGRESS: [&str; 3] = ["timer", "keys", "closed"];
-/// Complaints kept of one seed: the first says most.
+/// The most complaints kept of one seed: the first one says most.
 const MAX_COMPLAINTS: usize = 8;
-/// Memory of a connection apart from what windows and streams explain.
+/// Memory of a connection besides what windows and streams explain.
 const CONNECTION_BYTES: usize = 64 << 10;
 /// Memory for each stream that may be open, and for each packet in flight.
 const STREAM_BYTES: usize = 1 << 10;
@@ -65,10 +64,10 @@ impl Hash {
     }
 }
 
-/// How an agent came to its end.
+/// How an agent ended.
 #[derive(Debug)]
 pub(crate) enum End {
-    /// The connection could not be begun.
+    /// The connection could not be started.
     NotConnected,
     /// It is over.
     Closed { reason: CloseReason, plan: Plan },
@@ -84,7 +83,7 @@ struct AgentState {
     ended: bool,
 }
 
-/// Something that did not hold, of the connection of a port or of none in particular.
+/// A violation, by the connection of a port, or by no connection in particular.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Complaint {
     pub(crate) port: Option<u16>,
@@ -98,9 +97,9 @@ struct Ledger {
     complaints: Vec<Complaint>,
     hash: Hash,
     lines: Lines,
-    /// Only where it was asked for: it takes time.
+    /// Only if it was asked for: keeping it takes time.
     story: Option<Story>,
-    /// The listener heard some clients on more than one worker.
+    /// The listener saw some clients on more than one worker.
     steered: bool,
     finished: u64,
 }
@@ -143,7 +142,8 @@ impl Ledger {
         !self.both_done(port) && !agents.any(|a| a.ended || a.closing)
     }
 
-    /// A connection got on. It is at fault if the network does not explain that it took so long.
+    /// A connection made progress. It is at fault if the network does not explain the time since the
+    /// last.
     fn progress(&mut self, port: u16) {
         let pause = self.lines.progress(port, self.now);
         if let Some(pause) = pause
@@ -197,7 +197,7 @@ impl Ledger {
 pub(crate) struct Shared(Arc<Mutex<Ledger>>);
 
 impl Shared {
-    /// Keeps what happens if the manner says so, to tell it when it failed.
+    /// Keeps the story, if the manner asks for one, to print it for a failure.
     pub(crate) fn new(scenario: &Scenario, server: SocketAddr, manner: Manner) -> Self {
         Self(Arc::new(Mutex::new(Ledger {
             now: Instant::EPOCH,
@@ -257,12 +257,12 @@ impl Shared {
         ledger.agents[agent].ended = true;
     }
 
-    /// Time goes on.
+    /// Time advances.
     pub(crate) fn set_now(&self, now: Instant) {
         self.ledger().now = now;
     }
 
-    /// An application was told something.
+    /// A callback was called.
     pub(crate) fn told(&self, port: u16, side: Side, what: &'static str, a: u64, b: u64) {
         let mut ledger = self.ledger();
         let name = what.len() as u64 ^ u64::from(what.as_bytes()[0]) << 8;
@@ -272,7 +272,7 @@ impl Shared {
         if !NO_PROGRESS.contains(&what) {
             ledger.progress(port);
         }
-        // A client looks round every 50 ms: that would be all of the story.
+        // A client's timer runs every 50 ms: it would fill the story.
         if what != "timer" {
             ledger.tell(port, || format!("{side:?} is told {what} {a} {b}"));
         }
@@ -286,7 +286,7 @@ impl Shared {
             let (shared, side) = (shared.clone(), start.side);
             let port = client.unwrap_or(start.remote.port());
             let observer = move |_: Instant, what: &Observation<'_>| {
-                // What applications are told stands in the story already, with what they make of it.
+                // The story has the callbacks already, with what the applications do in them.
                 if !matches!(what, Observation::Event(_)) {
                     shared.ledger().tell(port, || format!("{side:?} {what:?}"));
                 }
@@ -307,7 +307,7 @@ impl Shared {
         !self.ledger().complaints.is_empty()
     }
 
-    /// Agents that have not been told of their end.
+    /// Agents that got no callback for their end.
     pub(crate) fn unfinished(&self) -> Vec<String> {
         let ledger = self.ledger();
         let open = ledger.agents.iter().filter(|a| !a.ended);
@@ -327,7 +327,7 @@ impl Shared {
         std::mem::take(&mut self.ledger().complaints)
     }
 
-    /// What happened last to the connection of a port; to all, without one.
+    /// The last events of the connection of a port; without a port, of all connections.
     pub(crate) fn take_story(&self, port: Option<u16>) -> Vec<String> {
         self.ledger().story.as_mut().map(|story| story.take(port)).unwrap_or_default()
     }
@@ -340,7 +340,7 @@ struct Balance {
     validated: bool,
 }
 
-/// What sits on the wire.
+/// Sees every datagram.
 #[derive(Debug)]
 pub(crate) struct Watch {
     server: SocketAddr,
@@ -366,7 +366,7 @@ impl Watch {
         }
     }
 
-    /// Keeps what tells whether the network is silent, and the story.
+    /// Notes what shows whether the network is silent, and the story.
     fn note(&self, event: &TapEvent<'_>) {
         let mut hash = Hash::default();
         if matches!(event.kind, TapKind::Sent | TapKind::Delivered { .. }) {
@@ -374,7 +374,7 @@ impl Watch {
         }
         let mut ledger = self.shared.ledger();
         let (port, to) = ledger.lines.ends(event);
-        // Every packet has a number, and so a nonce, of its own: no two look alike.
+        // Every packet has its own number, and so its own nonce: no two are equal.
         if event.kind == TapKind::Sent && !ledger.lines.sent(hash.0) {
             let (from, len) = (event.source, event.payload.len());
             ledger.complain(Some(port), format!("{from} sent the same {len} bytes twice"));
@@ -422,7 +422,7 @@ fn packets(datagram: &[u8]) -> String {
     text
 }
 
-/// Whether a datagram has a 1-RTT packet in it.
+/// Whether a datagram contains a 1-RTT packet.
 fn has_short(datagram: &[u8]) -> bool {
     let mut start = 0;
     while let Ok(packet) = parse(datagram, start, 0) {
@@ -457,7 +457,7 @@ struct Sample {
     in_flight: u64,
     congestion_events: u64,
     ptos: u64,
-    /// RFC 9002 §6.2.3: a server's flight that is sent once more is a probe.
+    /// RFC 9002 §6.2.3: a server's flight that is sent again is a probe.
     flight_repeats: u64,
     /// Acknowledgements that are small probes as well.
     ack_probes: u64,

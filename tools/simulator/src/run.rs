@@ -20,26 +20,26 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-/// A seed that is not over by then is stuck.
+/// The virtual time after which a seed counts as stuck.
 const WATCHDOG_NS: u64 = 400 * SECOND_NS;
-/// Turns at one instant: more, and time does not go on.
+/// The most turns at one instant: with more, time does not advance.
 const MAX_TURNS_AT_ONCE: u32 = 10_000;
 const SERVER_PORT: u16 = 4433;
-/// What the server's workers draw apart from the client's: bits above the numbers of workers, which the
-/// library puts into bits 32 to 48.
+/// Makes the random numbers of the server's workers differ from the client's: bits above the numbers of
+/// workers, which the library puts into bits 32 to 48.
 const SERVER_HOST: u64 = 1 << 56;
 /// The seed of the server's key, which protects nothing.
 const KEY_SEED: [u8; 32] = *b"quiclane simulates in the open..";
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Outcome {
-    /// The same for every run of a seed: all that happened on the wire, with its time and every
-    /// bit, and all that applications were told.
+    /// The same for every run of a seed: every datagram, with its time and every bit, and every
+    /// callback.
     pub(crate) hash: u64,
-    /// What did not hold.
+    /// The violations.
     pub(crate) complaints: Vec<Complaint>,
-    /// What happened last to the connection of the first complaint; only if it was asked for.
+    /// The last events of the connection of the first complaint; only if it was asked for.
     pub(crate) story: Vec<String>,
     /// Datagrams sent.
     pub(crate) datagrams: u64,
@@ -75,7 +75,7 @@ struct World {
     manner: Manner,
 }
 
-/// Something that the scenario does from outside.
+/// An action of the scenario from outside.
 #[derive(Clone, Debug)]
 enum Deed {
     Connect(Plan),
@@ -83,7 +83,7 @@ enum Deed {
     Steer(Vec<usize>),
 }
 
-/// What is done when.
+/// Actions and their times.
 fn deeds(scenario: &Scenario) -> Vec<(Instant, Deed)> {
     let mut all = Vec::new();
     for plan in &scenario.connections {
@@ -102,34 +102,34 @@ fn deeds(scenario: &Scenario) -> Vec<(Instant, Deed)> {
 /// How a seed is run.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Manner {
-    /// With a story, which takes time.
+    /// Keep the story, which takes time.
     pub(crate) told: bool,
-    /// With a fault of ours, that the oracle has to find.
+    /// Plant a fault that the oracle has to find.
     pub(crate) planted: Option<Planted>,
-    /// Bear pauses that are so much longer.
+    /// Allow pauses that are this much longer.
     pub(crate) more_patience_ns: u64,
 }
 
-/// What a library with faults would do, to see that the oracle finds it.
+/// Faults that a library could have, to test that the oracle finds them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Planted {
-    /// A receiver that has paused a stream never asks for the rest, and so grants nothing more:
-    /// to its peer it looks as if a lost MAX_STREAM_DATA were never repeated.
+    /// A receiver that has paused a stream never resumes it, and so grants nothing more: to its peer
+    /// it looks as if a lost MAX_STREAM_DATA were never repeated.
     NoCredit,
-    /// The same, but it asks after [`LATE`]: a stall that heals itself.
+    /// The same, but it resumes after [`LATE`]: a stall that ends by itself.
     LateCredit,
-    /// As long as is still right: slow, and no fault.
+    /// The longest pause that is still right: slow, and no fault.
     SlowCredit,
     /// The server's workers do nothing for [`LATE`]: timers are late, and what arrives waits.
     Deaf,
-    /// TLS draws from another seed.
+    /// TLS gets its random numbers from another seed.
     Unseeded,
 }
 
-/// How late something planted is: later than the oracle has patience for.
+/// How late a planted fault is: longer than the oracle allows.
 const LATE: Duration = Duration::from_secs(25);
 const SLOW: Duration = Duration::from_secs(5);
-/// When the server falls deaf: in the middle of handshakes and transfers.
+/// When the server stops: during handshakes and transfers.
 const DEAF_FROM: Instant = Instant::from_nanos(SECOND_NS + SECOND_NS / 10);
 
 impl Planted {
@@ -150,7 +150,7 @@ impl Planted {
     }
 }
 
-/// What says that two runs of a seed were not the same.
+/// The complaint that two runs of a seed differ.
 pub(crate) fn difference(first: &Outcome, second: &Outcome) -> Option<Complaint> {
     let [a, b] = [first, second].map(|run| (run.hash, run.datagrams, run.over_at_ns));
     let what = format!("two runs differ: hash, datagrams, end {a:x?} and {b:x?}");
@@ -240,7 +240,7 @@ impl World {
             Deed::Connect(plan) => self.connect(plan),
             Deed::GiveUp(port) => {
                 if let Some(handle) = self.handles.get(&port) {
-                    // It may be over already.
+                    // The connection may be over already.
                     let _ = handle.close(CLOSE_CODE, Bytes::from_static(b"gave up"));
                 }
             }
@@ -270,7 +270,7 @@ impl World {
         self.handles.insert(port, handle);
     }
 
-    /// Everything that happens now. Returns when something happens next.
+    /// Runs everything that is due now. Returns the time of the next event.
     fn step(&mut self) -> Result<Instant> {
         self.net.advance(self.now);
         let mut turns = 0;
@@ -304,7 +304,7 @@ impl World {
             if self.shared.has_complaints() {
                 return Ok(next);
             }
-            // What waits at a host that does nothing is no reason to turn.
+            // Datagrams that wait at a stopped host are no reason for a turn.
             if let Some(event) = self.net.next_event()
                 && (event > self.now || deaf.is_none())
             {
@@ -333,7 +333,7 @@ impl World {
         }
     }
 
-    /// Nothing may be left.
+    /// Checks that nothing is left.
     fn check_end(&mut self) {
         let open = self.shared.unfinished();
         if !open.is_empty() {

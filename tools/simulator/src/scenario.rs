@@ -1,7 +1,7 @@
-//! What one seed stands for: a network, two hosts, their settings, and what applications do.
+//! The scenario of a seed: a network, two hosts, their settings, and what applications do.
 //!
-//! Everything here is a function of the seed. What a stream carries is a function of the seed,
-//! the connection's port and the stream's id, so that both ends know it without being told.
+//! Everything here is a function of the seed. The data of a stream is a function of the seed, the
+//! connection's port and the stream's id, so that both ends can compute it.
 
 use quiclane::datapath::sim::{Chance, Fault, Rng};
 use quiclane::ecn::Ecn;
@@ -12,11 +12,11 @@ use quiclane::time::{Instant, MICROSECOND_NS, MILLISECOND_NS, SECOND_NS};
 use quiclane::wire::{Dir, Side, StreamId};
 use std::time::Duration;
 
-/// Connections of a seed at most.
+/// The most connections of a seed.
 const MAX_CONNECTIONS: u64 = 20;
 /// The longest stream.
 const MAX_STREAM_BYTES: u64 = 300_000;
-/// An application that reads or writes little at once gets through a stream in so many steps.
+/// The most steps in which an application that reads or writes little gets through a stream.
 const MOST_STEPS: u64 = 200;
 /// Local ports of the client begin here: one for each connection.
 const FIRST_PORT: u16 = 10_000;
@@ -32,12 +32,12 @@ pub(crate) struct Scenario {
     pub(crate) workers: [usize; 2],
     /// Turns happen at multiples of this: what arrives in between arrives as a burst.
     pub(crate) turn_ns: u64,
-    /// What datagrams to the server meet, and those to the client.
+    /// The faults of datagrams to the server, and of those to the client.
     pub(crate) paths: [Vec<Fault>; 2],
     /// Settings of the client and of the server.
     pub(crate) transport: [TransportConfig; 2],
     pub(crate) retry: RetryPolicy,
-    /// When the server's flows are given other queues.
+    /// When the server's flows move to other queues.
     pub(crate) steering: Vec<(Instant, Vec<usize>)>,
     pub(crate) connections: Vec<Plan>,
 }
@@ -56,7 +56,7 @@ pub(crate) struct Plan {
     pub(crate) refused: bool,
     /// One side closes it at some time after its handshake.
     pub(crate) closes: Option<(Side, Duration)>,
-    /// The client closes it so long after it began, done or not.
+    /// The client closes it this long after its start, done or not.
     pub(crate) gives_up: Option<u64>,
     /// Key updates, of the client and of the server.
     pub(crate) key_updates: [Vec<Duration>; 2],
@@ -77,26 +77,26 @@ pub(crate) const KINDS: [(Side, Dir); 4] = [
 pub(crate) enum Reply {
     /// Sends back what it gets.
     Echo,
-    /// Sends so many bytes of its own.
+    /// Sends this many bytes of its own.
     Bytes(u64),
 }
 
 /// What happens on one stream.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct StreamPlan {
-    /// Where in the pattern its bytes begin.
+    /// The place in the pattern where its bytes begin.
     pub(crate) pattern: u64,
     /// What its initiator sends.
     pub(crate) bytes: u64,
     pub(crate) reply: Reply,
-    /// The initiator resets it when so many bytes are acknowledged.
+    /// The initiator resets it when this many bytes are acknowledged.
     pub(crate) reset_at: Option<u64>,
-    /// The receiver asks to stop when it has so many bytes.
+    /// The receiver asks to stop when it has this many bytes.
     pub(crate) stop_at: Option<u64>,
     /// A receiver takes no more than this from one callback.
     pub(crate) appetite: Option<u64>,
     /// Bytes that an initiator writes at one time.
-    pub(crate) lent_bytes: u64,
+    pub(crate) buffer_bytes: u64,
 }
 
 /// What an application reads or writes at once: no less than a 200th of the longest stream, or
@@ -120,7 +120,7 @@ impl Plan {
         self.counts.iter().sum()
     }
 
-    /// What happens on that stream.
+    /// The plan of that stream.
     pub(crate) fn stream(&self, stream: StreamId) -> StreamPlan {
         let rng = Rng::new(self.seed).fork(u64::from(self.port)).fork(stream.raw());
         let mut rng = rng.fork(1);
@@ -141,10 +141,10 @@ impl Plan {
             reply,
             reset_at: one_in(&mut rng, 12).then(|| rng.below(bytes + 1)),
             stop_at: one_in(&mut rng, 12).then(|| rng.below(bytes + 1)),
-            // Not so little that it takes more than some seconds to eat all.
+            // Enough that reading everything takes a few seconds at most.
             appetite: one_in(&mut rng, 4).then(|| rng.between(at_least(longest), 20_000)),
             // The same: it writes again after a round trip.
-            lent_bytes: match rng.below(2) {
+            buffer_bytes: match rng.below(2) {
                 0 => u64::MAX,
                 _ => rng.between(at_least(longest), 40_000),
             },
@@ -181,7 +181,7 @@ impl Plan {
 }
 
 impl Scenario {
-    /// What `seed` stands for.
+    /// The scenario of `seed`.
     pub(crate) fn new(seed: u64) -> Self {
         let root = Rng::new(seed);
         let mut rng = root.fork(1);
@@ -294,7 +294,7 @@ fn transport(rng: &mut Rng) -> TransportConfig {
     let limit = |rng: &mut Rng| if one_in(rng, 3) { rng.between(1, 4) } else { 100 };
     let algorithms = [Algorithm::NewReno, Algorithm::Cubic];
     TransportConfig {
-        // Long enough for probes to find the way back after a second of silence.
+        // Long enough for probes to get through after a second of silence.
         idle_timeout: Duration::from_millis(rng.between(40_000, 60_000)),
         handshake_timeout: Duration::from_secs(60),
         keep_alive: None,
@@ -331,7 +331,7 @@ mod tests {
                         let s = plan.stream(StreamId::new(kind.0, kind.1, index));
                         let reply = if let Reply::Bytes(bytes) = s.reply { bytes } else { 0 };
                         let longest = s.bytes.max(reply);
-                        let least = s.lent_bytes.min(s.appetite.unwrap_or(u64::MAX));
+                        let least = s.buffer_bytes.min(s.appetite.unwrap_or(u64::MAX));
                         assert!(longest / MOST_STEPS < least, "seed {seed}: {s:?}");
                         small_steps += u64::from(longest / 20 > least);
                     }

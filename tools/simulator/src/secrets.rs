@@ -1,7 +1,7 @@
-//! What TLS makes up, from the seed: its random numbers and its key exchange.
+//! The random numbers and the key exchange of TLS, from the seed.
 //!
-//! A run has one thread, and what it draws has an order. So there is one stream for each thread,
-//! which [`begin`] sets to where a seed's begins.
+//! A run has one thread, which draws its random numbers in a fixed order. So each thread has one
+//! generator, which [`begin`] starts from a seed.
 
 use aws_lc_rs::agreement::{PrivateKey, UnparsedPublicKey, X25519, agree};
 use quiclane::datapath::sim::Rng;
@@ -22,7 +22,7 @@ thread_local! {
     static STREAM: RefCell<Rng> = RefCell::new(Rng::new(0));
 }
 
-/// From here on this thread draws the secrets of `seed`.
+/// Starts the generator of this thread from `seed`.
 pub(crate) fn begin(seed: u64) {
     STREAM.set(Rng::new(seed).fork(LABEL));
 }
@@ -31,8 +31,8 @@ fn fill(bytes: &mut [u8]) {
     STREAM.with_borrow_mut(|stream| stream.fill(bytes));
 }
 
-/// The library's provider, with all that is left to chance from the seed. Signatures are those
-/// of Ed25519, into which nothing random goes.
+/// The library's provider, with all randomness from the seed. Signatures are Ed25519, which uses no
+/// random numbers.
 pub(crate) fn provider() -> CryptoProvider {
     CryptoProvider { secure_random: &Seeded, kx_groups: vec![&Seeded], ..default_provider() }
 }
@@ -72,7 +72,7 @@ struct Exchange {
 impl ActiveKeyExchange for Exchange {
     fn complete(self: Box<Self>, peer: &[u8]) -> Result<SharedSecret, Error> {
         let peer = UnparsedPublicKey::new(&X25519, peer);
-        let refused = Error::General("a key share that is none".to_owned());
+        let refused = Error::General("a key share that is not valid".to_owned());
         agree(&self.private, peer, refused, |secret| Ok(SharedSecret::from(secret)))
     }
 

@@ -1,11 +1,10 @@
-//! What happened to each connection last: for a seed that fails, which is run once more to be
-//! told. Observers of both ends tell it, the network what it lost, and the applications what they
-//! were told.
+//! The last events of each connection. A seed that fails is run once more to collect them: from the
+//! observers of both ends, from the network (losses), and from the applications (callbacks).
 
 use quiclane::time::Instant;
 use std::collections::{BTreeMap, VecDeque};
 
-/// Events told of a connection.
+/// The most events of a connection.
 pub(crate) const EVENTS: usize = 100;
 
 /// A ring of events for each connection, by the port of its client, and one for all of them.
@@ -29,7 +28,7 @@ impl Story {
         keep(self.by_port.entry(port).or_default(), event);
     }
 
-    /// The last events of the connection of `port`; of all, if it is none's in particular.
+    /// The last events of the connection of `port`; without a port, of all connections.
     pub(crate) fn take(&mut self, port: Option<u16>) -> Vec<String> {
         let ring = port.and_then(|port| self.by_port.remove(&port));
         ring.unwrap_or_else(|| std::mem::take(&mut self.all)).into()

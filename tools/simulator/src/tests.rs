@@ -7,13 +7,13 @@ use crate::story::EVENTS;
 use quiclane::datapath::sim::Fault;
 use std::error::Error;
 
-/// A run that came to its end.
+/// A run that was not cut short.
 fn done(run: Result<Outcome, Box<dyn Error>>) -> Outcome {
     run.unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// Runs a seed twice: both hold, and are equal bit for bit. Returns how many ends of connections
-/// saw all their streams through.
+/// Runs a seed twice: both runs have no complaint, and are equal bit for bit. Returns how many ends of
+/// connections completed all their streams.
 fn holds_and_repeats(seed: u64) -> u64 {
     let first = done(run(seed, Manner::default()));
     assert!(first.complaints.is_empty(), "tools/sim --seeds 1 --from {seed}: {first:#?}");
@@ -28,8 +28,8 @@ fn a_dozen_seeds_hold_and_repeat() {
     assert!(finished > 24, "only {finished} ends of connections saw all their streams through");
 }
 
-/// Damaged ciphertext is read as lengths, and what it says decides whether something random is
-/// drawn: it has to be the same ciphertext. Both seeds differed once, 20 and 7 times in 20 runs.
+/// Damaged ciphertext is read as lengths, and these decide whether a random number is drawn: the
+/// ciphertext has to be the same in both runs. Both seeds differed once, 20 and 7 times in 20 runs.
 #[test]
 fn seeds_with_damaged_datagrams_repeat() {
     for seed in [777_973_216, 777_982_288] {
@@ -49,7 +49,7 @@ fn different_seeds_are_different_runs() {
 /// Seeds in which a fault is planted.
 const SEEDS: u64 = 60;
 
-/// What the oracle said of each of the seeds, with `planted`, over a network that only delays.
+/// The complaints of each seed, with `planted`, over a network that only delays.
 fn found(planted: Option<Planted>) -> Vec<String> {
     let manner = Manner { planted, ..Manner::default() };
     let mut said = Vec::new();
@@ -83,7 +83,7 @@ fn credit_that_never_comes_is_found() {
 fn credit_that_comes_late_is_found() {
     let said = found(Some(Planted::LateCredit));
     assert!(count(&said, "no progress for 2") > 5, "{said:#?}");
-    // Under the limit it is slow, and no stall.
+    // Below the limit it is slow, and not stuck.
     assert_eq!(count(&found(Some(Planted::SlowCredit)), "no progress"), 0);
 }
 

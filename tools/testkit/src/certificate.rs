@@ -5,7 +5,7 @@ use rcgen::{
     KeyPair, date_time_ymd,
 };
 
-/// What PKCS #8 puts before an Ed25519 key (RFC 8410 §7).
+/// The bytes of PKCS #8 before an Ed25519 key (RFC 8410 §7).
 const ED25519_PREFIX: [u8; 16] =
     [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
 
@@ -35,14 +35,13 @@ impl Identity {
         Self::localhost(subject, 1970)
     }
 
-    /// Valid from the beginning of that year on.
+    /// Valid from the beginning of this year on.
     #[must_use]
     pub fn valid_from(year: i32) -> Self {
         Self::localhost("quiclane test", year)
     }
 
-    /// Ed25519, the same bytes for the same seed. The length of its signatures does not depend on
-    /// chance.
+    /// Ed25519, the same bytes for the same seed. All its signatures have the same length.
     #[must_use]
     pub fn from_seed(name: &str, seed: [u8; 32]) -> Self {
         let key = [&ED25519_PREFIX[..], &seed[..]].concat();
@@ -80,7 +79,7 @@ impl Default for Identity {
     }
 }
 
-/// What a certificate says: its common name, and the DNS names and addresses that it is for.
+/// The content of a certificate: its common name, and the DNS names and addresses that it is for.
 #[must_use]
 pub fn named(common_name: &str, names: &[&str]) -> CertificateParams {
     let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();

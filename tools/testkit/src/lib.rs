@@ -1,9 +1,9 @@
-//! What tests of every package share.
+//! What the tests of all packages share.
 //!
 //! [`netns`] makes two network namespaces with a veth pair between them, [`raw`] sends frames there
-//! that no kernel would send, [`server`] starts servers and makes directories that go with the test,
-//! and `certificate` makes certificates. What the machine refuses ends a test with a panic that
-//! names the call.
+//! that no kernel would send, [`server`] starts servers and makes directories that are removed with
+//! the test, and `certificate` makes certificates. If the machine refuses a call, the test ends with a
+//! panic that names it.
 //!
 //! It does not depend on the library, whose own unit tests use it.
 

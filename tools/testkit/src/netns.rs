@@ -1,4 +1,4 @@
-//! Two network namespaces and a veth pair between them, gone when the guard is dropped.
+//! Two network namespaces and a veth pair between them, removed when the guard is dropped.
 //!
 //! ```text
 //!   namespace "server"                      namespace "client"
@@ -46,7 +46,7 @@ impl Side {
     }
 }
 
-/// What to build.
+/// Settings of the pair.
 #[derive(Clone, Copy, Debug)]
 pub struct LabConfig {
     /// Queues of each end, for both directions.
@@ -87,10 +87,10 @@ impl Lab {
         Self::build(config).unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// Builds the pair, for a program that ends in good order when the machine refuses.
+    /// Builds the pair, for a program that reports an error when the machine refuses.
     ///
     /// # Errors
-    /// `ip` or `ethtool` cannot be run, or fails; what was made is gone again.
+    /// `ip` or `ethtool` cannot be run, or fails; what was made before is removed.
     pub fn build(config: LabConfig) -> io::Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -139,8 +139,8 @@ impl Lab {
         enter(&self.namespace(side));
     }
 
-    /// Moves the calling thread, and those that it starts, into a namespace with the view of
-    /// `/sys` that belongs to it: what finds devices there sees those of the namespace alone.
+    /// Moves the calling thread, and threads that it starts, into a namespace, with its own `/sys`:
+    /// that shows only the devices of the namespace.
     pub fn enter_with_sysfs(&self, side: Side) {
         self.enter(side);
         let (root, sys, kind) = (c"/".as_ptr(), c"/sys".as_ptr(), c"sysfs".as_ptr());
@@ -227,7 +227,7 @@ pub fn enter(namespace: &str) {
 impl Drop for Lab {
     fn drop(&mut self) {
         for side in [Side::Server, Side::Client] {
-            // The devices go with their namespaces. Failing here would hide the test's own panic.
+            // Devices are removed with their namespaces. A panic here would hide the test's own.
             let _ = Command::new("ip").args(["netns", "del", &self.namespace(side)]).output();
         }
     }

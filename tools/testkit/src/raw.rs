@@ -52,7 +52,7 @@ impl Raw {
     /// The next frame for which `wanted` holds; panics after ten seconds without one.
     pub fn receive(&self, wanted: impl Fn(&[u8]) -> bool) -> Vec<u8> {
         let mut buffer = [0; 4096];
-        // A bound on what other traffic (router solicitations and the like) may come in between.
+        // A bound on other traffic in between, such as router solicitations.
         for _ in 0..1_000 {
             // SAFETY: `buffer` is valid for writes of its length.
             let length = unsafe {
@@ -68,7 +68,7 @@ impl Raw {
                 return frame.to_vec();
             }
         }
-        panic!("a thousand frames, and none is it");
+        panic!("none of a thousand frames is the wanted one");
     }
 }
 
@@ -111,17 +111,17 @@ fn parse_mac(text: &str) -> [u8; 6] {
 /// A UDP datagram in a frame, with right lengths and checksums.
 #[derive(Clone)]
 pub struct Frame {
-    /// To which device.
+    /// The destination MAC address.
     pub destination_mac: [u8; 6],
-    /// From which device.
+    /// The source MAC address.
     pub source_mac: [u8; 6],
     /// VLAN tags, the outer first.
     pub tags: Vec<[u8; 4]>,
-    /// From which address and port.
+    /// The source address and port.
     pub source: SocketAddr,
-    /// To which address and port.
+    /// The destination address and port.
     pub destination: SocketAddr,
-    /// What is in the datagram.
+    /// The payload.
     pub payload: Vec<u8>,
     /// IPv4 options, a multiple of four bytes.
     pub options: Vec<u8>,
@@ -212,7 +212,7 @@ pub fn repair_ip(frame: &mut [u8], at: usize) {
     frame[at + 10..at + 12].copy_from_slice(&checksum.to_be_bytes());
 }
 
-/// RFC 1071, read literally.
+/// RFC 1071, implemented literally.
 fn sum(bytes: &[u8]) -> u16 {
     let mut total = 0u32;
     for word in bytes.chunks(2) {

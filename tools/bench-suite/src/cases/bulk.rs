@@ -6,7 +6,7 @@ use crate::meter::{Mode, Sample};
 use crate::pair::Pair;
 use crate::stack::{Client, Server, Setup, Stack};
 
-/// What an exchange of a full batch takes in virtual time: 32 packets of 1,472 bytes each
+/// The virtual time of an exchange of a full batch: 32 packets of 1,472 bytes each
 /// 50 us is 7.5 Gb/s, so timers and round trips see a fast network.
 const TURN_NS: u64 = 50_000;
 /// Packets before anything counts: slow start is over and every buffer has its size.
@@ -42,13 +42,13 @@ impl<S: Stack> Runner for Bulk<S> {
             idle = if pair.turn(TURN_NS) == 0 { idle + 1 } else { 0 };
             pair.meter.unit(pair.sent_up - before);
             if idle > 10_000_000 {
-                return Err(format!("{}: bulk stands still", S::NAME).into());
+                return Err(format!("{}: bulk makes no progress", S::NAME).into());
             }
         }
         pair.meter.mode = Mode::Off;
         let sent = pair.sent_up - sent_before;
         let received = pair.server.received_bytes() - received_before;
-        // Full packets, and each arrived: otherwise the figure is not one per packet of `mtu`.
+        // All packets are full and arrived: otherwise the figure is not per packet of `mtu`.
         if received < sent * (self.mtu - 60) * 99 / 100 {
             return Err(format!("{}: {received} bytes in {sent} packets", S::NAME).into());
         }

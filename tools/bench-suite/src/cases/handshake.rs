@@ -1,7 +1,7 @@
-//! Handshakes: connect, until both sides are done and nothing more is said; then close.
+//! Handshakes: connect, until both sides are done and send nothing more; then close.
 //!
-//! Measured is everything from `connect` to silence, new tickets and connection ids of the
-//! stack's own default included. Closing and forgetting is not.
+//! Everything from `connect` to silence is measured, with the tickets and connection ids that a stack
+//! sends by default. Closing is not.
 
 use super::Runner;
 use crate::Failure;
@@ -9,9 +9,9 @@ use crate::meter::{Mode, Sample};
 use crate::pair::Pair;
 use crate::stack::{Client, Endpoint, Setup, Stack};
 
-/// What an exchange takes in virtual time.
+/// The virtual time of an exchange.
 const TURN_NS: u64 = 100_000;
-/// Handshakes before anything counts; the first is the one that brings a ticket.
+/// Handshakes before anything counts; the first one gets a ticket.
 const WARM_UP_HANDSHAKES: u64 = 8;
 /// Exchanges until a handshake counts as failed.
 const MAX_TURNS: u32 = 10_000;

@@ -1,8 +1,8 @@
 //! Idle connections: what each costs in memory, per side.
 //!
-//! The heap is asked before and after every section of the handshakes and of the silence
-//! that follows, so what a side took and gave back is on its own account, C code's included.
-//! What an endpoint has before its first connection does not count.
+//! The heap is read before and after every section of the handshakes and of the silence that follows,
+//! so that memory, of C code too, counts for the side that took it or gave it back. Memory that an
+//! endpoint has before its first connection does not count.
 
 use std::rc::Rc;
 

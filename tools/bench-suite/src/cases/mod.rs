@@ -1,4 +1,4 @@
-//! The cases: what is done, per stack, in slices that are interleaved.
+//! The cases. Each runs on every stack, in interleaved slices.
 
 pub(crate) mod bulk;
 pub(crate) mod handshake;
@@ -15,9 +15,9 @@ use crate::stack::{Setup, Stack};
 /// A case of the suite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Case {
-    /// One stream, kept full, in datagrams of so many bytes.
+    /// One stream, kept full, in datagrams of this many bytes.
     Bulk(u16),
-    /// Requests and responses, spread over so many connections.
+    /// Requests and responses, spread over this many connections.
     Rpc(usize),
     /// Handshakes, by certificate or by ticket.
     Handshake {
@@ -38,11 +38,11 @@ pub(crate) const ALL: [Case; 8] = [
     Case::Handshake { resume: true },
 ];
 
-/// The datagram size of cases that are not about it.
+/// The datagram size of cases that do not vary it.
 const USUAL_MTU: u16 = 1472;
 
 impl Case {
-    /// As in the result.
+    /// The name in the result.
     pub(crate) fn name(self) -> String {
         match self {
             Self::Bulk(mtu) => format!("bulk-{mtu}"),
@@ -52,12 +52,12 @@ impl Case {
         }
     }
 
-    /// What the two ends are called in it: client, server.
+    /// The names of the two ends in the result: client, server.
     pub(crate) fn sides(self) -> [&'static str; 2] {
         if let Self::Bulk(_) = self { ["sender", "receiver"] } else { ["client", "server"] }
     }
 
-    /// What an operation is.
+    /// The unit of an operation.
     pub(crate) fn operation(self) -> &'static str {
         match self {
             Self::Bulk(_) => "packet",

@@ -72,7 +72,7 @@ impl<S: Stack> Runner for Rpc<S> {
         self.pair.meter.mode = Mode::Off;
         let sample = self.pair.meter.take();
         if S::REAL_TIME {
-            // What is pending now would be overdue when the next slice comes.
+            // Timers that are pending now would be overdue in the next slice.
             self.pair.quiesce();
         }
         Ok(sample)

@@ -6,8 +6,8 @@ pub(crate) mod quinn;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-/// Where all clients are.
+/// The address of all clients.
 pub(crate) const CLIENT: SocketAddr =
     SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), 50_000);
-/// Where all servers are.
+/// The address of all servers.
 pub(crate) const SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2)), 443);

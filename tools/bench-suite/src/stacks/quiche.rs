@@ -28,9 +28,9 @@ use crate::{Failure, clock};
 
 /// Bytes of our connection ids: quinn's default length.
 const ID_BYTES: usize = 8;
-/// What a read of stream data takes at most.
+/// The most bytes of one read of stream data.
 const READ_BYTES: usize = 64 * 1024;
-/// Seed of the connection ids, which need to differ and no more.
+/// Seed of the connection ids, which only have to differ.
 const ID_SEED: u64 = 0x9e37_79b9_7f4a_7c15;
 /// quiche's ticket keys: name, HMAC key and AES key of 16 bytes each.
 const TICKET_KEY: [u8; 48] = [7; 48];

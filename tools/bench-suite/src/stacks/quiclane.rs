@@ -3,8 +3,8 @@
 //! What is measured is a worker's whole turn: the burst, the id decrypted and its slot looked
 //! up, decryption in the frame, callbacks through the public API, timers, transmission into
 //! the datapath's buffers. Settings are the library's defaults but for those that the suite
-//! fixes for all. Requests are asked for from outside, as an application thread would, through
-//! a handle: that is on the client's account.
+//! fixes for all. Requests are started from outside, through a handle, as an application thread would:
+//! that counts for the client.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -36,7 +36,7 @@ use crate::wire::{MAX_DATAGRAM_BYTES, Wire};
 
 /// Seeds of the two hosts.
 const SEEDS: [u64; 2] = [1, 2];
-/// Longer than a closed connection lives on.
+/// Longer than the closing state of a connection.
 const LONG_NS: u64 = 60 * SECOND_NS;
 /// What a handle's wake-up asks for.
 const REQUEST: u64 = 0;
@@ -201,7 +201,7 @@ pub(crate) struct Side {
     state: Arc<State>,
     config: Option<ClientConfig>,
     handles: Vec<Handle>,
-    /// How far the worker's time is ahead, so that forgotten connections are over.
+    /// How far the worker's time is ahead, so that dropped connections are over.
     ahead_ns: u64,
 }
 
@@ -250,8 +250,8 @@ impl Endpoint for Side {
         wire.clear();
     }
 
-    /// A server's turn receives and transmits: it is taken in `transmit`. A client's responses
-    /// are wanted now; what it has to say leaves with the next `transmit`.
+    /// A server's turn receives and transmits, so it runs in `transmit`. A client has to process its
+    /// responses now; what it has to send leaves with the next `transmit`.
     fn receive(&mut self, now_ns: u64) {
         if !self.state.is_server {
             self.turn(now_ns);

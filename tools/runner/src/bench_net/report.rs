@@ -1,11 +1,11 @@
-//! What a case came to, and what is printed of all rounds.
+//! The result of a case, and the report of all rounds.
 
 use quiclane_measure::{Column, Columns, figure, median, short};
 use serde::Serialize;
 use serde_json::Value;
 use std::fmt;
 
-/// What one run of a case came to. A figure that it does not have is `None`.
+/// The result of one run of a case. A figure that it does not have is `None`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(super) struct Outcome {
     p50_us: Option<f64>,
@@ -18,7 +18,7 @@ pub(super) struct Outcome {
     flood: Option<Flood>,
 }
 
-/// What both sides spent, of how long.
+/// The CPU time of both sides, and the time that it is a part of.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 struct CpuSeconds {
     client: Option<f64>,
@@ -26,7 +26,7 @@ struct CpuSeconds {
     of: Option<f64>,
 }
 
-/// What a flood did to others.
+/// The effect of a flood on others.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 struct Flood {
     clients: u64,
@@ -41,13 +41,13 @@ struct Flood {
 }
 
 impl Outcome {
-    /// Of what `quiclane-bench echo` prints.
+    /// From the output of `quiclane-bench echo`.
     pub(super) fn of_echo(said: &Value) -> Self {
         let get = |name: &str| said[name].as_f64();
         Self { p50_us: get("p50_us"), p99_us: get("p99_us"), ..Self::default() }
     }
 
-    /// Of the result of `quiclane perf run`.
+    /// From the result of `quiclane perf run`.
     pub(super) fn of_perf(result: &Value) -> Self {
         let get = |name: &str| result[name].as_f64();
         Self {
@@ -110,7 +110,7 @@ pub(super) struct Report {
     frames: Value,
 }
 
-/// A case: medians over its rounds; of what a flood did to others, the worst round.
+/// A case: medians over its rounds; for the effect of a flood on others, the worst round.
 #[derive(Serialize)]
 struct Row {
     case: &'static str,
@@ -169,7 +169,7 @@ impl Row {
             cell(self.gbps, 2),
             cell(self.per_second, 0),
             others.map_or_else(none, |o| format!("{} of {}", o.clients_in, o.clients)),
-            // Rounded down: 100 % is all of them.
+            // Rounded down: 100% means all of them.
             others.map_or_else(none, |o| {
                 format!("{} %", short((o.answered * 1_000.0).floor() / 10.0, 1))
             }),
