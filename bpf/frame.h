@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 OR MIT OR Apache-2.0 */
 /*
- * What programs that look into frames share.
+ * What the programs share that parse frames.
  */
 #ifndef QUICLANE_FRAME_H
 #define QUICLANE_FRAME_H
@@ -27,8 +27,8 @@ static __always_inline int is_vlan(__be16 ethertype)
 }
 
 /*
- * Steps over the Ethernet header and up to VLAN_TAGS_MAX tags. Returns what follows, and its type
- * in *ethertype; NULL if the frame ends before.
+ * Skips the Ethernet header and up to VLAN_TAGS_MAX tags. Returns the header behind them, and its
+ * type in *ethertype; NULL if the frame ends before.
  */
 static __always_inline void *behind_tags(void *at, void *end, __be16 *ethertype)
 {

@@ -48,7 +48,7 @@ struct {
 	__type(value, __u64);
 } arrivals SEC(".maps");
 
-/* Packets that `arrivals` had no room for. */
+/* Packets that did not fit into `arrivals`. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
@@ -113,7 +113,7 @@ static __always_inline void note(const struct probe_arrival *arrival)
 
 	count = bpf_map_lookup_elem(&arrivals, arrival);
 	if (!count) {
-		/* Another CPU may have been faster: what it made is as good. */
+		/* Another CPU may have been faster: its entry is as good. */
 		bpf_map_update_elem(&arrivals, arrival, &none, BPF_NOEXIST);
 		count = bpf_map_lookup_elem(&arrivals, arrival);
 	}
@@ -123,7 +123,7 @@ static __always_inline void note(const struct probe_arrival *arrival)
 		__sync_fetch_and_add(count, 1);
 }
 
-/* Frames of several fragments are welcome: headers are in the first. */
+/* Frames of several buffers are accepted: headers are in the first. */
 SEC("xdp.frags")
 int quiclane_probe(struct xdp_md *ctx)
 {
@@ -148,5 +148,5 @@ int quiclane_probe(struct xdp_md *ctx)
 	return XDP_PASS;
 }
 
-/* What a kfunc asks for: the kernel takes this for a licence that is compatible with its own. */
+/* Needed for a kfunc: the kernel takes this as a licence that is compatible with its own. */
 char LICENSE[] SEC("license") = "Dual MIT/GPL";

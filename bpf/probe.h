@@ -7,8 +7,8 @@
 
 #include <linux/types.h>
 
-/* A flow that is looked for. Addresses and ports in network byte order; what an IPv4 address
- * leaves is zero. */
+/* A flow that is looked for. Addresses and ports are in network byte order; an IPv4 address is
+ * followed by zeros. */
 struct probe_flow {
 	__u8 source[16];
 	__u8 destination[16];
@@ -21,12 +21,12 @@ struct probe_flow {
 	__u16 zero;
 };
 
-/* What was seen of it: packets that agree in all of this are counted together. */
+/* What was seen of it. Packets with equal fields are counted together. */
 struct probe_arrival {
 	/* The number that the flow was given. */
 	__u32 flow;
 	__u32 queue;
-	/* Of no meaning unless `error` is 0. */
+	/* Valid if `error` is 0. */
 	__u32 hash;
 	__u32 hash_type;
 	/* What bpf_xdp_metadata_rx_hash() returned: 0, or a negative errno. */
@@ -38,7 +38,7 @@ _Static_assert(sizeof(struct probe_arrival) == 20, "probe.rs: ARRIVAL_BYTES");
 
 /* Flows at once. */
 #define PROBE_FLOWS_MAX 8
-/* A flow has one queue and one hash; as many as this only if something changes all the time. */
+/* A flow has one queue and one hash; there are this many only if those change all the time. */
 #define PROBE_ARRIVALS_MAX 4096
 
 #endif

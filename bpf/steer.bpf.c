@@ -7,13 +7,13 @@
  * understand, goes to the kernel untouched. Fragments, IPv4 options and IPv6 extension headers are
  * not understood on purpose: a kernel socket beside each port receives what is in them.
  *
- * Headers are judged only as far as it takes to find address and port. Lengths and checksums that
- * lie are for the parser behind the socket, which drops and counts them
- * (src/datapath/headers.rs). headers::verdict makes the same decision in Rust: a change here is a
- * change there, and a test compares both on tens of thousands of frames.
+ * Headers are checked only as far as is needed to find address and port. Wrong lengths and checksums
+ * are left to the parser behind the socket, which drops and counts them (src/datapath/headers.rs).
+ * headers::verdict makes the same decision in Rust: a change here needs a change there, and a test
+ * compares both on tens of thousands of frames.
  *
- * Ours is what is sent to the MAC of the device, and has no tag or tags of allowed VLANs alone: the
- * kernel would not let a neighbour of another VLAN reach the port. The reply carries the same tags.
+ * Only frames to the MAC of the device, without a tag or with tags of allowed VLANs, are redirected:
+ * the kernel would not let a neighbour of another VLAN reach the port. The reply has the same tags.
  */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -87,7 +87,7 @@ static __always_inline int small_initial(void *payload, void *end, __u32 udp_byt
 	return (quic->first & 0xb0) == 0x80 && quic->version == bpf_htonl(QUIC_VERSION_1);
 }
 
-/* Whether a frame for a port of ours is for this device, in a VLAN that it takes part in. */
+/* Whether a frame for a registered port is for this device, in an allowed VLAN. */
 static __always_inline __u32 admit(void *frame, void *end)
 {
 	struct ethhdr *ethernet = frame;
@@ -117,7 +117,7 @@ static __always_inline __u32 admit(void *frame, void *end)
 	return STEER_REDIRECT;
 }
 
-/* Behind the network header: `port` is what is known of the destination's address. */
+/* Behind the network header; `port` is the entry of the destination address and port. */
 static __always_inline __u32 judge(const struct steer_port *port, struct udphdr *udp, void *frame,
 				   void *end)
 {
@@ -220,7 +220,7 @@ int quiclane_steer(struct xdp_md *ctx)
 	__u64 *count;
 
 	if (verdict == STEER_REDIRECT) {
-		/* XDP_PASS is what an empty slot gives; without it the frame would be lost. */
+		/* An empty slot returns XDP_PASS; without that flag the frame would be lost. */
 		action = bpf_redirect_map(&xsks, ctx->rx_queue_index, XDP_PASS);
 		if (action != XDP_REDIRECT)
 			verdict = STEER_PASS_NO_SOCKET;
@@ -233,7 +233,7 @@ int quiclane_steer(struct xdp_md *ctx)
 	return action;
 }
 
-/* For BPF_PROG_TEST_RUN, never attached: the verdict on a frame, without doing anything. */
+/* For BPF_PROG_TEST_RUN, never attached: returns the verdict on a frame, and does nothing. */
 SEC("xdp")
 int quiclane_judge(struct xdp_md *ctx)
 {

@@ -8,7 +8,7 @@
 
 #include <linux/types.h>
 
-/* What becomes of a frame, and why: headers::Verdict. */
+/* The verdict on a frame, with its reason: headers::Verdict. */
 enum steer_verdict {
 	STEER_REDIRECT = 0,
 	STEER_PASS_SHORT = 1,

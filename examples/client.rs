@@ -1,12 +1,12 @@
-//! A client that makes one request: it opens a stream, sends the words of its arguments, prints
-//! what comes back, and closes the connection.
+//! A client that makes one request: it opens a stream, sends the words of its arguments, prints the
+//! answer, and closes the connection.
 //!
 //! ```text
 //! cargo run --example client -- 127.0.0.1:4433 cert.pem hello
 //! ```
 //!
-//! `cert.pem` is the certificate of the server, and the only one that is trusted. The server is one
-//! that echoes, as `echo_server` beside this file.
+//! `cert.pem` is the certificate of the server, and the only one that is trusted. The server has to
+//! echo, as `echo_server` does.
 
 use bytes::Bytes;
 use quiclane::exec::{
@@ -18,20 +18,20 @@ use std::error::Error;
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
-/// How long the peer has to learn that the connection is over.
+/// How long closing may take.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The application of one connection. Its methods run on the thread of the worker.
 struct Request {
     question: Bytes,
     answer: Vec<u8>,
-    /// Where `main` waits for the answer, or for the reason why there is none.
+    /// `main` waits at the other end for the answer, or for the reason why there is none.
     outcome: Sender<Result<Vec<u8>, String>>,
 }
 
 impl Request {
     fn tell(&self, outcome: Result<Vec<u8>, String>) {
-        // Fails only if `main` waits no more.
+        // Fails only if `main` does not wait any more.
         let _ = self.outcome.send(outcome);
     }
 }

@@ -14,9 +14,9 @@ use std::error::Error;
 use std::io::Read;
 use std::time::Duration;
 
-/// How long the clients have to learn that their connections are over.
+/// How long closing the connections may take.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// What waits for an acknowledgement on a stream, before no more is taken from it.
+/// The most bytes of a stream that wait for an acknowledgement. Beyond that nothing is taken from it.
 const BUFFERED_MAX: u64 = 1 << 20;
 
 /// The application of one connection. Its methods run on the thread of the worker that owns the
@@ -33,12 +33,12 @@ impl Handler for Echo {
     ) -> usize {
         // An end that comes alone has no bytes that could be left.
         if !data.is_empty() && connection.streams().buffered(stream) >= BUFFERED_MAX {
-            // What is not taken is kept, and the peer's flow control fills up: it sends no more
-            // until `resume_receive`.
+            // Data that is not taken stays with the library, and flow control stops the peer until
+            // `resume_receive`.
             return 0;
         }
-        // `data` is a slice of the buffer that it arrived in, so it is copied to be kept. Sending
-        // fails only on a stream whose other side wants no answer.
+        // `data` is a slice of the receive buffer, so it has to be copied. Sending fails only if the
+        // peer does not want an answer.
         let _ = connection.streams().send(stream, Bytes::copy_from_slice(data), fin);
         data.len()
     }
@@ -76,13 +76,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         None => RegistrationConfig::udp(1),
     };
     let registration = Registration::open(config)?;
-    // The acceptor runs on all workers, in parallel: one handler for each connection, or `None`
-    // to turn a client away.
+    // The acceptor runs on all workers, in parallel. It returns a handler for each connection, or
+    // `None` to refuse the client.
     let accept = |_new: &_| Some(Box::new(Echo) as Box<dyn Handler>);
     let listener = registration.listen(address.parse()?, &ServerConfig::new(tls), accept)?;
     println!("listening on {}", listener.local_addr());
     std::io::stdin().read_to_end(&mut Vec::new())?;
-    // Without the listener no more connections are accepted; those that stand are closed.
+    // Without the listener no more connections are accepted; `shutdown` closes the others.
     drop(listener);
     registration.shutdown(0, PATIENCE);
     Ok(())

@@ -5,7 +5,7 @@
 //! cargo run --example own_loop -- 127.0.0.1:4433 cert.pem key.pem
 //! ```
 //!
-//! It tells each client how many turns it has taken so far, and ends when its standard input does.
+//! It answers each client with the number of its turns so far, and ends when its standard input does.
 
 use bytes::Bytes;
 use quiclane::exec::{
@@ -20,7 +20,7 @@ use std::time::Duration;
 
 /// A turn that finds nothing to do sleeps no longer than this.
 const NAP: Duration = Duration::from_millis(10);
-/// How long the clients have to learn that their connections are over.
+/// How long closing the connections may take.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 thread_local! {
@@ -68,10 +68,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         .alpn(["echo"])
         .build()?;
     let (registration, seeds) = Registration::open_without_threads(RegistrationConfig::udp(1))?;
-    // A seed is made into its worker on the thread that will turn it.
+    // The thread that runs the turns makes the worker of its seed.
     let threads: Vec<_> =
         seeds.into_iter().map(|seed| thread::spawn(move || drive(seed))).collect();
-    // `listen` returns when every worker listens: they are turned already.
+    // `listen` returns when every worker listens, so their loops have to run already.
     let accept = |_new: &_| Some(Box::new(Teller) as Box<dyn Handler>);
     let listener = registration.listen(address.parse()?, &ServerConfig::new(tls), accept)?;
     println!("listening on {}", listener.local_addr());

@@ -1,9 +1,14 @@
 //! Quiclane: a QUIC transport for bare metal.
 //!
-//! An XDP program hands UDP flows to AF_XDP sockets, one per NIC receive queue; each queue is
-//! served by one thread pinned beside the NIC, and that thread runs everything for its
-//! connections: rings, packets, crypto, QUIC, timers and the application's callbacks. One
-//! queue, one socket, one thread, one table of connections: a *lane*.
+//! An XDP program hands UDP flows to AF_XDP sockets, one for each receive queue of the NIC. A worker,
+//! which is a thread pinned near the NIC, serves each queue. It does everything for its connections:
+//! rings, packets, crypto, QUIC, timers, and the callbacks of the application. A queue, its socket,
+//! its thread and its table of connections are a *lane*. Kernel UDP sockets take the place of AF_XDP
+//! where a device cannot have it.
+//!
+//! An application implements [`exec::Handler`] and opens an [`exec::Registration`], which starts the
+//! workers, listens and connects. The examples have a client, an echo server, and a server that
+//! drives its own loop.
 //!
 //! # The modules
 //!

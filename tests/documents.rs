@@ -1,6 +1,6 @@
-//! Holds documents against what they speak of: the table of attacks against the tests, the tree in
-//! CONTRIBUTING against the folders, and the links of the README against the package. Each check is
-//! tried on a document that is wrong, so that it cannot fall asleep.
+//! Compares documents with what they describe: the table of attacks with the tests, the tree in
+//! CONTRIBUTING with the folders, and the links of the README with the package. Each check is also
+//! tried on a wrong document, so that a check that finds nothing fails.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -27,7 +27,7 @@ fn holds(complaints: &[String]) {
     assert!(complaints.is_empty(), "{} complaints:\n{}", complaints.len(), complaints.join("\n"));
 }
 
-/// Entries of a folder of the repository, sorted; what is built, and what Git keeps, is not.
+/// Entries of a folder of the repository, sorted, without build output and without `.git`.
 fn entries(folder: &Path) -> Vec<PathBuf> {
     const NOT_OURS: &[&str] = &["target", ".git", "corpus", "artifacts"];
     let all = fs::read_dir(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));

@@ -12,7 +12,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
-/// Longer than anything takes, in steps.
+/// How often a test looks before it fails: longer than anything takes.
 const STEPS: u32 = 6_000;
 const STEP: Duration = Duration::from_millis(10);
 
@@ -54,7 +54,7 @@ impl Drop for Place {
     }
 }
 
-/// A process that does not outlive its test.
+/// A process that is killed with its test.
 struct Running(Child);
 
 impl Running {
@@ -107,7 +107,7 @@ fn ask(address: &str, certificate: &Path, question: &str) -> Output {
     start("client", &[address.as_ref(), certificate.as_os_str(), question.as_ref()]).ends()
 }
 
-/// What a client printed that got an answer.
+/// The output of a client that got an answer.
 fn answer(output: Output) -> String {
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap()

@@ -1,6 +1,6 @@
 //! Workers, listeners and connections over the loopback device and kernel UDP, through the
-//! public API alone. Nothing here depends on how fast the machine is: what is waited for comes,
-//! or the test fails after a patience that no machine needs.
+//! public API alone. Nothing here depends on the speed of the machine: a test waits for an event, and
+//! fails only after a time that no machine needs.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -141,7 +141,7 @@ impl Handler for Client {
     }
 }
 
-/// Waits for what `wanted` takes, past whatever else is told.
+/// Waits for a message that `wanted` accepts, and skips others.
 fn wait_for<T>(told: &Receiver<Told>, wanted: impl Fn(&Told) -> Option<T>) -> T {
     loop {
         let next = told.recv_timeout(PATIENCE).unwrap();
@@ -160,7 +160,7 @@ fn connected(told: &Receiver<Told>) -> usize {
     wait_for(told, |t| if let Told::Connected { worker } = t { Some(*worker) } else { None })
 }
 
-/// Returns when every worker has done what was posted before.
+/// Returns when every worker has processed what was posted before.
 fn settled(registration: &Registration) {
     for worker in 0..registration.workers() {
         let (tell, told) = channel();
@@ -169,7 +169,7 @@ fn settled(registration: &Registration) {
     }
 }
 
-/// Looks until the status shows what is wanted.
+/// Looks until the status is as wanted.
 fn status_until(registration: &Registration, wanted: impl Fn(&[WorkerStatus]) -> bool) {
     let mut last = Vec::new();
     for _ in 0..PATIENCE.as_millis() / 10 {
@@ -205,7 +205,7 @@ fn a_worker_that_is_stuck_is_left_behind() {
     let (tell, told) = channel();
     let stuck = move |_: &mut WorkerRef<'_>| {
         tell.send(()).unwrap();
-        // Until the test is over, whatever comes of it.
+        // Until the test is over, passed or failed.
         let _ended = released.recv();
     };
     registration.on_worker(1, stuck).unwrap();
@@ -248,8 +248,8 @@ fn sixty_four_connections_spread_over_two_workers() {
     for (n, (_, told)) in open_connections.iter().enumerate() {
         assert_eq!(echoed(told), vec![n as u8; 3_000]);
     }
-    // A client's socket is one of 2, so the kernel's hash knows 2 flows: they may meet on one
-    // server worker. All connections are somewhere, and the client's workers share evenly.
+    // The client has 2 sockets, so the kernel hashes 2 flows, which may arrive at one server worker.
+    // All connections are on some worker, and the client's workers have equal shares.
     status_until(&server, |rows| rows.iter().map(|row| row.connections).sum::<u64>() == 64);
     status_until(&client, |rows| rows.iter().all(|row| row.connections == 32));
     let rows = server.status();
@@ -264,7 +264,7 @@ fn many_flows_use_both_workers() {
     let (server_config, client_config) = configs();
     let server = open(workers(2));
     let listener = echo_server(&server, &server_config);
-    // Sixteen clients are sixteen flows: all on one worker has a chance of 1 in 32768.
+    // Sixteen clients are sixteen flows: the chance that one worker has all is 1 in 32768.
     let clients: Vec<_> = (0..16)
         .map(|_| {
             let client = open(workers(1));
@@ -350,8 +350,8 @@ fn datagrams_at_the_wrong_worker_reach_the_owner_and_are_counted() {
     let listener = echo_server(&server, &server_config);
     let client = open(workers(1));
     let rebinder = Rebinder::start(listener.local_addr(), 16);
-    // The path does not move yet, so most of what the client sends is not from its address and
-    // dropped; but every datagram has to find its way to the owner to be judged there.
+    // A path cannot move yet, so most datagrams of the client come from another address and are
+    // dropped. But every datagram has to reach the owner, which decides that.
     let (handler, told) = Client::new(Bytes::new());
     let _handle = client.connect(rebinder.local, "localhost", &client_config, handler).unwrap();
     drop(told);
@@ -590,8 +590,8 @@ fn dropping_a_registration_closes_its_connections() {
     let server = open(workers(2));
     let listener = echo_server(&server, &server_config);
     let client = open(workers(1));
-    // What came back shows that the server's handshake is done too: before, it may only say
-    // that the application is gone (RFC 9000 §10.2.3).
+    // The echo shows that the server's handshake is done too: before, it may only send the close
+    // of type APPLICATION_ERROR (RFC 9000 §10.2.3).
     let (handler, told) = Client::new(&b"hello"[..]);
     client.connect(listener.local_addr(), "localhost", &client_config, handler).unwrap();
     assert_eq!(echoed(&told), b"hello");
@@ -648,7 +648,7 @@ fn workers_that_the_application_turns_serve_too() {
                 let mut worker = seed.start().unwrap();
                 let mut turns = 0;
                 while worker.turn(Some(Duration::from_millis(5))) == Progress::Running {
-                    turns += 1; // Where the application would do work of its own.
+                    turns += 1; // Here an application does its own work.
                 }
                 turns
             })

@@ -1,5 +1,5 @@
-//! How much memory a handshake holds whose client has not proved its address, C allocations
-//! included, whatever the client sends.
+//! The memory of a handshake whose client has not proved its address, C allocations included,
+//! whatever the client sends.
 //!
 //! Such a client may be an attacker, from any address, and a server holds many of them before it
 //! asks for a proof. The numbers are printed with `--nocapture`.
@@ -19,16 +19,16 @@ use quiclane_testkit::Identity;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-/// What a handshake may hold. Once the server has answered, that is the keys of three levels as
-/// well, and the ClientHello, of up to 4,096 bytes (RFC 9000 §7.5), which the TLS library keeps as
-/// long as the session lasts. The certificates of this server take 600 bytes; what others have more
-/// comes on top, and is their operator's choice.
+/// The memory that a handshake may hold. Once the server has answered, this includes the keys of three
+/// levels, and the ClientHello of up to 4,096 bytes (RFC 9000 §7.5), which the TLS library keeps with
+/// the session. The certificates of this server take 600 bytes; longer ones come on top, by the choice
+/// of their operator.
 const LIMIT_BYTES: usize = 16 << 10;
 /// Handshakes made at once, so that pages and caches of the allocator even out.
 const COUNT: usize = 50;
-/// What time it is: 2001.
+/// The time for TLS: 2001.
 const NOW: Instant = Instant::from_nanos(1_000_000_000 * SECOND_NS);
-/// Datagrams of Ethernet, and what fragments add up to.
+/// The payload of an Ethernet packet, and of a fragmented datagram.
 const DATAGRAM_BYTES: usize = 1_450;
 const HUGE_DATAGRAM_BYTES: usize = 16_000;
 
@@ -101,9 +101,9 @@ impl Held {
         while self.connection.transmit(self.now, &mut buffer).is_some() {}
     }
 
-    /// An Initial in a datagram of so many bytes.
+    /// An Initial in a datagram of this many bytes.
     fn initial(&mut self, frame: &Frame<'_>, size: usize) {
-        // Each packet leaves a gap in what has to be acknowledged.
+        // Each packet leaves a gap in the packet numbers to acknowledge.
         self.pn += 2;
         self.receive(&mut initial(frame, self.pn, size));
     }
@@ -130,7 +130,7 @@ fn initial(frame: &Frame<'_>, pn: u64, size: usize) -> Vec<u8> {
     out
 }
 
-/// A packet that nothing opens: a Handshake packet, or a 1-RTT packet.
+/// A packet for which the server has no keys: a Handshake packet, or a 1-RTT packet.
 fn sealed(kind: PacketType, size: usize) -> Vec<u8> {
     let mut out = vec![0x5a; size];
     if kind == PacketType::Short {
@@ -145,7 +145,7 @@ fn sealed(kind: PacketType, size: usize) -> Vec<u8> {
     out
 }
 
-/// What a client says first, in so many bytes.
+/// A ClientHello of this many bytes.
 fn client_hello(client: &ClientTls) -> Vec<u8> {
     let parameters =
         TransportParameters { initial_source_connection_id: Some(id(1)), ..Default::default() };
@@ -160,7 +160,7 @@ fn client_hello(client: &ClientTls) -> Vec<u8> {
 /// One thing that a client does.
 type Step<'a> = (&'static str, Box<dyn Fn(&mut Held) + 'a>);
 
-/// The table of what was found: each step on top of those before it.
+/// Sequences of steps, each on top of those before it.
 fn table<'a>(size: usize) -> Vec<Step<'a>> {
     let piece = size - 100;
     vec![
@@ -247,10 +247,10 @@ fn answered<'a>(hello: &'a [u8]) -> Vec<Step<'a>> {
     ]
 }
 
-/// Takes the steps with many handshakes at once; says what each holds after every one of them.
+/// Takes the steps with many handshakes at once; prints what each holds after every step.
 fn follow(what: &str, tls: &Arc<ServerTls>, steps: &[Step<'_>]) -> Vec<usize> {
     let config = Arc::new(TransportConfig::default());
-    // Warm up what is made once per process or thread.
+    // Makes the allocations that happen once per process or thread.
     let mut first = Held::new(tls, &config);
     steps.iter().for_each(|(_, step)| step(&mut first));
     drop(first);
@@ -270,7 +270,7 @@ fn follow(what: &str, tls: &Arc<ServerTls>, steps: &[Step<'_>]) -> Vec<usize> {
     figures
 }
 
-/// A client that names so many protocols besides the one that the server speaks.
+/// A client that offers this many protocols besides the one that the server supports.
 fn client(protocols: usize) -> ClientTls {
     let others = (0..protocols).map(|n| format!("protocol {n:07}"));
     let all: Vec<_> = std::iter::once("test".to_owned()).chain(others).collect();
@@ -286,7 +286,7 @@ fn attack_11_a_handshake_without_a_proven_address_is_bounded() {
         .unwrap();
     let server = Arc::new(server);
     let [small, middle, large] = [0, 137, 228].map(|n| client_hello(&client(n)));
-    // One beside which a datagram may wait, and the largest.
+    // A ClientHello that leaves space for a waiting datagram, and the largest.
     assert!((2_500..=2_560).contains(&middle.len()), "{}", middle.len());
     assert!((4_080..=4_096).contains(&large.len()), "{}", large.len());
     for (what, steps) in [

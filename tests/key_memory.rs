@@ -1,8 +1,8 @@
 //! How much memory the keys and the TLS session of a connection hold, C allocations included.
 //!
-//! An idle connection may cost 8 KiB in all, and its keys are the part of it that we do not
-//! lay out ourselves. The numbers are printed with `--nocapture`; the bounds fail when a new
-//! version of the TLS library, or the other provider, breaks the budget.
+//! An idle connection may cost 4 KiB in all, and its keys are the part whose layout is not ours. The
+//! numbers are printed with `--nocapture`. The bounds fail when a new version of the TLS library, or
+//! the other provider, exceeds the budget.
 
 #![expect(clippy::expect_used, reason = "a test fails by panicking")]
 #![cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -14,7 +14,7 @@ use quiclane::time::{Instant, SECOND_NS};
 use quiclane::wire::Side;
 use quiclane_testkit::Identity;
 
-/// What time TLS is told that it is: 2001.
+/// The time for TLS: 2001.
 const NOW: Instant = Instant::from_nanos(1_000_000_000 * SECOND_NS);
 
 /// Objects of each kind made at once, so that pages and caches of the allocator even out.
@@ -103,7 +103,7 @@ fn configurations() -> (ServerTls, ClientTls) {
 #[test]
 fn keys_and_sessions_stay_small() {
     let (server, client) = configurations();
-    // Warm up what is made once per process.
+    // Makes the allocations that happen once per process.
     drop(connect(&server, &client));
 
     let (keys, _) = held("keys of a level (2 packet, 2 header keys)", || {
@@ -146,7 +146,7 @@ fn keys_and_sessions_stay_small() {
     });
     println!("{PROVIDER:<10} secrets of later phases: {} in place", size_of::<OneRttSecrets>());
 
-    // A server keeps what the 1-RTT keys and those of later phases are made of, and nothing of TLS.
+    // A server keeps the secrets of the 1-RTT keys and of later phases, and nothing of TLS.
     let idle = keys + size_of::<Keys>() + 16 + size_of::<OneRttSecrets>();
     println!("{PROVIDER:<10} an idle server connection's keys: {idle} bytes");
     assert!(idle <= 384, "keys leave too little of 4 KiB: {idle}");

@@ -1,4 +1,4 @@
-//! What streams allocate, counted: nothing in steady state, and no more than they say.
+//! Allocations of streams, counted: none in steady state, and otherwise no more than documented.
 //!
 //! The allocator counts for each thread by itself, as the harness runs tests in parallel.
 
@@ -20,7 +20,7 @@ thread_local! {
 struct Counting;
 
 fn count(calls: u64, bytes: i64) {
-    // While a thread ends there is nothing to count in.
+    // While a thread ends, its counter does not exist.
     let _ = CALLS.try_with(|cell| cell.set(cell.get() + calls));
     let _ = LIVE_BYTES.try_with(|cell| cell.set(cell.get() + bytes));
 }
@@ -77,7 +77,7 @@ const LIMITS: Limits = Limits {
 /// Frames that a packet can carry in these tests.
 const FRAMES_MAX: usize = 256;
 
-/// An end of a connection whose own bookkeeping does not allocate.
+/// An end of a connection, with bookkeeping that does not allocate.
 struct End {
     streams: Streams,
     buffer: Box<[u8; 1_200]>,
@@ -252,7 +252,7 @@ fn memory_is_what_it_says_and_an_idle_connection_holds_none() {
     let own = size_of::<Streams>() as i64;
     for index in 0..100 {
         let id = quiclane::wire::StreamId::new(Side::Client, Dir::Bi, index);
-        // Early, in order, and a few that are sent on.
+        // Early ones, ones in order, and a few that are sent on.
         streams.on_stream(id, 10 * (index % 3), &[0; 200], false).unwrap();
         if index % 7 == 0 {
             streams.app().send(id, Bytes::from_static(&[1; 500]), true).unwrap();

@@ -1,6 +1,6 @@
-//! Reads the sources and fails on what is against the rules of the project, naming the file, the
-//! line and the remedy. The rules are in `tidy/rules.rs`; below them, here, each is tried on
-//! code that breaks it, so that a rule cannot fall asleep.
+//! Reads the sources, and fails on code that breaks a rule of the project, naming the file, the line
+//! and the remedy. The rules are in `tidy/rules.rs`. Here each is tried on code that breaks it, so that
+//! a rule that finds nothing fails.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -14,7 +14,7 @@ use source::Source;
 use std::fs;
 use std::path::Path;
 
-/// Where sources are. What is built, or collected by a fuzzer, is not.
+/// Where sources are, without build output and a fuzzer's corpus.
 const PLACES: &[&str] = &["src", "tests", "tools", "bpf", "build.rs", ".ci"];
 const NOT_SOURCES: &[&str] = &["target", "corpus", "artifacts", "node_modules"];
 /// Extensions that are read; a file without one is a script.
@@ -34,7 +34,7 @@ fn collect(root: &Path, path: &Path, sources: &mut Vec<Source>) {
         }
     } else if path.extension().is_none_or(|e| EXTENSIONS.iter().any(|known| e == *known)) {
         let inside = path.strip_prefix(root).unwrap().to_str().unwrap();
-        // What is not text is no source.
+        // A file that is not text is no source.
         if let Ok(text) = fs::read_to_string(path) {
             sources.push(Source::new(inside, &text));
         }
@@ -55,14 +55,14 @@ fn the_sources_keep_the_rules_of_the_house() {
     assert!(findings.is_empty(), "{} findings:\n{}", findings.len(), findings.join("\n"));
 }
 
-/// What the rules say of a file with this text, as `line: what`.
+/// The findings of the rules in a file with this text, as `line: what`.
 fn say(path: &str, text: &str) -> Vec<String> {
     let text = format!("//! Documented.\n{text}");
     let found = check(&Source::new(path, &text));
     found.iter().map(|finding| format!("{}: {}", finding.line, finding.what)).collect()
 }
 
-/// The rules say exactly one thing, which contains `part`, about line `line` of `text`.
+/// The rules have exactly one finding, which contains `part`, about line `line` of `text`.
 #[track_caller]
 fn objects(path: &str, text: &str, line: usize, part: &str) {
     let said = say(path, text);
@@ -233,7 +233,7 @@ fn the_tls_library_is_named_in_one_place() {
         accepts("src/proto/crypto/keys.rs", text);
         accepts("src/proto/crypto.rs", text);
     }
-    // A ring is also something with slots.
+    // `ring` is also a ring buffer.
     accepts("src/datapath/xdp/rings.rs", "fn f(ring: &mut Ring) { ring.push(1); self.ring = 2; }");
     accepts("src/datapath/rings.rs", "use super::ring::Ring;");
     accepts("tools/peers/src/main.rs", "use rustls::ClientConfig;");

@@ -1,8 +1,8 @@
-//! The UDP datapath over loopback, with what the kernel does to it.
+//! The UDP datapath over loopback, on the kernel's own behaviour.
 //!
 //! Nothing here depends on time: loopback delivers within the send call, so whatever was sent
 //! is there when the send returns. The last tests need a network of their own, made with
-//! `unshare`; they say loudly when they cannot have one, and fail where CI says they must run.
+//! `unshare`; without one they skip loudly, and fail where CI says that they must run.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
@@ -184,7 +184,7 @@ fn the_budget_is_kept_and_the_rest_comes_next() {
         let got = receive(&mut b, 3);
         assert_eq!(got.len(), want);
         fills.extend(got.iter().map(|got| got.bytes[0]));
-        // The kernel joined all ten: what is left of them is here, where no poll sees it.
+        // GRO joined all ten: the rest of them waits in the datapath, where poll does not see it.
         assert_eq!(b.prepare_sleep(), fills.len() == 10, "after {fills:?}");
     }
     assert_eq!(fills, (0..10).collect::<Vec<_>>());
@@ -281,7 +281,7 @@ fn other_errors_name_what_to_change() {
 fn a_refused_datagram_takes_no_other_with_it() {
     let (mut a, mut b) = (bind("127.0.0.1:0"), bind("127.0.0.1:0"));
     let to_b = path(&a, b.local_addr());
-    // A broadcast without SO_BROADCAST: EACCES, also for the two that are joined.
+    // A broadcast without SO_BROADCAST is EACCES, also for the two that GSO joined.
     let broadcast = path(&a, "255.255.255.255:9".parse().unwrap());
     for (path, fill) in
         [(&to_b, 1), (&broadcast, 2), (&to_b, 3), (&broadcast, 4), (&broadcast, 5), (&to_b, 6)]
@@ -392,7 +392,7 @@ fn sockets_that_share_a_port_are_picked_by_cpu_when_asked() {
         assert_eq!(drain(&mut group[1 - socket as usize]).len(), 0);
         assert_eq!(drain(&mut group[socket as usize]).len(), 40);
     }
-    // No CPU listed: the hash spreads them again.
+    // Without a list of CPUs the hash spreads them again.
     group[0].steer_by_cpu(&[]).unwrap();
     for _ in 0..40 {
         UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"x", to).unwrap();

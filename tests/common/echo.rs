@@ -1,4 +1,4 @@
-//! An echo server on AF_XDP: what it receives goes back the way it came.
+//! An echo server on AF_XDP: it sends every datagram back to its sender.
 
 use quiclane::datapath::memory::Datagrams;
 use quiclane::datapath::xdp::{XdpDatapath, XdpDevice};

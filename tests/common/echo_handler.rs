@@ -1,4 +1,4 @@
-//! An application that echoes: what a stream brings goes back on it.
+//! An application that echoes: it sends the data of a stream back on it.
 
 use bytes::Bytes;
 use quiclane::exec::{ConnectionRef, Handler};

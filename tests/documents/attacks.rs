@@ -1,15 +1,15 @@
-//! `tests/ATTACKS.md`: one row for each attack, with the tests that hold it.
+//! `tests/ATTACKS.md`: one row for each attack, with its tests.
 
 use super::{entries, holds, root, text};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-/// Rows of the table: attacks that have to be answered.
+/// The rows of the table: attacks that need an answer.
 const ROWS: usize = 75;
 /// Where tests are.
 const PLACES: &[&str] = &["src", "tests", "tools"];
-/// What stands in place of tests where there are none.
+/// The text in place of tests where there are none.
 const NO_TEST: &str = "None";
 
 /// A line of the table.

@@ -1,4 +1,4 @@
-//! What documents say of the files of the repository: the tree in CONTRIBUTING, and links.
+//! What documents say about the files of the repository: the tree in CONTRIBUTING, and links.
 
 use super::{entries, holds, root, text};
 use std::collections::BTreeSet;
@@ -6,14 +6,14 @@ use std::process::Command;
 
 /// The heading above the tree.
 const HEADING: &str = "## The tree";
-/// Folders all of whose entries are drawn, files too.
+/// Folders whose entries, files too, are all in the tree.
 const DRAWN_WHOLE: &[&str] = &["src", "tools"];
-/// Documents whose links lead somewhere.
+/// Documents whose links are checked.
 const DOCUMENTS: &[&str] =
     &["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "tests/ATTACKS.md"];
 
-/// The paths of the tree that is drawn below [`HEADING`]; folders end with `/`. A line begins with
-/// one or more names, and two spaces end them; two spaces in front of it put it into the folder above.
+/// The paths of the tree below [`HEADING`]; folders end with `/`. A line begins with one or more names,
+/// which two spaces end. Two spaces in front of a line put it into the folder above.
 fn drawn(document: &str) -> BTreeSet<String> {
     let block = document.split_once(HEADING).and_then(|(_, rest)| rest.split("```").nth(1));
     let mut folder = String::new();
@@ -32,7 +32,7 @@ fn drawn(document: &str) -> BTreeSet<String> {
     paths
 }
 
-/// What is wrong with a tree, where these paths are.
+/// What is wrong with a tree, given the paths of the repository.
 fn check(drawn: &BTreeSet<String>, there: &BTreeSet<String>) -> Vec<String> {
     let is_whole = |path: &str| DRAWN_WHOLE.iter().any(|f| path.starts_with(&format!("{f}/")));
     let wanted = |path: &&String| path.ends_with('/') || is_whole(path);
@@ -82,9 +82,9 @@ fn the_tree_in_contributing_is_the_tree_that_is_there() {
 #[test]
 fn a_tree_that_is_wrong_is_found() {
     let document =
-        "## The tree\n\n```text\nREADME.md NEWS  words\nsrc/  code\n  lib.rs a/  all\n```\n";
+        "## The tree\n\n```text\nREADME.md EXTRA  words\nsrc/  code\n  lib.rs a/  all\n```\n";
     let right: BTreeSet<_> =
-        ["README.md", "NEWS", "src/", "src/lib.rs", "src/a/"].map(str::to_owned).into();
+        ["README.md", "EXTRA", "src/", "src/lib.rs", "src/a/"].map(str::to_owned).into();
     assert_eq!(drawn(document), right);
     assert_eq!(check(&right, &right), Vec::<String>::new());
     for path in &right {

@@ -3,7 +3,7 @@
 use super::*;
 use std::net::UdpSocket;
 
-/// Keeps a worker in a closure, until what is returned is dropped.
+/// Holds a worker in a closure, until the returned value is dropped.
 fn hold(registration: &Registration, worker: usize) -> Sender<()> {
     let (release, held) = channel::<()>();
     let (entered, is_held) = channel();
@@ -20,7 +20,7 @@ fn fill_inbox(registration: &Registration, worker: usize) {
     while registration.on_worker(worker, |_| ()) != Err(HandleError::Full) {}
 }
 
-/// Returns when a worker whose inbox may be full has done what was posted before.
+/// Returns when a worker, whose inbox may be full, has processed what was posted before.
 fn emptied(registration: &Registration, worker: usize) {
     let (tell, told) = channel();
     loop {
@@ -108,7 +108,7 @@ fn a_worker_may_drop_a_listener_while_somebody_begins_to_listen() {
         })
         .unwrap();
     is_held.recv_timeout(PATIENCE).unwrap();
-    // It waits for the worker, which waits for us.
+    // It waits for the worker, which this test holds.
     let told = begin_to_listen(&server, &server_config, address);
     go.send(()).unwrap();
     let second = told.recv_timeout(PATIENCE).unwrap().unwrap();
@@ -122,7 +122,7 @@ fn an_address_is_taken_while_somebody_begins_to_listen() {
     let address = free_address();
     let held = hold(&server, 0);
     let told = begin_to_listen(&server, &server_config, address);
-    // Told at once, while the worker is held.
+    // The error comes at once, while the worker is held.
     let error = server.listen(address, &server_config, |_| None).unwrap_err();
     assert!(matches!(error, ListenError::Taken(_)), "{error}");
     drop(held);

@@ -8,7 +8,7 @@ use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 
-/// Where no one answers: the counters tell.
+/// A port that is not in use: counters of the queues are compared.
 const PORT: u16 = 4434;
 
 /// The flows, as a capture of one packet each.
@@ -30,7 +30,7 @@ pub(crate) fn every_flow_goes_where_it_was_explained() -> Outcome {
     Ok(())
 }
 
-/// All 64 of them match, and they are on as many queues as there are.
+/// All 64 flows match, and they use all queues.
 fn verify(lane: &Lane, family: Family, what: &str, queues: usize) -> Outcome {
     let text = run(
         "quiclane",
@@ -59,8 +59,8 @@ fn verify(lane: &Lane, family: Family, what: &str, queues: usize) -> Outcome {
 
 /// A prediction from another machine's table is refuted: the test can fail.
 ///
-/// The table is all of queue 3 when the flow is explained, and of queue 1 when it is sent; in
-/// between stands `--seconds`, so that the watched flow arrives after the change.
+/// The table names only queue 3 when the flow is explained, and only queue 1 when it is sent. The
+/// change happens within `--seconds`, before the watched flow arrives.
 fn refuted(lane: &Lane, flows: &Flows) -> Outcome {
     let source = flows.sources().next().ok_or("no flow")?;
     run("ethtool", &["-X", lane.dev, "weight", "0", "0", "0", "1"])?;
@@ -99,7 +99,7 @@ pub(crate) fn capture(flows: &Flows) -> Vec<u8> {
     file
 }
 
-/// An IP header and a UDP header without a payload: what a flow is known by.
+/// An IP header and a UDP header without a payload: they identify a flow.
 fn packet(source: SocketAddr, destination: SocketAddr) -> Vec<u8> {
     const UDP: u8 = 17;
     const UDP_BYTES: u8 = 8;

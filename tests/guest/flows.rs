@@ -9,16 +9,16 @@ use std::time::Duration;
 /// As many as the placement tests use.
 const FLOWS: u32 = 64;
 
-/// Nothing in the guest pushes back: 16 packets, then a pause, is below 10,000 a second.
+/// The guest has no backpressure: 16 packets, then a pause, is below 10,000 a second.
 const BURST_PACKETS: usize = 16;
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// So long an answer may take. It is far more than it needs: only a lost one takes it.
+/// How long an answer may take. It is far more than needed: only a lost answer takes it.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 
-/// The source ports; a flow is its source port. Well mixed, since Toeplitz is linear: ports in
-/// a row, or of a simple pattern, spread perfectly evenly, and a wrong prediction would look
-/// like a right one.
+/// The source ports, one for each flow. They are well mixed, since Toeplitz is linear: consecutive
+/// ports, or a simple pattern, spread perfectly evenly, and then a wrong prediction looks like a right
+/// one.
 fn ports() -> impl Iterator<Item = u16> {
     (1..=FLOWS).map(|flow| {
         let mut mixed = flow.wrapping_mul(0x9e37_79b1);
@@ -29,7 +29,7 @@ fn ports() -> impl Iterator<Item = u16> {
     })
 }
 
-/// What a datagram of a flow holds.
+/// The payload of a datagram of a flow.
 pub(crate) fn pattern(port: u16, payload_bytes: usize) -> Vec<u8> {
     let seed = u32::from(port) << 16 | payload_bytes as u32;
     (0..payload_bytes as u32)
@@ -66,13 +66,13 @@ impl Flows {
         ports().map(move |port| SocketAddr::new(address, port))
     }
 
-    /// Sends all of it from the namespace of the peers, and waits until it is sent.
+    /// Sends all datagrams from the namespace of the peers, and waits for the end.
     pub(crate) fn send(&self) -> Result<(), String> {
         let status = self.start("send")?.wait().map_err(|error| format!("sender: {error}"))?;
         if status.success() { Ok(()) } else { Err(format!("the sender: {status}")) }
     }
 
-    /// Starts a client in the namespace of the peers that wants each datagram back.
+    /// Starts a client in the namespace of the peers that expects each datagram back.
     pub(crate) fn start_echo_client(&self) -> Result<Child, String> {
         self.start("want-echo")
     }

@@ -1,6 +1,6 @@
-//! The main job: a QUIC server on zero-copy queues, and clients behind the other NIC.
+//! A QUIC server on zero-copy queues, and clients behind the other NIC.
 //!
-//! The server is on the second node: on the first, everything would be in place by accident.
+//! The server is on the second node: on the first, a wrong placement could be right by accident.
 
 use crate::flows::{Family, address};
 use crate::nic::{LANES, Lane, QUEUES, read, rss, run};
@@ -16,7 +16,7 @@ const PEER: &str = "peer1";
 const PORT: u16 = 4433;
 const FILE_BYTES: usize = 4 << 20;
 const CONNECTIONS: usize = 64;
-/// Pages of a UMEM: what large mappings have at least.
+/// The least pages of a large mapping, such as a UMEM.
 const UMEM_PAGES: u64 = 4096;
 
 fn listen(family: Family) -> SocketAddr {
@@ -47,7 +47,7 @@ const fn cpus_of_node() -> [u32; 2] {
     [2 * LANE.node, 2 * LANE.node + 1]
 }
 
-/// A thread for each queue may run on one CPU alone, one of the node, and that is where it runs.
+/// There is a thread for each queue that may run only on one CPU, of the node, and runs there.
 fn check_threads(server: &Server) -> Outcome {
     let tasks = format!("/proc/{}/task", server.pid());
     let mut pinned = 0;
@@ -108,7 +108,7 @@ pub(crate) fn downloads_are_byte_exact() -> Outcome {
     Ok(())
 }
 
-/// A file that no shift or swap of its parts leaves as it is; its hash.
+/// A file that changes if any parts are shifted or swapped; returns its hash.
 fn make_file() -> Result<String, String> {
     let path = format!("{FILES}/file");
     let words = (0..FILE_BYTES as u64 / 8).map(|at| at.wrapping_mul(0x9e37_79b9_7f4a_7c15));

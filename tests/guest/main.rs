@@ -23,10 +23,10 @@ mod zerocopy;
 
 use std::process::ExitCode;
 
-/// What a test returns: nothing, or what was wrong.
+/// The result of a test: nothing, or what was wrong.
 type Outcome = Result<(), String>;
 
-/// A name, and what it stands for.
+/// A name, and its test.
 type Test = (&'static str, fn() -> Outcome);
 
 const TESTS: &[Test] = &[
@@ -72,7 +72,7 @@ const TESTS: &[Test] = &[
     ("lane::a_killed_server_leaves_nothing", lane::a_killed_server_leaves_nothing),
 ];
 
-/// What this program does when a test starts it again, elsewhere: a name, and what it stands for.
+/// The other roles of this program, in which tests start it: a name, and its function.
 type Role = (&'static str, fn(&[String]) -> Outcome);
 
 const ROLES: &[Role] = &[

@@ -1,4 +1,4 @@
-//! What the guest's NICs are, and how ethtool is asked.
+//! The guest's NICs, and their settings by ethtool.
 
 use crate::{Outcome, ensure};
 use quiclane::topology::toeplitz::Rss;
@@ -6,7 +6,7 @@ use quiclane::topology::{Machine, Reading, Request, Sharing, Source, place};
 use std::fs;
 use std::process::Command;
 
-/// Our end of a pair of NICs, and where the rig has put it.
+/// Our end of a pair of NICs, and its place in the machine.
 pub(crate) struct Lane {
     pub(crate) dev: &'static str,
     pub(crate) pair: u8,

@@ -3,12 +3,12 @@
 use crate::nic::read;
 use std::collections::BTreeMap;
 
-/// What the kernel calls shared memory without a file, such as the frames of AF_XDP. Other files
-/// (the program, its libraries) lie where they were read first.
+/// The kernel's name for shared memory without a file, such as the frames of AF_XDP. Pages of files
+/// (the program, its libraries) are on the node where they were read first.
 const SHARED_MEMORY: [&str; 2] = ["file=/dev/zero", "file=/anon_hugepage"];
 
-/// The pages of a process by node, in those mappings that have at least `least` pages: the
-/// frames, and not the small change of the allocator.
+/// The pages of a process by node, in mappings of at least `least` pages: the frames, and not the
+/// small mappings of the allocator.
 pub(crate) fn large_mappings(pid: &str, least: u64) -> Result<BTreeMap<u32, u64>, String> {
     let maps = read(&format!("/proc/{pid}/numa_maps"))?;
     let mut total = BTreeMap::new();

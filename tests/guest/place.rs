@@ -1,4 +1,5 @@
-//! `quiclane plan`, `apply` and `undo` on igb: what a veth has not, as ethtool and procfs show it.
+//! `quiclane plan`, `apply` and `undo` on igb: settings that a veth lacks, compared with ethtool and
+//! procfs.
 
 use crate::nic::{LANES, Lane, read, rss, run};
 use crate::{Outcome, ensure};

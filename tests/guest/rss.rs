@@ -1,4 +1,4 @@
-//! Receive-side scaling: our arithmetic against the NIC's.
+//! Receive-side scaling: our prediction compared with the NIC.
 
 use crate::flows::{Family, Flows};
 use crate::nic::{LANES, Lane, QUEUES, queue_packets, rss, run};
@@ -6,10 +6,10 @@ use crate::{Outcome, ensure};
 use quiclane::topology::toeplitz::{Flow, HashFields, MICROSOFT_KEY, Rss};
 use std::net::UdpSocket;
 
-/// Neighbour discovery and the like, which the counters count too: less than one flow.
+/// Other packets that the queues count, such as neighbour discovery: less than one flow.
 const STRAY_PACKETS: u64 = 12;
 
-/// Where no one listens: the counters tell, not a socket.
+/// A port that is not in use: counters are compared, not what a socket receives.
 const PORT: u16 = 4433;
 
 /// Microsoft's key with its bytes in reverse: a key that no driver has by itself.
@@ -81,7 +81,7 @@ pub(crate) fn flows_go_where_toeplitz_says() -> Outcome {
     Ok(())
 }
 
-/// Gives the NIC its key and its table back, whatever `body` makes of them.
+/// Runs `body`, and then restores key and table of the NIC.
 pub(crate) fn put_back(lane: &Lane, body: impl FnOnce() -> Outcome) -> Outcome {
     let before = rss(lane.dev)?;
     let done = body();

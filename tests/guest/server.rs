@@ -7,9 +7,9 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-/// What is served.
+/// The served directory.
 pub(crate) const FILES: &str = "/tmp/files";
-/// What clients trust.
+/// The certificate that clients trust.
 pub(crate) const CERTIFICATE: &str = "/tmp/certificate.pem";
 const LOG: &str = "/tmp/serve.log";
 
@@ -89,7 +89,7 @@ impl Drop for Server {
     }
 }
 
-/// Each connection that the server has told of: the client's address, and the worker.
+/// Each connection in the server's log: the client's address, and the worker.
 pub(crate) fn connections_in_log() -> Result<Vec<(SocketAddr, u32)>, String> {
     let log = fs::read_to_string(LOG).map_err(|error| format!("{LOG}: {error}"))?;
     let told = |line: &str| {

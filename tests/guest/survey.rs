@@ -1,4 +1,4 @@
-//! A survey of the guest's igb NICs, beside what ethtool, sysfs and our own server say.
+//! A survey of the guest's igb NICs, compared with ethtool, sysfs and our own server.
 
 use crate::flows::{Family, address};
 use crate::nic::{LANES, Lane, QUEUES, read, rss, run};

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 const LANE: Lane = Lane { dev: "lane2", pair: 2, node: 0, cpus: "0-1" };
 
-/// Where no one answers.
+/// A port that is not in use.
 const PORT: u16 = 4435;
 
 /// True if the rig has the NICs.
@@ -68,7 +68,7 @@ fn matches(family: Family, what: &str, kind: &str) -> Result<BTreeSet<String>, S
     Ok(hashes)
 }
 
-/// The test can fail: what was explained by one key is sent under another.
+/// The test can fail: a flow that was explained under one key is sent under another.
 pub(crate) fn another_key_than_the_explained_one_is_a_mismatch() -> Outcome {
     let flows = Flows::to(&LANE, Family::V4, PORT);
     let _owner = listen(&flows)?;
@@ -86,7 +86,8 @@ pub(crate) fn another_key_than_the_explained_one_is_a_mismatch() -> Outcome {
     })
 }
 
-/// The driver would end RSS: the device keeps its table, and the counters say that it is at work.
+/// With a table that was set, attaching a program would end RSS. So none is attached: the table stays in
+/// use, and counters are compared.
 pub(crate) fn a_table_that_was_set_is_left_alone() -> Outcome {
     let flows = Flows::to(&LANE, Family::V4, PORT);
     let _owner = listen(&flows)?;

@@ -1,8 +1,8 @@
 //! The datapath alone, without QUIC: every queue of a NIC opened in zero-copy, and an echo.
 //!
-//! The peer sends from 64 ports datagrams of all sizes and wants each back as it was. The echo
-//! sees on which queue each flow arrived, which tells for every single flow whether Toeplitz was
-//! right. It runs on the CPUs of the NIC's node, where its frames have to lie.
+//! The peer sends datagrams of all sizes from 64 ports, and expects each back unchanged. The echo sees
+//! on which queue each flow arrived: for every flow that shows whether Toeplitz was right. It runs on
+//! the CPUs of the NIC's node, where its frames have to be.
 
 use crate::flows::{Family, Flows, pattern};
 use crate::nic::{LANES, Lane, QUEUES, rss, run};
@@ -17,7 +17,7 @@ use std::net::SocketAddr;
 use std::process::Child;
 
 const PORT: u16 = 7;
-/// Past the 1024 bytes at which igb begins to cut with small chunks, up to a full MTU.
+/// Sizes beyond the 1024 bytes at which igb cuts frames in small chunks, up to a full MTU.
 const SIZES_BYTES: [usize; 8] = [6, 64, 600, 1024, 1025, 1200, 1400, 1452];
 
 pub(crate) fn echoes_every_flow_on_its_queue() -> Outcome {

@@ -1,4 +1,4 @@
-//! The rules of the house. Each looks at one file and tells what is against it.
+//! The rules of the project. Each looks at one file, and reports what breaks the rule.
 
 use super::source::{Source, is_word, words};
 use std::fmt;
@@ -21,11 +21,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("exec", &["proto", "wire", "datapath", "topology", "lb", "time", "ecn", "counters"]),
 ];
 
-/// Within a folder: its files and folders, bottom to top. Each may import those before it; names in
-/// one string may know each other, and nothing else makes a circle. Where `mod` stands in a row, it is
-/// what the folder's own `mod.rs` defines, and what that imports of the folder's files counts, but not
-/// what it publishes of theirs; elsewhere `mod.rs` puts the folder together, may name all of it, and
-/// is named by none of it.
+/// The layers within a folder: its files and folders, bottom to top. Each may import those before it.
+/// Names in one string may import each other; every other circle is an error. If `mod` is in a row, it
+/// means what the folder's own `mod.rs` defines: imports that `mod.rs` makes of the folder's files
+/// count, and what it re-exports does not. Elsewhere `mod.rs` only puts the folder together: it may
+/// import all of the folder, and no file imports it.
 pub(crate) const LAYERS: &[(&str, &[&str])] = &[
     (
         "src/proto/streams",
@@ -130,7 +130,7 @@ pub(crate) const LAYERS: &[(&str, &[&str])] = &[
             "api message",
             "lane",
             "worker",
-            // Who turns a worker.
+            // What runs the turns of a worker.
             "simulated",
             "registration",
             "testing",
@@ -149,7 +149,7 @@ const ABOVE: &[(&[&str], &[&[&str]])] = &[
     (&["proto", "packet_builder"], &[&["proto", "connection"]]),
 ];
 
-/// What the command line must not name: it has no protocol logic, and inspects one datapath.
+/// Paths that the command line must not name: it has no protocol logic, and inspects one datapath.
 const NOT_IN_TOOLS: &[&[&str]] =
     &[&["wire"], &["proto"], &["datapath", "udp"], &["datapath", "headers"]];
 
@@ -157,7 +157,7 @@ const NOT_IN_TOOLS: &[&[&str]] =
 const OWN: &[&str] = &["src/", "tools/quiclane/src/", "tools/simulator/src/"];
 /// The files that may name the TLS library and what it stands on.
 const TLS_MODULE: &str = "src/proto/crypto";
-/// The one file besides: a provider that draws all from a seed, for the simulator.
+/// One more file: a provider with all random numbers from a seed, for the simulator.
 const TLS_OF_THE_SIMULATOR: &str = "tools/simulator/src/secrets.rs";
 const TLS_CRATES: &[&str] = &["rustls", "aws_lc_rs", "aws_lc_sys", "ring"];
 
@@ -169,7 +169,7 @@ const UNSAFE_PLACES: &[&str] = &[
     "src/topology/sys.rs",
     "tools/quiclane/src/sys.rs",
 ];
-/// Modules that forbid it to the compiler.
+/// Modules that have `#![forbid(unsafe_code)]`.
 const SAFE_MODULES: &[&str] = &["src/proto/mod.rs", "src/wire/mod.rs"];
 
 /// The one file of the library that reads a clock.
@@ -177,9 +177,8 @@ const CLOCK: &str = "src/exec/clock.rs";
 
 /// Modules that packets go through.
 const PACKET_MODULES: &[&str] = &["wire", "proto", "lb", "datapath", "exec"];
-/// Files of them, and directories, that share something between threads. Whoever adds one says here
-/// why no packet of an established connection takes a lock in it, or an atomic that another thread
-/// writes.
+/// Their files and directories that share something between threads, each with the reason why no
+/// packet of an established connection takes a lock there, or an atomic that another thread writes.
 const SHARED: &[(&str, &str)] = &[
     ("src/proto/token.rs", "used tokens: a client Initial that brings one"),
     ("src/proto/crypto/config.rs", "the key log: handshakes"),
@@ -195,10 +194,10 @@ const SHARED: &[(&str, &str)] = &[
     ("src/exec/status.rs", "counters: stored by their owner once a turn, read by others"),
     ("src/exec/testing.rs", "tests"),
 ];
-/// What threads share, by name; every name that begins with `Atomic` besides.
+/// Names of types that threads share; also every name that begins with `Atomic`.
 const SHARING: &[&str] = &["Mutex", "RwLock", "Condvar", "Barrier"];
 
-/// Something that is against a rule.
+/// A finding: code that breaks a rule.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Finding {
     pub(crate) path: String,
@@ -213,7 +212,7 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Everything that is against a rule in a file.
+/// All findings in a file.
 pub(crate) fn check(source: &Source) -> Vec<Finding> {
     let mut findings = file_length(source);
     if source.path.ends_with(".rs") {
@@ -299,7 +298,7 @@ fn layers(source: &Source) -> Vec<Finding> {
     let level =
         |name: &str| layers.iter().position(|layer| layer.split(' ').any(|known| known == name));
     let Some(own) = level(&name) else {
-        // It puts the folder together.
+        // A `mod.rs` that puts the folder together.
         if name == "mod" {
             return Vec::new();
         }
@@ -364,7 +363,7 @@ fn starts_with(segments: &[String], prefix: &[&str]) -> bool {
 }
 
 fn tools(source: &Source) -> Vec<Finding> {
-    // Not the simulator, which is a test: its oracles read what is on the wire.
+    // Not the simulator, which is a test: its oracles read the packets on the wire.
     if !source.path.starts_with("tools/quiclane/src/") {
         return Vec::new();
     }
@@ -470,7 +469,7 @@ fn unfinished(source: &Source) -> Vec<Finding> {
             }
         }
     }
-    // Put together here, so that this file may pass itself.
+    // In parts, so that this file does not break the rule itself.
     for note in [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("X", "XX")] {
         for at in words(&source.text, note) {
             let what = format!("a note `{note}`");
@@ -525,8 +524,7 @@ fn sharing(source: &Source) -> Vec<Finding> {
         .collect()
 }
 
-/// A measurement that decides nothing says so to the compiler, with its reason: the attribute
-/// stands on the line above.
+/// True for a measurement that decides nothing: the attribute on the line above gives the reason.
 fn expected(source: &Source, at: usize) -> bool {
     let line = source.code[..at].rfind('\n').unwrap_or(0);
     let above = source.code[..line].rfind('\n').map_or(0, |start| start + 1);
@@ -534,7 +532,7 @@ fn expected(source: &Source, at: usize) -> bool {
 }
 
 fn module_docs(source: &Source) -> Vec<Finding> {
-    // Unit tests beside a module speak for that module.
+    // Unit tests beside a module are documented by that module.
     let unit_tests = source.path.starts_with("src/")
         && (source.path.ends_with("/tests.rs") || source.path.contains("/tests/"));
     let first = source.text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();

@@ -1,5 +1,5 @@
-//! A source file, read the way the rules want it: without comments and string contents, cut
-//! into functions, and with every path that it names resolved to a path from the crate's root.
+//! A source file, prepared for the rules: without comments and string contents, cut into functions,
+//! and with every path that it names resolved to a path from the crate's root.
 
 /// A file of the project.
 pub(crate) struct Source {
@@ -264,7 +264,7 @@ fn closing(code: &str, open: usize) -> Option<usize> {
     None
 }
 
-/// Blanks comments and the contents of strings and character literals.
+/// Replaces comments and the contents of strings and character literals by blanks.
 fn blank(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut out = bytes.to_vec();

@@ -1,5 +1,5 @@
-//! Figures of the AF_XDP datapath, printed and never judged: a benchmark and no test. Run by hand as
-//! root, on a quiet machine: `cargo bench --bench xdp_figures`
+//! Figures of the AF_XDP datapath, which are printed and not judged: a benchmark, not a test. Run it by
+//! hand as root, on a quiet machine: `cargo bench --bench xdp_figures`
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark fails by panicking")]
 
@@ -97,7 +97,7 @@ fn headers() {
     }
 }
 
-/// A device and its queue 0 at the client's end, and the way to the server.
+/// A device and its queue 0 at the client's end, and the path to the server.
 fn client_queue(lab: &Lab, mode: Mode) -> (XdpDatapath, Path) {
     let config = XdpConfig { force_mode: Some(mode), ..XdpConfig::new(lab.device(Side::Client)) };
     let device = XdpDevice::attach(&config).unwrap().0;
@@ -184,7 +184,7 @@ fn transmit(mode: Mode, threaded_napi: bool, length: usize) -> String {
     const PACKETS: u64 = 300_000;
     against_server(mode, threaded_napi, false, |mut datapath, path| {
         let payload = vec![9; length];
-        // The neighbour is resolved by the first ones.
+        // The first datagrams resolve the neighbour.
         while datapath.stats().tx_packets == datapath.stats().tx_via_kernel {
             send(&mut datapath, &path, Ecn::NotEct, &payload);
             datapath.flush().unwrap();

@@ -43,8 +43,8 @@ impl Rig {
         Frame::to_server(&self.raw, v6, PORT, payload)
     }
 
-    /// Sends a frame and then a good one, and waits for the good one: whatever was to become of the
-    /// first has become of it then. Returns the payloads that were handed out before it.
+    /// Sends a frame and then a good one, and waits for the good one: by then the first is processed.
+    /// Returns the payloads that were handed out before it.
     fn deliver(&mut self, frame: &[u8]) -> Vec<Vec<u8>> {
         const LAST: &[u8] = b"the last one";
         self.raw.send(frame);
@@ -94,7 +94,7 @@ fn attack_43_fragments_are_put_together_by_the_kernel() {
     }
     for mode in [Mode::NativeCopy, Mode::Generic] {
         let mut rig = Rig::new(mode);
-        // The way to us is narrower than our device: what fits the device comes in two fragments.
+        // The path has a smaller MTU than our device: what fits the device comes in two fragments.
         let device = rig.lab.device(Side::Client);
         rig.lab.must_run(Side::Client, &["ip", "link", "set", &device, "mtu", "1300"]);
         for v6 in [false, true] {
@@ -112,8 +112,7 @@ fn attack_43_fragments_are_put_together_by_the_kernel() {
     }
 }
 
-/// Fragments once came whole, up to 65,507 bytes, where one datagram of the
-/// device has 1,472.
+/// Reassembled datagrams of up to 65,507 bytes once arrived, where a datagram of the device has 1,472.
 #[test]
 fn attack_43_fragments_of_more_than_the_device_takes_are_dropped_and_counted() {
     if !privileged("attack_43_fragments_of_more_than_the_device_takes_are_dropped_and_counted") {
@@ -153,8 +152,8 @@ fn attack_44_replies_carry_the_tags_of_the_request() {
             let back = raw.receive(|back| back[..6] == raw.mac && back.ends_with(b"tagged"));
             assert_eq!(back[..6], sent[6..12]);
             assert_eq!(back[6..12], sent[..6]);
-            // A packet socket takes the outer tag off and tells it aside: what is left of the
-            // reply is compared with what is left of the request.
+            // A packet socket removes the outer tag, and reports it separately: the rest of the
+            // reply is compared with the rest of the request.
             let visible = back.len() - (sent.len() - 4 * count);
             assert!(visible <= 4 * count && visible + 4 >= 4 * count, "{visible} of {count}");
             assert_eq!(back[12..12 + visible], sent[12 + 4 * count - visible..12 + 4 * count]);
@@ -195,7 +194,7 @@ fn attack_44_other_vlans_and_frames_for_neighbours_are_left_to_the_kernel() {
             refused += u64::from(!allowed);
             assert_eq!(rig.device.verdicts().get(Verdict::PassVlan), refused, "{tags:?}");
         }
-        // A device that is promiscuous hears what is for others.
+        // A promiscuous device receives frames for other hosts.
         let device = rig.lab.device(Side::Server);
         rig.lab.must_run(Side::Server, &["ip", "link", "set", &device, "promisc", "on"]);
         let mut frame = rig.frame(false, b"for a neighbour");
@@ -212,7 +211,7 @@ fn attack_45_options_go_to_the_kernel_and_runts_nowhere() {
         return;
     }
     let mut rig = Rig::new(Mode::NativeCopy);
-    // A record of the route, empty but for its header: legal, and of no use here.
+    // An empty Record Route option: legal.
     let mut frame = rig.frame(false, b"options");
     frame.options = vec![7, 7, 4, 0, 0, 0, 0, 0];
     let (seen, change) = rig.counted(&frame.bytes());
@@ -243,7 +242,7 @@ fn attack_46_lying_lengths_and_checksums_are_dropped_and_counted() {
     let udp_checksum: Counter = |c| c.drop_udp_checksum;
     let malformed: Counter = |c| c.drop_malformed;
     let ip_checksum: Counter = |c| c.drop_ip_checksum;
-    /// Name, IPv6, where to write, what, and the counter that it shall move.
+    /// Name, IPv6, where to write, what, and the counter that has to rise.
     type Case = (&'static str, bool, usize, [u8; 2], Option<Counter>);
     let cases: [Case; 9] = [
         ("UDP length 7", false, 38, [0, 7], Some(udp_length)),
@@ -271,7 +270,7 @@ fn attack_46_lying_lengths_and_checksums_are_dropped_and_counted() {
         }
     }
     assert_eq!(rig.damaged, 0);
-    // A checksum guards nothing that an AEAD does not: a wrong one is reported with the datagram.
+    // An AEAD guards more than a checksum: a wrong checksum is reported with the datagram.
     for (v6, at) in [(false, 40), (true, 60)] {
         let mut frame = rig.frame(v6, b"lies").bytes();
         frame[at..at + 2].copy_from_slice(&[1, 1]);
@@ -383,7 +382,7 @@ fn a_storm_of_noise_is_accounted_for_to_the_last_frame() {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
-    // The transfer of an honest client goes on.
+    // The transfer of an honest client continues.
     round_trip(&client(&lab, false), b"still here");
     while device.verdicts().total() < before + sent {
         std::thread::yield_now();

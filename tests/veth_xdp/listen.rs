@@ -1,4 +1,4 @@
-//! Ports of a device: those that the kernel chooses, and those that another socket has.
+//! Ports on a device: ones that the kernel chooses, and ones that another socket has.
 
 use super::*;
 use quiclane::exec::{Io, Pin, Polling, Registration, RegistrationConfig, ServerConfig};
@@ -64,7 +64,7 @@ fn a_port_in_use_holds_up_no_worker() {
             registration.on_worker(0, move |_| tell.send(()).unwrap()).unwrap();
             told.recv_timeout(PATIENCE).unwrap();
         }
-        // A worker that waited for the port itself would never come to this.
+        // A worker that waited for the port itself would never get here.
         registration.on_worker(0, move |_| drop(holder)).unwrap();
         let listener = listening.join().unwrap().unwrap();
         assert_eq!(listener.local_addr(), any(false));
@@ -88,7 +88,7 @@ fn a_port_in_use_holds_up_nobody_else_at_the_device() {
             let _ = device.verdicts();
         }
         drop(device.open_queue(1, &[]).unwrap());
-        // A call that waited for the device until the other gave up comes too late with this.
+        // A call that waits for the device until the other one gives up is too late for this.
         drop(holder);
         opening.join().unwrap().unwrap();
     });

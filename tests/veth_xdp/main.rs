@@ -96,7 +96,7 @@ fn round_trip(socket: &UdpSocket, payload: &[u8]) {
 fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> (usize, SocketAddr) {
     loop {
         match socket.recv_from(buffer) {
-            // A thread that the kernel had other work for: a receive with a time-out is not resumed.
+            // The kernel had other work for the thread: it does not restart a receive with a time-out.
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             received => return received.expect("a datagram"),
         }

@@ -1,4 +1,4 @@
-//! The probe: it notes the packets of one flow, passes on everything, and replaces no program.
+//! The probe: it notes the packets of one flow, passes everything, and replaces no program.
 
 use super::*;
 use quiclane::datapath::xdp::{Arrival, Carrier, HashProbe, HashType, XdpError};
@@ -10,11 +10,11 @@ const PROTOCOL_AT: usize = 9;
 const FRAGMENT_AT: usize = 6;
 const TCP: u8 = 6;
 const TAG: [u8; 4] = [0x81, 0, 0, 7];
-/// `XDP_RSS_L4`: what veth says, since it hashes as the kernel does.
+/// `XDP_RSS_L4`: the type that veth reports, since it hashes as the kernel does.
 const L4: HashType = HashType(1 << 3);
 
-/// What arrived, as soon as it is `wanted` packets. All frames are on one queue: what was sent
-/// before the last one of them has been seen as well.
+/// What arrived, as soon as it is `wanted` packets. All frames are on one queue: all that were sent
+/// before the last of them have been seen as well.
 fn arrived(probe: &HashProbe, wanted: u64) -> Vec<Arrival> {
     for _ in 0..500 {
         let arrivals = probe.arrivals().unwrap();
@@ -26,7 +26,7 @@ fn arrived(probe: &HashProbe, wanted: u64) -> Vec<Arrival> {
     panic!("{wanted} packets, not {:?}", probe.arrivals());
 }
 
-/// The frame as one of TCP: the ports stand where those of UDP do.
+/// The frame as TCP, whose ports are where those of UDP are.
 fn as_tcp(frame: &Frame) -> Vec<u8> {
     let (mut bytes, at) = (frame.bytes(), frame.network());
     bytes[at + PROTOCOL_AT] = TCP;
@@ -131,8 +131,8 @@ fn a_flow_has_one_hash() {
     assert_ne!(hashes[0], hashes[1]);
 }
 
-/// What `attach` makes once no process has the device: a process that another test is starting has
-/// a copy of all descriptors that this one had open, until its own program runs.
+/// Runs `attach` once no process has the device: a process that another test is starting has copies of
+/// all our open descriptors, until its own program runs.
 fn when_free<T>(attach: impl Fn() -> Result<T, XdpError>) -> T {
     const TRIES: usize = 500;
     for _ in 0..TRIES {

@@ -1,5 +1,5 @@
-//! What cannot work fails at start with a text that names cause and remedy, and leaves nothing
-//! behind. Rows 48 and 52 to 54 of the attacks.
+//! A start that cannot work fails with a text that names cause and remedy, and leaves nothing behind.
+//! Rows 48 and 52 to 54 of the attacks.
 
 use super::*;
 use quiclane::datapath::Datapath;
@@ -47,7 +47,7 @@ impl Drop for Holder {
     }
 }
 
-/// Not a test: what the other process runs.
+/// Not a test: the code of the other process.
 #[test]
 fn holds_the_device() {
     let Ok(device) = std::env::var(CHILD_DEVICE) else { return };
@@ -56,7 +56,7 @@ fn holds_the_device() {
     let _queues: Vec<_> =
         (0..2).map(|queue| device.open_queue(queue, &[any(false)]).unwrap()).collect();
     println!("READY");
-    // Until the parent dies, if it does not kill us first.
+    // Until the parent kills this process, or dies.
     let _ = std::io::stdin().read(&mut [0]);
 }
 
@@ -97,7 +97,7 @@ fn attack_53_a_restart_finds_its_way_past_what_the_dead_one_left() {
         let device = XdpDevice::attach(&config(&lab, Mode::NativeCopy)).unwrap().0;
         for queue in 0..2 {
             device.open_queue(queue, &[any(false)]).unwrap();
-            // Within a process as well: what was bound a moment ago.
+            // Also within a process: queues that were bound a moment ago.
             device.open_queue(queue, &[any(false)]).unwrap();
         }
     }
@@ -123,7 +123,7 @@ fn attack_54_a_second_instance_is_told_who_the_first_one_is() {
             assert!(text.contains(part), "{part} is not in: {text}");
         }
     }
-    // The first one is none the worse for it.
+    // The first one still works.
     assert!(links(&lab).contains("prog/xdp"));
 }
 

@@ -1,4 +1,4 @@
-//! What should work, works.
+//! Traffic of honest peers.
 
 use super::echo::{Echo, send, turn};
 use super::*;
@@ -32,7 +32,7 @@ fn echo_on_two_queues(mode: Mode) {
     assert_eq!(total(&stats, |queue| queue.rx_packets), sent);
     assert_eq!(total(&stats, |queue| queue.tx_packets), sent);
     assert_eq!(total(&stats, |queue| queue.drops() + queue.rx_via_kernel), 0, "{stats:?}");
-    // Above the driver a veth does not tell which queue a packet arrived on: all are on queue 0.
+    // Above the driver a veth does not report which queue a packet arrived on: all are on queue 0.
     let served = stats.iter().filter(|queue| queue.rx_packets > 0).count();
     assert_eq!(served, if mode == Mode::Generic { 1 } else { 2 }, "{stats:?}");
     assert_eq!(device.verdicts().get(Verdict::Redirect), sent);
@@ -52,8 +52,8 @@ fn echo_on_two_queues_generic() {
     }
 }
 
-/// No NIC here computes checksums for AF_XDP, but the kernel does what such a NIC would, from the
-/// same metadata. What a packet socket sees at the other end shows that it found them.
+/// No NIC here computes checksums for AF_XDP. The kernel does it instead, from the same metadata. The
+/// frames at a packet socket of the other end show that it read them.
 fn checksums_by_metadata(mode: Mode) {
     let lab = Lab::new(LabConfig { queues: 1 });
     lab.enter(Side::Server);
@@ -130,7 +130,7 @@ fn the_ladder_says_why_zero_copy_is_not_had() {
         XdpDevice::attach(&XdpConfig { require: Require::Zerocopy, ..plain }).err().unwrap();
     let text = error.to_string();
     assert!(text.contains("zerocopy") && text.contains("native-zerocopy ("), "{text}");
-    // What was attached on the way is not left behind.
+    // A program that was attached on a higher rung is not left behind.
     assert!(!lab.must_run(Side::Server, &["ip", "link"]).contains("prog/xdp"));
 }
 
@@ -153,7 +153,7 @@ fn packets_of_a_queue_without_a_socket_come_through_the_kernel() {
     assert!(through > 0, "sixteen flows and none on the other queue");
     assert_eq!(device.verdicts().get(Verdict::PassNoSocket), through);
     assert_eq!(total(&stats, |queue| queue.rx_packets), 4 * u64::from(FLOWS));
-    // Answers need no kernel once it has resolved the neighbour, whichever way the question came.
+    // Once the neighbour is resolved, answers do not go through the kernel, however requests arrive.
     assert_eq!(total(&stats, |queue| queue.tx_packets), 4 * u64::from(FLOWS));
 }
 
@@ -272,7 +272,7 @@ fn a_worker_can_sleep_until_packets_come() {
         for _ in 0..50 {
             round_trip(&socket, b"wake up");
         }
-        // Too large for a packet there: fragments come through the kernel, and wake as well.
+        // Too large for one packet: fragments come through the kernel, and wake the worker as well.
         socket.send(&[7; 1450]).unwrap();
     });
     let mut large = 0;
@@ -293,7 +293,7 @@ fn a_worker_can_sleep_until_packets_come() {
     assert_eq!((echoed, datapath.stats().rx_via_kernel), (50, 1));
 }
 
-/// One turn; datagrams that do not fit into a packet are counted apart and not echoed.
+/// One turn; datagrams that do not fit into a packet are counted separately, and not echoed.
 fn turn_small(datapath: &mut quiclane::datapath::xdp::XdpDatapath, large: &mut usize) -> usize {
     let mut small = Vec::new();
     datapath.receive(64, &mut |meta, payload| {
@@ -345,7 +345,7 @@ fn ports_come_and_go_at_run_time() {
         let mut buffer = [0; 64];
         assert_eq!(receive(&socket, &mut buffer).0, payload.len());
     };
-    // With a kernel socket alone it is served, slowly.
+    // With only a kernel socket it is served, slowly.
     assert_eq!(datapath.open_port(any(false)).unwrap(), any(false));
     wait_for(&mut datapath, b"kernel");
     assert_eq!(datapath.stats().rx_via_kernel, 1);

@@ -1,5 +1,5 @@
-//! A kernel at the other end of a veth that leaves UDP checksums to hardware: there is none, and
-//! every datagram arrives with a checksum that was never finished.
+//! The kernel at the other end of a veth leaves UDP checksums to hardware that does not exist: every
+//! datagram arrives with an unfinished checksum.
 
 use super::echo_handler::Echo;
 use super::*;
@@ -44,7 +44,7 @@ fn datagrams_are_handed_on(mode: Mode) {
                 datapath.flush().unwrap();
             }
         }
-        // Of two payloads of one length the checksums differ; what is to be gone on from does not.
+        // Finished checksums of two payloads of one length differ; unfinished ones (partial sums) are equal.
         assert_ne!(fields[0].1, fields[1].1);
         assert_eq!(fields[0].0, fields[1].0, "the kernel finishes checksums here");
         assert!(matches!(fields[0].0, Checksum::Unverified(field) if field != [0, 0]));
@@ -67,7 +67,7 @@ fn attack_46_unfinished_checksums_are_handed_on_generic() {
     }
 }
 
-/// Sends, and tells how much has come back in the end.
+/// Sends, and returns how much has come back in the end.
 struct Client {
     back: usize,
     tell: Sender<usize>,
@@ -100,7 +100,7 @@ fn registration(io: Io) -> Registration {
     Registration::open(RegistrationConfig { workers: Some(1), ..config }).unwrap()
 }
 
-/// The handshake of such a client once never finished.
+/// Once the handshake of such a client did not finish.
 fn a_kernel_client_is_served(mode: Mode) {
     let lab = lab();
     let identity = Identity::new();
@@ -118,7 +118,7 @@ fn a_kernel_client_is_served(mode: Mode) {
     for v6 in [false, true] {
         let back = inside(&lab, Side::Client, move || {
             let tls = ClientTls::builder().dangerous_insecure().alpn(["echo"]).build().unwrap();
-            // Generic XDP sees what the kernel wanted to cut up later as a whole, and drops it.
+            // Generic XDP sees a GSO packet whole, before the kernel cuts it, and drops it.
             let calling = registration(Io::Udp(UdpTuning { gso: false, ..Default::default() }));
             let (tell, told) = channel();
             let client = Client { back: 0, tell };

@@ -152,7 +152,7 @@ fn attach_in(
 /// Notes that the driver does not offer zero-copy, where the kernel tells. True if it does not.
 fn refuse_zerocopy(info: &DeviceInfo, rungs: &[Mode], ladder: &mut Ladder) -> bool {
     let features = sys::attached(info.ifindex).map_or(0, |attached| attached.features);
-    // Without even the basic flag the kernel does not tell (before 6.3): binding will.
+    // Without even the basic flag the kernel does not report (before 6.3): binding will.
     let refused = features & FEATURE_BASIC != 0 && features & FEATURE_ZEROCOPY == 0;
     if refused && rungs.contains(&Mode::NativeZerocopy) {
         let reason = format!("the driver {} does not offer it", info.driver);

@@ -35,7 +35,7 @@ pub struct XdpDatapath {
     /// `None` after the socket was lost and could not be opened again.
     socket: Option<Socket>,
     /// The frame that `tx_buffer` gave last.
-    lent: Option<TxFrame>,
+    tx_frame: Option<TxFrame>,
     /// Frames handed to the kernel to send, less those that came back.
     in_flight: u32,
     template: Option<(Path, Template)>,
@@ -101,7 +101,7 @@ impl XdpDatapath {
         let mut datapath = Self {
             capabilities,
             in_flight: 0,
-            lent: None,
+            tx_frame: None,
             template: None,
             flow: FlowKey::new(sys::random_u64()),
             neighbours: Neighbours::new(netlink, info.ifindex, info.mac),
@@ -314,9 +314,9 @@ impl XdpDatapath {
             template.write(bytes, payload, ecn)
         };
         let descriptor = socket.umem.send(frame, packet.start, packet.len());
-        // `tx_buffer` lends no frame without room in the ring.
+        // `tx_buffer` gives no frame without a free slot in the ring.
         let pushed = socket.tx.push(descriptor);
-        debug_assert!(pushed, "tx_buffer has looked for room");
+        debug_assert!(pushed, "tx_buffer has looked for a free slot");
         self.in_flight += 1;
         self.counters.tx_packets += 1;
         self.counters.tx_bytes += len as u64;
@@ -369,7 +369,7 @@ impl XdpDatapath {
             self.retired = self.retired.plus(sys::xdp_statistics(old.fd).unwrap_or_default());
             self.poll.remove(old.fd);
         }
-        self.lent = None;
+        self.tx_frame = None;
         self.in_flight = 0;
         self.stall.progress();
         let socket = self.lease.bind().map_err(|error| DatapathError::System {
@@ -441,10 +441,10 @@ impl Datapath for XdpDatapath {
     }
 
     fn tx_buffer(&mut self, _path: &Path) -> Option<&mut [u8]> {
-        if self.lent.is_none() {
-            self.lent = self.free_frame();
+        if self.tx_frame.is_none() {
+            self.tx_frame = self.free_frame();
         }
-        let (Some(frame), Some(socket)) = (&self.lent, &mut self.socket) else {
+        let (Some(frame), Some(socket)) = (&self.tx_frame, &mut self.socket) else {
             self.counters.tx_no_buffer += 1;
             return None;
         };
@@ -453,7 +453,7 @@ impl Datapath for XdpDatapath {
     }
 
     fn tx_commit(&mut self, len: usize, path: &Path, ecn: Ecn) {
-        let Some(frame) = self.lent.take() else { return };
+        let Some(frame) = self.tx_frame.take() else { return };
         let len = len.min(self.capabilities.max_datagram_bytes);
         if path.link.is_known() && !path.local.ip().is_unspecified() {
             return self.send_frame(frame, len, path, ecn);
@@ -531,7 +531,7 @@ impl Datapath for XdpDatapath {
 }
 
 impl XdpDatapath {
-    /// A frame to write into, if there is one and room in the ring for it.
+    /// A frame to write into, if there is one and a free slot in the ring for it.
     fn free_frame(&mut self) -> Option<TxFrame> {
         let socket = self.socket.as_mut()?;
         if !socket.tx.has_room(1) {
@@ -596,6 +596,6 @@ impl XdpDatapath {
     /// Frames that are neither posted nor in flight, with the one that `tx_buffer` gave.
     pub(super) fn free_frames(&self) -> usize {
         let free = self.socket.as_ref().map_or(0, |socket| socket.umem.free_frames());
-        free + usize::from(self.lent.is_some())
+        free + usize::from(self.tx_frame.is_some())
     }
 }

@@ -176,7 +176,7 @@ impl XdpDevice {
     }
 
     /// How often the program gave each verdict, over all queues. Zeroes, and a line in the log, if
-    /// the kernel does not tell.
+    /// the kernel does not report it.
     #[must_use]
     pub fn verdicts(&self) -> VerdictCounters {
         self.state().program.verdicts().unwrap_or_else(|error| {

@@ -38,7 +38,7 @@ pub(super) fn inspect(config: &XdpConfig) -> Result<DeviceInfo, XdpError> {
     // A device that cannot tell its channels has one queue.
     let queues = query.receive_queues().unwrap_or(1).max(1);
     let driver = query.driver().unwrap_or_default();
-    // A kernel that does not tell (before 6.8) takes no metadata either.
+    // A kernel that does not report (before 6.8) takes no metadata either.
     let offers_checksums = Netlink::generic()
         .and_then(|mut netlink| netlink.xsk_features(ifindex))
         .is_ok_and(|features| features & XSK_FEATURE_CHECKSUM != 0);
