@@ -76,12 +76,12 @@ pub(super) type Log = Arc<Mutex<Vec<Told>>>;
 pub(super) struct Scribe {
     pub(super) log: Log,
     pub(super) echo: bool,
-    pub(super) greeting: Option<Bytes>,
+    pub(super) first_message: Option<Bytes>,
 }
 
 impl Scribe {
     pub(super) fn new(log: &Log) -> Self {
-        Self { log: log.clone(), echo: false, greeting: None }
+        Self { log: log.clone(), echo: false, first_message: None }
     }
 
     fn tell(&self, told: Told) {
@@ -92,9 +92,9 @@ impl Scribe {
 impl Handler for Scribe {
     fn connected(&mut self, c: &mut ConnectionRef<'_>, _: bool) {
         self.tell(Told::Connected(c.worker()));
-        if let Some(greeting) = self.greeting.take() {
+        if let Some(first_message) = self.first_message.take() {
             let stream = c.streams().open(Dir::Bi).unwrap();
-            c.streams().send(stream, greeting, true).unwrap();
+            c.streams().send(stream, first_message, true).unwrap();
         }
     }
 
@@ -184,9 +184,9 @@ impl Scene {
         Self { now, servers, client, server_log, client_log: Log::default(), queue: 0 }
     }
 
-    pub(super) fn connect(&mut self, greeting: Option<&'static [u8]>) -> Handle {
-        let greeting = greeting.map(Bytes::from_static);
-        let handler = Box::new(Scribe { greeting, ..Scribe::new(&self.client_log) });
+    pub(super) fn connect(&mut self, first_message: Option<&'static [u8]>) -> Handle {
+        let first_message = first_message.map(Bytes::from_static);
+        let handler = Box::new(Scribe { first_message, ..Scribe::new(&self.client_log) });
         self.connect_with(handler)
     }
 
