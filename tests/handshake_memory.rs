@@ -8,7 +8,9 @@
 #![cfg(all(target_os = "linux", target_env = "gnu"))]
 
 use quiclane::ecn::Ecn;
-use quiclane::proto::connection::{Application, Connection, Event, ServerArgs, TransportConfig};
+use quiclane::proto::connection::{
+    Addresses, Application, Connection, Event, ServerArgs, TransportConfig,
+};
 use quiclane::proto::crypto::{ClientTls, PROVIDER, ServerTls, Session, TAG_LEN, initial_keys};
 use quiclane::time::{Instant, MILLISECOND_NS, SECOND_NS};
 use quiclane::wire::frame::Frame;
@@ -96,7 +98,8 @@ impl Held {
     fn receive(&mut self, datagram: &mut [u8]) {
         self.now = self.now.plus_ns(MILLISECOND_NS);
         self.connection.handle_timeout(self.now, &mut Nobody);
-        self.connection.receive(self.now, remote(), Ecn::NotEct, datagram, &mut Nobody);
+        let at = Addresses { local: local(), remote: remote() };
+        self.connection.receive(self.now, &at, Ecn::NotEct, datagram, &mut Nobody);
         let mut buffer = [0; 2048];
         while self.connection.transmit(self.now, &mut buffer).is_some() {}
     }

@@ -87,6 +87,7 @@ mod wheel;
 mod worker;
 
 pub use crate::datapath::udp::{UdpError, UdpErrorKind};
+pub use crate::proto::connection::{MigrateError, Migration};
 pub use crate::proto::streams::StreamsRef;
 pub use affinity::PinError;
 pub use api::{ConnectionRef, Handle, HandleError, Handler, TimerId, WatchId, WorkerRef};

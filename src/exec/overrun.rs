@@ -35,6 +35,8 @@ reasons! {
         Acknowledged = "acknowledged";
         /// Any other method about a stream.
         StreamEvent = "stream_event";
+        /// `Handler::peer_address_changed`, and what else is told of paths.
+        AddressChanged = "address_changed";
         /// `Handler::woken` and `Handler::refused`.
         Woken = "woken";
         /// `Handler::timer`, and timers of the worker.

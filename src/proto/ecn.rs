@@ -41,6 +41,12 @@ impl EcnSender {
         Self { phase, sent: 0, seen: EcnCounts::default() }
     }
 
+    /// The peer counts the packets of all paths together: what it has told of those before this one
+    /// is no news here.
+    pub(super) fn count_from(&mut self, before: &Self) {
+        self.seen = before.seen;
+    }
+
     /// The ECN codepoint of the next packet.
     #[inline]
     pub(super) fn codepoint(&self) -> Ecn {

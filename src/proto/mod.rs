@@ -19,6 +19,7 @@ pub mod observer;
 pub(crate) mod pacer;
 mod packet_builder;
 mod path;
+mod path_validation;
 mod patience;
 pub mod ranges;
 pub(crate) mod recovery;

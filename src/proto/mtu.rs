@@ -138,6 +138,13 @@ impl Mtu {
         self.search();
     }
 
+    /// As [`enable`](Self::enable), unless that was done.
+    pub(crate) fn enable_once(&mut self, peer_max: u64) {
+        if matches!(self.state, State::Disabled) {
+            self.enable(peer_max);
+        }
+    }
+
     fn search(&mut self) {
         self.state = State::Searching {
             size: self.max,
@@ -166,6 +173,13 @@ impl Mtu {
     pub(crate) fn on_probe_sent(&mut self) {
         if let State::Searching { in_flight, .. } = &mut self.state {
             *in_flight = true;
+        }
+    }
+
+    /// What becomes of a probe that is under way is not learnt: it took another path.
+    pub(crate) fn forget_probe(&mut self) {
+        if let State::Searching { in_flight, .. } = &mut self.state {
+            *in_flight = false;
         }
     }
 

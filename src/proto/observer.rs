@@ -477,6 +477,13 @@ pub enum KeyChange {
 /// A change of the path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PathChange {
+    /// Packets take another path.
+    Moved {
+        /// Our address.
+        local: SocketAddr,
+        /// The peer's.
+        remote: SocketAddr,
+    },
     /// The peer is at the address that its packets come from (RFC 9000 §8).
     Validated,
     /// Datagrams have another size from now on.

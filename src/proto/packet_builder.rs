@@ -215,7 +215,7 @@ impl Draft {
             book.sent.abandon();
             return None;
         };
-        let info = SentInfo { bytes: total as u16, ..self.info };
+        let info = SentInfo { bytes: total as u16, path: book.path.id, ..self.info };
         book.sent.commit(now, info);
         book.path.on_sent(now, info);
         Some(info)

@@ -2,12 +2,14 @@
 //!
 //! Round trips, the window, the pacer, the size of datagrams and what becomes of ECN codepoints all
 //! belong to the way that packets take (RFC 9000 §9.4). A connection holds its active path by value:
-//! each packet touches it.
+//! each packet touches it. The other paths of a connection, if there are any, are in
+//! `connection/paths.rs`.
 
 use super::congestion::{AckEnd, Algorithm, AnyController, Controller};
 use super::ecn::EcnSender;
 use super::mtu::Mtu;
 use super::pacer::{Pacer, Rate};
+use super::path_validation::Exchange;
 use super::patience::Patience;
 use super::recovery::{Resolved, SentInfo};
 use super::rtt::Rtt;
@@ -19,10 +21,25 @@ use std::net::SocketAddr;
 /// validated.
 const AMPLIFICATION: u64 = 3;
 
-/// PATH_CHALLENGE frames that wait for their answer at most (ATTACKS rows 34 and 71). A peer that
-/// probes an old and a new path twice each needs four; what comes beyond is counted and not
-/// answered, and the peer asks again (RFC 9000 §8.2.1).
-pub(super) const PATH_RESPONSES_MAX: usize = 8;
+/// Bytes that a datagram must have for a packet to be begun in it.
+pub(super) const MIN_ROOM: usize = 64;
+
+/// Names a path of one connection among those that it has.
+///
+/// Each packet remembers the path that it took in one byte: an acknowledgement that comes after the
+/// connection has moved on says nothing of the new path. Numbers are used again after 256 paths; the
+/// packets of a path are resolved or forgotten long before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PathId(pub(super) u8);
+
+/// The two ends of a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// Our address. Unspecified while the kernel has not chosen it.
+    pub local: SocketAddr,
+    /// The peer's address.
+    pub remote: SocketAddr,
+}
 
 /// A path of a connection.
 #[repr(C)]
@@ -33,12 +50,13 @@ pub(super) struct Path {
     /// The peer's address.
     pub(super) remote: SocketAddr,
     pub(super) bytes_in_flight: u64,
-    /// Challenges to answer, while there are some: most paths never get one.
-    responses: Option<Box<PathResponses>>,
+    /// Challenges of either side, while there are some: most paths never have one.
+    pub(super) exchange: Option<Box<Exchange>>,
     /// What the peer waits for before it acknowledges.
     pub(super) patience: Patience,
     /// The pacer is asked.
     pub(super) paced: bool,
+    pub(super) id: PathId,
     pub(super) rtt: Rtt,
     pub(super) pacer: Pacer,
     pub(super) mtu: Mtu,
@@ -46,13 +64,6 @@ pub(super) struct Path {
     pub(super) spurious: SpuriousCandidates,
     pub(super) congestion: AnyController,
     pub(super) validation: Validation,
-}
-
-/// Challenges to answer, oldest first.
-#[derive(Debug, Default)]
-struct PathResponses {
-    data: [[u8; 8]; PATH_RESPONSES_MAX],
-    len: usize,
 }
 
 /// How paths of a connection begin.
@@ -79,6 +90,7 @@ impl Path {
         Self {
             local,
             remote,
+            id: PathId::default(),
             validation: Validation::new(validated),
             rtt: Rtt::new(config.initial_rtt_ns),
             congestion: AnyController::new(config.congestion, mtu),
@@ -89,45 +101,127 @@ impl Path {
             ecn: EcnSender::new(config.ecn),
             mtu: Mtu::new(mtu, config.max_mtu_bytes.max(mtu)),
             patience: Patience::default(),
-            responses: None,
+            exchange: None,
         }
+    }
+
+    /// The path on which the peer appears after this one. What is known of this one may hold for
+    /// that as well if only the port changed, as it does when a NAT forgets (RFC 9000 §9.4).
+    pub(super) fn successor(
+        &self,
+        now: Instant,
+        id: PathId,
+        at: &Addresses,
+        validated: bool,
+        config: &PathConfig,
+    ) -> Self {
+        let mut path = Self::new(now, at.local, at.remote, validated, config);
+        path.id = id;
+        path.patience = self.patience;
+        path.ecn.count_from(&self.ecn);
+        if self.local.ip() == at.local.ip() && self.remote.ip() == at.remote.ip() {
+            path.rtt = self.rtt;
+            path.congestion = self.congestion.clone();
+            path.pacer = self.pacer.clone();
+            path.mtu = self.mtu.clone();
+            path.mtu.forget_probe();
+        }
+        path
+    }
+
+    /// Its ends.
+    pub(super) fn addresses(&self) -> Addresses {
+        Addresses { local: self.local, remote: self.remote }
+    }
+
+    /// True if packets between these ends take the path.
+    #[inline]
+    pub(super) fn is_between(&self, at: &Addresses) -> bool {
+        self.remote == at.remote && self.local == at.local
     }
 
     /// Bytes of heap held.
     pub(super) fn memory_bytes(&self) -> usize {
-        self.spurious.memory_bytes()
-            + self.responses.as_ref().map_or(0, |_| size_of::<PathResponses>())
+        self.spurious.memory_bytes() + self.exchange.as_ref().map_or(0, |_| size_of::<Exchange>())
     }
 
     /// PATH_CHALLENGE arrived on the path, and is answered there (RFC 9000 §8.2.2). False if too
     /// many wait already: a flood of them costs no memory.
     pub(super) fn on_challenge(&mut self, data: [u8; 8]) -> bool {
-        let responses = self.responses.get_or_insert_default();
-        let Some(free) = responses.data.get_mut(responses.len) else { return false };
-        *free = data;
-        responses.len += 1;
-        true
+        self.exchange.get_or_insert_default().on_challenge(data)
     }
 
     /// True if there is a challenge to answer.
     #[inline]
     pub(super) fn has_response(&self) -> bool {
-        self.responses.is_some()
+        self.exchange.as_ref().is_some_and(|e| e.next_response().is_some())
     }
 
     /// The data of the next PATH_RESPONSE.
     pub(super) fn next_response(&self) -> Option<[u8; 8]> {
-        self.responses.as_ref().map(|responses| responses.data[0])
+        self.exchange.as_ref().and_then(|e| e.next_response())
     }
 
     /// The next PATH_RESPONSE was written. RFC 9000 §13.3: it is sent once; the peer asks again.
     pub(super) fn response_sent(&mut self) {
-        if let Some(responses) = &mut self.responses {
-            responses.data.rotate_left(1);
-            responses.len -= 1;
-            if responses.len == 0 {
-                self.responses = None;
-            }
+        if let Some(e) = &mut self.exchange {
+            e.response_sent();
+        }
+        self.release_exchange();
+    }
+
+    /// Begins to validate the path, unless that is under way.
+    pub(super) fn challenge(&mut self, now: Instant, pto_ns: u64) {
+        self.exchange.get_or_insert_default().begin(now, pto_ns);
+    }
+
+    /// True while a validation of ours is under way.
+    pub(super) fn is_challenged(&self) -> bool {
+        self.exchange.as_ref().is_some_and(|e| e.is_challenged())
+    }
+
+    /// True if a PATH_CHALLENGE is to leave now.
+    pub(super) fn challenge_is_due(&self, now: Instant) -> bool {
+        self.exchange.as_ref().is_some_and(|e| e.is_due(now))
+    }
+
+    /// Ends a validation, well or badly.
+    pub(super) fn end_challenge(&mut self) {
+        if let Some(e) = &mut self.exchange {
+            e.end();
+        }
+        self.release_exchange();
+    }
+
+    /// When a challenge is to leave, or the path is given up. A challenge for which the limit of RFC
+    /// 9000 §8.1 leaves no bytes waits for the peer, not for a time.
+    pub(super) fn exchange_deadline(&self) -> Instant {
+        match self.exchange.as_ref().and_then(|e| e.deadlines()) {
+            Some((next_at, expires)) if self.has_budget() => next_at.min(expires),
+            Some((_, expires)) => expires,
+            None => Instant::NEVER,
+        }
+    }
+
+    /// True if the validation has taken too long.
+    pub(super) fn has_failed(&self, now: Instant) -> bool {
+        let deadlines = self.exchange.as_ref().and_then(|e| e.deadlines());
+        deadlines.is_some_and(|(_, expires)| expires <= now)
+    }
+
+    /// True if the limit of RFC 9000 §8.1 leaves enough bytes for a datagram.
+    pub(super) fn has_budget(&self) -> bool {
+        self.validation.budget() >= MIN_ROOM as u64
+    }
+
+    /// True if a datagram with nothing but challenges and responses is to leave now.
+    pub(super) fn speaks(&self, now: Instant) -> bool {
+        self.has_budget() && (self.has_response() || self.challenge_is_due(now))
+    }
+
+    fn release_exchange(&mut self) {
+        if self.exchange.as_ref().is_some_and(|e| e.is_over()) {
+            self.exchange = None;
         }
     }
 
@@ -166,7 +260,7 @@ impl Path {
         }
     }
 
-    /// A packet was acknowledged or lost.
+    /// A packet that took the path was acknowledged or lost.
     #[inline]
     pub(super) fn on_resolved(&mut self, p: &Resolved) {
         if p.info.in_flight {
@@ -252,6 +346,7 @@ impl Validation {
 
 #[cfg(test)]
 mod tests {
+    use super::super::path_validation::PATH_RESPONSES_MAX;
     use super::*;
 
     #[test]

@@ -13,6 +13,7 @@
 //! allocated, moved or searched. Numbers that were skipped on purpose (RFC 9000 §21.4) stand in
 //! the ring as well: an acknowledgement for one convicts the peer.
 
+use super::path::PathId;
 use super::sent::SentFrame;
 use crate::time::Instant;
 use std::collections::VecDeque;
@@ -55,6 +56,7 @@ struct Entry {
     frames: u8,
     fate: Fate,
     flags: u8,
+    path: PathId,
 }
 
 const ACK_ELICITING: u8 = 1;
@@ -75,6 +77,8 @@ pub(crate) struct SentInfo {
     pub mtu_probe: bool,
     /// It left with an ECT codepoint.
     pub ecn_capable: bool,
+    /// The path that it took.
+    pub path: PathId,
 }
 
 /// What one packet was, handed out when its fate is known.
@@ -95,10 +99,14 @@ pub struct NeverSent(pub u64);
 /// What a pass of loss detection found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Losses {
-    /// Packets lost, MTU probes aside.
+    /// Packets lost on the active path, MTU probes aside.
     pub packets: u64,
     /// Their bytes.
     pub bytes: u64,
+    /// The same on other paths.
+    pub packets_elsewhere: u64,
+    /// Their bytes.
+    pub bytes_elsewhere: u64,
     /// When the newest of them was sent.
     pub newest_sent_at: Option<Instant>,
     /// The longest time spanned by losses with nothing acknowledged between them, counted from
@@ -128,9 +136,21 @@ pub(crate) struct SentPackets {
     last_eliciting: u64,
     last_eliciting_sent_at: Instant,
     loss_time: Option<Instant>,
+    /// The active path.
+    path: PathId,
 }
 
 impl SentPackets {
+    /// The active path.
+    pub(crate) fn path(&self) -> PathId {
+        self.path
+    }
+
+    /// Packets take this path from now on.
+    pub(crate) fn set_path(&mut self, path: PathId) {
+        self.path = path;
+    }
+
     /// The number that the next packet gets.
     #[must_use]
     pub(crate) fn next_pn(&self) -> u64 {
@@ -239,6 +259,7 @@ impl SentPackets {
             frames: self.pending,
             fate: Fate::Outstanding,
             flags,
+            path: info.path,
         });
         self.pending = 0;
         if self.quiet > QUIET_TAIL {
@@ -281,6 +302,7 @@ impl SentPackets {
             frames: 0,
             fate: Fate::Skipped,
             flags: 0,
+            path: PathId::default(),
         });
     }
 
@@ -404,7 +426,8 @@ impl SentPackets {
             }
             entry.fate = Fate::Lost;
             let entry = *entry;
-            losses.count(&entry, first_sample_at, &mut run_start);
+            let here = entry.path == self.path;
+            losses.count(&entry, here, first_sample_at, &mut run_start);
             self.eliciting -= u32::from(entry.flags & ACK_ELICITING != 0);
             self.quiet -= u32::from(entry.flags & IN_FLIGHT == 0);
             let at = entry.frames_at.wrapping_sub(self.frames_base) as usize;
@@ -456,11 +479,17 @@ impl SentPackets {
 
     /// Forgets all packets and gives their memory back: only the numbers go on, and the time.
     pub(crate) fn forget(&mut self) {
-        let Self { largest_acked, last_eliciting_sent_at, .. } = *self;
+        let Self { largest_acked, last_eliciting_sent_at, path, .. } = *self;
         let base = self.next_pn();
         let last_eliciting = base;
-        *self =
-            Self { base, largest_acked, last_eliciting, last_eliciting_sent_at, ..Self::default() };
+        *self = Self {
+            base,
+            largest_acked,
+            last_eliciting,
+            last_eliciting_sent_at,
+            path,
+            ..Self::default()
+        };
     }
 
     /// Bytes that [`hot_memory`](Self::hot_memory) names at most.
@@ -506,15 +535,29 @@ impl Entry {
                 in_flight: self.flags & IN_FLIGHT != 0,
                 mtu_probe: self.flags & MTU_PROBE != 0,
                 ecn_capable: self.flags & ECN_CAPABLE != 0,
+                path: self.path,
             },
         }
     }
 }
 
 impl Losses {
-    fn count(&mut self, e: &Entry, first_sample_at: Option<Instant>, run: &mut Option<Instant>) {
+    /// Counts a packet; `here` says that it took the active path.
+    fn count(
+        &mut self,
+        e: &Entry,
+        here: bool,
+        first_sample_at: Option<Instant>,
+        run: &mut Option<Instant>,
+    ) {
         // RFC 9002 §7: the loss of an MTU probe is no sign of congestion.
         if e.flags & MTU_PROBE != 0 || e.flags & IN_FLIGHT == 0 {
+            return;
+        }
+        if !here {
+            // RFC 9000 §9.4: nor is that of a packet on another path.
+            self.packets_elsewhere += 1;
+            self.bytes_elsewhere += u64::from(e.bytes);
             return;
         }
         self.packets += 1;

@@ -56,6 +56,7 @@ pub(crate) const LAYERS: &[(&str, &[&str])] = &[
             "late_crypto",
             "closing",
             "observing",
+            "other_paths",
             // The state, and what it is told and asked from outside.
             "mod",
             // What drives it, by the families of its methods.
@@ -68,6 +69,7 @@ pub(crate) const LAYERS: &[(&str, &[&str])] = &[
             "frames",
             "receive",
             "transmit",
+            "paths",
         ],
     ),
     (

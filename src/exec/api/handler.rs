@@ -10,6 +10,7 @@ use super::super::sys::Readiness;
 use super::references::{ConnectionRef, WorkerRef};
 use crate::proto::connection::CloseReason;
 use crate::wire::{Dir, StreamId};
+use std::net::SocketAddr;
 
 /// The application of one connection: what it does when something happens.
 ///
@@ -76,6 +77,18 @@ pub trait Handler: Send + 'static {
 
     /// The server handed out a token for a later connection (RFC 9000 §8.1.3).
     fn new_token(&mut self, connection: &mut ConnectionRef<'_>, token: &[u8]) {}
+
+    /// The peer is at another address: its NAT has forgotten it, or it has moved. What is sent goes
+    /// there, at first no more than three times what came from there (RFC 9000 §9). If the peer does not
+    /// answer there, a second call names the address before.
+    fn peer_address_changed(&mut self, connection: &mut ConnectionRef<'_>, remote: SocketAddr) {}
+
+    /// Our packets leave from another address: a move that [`ConnectionRef::migrate`] began is done, or
+    /// was taken back.
+    fn local_address_changed(&mut self, connection: &mut ConnectionRef<'_>, local: SocketAddr) {}
+
+    /// The server could not be reached from the address that [`ConnectionRef::migrate`] named.
+    fn migration_failed(&mut self, connection: &mut ConnectionRef<'_>, local: SocketAddr) {}
 
     /// A thread called [`Handle::wake`](crate::exec::Handle::wake) with this token.
     fn woken(&mut self, connection: &mut ConnectionRef<'_>, token: u64) {}

@@ -13,6 +13,6 @@ mod services;
 pub use handle::{Handle, HandleError};
 pub use handler::Handler;
 pub use references::{ConnectionRef, WorkerRef};
-pub(super) use seat::{Handshake, Seat};
+pub(super) use seat::{Handshake, Seat, Way};
 pub(super) use services::{Job, Services, Setting, TimerTarget, WatchTarget, watch_of};
 pub use services::{TimerId, WatchId};

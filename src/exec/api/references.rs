@@ -34,7 +34,7 @@ use super::handle::Handle;
 use super::handler::Handler;
 use super::seat::Seat;
 use super::services::{Services, TimerId, WatchId};
-use crate::proto::connection::{Connection, ConnectionStats};
+use crate::proto::connection::{Connection, ConnectionStats, MigrateError, Migration};
 use crate::proto::streams::StreamsRef;
 use crate::time::Instant;
 use crate::wire::Side;
@@ -113,6 +113,15 @@ impl<'a> ConnectionRef<'a> {
     #[must_use]
     pub fn local(&self) -> SocketAddr {
         self.connection.local()
+    }
+
+    /// Moves a client to another address of its own, which the worker sends and receives at. See
+    /// [`Handler::local_address_changed`](super::Handler::local_address_changed).
+    ///
+    /// # Errors
+    /// [`MigrateError`].
+    pub fn migrate(&mut self, local: SocketAddr, when: Migration) -> Result<(), MigrateError> {
+        self.connection.migrate(self.services.now(), local, when)
     }
 
     /// The application protocol that was agreed on.

@@ -4,6 +4,7 @@ use super::super::address::{Address, Key};
 use super::super::table::InitialKey;
 use super::services::WatchId;
 use crate::datapath::Link;
+use crate::proto::connection::PathId;
 use crate::proto::source::Source;
 use crate::time::Instant;
 use std::sync::Arc;
@@ -17,12 +18,27 @@ pub(in crate::exec) struct Handshake {
     pub(in crate::exec) proven: bool,
 }
 
+/// How datagrams of one path leave: what the worker knows of it besides the addresses, which are the
+/// connection's.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::exec) struct Way {
+    /// The path.
+    pub(in crate::exec) path: PathId,
+    /// The datapath that they leave through.
+    pub(in crate::exec) datapath: usize,
+    /// What lies below IP.
+    pub(in crate::exec) link: Link,
+}
+
+/// Ways that are remembered besides that of the active path: as many as there are paths besides it.
+const OTHER_WAYS_MAX: usize = 3;
+
 /// Where a connection sits: what the worker knows of it besides its state.
 #[repr(C)]
 pub(in crate::exec) struct Seat {
     pub(in crate::exec) key: Key,
-    /// The datapath that it sends through.
-    pub(in crate::exec) datapath: usize,
+    /// How the peer is reached.
+    pub(in crate::exec) way: Way,
     /// When something happened to it last.
     pub(in crate::exec) touched_at: Instant,
     /// On the touched list.
@@ -34,8 +50,6 @@ pub(in crate::exec) struct Seat {
     /// What the connection held when it was looked at last.
     pub(in crate::exec) held_bytes: u32,
     pub(in crate::exec) measured_at: Instant,
-    /// The link-layer part of the way to the peer; the addresses are the connection's.
-    pub(in crate::exec) link: Link,
     /// The client's handshake, until it is done.
     pub(in crate::exec) handshake: Option<Box<Handshake>>,
     /// Made when the application asks for a handle.
@@ -46,6 +60,8 @@ pub(in crate::exec) struct Seat {
     pub(in crate::exec) reset: Option<u64>,
     /// The source that a client came from: its place is on the account of that source.
     pub(in crate::exec) source: Option<Source>,
+    /// How the peer is reached on other paths, the newest last; most connections have none.
+    pub(in crate::exec) other_ways: Vec<Way>,
     /// Watches of its descriptors. Some may have ended.
     pub(in crate::exec) watches: Vec<WatchId>,
 }
@@ -54,8 +70,8 @@ impl Seat {
     pub(in crate::exec) fn new(key: Key, datapath: usize, link: Link, now: Instant) -> Self {
         Self {
             key,
-            datapath,
-            link,
+            way: Way { path: PathId::default(), datapath, link },
+            other_ways: Vec::new(),
             address: None,
             watches: Vec::new(),
             handshake: None,
@@ -69,5 +85,37 @@ impl Seat {
             touched_at: now,
             shrunk: false,
         }
+    }
+    /// A packet of the peer's took this path: so do the answers.
+    #[cold]
+    pub(in crate::exec) fn learn(&mut self, way: Way) {
+        if way.path == self.way.path {
+            // The path stays with its datapath; the neighbour may be another one.
+            if way.link.is_known() {
+                self.way.link = way.link;
+            }
+            return;
+        }
+        self.other_ways.retain(|other| other.path != way.path);
+        if self.other_ways.len() >= OTHER_WAYS_MAX {
+            self.other_ways.remove(0);
+        }
+        self.other_ways.push(way);
+    }
+
+    /// The connection takes another path.
+    #[cold]
+    pub(in crate::exec) fn follow(&mut self, path: PathId) {
+        let next = self.way_of(path);
+        let before = std::mem::replace(&mut self.way, next);
+        self.other_ways.retain(|other| other.path != path);
+        self.learn(before);
+    }
+
+    /// The way of a path. Where nothing has come from yet, the datapath finds the neighbour.
+    pub(in crate::exec) fn way_of(&self, path: PathId) -> Way {
+        let mut all = std::iter::once(&self.way).chain(&self.other_ways);
+        let known = all.find(|way| way.path == path).copied();
+        known.unwrap_or(Way { path, datapath: self.way.datapath, link: Link::UNKNOWN })
     }
 }

@@ -86,6 +86,9 @@ impl Application for CallbackAdapter<'_> {
             Event::Connected { .. } | Event::HandshakeConfirmed => Callback::Connected,
             Event::Stream(StreamEvent::Acknowledged { .. }) => Callback::Acknowledged,
             Event::Stream(_) | Event::NewToken { .. } => Callback::StreamEvent,
+            Event::PeerAddressChanged { .. }
+            | Event::LocalAddressChanged { .. }
+            | Event::MigrationFailed { .. } => Callback::AddressChanged,
             Event::Closed(_) => Callback::Closed,
         };
         let over = matches!(event, Event::Closed(_));
@@ -117,6 +120,9 @@ fn tell(handler: &mut dyn Handler, c: &mut ConnectionRef<'_>, event: Event) {
         Event::HandshakeConfirmed => handler.confirmed(c),
         Event::Stream(event) => tell_stream(handler, c, event),
         Event::NewToken { token } => handler.new_token(c, &token),
+        Event::PeerAddressChanged { remote } => handler.peer_address_changed(c, remote),
+        Event::LocalAddressChanged { local } => handler.local_address_changed(c, local),
+        Event::MigrationFailed { local } => handler.migration_failed(c, local),
         Event::Closed(reason) => handler.closed(c, reason),
     }
 }

@@ -119,7 +119,7 @@ impl Entry {
     #[inline]
     fn path(&self) -> Path {
         let Self { connection, seat, .. } = self;
-        Path { local: connection.local(), remote: connection.remote(), link: seat.link }
+        Path { local: connection.local(), remote: connection.remote(), link: seat.way.link }
     }
 }
 

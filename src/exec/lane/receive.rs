@@ -12,8 +12,10 @@ use super::accept::Answer;
 use super::{Lane, touch};
 use crate::datapath::RxMeta;
 use crate::exec::address::Key;
+use crate::exec::api::Way;
 use crate::exec::table::InitialKey;
 use crate::lb::{CID_LEN, Route};
+use crate::proto::connection::Addresses;
 use crate::proto::endpoint::{Context, Incoming};
 use crate::wire::ConnectionId;
 use crate::wire::packet::{self, Form};
@@ -60,6 +62,7 @@ impl Lane {
                 }
             } else if self.receive_on(
                 Key { slot: route.slot, generation: route.generation },
+                datapath,
                 meta,
                 datagram,
             ) {
@@ -70,7 +73,7 @@ impl Lane {
             && let Some(key) =
                 self.table.find_initial(&InitialKey { dcid, remote: meta.path.remote })
         {
-            if self.receive_on(key, meta, datagram) {
+            if self.receive_on(key, datapath, meta, datagram) {
                 return Routed::Here;
             }
             // A late copy, and its connection is over: it must not begin another.
@@ -84,19 +87,23 @@ impl Lane {
     }
 
     /// Gives a datagram to the connection `key`; false if there is none.
-    fn receive_on(&mut self, key: Key, meta: &RxMeta, datagram: &mut [u8]) -> bool {
+    fn receive_on(
+        &mut self,
+        key: Key,
+        datapath: usize,
+        meta: &RxMeta,
+        datagram: &mut [u8],
+    ) -> bool {
         let Some(entry) = self.table.get(key) else { return false };
         let now = self.services.now();
-        let relinked = entry.seat.link != meta.path.link && meta.path.link.is_known()
-            || entry.connection.local().ip().is_unspecified();
+        let ends = Addresses { local: meta.path.local, remote: meta.path.remote };
         let (connection, mut application) = entry.split(&mut self.services);
-        let authentic =
-            connection.receive(now, meta.path.remote, meta.ecn, datagram, &mut application);
-        if relinked && authentic {
-            // The peer's packets come from another neighbour now, or for the first time, and show
-            // our own address. Answers go the same way. Only an authentic packet may change it.
-            entry.seat.link = meta.path.link;
-            entry.connection.set_local(meta.path.local);
+        let receipt = connection.receive(now, &ends, meta.ecn, datagram, &mut application);
+        // Only an authentic packet may say how the peer is reached.
+        if let Some(path) = receipt.path
+            && (path != entry.seat.way.path || entry.seat.way.link != meta.path.link)
+        {
+            entry.seat.learn(Way { path, datapath, link: meta.path.link });
         }
         touch(&mut self.touched, &mut entry.seat, now);
         true

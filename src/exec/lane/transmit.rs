@@ -1,8 +1,10 @@
 //! From the touched connections to the wire.
 
-use super::Lane;
-use crate::datapath::Datapath;
+use super::{Entry, Lane};
+use crate::datapath::{Datapath, Path};
 use crate::ecn::Ecn;
+use crate::proto::connection::Addresses;
+use crate::time::Instant;
 
 /// Datagrams that one connection writes before the next has its turn. Fewer would break up
 /// what segmentation offload can send at once, more would let one connection hold up others.
@@ -57,7 +59,13 @@ impl Lane {
         let now = self.services.now();
         self.supply(slot);
         let Some((_, entry)) = self.table.get_slot(slot) else { return (0, Outcome::Done) };
-        let Some(datapath) = datapaths.get_mut(entry.seat.datapath) else {
+        if !transmit_elsewhere(entry, now, datapaths) {
+            return (0, Outcome::Blocked);
+        }
+        if entry.connection.path_id() != entry.seat.way.path {
+            entry.seat.follow(entry.connection.path_id());
+        }
+        let Some(datapath) = datapaths.get_mut(entry.seat.way.datapath) else {
             return (0, Outcome::Done);
         };
         let path = entry.path();
@@ -154,4 +162,20 @@ impl Lane {
         }
         sent
     }
+}
+
+/// Lets a connection write on paths besides its active one. False if a datapath has no buffer.
+#[inline]
+fn transmit_elsewhere<D: Datapath>(entry: &mut Entry, now: Instant, datapaths: &mut [D]) -> bool {
+    while let Some((id, Addresses { local, remote })) = entry.connection.wants_elsewhere(now) {
+        let way = entry.seat.way_of(id);
+        let Some(datapath) = datapaths.get_mut(way.datapath) else { return true };
+        let path = Path { local, remote, link: way.link };
+        let Some(buffer) = datapath.tx_buffer(&path) else { return false };
+        let Some(written) = entry.connection.transmit_elsewhere(now, id, buffer) else {
+            return true;
+        };
+        datapath.tx_commit(written.len, &path, written.ecn);
+    }
+    true
 }

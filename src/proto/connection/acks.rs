@@ -3,6 +3,7 @@
 
 use super::Connection;
 use super::error::TransportError;
+use super::other_paths::OtherPaths;
 use super::space::{AckPolicy, Arrival, SpaceId};
 use crate::proto::congestion::{Congestion, Controller};
 use crate::proto::ecn::EcnVerdict;
@@ -35,7 +36,8 @@ struct NewlyAcked {
 }
 
 impl NewlyAcked {
-    /// Notes a packet; returns a batch that is complete: when it was sent, and its bytes.
+    /// Notes a packet of the active path; returns a batch that is complete: when it was sent, and
+    /// its bytes.
     #[inline]
     fn note(&mut self, p: &Resolved, largest: u64) -> Option<(Instant, u64)> {
         self.packets += 1;
@@ -150,7 +152,7 @@ impl Connection {
         ack: &Ack<'_>,
     ) -> Result<NewlyAcked, TransportError> {
         let mut acked = NewlyAcked::default();
-        let Self { data, streams, path, remote_cids, .. } = self;
+        let Self { data, streams, path, others, remote_cids, .. } = self;
         data.sent.check_acked(ack.largest)?;
         data.sent.note_largest_acked(ack.largest);
         let received = &mut data.received;
@@ -162,14 +164,20 @@ impl Connection {
                 break;
             }
             data.sent.acknowledge(lo, hi, |p, frames| {
-                path.on_resolved(&p);
-                if p.info.mtu_probe {
-                    new_mtu = path.mtu.on_probe_acked(now, p.info.bytes).or(new_mtu);
+                if p.info.path == path.id {
+                    path.on_resolved(&p);
+                    if p.info.mtu_probe {
+                        new_mtu = path.mtu.on_probe_acked(now, p.info.bytes).or(new_mtu);
+                    } else {
+                        path.mtu.on_packet_acked(p.pn, p.info.bytes);
+                    }
+                    if let Some((sent_at, bytes)) = acked.note(&p, ack.largest) {
+                        path.congestion.on_acked(now, sent_at, bytes, app_limited, &path.rtt);
+                    }
                 } else {
-                    path.mtu.on_packet_acked(p.pn, p.info.bytes);
-                }
-                if let Some((sent_at, bytes)) = acked.note(&p, ack.largest) {
-                    path.congestion.on_acked(now, sent_at, bytes, app_limited, &path.rtt);
+                    // RFC 9000 §9.4: it says nothing of the active path.
+                    acked.packets += 1;
+                    resolve_elsewhere(others, &p);
                 }
                 for frame in frames {
                     match frame {
@@ -331,11 +339,11 @@ impl Connection {
                 self.detect_handshake_losses(now, space, delay, first_sample)
             }
         };
-        if losses.packets == 0 {
+        if losses.packets + losses.packets_elsewhere == 0 {
             return;
         }
-        self.stats.lost_packets += losses.packets;
-        self.stats.lost_bytes += losses.bytes;
+        self.stats.lost_packets += losses.packets + losses.packets_elsewhere;
+        self.stats.lost_bytes += losses.bytes + losses.bytes_elsewhere;
         let Some(sent_time) = losses.newest_sent_at else { return };
         // RFC 9002 §7.6.
         let span_ns = self.path.rtt.persistent_congestion_ns(self.peer_max_ack_delay_ns);
@@ -360,7 +368,7 @@ impl Connection {
         delay: u64,
         first_sample: Option<Instant>,
     ) -> Losses {
-        let (path, observing) = (&mut self.path, &mut self.observing);
+        let (path, others, observing) = (&mut self.path, &mut self.others, &mut self.observing);
         let (streams, cids, local, pending, tickets) = (
             &mut self.streams,
             &mut self.remote_cids,
@@ -372,13 +380,16 @@ impl Connection {
         let (mut newest_lost, mut largest_lost) = (0, 0);
         let sent = &mut self.data.sent;
         let losses = sent.detect_losses(now, delay, threshold, first_sample, |p, frames| {
-            path.on_resolved(&p);
             if let Some(o) = observing {
                 o.tell_lost(now, SpaceId::Data, &p, delay);
             }
-            if p.info.mtu_probe {
+            if p.info.path != path.id {
+                resolve_elsewhere(others, &p);
+            } else if p.info.mtu_probe {
+                path.on_resolved(&p);
                 path.mtu.on_probe_lost(now, p.info.bytes);
             } else {
+                path.on_resolved(&p);
                 newest_lost = p.pn;
                 largest_lost = largest_lost.max(p.info.bytes);
                 if p.info.in_flight {
@@ -432,5 +443,13 @@ impl Connection {
                 }
             }
         })
+    }
+}
+
+/// A packet that took another path than the active one was acknowledged or lost.
+#[cold]
+fn resolve_elsewhere(others: &mut Option<Box<OtherPaths>>, p: &Resolved) {
+    if let Some(others) = others {
+        others.on_resolved(p);
     }
 }

@@ -366,7 +366,7 @@ impl HandshakeSpace {
 }
 
 /// Writes the frames that answer challenges of a path, into a packet that takes it.
-fn write_path_responses(path: &mut Path, sent: &mut SentPackets, w: &mut Writer<'_>) {
+pub(super) fn write_path_responses(path: &mut Path, sent: &mut SentPackets, w: &mut Writer<'_>) {
     while let Some(data) = path.next_response()
         && Frame::PathResponse(data).write(w).is_ok()
     {

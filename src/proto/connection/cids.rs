@@ -64,6 +64,12 @@ impl LocalCids {
         self.pending = true;
     }
 
+    /// How many were issued.
+    #[cfg(test)]
+    pub(super) fn issued(&self) -> u64 {
+        self.next_sequence
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &LocalCid> {
         self.active.iter()
     }
@@ -88,6 +94,11 @@ impl LocalCids {
     pub(super) fn announcement_lost(&mut self, sequence: u64) {
         self.set_announce(sequence, true);
         self.pending = self.active.iter().any(|c| c.announce);
+    }
+
+    /// The sequence number of an id that the peer wrote to.
+    pub(super) fn sequence_of(&self, cid: &ConnectionId) -> Option<u64> {
+        self.active.iter().find(|c| c.cid == *cid).map(|c| c.sequence)
     }
 
     fn set_announce(&mut self, sequence: u64, announce: bool) {
@@ -126,6 +137,16 @@ struct RemoteCid {
     sequence: u64,
     cid: ConnectionId,
     reset_token: Option<[u8; 16]>,
+    /// It stands in packets of a path, or did: no other path may use it (RFC 9000 §9.5).
+    used: bool,
+    /// No path uses it any more: it is retired as soon as there is room for that.
+    stale: bool,
+}
+
+impl RemoteCid {
+    fn new(sequence: u64, cid: ConnectionId, reset_token: Option<[u8; 16]>) -> Self {
+        Self { sequence, cid, reset_token, used: false, stale: false }
+    }
 }
 
 /// The ids that we may put into packets for the peer.
@@ -154,7 +175,7 @@ impl RemoteCids {
     /// `limit` is what our active_connection_id_limit said.
     pub(super) fn new(first: ConnectionId, limit: u64) -> Self {
         Self {
-            current: RemoteCid { sequence: 0, cid: first, reset_token: None },
+            current: RemoteCid::new(0, first, None),
             spare: Vec::new(),
             retired_below: 0,
             to_retire: Vec::new(),
@@ -199,8 +220,7 @@ impl RemoteCids {
             ));
         }
         self.check_reuse(PREFERRED_SEQUENCE, &cid, &reset_token)?;
-        let reset_token = Some(reset_token);
-        self.spare.push(RemoteCid { sequence: PREFERRED_SEQUENCE, cid, reset_token });
+        self.spare.push(RemoteCid::new(PREFERRED_SEQUENCE, cid, Some(reset_token)));
         Ok(())
     }
 
@@ -208,7 +228,7 @@ impl RemoteCids {
     /// an attacker learns nothing by trying.
     ///
     /// RFC 9000 §10.3.1: tokens of ids that were never used, or that are retired, do not count.
-    /// An id is retired as soon as another is used, so one token is all there is.
+    /// Nor do those of other paths: what is reset there says nothing of this one.
     pub(super) fn is_reset_token(&self, token: &[u8; 16]) -> bool {
         self.current.reset_token.as_ref().is_some_and(|t| same_reset_token(t, token))
     }
@@ -222,6 +242,11 @@ impl RemoteCids {
     #[inline]
     pub(super) fn take_token_change(&mut self) -> bool {
         std::mem::take(&mut self.token_changed)
+    }
+
+    /// A reset comes from another address from now on.
+    pub(super) fn note_path_change(&mut self) {
+        self.token_changed |= self.current.reset_token.is_some();
     }
 
     /// NEW_CONNECTION_ID arrived (RFC 9000 §19.15).
@@ -244,7 +269,7 @@ impl RemoteCids {
             if sequence < self.retired_below {
                 self.queue_retirement(sequence)?;
             } else {
-                self.spare.push(RemoteCid { sequence, cid, reset_token: Some(reset_token) });
+                self.spare.push(RemoteCid::new(sequence, cid, Some(reset_token)));
             }
         }
         if retire_prior_to > self.retired_below {
@@ -286,8 +311,8 @@ impl RemoteCids {
             }
         }
         if self.current.sequence < bound {
-            let oldest = (0..self.spare.len()).min_by_key(|&i| self.spare[i].sequence);
-            let Some(i) = oldest else {
+            let left = self.spare.iter().position(|c| !c.stale);
+            let Some(i) = self.oldest_unused().or(left) else {
                 return Err(TransportError::protocol_violation("every connection id was retired"));
             };
             let gone = self.current.sequence;
@@ -296,6 +321,61 @@ impl RemoteCids {
             self.queue_retirement(gone)?;
         }
         Ok(())
+    }
+
+    /// Where the oldest id is that no path has used.
+    fn oldest_unused(&self) -> Option<usize> {
+        let unused = (0..self.spare.len()).filter(|&i| !self.spare[i].used);
+        unused.min_by_key(|&i| self.spare[i].sequence)
+    }
+
+    /// The sequence number of the id in use.
+    pub(super) fn current_sequence(&self) -> u64 {
+        self.current.sequence
+    }
+
+    /// The id with this number, unless it is retired.
+    pub(super) fn get(&self, sequence: u64) -> Option<&ConnectionId> {
+        let all = std::iter::once(&self.current).chain(&self.spare);
+        all.filter(|c| !c.stale).find(|c| c.sequence == sequence).map(|c| &c.cid)
+    }
+
+    /// The number of an id that no path has used, which is used from now on. A peer without ids has
+    /// one for all paths.
+    pub(super) fn take_unused(&mut self) -> Option<u64> {
+        if self.current.cid.is_empty() {
+            return Some(self.current.sequence);
+        }
+        let i = self.oldest_unused()?;
+        self.spare[i].used = true;
+        Some(self.spare[i].sequence)
+    }
+
+    /// Packets of the active path carry this id from now on. The one before stays, for its path.
+    pub(super) fn switch_to(&mut self, sequence: u64) {
+        if let Some(next) = self.spare.iter_mut().find(|c| c.sequence == sequence) {
+            std::mem::swap(&mut self.current, next);
+            next.used = true;
+            self.token_changed = true;
+        }
+    }
+
+    /// No path uses this id any more.
+    pub(super) fn release(&mut self, sequence: u64) {
+        if let Some(gone) = self.spare.iter_mut().find(|c| c.sequence == sequence) {
+            gone.stale = true;
+        }
+        self.retire_stale();
+    }
+
+    /// Retires what no path uses, as far as there is room: an id too many costs the peer nothing,
+    /// a retirement too many might not be acknowledged.
+    fn retire_stale(&mut self) {
+        while let Some(at) = self.spare.iter().position(|c| c.stale)
+            && self.queue_retirement(self.spare[at].sequence).is_ok()
+        {
+            self.spare.swap_remove(at);
+        }
     }
 
     fn queue_retirement(&mut self, sequence: u64) -> Result<(), TransportError> {
@@ -332,6 +412,7 @@ impl RemoteCids {
 
     pub(super) fn retirement_acknowledged(&mut self) {
         self.retiring = self.retiring.saturating_sub(1);
+        self.retire_stale();
     }
 }
 

@@ -40,6 +40,10 @@ pub struct TransportConfig {
     pub congestion: Algorithm,
     /// Spread packets over the round-trip time instead of sending whole windows in bursts.
     pub pacing: bool,
+    /// Clients may move to other addresses of theirs. A server for which this is false asks its
+    /// clients not to (`disable_active_migration`); one whose NAT forgets it is followed all the
+    /// same (RFC 9000 §9).
+    pub active_migration: bool,
     /// Send packets with the ECT(0) codepoint, and report the codepoints that arrive.
     pub ecn: bool,
     /// Datagram size to start with; at least 1200.
@@ -69,6 +73,7 @@ impl Default for TransportConfig {
             uni_streams: 100,
             congestion: Algorithm::Cubic,
             pacing: true,
+            active_migration: true,
             ecn: true,
             initial_mtu_bytes: MIN_DATAGRAM_BYTES,
             max_mtu_bytes: 1472,
@@ -117,8 +122,7 @@ impl TransportConfig {
             initial_max_streams_uni: self.uni_streams,
             ack_delay_exponent: u64::from(ACK_DELAY_EXPONENT),
             max_ack_delay_ms: millis(self.max_ack_delay),
-            // Paths do not move yet: a client that would is told so (RFC 9000 §18.2).
-            disable_active_migration: true,
+            disable_active_migration: !self.active_migration,
             active_connection_id_limit: self.active_connection_ids.max(2),
             ..TransportParameters::default()
         }

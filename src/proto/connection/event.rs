@@ -2,6 +2,7 @@
 
 use super::error::CloseReason;
 use crate::proto::streams::StreamEvent;
+use std::net::SocketAddr;
 
 /// Something happened on a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +20,22 @@ pub enum Event {
     NewToken {
         /// What to put into the first packet of that connection.
         token: Box<[u8]>,
+    },
+    /// The peer is at another address: what is sent goes there. It is not validated yet, unless the
+    /// connection has returned to an address from before.
+    PeerAddressChanged {
+        /// The peer's address.
+        remote: SocketAddr,
+    },
+    /// Our packets leave from another address.
+    LocalAddressChanged {
+        /// Our address.
+        local: SocketAddr,
+    },
+    /// The peer could not be reached from an address that the connection was to move to.
+    MigrationFailed {
+        /// That address.
+        local: SocketAddr,
     },
     /// The connection is over; nothing follows.
     Closed(CloseReason),

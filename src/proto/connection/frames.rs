@@ -66,14 +66,13 @@ impl Connection {
             }
             Frame::NewConnectionId { sequence, retire_prior_to, cid, reset_token } => {
                 self.remote_cids.add(sequence, retire_prior_to, cid, reset_token)?;
+                self.renew_path_ids();
             }
             Frame::RetireConnectionId { sequence } => {
                 self.local_cids.retire(sequence, &arrival.dcid)?;
             }
-            Frame::PathChallenge(data) => {
-                self.stats.rx_refused_challenges += u64::from(!self.path.on_challenge(data));
-            }
-            Frame::PathResponse(_) => {}
+            Frame::PathChallenge(data) => self.on_path_challenge(arrival.path, data),
+            Frame::PathResponse(data) => self.on_path_response(now, data),
             Frame::HandshakeDone => self.on_handshake_done(now)?,
             Frame::NewToken { token } => self.on_new_token(token)?,
             Frame::ResetStream { .. }

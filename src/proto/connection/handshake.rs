@@ -218,6 +218,7 @@ impl Connection {
         let mut connection = Self {
             state: State::Handshaking,
             observed: false,
+            paths_busy: false,
             side: base.side,
             confirmed: false,
             sent_since_received: false,
@@ -264,6 +265,10 @@ impl Connection {
             tickets_received: None,
             new_token: None,
             early: None,
+            others: None,
+            last_path: 0,
+            peer_uses: Some(0),
+            peer_allows_migration: true,
             closing: None,
             alpn: None,
             observing: None,
@@ -443,6 +448,7 @@ impl Connection {
         self.peer_max_ack_delay_ns = p.max_ack_delay_ms * MILLISECOND_NS;
         self.peer_ack_delay_exponent = p.ack_delay_exponent as u8;
         self.peer_max_datagram_bytes = p.max_udp_payload_size;
+        self.peer_allows_migration = !p.disable_active_migration;
         // RFC 9000 §10.1: the smaller of the two that are set.
         let theirs = p.max_idle_timeout_ms.saturating_mul(MILLISECOND_NS);
         self.idle_timeout_ns = match (self.idle_timeout_ns, theirs) {

@@ -9,7 +9,9 @@
 //!    datagram;
 //! 2. [`handle_timeout`](Connection::handle_timeout) when [`next_timeout`](Connection::next_timeout)
 //!    has come;
-//! 3. [`transmit`](Connection::transmit) until it returns `None`, after any of the above and
+//! 3. [`transmit_elsewhere`](Connection::transmit_elsewhere) while
+//!    [`wants_elsewhere`](Connection::wants_elsewhere) names a path, and then
+//!    [`transmit`](Connection::transmit) until it returns `None`, after any of the above and
 //!    after any call of the application's;
 //! 4. [`add_cid`](Connection::add_cid) while [`wants_cid`](Connection::wants_cid): ids are made
 //!    by the owner of the connection table, since they say where the connection lives;
@@ -24,6 +26,7 @@
 //! | `acks.rs` | acknowledgements and losses |
 //! | `timers.rs` | what is due when |
 //! | `handshake.rs` | TLS, transport parameters, Retry, Version Negotiation |
+//! | `paths.rs`, `other_paths.rs` | paths that come, change and go |
 //! | `close.rs` | the end |
 //! | `observe.rs` | tells the observer of all this |
 //! | `space.rs` | packet number spaces, and the state that goes with the handshake |
@@ -52,6 +55,8 @@ mod keys;
 mod late_crypto;
 mod observe;
 mod observing;
+mod other_paths;
+mod paths;
 mod receive;
 mod space;
 mod stats;
@@ -62,6 +67,10 @@ pub use config::{MIN_DATAGRAM_BYTES, TransportConfig};
 pub use error::{CloseReason, TransportError, code};
 pub use event::Event;
 pub use handshake::{ClientArgs, ConnectError, ServerArgs};
+pub use paths::{MigrateError, Migration};
+pub use receive::Receipt;
+
+pub use crate::proto::path::{Addresses, PathId};
 pub use stats::ConnectionStats;
 
 use crate::ecn::Ecn;
@@ -80,6 +89,7 @@ use early::EarlyPackets;
 use keys::OneRttKeys;
 use late_crypto::LateCrypto;
 use observing::Observing;
+use other_paths::OtherPaths;
 use space::{Handshake, Received};
 use stats::{Read, Tally};
 use std::collections::VecDeque;
@@ -172,6 +182,8 @@ pub struct Connection {
     state: State,
     /// There is an observer in `observing`.
     observed: bool,
+    /// The active path is not validated, or there are others.
+    paths_busy: bool,
     side: Side,
     /// TLS is confirmed by both sides (RFC 9001 §4.1.2).
     confirmed: bool,
@@ -212,6 +224,12 @@ pub struct Connection {
     tickets_received: Option<Box<LateCrypto>>,
     new_token: Option<Box<[u8]>>,
     early: Option<Box<EarlyPackets>>,
+    others: Option<Box<OtherPaths>>,
+    /// The number of the newest path.
+    last_path: u8,
+    /// The number of the id of ours that the peer began the active path with.
+    peer_uses: Option<u64>,
+    peer_allows_migration: bool,
     closing: Option<Box<Closing>>,
     alpn: Option<Box<[u8]>>,
     observing: Option<Box<Observing>>,
@@ -231,17 +249,18 @@ impl Connection {
         self.path.local
     }
 
-    /// The peer's packets arrive at this address of ours: so the answers leave from there. Only an
-    /// authentic packet may say so.
-    pub fn set_local(&mut self, local: SocketAddr) {
-        self.path.local = local;
-    }
-
     /// The peer's address.
     #[inline]
     #[must_use]
     pub fn remote(&self) -> SocketAddr {
         self.path.remote
+    }
+
+    /// The path that packets take.
+    #[inline]
+    #[must_use]
+    pub fn path_id(&self) -> PathId {
+        self.path.id
     }
 
     /// The protocol that TLS agreed on, once it has.
@@ -315,6 +334,7 @@ impl Connection {
             + self.tickets.as_ref().map_or(0, |t| size_of::<CryptoSend>() + t.heap_bytes())
             + self.tickets_received.as_ref().map_or(0, |t| t.memory_bytes())
             + self.early.as_ref().map_or(0, |e| e.memory_bytes())
+            + self.others.as_ref().map_or(0, |others| others.memory_bytes())
             + self.new_token.as_ref().map_or(0, |t| t.len());
         // The streams count themselves.
         size_of::<Self>() - size_of::<Streams>()
@@ -356,6 +376,9 @@ impl Connection {
         }
         self.events.shrink_to(0);
         self.release_tls(true);
+        if self.paths_busy {
+            self.shrink_paths();
+        }
     }
 
     // ---- what the application does --------------------------------------------------------

@@ -182,7 +182,8 @@ impl Connection {
     #[cold]
     #[inline(never)]
     pub(super) fn tell_changes(&mut self, now: Instant) {
-        if !self.observed {
+        // A packet is being written for another path than the active one: nothing has changed.
+        if !self.observed || self.path.id != self.data.sent.path() {
             return;
         }
         let new = self.known();
@@ -219,7 +220,10 @@ impl Connection {
             keys(KeyChange::PreviousDiscarded { phase: phase.saturating_sub(1) });
         }
         let mut path = |change| o.tell(now, &Observation::Path(change));
-        if new.validated && !old.validated {
+        if new.path != old.path {
+            path(PathChange::Moved { local: self.path.local, remote: self.path.remote });
+        }
+        if new.validated && (!old.validated || new.path != old.path) {
             path(PathChange::Validated);
         }
         if new.mtu != old.mtu {
@@ -265,6 +269,7 @@ impl Connection {
         let handshake = self.handshake.as_ref();
         Known {
             state,
+            path: self.path.id,
             validated: self.path.validation.is_validated(),
             mtu: self.path.mtu.current(),
             ecn: self.path.ecn.state(),

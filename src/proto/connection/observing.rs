@@ -2,6 +2,7 @@
 
 use super::space::SpaceId;
 use crate::proto::observer::{self, EcnState, LossTrigger, Observation, Observer, Recovery};
+use crate::proto::path::PathId;
 use crate::proto::recovery::Resolved;
 use crate::time::Instant;
 
@@ -17,6 +18,7 @@ pub(super) struct Observing {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Known {
     pub(super) state: observer::State,
+    pub(super) path: PathId,
     pub(super) validated: bool,
     pub(super) mtu: u16,
     pub(super) ecn: EcnState,

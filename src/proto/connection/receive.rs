@@ -9,6 +9,7 @@ use super::{Application, Connection, State};
 use crate::ecn::Ecn;
 use crate::proto::crypto::{HeaderKey, PacketKey};
 use crate::proto::observer::{DropReason, Observation};
+use crate::proto::path::{Addresses, PathId};
 use crate::time::{Instant, SECOND_NS};
 use crate::wire::packet::{self, KEY_PHASE, Packet, PacketType, decode_pn};
 use crate::wire::{ConnectionId, Side};
@@ -34,6 +35,25 @@ const IDLE_STRETCH_MAX_NS: u64 = 30 * SECOND_NS;
 /// The smallest datagram that can be a stateless reset (RFC 9000 §10.3).
 const MIN_RESET_BYTES: usize = 21;
 
+/// What became of a datagram.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Receipt {
+    /// A packet of it was the peer's: authentic, and new.
+    pub authentic: bool,
+    /// The path that it took, if it was authentic and took one that the connection knows: where it came
+    /// from leads to the peer.
+    pub path: Option<PathId>,
+}
+
+/// Where a 1-RTT packet is.
+struct Short<'a> {
+    /// Within its datagram.
+    start: usize,
+    end: usize,
+    /// The ends of its path, if that is not the active one.
+    at: Option<&'a Addresses>,
+}
+
 /// A packet, opened.
 struct Plain {
     pn: u64,
@@ -45,46 +65,59 @@ struct Plain {
 }
 
 impl Connection {
-    /// Takes a datagram in. Packets are decrypted where they lie, so the bytes of `datagram`
-    /// are not meaningful afterwards. True if a packet of it was the peer's: authentic, and new.
+    /// Takes a datagram in that came from and to the addresses `at`. Packets are decrypted where they
+    /// lie, so the bytes of `datagram` are not meaningful afterwards.
     pub fn receive(
         &mut self,
         now: Instant,
-        remote: SocketAddr,
+        at: &Addresses,
         ecn: Ecn,
         datagram: &mut [u8],
         app: &mut dyn Application,
-    ) -> bool {
+    ) -> Receipt {
         self.stats.rx_datagrams += 1;
         self.stats.rx_bytes += datagram.len() as u64;
         if datagram.len() > usize::from(self.max_rx_bytes) {
             self.stats.rx_oversized += 1;
             self.tell_dropped(now, None, datagram.len(), DropReason::TooLarge);
-            return false;
+            return Receipt::default();
         }
-        if remote != self.path.remote {
-            // The path does not move yet (disable_active_migration): RFC 9000 §9.
-            self.stats.rx_foreign += 1;
-            self.tell_dropped(now, None, datagram.len(), DropReason::ForeignAddress);
-            return false;
+        if self.path.is_between(at) {
+            self.receive_here(now, ecn, datagram, app)
+        } else {
+            self.receive_elsewhere(now, at, ecn, datagram, app)
         }
+    }
+
+    /// A datagram that took the active path.
+    #[inline]
+    fn receive_here(
+        &mut self,
+        now: Instant,
+        ecn: Ecn,
+        datagram: &mut [u8],
+        app: &mut dyn Application,
+    ) -> Receipt {
         match self.state {
             State::Handshaking | State::Established => {}
             State::Closing => {
                 self.tell_dropped(now, None, datagram.len(), DropReason::Closed);
                 self.on_closing_datagram(datagram, app);
-                return false;
+                return Receipt::default();
             }
             State::Draining | State::Drained => {
                 self.tell_dropped(now, None, datagram.len(), DropReason::Closed);
-                return false;
+                return Receipt::default();
             }
         }
-        let before = self.stats.rx_packets;
+        let (before, path) = (self.stats.rx_packets, self.path.id);
         let short = datagram.first().is_some_and(|b| b & LONG_FORM == 0);
         if short && self.state == State::Established {
             let len = datagram.len();
-            self.receive_short(now, ecn, datagram, 0, len, app);
+            if self.paths_busy {
+                self.path.validation.on_received(len);
+            }
+            self.receive_short(now, ecn, datagram, Short { start: 0, end: len, at: None }, app);
         } else {
             self.receive_coalesced(now, ecn, datagram, app);
         }
@@ -92,7 +125,50 @@ impl Connection {
         if self.observed {
             self.tell_all_changes(now);
         }
-        self.stats.rx_packets != before
+        let authentic = self.stats.rx_packets != before;
+        Receipt { authentic, path: authentic.then_some(path) }
+    }
+
+    /// A datagram that did not take the active path.
+    #[cold]
+    fn receive_elsewhere(
+        &mut self,
+        now: Instant,
+        at: &Addresses,
+        ecn: Ecn,
+        datagram: &mut [u8],
+        app: &mut dyn Application,
+    ) -> Receipt {
+        // A client whose address the kernel chooses learns it from the first packet; it may get a
+        // packet at any other address of its own.
+        let known = self.others.as_mut().is_some_and(|others| others.between(at).is_some());
+        let ours = self.side == Side::Client || self.state != State::Established;
+        if at.remote == self.path.remote && ours && !known {
+            let receipt = self.receive_here(now, ecn, datagram, app);
+            if receipt.authentic && self.path.local.ip().is_unspecified() {
+                self.path.local = at.local;
+            }
+            return receipt;
+        }
+        // RFC 9000 §9: paths move only after the handshake, and servers not at all.
+        let established = self.state == State::Established && self.handshake.is_none();
+        let short = datagram.first().is_some_and(|b| b & LONG_FORM == 0);
+        if !established || !short || (self.side == Side::Client && !known) {
+            self.stats.rx_foreign += 1;
+            self.tell_dropped(now, None, datagram.len(), DropReason::ForeignAddress);
+            return Receipt::default();
+        }
+        let (before, len) = (self.stats.rx_packets, datagram.len());
+        self.receive_short(now, ecn, datagram, Short { start: 0, end: len, at: Some(at) }, app);
+        self.deliver(app);
+        if self.observed {
+            self.tell_all_changes(now);
+        }
+        let authentic = self.stats.rx_packets != before;
+        let others = self.others.as_mut().filter(|_| authentic);
+        let other = others.and_then(|others| others.between(at)).map(|other| other.path.id);
+        let active = (authentic && self.path.is_between(at)).then_some(self.path.id);
+        Receipt { authentic, path: other.or(active) }
     }
 
     /// A packet, or what is left of a datagram, is of no use.
@@ -155,7 +231,8 @@ impl Connection {
                     if !self.reads_1rtt() {
                         early_at.get_or_insert(start);
                     }
-                    self.receive_short(now, ecn, datagram, start, p.end, app);
+                    let place = Short { start, end: p.end, at: None };
+                    self.receive_short(now, ecn, datagram, place, app);
                 }
                 PacketType::Initial | PacketType::Handshake => {
                     if self.receive_long(now, ecn, datagram, start, &p, app) {
@@ -217,7 +294,8 @@ impl Connection {
             self.path.validation.validate();
             self.discard_space(SpaceId::Initial);
         }
-        let arrival = Arrival { space, pn: plain.pn, ecn, dcid: p.dcid };
+        let path = Some(self.path.id);
+        let arrival = Arrival { space, pn: plain.pn, ecn, dcid: p.dcid, path };
         let payload = &datagram[plain.start..plain.end];
         if self.observed {
             self.tell_received(now, &arrival, &datagram[start..p.end], payload);
@@ -251,14 +329,13 @@ impl Connection {
         Ok(Plain { pn, start: from, end: from + len, reserved_set: first & LONG_RESERVED != 0 })
     }
 
-    /// A 1-RTT packet, `datagram[start..end]`: the path that nearly every packet takes.
+    /// A 1-RTT packet: the way that nearly every packet takes.
     fn receive_short(
         &mut self,
         now: Instant,
         ecn: Ecn,
         datagram: &mut [u8],
-        start: usize,
-        end: usize,
+        Short { start, end, at }: Short<'_>,
         app: &mut dyn Application,
     ) {
         let bytes = &mut datagram[start..end];
@@ -276,12 +353,19 @@ impl Connection {
         }
         let cid_end = start + 1 + usize::from(self.local_cid_len);
         let dcid = ConnectionId::new(&datagram[start + 1..cid_end]).unwrap_or(ConnectionId::EMPTY);
-        let arrival = Arrival { space: SpaceId::Data, pn: plain.pn, ecn, dcid };
+        let path = match at {
+            None => Some(self.path.id),
+            Some(at) => self.enter_path(now, at, &dcid, end - start),
+        };
+        let arrival = Arrival { space: SpaceId::Data, pn: plain.pn, ecn, dcid, path };
         let payload = &datagram[start + plain.start..start + plain.end];
         if self.observed {
             self.tell_received(now, &arrival, &datagram[start..end], payload);
         }
         self.process(now, arrival, plain.reserved_set, payload, app);
+        if at.is_some() {
+            self.follow(now, path, plain.pn, payload);
+        }
     }
 
     #[inline]

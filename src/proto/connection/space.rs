@@ -5,6 +5,7 @@ use super::crypto_stream::{CryptoRecv, CryptoSend};
 use super::error::TransportError;
 use crate::ecn::Ecn;
 use crate::proto::crypto::{Keys, Level, OneRttSecrets};
+use crate::proto::path::PathId;
 use crate::proto::ranges::RangeSet;
 use crate::proto::recovery::SentPackets;
 use crate::time::Instant;
@@ -83,6 +84,8 @@ pub(super) struct Arrival {
     pub(super) pn: u64,
     pub(super) ecn: Ecn,
     pub(super) dcid: ConnectionId,
+    /// The path that it took, if it took one that we know.
+    pub(super) path: Option<PathId>,
 }
 
 /// What arrived in a space and what the peer has to be told of it.

@@ -92,6 +92,14 @@ declare! {
         spurious_congestion_events: Counter, Count;
         /// Packets dropped because the peer updated its keys too often.
         rx_limited_key_updates: Counter, Count;
+        /// Times that packets began to take another path.
+        path_changes: Counter, Count;
+        /// Paths on which the peer answered a challenge of ours.
+        paths_validated: Counter, Count;
+        /// Paths that were given up: the peer answered none of our challenges.
+        path_validations_failed: Counter, Count;
+        /// Packets from a new address that changed no path, since the peer has given no connection id for it.
+        rx_refused_paths: Counter, Count;
     }
     read into Read {
         /// Times that the datagram size fell to the smallest, because large ones vanished.

@@ -33,14 +33,19 @@ impl Connection {
             State::Handshaking | State::Established => {
                 let mut at = d.idle.min(d.handshake).min(d.keep_alive).min(d.pacing);
                 let key_expiry = self.keys.as_ref().and_then(|k| k.expiry());
+                // RFC 9002 §6.2.2.1: one that may not send is not woken for it.
+                let silent = self.paths_busy && !self.path.has_budget();
                 let others = [
-                    self.data.received.deadline,
+                    self.data.received.deadline.filter(|_| !silent),
                     self.loss_detection_timeout().map(|(at, _)| at),
                     key_expiry,
                     self.streams.has_resumed().then_some(Instant::EPOCH),
                 ];
                 for t in others.into_iter().flatten() {
                     at = at.min(t);
+                }
+                if self.paths_busy {
+                    at = at.min(self.path_deadline());
                 }
                 at
             }
@@ -84,6 +89,9 @@ impl Connection {
         }
         if let Some(keys) = &mut self.keys {
             keys.expire(now);
+        }
+        if self.paths_busy {
+            self.handle_path_timeouts(now);
         }
         if let Some((at, cause)) = self.loss_detection_timeout()
             && at <= now
@@ -149,6 +157,9 @@ impl Connection {
     #[inline]
     fn data_probe_timeout(&self) -> Option<Instant> {
         if !self.confirmed || !self.data.sent.has_ack_eliciting() {
+            return None;
+        }
+        if self.paths_busy && !self.path.has_budget() {
             return None;
         }
         let timeout_ns = self.backed_off(self.pto_ns());

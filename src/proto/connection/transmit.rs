@@ -10,6 +10,7 @@ use crate::proto::congestion::Controller;
 use crate::proto::crypto::TAG_LEN;
 use crate::proto::mtu::MIN_MTU;
 use crate::proto::packet_builder::{Draft, Number, pad_to};
+use crate::proto::path::MIN_ROOM;
 use crate::proto::recovery::{QUIET_MAX, SentInfo};
 use crate::proto::sent::SentFrame;
 use crate::time::Instant;
@@ -18,8 +19,6 @@ use crate::wire::frame::Frame;
 
 /// Where the payload of a packet ends that makes a datagram of 1,200 bytes.
 const PADDED_PAYLOAD_END: usize = super::MIN_DATAGRAM_BYTES as usize - TAG_LEN;
-/// Space that a datagram must have for a packet to be begun in it.
-const MIN_ROOM: usize = 64;
 /// RFC 9000 §21.4: the shortest distance between skipped packet numbers.
 const MIN_SKIP_DISTANCE: u64 = 64;
 
@@ -37,14 +36,21 @@ impl Connection {
     /// [`max_mtu_bytes`](super::TransportConfig::max_mtu_bytes). Call until `None`.
     pub fn transmit(&mut self, now: Instant, buf: &mut [u8]) -> Option<Transmit> {
         let (len, ecn) = match self.state {
+            State::Established if self.paths_busy => self.transmit_busy(now, buf)?,
             State::Established if self.handshake.is_none() => self.transmit_data(now, buf)?,
             State::Handshaking | State::Established => self.transmit_handshake(now, buf)?,
             State::Closing => (self.transmit_close(now, buf)?, Ecn::NotEct),
             State::Draining | State::Drained => return None,
         };
+        Some(self.note_datagram(len, ecn))
+    }
+
+    /// A datagram is written.
+    #[inline]
+    pub(super) fn note_datagram(&mut self, len: usize, ecn: Ecn) -> Transmit {
         self.stats.tx_datagrams += 1;
         self.stats.tx_bytes += len as u64;
-        Some(Transmit { len, ecn })
+        Transmit { len, ecn }
     }
 
     /// True if [`transmit`](Connection::transmit) may have something to write, as far as can be
@@ -56,6 +62,7 @@ impl Connection {
             State::Established => {
                 self.handshake.is_some()
                     || self.has_frames()
+                    || self.paths_busy
                     || self.data.probes > 0
                     || self.data.received.deadline.is_some()
             }
@@ -78,7 +85,7 @@ impl Connection {
 
     /// A datagram with one 1-RTT packet: the path that nearly every datagram takes.
     #[inline]
-    fn transmit_data(&mut self, now: Instant, buf: &mut [u8]) -> Option<(usize, Ecn)> {
+    pub(super) fn transmit_data(&mut self, now: Instant, buf: &mut [u8]) -> Option<(usize, Ecn)> {
         let has_frames = self.has_frames();
         let mut ack_due = self.data.received.ack_due(now);
         let probing = self.data.probes > 0;
@@ -177,7 +184,7 @@ impl Connection {
 
     /// RFC 9001 §6.6: updates keys in time, and stops when a key is used up.
     #[inline]
-    fn keys_are_fit(&mut self, now: Instant) -> bool {
+    pub(super) fn keys_are_fit(&mut self, now: Instant) -> bool {
         let limit = self.config.key_update_packets;
         let Some(keys) = &self.keys else { return false };
         if !keys.is_worn(limit) {

@@ -2,6 +2,7 @@ use super::*;
 use crate::proto::congestion::Algorithm;
 use crate::proto::crypto::{Keys, initial_keys};
 use crate::proto::path::PathConfig;
+use crate::proto::path::PathId;
 use crate::proto::sent::SentFrame;
 use crate::wire::packet::{PacketType, parse};
 use crate::wire::{Reader, Side, VERSION_1};
@@ -37,6 +38,7 @@ const ASKS: SentInfo = SentInfo {
     in_flight: true,
     mtu_probe: false,
     ecn_capable: false,
+    path: PathId(0),
 };
 
 fn long(kind: PacketType) -> LongHeader<'static> {

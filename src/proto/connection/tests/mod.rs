@@ -9,6 +9,7 @@ mod ecn;
 mod forge;
 mod keys;
 mod late_crypto;
+mod migration;
 mod observe;
 mod pair;
 mod paths;

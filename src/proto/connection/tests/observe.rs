@@ -6,6 +6,7 @@ use crate::proto::observer::{
     DropReason, EcnState, KeyChange, LossTrigger, Observation, Observer, Observers, PathChange,
     Start, State as Told,
 };
+use crate::proto::path::Addresses;
 use crate::wire::VERSION_1;
 use crate::wire::frame::Frame;
 use crate::wire::packet::PacketType;
@@ -385,9 +386,10 @@ fn every_drop_of_a_packet_has_its_reason() {
     assert_eq!(heard.take(), []);
     pair.deliver(Side::Server, Ecn::NotEct, &mut again);
     assert_eq!(heard.take(), [(short, DropReason::Duplicate)]);
-    let mut foreign = pair.forge_1rtt(Side::Client, &[1], 0);
+    let mut foreign = vec![0xc0; 100];
     let (now, ecn) = (pair.now, Ecn::NotEct);
-    assert!(!pair.server.receive(now, addr(9), ecn, &mut foreign, &mut pair.server_app));
+    let at = Addresses { local: addr(443), remote: addr(9) };
+    assert!(!pair.deliver_at(Side::Server, &at, ecn, &mut foreign).authentic);
     assert_eq!(heard.take(), [(None, DropReason::ForeignAddress)]);
     pair.server.close(now, 0, Bytes::new());
     pair.deliver(Side::Server, Ecn::NotEct, &mut foreign);

@@ -4,6 +4,7 @@ use super::*;
 use crate::proto::crypto::testing;
 use crate::proto::crypto::{ClientTls, ServerTls, initial_keys};
 use crate::proto::observer::{DropReason, Observation};
+use crate::proto::path::Addresses;
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, channel};
 
@@ -84,6 +85,8 @@ impl<T> Heard<T> {
 pub(super) struct Flight {
     pub(super) due: Instant,
     pub(super) to: Side,
+    /// Where it comes from and goes to, as the receiver sees it.
+    pub(super) at: Addresses,
     pub(super) bytes: Vec<u8>,
     pub(super) ecn: Ecn,
 }
@@ -97,6 +100,10 @@ pub(super) struct Pair {
     pub(super) flights: Vec<Flight>,
     /// Sees every datagram and says whether it arrives.
     pub(super) filter: Box<dyn FnMut(&mut Flight) -> bool>,
+    /// What the client's first address looks like to the server, behind its NAT.
+    pub(super) nat: SocketAddr,
+    /// Addresses of the client's that carry nothing any more.
+    pub(super) dead: Vec<SocketAddr>,
     pub(super) sent: u64,
 }
 
@@ -164,6 +171,8 @@ impl Pair {
             server_app: Recorder { echo: true, ..Recorder::default() },
             flights: Vec::new(),
             filter: Box::new(|_| true),
+            nat: addr(1000),
+            dead: Vec::new(),
             sent: 0,
         }
     }
@@ -183,12 +192,21 @@ impl Pair {
                 Side::Client => &mut self.client,
                 Side::Server => &mut self.server,
             };
-            let Some(t) = connection.transmit(self.now, &mut buf) else { break };
+            let (at, t) = match connection.wants_elsewhere(self.now) {
+                Some((id, at)) => (at, connection.transmit_elsewhere(self.now, id, &mut buf)),
+                None => {
+                    let at = connection.path.addresses();
+                    (at, connection.transmit(self.now, &mut buf))
+                }
+            };
+            let Some(t) = t else { break };
             self.sent += 1;
             assert!(self.sent < 1_000_000, "a storm of datagrams");
+            let Some(at) = self.through_nat(from, at) else { continue };
             let mut flight = Flight {
                 due: self.now.plus_ns(DELAY_NS),
                 to: from.peer(),
+                at,
                 bytes: buf[..t.len].to_vec(),
                 ecn: t.ecn,
             };
@@ -198,14 +216,43 @@ impl Pair {
         }
     }
 
+    /// The ends of a path of `from`, as the other side sees them; `None` where nothing passes.
+    fn through_nat(&self, from: Side, Addresses { local, remote }: Addresses) -> Option<Addresses> {
+        let inside = addr(1000);
+        let (local, remote) = match from {
+            Side::Client if local == inside => (self.nat, remote),
+            Side::Client => (local, remote),
+            Side::Server if remote == self.nat => (local, inside),
+            // The NAT has forgotten it.
+            Side::Server if remote.ip() == inside.ip() => return None,
+            Side::Server => (local, remote),
+        };
+        let client = if from == Side::Client { local } else { remote };
+        let passes = !self.dead.contains(&client);
+        passes.then_some(Addresses { local: remote, remote: local })
+    }
+
     pub(super) fn deliver(&mut self, to: Side, ecn: Ecn, bytes: &mut [u8]) {
+        let (client, server) = (addr(1000), addr(443));
+        let at = match to {
+            Side::Client => Addresses { local: client, remote: server },
+            Side::Server => Addresses { local: server, remote: self.nat },
+        };
+        self.deliver_at(to, &at, ecn, bytes);
+    }
+
+    /// Delivers a datagram that comes from and goes to these addresses.
+    pub(super) fn deliver_at(
+        &mut self,
+        to: Side,
+        at: &Addresses,
+        ecn: Ecn,
+        bytes: &mut [u8],
+    ) -> Receipt {
+        let now = self.now;
         match to {
-            Side::Client => {
-                self.client.receive(self.now, addr(443), ecn, bytes, &mut self.client_app);
-            }
-            Side::Server => {
-                self.server.receive(self.now, addr(1000), ecn, bytes, &mut self.server_app);
-            }
+            Side::Client => self.client.receive(now, at, ecn, bytes, &mut self.client_app),
+            Side::Server => self.server.receive(now, at, ecn, bytes, &mut self.server_app),
         }
     }
 
@@ -241,7 +288,8 @@ impl Pair {
     fn issue_cids(&mut self) {
         for (c, n) in [(&mut self.client, 100), (&mut self.server, 200)] {
             while c.wants_cid() {
-                let n = n + c.local_cids().count() as u8;
+                // The first one of each is number 0, and no id is issued twice.
+                let n = n + c.local_cids.issued() as u8;
                 c.add_cid(cid(n), [n; 16]);
             }
         }
@@ -263,7 +311,7 @@ impl Pair {
         self.flights = later;
         for mut f in due {
             let mut bytes = std::mem::take(&mut f.bytes);
-            self.deliver(f.to, f.ecn, &mut bytes);
+            self.deliver_at(f.to, &f.at, f.ecn, &mut bytes);
         }
         self.client.handle_timeout(self.now, &mut self.client_app);
         self.server.handle_timeout(self.now, &mut self.server_app);

@@ -1,0 +1,87 @@
+//! The paths of a connection besides the active one, while there are some.
+//!
+//! There are few: the path that was active before, until the new one is validated (RFC 9000 §9.3.2),
+//! and paths that either side probes. Most connections never have one.
+
+use crate::proto::path::{Addresses, Path, PathId};
+use crate::proto::recovery::Resolved;
+use crate::time::Instant;
+
+/// Paths besides the active one: the one before it, one that the peer probes, and one that overtakes.
+/// A path that comes beyond takes the place of the oldest that can be spared. Each is less than a
+/// kilobyte.
+pub(super) const OTHER_PATHS_MAX: usize = 3;
+
+/// A path that is not the active one.
+#[derive(Debug)]
+pub(super) struct OtherPath {
+    pub(super) path: Path,
+    /// The number of the id that packets carry there.
+    pub(super) remote_cid: u64,
+    /// The number of the id of ours that the peer began the path with.
+    pub(super) peer_uses: Option<u64>,
+    /// The path was active and validated: packets return to it if the active one turns out to be none.
+    pub(super) fallback: bool,
+    /// We move there once it is validated.
+    pub(super) wanted: bool,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(super) struct OtherPaths {
+    pub(super) paths: Vec<OtherPath>,
+}
+
+impl OtherPaths {
+    /// The path between these ends.
+    pub(super) fn between(&mut self, at: &Addresses) -> Option<&mut OtherPath> {
+        self.paths.iter_mut().find(|other| other.path.is_between(at))
+    }
+
+    /// The path with this number.
+    pub(super) fn get(&mut self, id: PathId) -> Option<&mut OtherPath> {
+        self.paths.iter_mut().find(|other| other.path.id == id)
+    }
+
+    /// Takes a path out.
+    pub(super) fn take(&mut self, id: PathId) -> Option<OtherPath> {
+        let at = self.paths.iter().position(|other| other.path.id == id)?;
+        Some(self.paths.remove(at))
+    }
+
+    /// Takes out the path to return to.
+    pub(super) fn take_fallback(&mut self) -> Option<OtherPath> {
+        let at = self.paths.iter().position(|other| other.fallback)?;
+        Some(self.paths.remove(at))
+    }
+
+    /// Enters a path. Returns the one that has to go for it.
+    pub(super) fn add(&mut self, other: OtherPath) -> Option<OtherPath> {
+        let spared = match self.paths.len() {
+            0..OTHER_PATHS_MAX => None,
+            _ => self.paths.iter().position(|other| !other.fallback && !other.wanted),
+        };
+        let gone = spared.map(|at| self.paths.remove(at));
+        self.paths.push(other);
+        gone
+    }
+
+    /// A packet that took one of them was acknowledged or lost.
+    pub(super) fn on_resolved(&mut self, p: &Resolved) {
+        if let Some(other) = self.get(p.info.path) {
+            other.path.on_resolved(p);
+        }
+    }
+
+    /// When a challenge is to leave, or a path is given up.
+    pub(super) fn deadline(&self) -> Instant {
+        let all = self.paths.iter().map(|other| other.path.exchange_deadline());
+        all.min().unwrap_or(Instant::NEVER)
+    }
+
+    /// Bytes of memory held.
+    pub(super) fn memory_bytes(&self) -> usize {
+        let heap: usize = self.paths.iter().map(|other| other.path.memory_bytes()).sum();
+        size_of::<Self>() + self.paths.capacity() * size_of::<OtherPath>() + heap
+    }
+}
