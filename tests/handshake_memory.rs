@@ -99,7 +99,7 @@ impl Held {
         self.now = self.now.plus_ns(MILLISECOND_NS);
         self.connection.handle_timeout(self.now, &mut Nobody);
         let at = Addresses { local: local(), remote: remote() };
-        self.connection.receive(self.now, &at, Ecn::NotEct, datagram, &mut Nobody);
+        self.connection.receive(self.now, at.ends(), Ecn::NotEct, datagram, &mut Nobody);
         let mut buffer = [0; 2048];
         while self.connection.transmit(self.now, &mut buffer).is_some() {}
     }

@@ -41,6 +41,32 @@ pub struct Addresses {
     pub remote: SocketAddr,
 }
 
+/// The two ends of a path, where a datagram's datapath has them: looked at for each packet, and copied
+/// for few.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ends<'a> {
+    /// Our address.
+    pub local: &'a SocketAddr,
+    /// The peer's address.
+    pub remote: &'a SocketAddr,
+}
+
+impl Addresses {
+    /// The same, borrowed.
+    #[must_use]
+    pub fn ends(&self) -> Ends<'_> {
+        Ends { local: &self.local, remote: &self.remote }
+    }
+}
+
+impl Ends<'_> {
+    /// The same, of its own.
+    #[must_use]
+    pub fn addresses(&self) -> Addresses {
+        Addresses { local: *self.local, remote: *self.remote }
+    }
+}
+
 /// A path of a connection.
 #[repr(C)]
 #[derive(Debug)]
@@ -136,8 +162,8 @@ impl Path {
 
     /// True if packets between these ends take the path.
     #[inline]
-    pub(super) fn is_between(&self, at: &Addresses) -> bool {
-        self.remote == at.remote && self.local == at.local
+    pub(super) fn is_between(&self, at: Ends<'_>) -> bool {
+        self.remote == *at.remote && self.local == *at.local
     }
 
     /// Bytes of heap held.
@@ -307,13 +333,15 @@ impl Path {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Validation {
     validated: bool,
+    /// What is to be sent next does not fit what may be sent.
+    blocked: bool,
     received_bytes: u64,
     sent_bytes: u64,
 }
 
 impl Validation {
     pub(super) const fn new(validated: bool) -> Self {
-        Self { validated, received_bytes: 0, sent_bytes: 0 }
+        Self { validated, blocked: false, received_bytes: 0, sent_bytes: 0 }
     }
 
     pub(super) const fn is_validated(&self) -> bool {
@@ -328,6 +356,17 @@ impl Validation {
     /// So many bytes came from the address.
     pub(super) const fn on_received(&mut self, bytes: usize) {
         self.received_bytes += bytes as u64;
+        self.blocked = false;
+    }
+
+    /// What is to be sent next does not fit: it waits for the peer.
+    pub(super) const fn block(&mut self) {
+        self.blocked = true;
+    }
+
+    /// True if it does.
+    pub(super) const fn is_blocked(&self) -> bool {
+        self.blocked && !self.validated
     }
 
     /// So many bytes were sent to it.

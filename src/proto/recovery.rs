@@ -103,10 +103,6 @@ pub(crate) struct Losses {
     pub packets: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// The same on other paths.
-    pub packets_elsewhere: u64,
-    /// Their bytes.
-    pub bytes_elsewhere: u64,
     /// When the newest of them was sent.
     pub newest_sent_at: Option<Instant>,
     /// The longest time spanned by losses with nothing acknowledged between them, counted from
@@ -550,14 +546,9 @@ impl Losses {
         first_sample_at: Option<Instant>,
         run: &mut Option<Instant>,
     ) {
-        // RFC 9002 §7: the loss of an MTU probe is no sign of congestion.
-        if e.flags & MTU_PROBE != 0 || e.flags & IN_FLIGHT == 0 {
-            return;
-        }
-        if !here {
-            // RFC 9000 §9.4: nor is that of a packet on another path.
-            self.packets_elsewhere += 1;
-            self.bytes_elsewhere += u64::from(e.bytes);
+        // RFC 9002 §7: the loss of an MTU probe is no sign of congestion. RFC 9000 §9.4: nor is that
+        // of a packet on another path.
+        if e.flags & MTU_PROBE != 0 || e.flags & IN_FLIGHT == 0 || !here {
             return;
         }
         self.packets += 1;

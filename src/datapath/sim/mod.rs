@@ -156,12 +156,18 @@ impl SimNet {
     }
 
     /// Puts a host behind an address translator: the network sees it under a port of the first
-    /// of these addresses, and after each [`rebind`](Self::rebind) of the next.
+    /// of these addresses, and after each [`rebind`](Self::rebind) of the next. With a `shift`, ports
+    /// tell who is behind them: they are the private ones, and so much more after each rebind.
     ///
     /// # Errors
     /// An address is taken, or the list is empty.
-    pub fn put_behind_nat(&self, host: HostId, public: &[IpAddr]) -> Result<(), AttachError> {
-        self.core.borrow_mut().put_behind_nat(host, public)
+    pub fn put_behind_nat(
+        &self,
+        host: HostId,
+        public: &[IpAddr],
+        shift: Option<u16>,
+    ) -> Result<(), AttachError> {
+        self.core.borrow_mut().put_behind_nat(host, public, shift)
     }
 
     /// The host's address translator forgets all its mappings now.

@@ -16,16 +16,22 @@ pub(super) struct Nat {
     addresses: Vec<IpAddr>,
     address: usize,
     next_port: u16,
+    /// Ports are the private ones, and so much more for each time that it forgot.
+    shift: Option<u16>,
+    /// How often it forgot.
+    rebinds: u16,
     outward: BTreeMap<SocketAddr, SocketAddr>,
     inward: BTreeMap<SocketAddr, SocketAddr>,
 }
 
 impl Nat {
-    pub(super) fn new(addresses: Vec<IpAddr>) -> Self {
+    pub(super) fn new(addresses: Vec<IpAddr>, shift: Option<u16>) -> Self {
         Self {
             addresses,
             address: 0,
             next_port: FIRST_PORT,
+            shift,
+            rebinds: 0,
             outward: BTreeMap::new(),
             inward: BTreeMap::new(),
         }
@@ -36,8 +42,14 @@ impl Nat {
         if let Some(public) = self.outward.get(&private) {
             return *public;
         }
-        let public = SocketAddr::new(self.addresses[self.address], self.next_port);
-        self.next_port = self.next_port.checked_add(1).unwrap_or(FIRST_PORT);
+        let port = match self.shift {
+            Some(shift) => private.port().wrapping_add(shift.wrapping_mul(self.rebinds)),
+            None => {
+                let next = self.next_port.checked_add(1).unwrap_or(FIRST_PORT);
+                std::mem::replace(&mut self.next_port, next)
+            }
+        };
+        let public = SocketAddr::new(self.addresses[self.address], port);
         // Ports go round after 25,536 mappings: the oldest is forgotten for the newest.
         if let Some(old) = self.inward.insert(public, private) {
             self.outward.remove(&old);
@@ -55,6 +67,7 @@ impl Nat {
         self.outward.clear();
         self.inward.clear();
         self.address = (self.address + 1) % self.addresses.len();
+        self.rebinds = self.rebinds.wrapping_add(1);
     }
 }
 
@@ -68,7 +81,7 @@ mod tests {
 
     #[test]
     fn a_mapping_lasts_until_the_translator_forgets() {
-        let mut nat = Nat::new(vec![socket("192.0.2.1:0").ip(), socket("192.0.2.2:0").ip()]);
+        let mut nat = Nat::new(vec![socket("192.0.2.1:0").ip(), socket("192.0.2.2:0").ip()], None);
         let (one, two) = (socket("10.0.0.1:5"), socket("10.0.0.1:6"));
         let public = nat.outward(one);
         assert_eq!(public, socket("192.0.2.1:40000"));
@@ -83,8 +96,19 @@ mod tests {
     }
 
     #[test]
+    fn ports_may_tell_who_is_behind_them() {
+        let mut nat = Nat::new(vec![socket("192.0.2.1:0").ip()], Some(1_000));
+        let (one, two) = (socket("10.0.0.1:5"), socket("10.0.0.1:6"));
+        let ports = |nat: &mut Nat| [one, two].map(|private| nat.outward(private).port());
+        assert_eq!(ports(&mut nat), [5, 6]);
+        nat.rebind();
+        nat.rebind();
+        assert_eq!(ports(&mut nat), [2_005, 2_006]);
+    }
+
+    #[test]
     fn ports_go_round_without_ever_mapping_two_to_one() {
-        let mut nat = Nat::new(vec![socket("192.0.2.1:0").ip()]);
+        let mut nat = Nat::new(vec![socket("192.0.2.1:0").ip()], None);
         for i in 0..60_000u32 {
             let private = SocketAddr::new(IpAddr::V4((0x0a00_0000 + i).into()), 1);
             let public = nat.outward(private);

@@ -210,12 +210,13 @@ impl Core {
         &mut self,
         host: HostId,
         public: &[IpAddr],
+        shift: Option<u16>,
     ) -> Result<(), AttachError> {
         if public.is_empty() {
             return Err(AttachError::Nothing);
         }
         self.claim(public, host)?;
-        self.hosts[host.0].nat = Some(Nat::new(public.to_vec()));
+        self.hosts[host.0].nat = Some(Nat::new(public.to_vec(), shift));
         Ok(())
     }
 

@@ -175,7 +175,7 @@ fn storm(seed: u64) -> (u64, NetStats) {
     ];
     net.set_path(a.host(), b.host(), faults.clone());
     net.set_path(b.host(), a.host(), faults);
-    net.put_behind_nat(a.host(), &[ip(101), ip(102)]).unwrap();
+    net.put_behind_nat(a.host(), &[ip(101), ip(102)], None).unwrap();
     net.rebind_at(a.host(), at(3_000_000));
     let mut rng = Rng::new(seed ^ 1);
     let mut payload = vec![0; 1500];
@@ -273,7 +273,7 @@ fn a_translator_hides_its_host_and_forgets() {
     let Pair { net, mut a, mut b } =
         pair_with(1, SimConfig { default_path: vec![], ..SimConfig::default() });
     let host = a.host();
-    net.put_behind_nat(host, &[ip(101), ip(102)]).unwrap();
+    net.put_behind_nat(host, &[ip(101), ip(102)], None).unwrap();
     let mut exchange = |net: &SimNet| {
         put(&mut a, &a_to_b(), b"?");
         a.flush().unwrap();
@@ -399,11 +399,11 @@ fn addresses_belong_to_one_host() {
     let Pair { net, a, .. } = pair();
     let taken = AttachError::AddressTaken(ip(2));
     assert_eq!(net.attach(&[ip(3), ip(2)], 1).err(), Some(taken));
-    assert_eq!(net.put_behind_nat(a.host(), &[ip(2)]).err(), Some(taken));
+    assert_eq!(net.put_behind_nat(a.host(), &[ip(2)], None).err(), Some(taken));
     assert!(net.attach(&[ip(3)], 1).is_ok(), "a failed attempt takes nothing");
     assert_eq!(net.attach(&[ip(4)], 0).err(), Some(AttachError::Nothing));
     assert_eq!(net.attach(&[], 1).err(), Some(AttachError::Nothing));
-    assert_eq!(net.put_behind_nat(a.host(), &[]).err(), Some(AttachError::Nothing));
+    assert_eq!(net.put_behind_nat(a.host(), &[], None).err(), Some(AttachError::Nothing));
     assert!(taken.to_string().contains("10.0.0.2"));
 }
 

@@ -7,7 +7,7 @@ use super::super::table::InitialKey;
 use super::admission::{self, NoPlace};
 use super::{Entry, Lane, enlist};
 use crate::datapath::{MAX_BURST, Path, RxMeta};
-use crate::proto::connection::Addresses;
+use crate::proto::connection::Ends;
 use crate::proto::connection::{Application, Connection, Event};
 use crate::proto::endpoint::{ClientInitial, EndpointStats, Place};
 use crate::wire::StreamId;
@@ -150,8 +150,8 @@ impl Lane {
             self.counters.refused_broken += 1;
             return;
         };
-        let ends = Addresses { local: meta.path.local, remote };
-        if !connection.receive(now, &ends, meta.ecn, datagram, &mut NoApplication).authentic {
+        let ends = Ends { local: &meta.path.local, remote: &remote };
+        if !connection.receive(now, ends, meta.ecn, datagram, &mut NoApplication).authentic {
             self.counters.refused_broken += 1;
             return;
         }

@@ -15,7 +15,7 @@ use crate::exec::address::Key;
 use crate::exec::api::Way;
 use crate::exec::table::InitialKey;
 use crate::lb::{CID_LEN, Route};
-use crate::proto::connection::Addresses;
+use crate::proto::connection::Ends;
 use crate::proto::endpoint::{Context, Incoming};
 use crate::wire::ConnectionId;
 use crate::wire::packet::{self, Form};
@@ -96,9 +96,9 @@ impl Lane {
     ) -> bool {
         let Some(entry) = self.table.get(key) else { return false };
         let now = self.services.now();
-        let ends = Addresses { local: meta.path.local, remote: meta.path.remote };
+        let ends = Ends { local: &meta.path.local, remote: &meta.path.remote };
         let (connection, mut application) = entry.split(&mut self.services);
-        let receipt = connection.receive(now, &ends, meta.ecn, datagram, &mut application);
+        let receipt = connection.receive(now, ends, meta.ecn, datagram, &mut application);
         // Only an authentic packet may say how the peer is reached.
         if let Some(path) = receipt.path
             && (path != entry.seat.way.path || entry.seat.way.link != meta.path.link)

@@ -339,11 +339,11 @@ impl Connection {
                 self.detect_handshake_losses(now, space, delay, first_sample)
             }
         };
-        if losses.packets + losses.packets_elsewhere == 0 {
+        if losses.packets == 0 {
             return;
         }
-        self.stats.lost_packets += losses.packets + losses.packets_elsewhere;
-        self.stats.lost_bytes += losses.bytes + losses.bytes_elsewhere;
+        self.stats.lost_packets += losses.packets;
+        self.stats.lost_bytes += losses.bytes;
         let Some(sent_time) = losses.newest_sent_at else { return };
         // RFC 9002 §7.6.
         let span_ns = self.path.rtt.persistent_congestion_ns(self.peer_max_ack_delay_ns);
@@ -368,7 +368,8 @@ impl Connection {
         delay: u64,
         first_sample: Option<Instant>,
     ) -> Losses {
-        let (path, others, observing) = (&mut self.path, &mut self.others, &mut self.observing);
+        let (path, observing) = (&mut self.path, &mut self.observing);
+        let (others, stats) = (&mut self.others, &mut self.stats);
         let (streams, cids, local, pending, tickets) = (
             &mut self.streams,
             &mut self.remote_cids,
@@ -384,6 +385,8 @@ impl Connection {
                 o.tell_lost(now, SpaceId::Data, &p, delay);
             }
             if p.info.path != path.id {
+                stats.lost_packets += u64::from(p.info.in_flight);
+                stats.lost_bytes += u64::from(p.info.bytes) * u64::from(p.info.in_flight);
                 resolve_elsewhere(others, &p);
             } else if p.info.mtu_probe {
                 path.on_resolved(&p);

@@ -6,6 +6,7 @@
 //! using some.
 
 use super::error::TransportError;
+use crate::proto::byte_ranges::ByteRanges;
 use crate::proto::token::same_reset_token;
 use crate::wire::ConnectionId;
 
@@ -16,6 +17,10 @@ const LOCAL_MAX: usize = 8;
 /// Retirements that may wait for acknowledgement, for each id the peer may keep with us:
 /// beyond it the peer is churning ids and withholding acknowledgements (CVE-2024-22189).
 const RETIRE_FACTOR: u64 = 2;
+
+/// Gaps between the ids that we retired, of a peer that numbers its ids one after another: those in
+/// use. One that leaves numbers out keeps its ids until it retires them itself.
+const RETIRED_RANGES: usize = 16;
 
 /// RFC 9000 §5.1.1: the sequence number of the preferred address's connection id.
 const PREFERRED_SEQUENCE: u64 = 1;
@@ -156,6 +161,9 @@ pub(super) struct RemoteCids {
     spare: Vec<RemoteCid>,
     /// Everything below was retired at the peer's request.
     retired_below: u64,
+    /// What we retired by ourselves, above that: a NEW_CONNECTION_ID that is repeated brings none of
+    /// them back.
+    retired: ByteRanges,
     /// RETIRE_CONNECTION_ID frames to send.
     to_retire: Vec<u64>,
     /// RETIRE_CONNECTION_ID frames sent and not acknowledged.
@@ -170,6 +178,7 @@ impl RemoteCids {
     pub(super) fn shrink(&mut self) {
         self.spare.shrink_to_fit();
         self.to_retire.shrink_to_fit();
+        self.retired.shrink();
     }
 
     /// `limit` is what our active_connection_id_limit said.
@@ -178,6 +187,7 @@ impl RemoteCids {
             current: RemoteCid::new(0, first, None),
             spare: Vec::new(),
             retired_below: 0,
+            retired: ByteRanges::new(),
             to_retire: Vec::new(),
             retiring: 0,
             limit,
@@ -265,7 +275,7 @@ impl RemoteCids {
         self.check_reuse(sequence, &cid, &reset_token)?;
         let known =
             std::iter::once(&self.current).chain(&self.spare).any(|c| c.sequence == sequence);
-        if !known {
+        if !known && !self.retired.contains(sequence) {
             if sequence < self.retired_below {
                 self.queue_retirement(sequence)?;
             } else {
@@ -301,6 +311,7 @@ impl RemoteCids {
 
     fn retire_prior_to(&mut self, bound: u64) -> Result<(), TransportError> {
         self.retired_below = bound;
+        self.retired.remove_below(bound);
         let mut at = 0;
         while at < self.spare.len() {
             if self.spare[at].sequence < bound {
@@ -372,9 +383,11 @@ impl RemoteCids {
     /// a retirement too many might not be acknowledged.
     fn retire_stale(&mut self) {
         while let Some(at) = self.spare.iter().position(|c| c.stale)
+            && self.retired.len() < RETIRED_RANGES
             && self.queue_retirement(self.spare[at].sequence).is_ok()
         {
-            self.spare.swap_remove(at);
+            let gone = self.spare.swap_remove(at).sequence;
+            self.retired.insert(gone, gone + 1);
         }
     }
 
@@ -479,6 +492,27 @@ mod tests {
         assert_eq!(*r.current(), cid(1));
         assert_eq!(r.next_retirement(), Some(0));
         assert!(r.is_reset_token(&[1; 16]) && !r.is_reset_token(&[2; 16]));
+    }
+
+    #[test]
+    fn an_id_that_we_retired_does_not_come_back_with_a_late_copy_of_its_frame() {
+        let mut r = RemoteCids::new(cid(0), 4);
+        r.add(1, 0, cid(1), [1; 16]).unwrap();
+        r.add(2, 0, cid(2), [2; 16]).unwrap();
+        assert_eq!(r.take_unused(), Some(1));
+        r.switch_to(1);
+        r.release(0);
+        assert_eq!(r.take_unused(), Some(2));
+        r.release(2);
+        assert_eq!((r.get(0), r.get(2), r.next_retirement()), (None, None, Some(2)));
+        for _ in 0..10 {
+            r.add(2, 0, cid(2), [2; 16]).unwrap();
+        }
+        assert_eq!(r.take_unused(), None, "it is not there");
+        assert_eq!(r.get(1), Some(&cid(1)));
+        // What the peer retires itself is told to be retired, however late its frame comes.
+        r.add(5, 5, cid(5), [5; 16]).unwrap();
+        assert_eq!((r.current_sequence(), r.retired.len()), (5, 0));
     }
 
     #[test]

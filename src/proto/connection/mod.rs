@@ -70,7 +70,7 @@ pub use handshake::{ClientArgs, ConnectError, ServerArgs};
 pub use paths::{MigrateError, Migration};
 pub use receive::Receipt;
 
-pub use crate::proto::path::{Addresses, PathId};
+pub use crate::proto::path::{Addresses, Ends, PathId};
 pub use stats::ConnectionStats;
 
 use crate::ecn::Ecn;

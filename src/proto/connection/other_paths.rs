@@ -35,7 +35,7 @@ pub(super) struct OtherPaths {
 impl OtherPaths {
     /// The path between these ends.
     pub(super) fn between(&mut self, at: &Addresses) -> Option<&mut OtherPath> {
-        self.paths.iter_mut().find(|other| other.path.is_between(at))
+        self.paths.iter_mut().find(|other| other.path.is_between(at.ends()))
     }
 
     /// The path with this number.

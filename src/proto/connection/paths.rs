@@ -32,8 +32,8 @@ use crate::proto::path_validation::Proof;
 use crate::proto::recovery::SentInfo;
 use crate::proto::sent::SentFrame;
 use crate::time::Instant;
-use crate::wire::frame::Frame;
-use crate::wire::{ConnectionId, Reader, Side};
+use crate::wire::frame::{self, Frame};
+use crate::wire::{ConnectionId, Side};
 use std::fmt;
 use std::net::SocketAddr;
 
@@ -117,7 +117,7 @@ impl Connection {
         when: Migration,
     ) -> Result<(), MigrateError> {
         let known = self.others.as_mut().is_some_and(|others| others.between(at).is_some());
-        if self.path.is_between(at) || known {
+        if self.path.is_between(at.ends()) || known {
             return Err(MigrateError::SamePath);
         }
         let id = self.remote_cids.take_unused().ok_or(MigrateError::NoConnectionId)?;
@@ -134,6 +134,7 @@ impl Connection {
     /// An authentic packet of `bytes` came from elsewhere: the path that it took, if it may become
     /// one.
     #[cold]
+    #[inline(never)]
     pub(super) fn enter_path(
         &mut self,
         now: Instant,
@@ -214,10 +215,11 @@ impl Connection {
 
     /// A packet that came from elsewhere was read: the peer moves there, if it says so.
     #[cold]
+    #[inline(never)]
     pub(super) fn follow(&mut self, now: Instant, id: Option<PathId>, pn: u64, payload: &[u8]) {
         let Some(id) = id else { return };
         let newest = self.data.received.largest == Some(pn);
-        if self.side == Side::Server && newest && !self.is_closed() && !is_probing(payload) {
+        if self.side == Side::Server && newest && !self.is_closed() && !frame::is_probing(payload) {
             self.activate(now, id);
         }
     }
@@ -275,6 +277,8 @@ impl Connection {
     }
 
     /// PATH_CHALLENGE arrived on a path (RFC 9000 §8.2.2).
+    #[cold]
+    #[inline(never)]
     pub(super) fn on_path_challenge(&mut self, id: Option<PathId>, data: [u8; 8]) {
         let kept = if id == Some(self.path.id) {
             // RFC 9000 §9.3.3: a packet that is more than a probe shows the peer that this path is
@@ -289,6 +293,8 @@ impl Connection {
     }
 
     /// PATH_RESPONSE arrived, on whatever path.
+    #[cold]
+    #[inline(never)]
     pub(super) fn on_path_response(&mut self, now: Instant, data: [u8; 8]) {
         if !self.paths_busy {
             return;
@@ -361,6 +367,8 @@ impl Connection {
     }
 
     /// NEW_CONNECTION_ID may have retired the ids of other paths: they get others.
+    #[cold]
+    #[inline(never)]
     pub(super) fn renew_path_ids(&mut self) {
         let Self { others, remote_cids, .. } = self;
         for other in others.iter_mut().flat_map(|others| &mut others.paths) {
@@ -384,6 +392,7 @@ impl Connection {
 
     /// When [`handle_path_timeouts`](Self::handle_path_timeouts) is due.
     #[cold]
+    #[inline(never)]
     pub(super) fn path_deadline(&self) -> Instant {
         let others = self.others.as_ref().map_or(Instant::NEVER, |others| others.deadline());
         self.path.exchange_deadline().min(others)
@@ -391,6 +400,7 @@ impl Connection {
 
     /// Gives up paths that are not validated in time (RFC 9000 §8.2.4).
     #[cold]
+    #[inline(never)]
     pub(super) fn handle_path_timeouts(&mut self, now: Instant) {
         let failed = |other: &&mut OtherPath| other.path.has_failed(now);
         while let Some(other) =
@@ -450,6 +460,7 @@ impl Connection {
     }
 
     #[cold]
+    #[inline(never)]
     fn next_elsewhere(&self, now: Instant) -> Option<(PathId, Addresses)> {
         if self.state != State::Established {
             return None;
@@ -480,22 +491,36 @@ impl Connection {
         Some(self.note_datagram(len, ecn))
     }
 
-    /// A datagram on an active path that is not validated, or beside other paths.
+    /// The next challenge of the active path, if one is due.
     #[cold]
-    pub(super) fn transmit_busy(&mut self, now: Instant, buf: &mut [u8]) -> Option<(usize, Ecn)> {
-        let budget = usize::try_from(self.path.validation.budget()).unwrap_or(usize::MAX);
-        let limit = buf.len().min(budget);
-        if limit < MIN_ROOM {
+    #[inline(never)]
+    pub(super) fn transmit_challenge(&mut self, now: Instant, buf: &mut [u8]) -> Option<Transmit> {
+        if !self.path.challenge_is_due(now) {
             return None;
         }
-        let buf = &mut buf[..limit];
-        if self.path.challenge_is_due(now) {
-            let dcid = *self.remote_cids.current();
-            return self.write_path_frames(now, &dcid, buf);
+        let dcid = *self.remote_cids.current();
+        let (len, ecn) = self.write_path_frames(now, &dcid, buf)?;
+        Some(self.note_datagram(len, ecn))
+    }
+
+    /// How much of `bytes` the next datagram may have; `None` if that is too little for any.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn path_limit(&self, bytes: usize) -> Option<usize> {
+        let budget = usize::try_from(self.path.validation.budget()).unwrap_or(usize::MAX);
+        (budget >= MIN_ROOM).then_some(bytes.min(budget))
+    }
+
+    /// A datagram of so many bytes has left on a path that may be limited; `None` if there was none.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn note_limited(&mut self, now: Instant, sent: Option<usize>) {
+        match sent {
+            Some(bytes) => self.path.validation.on_sent(bytes),
+            // An acknowledgement with many ranges may be longer than what is left.
+            None if self.data.received.ack_due(now) => self.path.validation.block(),
+            None => {}
         }
-        let (len, ecn) = self.transmit_data(now, buf)?;
-        self.path.validation.on_sent(len);
-        Some((len, ecn))
     }
 
     /// A datagram of challenges and responses, on what is the active path at the moment. RFC 9000
@@ -543,25 +568,9 @@ impl Connection {
         self.path.ecn.on_sent();
         self.path.validation.on_sent(len);
         if let (Some(data), Some(e)) = (challenge, &mut self.path.exchange) {
+            self.stats.tx_path_challenges += 1;
             e.challenge_sent(now, data, len >= super::MIN_DATAGRAM_BYTES.into());
         }
         Some((len, ecn))
     }
-}
-
-/// RFC 9000 §9.1: a packet of these frames alone moves nothing.
-fn is_probing(payload: &[u8]) -> bool {
-    let mut reader = Reader::new(payload);
-    while !reader.is_empty() {
-        let Ok(
-            Frame::PathChallenge(_)
-            | Frame::PathResponse(_)
-            | Frame::NewConnectionId { .. }
-            | Frame::Padding { .. },
-        ) = Frame::read(&mut reader)
-        else {
-            return false;
-        };
-    }
-    true
 }

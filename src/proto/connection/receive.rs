@@ -9,7 +9,7 @@ use super::{Application, Connection, State};
 use crate::ecn::Ecn;
 use crate::proto::crypto::{HeaderKey, PacketKey};
 use crate::proto::observer::{DropReason, Observation};
-use crate::proto::path::{Addresses, PathId};
+use crate::proto::path::{Addresses, Ends, PathId};
 use crate::time::{Instant, SECOND_NS};
 use crate::wire::packet::{self, KEY_PHASE, Packet, PacketType, decode_pn};
 use crate::wire::{ConnectionId, Side};
@@ -70,7 +70,7 @@ impl Connection {
     pub fn receive(
         &mut self,
         now: Instant,
-        at: &Addresses,
+        at: Ends<'_>,
         ecn: Ecn,
         datagram: &mut [u8],
         app: &mut dyn Application,
@@ -82,22 +82,10 @@ impl Connection {
             self.tell_dropped(now, None, datagram.len(), DropReason::TooLarge);
             return Receipt::default();
         }
-        if self.path.is_between(at) {
-            self.receive_here(now, ecn, datagram, app)
-        } else {
-            self.receive_elsewhere(now, at, ecn, datagram, app)
+        let here = self.path.is_between(at);
+        if !here && let Some(receipt) = self.receive_elsewhere(now, at, ecn, datagram, app) {
+            return receipt;
         }
-    }
-
-    /// A datagram that took the active path.
-    #[inline]
-    fn receive_here(
-        &mut self,
-        now: Instant,
-        ecn: Ecn,
-        datagram: &mut [u8],
-        app: &mut dyn Application,
-    ) -> Receipt {
         match self.state {
             State::Handshaking | State::Established => {}
             State::Closing => {
@@ -121,34 +109,42 @@ impl Connection {
         } else {
             self.receive_coalesced(now, ecn, datagram, app);
         }
+        let authentic = self.stats.rx_packets != before;
+        if !here && authentic {
+            self.learn_local(at);
+        }
         self.deliver(app);
         if self.observed {
             self.tell_all_changes(now);
         }
-        let authentic = self.stats.rx_packets != before;
         Receipt { authentic, path: authentic.then_some(path) }
     }
 
-    /// A datagram that did not take the active path.
+    /// A client whose address the kernel chooses learns it from the first packet.
     #[cold]
+    fn learn_local(&mut self, at: Ends<'_>) {
+        if self.path.local.ip().is_unspecified() {
+            self.path.local = *at.local;
+        }
+    }
+
+    /// A datagram that did not take the active path. `None` if it is to be read as if it had: a
+    /// client may get a packet at any address of its own.
+    #[cold]
+    #[inline(never)]
     fn receive_elsewhere(
         &mut self,
         now: Instant,
-        at: &Addresses,
+        at: Ends<'_>,
         ecn: Ecn,
         datagram: &mut [u8],
         app: &mut dyn Application,
-    ) -> Receipt {
-        // A client whose address the kernel chooses learns it from the first packet; it may get a
-        // packet at any other address of its own.
+    ) -> Option<Receipt> {
+        let at = &at.addresses();
         let known = self.others.as_mut().is_some_and(|others| others.between(at).is_some());
         let ours = self.side == Side::Client || self.state != State::Established;
         if at.remote == self.path.remote && ours && !known {
-            let receipt = self.receive_here(now, ecn, datagram, app);
-            if receipt.authentic && self.path.local.ip().is_unspecified() {
-                self.path.local = at.local;
-            }
-            return receipt;
+            return None;
         }
         // RFC 9000 §9: paths move only after the handshake, and servers not at all.
         let established = self.state == State::Established && self.handshake.is_none();
@@ -156,7 +152,7 @@ impl Connection {
         if !established || !short || (self.side == Side::Client && !known) {
             self.stats.rx_foreign += 1;
             self.tell_dropped(now, None, datagram.len(), DropReason::ForeignAddress);
-            return Receipt::default();
+            return Some(Receipt::default());
         }
         let (before, len) = (self.stats.rx_packets, datagram.len());
         self.receive_short(now, ecn, datagram, Short { start: 0, end: len, at: Some(at) }, app);
@@ -167,8 +163,8 @@ impl Connection {
         let authentic = self.stats.rx_packets != before;
         let others = self.others.as_mut().filter(|_| authentic);
         let other = others.and_then(|others| others.between(at)).map(|other| other.path.id);
-        let active = (authentic && self.path.is_between(at)).then_some(self.path.id);
-        Receipt { authentic, path: other.or(active) }
+        let active = (authentic && self.path.is_between(at.ends())).then_some(self.path.id);
+        Some(Receipt { authentic, path: other.or(active) })
     }
 
     /// A packet, or what is left of a datagram, is of no use.

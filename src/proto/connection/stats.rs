@@ -94,6 +94,8 @@ declare! {
         rx_limited_key_updates: Counter, Count;
         /// Times that packets began to take another path.
         path_changes: Counter, Count;
+        /// PATH_CHALLENGE frames sent. They pass the congestion window: three for each path at most.
+        tx_path_challenges: Counter, Count;
         /// Paths on which the peer answered a challenge of ours.
         paths_validated: Counter, Count;
         /// Paths that were given up: the peer answered none of our challenges.

@@ -30,22 +30,18 @@ impl Connection {
         let at = match self.state {
             State::Drained => return None,
             State::Closing | State::Draining => d.close,
+            State::Established if self.paths_busy => self.next_timeout_of_paths(),
             State::Handshaking | State::Established => {
                 let mut at = d.idle.min(d.handshake).min(d.keep_alive).min(d.pacing);
                 let key_expiry = self.keys.as_ref().and_then(|k| k.expiry());
-                // RFC 9002 §6.2.2.1: one that may not send is not woken for it.
-                let silent = self.paths_busy && !self.path.has_budget();
                 let others = [
-                    self.data.received.deadline.filter(|_| !silent),
+                    self.data.received.deadline,
                     self.loss_detection_timeout().map(|(at, _)| at),
                     key_expiry,
                     self.streams.has_resumed().then_some(Instant::EPOCH),
                 ];
                 for t in others.into_iter().flatten() {
                     at = at.min(t);
-                }
-                if self.paths_busy {
-                    at = at.min(self.path_deadline());
                 }
                 at
             }
@@ -98,9 +94,33 @@ impl Connection {
         {
             match cause {
                 Cause::Loss(space) => self.detect_losses(now, space),
+                Cause::Probe(_) if self.is_silenced() => {}
                 Cause::Probe(space) => self.on_probe_timeout(space),
             }
         }
+    }
+
+    /// As [`next_timeout`](Self::next_timeout), where paths have timers of their own.
+    #[cold]
+    #[inline(never)]
+    fn next_timeout_of_paths(&self) -> Instant {
+        let d = &self.deadlines;
+        let silent = self.is_silenced();
+        let detection = self.loss_detection_timeout();
+        let detection = detection.filter(|(_, cause)| !silent || matches!(cause, Cause::Loss(_)));
+        let others = [
+            self.data.received.deadline.filter(|_| !silent),
+            detection.map(|(at, _)| at),
+            self.keys.as_ref().and_then(|k| k.expiry()),
+            self.streams.has_resumed().then_some(Instant::EPOCH),
+        ];
+        let first = d.idle.min(d.keep_alive).min(d.pacing).min(self.path_deadline());
+        others.into_iter().flatten().fold(first, Instant::min)
+    }
+
+    /// RFC 9002 §6.2.2.1: one that may not send is not woken for it.
+    fn is_silenced(&self) -> bool {
+        self.paths_busy && (!self.path.has_budget() || self.path.validation.is_blocked())
     }
 
     /// RFC 9002 §6.2.1: the base of the probe timeout, without the backoff.
@@ -157,9 +177,6 @@ impl Connection {
     #[inline]
     fn data_probe_timeout(&self) -> Option<Instant> {
         if !self.confirmed || !self.data.sent.has_ack_eliciting() {
-            return None;
-        }
-        if self.paths_busy && !self.path.has_budget() {
             return None;
         }
         let timeout_ns = self.backed_off(self.pto_ns());

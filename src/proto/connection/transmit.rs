@@ -36,8 +36,20 @@ impl Connection {
     /// [`max_mtu_bytes`](super::TransportConfig::max_mtu_bytes). Call until `None`.
     pub fn transmit(&mut self, now: Instant, buf: &mut [u8]) -> Option<Transmit> {
         let (len, ecn) = match self.state {
-            State::Established if self.paths_busy => self.transmit_busy(now, buf)?,
-            State::Established if self.handshake.is_none() => self.transmit_data(now, buf)?,
+            State::Established if self.handshake.is_none() => {
+                let mut limit = buf.len();
+                if self.paths_busy {
+                    if let Some(sent) = self.transmit_challenge(now, buf) {
+                        return Some(sent);
+                    }
+                    limit = self.path_limit(limit)?;
+                }
+                let sent = self.transmit_data(now, &mut buf[..limit]);
+                if self.paths_busy {
+                    self.note_limited(now, sent.map(|(len, _)| len));
+                }
+                sent?
+            }
             State::Handshaking | State::Established => self.transmit_handshake(now, buf)?,
             State::Closing => (self.transmit_close(now, buf)?, Ecn::NotEct),
             State::Draining | State::Drained => return None,
@@ -85,7 +97,7 @@ impl Connection {
 
     /// A datagram with one 1-RTT packet: the path that nearly every datagram takes.
     #[inline]
-    pub(super) fn transmit_data(&mut self, now: Instant, buf: &mut [u8]) -> Option<(usize, Ecn)> {
+    fn transmit_data(&mut self, now: Instant, buf: &mut [u8]) -> Option<(usize, Ecn)> {
         let has_frames = self.has_frames();
         let mut ack_due = self.data.received.ack_due(now);
         let probing = self.data.probes > 0;

@@ -126,7 +126,7 @@ fn attack_07_retry_then_refusals_and_duplicates_leave_nothing_behind() {
     // The client's Initial comes twice: it is asked to prove itself twice.
     let (again, _) = ask(&mut endpoint, &first, addr(9), at(1));
     assert!(matches!(again, Incoming::Answer(_)));
-    client.receive(at(1), &ENDS, Ecn::NotEct, &mut retry, &mut Nobody);
+    client.receive(at(1), ENDS.ends(), Ecn::NotEct, &mut retry, &mut Nobody);
     let second = initial(&mut client, at(1));
     // Turned away by not calling `accept`, any number of times, and accepted after all.
     for _ in 0..3 {
@@ -155,7 +155,7 @@ fn attack_05_a_retry_token_of_another_address_or_time_is_refused() {
     let (mut endpoint, mut client) = endpoint(RetryPolicy::Always);
     let first = initial(&mut client, at(0));
     let (_, mut retry) = ask(&mut endpoint, &first, addr(9), at(0));
-    client.receive(at(1), &ENDS, Ecn::NotEct, &mut retry, &mut Nobody);
+    client.receive(at(1), ENDS.ends(), Ecn::NotEct, &mut retry, &mut Nobody);
     let second = initial(&mut client, at(1));
     for (from, when) in [(addr(10), at(2)), (addr(9), at(3_600_000))] {
         let (incoming, mut refusal) = ask(&mut endpoint, &second, from, when);
@@ -163,7 +163,7 @@ fn attack_05_a_retry_token_of_another_address_or_time_is_refused() {
         // The client understands it, and ends.
         let mut told = Told(None);
         let (_, mut fresh) = fresh_after_retry();
-        fresh.receive(at(1), &ENDS, Ecn::NotEct, &mut refusal, &mut told);
+        fresh.receive(at(1), ENDS.ends(), Ecn::NotEct, &mut refusal, &mut told);
         let code = match told.0 {
             Some(CloseReason::PeerTransport { code, .. }) => code,
             other => panic!("{other:?}"),
@@ -178,7 +178,7 @@ fn attack_05_a_token_damaged_on_the_way_is_dropped_in_silence() {
     let (mut endpoint, mut client) = endpoint(RetryPolicy::Always);
     let first = initial(&mut client, at(0));
     let (_, mut retry) = ask(&mut endpoint, &first, addr(9), at(0));
-    client.receive(at(1), &ENDS, Ecn::NotEct, &mut retry, &mut Nobody);
+    client.receive(at(1), ENDS.ends(), Ecn::NotEct, &mut retry, &mut Nobody);
     let second = initial(&mut client, at(1));
     let token = crate::wire::packet::parse(&second, 0, 8).unwrap().token;
     // The last byte of the token, and one of the id that it is bound to.
@@ -242,7 +242,7 @@ fn fresh_after_retry() -> (Endpoint, Connection) {
     let (mut endpoint, mut client) = endpoint(RetryPolicy::Always);
     let first = initial(&mut client, at(0));
     let (_, mut retry) = ask(&mut endpoint, &first, addr(9), at(0));
-    client.receive(at(1), &ENDS, Ecn::NotEct, &mut retry, &mut Nobody);
+    client.receive(at(1), ENDS.ends(), Ecn::NotEct, &mut retry, &mut Nobody);
     (endpoint, client)
 }
 

@@ -28,6 +28,7 @@ mod write;
 mod tests;
 
 pub use ack::{Ack, AckRanges, EcnCounts, write_ack};
+pub(crate) use read::is_probing;
 pub use read::{FrameError, FrameErrorKind};
 pub(crate) use write::{stream_header_len, write_crypto_header, write_stream_header};
 

@@ -196,6 +196,31 @@ fn read_new_token<'a>(r: &mut Reader<'a>) -> Result<Frame<'a>, FrameErrorKind> {
 }
 
 /// RFC 9000 §19.15
+/// RFC 9000 §9.1: true if a payload that was read before has nothing but probing frames.
+///
+/// It steps over them by itself: a second caller of [`Frame::read`] would make that a function of its
+/// own, which costs each packet some dozens of instructions.
+#[cold]
+pub(crate) fn is_probing(payload: &[u8]) -> bool {
+    let mut r = Reader::new(payload);
+    while !r.is_empty() {
+        let read = match r.varint() {
+            Ok(types::PADDING) => true,
+            Ok(types::PATH_CHALLENGE | types::PATH_RESPONSE) => r.array::<8>().is_ok(),
+            Ok(types::NEW_CONNECTION_ID) => {
+                let ids = r.varint().and_then(|_| r.varint()).and_then(|_| r.u8());
+                let id = ids.and_then(|len| r.bytes(usize::from(len)));
+                id.is_ok() && r.array::<16>().is_ok()
+            }
+            Ok(_) | Err(_) => false,
+        };
+        if !read {
+            return false;
+        }
+    }
+    true
+}
+
 fn read_new_connection_id<'a>(r: &mut Reader<'a>) -> Result<Frame<'a>, FrameErrorKind> {
     let sequence = r.varint()?;
     let retire_prior_to = r.varint()?;

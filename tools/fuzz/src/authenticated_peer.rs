@@ -12,7 +12,7 @@ use super::whimsical::{UNACKNOWLEDGED_BYTES, Whimsical, piece};
 use super::wire_peer::{DATAGRAM_BYTES, PeerTls, WirePeer, cid};
 use quiclane::ecn::Ecn;
 use quiclane::proto::connection::{
-    ClientArgs, CloseReason, Connection, Event, ServerArgs, TransportConfig, code,
+    Addresses, ClientArgs, CloseReason, Connection, Event, ServerArgs, TransportConfig, code,
 };
 use quiclane::proto::crypto::initial_keys;
 use quiclane::time::{Instant, MILLISECOND_NS, SECOND_NS};
@@ -77,6 +77,8 @@ struct Run {
     deaf: bool,
     /// The peer never breaks a rule.
     honest: bool,
+    /// How often its address has changed, more or less: it is added to its port.
+    moved: u16,
     cids: u8,
     /// An earlier datagram, to be sent again.
     earlier: Vec<u8>,
@@ -150,6 +152,7 @@ impl Run {
             ledger: Ledger::new(side),
             deaf: false,
             honest: false,
+            moved: 0,
             cids: 100,
             earlier: Vec::new(),
         })
@@ -180,8 +183,10 @@ impl Run {
     }
 
     fn deliver(&mut self, mut datagram: Vec<u8>, ecn: Ecn) {
-        let from = address(self.ledger.side);
-        self.victim.receive(self.now, from, ecn, &mut datagram, &mut self.app);
+        let (local, mut remote) = (address(self.ledger.side.peer()), address(self.ledger.side));
+        remote.set_port(remote.port() + self.moved);
+        let at = Addresses { local, remote };
+        self.victim.receive(self.now, at.ends(), ecn, &mut datagram, &mut self.app);
     }
 
     /// Takes everything that the victim wants to send now.
@@ -193,7 +198,11 @@ impl Run {
         let mut buf = [0; 2048];
         for written in 0.. {
             assert!(written < BURST, "a storm of datagrams");
-            let Some(t) = self.victim.transmit(self.now, &mut buf) else { break };
+            let sent = match self.victim.wants_elsewhere(self.now) {
+                Some((id, _)) => self.victim.transmit_elsewhere(self.now, id, &mut buf),
+                None => self.victim.transmit(self.now, &mut buf),
+            };
+            let Some(t) = sent else { break };
             assert!(t.len > 0 && t.len <= 1472, "a datagram of {} bytes", t.len);
             if self.deaf {
                 continue;
@@ -263,7 +272,9 @@ impl Run {
                 let exponent = if n >= 250 { 34 } else { u32::from(n % 20) + 10 };
                 self.pass(1 << exponent);
             }
-            210..=214 => self.deaf = !self.deaf,
+            210..=212 => self.deaf = !self.deaf,
+            // Its NAT forgets it.
+            213..=214 => self.moved = u16::from(input.u8() % 4),
             215..=222 => self.update_keys(),
             223..=227 => {
                 // The same once more, or damaged.

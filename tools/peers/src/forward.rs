@@ -6,7 +6,8 @@
 //!                              \-- ...                       one per client for <--
 //! ```
 //!
-//! Each client gets its own socket to the target, so the target sees one address per client.
+//! Each client gets its own socket to the target, so the target sees one address per client, or one
+//! after another.
 //! With a delay, datagrams of both directions wait in one line: it is constant, so the line
 //! stays in order. The kernel handles ECN codepoints and GSO: codepoints are lost here, and segments
 //! arrive one by one.
@@ -52,6 +53,10 @@ pub(crate) struct ForwardArgs {
     /// Delay of every datagram, one way, in microseconds
     #[arg(long, default_value_t = 0)]
     delay_us: u64,
+    /// Forget the address of each client after so many milliseconds, as a NAT does: its next datagram
+    /// leaves from another port, and what comes for the old one is lost; 0 never forgets
+    #[arg(long, default_value_t = 0)]
+    rebind_ms: u64,
     /// The seed that decides which datagrams are hit
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -71,8 +76,7 @@ pub(crate) fn run(args: &ForwardArgs) -> Result<(), Failure> {
     announce("forward", listen.local_addr()?)?;
     let shared = Arc::new(Shared::default());
     let (line, releaser) = delay_line(args, &shared);
-    let mut front =
-        Front { args: args.into(), listen, line, shared: shared.clone(), flows: HashMap::new() };
+    let mut front = Front::new(args, listen, line, shared.clone());
     let thread = thread::spawn(move || front.run());
     let limit = Duration::from_secs(args.max_seconds);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -119,12 +123,14 @@ struct Path {
     to: SocketAddr,
     loss: f64,
     reorder: f64,
+    rebind: Option<Duration>,
     seed: u64,
 }
 
 impl From<&ForwardArgs> for Path {
     fn from(args: &ForwardArgs) -> Self {
-        Self { to: args.to, loss: args.loss, reorder: args.reorder, seed: args.seed }
+        let rebind = (args.rebind_ms > 0).then(|| Duration::from_millis(args.rebind_ms));
+        Self { to: args.to, loss: args.loss, reorder: args.reorder, rebind, seed: args.seed }
     }
 }
 
@@ -142,15 +148,41 @@ struct Front {
     line: Option<SyncSender<Delayed>>,
     shared: Arc<Shared>,
     flows: HashMap<SocketAddr, Flow>,
+    /// How many sockets to the target were opened.
+    opened: usize,
+    /// Counts of flows whose client got another socket.
+    past: (Counts, Counts),
 }
 
 struct Flow {
+    opened: Instant,
     exit: Exit,
     impairer: Impairer,
     back: JoinHandle<Counts>,
+    /// What comes for it is lost.
+    forgotten: Arc<AtomicBool>,
+}
+
+impl Flow {
+    /// Ends it, and adds its counts.
+    fn end(self, (to_target, to_client): &mut (Counts, Counts)) {
+        self.forgotten.store(true, Relaxed);
+        to_target.add(self.impairer.counts());
+        to_client.add(self.back.join().unwrap_or_default());
+    }
 }
 
 impl Front {
+    fn new(
+        args: &ForwardArgs,
+        listen: Arc<UdpSocket>,
+        line: Option<SyncSender<Delayed>>,
+        shared: Arc<Shared>,
+    ) -> Self {
+        let (flows, past) = (HashMap::new(), (Counts::default(), Counts::default()));
+        Self { args: args.into(), listen, line, shared, flows, opened: 0, past }
+    }
+
     fn run(&mut self) -> (Counts, Counts, usize) {
         let mut buffer = vec![0; MAX_DATAGRAM_BYTES];
         let mut swept = clock::now();
@@ -171,8 +203,14 @@ impl Front {
     }
 
     fn forward(&mut self, client: SocketAddr, datagram: &[u8], now: Instant) {
+        let old = |flow: &Flow| self.args.rebind.is_some_and(|age| now - flow.opened >= age);
+        if self.flows.get(&client).is_some_and(old)
+            && let Some(flow) = self.flows.remove(&client)
+        {
+            flow.end(&mut self.past);
+        }
         if !self.flows.contains_key(&client) {
-            match self.open(client) {
+            match self.open(client, now) {
                 Some(flow) => self.flows.insert(client, flow),
                 None => {
                     self.shared.refused.fetch_add(1, Relaxed);
@@ -185,21 +223,26 @@ impl Front {
         }
     }
 
-    fn open(&mut self, client: SocketAddr) -> Option<Flow> {
-        let number = self.flows.len();
-        if number >= MAX_FLOWS {
+    fn open(&mut self, client: SocketAddr, now: Instant) -> Option<Flow> {
+        let number = self.opened;
+        if self.flows.len() >= MAX_FLOWS {
             return None;
         }
         let any = if self.args.to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
         let socket = Arc::new(bind(any.parse().ok()?).ok()?);
         socket.connect(self.args.to).ok()?;
         let exit = |door| Exit { door, line: self.line.clone(), shared: self.shared.clone() };
+        let forgotten = Arc::new(AtomicBool::new(false));
         let back = Back {
             socket: socket.clone(),
+            forgotten: forgotten.clone(),
             exit: exit(Door::Client(self.listen.clone(), client)),
             impairer: self.args.impairer(number, true),
         };
+        self.opened += 1;
         Some(Flow {
+            opened: now,
+            forgotten,
             exit: exit(Door::Target(socket)),
             impairer: self.args.impairer(number, false),
             back: thread::spawn(move || back.run()),
@@ -208,20 +251,18 @@ impl Front {
 
     /// Adds up both directions; the clients' threads end by the same flag.
     fn finish(&mut self) -> (Counts, Counts, usize) {
-        let (mut to_target, mut to_client) = (Counts::default(), Counts::default());
-        let flows = self.flows.len();
         for (_, flow) in self.flows.drain() {
-            to_target.add(flow.impairer.counts());
-            to_client.add(flow.back.join().unwrap_or_default());
+            flow.end(&mut self.past);
         }
         self.line = None;
-        (to_target, to_client, flows)
+        (self.past.0, self.past.1, self.opened)
     }
 }
 
 /// The thread behind one client's socket: the target's datagrams to that client.
 struct Back {
     socket: Arc<UdpSocket>,
+    forgotten: Arc<AtomicBool>,
     exit: Exit,
     impairer: Impairer,
 }
@@ -229,7 +270,7 @@ struct Back {
 impl Back {
     fn run(mut self) -> Counts {
         let mut buffer = vec![0; MAX_DATAGRAM_BYTES];
-        while !self.exit.shared.stop.load(Relaxed) {
+        while !self.exit.shared.stop.load(Relaxed) && !self.forgotten.load(Relaxed) {
             // An error is the timeout, or ICMP for a target that is not ready yet.
             let received = self.socket.recv(&mut buffer);
             let (now, exit) = (clock::now(), &self.exit);

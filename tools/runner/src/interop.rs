@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 /// The port of their servers, and of the forwarder.
 const THEIR_PORT: u16 = 4434;
 const FORWARDER_PORT: u16 = 5000;
+/// How long the NAT of a rebind case remembers a client.
+const REBIND: Duration = Duration::from_millis(150);
 /// The longest time of a download.
 const CASE: Duration = Duration::from_secs(120);
 /// How long a client may take to end after a reset: less than every idle timeout, so that a client
@@ -31,7 +33,8 @@ const LAST_LINES: usize = 5;
 
 /// Download files between Quiclane and other QUIC stacks, in namespaces, and compare them byte for
 /// byte: on AF_XDP and on kernel UDP, with Quiclane as client and as server, over a clean path and
-/// over one that loses 1% of all datagrams and reorders as many. Also with a reset: the server is
+/// over one that loses 1% of all datagrams and reorders as many. Also through a NAT that forgets the
+/// client several times in a second, so that its port changes, and with a reset: the server is
 /// killed during a download and restarted with the same secret, and the client has to report a reset.
 ///
 /// A case is named io/stack/role/path, such as xdp/quinn/client/lossy. The last line is "N passed, M
@@ -65,6 +68,7 @@ enum Role {
 enum Way {
     Clean,
     Lossy,
+    Rebind,
     Reset,
 }
 
@@ -84,7 +88,7 @@ impl Case {
         for io in [Io::Xdp, Io::Udp] {
             for stack in ["quinn", "s2n"] {
                 for role in [Role::Server, Role::Client] {
-                    for way in [Way::Clean, Way::Lossy, Way::Reset] {
+                    for way in [Way::Clean, Way::Lossy, Way::Rebind, Way::Reset] {
                         all.push(Self { io, stack, role, way });
                     }
                 }
@@ -99,6 +103,7 @@ impl Case {
         let way = match self.way {
             Way::Clean => "clean",
             Way::Lossy => "lossy",
+            Way::Rebind => "rebind",
             Way::Reset => "reset",
         };
         format!("{io}/{}/{role}/{way}", self.stack)
@@ -306,15 +311,18 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The forwarder that loses and reorders datagrams, if the case has one.
+    /// The forwarder that hinders datagrams, if the case has one.
     fn forward(&self) -> Result<Option<Process>, Failure> {
-        if self.case.way != Way::Lossy {
-            return Ok(None);
-        }
+        let rebind_ms = REBIND.as_millis().to_string();
+        let hindrance = match self.case.way {
+            Way::Clean | Way::Reset => return Ok(None),
+            Way::Lossy => words(["--loss", "0.01", "--reorder", "0.01", "--seed", "1"]),
+            Way::Rebind => words(["--rebind-ms", &rebind_ms]),
+        };
         let listen = self.stage.address(Side::Client, FORWARDER_PORT).to_string();
         let mut line = words([&*self.stage.program("quiclane-peers"), "forward"]);
         line.extend(words(["--listen", &listen, "--to", &self.server_address().to_string()]));
-        line.extend(words(["--loss", "0.01", "--reorder", "0.01", "--seed", "1"]));
+        line.extend(hindrance);
         line.extend(words(["--max-seconds", &CASE.as_secs().to_string()]));
         let mut forwarder = self.stage.start(Side::Client, "forward", &line)?;
         forwarder.wait_for("\n").map(|()| Some(forwarder))

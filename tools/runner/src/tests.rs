@@ -18,7 +18,7 @@ fn the_command_line_is_sound() {
 #[test]
 fn cases_have_names_of_their_own() {
     let names: Vec<_> = interop::Case::all().into_iter().map(interop::Case::name).collect();
-    assert_eq!((names.len(), &*names[0]), (24, "xdp/quinn/server/clean"));
+    assert_eq!((names.len(), &*names[0]), (32, "xdp/quinn/server/clean"));
     assert!(names.contains(&"udp/s2n/client/reset".to_owned()));
     let different: std::collections::BTreeSet<_> = names.iter().collect();
     assert_eq!(different.len(), names.len());

@@ -9,6 +9,7 @@ use quiclane::exec::{ConnectFailure, ConnectionRef, Handler, WorkerRef};
 use quiclane::proto::streams::SendError;
 use quiclane::{CloseReason, Dir, Side, StreamId};
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ const LOOK_ROUND: u64 = 1;
 const CLOSE: u64 = 2;
 const UPDATE_KEYS: u64 = 3;
 const RESUME: u64 = 4;
+const MOVE: u64 = 5;
 /// The interval at which a client looks whether all is done.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -231,6 +233,11 @@ impl Agent {
         {
             c.set_timer(delay, CLOSE << KIND_SHIFT);
         }
+        if self.side == Side::Client {
+            for (n, (delay, _)) in self.plan.moves.iter().enumerate() {
+                c.set_timer(*delay, MOVE << KIND_SHIFT | n as u64);
+            }
+        }
         if self.side == Side::Client && !self.plan.ends_idle {
             c.set_timer(LOOK_INTERVAL, LOOK_ROUND << KIND_SHIFT);
         }
@@ -245,6 +252,14 @@ impl Agent {
         if self.closed_streams == self.plan.total() {
             self.shared.done(self.number);
         }
+    }
+
+    fn migrate(&mut self, c: &mut ConnectionRef<'_>, n: u16) {
+        let Some((_, when)) = self.plan.moves.get(usize::from(n)).copied() else { return };
+        let local = SocketAddr::new(c.local().ip(), self.plan.moved_port(n));
+        // It may have no id for the new path yet.
+        let outcome = c.migrate(local, when);
+        self.told("migrate", u64::from(n), u64::from(outcome.is_ok()));
     }
 
     fn resume(&mut self, c: &mut ConnectionRef<'_>, id: StreamId) {
@@ -269,6 +284,27 @@ impl Handler for Agent {
 
     fn confirmed(&mut self, _: &mut ConnectionRef<'_>) {
         self.told("confirmed", 0, 0);
+    }
+
+    fn peer_address_changed(&mut self, c: &mut ConnectionRef<'_>, remote: SocketAddr) {
+        self.told("peer_address", u64::from(remote.port()), 0);
+        if self.side == Side::Client || c.remote() != remote {
+            self.complain(format_args!("the peer is at {}, not {remote}", c.remote()));
+        }
+    }
+
+    fn local_address_changed(&mut self, c: &mut ConnectionRef<'_>, local: SocketAddr) {
+        self.told("local_address", u64::from(local.port()), 0);
+        if self.side == Side::Server || c.local() != local {
+            self.complain(format_args!("we are at {}, not {local}", c.local()));
+        }
+    }
+
+    fn migration_failed(&mut self, _: &mut ConnectionRef<'_>, local: SocketAddr) {
+        self.told("migration_failed", u64::from(local.port()), 0);
+        if self.plan.moves.is_empty() {
+            self.complain(format_args!("a move to {local} that nobody asked for has failed"));
+        }
     }
 
     fn stream_opened(&mut self, c: &mut ConnectionRef<'_>, stream: StreamId) {
@@ -384,6 +420,7 @@ impl Handler for Agent {
                 c.set_timer(LOOK_INTERVAL, token);
             }
             CLOSE => self.close(c),
+            MOVE => self.migrate(c, (token & 0xff) as u16),
             UPDATE_KEYS => {
                 let updated = c.update_keys();
                 self.told("keys", u64::from(updated), 0);
@@ -400,7 +437,7 @@ impl Handler for Agent {
     fn closed(&mut self, _: &mut ConnectionRef<'_>, reason: CloseReason) {
         self.told("closed", self.closed_streams, 0);
         self.is_closed = true;
-        self.shared.ended(self.number, End::Closed { reason, plan: self.plan.clone() });
+        self.shared.ended(self.number, End::Closed { reason, plan: Box::new(self.plan.clone()) });
     }
 }
 

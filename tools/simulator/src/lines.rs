@@ -6,6 +6,7 @@
 //! for round trips, queues and single losses. A network is silent while it loses what the hosts send.
 //! Hosts that send nothing do not count: two that wait for each other are stuck.
 
+use crate::scenario::first_port;
 use quiclane::datapath::sim::{TapEvent, TapKind};
 use quiclane::time::{Instant, SECOND_NS};
 use quiclane::wire::Side;
@@ -103,8 +104,8 @@ impl Lines {
     /// The port of the client at one end of a datagram, and the side that the datagram goes to.
     pub(crate) fn ends(&self, event: &TapEvent<'_>) -> (u16, Side) {
         match event.source == self.server {
-            true => (event.destination.port(), Side::Client),
-            false => (event.source.port(), Side::Server),
+            true => (first_port(event.destination.port()), Side::Client),
+            false => (first_port(event.source.port()), Side::Server),
         }
     }
 

@@ -7,7 +7,7 @@
 use crate::agent::CLOSE_CODE;
 use crate::lines::{Lines, PATIENCE_NS};
 use crate::run::Manner;
-use crate::scenario::{Plan, Scenario};
+use crate::scenario::{Plan, Scenario, first_port};
 use crate::story::Story;
 use quiclane::datapath::sim::{TapEvent, TapKind};
 use quiclane::proto::connection::{CloseReason, Connection, ConnectionStats, TransportConfig};
@@ -36,7 +36,8 @@ const ACK_PROBE_BYTES: u64 = 400;
 /// one after those ten seconds.
 const TOKEN_SILENCE_NS: u64 = 3 * SECOND_NS;
 /// Callbacks that are no progress. How a connection ends is judged separately.
-const NO_PROGRESS: [&str; 3] = ["timer", "keys", "closed"];
+const NO_PROGRESS: [&str; 7] =
+    ["timer", "keys", "closed", "migrate", "peer_address", "local_address", "migration_failed"];
 /// The most complaints kept of one seed: the first one says most.
 const MAX_COMPLAINTS: usize = 8;
 /// Memory of a connection besides what windows and streams explain.
@@ -70,7 +71,7 @@ pub(crate) enum End {
     /// The connection could not be started.
     NotConnected,
     /// It is over.
-    Closed { reason: CloseReason, plan: Plan },
+    Closed { reason: CloseReason, plan: Box<Plan> },
 }
 
 #[derive(Debug)]
@@ -99,8 +100,10 @@ struct Ledger {
     lines: Lines,
     /// Only if it was asked for: keeping it takes time.
     story: Option<Story>,
-    /// The listener saw some clients on more than one worker.
+    /// The listener saw some clients on more than one worker, or at more than one address.
     steered: bool,
+    /// When the client's NAT forgot it last.
+    last_rebind: Instant,
     finished: u64,
 }
 
@@ -170,19 +173,24 @@ impl Ledger {
             CloseReason::PeerApplication { code, .. } => *code == CLOSE_CODE && peer_over,
             CloseReason::PeerTransport { code: CONNECTION_REFUSED, .. } => plan.refused,
             CloseReason::PeerTransport { code: INVALID_TOKEN, .. } => {
-                self.lines.silence_ns(port) >= TOKEN_SILENCE_NS
+                // A token is bound to the address that the client had.
+                let lost = self.last_rebind >= plan.begins;
+                lost || self.lines.silence_ns(port) >= TOKEN_SILENCE_NS
             }
             // RFC 9000 §10.2.3: before the handshake is done, an application's close travels as
             // APPLICATION_ERROR.
             CloseReason::PeerTransport { code: 0xc, .. } => peer_over,
             CloseReason::IdleTimeout => {
+                // A NAT that forgets during a handshake ends it (RFC 9000 §9).
+                let unconfirmed = self.last_rebind >= plan.begins && !self.is_confirmed(port);
                 let nothing_to_do = plan.ends_idle && self.both_done(port);
                 let silent = self.lines.kept_silent(port, agent.side, self.now);
-                peer_over || nothing_to_do || has_no_client || silent
+                peer_over || nothing_to_do || has_no_client || silent || unconfirmed
             }
             CloseReason::Handshake(_) => false,
             CloseReason::HandshakeTimeout => {
-                peer_over || has_no_client || self.lines.pause(port, self.now).is_none()
+                let lost = self.last_rebind >= plan.begins;
+                peer_over || has_no_client || lost || self.lines.pause(port, self.now).is_none()
             }
             CloseReason::StatelessReset => peer_over,
             CloseReason::Transport(_)
@@ -206,7 +214,8 @@ impl Shared {
             hash: Hash::default(),
             lines: Lines::new(server, PATIENCE_NS + manner.more_patience_ns),
             story: manner.told.then(Story::default),
-            steered: !scenario.steering.is_empty(),
+            steered: !scenario.steering.is_empty() || scenario.nat.is_some(),
+            last_rebind: scenario.last_rebind(),
             finished: 0,
         })))
     }
@@ -284,7 +293,7 @@ impl Shared {
         let shared = self.clone();
         Observers::new(move |start| {
             let (shared, side) = (shared.clone(), start.side);
-            let port = client.unwrap_or(start.remote.port());
+            let port = client.unwrap_or(first_port(start.remote.port()));
             let observer = move |_: Instant, what: &Observation<'_>| {
                 // The story has the callbacks already, with what the applications do in them.
                 if !matches!(what, Observation::Event(_)) {
@@ -345,12 +354,14 @@ struct Balance {
 pub(crate) struct Watch {
     server: SocketAddr,
     balances: BTreeMap<SocketAddr, Balance>,
+    /// Clients change their address.
+    moves: bool,
     shared: Shared,
 }
 
 impl Watch {
-    pub(crate) fn new(server: SocketAddr, shared: Shared) -> Self {
-        Self { server, balances: BTreeMap::new(), shared }
+    pub(crate) fn new(server: SocketAddr, moves: bool, shared: Shared) -> Self {
+        Self { server, balances: BTreeMap::new(), moves, shared }
     }
 
     pub(crate) fn see(&mut self, event: &TapEvent<'_>) {
@@ -361,6 +372,9 @@ impl Watch {
                 let balance = self.balances.entry(event.source).or_default();
                 balance.received += event.payload.len() as u64;
                 balance.validated |= validates(event.payload);
+                if self.moves {
+                    self.may_answer(event.source.port());
+                }
             }
             _ => {}
         }
@@ -393,6 +407,16 @@ impl Watch {
         }
     }
 
+    /// A datagram of a client's may answer a challenge that was sent to any of its addresses (RFC 9000
+    /// §8.2.3): what is in it cannot be seen on the wire.
+    fn may_answer(&mut self, port: u16) {
+        for (address, balance) in &mut self.balances {
+            if first_port(address.port()) == first_port(port) {
+                balance.validated |= balance.sent > 0;
+            }
+        }
+    }
+
     fn sent(&mut self, event: &TapEvent<'_>) {
         if event.source != self.server {
             return;
@@ -402,7 +426,7 @@ impl Watch {
         if !balance.validated && balance.sent > AMPLIFICATION * balance.received {
             let (to, Balance { sent, received, .. }) = (event.destination, balance);
             let what = format!("{sent} bytes sent to unproven {to} for {received}");
-            self.shared.complain_of(to.port(), what);
+            self.shared.complain_of(first_port(to.port()), what);
         }
     }
 }
@@ -461,6 +485,10 @@ struct Sample {
     flight_repeats: u64,
     /// Acknowledgements that are small probes as well.
     ack_probes: u64,
+    /// Each path has a window of its own.
+    path_changes: u64,
+    /// They pass the window.
+    challenges: u64,
 }
 
 impl Sample {
@@ -471,6 +499,8 @@ impl Sample {
             ptos: stats.ptos,
             flight_repeats: stats.flight_repeats,
             ack_probes: stats.ack_probes,
+            path_changes: stats.path_changes,
+            challenges: stats.tx_path_challenges,
         }
     }
 }
@@ -510,8 +540,11 @@ impl Sampler {
         let excused = now.congestion_events != before.congestion_events
             || now.ptos != before.ptos
             || now.flight_repeats != before.flight_repeats
+            || now.path_changes != before.path_changes
             || connection.is_handshaking() && grown <= HANDSHAKE_PROBE_BYTES
-            || grown <= (now.ack_probes - before.ack_probes) * ACK_PROBE_BYTES;
+            || grown
+                <= (now.ack_probes - before.ack_probes) * ACK_PROBE_BYTES
+                    + (now.challenges - before.challenges) * INITIAL_BYTES;
         let allowed = stats.window_bytes + self.max_mtu_bytes;
         if now.in_flight > allowed && now.in_flight > before.in_flight && !excused {
             let (was, is) = (before.in_flight, now.in_flight);

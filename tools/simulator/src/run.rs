@@ -2,7 +2,7 @@
 
 use crate::agent::{Agent, CLOSE_CODE};
 use crate::oracle::{Complaint, Sampler, Shared, Watch};
-use crate::scenario::{Plan, Scenario};
+use crate::scenario::{PORTS_PER_REBIND, Plan, Scenario, first_port};
 use crate::secrets;
 use bytes::Bytes;
 use quiclane::datapath::sim::{SimConfig, SimDatapath, SimNet};
@@ -205,11 +205,16 @@ impl World {
             net.attach(&addresses[1..], scenario.workers[1])?,
         ];
         let [here, there] = [ports[0][0].host(), ports[1][0].host()];
+        if let Some((count, rebinds)) = &scenario.nat {
+            let public: Vec<_> = (0..*count).map(|n| public_address(scenario, n)).collect();
+            net.put_behind_nat(here, &public, Some(PORTS_PER_REBIND))?;
+            rebinds.iter().for_each(|at| net.rebind_at(here, *at));
+        }
         net.set_path(here, there, scenario.paths[0].clone());
         net.set_path(there, here, scenario.paths[1].clone());
         let server_address = SocketAddr::new(addresses[1], SERVER_PORT);
         let shared = Shared::new(scenario, server_address, manner);
-        let mut watch = Watch::new(server_address, shared.clone());
+        let mut watch = Watch::new(server_address, scenario.clients_move(), shared.clone());
         net.observe(move |event| watch.see(event));
         let (mut server_config, client_config) = configs(scenario)?;
         if manner.told {
@@ -291,7 +296,7 @@ impl World {
                         let name = (number as u64) << 62;
                         worker.lane().inspect(|id, c| {
                             let [here, there] = [c.local().port(), c.remote().port()];
-                            let port = if here == SERVER_PORT { there } else { here };
+                            let port = first_port(if here == SERVER_PORT { there } else { here });
                             sampler.look(id ^ name, port, c);
                         });
                     }
@@ -361,6 +366,14 @@ impl World {
     }
 }
 
+/// An address of the client's NAT.
+fn public_address(scenario: &Scenario, n: u8) -> IpAddr {
+    match scenario.ipv6 {
+        true => IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, u16::from(n))),
+        false => IpAddr::V4(Ipv4Addr::new(203, 0, 113, n)),
+    }
+}
+
 fn configs(scenario: &Scenario) -> Result<(ServerConfig, ClientConfig)> {
     let Identity { certificate, key, .. } = identity();
     let server = ServerTls::builder_with(secrets::provider());
@@ -387,7 +400,7 @@ fn acceptor(scenario: &Scenario, shared: &Shared, manner: Manner) -> Acceptor {
         scenario.connections.iter().map(|plan| (plan.port, plan.clone())).collect();
     let shared = shared.clone();
     Arc::new(move |new| {
-        let Some(plan) = plans.get(&new.remote.port()) else {
+        let Some(plan) = plans.get(&first_port(new.remote.port())) else {
             shared.complain(format!("a connection from {}, which has none", new.remote));
             return None;
         };

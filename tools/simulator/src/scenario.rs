@@ -5,6 +5,7 @@
 
 use quiclane::datapath::sim::{Chance, Fault, Rng};
 use quiclane::ecn::Ecn;
+use quiclane::exec::Migration;
 use quiclane::proto::congestion::Algorithm;
 use quiclane::proto::connection::TransportConfig;
 use quiclane::proto::endpoint::RetryPolicy;
@@ -20,6 +21,15 @@ const MAX_STREAM_BYTES: u64 = 300_000;
 const MOST_STEPS: u64 = 200;
 /// Local ports of the client begin here: one for each connection.
 const FIRST_PORT: u16 = 10_000;
+/// So much more is the port of a client that has moved.
+const PORTS_PER_MOVE: u16 = 100;
+/// And so much more what is seen of a port behind a NAT that has forgotten it.
+pub(crate) const PORTS_PER_REBIND: u16 = 1_000;
+
+/// The first port of the client that is at this one, or is seen at it.
+pub(crate) fn first_port(port: u16) -> u16 {
+    FIRST_PORT + port.wrapping_sub(FIRST_PORT) % PORTS_PER_MOVE
+}
 /// A path loses nothing smaller than this (RFC 9000 §14).
 const MIN_MTU_BYTES: u64 = 1_200;
 
@@ -39,6 +49,8 @@ pub(crate) struct Scenario {
     pub(crate) retry: RetryPolicy,
     /// When the server's flows move to other queues.
     pub(crate) steering: Vec<(Instant, Vec<usize>)>,
+    /// How many addresses the NAT of the client's has, if it is behind one, and when that forgets.
+    pub(crate) nat: Option<(u8, Vec<Instant>)>,
     pub(crate) connections: Vec<Plan>,
 }
 
@@ -62,6 +74,8 @@ pub(crate) struct Plan {
     pub(crate) key_updates: [Vec<Duration>; 2],
     /// Neither side closes it.
     pub(crate) ends_idle: bool,
+    /// When the client moves to another port of its own.
+    pub(crate) moves: Vec<(Duration, Migration)>,
 }
 
 /// The four kinds of streams.
@@ -176,11 +190,28 @@ impl Plan {
             gives_up: one_in(rng, 16).then(|| rng.below(SECOND_NS / 2)),
             key_updates: updates,
             ends_idle: one_in(rng, 8),
+            moves: Vec::new(),
         }
+    }
+
+    /// The port that a client moves to, as the `n`th of all.
+    pub(crate) fn moved_port(&self, n: u16) -> u16 {
+        self.port + PORTS_PER_MOVE * (n + 1)
     }
 }
 
 impl Scenario {
+    /// When the client's NAT forgets it for the last time.
+    pub(crate) fn last_rebind(&self) -> Instant {
+        let last = self.nat.as_ref().and_then(|(_, rebinds)| rebinds.last());
+        last.copied().unwrap_or(Instant::EPOCH)
+    }
+
+    /// Whether the server sees clients at more than one address.
+    pub(crate) fn clients_move(&self) -> bool {
+        self.nat.is_some() || self.connections.iter().any(|plan| !plan.moves.is_empty())
+    }
+
     /// The scenario of `seed`.
     pub(crate) fn new(seed: u64) -> Self {
         let root = Rng::new(seed);
@@ -198,16 +229,30 @@ impl Scenario {
         let mut settings = root.fork(3);
         let mut plans = root.fork(4);
         let few = network.below(2) == 0;
+        let nat = nat(&mut root.fork(6));
+        let mut moves = root.fork(7);
+        let mut transport = [transport(&mut settings), transport(&mut settings)];
+        let mut connections: Vec<_> =
+            (0..count).map(|n| Plan::new(seed, n, &mut plans, few)).collect();
+        for plan in &mut connections {
+            plan.moves = migrations(&mut moves);
+            // One that waits for a server that has lost it has to speak first.
+            plan.ends_idle &= nat.is_none();
+        }
+        if nat.is_some() {
+            transport[0].keep_alive = Some(Duration::from_millis(moves.between(200, 3_000)));
+        }
         Self {
             seed,
             ipv6: rng.below(2) == 0,
             workers,
             turn_ns: *rng.pick(&turns).unwrap_or(&MICROSECOND_NS),
             paths,
-            transport: [transport(&mut settings), transport(&mut settings)],
+            transport,
             retry: *rng.pick(&retries).unwrap_or(&RetryPolicy::Never),
             steering: steering(&mut root.fork(5), workers[1]),
-            connections: (0..count).map(|n| Plan::new(seed, n, &mut plans, few)).collect(),
+            nat,
+            connections,
         }
     }
 }
@@ -226,6 +271,28 @@ fn steering(rng: &mut Rng, workers: usize) -> Vec<(Instant, Vec<usize>)> {
         .collect();
     changes.sort();
     changes
+}
+
+/// The client's NAT, and when it forgets.
+fn nat(rng: &mut Rng) -> Option<(u8, Vec<Instant>)> {
+    if rng.below(2) == 0 {
+        return None;
+    }
+    let times = rng.between(1, 8);
+    let mut rebinds: Vec<_> =
+        (0..times).map(|_| Instant::from_nanos(SECOND_NS + rng.below(3 * SECOND_NS))).collect();
+    rebinds.sort();
+    Some((rng.between(1, 3) as u8, rebinds))
+}
+
+/// When a client moves, after its handshake.
+fn migrations(rng: &mut Rng) -> Vec<(Duration, Migration)> {
+    let times = if one_in(rng, 3) { rng.between(1, 5) } else { 0 };
+    let one = |_| {
+        let when = if rng.below(2) == 0 { Migration::Validated } else { Migration::AtOnce };
+        (Duration::from_nanos(rng.below(2 * SECOND_NS)), when)
+    };
+    (0..times).map(one).collect()
 }
 
 /// Faults of one direction.
@@ -307,6 +374,7 @@ fn transport(rng: &mut Rng) -> TransportConfig {
         uni_streams: limit(rng),
         congestion: *rng.pick(&algorithms).unwrap_or(&Algorithm::NewReno),
         pacing: rng.below(2) == 0,
+        active_migration: true,
         ecn: rng.below(4) != 0,
         initial_mtu_bytes: MIN_MTU_BYTES as u16,
         max_mtu_bytes,

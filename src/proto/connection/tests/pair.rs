@@ -251,8 +251,8 @@ impl Pair {
     ) -> Receipt {
         let now = self.now;
         match to {
-            Side::Client => self.client.receive(now, at, ecn, bytes, &mut self.client_app),
-            Side::Server => self.server.receive(now, at, ecn, bytes, &mut self.server_app),
+            Side::Client => self.client.receive(now, at.ends(), ecn, bytes, &mut self.client_app),
+            Side::Server => self.server.receive(now, at.ends(), ecn, bytes, &mut self.server_app),
         }
     }
 
