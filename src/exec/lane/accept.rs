@@ -151,7 +151,7 @@ impl Lane {
             return;
         };
         let ends = Ends { local: &meta.path.local, remote: &remote };
-        if !connection.receive(now, ends, meta.ecn, datagram, &mut NoApplication).authentic {
+        if connection.receive(now, ends, meta.ecn, datagram, &mut NoApplication).is_none() {
             self.counters.refused_broken += 1;
             return;
         }

@@ -98,9 +98,9 @@ impl Lane {
         let now = self.services.now();
         let ends = Ends { local: &meta.path.local, remote: &meta.path.remote };
         let (connection, mut application) = entry.split(&mut self.services);
-        let receipt = connection.receive(now, ends, meta.ecn, datagram, &mut application);
+        let path = connection.receive(now, ends, meta.ecn, datagram, &mut application);
         // Only an authentic packet may say how the peer is reached.
-        if let Some(path) = receipt.path
+        if let Some(path) = path
             && (path != entry.seat.way.path || entry.seat.way.link != meta.path.link)
         {
             entry.seat.learn(Way { path, datapath, link: meta.path.link });

@@ -68,7 +68,6 @@ pub use error::{CloseReason, TransportError, code};
 pub use event::Event;
 pub use handshake::{ClientArgs, ConnectError, ServerArgs};
 pub use paths::{MigrateError, Migration};
-pub use receive::Receipt;
 
 pub use crate::proto::path::{Addresses, Ends, PathId};
 pub use stats::ConnectionStats;

@@ -35,25 +35,6 @@ const IDLE_STRETCH_MAX_NS: u64 = 30 * SECOND_NS;
 /// The smallest datagram that can be a stateless reset (RFC 9000 §10.3).
 const MIN_RESET_BYTES: usize = 21;
 
-/// What became of a datagram.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Receipt {
-    /// A packet of it was the peer's: authentic, and new.
-    pub authentic: bool,
-    /// The path that it took, if it was authentic and took one that the connection knows: where it came
-    /// from leads to the peer.
-    pub path: Option<PathId>,
-}
-
-/// Where a 1-RTT packet is.
-struct Short<'a> {
-    /// Within its datagram.
-    start: usize,
-    end: usize,
-    /// The ends of its path, if that is not the active one.
-    at: Option<&'a Addresses>,
-}
-
 /// A packet, opened.
 struct Plain {
     pn: u64,
@@ -66,7 +47,9 @@ struct Plain {
 
 impl Connection {
     /// Takes a datagram in that came from and to the addresses `at`. Packets are decrypted where they
-    /// lie, so the bytes of `datagram` are not meaningful afterwards.
+    /// lie, so the bytes of `datagram` are not meaningful afterwards. Returns the path that the datagram
+    /// took, if a packet of it was the peer's (authentic, and new) and the connection knows the path:
+    /// where it came from leads to the peer.
     pub fn receive(
         &mut self,
         now: Instant,
@@ -74,38 +57,37 @@ impl Connection {
         ecn: Ecn,
         datagram: &mut [u8],
         app: &mut dyn Application,
-    ) -> Receipt {
+    ) -> Option<PathId> {
         self.stats.rx_datagrams += 1;
         self.stats.rx_bytes += datagram.len() as u64;
         if datagram.len() > usize::from(self.max_rx_bytes) {
             self.stats.rx_oversized += 1;
             self.tell_dropped(now, None, datagram.len(), DropReason::TooLarge);
-            return Receipt::default();
+            return None;
         }
         let here = self.path.is_between(at);
-        if !here && let Some(receipt) = self.receive_elsewhere(now, at, ecn, datagram, app) {
-            return receipt;
+        if !here && let Some(path) = self.receive_elsewhere(now, at, ecn, datagram, app) {
+            return path;
         }
         match self.state {
             State::Handshaking | State::Established => {}
             State::Closing => {
                 self.tell_dropped(now, None, datagram.len(), DropReason::Closed);
                 self.on_closing_datagram(datagram, app);
-                return Receipt::default();
+                return None;
             }
             State::Draining | State::Drained => {
                 self.tell_dropped(now, None, datagram.len(), DropReason::Closed);
-                return Receipt::default();
+                return None;
             }
         }
         let (before, path) = (self.stats.rx_packets, self.path.id);
         let short = datagram.first().is_some_and(|b| b & LONG_FORM == 0);
         if short && self.state == State::Established {
-            let len = datagram.len();
             if self.paths_busy {
-                self.path.validation.on_received(len);
+                self.path.validation.on_received(datagram.len());
             }
-            self.receive_short(now, ecn, datagram, Short { start: 0, end: len, at: None }, app);
+            self.receive_short(now, ecn, datagram, None, app);
         } else {
             self.receive_coalesced(now, ecn, datagram, app);
         }
@@ -117,7 +99,7 @@ impl Connection {
         if self.observed {
             self.tell_all_changes(now);
         }
-        Receipt { authentic, path: authentic.then_some(path) }
+        authentic.then_some(path)
     }
 
     /// A client whose address the kernel chooses learns it from the first packet.
@@ -139,7 +121,7 @@ impl Connection {
         ecn: Ecn,
         datagram: &mut [u8],
         app: &mut dyn Application,
-    ) -> Option<Receipt> {
+    ) -> Option<Option<PathId>> {
         let at = &at.addresses();
         let known = self.others.as_mut().is_some_and(|others| others.between(at).is_some());
         let ours = self.side == Side::Client || self.state != State::Established;
@@ -152,10 +134,10 @@ impl Connection {
         if !established || !short || (self.side == Side::Client && !known) {
             self.stats.rx_foreign += 1;
             self.tell_dropped(now, None, datagram.len(), DropReason::ForeignAddress);
-            return Some(Receipt::default());
+            return Some(None);
         }
-        let (before, len) = (self.stats.rx_packets, datagram.len());
-        self.receive_short(now, ecn, datagram, Short { start: 0, end: len, at: Some(at) }, app);
+        let before = self.stats.rx_packets;
+        self.receive_short(now, ecn, datagram, Some(at), app);
         self.deliver(app);
         if self.observed {
             self.tell_all_changes(now);
@@ -164,7 +146,7 @@ impl Connection {
         let others = self.others.as_mut().filter(|_| authentic);
         let other = others.and_then(|others| others.between(at)).map(|other| other.path.id);
         let active = (authentic && self.path.is_between(at.ends())).then_some(self.path.id);
-        Some(Receipt { authentic, path: other.or(active) })
+        Some(other.or(active))
     }
 
     /// A packet, or what is left of a datagram, is of no use.
@@ -227,8 +209,7 @@ impl Connection {
                     if !self.reads_1rtt() {
                         early_at.get_or_insert(start);
                     }
-                    let place = Short { start, end: p.end, at: None };
-                    self.receive_short(now, ecn, datagram, place, app);
+                    self.receive_short(now, ecn, &mut datagram[start..p.end], None, app);
                 }
                 PacketType::Initial | PacketType::Handshake => {
                     if self.receive_long(now, ecn, datagram, start, &p, app) {
@@ -325,21 +306,21 @@ impl Connection {
         Ok(Plain { pn, start: from, end: from + len, reserved_set: first & LONG_RESERVED != 0 })
     }
 
-    /// A 1-RTT packet: the way that nearly every packet takes.
+    /// A 1-RTT packet: the way that nearly every packet takes. `at` are the ends of its path, if that
+    /// is not the active one.
     fn receive_short(
         &mut self,
         now: Instant,
         ecn: Ecn,
-        datagram: &mut [u8],
-        Short { start, end, at }: Short<'_>,
+        packet: &mut [u8],
+        at: Option<&Addresses>,
         app: &mut dyn Application,
     ) {
-        let bytes = &mut datagram[start..end];
-        let plain = match self.open_short(now, bytes) {
+        let plain = match self.open_short(now, packet) {
             Ok(Ok(plain)) => plain,
             // The caller keeps the datagram.
             Ok(Err(DropReason::KeysUnavailable)) => return,
-            Ok(Err(reason)) => return self.drop_short(now, reason, &datagram[start..end]),
+            Ok(Err(reason)) => return self.drop_short(now, reason, packet),
             Err(e) => return self.close_transport(now, e),
         };
         self.on_authentic(now);
@@ -347,16 +328,16 @@ impl Connection {
         if !self.events.is_empty() {
             self.deliver(app);
         }
-        let cid_end = start + 1 + usize::from(self.local_cid_len);
-        let dcid = ConnectionId::new(&datagram[start + 1..cid_end]).unwrap_or(ConnectionId::EMPTY);
+        let cid_end = 1 + usize::from(self.local_cid_len);
+        let dcid = ConnectionId::new(&packet[1..cid_end]).unwrap_or(ConnectionId::EMPTY);
         let path = match at {
             None => Some(self.path.id),
-            Some(at) => self.enter_path(now, at, &dcid, end - start),
+            Some(at) => self.enter_path(now, at, &dcid, packet.len()),
         };
         let arrival = Arrival { space: SpaceId::Data, pn: plain.pn, ecn, dcid, path };
-        let payload = &datagram[start + plain.start..start + plain.end];
+        let payload = &packet[plain.start..plain.end];
         if self.observed {
-            self.tell_received(now, &arrival, &datagram[start..end], payload);
+            self.tell_received(now, &arrival, packet, payload);
         }
         self.process(now, arrival, plain.reserved_set, payload, app);
         if at.is_some() {

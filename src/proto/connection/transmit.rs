@@ -149,7 +149,7 @@ impl Connection {
     }
 
     /// Asks the congestion controller and the pacer.
-    #[inline]
+    #[inline(always)]
     fn permit(&mut self, now: Instant, bytes: usize) -> Permit {
         if self.path.is_full(bytes) {
             self.streams.app_limited = false;

@@ -489,6 +489,8 @@ struct Sample {
     path_changes: u64,
     /// They pass the window.
     challenges: u64,
+    /// Probes may wait for the amplification limit.
+    limited: bool,
 }
 
 impl Sample {
@@ -501,6 +503,7 @@ impl Sample {
             ack_probes: stats.ack_probes,
             path_changes: stats.path_changes,
             challenges: stats.tx_path_challenges,
+            limited: false,
         }
     }
 }
@@ -531,7 +534,8 @@ impl Sampler {
     /// `id` is that of a connection, whose client has this port.
     pub(crate) fn look(&mut self, id: u64, port: u16, connection: &Connection) {
         let stats = connection.stats();
-        let now = Sample::of(&stats);
+        let limited = !connection.is_address_validated();
+        let now = Sample { limited, ..Sample::of(&stats) };
         let before = self.before.insert(id, now).unwrap_or_default();
         // RFC 9002 §7: more than the window may be in flight after it shrank, and probes may
         // exceed it, those too that wait for the amplification limit. Nor does it hold back the
@@ -541,7 +545,7 @@ impl Sampler {
             || now.ptos != before.ptos
             || now.flight_repeats != before.flight_repeats
             || now.path_changes != before.path_changes
-            || connection.is_handshaking() && grown <= HANDSHAKE_PROBE_BYTES
+            || (connection.is_handshaking() || before.limited) && grown <= HANDSHAKE_PROBE_BYTES
             || grown
                 <= (now.ack_probes - before.ack_probes) * ACK_PROBE_BYTES
                     + (now.challenges - before.challenges) * INITIAL_BYTES;

@@ -389,7 +389,7 @@ fn every_drop_of_a_packet_has_its_reason() {
     let mut foreign = vec![0xc0; 100];
     let (now, ecn) = (pair.now, Ecn::NotEct);
     let at = Addresses { local: addr(443), remote: addr(9) };
-    assert!(!pair.deliver_at(Side::Server, &at, ecn, &mut foreign).authentic);
+    assert!(pair.deliver_at(Side::Server, &at, ecn, &mut foreign).is_none());
     assert_eq!(heard.take(), [(None, DropReason::ForeignAddress)]);
     pair.server.close(now, 0, Bytes::new());
     pair.deliver(Side::Server, Ecn::NotEct, &mut foreign);

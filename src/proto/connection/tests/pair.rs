@@ -4,7 +4,7 @@ use super::*;
 use crate::proto::crypto::testing;
 use crate::proto::crypto::{ClientTls, ServerTls, initial_keys};
 use crate::proto::observer::{DropReason, Observation};
-use crate::proto::path::Addresses;
+use crate::proto::path::{Addresses, PathId};
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, channel};
 
@@ -248,7 +248,7 @@ impl Pair {
         at: &Addresses,
         ecn: Ecn,
         bytes: &mut [u8],
-    ) -> Receipt {
+    ) -> Option<PathId> {
         let now = self.now;
         match to {
             Side::Client => self.client.receive(now, at.ends(), ecn, bytes, &mut self.client_app),
