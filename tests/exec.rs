@@ -8,6 +8,8 @@
 mod echo_handler;
 #[path = "exec/listeners.rs"]
 mod listeners;
+#[path = "exec/moves.rs"]
+mod moves;
 
 use bytes::Bytes;
 use echo_handler::Echo;

@@ -250,6 +250,8 @@ impl Connection {
         if !self.path.validation.is_validated() {
             self.challenge(now, id);
         }
+        // RFC 9000 §9.2: the server follows a packet that is more than a probe. There may be no other.
+        self.pending.ping |= self.side == Side::Client;
         self.stats.path_changes += 1;
         self.tell_addresses(before);
         self.note_paths();

@@ -310,3 +310,19 @@ fn an_observer_hears_where_packets_go() {
     let moved = PathChange::Moved { local: addr(443), remote: far(1) };
     assert_eq!(heard.take(), [moved, PathChange::Validated]);
 }
+
+#[test]
+fn an_idle_client_that_moves_is_followed() {
+    for when in [Migration::Validated, Migration::AtOnce] {
+        let mut pair = Pair::connected();
+        pair.client.migrate(pair.now, far(3), when).unwrap();
+        pair.settle();
+        assert_eq!((pair.client.local(), pair.server.remote()), (far(3), far(3)));
+        // And what the server has to say goes there.
+        pair.dead.push(addr(1000));
+        let s = pair.server.streams().open(Dir::Uni).unwrap();
+        pair.server.streams().send(s, Bytes::from_static(b"news"), true).unwrap();
+        pair.settle();
+        assert_eq!(pair.client_app.data.get(&s).map(|d| &d[..]), Some(&b"news"[..]));
+    }
+}
