@@ -57,6 +57,9 @@ pub(crate) struct ForwardArgs {
     /// leaves from another port, and what comes for the old one is lost; 0 never forgets
     #[arg(long, default_value_t = 0)]
     rebind_ms: u64,
+    /// Forget no more than so often in all
+    #[arg(long, default_value_t = usize::MAX)]
+    max_rebinds: usize,
     /// The seed that decides which datagrams are hit
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -101,7 +104,7 @@ fn print_totals((to_target, to_client, flows): (Counts, Counts, usize), shared: 
     row("to-target", to_target);
     row("to-client", to_client);
     println!(
-        "forward: flows={flows} refused={} overflowed={} send_errors={}",
+        "forward: sockets={flows} refused={} overflowed={} send_errors={}",
         shared.refused.load(Relaxed),
         shared.overflowed.load(Relaxed),
         shared.send_errors.load(Relaxed),
@@ -124,13 +127,21 @@ struct Path {
     loss: f64,
     reorder: f64,
     rebind: Option<Duration>,
+    max_rebinds: usize,
     seed: u64,
 }
 
 impl From<&ForwardArgs> for Path {
     fn from(args: &ForwardArgs) -> Self {
         let rebind = (args.rebind_ms > 0).then(|| Duration::from_millis(args.rebind_ms));
-        Self { to: args.to, loss: args.loss, reorder: args.reorder, rebind, seed: args.seed }
+        Self {
+            to: args.to,
+            loss: args.loss,
+            reorder: args.reorder,
+            rebind,
+            max_rebinds: args.max_rebinds,
+            seed: args.seed,
+        }
     }
 }
 
@@ -150,6 +161,8 @@ struct Front {
     flows: HashMap<SocketAddr, Flow>,
     /// How many sockets to the target were opened.
     opened: usize,
+    /// How often a client got another socket.
+    rebinds: usize,
     /// Counts of flows whose client got another socket.
     past: (Counts, Counts),
 }
@@ -180,7 +193,7 @@ impl Front {
         shared: Arc<Shared>,
     ) -> Self {
         let (flows, past) = (HashMap::new(), (Counts::default(), Counts::default()));
-        Self { args: args.into(), listen, line, shared, flows, opened: 0, past }
+        Self { args: args.into(), listen, line, shared, flows, opened: 0, rebinds: 0, past }
     }
 
     fn run(&mut self) -> (Counts, Counts, usize) {
@@ -204,10 +217,12 @@ impl Front {
 
     fn forward(&mut self, client: SocketAddr, datagram: &[u8], now: Instant) {
         let old = |flow: &Flow| self.args.rebind.is_some_and(|age| now - flow.opened >= age);
-        if self.flows.get(&client).is_some_and(old)
+        if self.rebinds < self.args.max_rebinds
+            && self.flows.get(&client).is_some_and(old)
             && let Some(flow) = self.flows.remove(&client)
         {
             flow.end(&mut self.past);
+            self.rebinds += 1;
         }
         if !self.flows.contains_key(&client) {
             match self.open(client, now) {

@@ -317,6 +317,10 @@ impl<'a> Run<'a> {
         let hindrance = match self.case.way {
             Way::Clean | Way::Reset => return Ok(None),
             Way::Lossy => words(["--loss", "0.01", "--reorder", "0.01", "--seed", "1"]),
+            // s2n-quic keeps five paths of a connection, and ignores what comes on a sixth.
+            Way::Rebind if (self.case.role, self.case.stack) == (Role::Client, "s2n") => {
+                words(["--rebind-ms", &rebind_ms, "--max-rebinds", "4"])
+            }
             Way::Rebind => words(["--rebind-ms", &rebind_ms]),
         };
         let listen = self.stage.address(Side::Client, FORWARDER_PORT).to_string();
