@@ -5,7 +5,6 @@
 
 use crate::proto::path::{Addresses, Path, PathId};
 use crate::proto::recovery::Resolved;
-use crate::time::Instant;
 
 /// Paths besides the active one: the one before it, one that the peer probes, and one that overtakes.
 /// A path that comes beyond takes the place of the oldest that can be spared. Each is less than a
@@ -55,11 +54,15 @@ impl OtherPaths {
         Some(self.paths.remove(at))
     }
 
-    /// Enters a path. Returns the one that has to go for it.
+    /// Enters a path. Returns the one that has to go for it: there is one fallback at most, so one
+    /// can always go.
     pub(super) fn add(&mut self, other: OtherPath) -> Option<OtherPath> {
         let spared = match self.paths.len() {
             0..OTHER_PATHS_MAX => None,
-            _ => self.paths.iter().position(|other| !other.fallback && !other.wanted),
+            _ => {
+                let spare = self.paths.iter().position(|other| !other.fallback && !other.wanted);
+                spare.or_else(|| self.paths.iter().position(|other| !other.fallback))
+            }
         };
         let gone = spared.map(|at| self.paths.remove(at));
         self.paths.push(other);

@@ -196,6 +196,10 @@ impl Connection {
     fn add_path(&mut self, other: OtherPath) -> PathId {
         let id = other.path.id;
         let gone = self.others.get_or_insert_default().add(other);
+        if let Some(gone) = gone.as_ref().filter(|gone| gone.wanted) {
+            let local = gone.path.local;
+            self.events.push_back(Event::MigrationFailed { local });
+        }
         self.forget(gone);
         self.note_paths();
         id
@@ -236,10 +240,16 @@ impl Connection {
         let peer_uses = std::mem::replace(&mut self.peer_uses, new.peer_uses);
         let old = OtherPath { remote_cid, peer_uses, fallback: true, wanted: false, ..new };
         let validated = self.path.validation.is_validated() && !self.path.is_challenged();
-        // RFC 9000 §9.3.2: only a path that was validated is returned to.
-        if old.path.validation.is_validated() && !(self.side == Side::Client && validated) {
+        // RFC 9000 §9.3.2: the last path that was validated is returned to, and no other. A client
+        // takes the address of its server for proved, and asks whether the path is one.
+        let proved = old.path.validation.is_validated()
+            && (self.side == Side::Server || !old.path.is_challenged());
+        if proved && !(self.side == Side::Client && validated) {
             let old_id = old.path.id;
-            let gone = self.others.get_or_insert_default().add(old);
+            let others = self.others.get_or_insert_default();
+            let older = others.take_fallback();
+            let gone = others.add(old);
+            self.forget(older);
             self.forget(gone);
             if self.side == Side::Server {
                 self.challenge(now, old_id);

@@ -326,3 +326,45 @@ fn an_idle_client_that_moves_is_followed() {
         assert_eq!(pair.client_app.data.get(&s).map(|d| &d[..]), Some(&b"news"[..]));
     }
 }
+
+#[test]
+fn a_client_that_moves_on_and_on_costs_three_paths() {
+    // It answers each challenge from its new address and none from the old one, and the probe timeout
+    // that it asks for keeps the challenges of all of them under way.
+    let mut pair = Pair::connected();
+    pair.server.peer_max_ack_delay_ns = 16_000_000_000;
+    for n in 0..20u16 {
+        pair.nat = addr(2_000 + n);
+        let mut moved = pair.forge_1rtt(Side::Client, &payload(&[Frame::Ping]), 0);
+        pair.deliver(Side::Server, Ecn::NotEct, &mut moved);
+        pair.run_ms(50);
+        assert_eq!(pair.server.remote(), pair.nat);
+        assert_eq!(pair.server.stats().paths_validated, u64::from(n) + 1);
+        let others = &pair.server.others.as_ref().unwrap().paths;
+        assert!(others.len() <= 3, "{n} {}", others.len());
+        assert_eq!(others.iter().filter(|other| other.fallback).count(), 1, "{n}");
+    }
+    // What is returned to is where the client was last.
+    let last = pair.nat;
+    let mut copy = pair.forge_1rtt(Side::Client, &payload(&[Frame::Ping]), 0);
+    pair.deliver_at(Side::Server, &from_client(far(9)), Ecn::NotEct, &mut copy);
+    let others = &pair.server.others.as_ref().unwrap().paths;
+    let fallbacks = others.iter().filter(|other| other.fallback).map(|other| other.path.remote);
+    assert_eq!(fallbacks.collect::<Vec<_>>(), [last]);
+}
+
+#[test]
+fn a_client_that_moves_twice_at_once_returns_to_where_it_was_heard() {
+    let mut pair = Pair::connected();
+    pair.server.add_cid(cid(150), [150; 16]);
+    pair.settle();
+    pair.dead.extend([far(3), far(4)]);
+    pair.client.migrate(pair.now, far(3), Migration::AtOnce).unwrap();
+    pair.client.migrate(pair.now, far(4), Migration::AtOnce).unwrap();
+    let others = &pair.client.others.as_ref().unwrap().paths;
+    let fallbacks = others.iter().filter(|other| other.fallback).map(|other| other.path.local);
+    assert_eq!(fallbacks.collect::<Vec<_>>(), [addr(1000)]);
+    pair.run_ms(20_000);
+    assert_eq!(pair.client.local(), addr(1000));
+    assert!(is_quiet(&pair.client));
+}
