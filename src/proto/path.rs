@@ -229,10 +229,15 @@ impl Path {
         }
     }
 
+    /// When the path is given up.
+    pub(super) fn exchange_end(&self) -> Instant {
+        let deadlines = self.exchange.as_ref().and_then(|e| e.deadlines());
+        deadlines.map_or(Instant::NEVER, |(_, expires)| expires)
+    }
+
     /// True if the validation has taken too long.
     pub(super) fn has_failed(&self, now: Instant) -> bool {
-        let deadlines = self.exchange.as_ref().and_then(|e| e.deadlines());
-        deadlines.is_some_and(|(_, expires)| expires <= now)
+        self.exchange_end() <= now
     }
 
     /// True if the limit of RFC 9000 §8.1 leaves enough bytes for a datagram.

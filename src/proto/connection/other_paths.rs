@@ -76,12 +76,6 @@ impl OtherPaths {
         }
     }
 
-    /// When a challenge is to leave, or a path is given up.
-    pub(super) fn deadline(&self) -> Instant {
-        let all = self.paths.iter().map(|other| other.path.exchange_deadline());
-        all.min().unwrap_or(Instant::NEVER)
-    }
-
     /// Bytes of memory held.
     pub(super) fn memory_bytes(&self) -> usize {
         let heap: usize = self.paths.iter().map(|other| other.path.memory_bytes()).sum();

@@ -406,8 +406,13 @@ impl Connection {
     #[cold]
     #[inline(never)]
     pub(super) fn path_deadline(&self) -> Instant {
-        let others = self.others.as_ref().map_or(Instant::NEVER, |others| others.deadline());
-        self.path.exchange_deadline().min(others)
+        let others = self.others.iter().flat_map(|others| &others.paths);
+        // A challenge that has no connection id to leave with waits for the peer, not for a time.
+        let deadlines = others.map(|other| match self.remote_cids.get(other.remote_cid) {
+            Some(_) => other.path.exchange_deadline(),
+            None => other.path.exchange_end(),
+        });
+        deadlines.fold(self.path.exchange_deadline(), Instant::min)
     }
 
     /// Gives up paths that are not validated in time (RFC 9000 §8.2.4).

@@ -354,6 +354,35 @@ fn a_client_that_moves_on_and_on_costs_three_paths() {
 }
 
 #[test]
+fn a_path_without_a_connection_id_does_not_keep_its_worker_awake() {
+    // The peer moves, and retires all ids but one: the old path has none, and its challenge cannot leave.
+    let mut pair = Pair::connected();
+    pair.nat = far(1);
+    let mut moved = pair.forge_1rtt(Side::Client, &payload(&[Frame::Ping]), 0);
+    pair.deliver(Side::Server, Ecn::NotEct, &mut moved);
+    let id = Frame::NewConnectionId {
+        sequence: 2,
+        retire_prior_to: 2,
+        cid: cid(77),
+        reset_token: [77; 16],
+    };
+    pair.attack(Side::Client, &[id]);
+    let mut buf = [0; 2048];
+    for _ in 0..60 {
+        while let Some((id, _)) = pair.server.wants_elsewhere(pair.now) {
+            pair.server.transmit_elsewhere(pair.now, id, &mut buf).unwrap();
+        }
+        while pair.server.transmit(pair.now, &mut buf).is_some() {}
+        // Until it is idle for too long.
+        let Some(next) = pair.server.next_timeout() else { return };
+        assert!(next > pair.now, "{:?}", pair.server.others);
+        pair.now = next;
+        pair.server.handle_timeout(pair.now, &mut pair.server_app);
+    }
+    panic!("woken too often");
+}
+
+#[test]
 fn a_client_that_moves_twice_at_once_returns_to_where_it_was_heard() {
     let mut pair = Pair::connected();
     pair.server.add_cid(cid(150), [150; 16]);
