@@ -151,8 +151,9 @@ impl Connection {
             return None;
         }
         let peer_uses = self.local_cids.sequence_of(dcid);
-        let Some(remote_cid) = self.cid_for_peer(peer_uses) else {
+        let Some(remote_cid) = self.cid_for_peer(peer_uses, at) else {
             self.stats.rx_refused_paths += 1;
+            self.forget_quiet_path();
             return None;
         };
         let mut other = self.new_path(now, at, false, remote_cid);
@@ -161,11 +162,25 @@ impl Connection {
     }
 
     /// The number of the id to write to a peer that appears elsewhere. RFC 9000 §9.5: a peer that
-    /// has moved uses a new one, and so do we. One whose NAT has forgotten it knows nothing of it.
-    fn cid_for_peer(&mut self, peer_uses: Option<u64>) -> Option<u64> {
-        match peer_uses == self.peer_uses {
+    /// has moved uses a new one, and so do we. One whose NAT has forgotten it knows nothing of it; but no
+    /// NAT of its side changes the address of ours that it writes to.
+    fn cid_for_peer(&mut self, peer_uses: Option<u64>, at: &Addresses) -> Option<u64> {
+        match peer_uses == self.peer_uses && at.local == self.path.local {
             true => Some(self.remote_cids.current_sequence()),
             false => self.remote_cids.take_unused(),
+        }
+    }
+
+    /// The peer appears elsewhere, and the ids that it gave are taken: the oldest path that it only
+    /// probed, or that a late packet took, gives its id back. The peer sends another for it.
+    fn forget_quiet_path(&mut self) {
+        let Some(others) = &mut self.others else { return };
+        let quiet =
+            |other: &OtherPath| !other.fallback && !other.wanted && other.path.exchange.is_none();
+        if let Some(at) = others.paths.iter().position(quiet) {
+            let gone = others.paths.remove(at);
+            self.forget(Some(gone));
+            self.note_paths();
         }
     }
 

@@ -397,3 +397,42 @@ fn a_client_that_moves_twice_at_once_returns_to_where_it_was_heard() {
     assert_eq!(pair.client.local(), addr(1000));
     assert!(is_quiet(&pair.client));
 }
+
+/// A packet that the client sends to the id of the server's with this number.
+fn forge_to(pair: &mut Pair, sequence: u64, frame: Frame<'_>) -> Vec<u8> {
+    let current = pair.client.remote_cids.current_sequence();
+    pair.client.remote_cids.switch_to(sequence);
+    let packet = pair.forge_1rtt(Side::Client, &payload(&[frame]), 0);
+    pair.client.remote_cids.switch_to(current);
+    packet
+}
+
+#[test]
+fn a_path_that_was_only_probed_does_not_hold_a_connection_id_for_ever() {
+    let mut pair = Pair::connected();
+    pair.server.add_cid(cid(150), [150; 16]);
+    pair.settle();
+    // The probe takes the only id that the client has given beyond the one in use.
+    let mut probe = forge_to(&mut pair, 1, Frame::PathChallenge([7; 8]));
+    pair.deliver_at(Side::Server, &from_client(far(5)), Ecn::NotEct, &mut probe);
+    pair.run_ms(50);
+    let mut moved = forge_to(&mut pair, 2, Frame::Ping);
+    pair.deliver_at(Side::Server, &from_client(far(6)), Ecn::NotEct, &mut moved);
+    assert_eq!((pair.server.remote(), pair.server.stats().rx_refused_paths), (addr(1000), 1));
+    pair.run_ms(50);
+    let mut moved = forge_to(&mut pair, 2, Frame::Ping);
+    pair.deliver_at(Side::Server, &from_client(far(6)), Ecn::NotEct, &mut moved);
+    assert_eq!((pair.server.remote(), pair.server.stats().rx_refused_paths), (far(6), 1));
+}
+
+#[test]
+fn a_packet_to_another_address_of_the_server_takes_another_id() {
+    // RFC 9000 §9.5: an id is not sent from two addresses of ours.
+    let mut pair = Pair::connected();
+    let before = pair.server.remote_cids.current_sequence();
+    let mut packet = pair.forge_1rtt(Side::Client, &payload(&[Frame::Ping]), 0);
+    let at = Addresses { local: far(443), remote: addr(1000) };
+    pair.deliver_at(Side::Server, &at, Ecn::NotEct, &mut packet);
+    assert_eq!(pair.server.local(), far(443));
+    assert_ne!(pair.server.remote_cids.current_sequence(), before);
+}
