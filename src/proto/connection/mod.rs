@@ -92,6 +92,7 @@ use other_paths::OtherPaths;
 use space::{Handshake, Received};
 use stats::{Read, Tally};
 use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hasher};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -451,11 +452,16 @@ impl Connection {
 
     // ---- helpers of all files -------------------------------------------------------------
 
-    /// A pseudo-random number from the seed that the owner gave (wyrand).
+    /// A pseudo-random number from the seed that the owner gave: a hash (SipHash) of the seed and a
+    /// count. The peer sees what is made of them, and must not foretell the next one: it could validate
+    /// an address that is not its own (RFC 9000 §8.2.1).
+    #[cold]
+    #[inline(never)]
     fn random(&mut self) -> u64 {
         self.rng = self.rng.wrapping_add(0xa076_1d64_78bd_642f);
-        let wide = u128::from(self.rng) * u128::from(self.rng ^ 0xe703_7ed1_a0b4_28db);
-        (wide >> 64) as u64 ^ wide as u64
+        let mut hasher = DefaultHasher::new();
+        hasher.write_u64(self.rng);
+        hasher.finish()
     }
 
     /// Tells the application what has happened, including what follows from its own answers.

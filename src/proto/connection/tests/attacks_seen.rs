@@ -9,6 +9,7 @@ use crate::proto::observer::{DropReason, Observation};
 use crate::wire::frame::Frame;
 use crate::wire::packet::{LongHeader, PacketType};
 use crate::wire::{VERSION_1, Writer};
+use std::hash::{DefaultHasher, Hasher};
 
 fn stream(index: u64) -> StreamId {
     StreamId::new(Side::Client, Dir::Bi, index)
@@ -100,8 +101,9 @@ fn attack_25_the_grease_parameter_is_not_made_of_the_seed() {
 /// The number that follows in the sequence of [`Connection::random`].
 fn next_random(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0xa076_1d64_78bd_642f);
-    let wide = u128::from(*state) * u128::from(*state ^ 0xe703_7ed1_a0b4_28db);
-    (wide >> 64) as u64 ^ wide as u64
+    let mut hasher = DefaultHasher::new();
+    hasher.write_u64(*state);
+    hasher.finish()
 }
 
 /// An attacker who receives nothing and acknowledges everything but the numbers that it expects
