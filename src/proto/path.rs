@@ -32,6 +32,14 @@ pub(super) const MIN_ROOM: usize = 64;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PathId(pub(super) u8);
 
+#[cfg(test)]
+impl PathId {
+    /// The path with this number.
+    pub(crate) const fn of(number: u8) -> Self {
+        Self(number)
+    }
+}
+
 /// The two ends of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Addresses {

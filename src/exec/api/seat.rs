@@ -86,9 +86,11 @@ impl Seat {
             shrunk: false,
         }
     }
-    /// A packet of the peer's took this path: so do the answers.
+
+    /// A packet of the peer's took this path: so do the answers. Where there are too many ways, those
+    /// of paths that the connection does not have (any more) go first.
     #[cold]
-    pub(in crate::exec) fn learn(&mut self, way: Way) {
+    pub(in crate::exec) fn learn(&mut self, way: Way, has: impl Fn(PathId) -> bool) {
         if way.path == self.way.path {
             // The path stays with its datapath; the neighbour may be another one.
             if way.link.is_known() {
@@ -98,18 +100,19 @@ impl Seat {
         }
         self.other_ways.retain(|other| other.path != way.path);
         if self.other_ways.len() >= OTHER_WAYS_MAX {
-            self.other_ways.remove(0);
+            let gone = self.other_ways.iter().position(|other| !has(other.path));
+            self.other_ways.remove(gone.unwrap_or(0));
         }
         self.other_ways.push(way);
     }
 
     /// The connection takes another path.
     #[cold]
-    pub(in crate::exec) fn follow(&mut self, path: PathId) {
+    pub(in crate::exec) fn follow(&mut self, path: PathId, has: impl Fn(PathId) -> bool) {
         let next = self.way_of(path);
         let before = std::mem::replace(&mut self.way, next);
         self.other_ways.retain(|other| other.path != path);
-        self.learn(before);
+        self.learn(before, has);
     }
 
     /// The way of a path. Where nothing has come from yet, the datapath finds the neighbour.
@@ -117,5 +120,27 @@ impl Seat {
         let mut all = std::iter::once(&self.way).chain(&self.other_ways);
         let known = all.find(|way| way.path == path).copied();
         known.unwrap_or(Way { path, datapath: self.way.datapath, link: Link::UNKNOWN })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ways_of_paths_that_are_gone_make_room() {
+        let way =
+            |n: u8| Way { path: PathId::of(n), datapath: usize::from(n), link: Link::UNKNOWN };
+        let key = Key { slot: 0, generation: 0 };
+        let mut seat = Seat::new(key, 0, Link::UNKNOWN, Instant::EPOCH);
+        // The connection was on path 0, and is on path 1; a flood of others comes and goes.
+        seat.learn(way(1), |_| true);
+        seat.follow(PathId::of(1), |_| true);
+        for n in 2..100 {
+            seat.learn(way(n), |path| [0, 1, n].map(PathId::of).contains(&path));
+        }
+        assert_eq!((seat.way_of(PathId::of(0)).datapath, seat.other_ways.len()), (0, 3));
+        assert_eq!(seat.way_of(PathId::of(99)).datapath, 99);
+        assert_eq!(seat.way_of(PathId::of(5)).datapath, 1, "as the active one");
     }
 }

@@ -103,7 +103,9 @@ impl Lane {
         if let Some(path) = path
             && (path != entry.seat.way.path || entry.seat.way.link != meta.path.link)
         {
-            entry.seat.learn(Way { path, datapath, link: meta.path.link });
+            let way = Way { path, datapath, link: meta.path.link };
+            let connection = &entry.connection;
+            entry.seat.learn(way, |path| connection.has_path(path));
         }
         touch(&mut self.touched, &mut entry.seat, now);
         true

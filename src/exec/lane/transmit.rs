@@ -63,7 +63,8 @@ impl Lane {
             return (0, Outcome::Blocked);
         }
         if entry.connection.path_id() != entry.seat.way.path {
-            entry.seat.follow(entry.connection.path_id());
+            let connection = &entry.connection;
+            entry.seat.follow(connection.path_id(), |path| connection.has_path(path));
         }
         let Some(datapath) = datapaths.get_mut(entry.seat.way.datapath) else {
             return (0, Outcome::Done);

@@ -263,6 +263,14 @@ impl Connection {
         self.path.id
     }
 
+    /// True if the connection has this path.
+    #[cold]
+    #[must_use]
+    pub fn has_path(&self, id: PathId) -> bool {
+        let others = self.others.iter().flat_map(|others| &others.paths);
+        self.path.id == id || others.into_iter().any(|other| other.path.id == id)
+    }
+
     /// The protocol that TLS agreed on, once it has.
     #[must_use]
     pub fn alpn(&self) -> Option<&[u8]> {
