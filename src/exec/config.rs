@@ -143,7 +143,7 @@ pub struct LaneLimits {
 }
 
 impl Default for LaneLimits {
-    /// A source may have an eighth of the connections. An idle connection holds 3.4 KB (`tools/bench`),
+    /// A source may have an eighth of the connections. An idle connection holds 3.5 KB (`tools/bench`),
     /// so 2 GiB hold 600,000 of them.
     fn default() -> Self {
         Self {

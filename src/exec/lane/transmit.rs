@@ -59,9 +59,10 @@ impl Lane {
         let now = self.services.now();
         self.supply(slot);
         let Some((_, entry)) = self.table.get_slot(slot) else { return (0, Outcome::Done) };
-        if !transmit_elsewhere(entry, now, datapaths) {
+        let Some(elsewhere) = transmit_elsewhere(entry, now, datapaths) else {
             return (0, Outcome::Blocked);
-        }
+        };
+        self.counters.tx_datagrams += elsewhere;
         if entry.connection.path_id() != entry.seat.way.path {
             let connection = &entry.connection;
             entry.seat.follow(connection.path_id(), |path| connection.has_path(path));
@@ -165,18 +166,23 @@ impl Lane {
     }
 }
 
-/// Lets a connection write on paths besides its active one. False if a datapath has no buffer.
+/// Lets a connection write on paths besides its active one; how many datagrams left. `None` if a datapath
+/// has no buffer.
 #[inline]
-fn transmit_elsewhere<D: Datapath>(entry: &mut Entry, now: Instant, datapaths: &mut [D]) -> bool {
+fn transmit_elsewhere<D: Datapath>(
+    entry: &mut Entry,
+    now: Instant,
+    datapaths: &mut [D],
+) -> Option<u64> {
+    let mut sent = 0;
     while let Some((id, Addresses { local, remote })) = entry.connection.wants_elsewhere(now) {
         let way = entry.seat.way_of(id);
-        let Some(datapath) = datapaths.get_mut(way.datapath) else { return true };
+        let Some(datapath) = datapaths.get_mut(way.datapath) else { break };
         let path = Path { local, remote, link: way.link };
-        let Some(buffer) = datapath.tx_buffer(&path) else { return false };
-        let Some(written) = entry.connection.transmit_elsewhere(now, id, buffer) else {
-            return true;
-        };
+        let buffer = datapath.tx_buffer(&path)?;
+        let Some(written) = entry.connection.transmit_elsewhere(now, id, buffer) else { break };
         datapath.tx_commit(written.len, &path, written.ecn);
+        sent += 1;
     }
-    true
+    Some(sent)
 }

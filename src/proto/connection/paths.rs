@@ -13,7 +13,7 @@
 //! 4. An answer from the new address lifts the limit, and the old path is forgotten. Without one the
 //!    old path is taken up again (§9.3.2).
 //!
-//! A packet of probing frames alone is answered, and validated, on its path; nothing else changes (§9.1).
+//! A packet of probing frames alone is answered on its path; nothing else changes (§9.1).
 //!
 //! # We move
 //!
