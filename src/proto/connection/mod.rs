@@ -154,27 +154,6 @@ struct Deadlines {
     close: Instant,
 }
 
-/// The application of a connection, as the protocol sees it.
-///
-/// Callbacks never nest: what a callback does to the connection takes effect at once, and what
-/// follows from it is told after the callback has returned.
-pub trait Application {
-    /// In-order data of a stream, a slice of the buffer that the packet arrived in. Returns how
-    /// many bytes were taken. The rest is kept, and the stream stays silent until
-    /// [`StreamsRef::resume_receive`](crate::proto::streams::StreamsRef::resume_receive). `fin` says that `data` ends the stream; it is told once,
-    /// with the last byte (or alone, with no data).
-    fn data(
-        &mut self,
-        connection: &mut Connection,
-        stream: StreamId,
-        data: &[u8],
-        fin: bool,
-    ) -> usize;
-
-    /// Anything else.
-    fn event(&mut self, connection: &mut Connection, event: Event);
-}
-
 /// A QUIC connection; see the [module](self) for how to drive it.
 #[repr(C)]
 pub struct Connection {
@@ -513,6 +492,27 @@ impl Connection {
     pub fn deliver_events(&mut self, app: &mut dyn Application) {
         self.deliver(app);
     }
+}
+
+/// The application of a connection, as the protocol sees it.
+///
+/// Callbacks never nest: what a callback does to the connection takes effect at once, and what
+/// follows from it is told after the callback has returned.
+pub trait Application {
+    /// In-order data of a stream, a slice of the buffer that the packet arrived in. Returns how
+    /// many bytes were taken. The rest is kept, and the stream stays silent until
+    /// [`StreamsRef::resume_receive`]. `fin` says that `data` ends the stream; it is told once, with
+    /// the last byte (or alone, with no data).
+    fn data(
+        &mut self,
+        connection: &mut Connection,
+        stream: StreamId,
+        data: &[u8],
+        fin: bool,
+    ) -> usize;
+
+    /// Anything else.
+    fn event(&mut self, connection: &mut Connection, event: Event);
 }
 
 #[cfg(test)]
