@@ -71,6 +71,8 @@ enum Told {
     Acknowledged(u64),
     Woken(u64),
     Ready(u64),
+    Moved(SocketAddr),
+    MoveFailed(SocketAddr),
     Closed(CloseReason),
     NotConnected,
 }
@@ -128,6 +130,15 @@ impl Handler for Client {
 
     fn ready(&mut self, _: &mut ConnectionRef<'_>, token: u64, _: quiclane::exec::Readiness) {
         self.say(Told::Ready(token));
+    }
+
+    fn local_address_changed(&mut self, connection: &mut ConnectionRef<'_>, local: SocketAddr) {
+        assert_eq!(connection.local(), local);
+        self.say(Told::Moved(local));
+    }
+
+    fn migration_failed(&mut self, _: &mut ConnectionRef<'_>, local: SocketAddr) {
+        self.say(Told::MoveFailed(local));
     }
 
     fn not_connected(

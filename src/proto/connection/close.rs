@@ -15,6 +15,7 @@ use bytes::Bytes;
 /// Three probe timeouts are as long as the peer likes: one that acknowledges its first packet after
 /// 9 s makes them 81. This is long enough for a round trip of 1.1 s.
 const CLOSING_MAX_NS: u64 = 10 * SECOND_NS;
+
 impl Connection {
     /// The application closes.
     pub(super) fn close_application(&mut self, now: Instant, code: u64, reason: Bytes) {
@@ -111,6 +112,7 @@ impl Connection {
         self.tickets = None;
         self.tickets_received = None;
         self.early = None;
+        (self.others, self.paths_busy) = (None, false);
         self.events.clear();
         self.events.push_back(Event::Closed(reason));
         self.tell_changes(now);

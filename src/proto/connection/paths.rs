@@ -245,15 +245,8 @@ impl Connection {
 
     /// Takes another path. The one before is kept until the new one is validated.
     fn activate(&mut self, now: Instant, id: PathId) {
-        let Some(mut new) = self.others.as_mut().and_then(|others| others.take(id)) else { return };
-        let before = self.path.addresses();
-        let remote_cid = self.remote_cids.current_sequence();
-        self.remote_cids.switch_to(new.remote_cid);
-        new.path.ecn.count_from(&self.path.ecn);
-        std::mem::swap(&mut self.path, &mut new.path);
-        self.begin_active_path(now);
-        let peer_uses = std::mem::replace(&mut self.peer_uses, new.peer_uses);
-        let old = OtherPath { remote_cid, peer_uses, fallback: true, wanted: false, ..new };
+        let Some(new) = self.others.as_mut().and_then(|others| others.take(id)) else { return };
+        let old = self.switch_to(new);
         let validated = self.path.validation.is_validated() && !self.path.is_challenged();
         // RFC 9000 §9.3.2: the last path that was validated is returned to, and no other. A client
         // takes the address of its server for proved, and asks whether the path is one.
@@ -263,7 +256,7 @@ impl Connection {
             let old_id = old.path.id;
             let others = self.others.get_or_insert_default();
             let older = others.take_fallback();
-            let gone = others.add(old);
+            let gone = others.add(OtherPath { fallback: true, ..old });
             self.forget(older);
             self.forget(gone);
             if self.side == Side::Server {
@@ -277,20 +270,25 @@ impl Connection {
         }
         // RFC 9000 §9.2: the server follows a packet that is more than a probe. There may be no other.
         self.pending.ping |= self.side == Side::Client;
-        self.stats.path_changes += 1;
-        self.tell_addresses(before);
         self.note_paths();
     }
 
-    /// What is counted for a path begins with the active one.
-    fn begin_active_path(&mut self, now: Instant) {
-        self.data.sent.set_path(self.path.id);
+    /// Makes `next` the active path, tells the application, and returns the one that was active.
+    fn switch_to(&mut self, mut next: OtherPath) -> OtherPath {
+        let remote_cid = self.remote_cids.current_sequence();
+        self.remote_cids.switch_to(next.remote_cid);
         self.remote_cids.note_path_change();
+        next.path.ecn.count_from(&self.path.ecn);
+        std::mem::swap(&mut self.path, &mut next.path);
+        std::mem::swap(&mut self.peer_uses, &mut next.peer_uses);
+        self.data.sent.set_path(self.path.id);
         self.path.mtu.enable_once(self.peer_max_datagram_bytes);
         // The back-off is that of the other path.
         (self.pto_count, self.follow_ups) = (0, 0);
         self.deadlines.pacing = Instant::NEVER;
-        self.restart_idle(now);
+        self.stats.path_changes += 1;
+        self.tell_addresses(next.path.addresses());
+        OtherPath { remote_cid, wanted: false, fallback: false, ..next }
     }
 
     fn tell_addresses(&mut self, before: Addresses) {
@@ -453,7 +451,7 @@ impl Connection {
         if self.path.has_failed(now) {
             self.path.end_challenge();
             self.stats.path_validations_failed += 1;
-            self.return_to_old_path(now);
+            self.return_to_old_path();
         }
         self.forget_old_paths();
         self.note_paths();
@@ -461,23 +459,15 @@ impl Connection {
 
     /// RFC 9000 §9.3.2: the last validated path is taken up again. Where there is none, the active one
     /// stays, with its limit, until the connection is idle for too long.
-    fn return_to_old_path(&mut self, now: Instant) {
-        let Some(mut old) = self.others.as_mut().and_then(|others| others.take_fallback()) else {
+    fn return_to_old_path(&mut self) {
+        let Some(old) = self.others.as_mut().and_then(|others| others.take_fallback()) else {
             return;
         };
-        let before = self.path.addresses();
-        let remote_cid = self.remote_cids.current_sequence();
-        self.remote_cids.switch_to(old.remote_cid);
-        old.path.ecn.count_from(&self.path.ecn);
-        std::mem::swap(&mut self.path, &mut old.path);
-        std::mem::swap(&mut self.peer_uses, &mut old.peer_uses);
-        self.begin_active_path(now);
         if self.side == Side::Client {
-            self.events.push_back(Event::MigrationFailed { local: before.local });
+            self.events.push_back(Event::MigrationFailed { local: self.path.local });
         }
-        self.forget(Some(OtherPath { remote_cid, ..old }));
-        self.stats.path_changes += 1;
-        self.tell_addresses(before);
+        let failed = self.switch_to(old);
+        self.forget(Some(failed));
     }
 
     // ---- datagrams ------------------------------------------------------------------------
