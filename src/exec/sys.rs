@@ -85,7 +85,9 @@ pub(super) fn allowed_cpus() -> io::Result<Vec<u32>> {
 
 /// Makes the calling thread's new memory come from `node` as long as that has any.
 ///
-/// A preference and not a binding: a full node makes things slower, not impossible.
+/// A preference and not a binding: a full node makes things slower, not impossible. The system call
+/// is made here because the crate hwloc2 does not offer hwloc's memory binding, which makes the same
+/// call on Linux.
 pub(super) fn prefer_node(node: u32) -> io::Result<()> {
     const WORD_BITS: usize = libc::c_ulong::BITS as usize;
     const NODES: usize = 1024;

@@ -1,15 +1,16 @@
 //! The machine: CPUs, memory nodes, network devices and their queues, as values.
 //!
-//! A [`Machine`] does not know how it was read. It comes from the files of a running Linux, or
-//! from the same files captured somewhere else ([`Source`] is a directory that stands for
-//! `/`), or from a test. What the kernel does not report is [`Reading::Unknown`] with the
+//! A [`Machine`] does not know how it was read. It comes from a running Linux: from its files, and
+//! from hwloc (CPUs, packages, caches, memory nodes); or from the same files and answers captured
+//! somewhere else ([`Source`] is a directory that stands for `/`); or from a test. What the kernel does not report is [`Reading::Unknown`] with the
 //! reason: a device whose `numa_node` reads -1 is on an unknown node, and not on node 0.
 //!
 //! On top of it stands [`place`]: which CPU serves which queue.
 //!
 //! ```text
-//!   Source (files) ---+
-//!   hwloc (live only) +--> Machine --place--> Placement: queue -> CPU, and what was noticed
+//!   Source (files) ---------+
+//!   hwloc, or its answer    +--> Machine --place--> Placement: queue -> CPU, and what was noticed
+//!   in a captured tree -----+
 //! ```
 //!
 //! What a device would have to be told for that is a [`plan`], which [`apply`] writes.
@@ -36,6 +37,7 @@ pub use record::{Record, Recorder};
 pub use source::Source;
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// Something that was read, or the reason why it could not be.
@@ -92,6 +94,8 @@ pub struct Cpu {
     pub core: Reading<u32>,
     /// All logical CPUs of its physical core, itself among them, in ascending order.
     pub siblings: Vec<u32>,
+    /// All logical CPUs that share its last-level cache, itself among them, in ascending order.
+    pub cache: Reading<Vec<u32>>,
     /// Kept free of ordinary threads (`isolcpus`).
     pub isolated: bool,
 }
@@ -104,13 +108,16 @@ impl Cpu {
     }
 }
 
-/// A memory node.
+/// A memory node with CPUs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
     /// Its number.
     pub id: u32,
     /// The CPUs that are nearest to it.
     pub cpus: Vec<u32>,
+    /// How far the memory of each node is from its CPUs, by node, as the firmware says: 10 is its
+    /// own. Empty if the firmware does not say.
+    pub distances: BTreeMap<u32, u64>,
 }
 
 /// A network device.

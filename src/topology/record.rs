@@ -168,7 +168,8 @@ mod tests {
         let replayed = Survey::read(&Source::records(recorder.records()));
         assert_eq!(replayed.devices, survey.devices);
         assert_eq!(replayed.host, survey.host);
-        assert_eq!(replayed.machine.nics, survey.machine.nics);
+        assert_eq!(replayed.machine, survey.machine);
+        assert!(!survey.machine.cpus.is_empty());
     }
 
     #[test]

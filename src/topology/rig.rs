@@ -55,6 +55,7 @@ impl Rig {
             package: Reading::Known(core / self.cores_per_node),
             core: Reading::Known(core),
             siblings: (0..self.threads).map(|thread| core + thread * self.cores()).collect(),
+            cache: Reading::Known(self.cache(id)),
             isolated: false,
         }
     }
@@ -62,9 +63,12 @@ impl Rig {
     pub(super) fn survey(&self) -> Survey {
         let cpus: Vec<Cpu> = (0..self.cores() * self.threads).map(|id| self.cpu(id)).collect();
         let on = |node: u32| cpus.iter().filter(move |cpu| cpu.node.known() == Some(&node));
-        let nodes = (0..self.nodes)
-            .map(|id| Node { id, cpus: on(id).map(|cpu| cpu.id).collect() })
-            .collect();
+        let node = |id| Node {
+            id,
+            cpus: on(id).map(|cpu| cpu.id).collect(),
+            distances: (0..self.nodes).map(|to| (to, if to == id { 10 } else { 21 })).collect(),
+        };
+        let nodes = (0..self.nodes).map(node).collect();
         let machine = Machine { cpus, nodes, nics: vec![self.nic()] };
         // An empty tree: nothing is known but what is filled in here.
         let mut survey = Survey::of(&Source::captured("/nonexistent"), machine);
@@ -72,14 +76,11 @@ impl Rig {
         survey.host.irqbalance = Reading::Known(None);
         survey.host.capabilities =
             Reading::Known(Capabilities { net_admin: true, ..Capabilities::default() });
-        for state in &mut survey.host.cpus {
-            state.cache_domain = Reading::Known(self.cache_domain(state.cpu));
-        }
         self.fill(&mut survey.devices[0]);
         survey
     }
 
-    fn cache_domain(&self, cpu: u32) -> Vec<u32> {
+    fn cache(&self, cpu: u32) -> Vec<u32> {
         let core = cpu % self.cores();
         let first = core / self.cores_per_cache * self.cores_per_cache;
         let same = |id: &u32| (first..first + self.cores_per_cache).contains(&(id % self.cores()));

@@ -1,12 +1,15 @@
-//! Every system call of this module: ethtool's ioctls, BPF objects, sockets of other processes.
+//! Every system call of this module: ethtool's ioctls, BPF objects, sockets of other processes; and
+//! the calls of hwloc that its crate lacks.
 //!
 //! The only file of `topology` with `unsafe` in it. Each function here makes the buffers that the
 //! kernel writes, in the size that the kernel documents for the call; what the bytes mean is read
 //! elsewhere, by code that can be tried without a kernel.
 
 use super::live::Refused;
+use hwloc2::{ObjectType, TopologyObject};
 use libbpf_rs::libbpf_sys;
-use std::ffi::{CStr, CString, c_char};
+use std::collections::BTreeMap;
+use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_ulong, c_void};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
@@ -311,4 +314,90 @@ pub(super) fn socket_option(
         )
     };
     if done < 0 { Err(Refused::last("getsockopt")) } else { Ok(length as usize) }
+}
+
+/// `struct hwloc_distances_s`.
+#[repr(C)]
+struct Distances {
+    count: c_uint,
+    objects: *mut *const TopologyObject,
+    kind: c_ulong,
+    /// From object `i` to object `j` at `i * count + j`.
+    values: *mut u64,
+}
+
+// hwloc 2, which the crate hwloc2 links: it has no distances, and does not lend its topology.
+unsafe extern "C" {
+    fn hwloc_topology_init(topology: *mut *mut c_void) -> c_int;
+    fn hwloc_topology_set_flags(topology: *mut c_void, flags: c_ulong) -> c_int;
+    fn hwloc_topology_load(topology: *mut c_void) -> c_int;
+    fn hwloc_topology_destroy(topology: *mut c_void);
+    fn hwloc_distances_get_by_type(
+        topology: *mut c_void,
+        kind_of_object: c_uint,
+        count: *mut c_uint,
+        distances: *mut *mut Distances,
+        kind: c_ulong,
+        flags: c_ulong,
+    ) -> c_int;
+    fn hwloc_distances_release(topology: *mut c_void, distances: *mut Distances);
+}
+
+/// How far the memory of each node is from the CPUs of each, as the firmware says (10 is a node's own
+/// memory): by node, by node. Empty if it does not say.
+pub(super) fn node_distances() -> BTreeMap<u32, BTreeMap<u32, u64>> {
+    /// HWLOC_TOPOLOGY_FLAG_INCLUDE_DISALLOWED.
+    const ALL: c_ulong = 1;
+    let mut topology = std::ptr::null_mut();
+    // SAFETY: the pointer is to a pointer that outlives the call.
+    if unsafe { hwloc_topology_init(&raw mut topology) } != 0 {
+        return BTreeMap::new();
+    }
+    // SAFETY: `topology` was made just now, and is loaded once, after its flags are set.
+    let loaded = unsafe {
+        hwloc_topology_set_flags(topology, ALL);
+        hwloc_topology_load(topology)
+    };
+    // SAFETY: `topology` is loaded.
+    let found = if loaded == 0 { unsafe { distances_of(topology) } } else { BTreeMap::new() };
+    // SAFETY: made above, and not used any more.
+    unsafe { hwloc_topology_destroy(topology) };
+    found
+}
+
+/// # Safety
+/// `topology` is loaded.
+unsafe fn distances_of(topology: *mut c_void) -> BTreeMap<u32, BTreeMap<u32, u64>> {
+    /// HWLOC_DISTANCES_KIND_FROM_OS and _MEANS_LATENCY.
+    const LATENCY: c_ulong = 1 << 0 | 1 << 2;
+    let mut found = BTreeMap::new();
+    let (mut count, mut distances) = (1, std::ptr::null_mut::<Distances>());
+    let nodes = ObjectType::NUMANode as c_uint;
+    // SAFETY: `distances` has room for the one matrix that `count` says.
+    let done = unsafe {
+        let (count, distances) = (&raw mut count, &raw mut distances);
+        hwloc_distances_get_by_type(topology, nodes, count, distances, LATENCY, 0)
+    };
+    if done != 0 || count == 0 || distances.is_null() {
+        return found;
+    }
+    // SAFETY: hwloc gave a matrix: `count` objects and the square of that many values. Objects
+    // are objects of `topology`, or null.
+    let (objects, values) = unsafe {
+        let matrix = &*distances;
+        let count = matrix.count as usize;
+        let objects = std::slice::from_raw_parts(matrix.objects, count);
+        let numbers: Vec<Option<u32>> =
+            objects.iter().map(|object| object.as_ref().map(TopologyObject::os_index)).collect();
+        (numbers, std::slice::from_raw_parts(matrix.values, count * count).to_vec())
+    };
+    for (from, row) in objects.iter().zip(values.chunks_exact(objects.len().max(1))) {
+        let to = objects.iter().zip(row).filter_map(|(to, value)| Some(((*to)?, *value)));
+        if let Some(from) = from {
+            found.insert(*from, to.collect());
+        }
+    }
+    // SAFETY: given by hwloc above, and not used any more.
+    unsafe { hwloc_distances_release(topology, distances) };
+    found
 }

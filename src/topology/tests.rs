@@ -36,18 +36,30 @@ impl Tree {
 
     /// CPUs `(id, package, core, siblings)` and nodes `(id, cpus)`.
     pub(super) fn cpus(&self, cpus: &[(u32, u32, u32, &str)], nodes: &[(u32, &str)]) -> &Self {
-        for (id, package, core, siblings) in cpus {
-            let at = format!("sys/devices/system/cpu/cpu{id}/topology");
-            self.file(&format!("{at}/physical_package_id"), &format!("{package}\n"));
-            self.file(&format!("{at}/core_id"), &format!("{core}\n"));
-            self.file(&format!("{at}/thread_siblings_list"), &format!("{siblings}\n"));
+        let mut cores: Vec<serde_json::Value> = Vec::new();
+        for (_, package, core, siblings) in cpus {
+            let row = serde_json::json!({"package": package, "core": core, "cpus": siblings});
+            if !cores.contains(&row) {
+                cores.push(row);
+            }
         }
-        let online: Vec<String> = cpus.iter().map(|cpu| cpu.0.to_string()).collect();
-        self.file("sys/devices/system/cpu/online", &online.join(","));
+        let distance = |from: u32, to: u32| if from == to { 10 } else { 21 };
+        let distances = |from: u32| -> BTreeMap<u32, u32> {
+            nodes.iter().map(|(to, _)| (*to, distance(from, *to))).collect()
+        };
+        let nodes: Vec<_> = nodes
+            .iter()
+            .map(|(id, cpus)| {
+                serde_json::json!({"node": id, "cpus": cpus, "distances": distances(*id)})
+            })
+            .collect();
+        // A last-level cache for each node.
+        let caches: Vec<_> = nodes.iter().map(|node| node["cpus"].clone()).collect();
+        let answer = serde_json::json!({
+            "known": {"cores": cores, "caches": caches, "nodes": nodes}
+        });
+        self.file("quiclane/answers/processors.json", &answer.to_string());
         self.file("sys/devices/system/cpu/isolated", "\n");
-        for (id, list) in nodes {
-            self.file(&format!("sys/devices/system/node/node{id}/cpulist"), list);
-        }
         self
     }
 
@@ -150,10 +162,12 @@ fn a_device_is_read_with_its_queues_and_their_interrupts() {
 fn cpus_are_read_with_core_and_node() {
     let tree = two_nodes();
     let machine = tree.machine();
-    assert_eq!(machine.nodes[1], Node { id: 1, cpus: vec![2, 3, 6, 7] });
+    let distances = BTreeMap::from([(0, 21), (1, 10)]);
+    assert_eq!(machine.nodes[1], Node { id: 1, cpus: vec![2, 3, 6, 7], distances });
     let cpu = machine.cpu(6).unwrap();
     assert_eq!((&cpu.node, &cpu.package), (&Reading::Known(1), &Reading::Known(1)));
     assert_eq!((&cpu.siblings, cpu.sibling_rank()), (&vec![2, 6], 1));
+    assert_eq!(cpu.cache, Reading::Known(vec![2, 3, 6, 7]));
 }
 
 #[test]
@@ -301,20 +315,4 @@ fn what_does_not_exist_cannot_be_placed() {
 fn an_empty_tree_is_an_empty_machine() {
     let tree = Tree::new();
     assert_eq!(tree.machine(), Machine::default());
-}
-
-#[test]
-fn hwloc_and_the_files_agree_on_the_machine_that_runs_this() {
-    let Some(hwloc) = cpus::from_hwloc() else { return };
-    let files = cpus::from_sysfs(&Source::live());
-    // hwloc hides CPUs that this process may not use; the others have to match.
-    for cpu in &hwloc {
-        let Some(other) = files.iter().find(|other| other.id == cpu.id) else {
-            panic!("sysfs does not show cpu {}", cpu.id);
-        };
-        assert_eq!(cpu.siblings, other.siblings);
-        if let (Some(a), Some(b)) = (cpu.node.known(), other.node.known()) {
-            assert_eq!(a, b);
-        }
-    }
 }

@@ -65,7 +65,7 @@ pub(super) fn choose(survey: &Survey, nic: &Nic, policy: Policy) -> Candidates {
     let mut notes: Vec<String> = notes.iter().map(Note::to_string).collect();
     let cpus = match policy {
         Policy::Node => near,
-        Policy::Ccx => by_cache(survey, near, &mut notes),
+        Policy::Ccx => by_cache(near, &mut notes),
         Policy::Spread => by_turns(near),
     };
     let cores = cpus.iter().filter(|cpu| cpu.sibling_rank() == 0).count();
@@ -73,11 +73,8 @@ pub(super) fn choose(survey: &Survey, nic: &Nic, policy: Policy) -> Candidates {
 }
 
 /// One cache after another. A CPU whose cache is not known is one of its own.
-fn by_cache<'a>(survey: &Survey, mut cpus: Vec<&'a Cpu>, notes: &mut Vec<String>) -> Vec<&'a Cpu> {
-    let first_of_domain = |cpu: &Cpu| {
-        let state = survey.host.cpus.iter().find(|state| state.cpu == cpu.id);
-        state.and_then(|state| state.cache_domain.known()?.first().copied())
-    };
+fn by_cache<'a>(mut cpus: Vec<&'a Cpu>, notes: &mut Vec<String>) -> Vec<&'a Cpu> {
+    let first_of_domain = |cpu: &Cpu| cpu.cache.known()?.first().copied();
     let unknown: Vec<u32> =
         cpus.iter().filter(|cpu| first_of_domain(cpu).is_none()).map(|cpu| cpu.id).collect();
     if !unknown.is_empty() {

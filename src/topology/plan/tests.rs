@@ -44,15 +44,15 @@ fn node_takes_the_first_threads_of_the_devices_node() {
 fn ccx_fills_one_cache_before_the_next() {
     // Caches that do not follow the numbers of their CPUs: even and odd cores.
     let mut survey = smt().survey();
-    for state in &mut survey.host.cpus {
-        let odd = state.cpu % 2;
-        state.cache_domain = Reading::Known((0..16).filter(|cpu| cpu % 2 == odd).collect());
+    for cpu in &mut survey.machine.cpus {
+        let odd = cpu.id % 2;
+        cpu.cache = Reading::Known((0..16).filter(|cpu| cpu % 2 == odd).collect());
     }
     let plan = make(&survey, &wish(Policy::Ccx)).unwrap();
     assert_eq!(cpus(&plan), [4, 6, 5, 7]);
     let more = PlanRequest { workers: Some(8), ..wish(Policy::Ccx) };
     assert_eq!(cpus(&make(&survey, &more).unwrap()), [4, 6, 5, 7, 12, 14, 13, 15]);
-    survey.host.cpus[5].cache_domain = Reading::Unknown("no cache".to_owned());
+    survey.machine.cpus[5].cache = Reading::Unknown("no cache".to_owned());
     let plan = make(&survey, &wish(Policy::Ccx)).unwrap();
     assert!(noted(&plan, "cpus 5 are unknown"), "{:?}", plan.notes);
 }

@@ -74,8 +74,6 @@ pub struct CpuState {
     pub governor: Reading<String>,
     /// Idle states that it may enter, the lightest first.
     pub idle_states: Vec<IdleState>,
-    /// The CPUs that share its last-level cache, itself among them.
-    pub cache_domain: Reading<Vec<u32>>,
     /// NET_RX softirqs.
     pub net_rx_softirqs: Reading<u64>,
     /// NET_TX softirqs.
@@ -195,8 +193,7 @@ fn cpu_states(source: &Source, machine: &Machine) -> Vec<CpuState> {
     let state = |cpu: u32| {
         let base = format!("/sys/devices/system/cpu/cpu{cpu}");
         let governor = source.text(format!("{base}/cpufreq/scaling_governor"));
-        let domain = cache_domain(source, &base);
-        counters.state(cpu, governor, idle_states(source, &base), domain)
+        counters.state(cpu, governor, idle_states(source, &base))
     };
     machine.cpus.iter().map(|cpu| state(cpu.id)).collect()
 }
@@ -205,10 +202,8 @@ impl Host {
     /// The same host later: only what is counted is read.
     pub(super) fn again(&self, source: &Source) -> Self {
         let counters = Counters::read(source);
-        let state = |old: &CpuState| {
-            let (governor, domain) = (old.governor.clone(), old.cache_domain.clone());
-            counters.state(old.cpu, governor, old.idle_states.clone(), domain)
-        };
+        let state =
+            |old: &CpuState| counters.state(old.cpu, old.governor.clone(), old.idle_states.clone());
         Self { cpus: self.cpus.iter().map(state).collect(), ..self.clone() }
     }
 }
@@ -229,20 +224,13 @@ impl Counters {
         }
     }
 
-    fn state(
-        &self,
-        cpu: u32,
-        governor: Reading<String>,
-        idle_states: Vec<IdleState>,
-        cache_domain: Reading<Vec<u32>>,
-    ) -> CpuState {
+    fn state(&self, cpu: u32, governor: Reading<String>, idle_states: Vec<IdleState>) -> CpuState {
         let of_kind =
             |kind: &str| from(&self.softirqs, "/proc/softirqs", |text| softirq(text, kind, cpu));
         CpuState {
             cpu,
             governor,
             idle_states,
-            cache_domain,
             net_rx_softirqs: of_kind("NET_RX"),
             net_tx_softirqs: of_kind("NET_TX"),
             time: from(&self.stat, "/proc/stat", |text| cpu_time(text, cpu)),
@@ -304,19 +292,6 @@ fn idle_states(source: &Source, base: &str) -> Vec<IdleState> {
         })
     };
     source.numbered(format!("{base}/cpuidle"), "state").into_iter().filter_map(state).collect()
-}
-
-/// The CPUs of the cache with the highest level.
-fn cache_domain(source: &Source, base: &str) -> Reading<Vec<u32>> {
-    let last = source
-        .numbered(format!("{base}/cache"), "index")
-        .into_iter()
-        .map(|index| format!("{base}/cache/index{index}"))
-        .max_by_key(|at| source.number(format!("{at}/level")).known().copied());
-    match last {
-        Some(at) => source.list(format!("{at}/shared_cpu_list")),
-        None => Reading::unknown(format!("{base}/cache shows no cache")),
-    }
 }
 
 #[cfg(test)]

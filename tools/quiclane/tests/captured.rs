@@ -6,7 +6,8 @@
 //! in zero-copy, and a veth pair with two queues each way, the latter two in a namespace of their
 //! own. `tools/lab capture` takes them, with `quiclane bundle --redact`. The expected output of the verbs
 //! is beside each archive and was checked by reading; `QUICLANE_EXPECTED=write` writes it again. Every
-//! archive there is tested: there is no list of them.
+//! archive there is tested: there is no list of them. What hwloc
+//! says of the CPUs (`processors`) was written into them afterwards, from the files of the same archives.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -14,9 +14,9 @@ use std::sync::Arc;
 
 /// System calls to start: libraries, the locale, the terminal.
 const START: u64 = 200;
-/// A file that is read is read until nothing comes any more: two calls, and a third of them
-/// without need. `top` had three, for it looked at the machine twice.
-const CALLS_FOR_TWO_FILES: u64 = 3;
+/// A file is read until nothing comes any more: two calls, and three for a long one. A verb that
+/// looked at the machine twice would have more than four.
+const CALLS_FOR_TWO_FILES: u64 = 5;
 
 /// read(2) calls of a whole run, from the accounts that the kernel keeps of a process until its
 /// parent has taken note of its end.

@@ -302,7 +302,7 @@ impl Steps<'_> {
                 (Some(true), Some(home)) => format!("{node}, the device is on {home}"),
                 _ => node.to_string(),
             };
-            self.push("node", value, "/sys/devices/system/node");
+            self.push("node", value, "hwloc");
             if let (Some(step), Some(true)) = (self.list.last_mut(), row.crosses_node) {
                 step.is_alarm = true;
             }

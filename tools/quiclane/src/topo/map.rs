@@ -271,25 +271,24 @@ fn nodes(survey: &Survey) -> Vec<Node> {
     all.map(|(node, cpus)| Node {
         node,
         cpus: cpus.iter().map(|cpu| cpu.id).collect(),
-        packages: packages(survey, &cpus),
+        packages: packages(&cpus),
     })
     .collect()
 }
 
-fn packages(survey: &Survey, cpus: &[&Cpu]) -> Vec<Package> {
+fn packages(cpus: &[&Cpu]) -> Vec<Package> {
     let mut by_package: BTreeMap<Option<u32>, Vec<&Cpu>> = BTreeMap::new();
     for cpu in cpus {
         by_package.entry(cpu.package.known().copied()).or_default().push(cpu);
     }
     let all = by_package.into_iter();
-    all.map(|(package, cpus)| Package { package, caches: caches(survey, &cpus) }).collect()
+    all.map(|(package, cpus)| Package { package, caches: caches(&cpus) }).collect()
 }
 
-fn caches(survey: &Survey, cpus: &[&Cpu]) -> Vec<Cache> {
+fn caches(cpus: &[&Cpu]) -> Vec<Cache> {
     let mut by_cache: Vec<(Option<&Vec<u32>>, Vec<&Cpu>)> = Vec::new();
     for cpu in cpus {
-        let state = survey.host.cpus.iter().find(|state| state.cpu == cpu.id);
-        let domain = state.and_then(|state| state.cache_domain.known());
+        let domain = cpu.cache.known();
         match by_cache.iter_mut().find(|(other, _)| *other == domain) {
             Some((_, members)) => members.push(cpu),
             None => by_cache.push((domain, vec![cpu])),

@@ -11,8 +11,7 @@ pub(super) const KINDS: &[Kind] = &[
         id: "QL013",
         severity: Severity::Warn,
         title: "An interrupt and a worker share a core",
-        reads: "/proc/irq/N/effective_affinity_list, the workers' CPUs, and \
-                /sys/devices/system/cpu/cpuN/topology/thread_siblings_list",
+        reads: "/proc/irq/N/effective_affinity_list, the workers' CPUs, and the cores (hwloc)",
         why: "Two hardware threads of one core share its execution units and its caches. A worker \
               that polls takes half of the core from the interrupt beside it, and each of them \
               looks idle half of the time.",
@@ -24,8 +23,7 @@ pub(super) const KINDS: &[Kind] = &[
         id: "QL014",
         severity: Severity::Warn,
         title: "Two workers share a core",
-        reads: "the workers' CPUs (/run/quiclane, /proc/PID/task/TID/status) and \
-                /sys/devices/system/cpu/cpuN/topology/thread_siblings_list",
+        reads: "the workers' CPUs (/run/quiclane, /proc/PID/task/TID/status) and the cores (hwloc)",
         why: "Two busy hardware threads of one core do about 1.2 times the work of one. Workers \
               belong on cores of their own, as long as there are enough.",
         mend: "quiclane plan DEV",
@@ -69,8 +67,8 @@ pub(super) const KINDS: &[Kind] = &[
         id: "QL018",
         severity: Severity::Warn,
         title: "A queue's interrupt and its worker share no cache",
-        reads: "/proc/irq/N/effective_affinity_list, the workers' CPUs, and \
-                /sys/devices/system/cpu/cpuN/cache/index*/shared_cpu_list",
+        reads: "/proc/irq/N/effective_affinity_list, the workers' CPUs, and the last-level caches \
+                (hwloc)",
         why: "What the interrupt's CPU just read of a packet is in its last-level cache. A worker \
               with another last-level cache reads it from memory again, even if both are on one \
               node (a CPU package with several cache domains).",
@@ -226,9 +224,8 @@ fn other_cache(cx: &Context<'_>) -> Judgement {
     for (queue, irq, irq_cpu) in irq_cpus(cx, &mut sift) {
         let pinned = pinned(&workers);
         let Some((_, cpu)) = pinned.into_iter().find(|(w, _)| w.queue == queue) else { continue };
-        let states = &cx.host.survey.host.cpus;
-        let Some(state) = states.iter().find(|state| state.cpu == cpu) else { continue };
-        let Some(domain) = sift.take(&state.cache_domain) else { continue };
+        let Some(cpu_there) = cx.host.survey.machine.cpu(cpu) else { continue };
+        let Some(domain) = sift.take(&cpu_there.cache) else { continue };
         if !domain.contains(&irq_cpu) {
             sift.hits.push((queue, irq, irq_cpu, cpu));
         }
@@ -239,7 +236,7 @@ fn other_cache(cx: &Context<'_>) -> Judgement {
         hits.iter().fold(Found::new(says), |found, (queue, irq, irq_cpu, cpu)| {
             found.read(
                 format!("queue {queue}: IRQ {irq} on cpu {irq_cpu}, worker on cpu {cpu}"),
-                format!("/sys/devices/system/cpu/cpu{cpu}/cache"),
+                format!("/proc/irq/{irq}/effective_affinity_list"),
             )
         })
     })
