@@ -55,12 +55,26 @@ impl std::error::Error for PinError {
     }
 }
 
+/// Lets the calling thread, which is on its CPU, run on all of `cpus`: what [`Affinity::Soft`] is.
+/// Called once the worker has made what it needs. An empty list leaves it where it is.
+///
+/// [`Affinity::Soft`]: super::Affinity::Soft
+pub(super) fn loosen(cpus: &[u32]) {
+    if cpus.is_empty() {
+        return;
+    }
+    if let Err(error) = sys::bind_to_cpus(cpus) {
+        // It stays on its own CPU: less than was asked for, and no worse than hard pinning.
+        tracing::warn!(?cpus, %error, "the CPUs of a worker cannot be widened to its node");
+    }
+}
+
 /// Pins the calling thread, and sets its memory policy and its scheduling.
 pub(super) fn take(placement: &WorkerPlacement, profile: Profile) -> Result<(), PinError> {
     if let Some(cpu) = placement.cpu {
         let remedy = "name CPUs that this process may use, or turn pinning off";
         let what = || format!("the thread cannot be pinned to CPU {cpu}");
-        sys::pin_to_cpu(cpu).map_err(|error| PinError { what: what(), remedy, error })?;
+        sys::bind_to_cpus(&[cpu]).map_err(|error| PinError { what: what(), remedy, error })?;
     }
     if let Some(node) = placement.node
         && let Err(error) = sys::prefer_node(node)
@@ -91,6 +105,22 @@ mod tests {
             sys::allowed_cpus().unwrap()
         });
         assert_eq!(allowed.join().unwrap(), [cpu]);
+    }
+
+    #[test]
+    fn a_soft_worker_starts_on_its_cpu_and_may_leave_it() {
+        let all = sys::allowed_cpus().unwrap();
+        let placement = WorkerPlacement { queue: 0, cpu: Some(all[0]), node: None };
+        let cpus = all.clone();
+        let allowed = std::thread::spawn(move || {
+            take(&placement, Profile::LowLatency).unwrap();
+            let hard = sys::allowed_cpus().unwrap();
+            loosen(&[]);
+            assert_eq!(sys::allowed_cpus().unwrap(), hard);
+            loosen(&cpus);
+            (hard, sys::allowed_cpus().unwrap())
+        });
+        assert_eq!(allowed.join().unwrap(), (vec![all[0]], all));
     }
 
     #[test]

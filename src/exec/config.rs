@@ -7,7 +7,7 @@ use crate::proto::connection::TransportConfig;
 use crate::proto::crypto::{ClientTls, ServerTls};
 use crate::proto::endpoint::{AnswerLimits, RetryPolicy};
 use crate::proto::source::SUBSCRIBER_PREFIX_BITS;
-use crate::topology::Sharing;
+use crate::topology::{Near, Sharing};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -168,6 +168,19 @@ pub enum Pin {
     Off,
 }
 
+/// How firmly a pinned worker stays on its CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Affinity {
+    /// It runs there and nowhere else.
+    #[default]
+    Hard,
+    /// It starts there, and may run on every CPU of the same memory node that the process may use,
+    /// as MsQuic's workers with an ideal processor. Linux has no such call: the thread is bound to
+    /// the CPU, makes its sockets and memory there, and then its mask is widened. The scheduler
+    /// leaves it there until another thread wants that CPU.
+    Soft,
+}
+
 /// What a [`Registration`](super::Registration) is opened with.
 #[derive(Clone, Debug)]
 pub struct RegistrationConfig {
@@ -182,6 +195,12 @@ pub struct RegistrationConfig {
     pub cpus: Vec<u32>,
     /// Which workers are pinned, each to its CPU and its memory to that CPU's node.
     pub pin: Pin,
+    /// Where the worker of a queue is placed, if `cpus` is empty: by default on the CPU that serves
+    /// the queue's interrupt. What could not be had is in
+    /// [`Registration::notes`](super::Registration::notes) and [`WorkerStatus::unmet`](super::WorkerStatus).
+    pub near: Near,
+    /// How firmly a pinned worker stays on its CPU.
+    pub affinity: Affinity,
     /// Whether one CPU may serve several queues.
     pub sharing: Sharing,
     /// When a worker sleeps.
@@ -215,6 +234,8 @@ impl Default for RegistrationConfig {
             queues: Vec::new(),
             cpus: Vec::new(),
             pin: Pin::All,
+            near: Near::default(),
+            affinity: Affinity::default(),
             sharing: Sharing::Forbid,
             polling: Polling::default(),
             profile: Profile::default(),

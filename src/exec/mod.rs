@@ -92,8 +92,8 @@ pub use crate::proto::streams::StreamsRef;
 pub use affinity::PinError;
 pub use api::{ConnectionRef, Handle, HandleError, Handler, TimerId, WatchId, WorkerRef};
 pub use config::{
-    ClientConfig, Io, LaneLimits, Pin, Polling, Profile, RegistrationConfig, ServerConfig,
-    UdpTuning,
+    Affinity, ClientConfig, Io, LaneLimits, Pin, Polling, Profile, RegistrationConfig,
+    ServerConfig, UdpTuning,
 };
 pub use counters::{LaneCounters, Snapshot, TurnCounters};
 pub use lane::Lane;

@@ -24,6 +24,8 @@ pub(super) struct Facts {
     pub(super) device: Option<String>,
     pub(super) cpu: Option<u32>,
     pub(super) node: Option<u32>,
+    pub(super) soft_cpus: Vec<u32>,
+    pub(super) unmet: Option<String>,
     pub(super) mode: Option<Mode>,
     pub(super) ladder: Vec<LadderStep>,
     /// Why the datapath is lost, if it is.
@@ -74,10 +76,15 @@ pub struct WorkerStatus {
     pub queue: u32,
     /// The device, if its sockets are bound to one.
     pub device: Option<String>,
-    /// The CPU that its thread is pinned to, if it is.
+    /// The CPU that its thread is pinned to, if it is; with soft affinity, the one that it starts on.
     pub cpu: Option<u32>,
     /// The memory node of that CPU, if it is known.
     pub node: Option<u32>,
+    /// The CPUs that it may run on with soft affinity, the same node's; else empty.
+    pub soft_cpus: Vec<u32>,
+    /// Why it is not where [`RegistrationConfig::near`](super::RegistrationConfig) wants it, and the
+    /// remedy; `None` if it is, or is not pinned.
+    pub unmet: Option<String>,
     /// How its datagrams reach the wire; `None` before a socket is open.
     pub mode: Option<Mode>,
     /// The steps of the ladder that led down to that mode.
@@ -94,7 +101,8 @@ pub struct WorkerStatus {
 
 impl WorkerStatus {
     pub(super) fn new(worker: usize, board: &Board) -> Self {
-        let Facts { queue, device, cpu, node, mode, ladder, error } = board.facts();
+        let Facts { queue, device, cpu, node, soft_cpus, unmet, mode, ladder, error } =
+            board.facts();
         let counters = board.read();
         Self {
             worker,
@@ -102,6 +110,8 @@ impl WorkerStatus {
             device,
             cpu,
             node,
+            soft_cpus,
+            unmet,
             mode,
             ladder,
             error,

@@ -55,16 +55,18 @@ fn prefetch_line(at: *const u8) {
 #[inline]
 fn prefetch_line(_at: *const u8) {}
 
-/// Binds the calling thread to one CPU.
-pub(super) fn pin_to_cpu(cpu: u32) -> io::Result<()> {
+/// Binds the calling thread to these CPUs.
+pub(super) fn bind_to_cpus(cpus: &[u32]) -> io::Result<()> {
     let limit = libc::CPU_SETSIZE as usize;
-    if cpu as usize >= limit {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("no cpu {cpu}")));
-    }
     // SAFETY: cpu_set_t is an array of integers, for which zero is a value.
     let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    // SAFETY: `cpu` is below the number of bits of the set, checked above.
-    unsafe { libc::CPU_SET(cpu as usize, &mut set) };
+    for &cpu in cpus {
+        if cpu as usize >= limit {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("no cpu {cpu}")));
+        }
+        // SAFETY: `cpu` is below the number of bits of the set, checked above.
+        unsafe { libc::CPU_SET(cpu as usize, &mut set) };
+    }
     // SAFETY: the pointer and the size describe `set`, which outlives the call.
     let result =
         unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) };
@@ -327,7 +329,7 @@ mod tests {
     fn a_pinned_thread_runs_where_it_was_told() {
         let cpu = *allowed_cpus().unwrap().last().unwrap();
         let allowed = std::thread::spawn(move || {
-            pin_to_cpu(cpu).unwrap();
+            bind_to_cpus(&[cpu]).unwrap();
             allowed_cpus().unwrap()
         });
         assert_eq!(allowed.join().unwrap(), [cpu]);
@@ -335,7 +337,7 @@ mod tests {
 
     #[test]
     fn a_cpu_that_cannot_exist_is_an_error() {
-        assert!(pin_to_cpu(u32::MAX).is_err());
+        assert!(bind_to_cpus(&[u32::MAX]).is_err());
         assert!(prefer_node(u32::MAX).is_err());
     }
 

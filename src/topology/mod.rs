@@ -23,6 +23,7 @@ pub mod explain;
 pub mod joined;
 pub mod list;
 mod live;
+mod near;
 mod nics;
 mod placement;
 pub mod plan;
@@ -32,6 +33,7 @@ pub mod survey;
 mod sys;
 pub mod toeplitz;
 
+pub use near::{Near, Unmet};
 pub use placement::{Assignment, Note, Placement, PlacementError, Request, Sharing, place};
 pub use record::{Record, Recorder};
 pub use source::Source;

@@ -1,6 +1,7 @@
 //! Network devices, their queues and interrupts, from sysfs and procfs.
 
 use super::source::Source;
+use super::survey::device::{Direction, QueueLink};
 use super::{Irq, Nic, Queue, Reading};
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
@@ -23,11 +24,14 @@ fn nic(source: &Source, name: String, interrupts: &BTreeMap<u32, String>) -> Nic
     let base = format!("{CLASS_NET}/{name}");
     let devices = device_chain(source, &base);
     let irqs = irqs(source, &devices, interrupts);
-    let queues = source
+    let mut queues: Vec<Queue> = source
         .numbered(format!("{base}/queues"), "rx-")
         .into_iter()
         .map(|index| Queue { index, irq: irq_of(index, &irqs) })
         .collect();
+    if !irqs.is_empty() && queues.iter().any(|queue| queue.irq.known().is_none()) {
+        name_by_napi(source, &name, &mut queues, &irqs);
+    }
     Nic {
         index: source.number(format!("{base}/ifindex")),
         driver: driver(source, &name, &devices),
@@ -144,6 +148,22 @@ fn irq_of(queue: u32, irqs: &[Irq]) -> Reading<Irq> {
         (Some(irq), _) => Reading::Known(irq.clone()),
         (None, 0) => Reading::unknown("the device has no message-signalled interrupts"),
         (None, _) => Reading::unknown(format!("no interrupt is named after queue {queue}")),
+    }
+}
+
+/// Of a driver whose interrupts have other names: the interrupt of the queue's NAPI instance.
+fn name_by_napi(source: &Source, name: &str, queues: &mut [Queue], irqs: &[Irq]) {
+    let (links, napis) = (source.queue_links(name), source.napis(name));
+    let (Some(links), Some(napis)) = (links.known(), napis.known()) else { return };
+    for queue in queues.iter_mut().filter(|queue| queue.irq.known().is_none()) {
+        let is_its = |link: &&QueueLink| {
+            link.index == queue.index && link.direction == Direction::Rx && link.napi.is_some()
+        };
+        let napi = links.iter().find(is_its).and_then(|link| link.napi);
+        let number = napis.iter().find(|it| Some(it.id) == napi).and_then(|napi| napi.irq);
+        if let Some(irq) = irqs.iter().find(|irq| Some(irq.number) == number) {
+            queue.irq = Reading::Known(irq.clone());
+        }
     }
 }
 

@@ -4,11 +4,15 @@
 //!
 //! 1. a list of CPUs that the operator gave wins, in its order;
 //! 2. otherwise the CPUs of the device's own memory node, as far as this process may use them.
-//!    If the node is not known, all CPUs are candidates, and the placement says so;
-//! 3. one queue per physical core first; hardware threads that share a core come after all
+//!    If it may use none of them, those of the nearest nodes come first (NUMA distances). If the
+//!    node is not known, all CPUs are candidates, and the placement says so;
+//! 3. of these, the CPU that [`Near`] asks for: the interrupt's own, or one beside it. A queue whose
+//!    wish cannot be met gets the next best, and a note says why;
+//! 4. one queue per physical core first; hardware threads that share a core come after all
 //!    cores have one;
-//! 4. fewer CPUs than queues is an error, unless sharing was asked for, and then it is noted.
+//! 5. fewer CPUs than queues is an error, unless sharing was asked for, and then it is noted.
 
+use super::near::{self, Near, Unmet};
 use super::{Cpu, Machine, Nic};
 use std::fmt;
 
@@ -35,6 +39,8 @@ pub struct Request {
     pub allowed: Vec<u32>,
     /// What to do when there are too few.
     pub sharing: Sharing,
+    /// Where the worker of a queue is placed, if `cpus` is empty.
+    pub near: Near,
 }
 
 /// One queue and the CPU that serves it.
@@ -76,6 +82,17 @@ pub enum Note {
         /// The device's node.
         nic_node: u32,
     },
+    /// The worker of a queue is not where [`Near`] asks for.
+    NotNear {
+        /// The queue.
+        queue: u32,
+        /// Its CPU.
+        cpu: u32,
+        /// What was asked for.
+        near: Near,
+        /// Why it could not be had.
+        unmet: Unmet,
+    },
     /// Two queues are served by hardware threads of one physical core.
     SharedCore {
         /// A queue and its CPU.
@@ -105,6 +122,11 @@ impl fmt::Display for Note {
                 f,
                 "queue {queue} is served by cpu {cpu} of node {cpu_node}, the device is on node \
                  {nic_node}"
+            ),
+            Self::NotNear { queue, cpu, near, unmet } => write!(
+                f,
+                "queue {queue} is served by cpu {cpu} and not as near {near} asks: {unmet}; {}",
+                unmet.remedy()
             ),
             Self::SharedCore { first, second } => write!(
                 f,
@@ -204,11 +226,25 @@ pub fn place(machine: &Machine, request: &Request) -> Result<Placement, Placemen
     if cpus.is_empty() || too_few {
         return Err(PlacementError::TooFewCpus { queues: queues.len(), cpus: cpus.len() });
     }
-    let row = |(at, queue): (usize, u32)| {
-        let cpu = cpus[at % cpus.len()];
-        Assignment { queue, cpu: cpu.id, node: cpu.node.known().copied() }
+    let row = |queue: u32, cpu: &Cpu| {
+        let node = cpu.node.known().copied();
+        Assignment { queue, cpu: cpu.id, node }
     };
-    let rows: Vec<Assignment> = queues.into_iter().enumerate().map(row).collect();
+    let rows: Vec<Assignment> = match nic.filter(|_| request.cpus.is_empty()) {
+        None => {
+            let at = |(at, &queue): (usize, &u32)| row(queue, cpus[at % cpus.len()]);
+            queues.iter().enumerate().map(at).collect()
+        }
+        Some(nic) => {
+            let near = request.near;
+            let chosen = near::choose(machine, nic, &queues, near, &cpus, &request.allowed);
+            for (&queue, chosen) in queues.iter().zip(&chosen) {
+                let note = |unmet| Note::NotNear { queue, cpu: chosen.cpu.id, near, unmet };
+                notes.extend(chosen.unmet.clone().map(note));
+            }
+            queues.iter().zip(chosen).map(|(&queue, chosen)| row(queue, chosen.cpu)).collect()
+        }
+    };
     note_nodes(nic, &rows, request, &mut notes);
     note_sharing(machine, &rows, &mut notes);
     Ok(Placement { rows, notes })
@@ -260,7 +296,14 @@ pub(super) fn candidates<'a>(
             }
         }
     };
-    chosen.sort_by_key(|cpu| (cpu.sibling_rank(), cpu.id));
+    let home = nic.and_then(|nic| nic.node.known());
+    let home = home.and_then(|&home| machine.nodes.iter().find(|node| node.id == home));
+    // How far a CPU is from the device: 0 where nothing says. All of one node are equally far.
+    let distance = |cpu: &Cpu| {
+        let node = cpu.node.known();
+        node.and_then(|node| home?.distances.get(node)).copied().unwrap_or(0)
+    };
+    chosen.sort_by_key(|cpu| (cpu.sibling_rank(), distance(cpu), cpu.id));
     chosen
 }
 

@@ -137,7 +137,7 @@ pub(super) fn two_nodes() -> Tree {
 }
 
 fn request(device: &str) -> Request {
-    Request { device: Some(device.to_owned()), ..Request::default() }
+    Request { device: Some(device.to_owned()), near: Near::Node, ..Request::default() }
 }
 
 fn cpus_of(placement: &Placement) -> Vec<u32> {

@@ -61,6 +61,10 @@ const TESTS: &[Test] = &[
         place::a_plan_of_the_tool_brings_queue_and_cpu_together,
     ),
     (
+        "place::workers_sit_where_interrupts_are_served",
+        place::workers_sit_where_interrupts_are_served,
+    ),
+    (
         "virtio::every_flow_has_the_hash_that_was_predicted",
         virtio::every_flow_has_the_hash_that_was_predicted,
     ),

@@ -101,11 +101,17 @@ pub(crate) fn two_nodes_and_a_nic_on_each() -> Outcome {
     Ok(())
 }
 
-/// Topology as the library reads it: hwloc, sysfs and procfs of a machine with two nodes.
+/// Topology as the library reads it: hwloc, sysfs and procfs, of a machine with two nodes.
 pub(crate) fn the_library_reads_the_same_machine() -> Outcome {
     let machine = Source::live().machine();
     ensure!(machine.nodes.len() == 2, "{} nodes", machine.nodes.len());
     ensure!(machine.cpus.len() == 4, "{} CPUs", machine.cpus.len());
+    for node in &machine.nodes {
+        // hwloc's distances against the file that it reads: those to node 0, 1, ...
+        let told: Vec<String> = node.distances.values().map(u64::to_string).collect();
+        let file = read(&format!("/sys/devices/system/node/node{}/distance", node.id))?;
+        ensure!(told == file.split_whitespace().collect::<Vec<_>>(), "{node:?}, not {file}");
+    }
     for lane in &LANES {
         let nic = machine.nic(lane.dev).ok_or_else(|| format!("no {}", lane.dev))?;
         ensure!(nic.node == Reading::Known(lane.node), "{}: node {}", lane.dev, nic.node);

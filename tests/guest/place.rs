@@ -1,7 +1,8 @@
 //! `quiclane plan`, `apply` and `undo` on igb: settings that a veth lacks, compared with ethtool and
-//! procfs.
+//! procfs; and where a server places its workers (`--place`).
 
 use crate::nic::{LANES, Lane, read, rss, run};
+use crate::server::{QueueRow, Server};
 use crate::{Outcome, ensure};
 use std::collections::BTreeMap;
 use std::fs;
@@ -179,5 +180,76 @@ fn check_own(lane: &Lane, written: &BTreeMap<String, String>) -> Outcome {
     for setting in ["rss.table", "queues.channels", "irq.rx-1", "napi.rx-1"] {
         ensure!(written.contains_key(setting), "{} has no line {setting}: {written:?}", lane.dev);
     }
+    Ok(())
+}
+
+/// Where the server of the placement test listens on `lane0`.
+const LISTEN: ([u8; 4], u16) = ([10, 77, 0, 1], 4434);
+
+/// The CPU that the interrupt of a receive queue is delivered to, as the kernel says.
+fn served(dev: &str, queue: u32) -> Result<u32, String> {
+    let numbers = irqs(dev)?;
+    let number = numbers.get(&queue).ok_or_else(|| format!("{dev}: no IRQ of queue {queue}"))?;
+    let path = format!("/proc/irq/{number}/effective_affinity_list");
+    let cpu = read(&path)?;
+    cpu.parse().map_err(|_| format!("{path}: {cpu}"))
+}
+
+fn move_irq(dev: &str, queue: u32, cpu: u32) -> Outcome {
+    let numbers = irqs(dev)?;
+    let number = numbers.get(&queue).ok_or_else(|| format!("{dev}: no IRQ of queue {queue}"))?;
+    let path = format!("/proc/irq/{number}/smp_affinity_list");
+    fs::write(&path, cpu.to_string()).map_err(|error| format!("{path}: {error}"))
+}
+
+/// Two queues of `lane0`, placed as `place` says; the doctor's findings meanwhile.
+fn placed(place: &str) -> Result<(Vec<QueueRow>, String), String> {
+    let options = ["--queues", "0-1", "--place", place];
+    let server = Server::start_with(&LANES[0], LISTEN.into(), &options)?;
+    let queues = server.queues.clone();
+    // Exit code 1: the guest has findings of its own.
+    let doctor = std::process::Command::new("quiclane").args(["doctor", "lane0"]).output();
+    let doctor = doctor.map_err(|error| format!("quiclane doctor: {error}"))?;
+    server.stop()?;
+    Ok((queues, String::from_utf8_lossy(&doctor.stdout).into_owned()))
+}
+
+/// A server sits where the interrupts of its queues are served, or beside them; never on another
+/// node, and it says what it could not have. The guest's `lane0` is on node 0, CPUs 0 and 1.
+pub(crate) fn workers_sit_where_interrupts_are_served() -> Outcome {
+    let dev = LANES[0].dev;
+    let before = [served(dev, 0)?, served(dev, 1)?];
+    let checked = check_places(dev);
+    for (queue, cpu) in (0..).zip(before) {
+        move_irq(dev, queue, cpu)?;
+    }
+    checked
+}
+
+fn check_places(dev: &str) -> Outcome {
+    move_irq(dev, 0, 1)?;
+    move_irq(dev, 1, 0)?;
+    let (queues, doctor) = placed("irq")?;
+    for row in &queues {
+        ensure!(row.cpu == Some(served(dev, row.queue)?), "near its IRQ: {row:?}");
+        ensure!(row.unmet.is_none() && row.node == Some(0), "{row:?}");
+    }
+    ensure!(queues[0].cpu == Some(1) && queues[1].cpu == Some(0), "{queues:?}");
+    ensure!(!doctor.contains("QL019"), "{doctor}");
+    let (queues, _) = placed("cache")?;
+    for row in &queues {
+        ensure!(row.cpu.is_some_and(|cpu| cpu < 2), "on the node: {row:?}");
+        ensure!(row.cpu != Some(served(dev, row.queue)?), "beside its IRQ: {row:?}");
+        ensure!(row.unmet.is_none(), "{row:?}");
+    }
+    move_irq(dev, 0, 3)?;
+    let (queues, doctor) = placed("irq")?;
+    ensure!(queues.iter().all(|row| row.node == Some(0)), "{queues:?}");
+    let unmet = queues[0].unmet.as_deref().unwrap_or_default();
+    ensure!(unmet.contains("cpu 3 of another node"), "{queues:?}");
+    ensure!(queues[1].cpu == Some(0) && queues[1].unmet.is_none(), "{queues:?}");
+    ensure!(doctor.contains("QL019"), "{doctor}");
+    let (queues, _) = placed("node")?;
+    ensure!(queues.iter().all(|row| row.unmet.is_none()), "{queues:?}");
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use crate::ensure;
 use crate::nic::{Lane, run};
+use serde_json::Value;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
@@ -27,6 +28,7 @@ pub(crate) struct QueueRow {
     pub(crate) queue: u32,
     pub(crate) cpu: Option<u32>,
     pub(crate) node: Option<u32>,
+    pub(crate) unmet: Option<String>,
     pub(crate) mode: String,
     pub(crate) rx_packets: u64,
     pub(crate) wrong_queue: u64,
@@ -36,11 +38,21 @@ pub(crate) struct QueueRow {
 impl Server {
     /// Starts it in zero-copy or not at all, and waits until it is ready.
     pub(crate) fn start(lane: &Lane, listen: SocketAddr) -> Result<Self, String> {
+        Self::start_with(lane, listen, &["--queues", "0-3", "--share-cpus"])
+    }
+
+    /// The same with these options in place of all queues.
+    pub(crate) fn start_with(
+        lane: &Lane,
+        listen: SocketAddr,
+        options: &[&str],
+    ) -> Result<Self, String> {
         fs::create_dir_all(FILES).map_err(|error| format!("{FILES}: {error}"))?;
         let log = File::create(LOG).map_err(|error| format!("{LOG}: {error}"))?;
         let mut child = Command::new("quiclane")
             .args(["-vv", "serve", "--perf", "--json", "--listen", &listen.to_string()])
-            .args(["--io", "xdp", "--dev", lane.dev, "--queues", "0-3", "--share-cpus"])
+            .args(["--io", "xdp", "--dev", lane.dev])
+            .args(options)
             .args(["--require", "zerocopy", "--files", FILES, "--cert-out", CERTIFICATE])
             .stdout(Stdio::piped())
             .stderr(log)
@@ -110,26 +122,22 @@ pub(crate) fn log_end() -> String {
     lines[lines.len().saturating_sub(12)..].join("\n")
 }
 
-/// The rows of `"queues":[{...},...]`: objects without objects in them.
+/// The rows of `"queues"`.
 fn rows(line: &str) -> Result<Vec<QueueRow>, String> {
-    let bad = || format!("no queues in {line}");
-    let (_, rest) = line.split_once("\"queues\":[").ok_or_else(bad)?;
-    let (list, _) = rest.split_once(']').ok_or_else(bad)?;
-    list.split('}').filter(|object| object.contains(':')).map(row).collect()
+    let told: Value = serde_json::from_str(line).map_err(|error| format!("{error}: {line}"))?;
+    let list = told["queues"].as_array().ok_or_else(|| format!("no queues in {line}"))?;
+    list.iter().map(row).collect()
 }
 
-fn row(object: &str) -> Result<QueueRow, String> {
-    let value = |key: &str| {
-        let (_, rest) = object.split_once(&format!("\"{key}\":"))?;
-        rest.split(',').next().map(|value| value.trim_matches('"'))
-    };
-    let number = |key: &str| value(key)?.parse::<u64>().ok();
-    let some = |key: &str| number(key).ok_or_else(|| format!("no {key} in {object}"));
+fn row(told: &Value) -> Result<QueueRow, String> {
+    let number = |key: &str| told[key].as_u64();
+    let some = |key: &str| number(key).ok_or_else(|| format!("no {key} in {told}"));
     Ok(QueueRow {
         queue: some("queue")? as u32,
         cpu: number("cpu").map(|cpu| cpu as u32),
         node: number("node").map(|node| node as u32),
-        mode: value("mode").unwrap_or_default().to_owned(),
+        unmet: told["unmet"].as_str().map(str::to_owned),
+        mode: told["mode"].as_str().unwrap_or_default().to_owned(),
         rx_packets: some("rx_packets")?,
         wrong_queue: some("wrong_queue")?,
         connections: some("connections_total")?,

@@ -3,7 +3,9 @@
 use super::super::affinity::{self, PinError, WorkerPlacement};
 use super::super::api::{Services, Setting};
 use super::super::clock::Clock;
-use super::super::config::{Io, LaneLimits, Pin, Polling, Profile, RegistrationConfig, UdpTuning};
+use super::super::config::{
+    Affinity, Io, LaneLimits, Pin, Polling, Profile, RegistrationConfig, UdpTuning,
+};
 use super::super::entropy::Entropy;
 use super::super::handoff::Fleet;
 use super::super::lane::{Lane, LaneParts};
@@ -19,7 +21,7 @@ use crate::lb::{Codec, MAX_WORKERS, ReservedConfigId};
 use crate::proto::crypto::ResetKey;
 use crate::proto::token::{TokenConfig, Tokens, UsedTokens};
 use crate::time::Instant;
-use crate::topology::{self, Machine, Note, Placement, PlacementError, Request, Sharing};
+use crate::topology::{self, Machine, Note, Placement, PlacementError, Request, Sharing, Unmet};
 use crossbeam::channel;
 use std::fmt;
 use std::io;
@@ -99,6 +101,7 @@ pub struct WorkerSeed {
     number: usize,
     name: String,
     placement: WorkerPlacement,
+    soft_cpus: Vec<u32>,
     profile: Profile,
     polling: Polling,
     limits: LaneLimits,
@@ -155,6 +158,7 @@ impl WorkerSeed {
         let mut running =
             WorkerLoop::new(worker_with_board, self.clock, self.source, self.board, self.placement);
         running.open_queue().map_err(|error| OpenError::Queue { worker, error })?;
+        affinity::loosen(&self.soft_cpus);
         Ok(running)
     }
 }
@@ -163,25 +167,23 @@ impl WorkerSeed {
 pub(super) fn prepare(
     config: RegistrationConfig,
 ) -> Result<(Registration, Vec<WorkerSeed>), OpenError> {
-    let machine = topology::Source::live().machine();
     // A placement that fails is reported before the device is touched: attaching to it makes some
     // drivers reset their queues.
-    let placed = match &config.io {
-        Io::Xdp(xdp) => Some(placement(&config, &machine, Some(&xdp.device))?),
-        Io::Udp(_) | Io::Auto(_) => None,
-    };
-    if let Io::Auto(xdp) = &config.io {
+    let mut machine = topology::Source::live().machine();
+    if let Io::Xdp(xdp) | Io::Auto(xdp) = &config.io {
         placement(&config, &machine, Some(&xdp.device))?;
     }
     let source = source(&config.io)?;
-    let placement = match (placed, &source) {
-        (Some(placed), _) => placed,
-        (None, Source::Xdp { device, .. }) => placement(&config, &machine, Some(device.name()))?,
-        (None, Source::Udp { .. }) => placement(&config, &machine, None)?,
-    };
-    for note in folded(&placement.notes) {
-        tracing::warn!("{note}");
+    if matches!(source, Source::Xdp { .. }) {
+        // Interrupts that were requested again may be served elsewhere than before.
+        machine = topology::Source::live().machine();
     }
+    let device = match &source {
+        Source::Xdp { device, .. } => Some(device.name()),
+        Source::Udp { .. } => None,
+    };
+    let placement = placement(&config, &machine, device)?;
+    say(&placement.notes);
     let workers = placement.rows.len();
     if workers == 0 || workers > MAX_WORKERS {
         return Err(OpenError::Workers(workers));
@@ -197,9 +199,13 @@ pub(super) fn prepare(
         Profile::LowLatency | Profile::RealTime => config.polling,
     };
     let is_pinned = is_pinned(config.pin, matches!(source, Source::Xdp { .. }));
+    let is_soft = is_pinned && config.affinity == Affinity::Soft;
+    let soft_cpus = if is_soft { soft_cpus(&machine, &placement)? } else { Vec::new() };
+    tell_places(&boards, &placement, &soft_cpus);
     let seed = |(number, row): (usize, &topology::Assignment)| WorkerSeed {
         number,
         name: thread_name(&config.name, &suffix(&source, number, row.queue)),
+        soft_cpus: soft_cpus.get(number).cloned().unwrap_or_default(),
         placement: if is_pinned {
             WorkerPlacement::from(*row)
         } else {
@@ -229,6 +235,36 @@ pub(super) fn prepare(
         opened: Mutex::default(),
     });
     Ok((Registration { shared, threads: Vec::new(), clock }, seeds))
+}
+
+/// For each worker the CPUs that it may move to: those of its CPU's node that this process may use; all
+/// of them if the node is not known.
+fn soft_cpus(machine: &Machine, placement: &Placement) -> Result<Vec<Vec<u32>>, OpenError> {
+    let allowed = sys::allowed_cpus().map_err(OpenError::System)?;
+    let is_near = |cpu: u32, node: Option<u32>| {
+        let there = machine.cpu(cpu).and_then(|cpu| cpu.node.known().copied());
+        node.is_none() || there == node
+    };
+    let of = |row: &topology::Assignment| {
+        allowed.iter().copied().filter(|&cpu| is_near(cpu, row.node)).collect()
+    };
+    Ok(placement.rows.iter().map(of).collect())
+}
+
+/// What is known of the workers' places before they start.
+fn tell_places(boards: &[Arc<Board>], placement: &Placement, soft_cpus: &[Vec<u32>]) {
+    for (number, (board, row)) in boards.iter().zip(&placement.rows).enumerate() {
+        let unmet = placement.notes.iter().find_map(|note| match note {
+            Note::NotNear { queue, unmet, .. } if *queue == row.queue => {
+                Some(format!("{unmet}; {}", unmet.remedy()))
+            }
+            _ => None,
+        });
+        board.change_facts(|facts| {
+            facts.soft_cpus = soft_cpus.get(number).cloned().unwrap_or_default();
+            facts.unmet = unmet;
+        });
+    }
 }
 
 /// The suffix of a worker's thread name. A worker of an AF_XDP queue is named after the queue, by
@@ -353,6 +389,7 @@ fn placement(
         cpus: config.cpus.clone(),
         allowed,
         sharing: config.sharing,
+        near: config.near,
     };
     if device.is_none() {
         let cpus = if config.cpus.is_empty() { &request.allowed } else { &config.cpus };
@@ -372,6 +409,21 @@ fn placement(
         placement.notes.retain(|note| matches!(note, Note::NodeUnknown { .. }));
     }
     Ok(placement)
+}
+
+/// Logs what is to be said of the workers' places. That a virtual device has no interrupts is not
+/// worth a warning.
+fn say(notes: &[Note]) {
+    let (quiet, loud): (Vec<Note>, Vec<Note>) = notes
+        .iter()
+        .cloned()
+        .partition(|note| matches!(note, Note::NotNear { unmet: Unmet::NoInterrupts, .. }));
+    for note in folded(&loud) {
+        tracing::warn!("{note}");
+    }
+    for note in folded(&quiet) {
+        tracing::info!("{note}");
+    }
 }
 
 /// Notes for a log: one line for each kind.

@@ -7,7 +7,7 @@ use crate::topology::survey::Survey;
 use crate::topology::survey::device::{Channels, Device};
 use crate::topology::survey::rss::FlowType;
 use crate::topology::{
-    Assignment, Nic, Placement, PlacementError, Queue, Reading, Request, Sharing, place,
+    Assignment, Near, Nic, Placement, PlacementError, Queue, Reading, Request, Sharing, place,
 };
 use std::fmt;
 
@@ -338,6 +338,8 @@ fn placed(
         cpus: if by_place { Vec::new() } else { chosen.clone() },
         allowed: Vec::new(),
         sharing: if forced { Sharing::Allow } else { Sharing::Forbid },
+        // The plan moves the interrupts to the workers, and not the workers to the interrupts.
+        near: Near::Node,
     };
     place(&machine, &wish).map_err(|error| match error {
         PlacementError::TooFewCpus { cpus, .. } => {

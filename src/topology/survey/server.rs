@@ -46,8 +46,15 @@ pub struct ServerWorker {
     pub queue: u32,
     /// The device; `None` for kernel sockets.
     pub device: Option<String>,
-    /// The CPU that it is pinned to, if it is.
+    /// The CPU that it is pinned to, if it is; with soft affinity, the one that it starts on.
     pub cpu: Option<u32>,
+    /// The CPUs that it may run on with soft affinity; else empty.
+    #[serde(default)]
+    pub soft_cpus: Vec<u32>,
+    /// Why it is not on the CPU that its placement asks for, and the remedy. `None`: it is, or an
+    /// older server, which does not report it.
+    #[serde(default)]
+    pub unmet: Option<String>,
     /// How its datagrams reach the wire, such as `native-zerocopy`.
     pub mode: Option<String>,
     /// Why its datapath is lost, if it is.

@@ -99,6 +99,26 @@ pub(crate) enum PollKind {
     Sleep,
 }
 
+/// Where the worker of a queue is placed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PlaceKind {
+    /// On the CPU that serves the interrupt of its queue.
+    Irq,
+    /// On another CPU of that CPU's last-level cache.
+    Cache,
+    /// On any CPU of the device's memory node.
+    Node,
+}
+
+/// How firmly a pinned worker stays on its CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AffinityKind {
+    /// It runs nowhere else.
+    Hard,
+    /// It starts there, and may move to the CPUs of the same memory node.
+    Soft,
+}
+
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Datapath")]
 pub(crate) struct IoArgs {
@@ -123,10 +143,17 @@ pub(crate) struct IoArgs {
     /// Run this many workers, on kernel UDP [default: 1].
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub(crate) workers: Option<usize>,
-    /// Pin the workers to these CPUs, such as 2-5 [default: near the device; for kernel UDP the
-    /// kernel's scheduler chooses].
+    /// Pin the workers to these CPUs, such as 2-5 [default: see --place; for kernel UDP the kernel's
+    /// scheduler chooses].
     #[arg(long, value_name = "LIST")]
     pub(crate) cpus: Option<String>,
+    /// Place the worker of each queue here, always on the device's memory node; the log and doctor say
+    /// what could not be had [default: irq].
+    #[arg(long, value_enum, conflicts_with = "cpus")]
+    pub(crate) place: Option<PlaceKind>,
+    /// Choose how firmly a pinned worker stays on its CPU [default: hard].
+    #[arg(long, value_enum)]
+    pub(crate) affinity: Option<AffinityKind>,
     /// Choose when an idle worker sleeps.
     #[arg(long, value_enum, default_value = "adaptive")]
     pub(crate) poll: PollKind,

@@ -1,12 +1,14 @@
 //! From the datapath options of the command line to a registration.
 
-use crate::args::{IoArgs, IoKind, PollKind, RequireKind, ServeArgs, parse_list};
+use crate::args::{
+    AffinityKind, IoArgs, IoKind, PlaceKind, PollKind, RequireKind, ServeArgs, parse_list,
+};
 use crate::error::Failure;
 use quiclane::TransportConfig;
 use quiclane::datapath::Mode;
 use quiclane::datapath::xdp::{Require, XdpConfig};
-use quiclane::exec::{Io, Pin, Polling, Registration, RegistrationConfig, UdpTuning};
-use quiclane::topology::Sharing;
+use quiclane::exec::{Affinity, Io, Pin, Polling, Registration, RegistrationConfig, UdpTuning};
+use quiclane::topology::{Near, Sharing};
 
 /// Headers before the payload of a datagram over IPv4.
 const IPV4_AND_UDP_BYTES: u32 = 28;
@@ -45,6 +47,7 @@ fn check(args: &IoArgs) -> Result<(), Failure> {
         ("--generic", args.generic),
         ("--frame-size", args.frame_size.is_some()),
         ("--vlan", !args.vlan.is_empty()),
+        ("--place", args.place.is_some()),
     ];
     let usage = |text: String| Err(Failure::Usage(text));
     match (kind, &args.dev) {
@@ -61,12 +64,14 @@ fn check(args: &IoArgs) -> Result<(), Failure> {
             if let Some((option, _)) = typed.iter().find(|(_, is_typed)| *is_typed) {
                 return usage(format!("{option} is for AF_XDP: it needs --dev DEV"));
             }
-            if args.share_cpus && args.cpus.is_none() {
-                return usage(
-                    "--share-cpus: the kernel's scheduler places workers of kernel UDP unless CPUs are \
+            let of_pinned =
+                [("--share-cpus", args.share_cpus), ("--affinity", args.affinity.is_some())];
+            let typed = of_pinned.iter().find(|(_, is_typed)| *is_typed);
+            if let Some((option, _)) = typed.filter(|_| args.cpus.is_none()) {
+                return usage(format!(
+                    "{option}: the kernel's scheduler places workers of kernel UDP unless CPUs are \
                      named: it needs --cpus LIST, or --dev DEV"
-                        .to_owned(),
-                );
+                ));
             }
         }
         (IoKind::Xdp, Some(_)) if args.workers.is_some() => {
@@ -119,6 +124,17 @@ fn config(args: &IoArgs) -> Result<RegistrationConfig, Failure> {
     // The scheduler places workers of kernel UDP unless CPUs are named: two processes that both
     // pin themselves to the first CPU would take turns there.
     config.pin = if args.cpus.is_some() { Pin::All } else { Pin::Xdp };
+    config.near = match args.place {
+        None => Near::default(),
+        Some(PlaceKind::Irq) => Near::Irq,
+        Some(PlaceKind::Cache) => Near::Cache,
+        Some(PlaceKind::Node) => Near::Node,
+    };
+    config.affinity = match args.affinity {
+        None => Affinity::default(),
+        Some(AffinityKind::Hard) => Affinity::Hard,
+        Some(AffinityKind::Soft) => Affinity::Soft,
+    };
     if args.share_cpus {
         config.sharing = Sharing::Allow;
     }

@@ -19,6 +19,10 @@ pub(crate) struct QueueRow {
     pub(crate) queue: u32,
     pub(crate) cpu: Option<u32>,
     pub(crate) node: Option<u32>,
+    /// With soft affinity, the CPUs that it may run on.
+    pub(crate) soft_cpus: Vec<u32>,
+    /// Why it is not where --place wants it.
+    pub(crate) unmet: Option<String>,
     pub(crate) mode: Option<&'static str>,
     pub(crate) rx_packets: u64,
     pub(crate) tx_packets: u64,
@@ -36,6 +40,8 @@ impl QueueRow {
             queue: w.queue,
             cpu: w.cpu,
             node: w.node,
+            soft_cpus: w.soft_cpus.clone(),
+            unmet: w.unmet.clone(),
             mode: w.mode.map(quiclane::datapath::Mode::name),
             rx_packets: w.counters.queue.rx_packets,
             tx_packets: w.counters.queue.tx_packets,
@@ -273,6 +279,7 @@ mod tests {
             wrong_queue: 12,
             connections: 1_000,
             connections_total: 10_000,
+            ..QueueRow::default()
         };
         let text = table(&[row]);
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");

@@ -11,6 +11,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use quiclane::topology::{Near, Note, Request, Sharing, Source, place};
 use quiclane_fixtures::verbs::{Cli, Verb};
 use quiclane_fixtures::{CAPTURED, Entry, Tree, captured};
 use serde_json::{Value, json};
@@ -153,6 +154,56 @@ fn an_archive_is_small_and_names_nobody() {
                 .find(|secret| text.contains(secret));
             assert_eq!(secret, None, "{name}: {path}");
             assert!(!path.ends_with("cmdline") || !text.contains("ttyS0"), "{name}: {text}");
+        }
+    }
+}
+
+/// The placement of a server on the machines that were captured: always on the device's node, and
+/// where the interrupt is wherever that can be had.
+#[test]
+fn workers_are_placed_near_the_interrupts_of_captured_devices() {
+    for (name, _, tree) in captured() {
+        let device = device(&tree);
+        let written = tree.written();
+        let machine = Source::captured(written.path()).machine();
+        let nic = machine.nic(&device).unwrap();
+        let wish = |near, queues| Request {
+            device: Some(device.clone()),
+            queues,
+            near,
+            sharing: Sharing::Allow,
+            ..Request::default()
+        };
+        for near in Near::ALL {
+            let placement = place(&machine, &wish(near, Vec::new())).unwrap();
+            assert_eq!(placement.rows.len(), nic.queues.len(), "{name}");
+            for row in &placement.rows {
+                let is_home = nic.node.known().is_none_or(|&node| row.node == Some(node));
+                assert!(is_home, "{name}, near {near}: {row:?}");
+            }
+            // One queue: nothing stands in its way but what the machine lacks.
+            let one = place(&machine, &wish(near, vec![0])).unwrap();
+            let cpu = machine.cpu(one.rows[0].cpu).unwrap();
+            let served =
+                nic.queues[0].irq.known().map(|irq| irq.effective_cpus.known().unwrap()[0]);
+            let is_home = |cpu: &u32| {
+                let node = machine.cpu(*cpu).and_then(|cpu| cpu.node.known());
+                nic.node.known().is_none_or(|home| node == Some(home))
+            };
+            let Some(served) = served.filter(is_home) else {
+                let is_said = one.notes.iter().any(|it| matches!(it, Note::NotNear { .. }));
+                assert_eq!(is_said, near != Near::Node, "{name}, near {near}");
+                continue;
+            };
+            println!("{name}, near {near}: IRQ on cpu {served}, worker on cpu {}", cpu.id);
+            match near {
+                Near::Irq => assert_eq!(cpu.id, served, "{name}"),
+                Near::Cache => {
+                    assert_ne!(cpu.id, served, "{name}");
+                    assert!(cpu.cache.known().unwrap().contains(&served), "{name}");
+                }
+                Near::Node => {}
+            }
         }
     }
 }

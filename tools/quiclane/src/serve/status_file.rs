@@ -183,6 +183,8 @@ fn describe(worker: &WorkerStatus, before: &[ServerWorker]) -> ServerWorker {
         queue: worker.queue,
         device: worker.device.clone(),
         cpu: worker.cpu,
+        soft_cpus: worker.soft_cpus.clone(),
+        unmet: worker.unmet.clone(),
         mode: worker.mode.map(|mode| mode.name().to_owned()),
         error: worker.error.clone(),
         rx_packets: worker.counters.queue.rx_packets,

@@ -76,6 +76,18 @@ pub(super) const KINDS: &[Kind] = &[
         afterwards: "quiclane queue show DEV: IRQ and worker in one cache domain",
         check: Check::Device(other_cache),
     },
+    Kind {
+        id: "QL019",
+        severity: Severity::Note,
+        title: "A worker is not where its server wanted it",
+        reads: "unmet of each worker: /run/quiclane/PID.json",
+        why: "The server asked for the CPU of the queue's interrupt, or for one beside it under the \
+              same cache (--place), and could not have it. The worker serves its queue from another \
+              CPU of the node, and reads packets that the interrupt left in another CPU's cache.",
+        mend: "quiclane plan DEV",
+        afterwards: "restart the server; its log names no queue as served by another CPU",
+        check: Check::Device(not_near),
+    },
 ];
 
 /// Interrupts of queues that have one CPU: (queue, IRQ, CPU).
@@ -240,4 +252,29 @@ fn other_cache(cx: &Context<'_>) -> Judgement {
             )
         })
     })
+}
+
+fn not_near(cx: &Context<'_>) -> Judgement {
+    if cx.workers()?.is_empty() {
+        return Ok(None);
+    }
+    let served = cx.served().filter_map(|(server, worker)| {
+        Some((format!("/run/quiclane/{}.json", server.pid), worker, worker.unmet.as_ref()?))
+    });
+    let told: Vec<_> = served.collect();
+    let Some((_, _, first)) = told.first() else { return Ok(None) };
+    let queues: Vec<u32> = told.iter().map(|(_, worker, _)| worker.queue).collect();
+    let what = if told.len() == 1 { "worker" } else { "workers" };
+    let reason = first.split_once("; ").map_or(first.as_str(), |(reason, _)| reason);
+    let says = format!("{what} of {} not as --place asks: {reason}", named("queue", &queues));
+    let mut found = Found::new(says);
+    if cx.nic.irqs.is_empty() {
+        found.mend = Some("quiclane serve --place node".to_owned());
+    }
+    told.iter()
+        .fold(found, |found, (from, worker, unmet)| {
+            let cpu = worker.cpu.map_or_else(|| "any cpu".to_owned(), |cpu| format!("cpu {cpu}"));
+            found.read(format!("queue {}, {cpu}: {unmet}", worker.queue), &**from)
+        })
+        .judged()
 }

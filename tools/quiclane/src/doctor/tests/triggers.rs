@@ -380,6 +380,14 @@ pub(super) const TRIGGERS: &[Trigger] = &[
     ice("QL063", "rocep23s0", |tree| {
         tree.directory("sys/class/net/eth0/device/infiniband/rocep23s0");
     }),
+    ice("QL019", "worker of queue 3 not as --place asks: IRQ 124 goes to cpu 40", |tree| {
+        tree.edit("run/quiclane/812.json", |text| {
+            let mut server: Value = serde_json::from_str(text).unwrap();
+            let unmet = "IRQ 124 goes to cpu 40 of another node than the device's; move it";
+            server["workers"][3]["unmet"] = unmet.into();
+            server.to_string()
+        });
+    }),
     Trigger {
         mends: Some(|tree| driven_by(tree, "ixgbe")),
         ..ice("QL064", "not the default", |tree| {
