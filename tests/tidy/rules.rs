@@ -65,6 +65,7 @@ pub(crate) const LAYERS: &[(&str, &[&str])] = &[
             "acks",
             "handshake",
             "timers",
+            "rotation",
             "assemble",
             "frames",
             "receive",

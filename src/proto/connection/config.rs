@@ -44,6 +44,11 @@ pub struct TransportConfig {
     /// clients not to (`disable_active_migration`); one whose NAT forgets it is followed all the
     /// same (RFC 9000 §9).
     pub active_migration: bool,
+    /// Time without sending anything but acknowledgements after which the next packets carry another
+    /// connection id of the peer's, if it has given one (RFC 9000 §9.5): who saw the connection before does
+    /// not know it again. One second and more: workers notice that a connection is idle after a second.
+    /// With `None` or zero, ids change only with paths, and when the peer changes its own.
+    pub cid_rotation: Option<Duration>,
     /// Send packets with the ECT(0) codepoint, and report the codepoints that arrive.
     pub ecn: bool,
     /// Datagram size to start with; at least 1200.
@@ -74,6 +79,7 @@ impl Default for TransportConfig {
             congestion: Algorithm::Cubic,
             pacing: true,
             active_migration: true,
+            cid_rotation: Some(Duration::from_secs(20)),
             ecn: true,
             initial_mtu_bytes: MIN_DATAGRAM_BYTES,
             max_mtu_bytes: 1472,

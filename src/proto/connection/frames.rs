@@ -65,11 +65,11 @@ impl Connection {
                 self.on_application_close(now, code, reason);
             }
             Frame::NewConnectionId { sequence, retire_prior_to, cid, reset_token } => {
-                self.remote_cids.add(sequence, retire_prior_to, cid, reset_token)?;
-                self.renew_path_ids();
+                let numbers = (sequence, retire_prior_to);
+                self.on_new_connection_id(now, numbers, cid, reset_token)?;
             }
             Frame::RetireConnectionId { sequence } => {
-                self.local_cids.retire(sequence, &arrival.dcid)?;
+                self.on_retire_connection_id(now, sequence, arrival)?;
             }
             Frame::PathChallenge(data) => self.on_path_challenge(arrival.path, data),
             Frame::PathResponse(data) => self.on_path_response(now, data),

@@ -9,7 +9,8 @@ use super::late_crypto::unexpected;
 use super::space::{Handshake, HandshakeSpace, SpaceId};
 use super::stats::Tally;
 use super::{
-    Connection, DataSpace, Deadlines, Event, LocalCids, Pending, RemoteCids, State, TransportConfig,
+    CidChanges, Connection, DataSpace, Deadlines, Event, LocalCids, Pending, RemoteCids, State,
+    TransportConfig,
 };
 use crate::proto::crypto::{
     ClientTls, KeyChange, Keys, Level, ServerTls, Session, TlsError, initial_keys,
@@ -268,6 +269,9 @@ impl Connection {
             others: None,
             last_path: 0,
             peer_uses: Some(0),
+            cid_since: base.now,
+            cid_changes: CidChanges::default(),
+            rested: None,
             peer_allows_migration: true,
             closing: None,
             alpn: None,
@@ -495,6 +499,7 @@ impl Connection {
             return;
         }
         self.confirmed = true;
+        self.cid_since = now;
         self.discard_space(SpaceId::Initial);
         self.discard_space(SpaceId::Handshake);
         // A server keeps the count of what it may send only until here.

@@ -15,7 +15,9 @@
 //!    after any call of the application's;
 //! 4. [`add_cid`](Connection::add_cid) while [`wants_cid`](Connection::wants_cid): ids are made
 //!    by the owner of the connection table, since they say where the connection lives;
-//! 5. nothing more, once [`is_drained`](Connection::is_drained).
+//! 5. [`shrink`](Connection::shrink) once nothing has happened to it for a second or more: it gives
+//!    memory back, and notices that it was idle;
+//! 6. nothing more, once [`is_drained`](Connection::is_drained).
 //!
 //! # Where things are
 //!
@@ -27,6 +29,7 @@
 //! | `timers.rs` | what is due when |
 //! | `handshake.rs` | TLS, transport parameters, Retry, Version Negotiation |
 //! | `paths.rs`, `other_paths.rs` | paths that come, change and go |
+//! | `rotation.rs` | connection ids that change while the path stays |
 //! | `close.rs` | the end |
 //! | `observe.rs` | tells the observer of all this |
 //! | `space.rs` | packet number spaces, and the state that goes with the handshake |
@@ -58,6 +61,7 @@ mod observing;
 mod other_paths;
 mod paths;
 mod receive;
+mod rotation;
 mod space;
 mod stats;
 mod timers;
@@ -154,6 +158,13 @@ struct Deadlines {
     close: Instant,
 }
 
+/// How often the ids changed that each side writes; see `rotation.rs`.
+#[derive(Clone, Copy, Debug, Default)]
+struct CidChanges {
+    ours: u32,
+    theirs: u32,
+}
+
 /// A QUIC connection; see the [module](self) for how to drive it.
 #[repr(C)]
 pub struct Connection {
@@ -206,8 +217,14 @@ pub struct Connection {
     others: Option<Box<OtherPaths>>,
     /// The number of the newest path.
     last_path: u8,
-    /// The number of the id of ours that the peer began the active path with.
+    /// The number of the id of ours that the peer writes to on the active path.
     peer_uses: Option<u64>,
+    /// Since when the active path carries the id of the peer's that it does, once the handshake is
+    /// confirmed.
+    cid_since: Instant,
+    cid_changes: CidChanges,
+    /// The connection is idle: what `skip_at` is when it goes on.
+    rested: Option<u64>,
     peer_allows_migration: bool,
     closing: Option<Box<Closing>>,
     alpn: Option<Box<[u8]>>,
@@ -352,8 +369,10 @@ impl Connection {
         self.data.sent.hot_memory(each);
     }
 
-    /// Gives back what an idle connection does not need.
+    /// Gives back what an idle connection does not need, and lets the next packet look how long the
+    /// connection was idle ([`TransportConfig::cid_rotation`]).
     pub fn shrink(&mut self) {
+        self.rest();
         self.data.sent.shrink();
         self.streams.shrink();
         self.local_cids.shrink();

@@ -246,7 +246,7 @@ impl Connection {
     /// Takes another path. The one before is kept until the new one is validated.
     fn activate(&mut self, now: Instant, id: PathId) {
         let Some(new) = self.others.as_mut().and_then(|others| others.take(id)) else { return };
-        let old = self.switch_to(new);
+        let old = self.switch_to(now, new);
         let validated = self.path.validation.is_validated() && !self.path.is_challenged();
         // RFC 9000 §9.3.2: the last path that was validated is returned to, and no other. A client
         // takes the address of its server for proved, and asks whether the path is one.
@@ -274,9 +274,13 @@ impl Connection {
     }
 
     /// Makes `next` the active path, tells the application, and returns the one that was active.
-    fn switch_to(&mut self, mut next: OtherPath) -> OtherPath {
+    fn switch_to(&mut self, now: Instant, mut next: OtherPath) -> OtherPath {
         let remote_cid = self.remote_cids.current_sequence();
         self.remote_cids.switch_to(next.remote_cid);
+        self.cid_changes.theirs += u32::from(self.peer_uses != next.peer_uses);
+        if remote_cid != next.remote_cid {
+            self.note_cid_change(now);
+        }
         self.remote_cids.note_path_change();
         next.path.ecn.count_from(&self.path.ecn);
         std::mem::swap(&mut self.path, &mut next.path);
@@ -384,10 +388,8 @@ impl Connection {
 
     /// A path is no more: its connection id goes with it, unless another path has it.
     fn forget(&mut self, gone: Option<OtherPath>) {
-        let Some(gone) = gone else { return };
-        let others = self.others.iter().flat_map(|others| &others.paths);
-        if others.into_iter().all(|other| other.remote_cid != gone.remote_cid) {
-            self.remote_cids.release(gone.remote_cid);
+        if let Some(gone) = gone {
+            self.release_cid(gone.remote_cid);
         }
     }
 
@@ -451,7 +453,7 @@ impl Connection {
         if self.path.has_failed(now) {
             self.path.end_challenge();
             self.stats.path_validations_failed += 1;
-            self.return_to_old_path();
+            self.return_to_old_path(now);
         }
         self.forget_old_paths();
         self.note_paths();
@@ -459,14 +461,14 @@ impl Connection {
 
     /// RFC 9000 §9.3.2: the last validated path is taken up again. Where there is none, the active one
     /// stays, with its limit, until the connection is idle for too long.
-    fn return_to_old_path(&mut self) {
+    fn return_to_old_path(&mut self, now: Instant) {
         let Some(old) = self.others.as_mut().and_then(|others| others.take_fallback()) else {
             return;
         };
         if self.side == Side::Client {
             self.events.push_back(Event::MigrationFailed { local: self.path.local });
         }
-        let failed = self.switch_to(old);
+        let failed = self.switch_to(now, old);
         self.forget(Some(failed));
     }
 

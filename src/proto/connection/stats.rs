@@ -102,6 +102,9 @@ declare! {
         path_validations_failed: Counter, Count;
         /// Packets from a new address that changed no path, since the peer has given no connection id for it.
         rx_refused_paths: Counter, Count;
+        /// Times that the active path took another connection id of the peer's: after idle time, or because
+        /// the peer changed its own.
+        cid_rotations: Counter, Count;
     }
     read into Read {
         /// Times that the datagram size fell to the smallest, because large ones vanished.

@@ -171,7 +171,7 @@ impl Connection {
         if !self.keys_are_fit(now) {
             return None;
         }
-        self.maybe_skip();
+        self.maybe_skip(now);
         let (packet, mut w) = self.begin_data(Number::next(&self.data.sent), buf)?;
         // RFC 9000 §8.2.2: a datagram with a PATH_RESPONSE is padded. What is padded has to say
         // where its data ends.
@@ -215,7 +215,11 @@ impl Connection {
     /// Skips a packet number now and then: a peer that acknowledges it acknowledges what it has
     /// not received (RFC 9000 §21.4).
     #[inline]
-    fn maybe_skip(&mut self) {
+    fn maybe_skip(&mut self, now: Instant) {
+        if self.data.sent.next_pn() < self.skip_at {
+            return;
+        }
+        self.wake(now);
         if self.data.sent.next_pn() < self.skip_at {
             return;
         }
@@ -274,6 +278,7 @@ impl Connection {
         if size > buf.len() || self.path.is_full(size) {
             return None;
         }
+        self.wake(now);
         let (packet, mut w) = self.begin_data(Number::next(&self.data.sent), &mut buf[..size])?;
         Frame::Ping.write(&mut w).ok()?;
         Frame::Padding { len: w.remaining() }.write(&mut w).ok()?;

@@ -9,7 +9,7 @@ use quiclane::datapath::sim::{SimConfig, SimDatapath, SimNet};
 use quiclane::exec::{
     Acceptor, ClientConfig, Handle, Handler, LaneLimits, ServerConfig, SimulatedWorkers, Worker,
 };
-use quiclane::proto::connection::TransportConfig;
+use quiclane::proto::connection::{ConnectionStats, TransportConfig};
 use quiclane::proto::crypto::{ClientTls, ServerTls};
 use quiclane::time::{Instant, SECOND_NS};
 use quiclane::wire::Side;
@@ -45,6 +45,8 @@ pub(crate) struct Outcome {
     pub(crate) datagrams: u64,
     /// Ends of connections whose streams had all closed.
     pub(crate) finished: u64,
+    /// Times that a connection took another id of its peer's while its path stayed.
+    pub(crate) rotations: u64,
     /// When it was over.
     pub(crate) over_at_ns: u64,
 }
@@ -323,6 +325,7 @@ impl World {
     }
 
     fn outcome(mut self) -> Outcome {
+        let ended = self.ended();
         if !self.shared.has_complaints() {
             self.check_end();
         }
@@ -334,8 +337,15 @@ impl World {
             hash: self.net.trace_hash() ^ self.shared.hash().rotate_left(32),
             datagrams: self.net.stats().sent,
             finished: self.shared.finished(),
+            rotations: ended.iter().map(|c| c.cid_rotations).sum(),
             over_at_ns: self.now.as_nanos(),
         }
+    }
+
+    /// What the connections that are over have counted, by worker.
+    fn ended(&mut self) -> Vec<ConnectionStats> {
+        let workers = self.client.workers.iter_mut().chain(&mut self.server.workers);
+        workers.map(|worker| worker.snapshot().ended_connections).collect()
     }
 
     /// Checks that nothing is left.

@@ -231,6 +231,7 @@ impl Scenario {
         let few = network.below(2) == 0;
         let nat = nat(&mut root.fork(6));
         let mut moves = root.fork(7);
+        let mut ids = root.fork(8);
         let mut transport = [transport(&mut settings), transport(&mut settings)];
         let mut connections: Vec<_> =
             (0..count).map(|n| Plan::new(seed, n, &mut plans, few)).collect();
@@ -238,6 +239,9 @@ impl Scenario {
             plan.moves = migrations(&mut moves);
             // One that waits for a server that has lost it has to speak first.
             plan.ends_idle &= nat.is_none();
+        }
+        for side in &mut transport {
+            side.cid_rotation = rotation(&mut ids);
         }
         if nat.is_some() {
             transport[0].keep_alive = Some(Duration::from_millis(moves.between(200, 3_000)));
@@ -283,6 +287,11 @@ fn nat(rng: &mut Rng) -> Option<(u8, Vec<Instant>)> {
         (0..times).map(|_| Instant::from_nanos(SECOND_NS + rng.below(3 * SECOND_NS))).collect();
     rebinds.sort();
     Some((rng.between(1, 3) as u8, rebinds))
+}
+
+/// After how much silence connection ids change. A worker notices silence after a second.
+fn rotation(rng: &mut Rng) -> Option<Duration> {
+    (!one_in(rng, 4)).then(|| Duration::from_millis(rng.between(1, 3_000)))
 }
 
 /// When a client moves, after its handshake.
@@ -375,6 +384,7 @@ fn transport(rng: &mut Rng) -> TransportConfig {
         congestion: *rng.pick(&algorithms).unwrap_or(&Algorithm::NewReno),
         pacing: rng.below(2) == 0,
         active_migration: true,
+        cid_rotation: None,
         ecn: rng.below(4) != 0,
         initial_mtu_bytes: MIN_MTU_BYTES as u16,
         max_mtu_bytes,

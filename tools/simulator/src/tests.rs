@@ -12,20 +12,23 @@ fn done(run: Result<Outcome, Box<dyn Error>>) -> Outcome {
     run.unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// Runs a seed twice: both runs have no complaint, and are equal bit for bit. Returns how many ends of
-/// connections completed all their streams.
-fn holds_and_repeats(seed: u64) -> u64 {
+/// Runs a seed twice: both runs have no complaint, and are equal bit for bit. Returns the outcome.
+fn holds_and_repeats(seed: u64) -> Outcome {
     let first = done(run(seed, Manner::default()));
     assert!(first.complaints.is_empty(), "tools/sim --seeds 1 --from {seed}: {first:#?}");
     let second = done(run(seed, Manner::default()));
     assert_eq!(first, second, "seed {seed}: two runs differ");
-    first.finished
+    first
 }
 
 #[test]
 fn a_dozen_seeds_hold_and_repeat() {
-    let finished: u64 = (0..12).map(holds_and_repeats).sum();
+    let all: Vec<_> = (0..12).map(holds_and_repeats).collect();
+    let sum = |count: fn(&Outcome) -> u64| all.iter().map(count).sum::<u64>();
+    let finished = sum(|run| run.finished);
     assert!(finished > 24, "only {finished} ends of connections saw all their streams through");
+    // What the scenarios are to try is tried.
+    assert!(sum(|run| run.rotations) > 0);
 }
 
 /// Damaged ciphertext is read as lengths, and these decide whether a random number is drawn: the

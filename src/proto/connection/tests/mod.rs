@@ -14,6 +14,7 @@ mod observe;
 mod pair;
 mod paths;
 mod recovery;
+mod rotation;
 mod slow;
 
 use super::*;
