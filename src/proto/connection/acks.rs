@@ -24,7 +24,10 @@ pub(super) struct Outcome {
 /// What one ACK frame newly acknowledged.
 #[derive(Default)]
 struct NewlyAcked {
+    /// Packets that took the active path.
     packets: u64,
+    /// Packets that took other paths than the active one.
+    elsewhere: u64,
     ack_eliciting: bool,
     /// Packets that had left with an ECT codepoint.
     marked: u64,
@@ -117,6 +120,9 @@ impl Connection {
             h.peer_validated_us = true;
         }
         if acked.packets == 0 {
+            if acked.elsewhere > 0 {
+                self.read_ack_of_other_paths(now, ack);
+            }
             return Ok(());
         }
         if acked.batch_bytes > 0 {
@@ -144,6 +150,16 @@ impl Connection {
         self.detect_losses(now, space);
         self.path.on_ack_end(now, self.data.sent.oldest_sent_at());
         Ok(())
+    }
+
+    /// An ACK frame newly acknowledged packets, and none of the active path's. It says nothing of that one
+    /// (RFC 9000 §9.4), and leaves its back-off as it is; but what it does not acknowledge may be lost.
+    #[cold]
+    #[inline(never)]
+    fn read_ack_of_other_paths(&mut self, now: Instant, ack: &Ack<'_>) {
+        self.read_ecn_report(now, ack.ecn, 0, None);
+        self.detect_losses(now, SpaceId::Data);
+        self.path.on_ack_end(now, self.data.sent.oldest_sent_at());
     }
 
     fn apply_data_ack(
@@ -176,7 +192,7 @@ impl Connection {
                     }
                 } else {
                     // RFC 9000 §9.4: it says nothing of the active path.
-                    acked.packets += 1;
+                    acked.elsewhere += 1;
                     resolve_elsewhere(others, &p);
                 }
                 for frame in frames {

@@ -4,12 +4,13 @@ use super::closing::{Closing, cut};
 use super::error::{CloseReason, TransportError, code};
 use super::space::SpaceId;
 use super::{Application, Connection, Event, State};
-use crate::proto::packet_builder::Number;
+use crate::ecn::Ecn;
+use crate::proto::packet_builder::{Header, Number, PacketBuilder};
 use crate::proto::recovery::SentInfo;
 use crate::proto::streams::Streams;
 use crate::time::{Instant, SECOND_NS};
 use crate::wire::frame::Frame;
-use crate::wire::{Side, Writer};
+use crate::wire::{ConnectionId, Side, Writer};
 use bytes::Bytes;
 
 /// Three probe timeouts are as long as the peer likes: one that acknowledges its first packet after
@@ -112,20 +113,32 @@ impl Connection {
         self.tickets = None;
         self.tickets_received = None;
         self.early = None;
-        (self.others, self.paths_busy) = (None, false);
+        self.keep_last_validated();
         self.events.clear();
         self.events.push_back(Event::Closed(reason));
         self.tell_changes(now);
     }
 
+    /// Of the other paths, one is of use for a close: the last that is known to lead to the peer, while
+    /// the active one is not. A third party that had a packet come from an address of its own
+    /// would swallow the close otherwise.
+    fn keep_last_validated(&mut self) {
+        let validated = self.path.validation.is_validated() && !self.path.is_challenged();
+        let others = self.others.take().filter(|_| self.state == State::Closing && !validated);
+        self.others = others.and_then(|mut others| {
+            others.paths.retain(|other| other.fallback);
+            (!others.paths.is_empty()).then_some(others)
+        });
+        self.paths_busy = self.others.is_some();
+    }
+
     /// A datagram that arrives while closing is answered with the close, ever more rarely.
-    pub(super) fn on_closing_datagram(&mut self, datagram: &[u8], app: &mut dyn Application) {
-        self.path.validation.on_received(datagram.len());
+    pub(super) fn on_closing_datagram(&mut self, app: &mut dyn Application) {
         if let Some(c) = &mut self.closing {
             c.heard += 1;
             if c.heard >= c.answer_at {
                 c.answer_at = c.answer_at.saturating_mul(2);
-                c.pending = true;
+                (c.pending, c.pending_elsewhere) = (true, true);
             }
         }
         self.deliver(app);
@@ -149,12 +162,34 @@ impl Connection {
             }
         }
         self.closing = Some(closing);
-        if !self.is_address_validated() {
+        if !self.is_address_validated() && self.others.is_none() {
             self.state = State::Drained;
             self.tell_changes(now);
         }
         self.path.validation.on_sent(at);
         (at > 0).then_some(at)
+    }
+
+    /// Writes the close for the path that is the active one at the moment.
+    pub(super) fn write_close_elsewhere(
+        &mut self,
+        now: Instant,
+        dcid: &ConnectionId,
+        buf: &mut [u8],
+    ) -> Option<(usize, Ecn)> {
+        let closing = self.closing.as_mut()?;
+        closing.pending_elsewhere = false;
+        let phase = self.keys.as_ref()?.phase();
+        let header = Header::Short { dcid, phase, local_cid_len: self.local_cid_len };
+        let number = Number::long(self.data.sent.next_pn());
+        let budget = usize::try_from(self.path.validation.budget()).unwrap_or(usize::MAX);
+        let size = buf.len().min(usize::from(super::MIN_DATAGRAM_BYTES)).min(budget);
+        let (packet, mut w) = PacketBuilder::begin(header, number, &mut buf[..size])?;
+        closing.frame(true).write(&mut w).ok()?;
+        let draft = packet.end(w, SentInfo::default());
+        let len = self.finish(now, SpaceId::Data, draft, buf)?;
+        self.path.validation.on_sent(len);
+        Some((len, Ecn::NotEct))
     }
 
     fn write_close(

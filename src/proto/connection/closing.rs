@@ -15,6 +15,8 @@ pub(super) struct Closing {
     application: bool,
     /// A CONNECTION_CLOSE has to be sent.
     pub(super) pending: bool,
+    /// The same for the path besides the active one.
+    pub(super) pending_elsewhere: bool,
     /// Datagrams that arrived since closing began, and at which count the next is answered:
     /// RFC 9000 §10.2.1 asks for ever rarer answers.
     pub(super) heard: u64,
@@ -23,7 +25,9 @@ pub(super) struct Closing {
 
 impl Closing {
     pub(super) fn new(code: u64, frame_type: u64, reason: Bytes, application: bool) -> Self {
-        Self { code, frame_type, reason, application, pending: true, heard: 0, answer_at: 1 }
+        let (pending, pending_elsewhere) = (true, true);
+        let (heard, answer_at) = (0, 1);
+        Self { code, frame_type, reason, application, pending, pending_elsewhere, heard, answer_at }
     }
 
     /// The frame; what an application says is not for packets that anyone can read

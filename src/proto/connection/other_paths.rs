@@ -25,10 +25,20 @@ pub(super) struct OtherPath {
     pub(super) wanted: bool,
 }
 
+/// The newest packets are probes alone (RFC 9000 §9.1).
+#[derive(Clone, Copy, Debug)]
+struct Probes {
+    /// The largest number of a packet that was more than a probe.
+    above: Option<u64>,
+    /// The largest number.
+    last: u64,
+}
+
 /// All of them.
 #[derive(Debug, Default)]
 pub(super) struct OtherPaths {
     pub(super) paths: Vec<OtherPath>,
+    probes: Option<Probes>,
 }
 
 impl OtherPaths {
@@ -40,6 +50,20 @@ impl OtherPaths {
     /// The path with this number.
     pub(super) fn get(&mut self, id: PathId) -> Option<&mut OtherPath> {
         self.paths.iter_mut().find(|other| other.path.id == id)
+    }
+
+    /// Notes the number of a packet; `largest` was the largest before it. True if the packet moves the peer's
+    /// path: it is the highest-numbered one that is more than a probe (RFC 9000 §9.3).
+    pub(super) fn note_number(&mut self, pn: u64, largest: Option<u64>, probing: bool) -> bool {
+        let probes = self.probes.filter(|probes| Some(probes.last) == largest);
+        let newest = probes.map_or(largest, |probes| probes.above);
+        let last = largest.map_or(pn, |largest| largest.max(pn));
+        if newest.is_some_and(|newest| newest > pn) {
+            return false;
+        }
+        let above = if probing { newest } else { Some(pn) };
+        self.probes = (above != Some(last)).then_some(Probes { above, last });
+        !probing
     }
 
     /// Takes a path out.

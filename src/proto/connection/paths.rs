@@ -13,7 +13,14 @@
 //! 4. An answer from the new address lifts the limit, and the old path is forgotten. Without one the
 //!    old path is taken up again (§9.3.2).
 //!
-//! A packet of probing frames alone is answered on its path; nothing else changes (§9.1).
+//! A packet of probing frames alone is answered on its path, and moves nothing (§9.1). The path is
+//! asked with PATH_CHALLENGE as well (§9.6.3), as quiche and s2n-quic do: the peer that moves there finds it
+//! validated, and one that was only copied there gives its connection id back.
+//!
+//! A packet to another address of ours makes that one ours once the path is validated (§9.6.2).
+//!
+//! A close goes to the active path and, while that one is not validated, to the last validated one as
+//! well: an address that a third party made up does not swallow it.
 //!
 //! # We move
 //!
@@ -60,6 +67,9 @@ pub enum MigrateError {
     Forbidden,
     /// The peer has given no connection id that no path has used.
     NoConnectionId,
+    /// The server's connection ids have no bytes: it knows its clients by their addresses, and both paths
+    /// would be seen to belong together (RFC 9000 §9.5).
+    ZeroLengthIds,
     /// The path is the active one, or is being validated.
     SamePath,
 }
@@ -74,6 +84,9 @@ impl fmt::Display for MigrateError {
             Self::Forbidden => "the server has asked its clients not to move: connect again",
             Self::NoConnectionId => {
                 "the server has given no unused connection id: try again after a round trip"
+            }
+            Self::ZeroLengthIds => {
+                "the server's connection ids have no bytes, so it knows its clients by their addresses: connect again"
             }
             Self::SamePath => "the connection is at this address, or on its way there",
         })
@@ -104,6 +117,9 @@ impl Connection {
         }
         if !self.peer_allows_migration {
             return Err(MigrateError::Forbidden);
+        }
+        if self.remote_cids.current().is_empty() {
+            return Err(MigrateError::ZeroLengthIds);
         }
         let at = Addresses { local, remote: self.path.remote };
         self.begin_path(now, &at, when)
@@ -142,6 +158,9 @@ impl Connection {
         dcid: &ConnectionId,
         bytes: usize,
     ) -> Option<PathId> {
+        if self.path.is_between(at.ends()) {
+            return Some(self.path.id);
+        }
         if let Some(other) = self.others.as_mut().and_then(|others| others.between(at)) {
             other.path.validation.on_received(bytes);
             return Some(other.path.id);
@@ -211,10 +230,7 @@ impl Connection {
     fn add_path(&mut self, other: OtherPath) -> PathId {
         let id = other.path.id;
         let gone = self.others.get_or_insert_default().add(other);
-        if let Some(gone) = gone.as_ref().filter(|gone| gone.wanted) {
-            let local = gone.path.local;
-            self.events.push_back(Event::MigrationFailed { local });
-        }
+        self.tell_failure(gone.as_ref());
         self.forget(gone);
         self.note_paths();
         id
@@ -232,14 +248,37 @@ impl Connection {
         self.note_paths();
     }
 
-    /// A packet that came from elsewhere was read: the peer moves there, if it says so.
+    /// A packet was read while there are several paths: the peer moves to where it came from, if it says
+    /// so. `largest` was the largest number before it.
     #[cold]
     #[inline(never)]
-    pub(super) fn follow(&mut self, now: Instant, id: Option<PathId>, pn: u64, payload: &[u8]) {
-        let Some(id) = id else { return };
-        let newest = self.data.received.largest == Some(pn);
-        if self.side == Side::Server && newest && !self.is_closed() && !frame::is_probing(payload) {
+    pub(super) fn follow(
+        &mut self,
+        now: Instant,
+        id: Option<PathId>,
+        (pn, largest): (u64, Option<u64>),
+        payload: &[u8],
+    ) {
+        if self.side == Side::Client || self.is_closed() {
+            return;
+        }
+        let probing = frame::is_probing(payload);
+        let Some(others) = &mut self.others else { return };
+        let moves = others.note_number(pn, largest, probing);
+        if moves {
+            // Whatever the peer wanted before.
+            others.paths.iter_mut().for_each(|other| other.wanted = false);
+        }
+        let Some(other) = id.and_then(|id| others.get(id)) else { return };
+        let id = other.path.id;
+        let validated = other.path.validation.is_validated() && !other.path.is_challenged();
+        // RFC 9000 §9.6.2: our own address changes once the peer is known to be reached from there.
+        if moves && (validated || other.path.local == self.path.local) {
             self.activate(now, id);
+        } else if !validated && (moves || probing) {
+            // RFC 9000 §9.6.3, §9.6.2: a path that is probed is asked as well.
+            other.wanted |= moves;
+            self.challenge(now, id);
         }
     }
 
@@ -359,6 +398,14 @@ impl Connection {
         self.forget_old_paths();
     }
 
+    /// A path to which the application wanted to move is given up.
+    fn tell_failure(&mut self, gone: Option<&OtherPath>) {
+        if let Some(gone) = gone.filter(|gone| gone.wanted && self.side == Side::Client) {
+            let local = gone.path.local;
+            self.events.push_back(Event::MigrationFailed { local });
+        }
+    }
+
     /// A path that nothing needs goes: the one before a path that is validated by now.
     fn forget_old_paths(&mut self) {
         if !self.path.validation.is_validated() || self.path.is_challenged() {
@@ -439,14 +486,11 @@ impl Connection {
             self.others.as_mut().and_then(|others| others.paths.iter_mut().find(failed))
         {
             other.path.end_challenge();
-            let (id, fallback, wanted) = (other.path.id, other.fallback, other.wanted);
+            let (id, fallback) = (other.path.id, other.fallback);
             self.stats.path_validations_failed += 1;
             if !fallback {
                 let gone = self.others.as_mut().and_then(|others| others.take(id));
-                if let Some(gone) = gone.as_ref().filter(|_| wanted) {
-                    let local = gone.path.local;
-                    self.events.push_back(Event::MigrationFailed { local });
-                }
+                self.tell_failure(gone.as_ref());
                 self.forget(gone);
             }
         }
@@ -486,11 +530,14 @@ impl Connection {
     #[cold]
     #[inline(never)]
     fn next_elsewhere(&self, now: Instant) -> Option<(PathId, Addresses)> {
-        if self.state != State::Established {
-            return None;
-        }
+        let closes = match self.state {
+            State::Established => false,
+            State::Closing if self.closing.as_ref()?.pending_elsewhere => true,
+            State::Closing | State::Handshaking | State::Draining | State::Drained => return None,
+        };
         let speaks = |other: &&OtherPath| {
-            other.path.speaks(now) && self.remote_cids.get(other.remote_cid).is_some()
+            let speaks = if closes { other.path.has_budget() } else { other.path.speaks(now) };
+            speaks && self.remote_cids.get(other.remote_cid).is_some()
         };
         let other = self.others.as_ref()?.paths.iter().find(speaks)?;
         Some((other.path.id, other.path.addresses()))
@@ -508,7 +555,11 @@ impl Connection {
         let dcid = self.remote_cids.get(other.remote_cid).copied();
         // A packet is built with the active path.
         std::mem::swap(&mut self.path, &mut other.path);
-        let sent = dcid.and_then(|dcid| self.write_path_frames(now, &dcid, buf));
+        let closes = self.state == State::Closing;
+        let sent = dcid.and_then(|dcid| match closes {
+            true => self.write_close_elsewhere(now, &dcid, buf),
+            false => self.write_path_frames(now, &dcid, buf),
+        });
         std::mem::swap(&mut self.path, &mut other.path);
         self.others.get_or_insert_default().paths.insert(at, other);
         let (len, ecn) = sent?;

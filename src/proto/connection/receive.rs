@@ -73,7 +73,8 @@ impl Connection {
             State::Handshaking | State::Established => {}
             State::Closing => {
                 self.tell_dropped(now, None, datagram.len(), DropReason::Closed);
-                self.on_closing_datagram(datagram, app);
+                self.path.validation.on_received(datagram.len());
+                self.on_closing_datagram(app);
                 return None;
             }
             State::Draining | State::Drained => {
@@ -85,9 +86,10 @@ impl Connection {
         let short = datagram.first().is_some_and(|b| b & LONG_FORM == 0);
         if short && self.state == State::Established {
             if self.paths_busy {
-                self.path.validation.on_received(datagram.len());
+                self.receive_watched(now, ecn, datagram, app);
+            } else {
+                self.receive_short(now, ecn, datagram, None, app);
             }
-            self.receive_short(now, ecn, datagram, None, app);
         } else {
             self.receive_coalesced(now, ecn, datagram, app);
         }
@@ -100,6 +102,21 @@ impl Connection {
             self.tell_all_changes(now);
         }
         authentic.then_some(path)
+    }
+
+    /// A 1-RTT packet on the active path while there are others, or while that one is not validated.
+    #[cold]
+    #[inline(never)]
+    fn receive_watched(
+        &mut self,
+        now: Instant,
+        ecn: Ecn,
+        datagram: &mut [u8],
+        app: &mut dyn Application,
+    ) {
+        self.path.validation.on_received(datagram.len());
+        let at = self.path.addresses();
+        self.receive_short(now, ecn, datagram, Some(&at), app);
     }
 
     /// A client whose address the kernel chooses learns it from the first packet.
@@ -123,7 +140,15 @@ impl Connection {
         app: &mut dyn Application,
     ) -> Option<Option<PathId>> {
         let at = &at.addresses();
-        let known = self.others.as_mut().is_some_and(|others| others.between(at).is_some());
+        let other = self.others.as_mut().and_then(|others| others.between(at));
+        let known = other.is_some();
+        if self.state == State::Closing
+            && let Some(other) = other
+        {
+            other.path.validation.on_received(datagram.len());
+            self.on_closing_datagram(app);
+            return Some(None);
+        }
         let ours = self.side == Side::Client || self.state != State::Established;
         if at.remote == self.path.remote && ours && !known {
             return None;
@@ -307,7 +332,7 @@ impl Connection {
     }
 
     /// A 1-RTT packet: the way that nearly every packet takes. `at` are the ends of its path, if that
-    /// is not the active one.
+    /// is not the active one, or not the only one.
     fn receive_short(
         &mut self,
         now: Instant,
@@ -330,9 +355,9 @@ impl Connection {
         }
         let cid_end = 1 + usize::from(self.local_cid_len);
         let dcid = ConnectionId::new(&packet[1..cid_end]).unwrap_or(ConnectionId::EMPTY);
-        let path = match at {
-            None => Some(self.path.id),
-            Some(at) => self.enter_path(now, at, &dcid, packet.len()),
+        let (path, largest) = match at {
+            None => (Some(self.path.id), None),
+            Some(at) => (self.enter_path(now, at, &dcid, packet.len()), self.data.received.largest),
         };
         let arrival = Arrival { space: SpaceId::Data, pn: plain.pn, ecn, dcid, path };
         let payload = &packet[plain.start..plain.end];
@@ -341,7 +366,7 @@ impl Connection {
         }
         self.process(now, arrival, plain.reserved_set, payload, app);
         if at.is_some() {
-            self.follow(now, path, plain.pn, payload);
+            self.follow(now, path, (plain.pn, largest), payload);
         }
     }
 

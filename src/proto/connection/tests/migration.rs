@@ -201,6 +201,13 @@ fn a_probe_is_answered_where_it_came_from_and_moves_nothing() {
     let t = pair.server.transmit_elsewhere(pair.now, id, &mut buf).unwrap();
     assert_eq!((t.len, heard.take()), (1_200, vec![(1_200, true)]));
     assert!(pair.server.wants_elsewhere(pair.now).is_none());
+    // RFC 9000 §9.6.3: the server asks as well. Who does not answer is forgotten, with its id.
+    assert_eq!(pair.server.stats().tx_path_challenges, 1);
+    pair.dead.push(far(9));
+    pair.run_ms(5_000);
+    let stats = pair.server.stats();
+    assert_eq!((stats.tx_path_challenges, stats.path_validations_failed), (3, 1));
+    assert!(is_quiet(&pair.server) && pair.server.remote() == addr(1000));
 }
 
 /// The ids that each path of the client's carries, as the wire shows them.
@@ -278,6 +285,9 @@ fn what_cannot_move_says_why() {
     assert_eq!(migrate(&mut pair.client, to), Ok(()));
     // Two ids are issued at a time: one is in use, and one is taken.
     assert_eq!(migrate(&mut pair.client, far(4)), Err(MigrateError::NoConnectionId));
+    // RFC 9000 §9.5.
+    pair.client.remote_cids = RemoteCids::new(ConnectionId::EMPTY, 4);
+    assert_eq!(migrate(&mut pair.client, far(4)), Err(MigrateError::ZeroLengthIds));
     let fixed = TransportConfig { active_migration: false, ..TransportConfig::default() };
     let mut pair = Pair::with(TransportConfig::default(), fixed);
     pair.settle();
@@ -398,6 +408,132 @@ fn a_client_that_moves_twice_at_once_returns_to_where_it_was_heard() {
     assert!(is_quiet(&pair.client));
 }
 
+/// The challenges that the server sends on other paths than the active one, and where to.
+fn challenges_elsewhere(pair: &mut Pair) -> Vec<(Addresses, [u8; 8])> {
+    let heard = pair.hear(Side::Server, |what| match what {
+        Observation::PacketSent(p) => p.frames().find_map(|f| match f {
+            Frame::PathChallenge(data) => Some(data),
+            _ => None,
+        }),
+        _ => None,
+    });
+    let (mut buf, mut ends) = ([0; 2048], Vec::new());
+    while let Some((id, at)) = pair.server.wants_elsewhere(pair.now) {
+        pair.server.transmit_elsewhere(pair.now, id, &mut buf).unwrap();
+        ends.push(at);
+    }
+    ends.into_iter().zip(heard.take()).collect()
+}
+
+#[test]
+fn only_the_newest_packet_that_is_more_than_a_probe_moves_a_path() {
+    // RFC 9000 §9.3. Each row: packets in the order in which they arrive, by number, kind and address;
+    // and where the peer is in the end.
+    let (here, there) = (addr(1000), far(9));
+    let probe = &Frame::PathChallenge([7; 8]);
+    type Packet<'a> = (u64, &'a Frame<'a>, SocketAddr);
+    let rows: [(&[Packet<'_>], SocketAddr); 6] = [
+        (&[(1, &Frame::Ping, there)], there),
+        (&[(1, &Frame::Ping, here), (0, &Frame::Ping, there)], here),
+        // A probe that overtakes holds nothing up.
+        (&[(2, probe, there), (1, &Frame::Ping, there)], there),
+        (&[(3, probe, there), (2, probe, there), (1, &Frame::Ping, there)], there),
+        // And what is older than what moved the path moves it no more.
+        (&[(3, probe, there), (2, &Frame::Ping, there), (1, &Frame::Ping, here)], there),
+        (&[(3, probe, there), (1, &Frame::Ping, there), (2, &Frame::Ping, here)], here),
+    ];
+    for (n, (packets, end)) in rows.into_iter().enumerate() {
+        let mut pair = Pair::connected();
+        let base = pair.client.data.sent.next_pn();
+        for (number, frame, from) in packets {
+            let bytes = payload(std::slice::from_ref(*frame));
+            let mut packet = pair.forge_numbered(Side::Client, base + number, &bytes, 0);
+            pair.deliver_at(Side::Server, &from_client(*from), Ecn::NotEct, &mut packet);
+        }
+        assert_eq!(pair.server.remote(), end, "row {n}");
+    }
+}
+
+#[test]
+fn attack_35_an_address_that_is_made_up_does_not_swallow_the_close() {
+    for (honest, heard_at) in [(false, addr(1000)), (true, far(9))] {
+        let mut pair = Pair::connected();
+        let mut packet = pair.forge_1rtt(Side::Client, &payload(&[Frame::Ping]), 0);
+        pair.deliver_at(Side::Server, &from_client(far(9)), Ecn::NotEct, &mut packet);
+        pair.dead.push(if honest { addr(1000) } else { far(9) });
+        let (tell, heard) = std::sync::mpsc::channel();
+        pair.filter = Box::new(move |f| {
+            let _ = tell.send(f.at.local);
+            true
+        });
+        pair.server.close(pair.now, 7, Bytes::new());
+        let closed = |pair: &Pair| {
+            matches!(pair.client_app.closed(), Some(CloseReason::PeerApplication { code: 7, .. }))
+        };
+        pair.run_ms(50);
+        assert!(closed(&pair), "{honest}");
+        assert_eq!(heard.try_iter().collect::<BTreeSet<_>>(), BTreeSet::from([heard_at]));
+        assert!(!pair.server.is_drained(), "it answers, since the peer is known");
+        pair.run_ms(20_000);
+        assert!(pair.server.is_drained());
+    }
+}
+
+#[test]
+fn a_close_is_repeated_on_the_path_that_asks_and_limited_on_one_that_is_not_validated() {
+    let mut pair = Pair::connected();
+    let mut packet = pair.forge_1rtt(Side::Client, &payload(&[Frame::Ping]), 0);
+    let mut bytes = packet.len();
+    pair.deliver_at(Side::Server, &from_client(far(9)), Ecn::NotEct, &mut packet);
+    pair.server.close(pair.now, 7, Bytes::from(vec![b'x'; 200]));
+    let (mut buf, mut sent) = ([0; 2048], [0, 0]);
+    for round in 0..6 {
+        while let Some((id, at)) = pair.server.wants_elsewhere(pair.now) {
+            assert_eq!(at.remote, addr(1000));
+            sent[0] += pair.server.transmit_elsewhere(pair.now, id, &mut buf).unwrap().len;
+        }
+        while let Some(t) = pair.server.transmit(pair.now, &mut buf) {
+            sent[1] += t.len;
+        }
+        assert!(sent[1] <= 3 * bytes, "round {round}: {sent:?} for {bytes}");
+        assert!(sent[0] > 200 * (1 + usize::from(round > 0)), "round {round}: {sent:?}");
+        let from = if round % 2 == 0 { addr(1000) } else { far(9) };
+        let mut packet = pair.forge_1rtt(Side::Client, &payload(&[Frame::Ping]), 0);
+        bytes += if from == far(9) { packet.len() } else { 0 };
+        pair.deliver_at(Side::Server, &from_client(from), Ecn::NotEct, &mut packet);
+    }
+}
+
+#[test]
+fn acknowledgements_of_another_path_leave_the_back_off_of_the_active_one() {
+    let mut pair = Pair::connected();
+    let s = pair.server.streams().open(Dir::Uni).unwrap();
+    pair.server.streams().send(s, Bytes::from(vec![5; 3_000]), false).unwrap();
+    let mut buf = [0; 2048];
+    let first = pair.server.data.sent.next_pn();
+    while pair.server.transmit(pair.now, &mut buf).is_some() {}
+    let mut moved = pair.forge_1rtt(Side::Client, &payload(&[Frame::Ping]), 0);
+    pair.deliver_at(Side::Server, &from_client(addr(2000)), Ecn::NotEct, &mut moved);
+    pair.server.pto_count = 3;
+    let acks = |lo, hi| {
+        let mut buf = [0; 64];
+        let mut w = Writer::new(&mut buf);
+        write_ack(&mut w, std::iter::once((lo, hi)), 1, 0, None).unwrap();
+        w.written().to_vec()
+    };
+    let deliver = |pair: &mut Pair, ack: &[u8]| {
+        let mut packet = pair.forge_1rtt(Side::Client, ack, 0);
+        pair.deliver_at(Side::Server, &from_client(addr(2000)), Ecn::NotEct, &mut packet);
+    };
+    deliver(&mut pair, &acks(first, first + 1));
+    assert_eq!(pair.server.pto_count, 3, "RFC 9000 §9.4");
+    let next = pair.server.data.sent.next_pn();
+    pair.server.pending.ping = true;
+    assert!(pair.server.transmit(pair.now, &mut buf).is_some());
+    deliver(&mut pair, &acks(next, next));
+    assert_eq!(pair.server.pto_count, 0);
+}
+
 /// A packet that the client sends to the id of the server's with this number.
 fn forge_to(pair: &mut Pair, sequence: u64, frame: Frame<'_>) -> Vec<u8> {
     let current = pair.client.remote_cids.current_sequence();
@@ -430,9 +566,23 @@ fn a_packet_to_another_address_of_the_server_takes_another_id() {
     // RFC 9000 §9.5: an id is not sent from two addresses of ours.
     let mut pair = Pair::connected();
     let before = pair.server.remote_cids.current_sequence();
-    let mut packet = pair.forge_1rtt(Side::Client, &payload(&[Frame::Ping]), 0);
+    let full = payload(&[Frame::Ping, Frame::Padding { len: 1_150 }]);
+    let mut packet = pair.forge_1rtt(Side::Client, &full, 0);
     let at = Addresses { local: far(443), remote: addr(1000) };
     pair.deliver_at(Side::Server, &at, Ecn::NotEct, &mut packet);
+    // RFC 9000 §9.6.2: not before the path is validated.
+    assert_eq!(pair.server.local(), addr(443));
+    let asked = challenges_elsewhere(&mut pair);
+    assert_eq!(asked.len(), 1);
+    pair.attack(Side::Client, &[Frame::PathResponse(asked[0].1)]);
     assert_eq!(pair.server.local(), far(443));
     assert_ne!(pair.server.remote_cids.current_sequence(), before);
+    // A client that goes on at the address before has not moved.
+    let mut pair = Pair::connected();
+    let mut packet = pair.forge_1rtt(Side::Client, &full, 0);
+    pair.deliver_at(Side::Server, &at, Ecn::NotEct, &mut packet);
+    let asked = challenges_elsewhere(&mut pair);
+    pair.attack(Side::Client, &[Frame::Ping]);
+    pair.attack(Side::Client, &[Frame::PathResponse(asked[0].1)]);
+    assert_eq!((pair.server.local(), pair.server.stats().paths_validated), (addr(443), 1));
 }
