@@ -83,6 +83,7 @@ impl Held {
             remote: remote(),
             local_cid: id(3),
             reset_token: [3; 16],
+            preferred_cid: None,
             initial_keys: initial_keys(1, id(2).as_slice(), Side::Server),
             original_dcid: id(2),
             retry_scid: None,

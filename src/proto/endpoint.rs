@@ -231,6 +231,8 @@ pub(crate) struct Place {
     pub remote: SocketAddr,
     /// The id that the client writes from now on; names the slot.
     pub local_cid: ConnectionId,
+    /// Another such id, if [`Endpoint::has_preferred`].
+    pub preferred_cid: Option<ConnectionId>,
     /// As [`ServerArgs::seed`].
     pub seed: u64,
     /// As [`ServerArgs::grease`].
@@ -264,6 +266,12 @@ impl Endpoint {
     #[must_use]
     pub(crate) fn stats(&self) -> EndpointStats {
         self.stats
+    }
+
+    /// True if its connections name an address that they prefer, for which each needs an id.
+    #[must_use]
+    pub(crate) fn has_preferred(&self) -> bool {
+        self.transport.has_preferred()
     }
 
     /// The token that resets a connection id of ours.
@@ -313,7 +321,7 @@ impl Endpoint {
     /// Makes the connection for a client Initial, which [`incoming`](Endpoint::incoming) has opened
     /// already: a session is not built for noise. Give it the datagram next.
     pub(crate) fn accept(&mut self, initial: ClientInitial, place: Place) -> Option<Connection> {
-        let Place { now, local, remote, local_cid, seed, grease } = place;
+        let Place { now, local, remote, local_cid, preferred_cid, seed, grease } = place;
         let connection = Connection::accept(ServerArgs {
             config: Arc::clone(&self.transport),
             tls: Arc::clone(&self.tls),
@@ -322,6 +330,7 @@ impl Endpoint {
             remote,
             local_cid,
             reset_token: self.reset_token(&local_cid),
+            preferred_cid: preferred_cid.map(|cid| (cid, self.reset_token(&cid))),
             initial_keys: Some(initial.keys),
             original_dcid: initial.original_dcid,
             retry_scid: initial.retry_scid,

@@ -65,6 +65,7 @@ pub(crate) const LAYERS: &[(&str, &[&str])] = &[
             "acks",
             "handshake",
             "timers",
+            "preferred",
             "rotation",
             "assemble",
             "frames",

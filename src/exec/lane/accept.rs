@@ -141,8 +141,11 @@ impl Lane {
             return self.count_no_place(NoPlace::Full);
         };
         let local_cid = self.new_cid(key);
+        let prefers = self.listeners[at].endpoint.has_preferred();
+        let preferred_cid = prefers.then(|| self.new_cid(key));
         let (seed, grease) = (self.services.entropy.number(), self.services.entropy.number());
-        let place = Place { now, local: meta.path.local, remote, local_cid, seed, grease };
+        let local = meta.path.local;
+        let place = Place { now, local, remote, local_cid, preferred_cid, seed, grease };
         let listener = &mut self.listeners[at];
         let initial_key = InitialKey { dcid: initial.initial_dcid, remote };
         let connection = listener.endpoint.accept(initial, place);

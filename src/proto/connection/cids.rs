@@ -42,13 +42,21 @@ pub(super) struct LocalCids {
     next_sequence: u64,
     /// How many the peer is ready to hold.
     peer_limit: u64,
+    /// How many are kept issued, if the peer can hold as many.
+    target: u64,
     pub(super) pending: bool,
 }
 
 impl LocalCids {
     pub(super) fn new(first: ConnectionId) -> Self {
         let first = LocalCid { sequence: 0, cid: first, reset_token: [0; 16], announce: false };
-        Self { active: vec![first], next_sequence: 1, peer_limit: 0, pending: false }
+        Self {
+            active: vec![first],
+            next_sequence: 1,
+            peer_limit: 0,
+            target: LOCAL_TARGET,
+            pending: false,
+        }
     }
 
     pub(super) fn set_peer_limit(&mut self, limit: u64) {
@@ -57,7 +65,7 @@ impl LocalCids {
 
     /// True while another id should be handed to [`add`](Self::add).
     pub(super) fn wants_more(&self) -> bool {
-        (self.active.len() as u64) < self.peer_limit.min(LOCAL_TARGET)
+        (self.active.len() as u64) < self.peer_limit.min(self.target)
             && self.active.len() < LOCAL_MAX
             && self.active.first().is_some_and(|c| !c.cid.is_empty())
     }
@@ -67,6 +75,15 @@ impl LocalCids {
         self.next_sequence += 1;
         self.active.push(LocalCid { sequence, cid, reset_token, announce: true });
         self.pending = true;
+    }
+
+    /// The id of the address that we prefer, which the peer has from the transport parameters (RFC 9000
+    /// §5.1.1). One that probes there and moves itself meanwhile needs an id more.
+    pub(super) fn add_preferred(&mut self, cid: ConnectionId, reset_token: [u8; 16]) {
+        let sequence = PREFERRED_SEQUENCE;
+        self.next_sequence = sequence + 1;
+        self.active.push(LocalCid { sequence, cid, reset_token, announce: false });
+        self.target = LOCAL_TARGET + 1;
     }
 
     /// How many were issued.
@@ -216,8 +233,7 @@ impl RemoteCids {
     }
 
     /// The id of the server's preferred address, which counts as number 1 (RFC 9000 §5.1.1).
-    /// Paths do not move to that address, but a NEW_CONNECTION_ID that gives the number to
-    /// another id is a violation.
+    /// It serves any path, and a NEW_CONNECTION_ID that gives the number to another id is a violation.
     pub(super) fn add_preferred(
         &mut self,
         cid: ConnectionId,

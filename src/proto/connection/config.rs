@@ -6,6 +6,7 @@ use crate::proto::path::PathConfig;
 use crate::proto::streams::Limits;
 use crate::time::{Instant, MILLISECOND_NS};
 use crate::wire::transport_parameters::TransportParameters;
+use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::time::Duration;
 
 /// RFC 9000 §14: every path carries datagrams of this size.
@@ -44,6 +45,15 @@ pub struct TransportConfig {
     /// clients not to (`disable_active_migration`); one whose NAT forgets it is followed all the
     /// same (RFC 9000 §9).
     pub active_migration: bool,
+    /// Where a server wants to be reached after the handshake (RFC 9000 §9.6): clients whose handshake came over
+    /// IPv4 are told of this address, and may move to it. The server has to receive there: with a wildcard
+    /// address, or by a listener of its own. `None`: where the handshake was.
+    pub preferred_v4: Option<SocketAddrV4>,
+    /// The same for IPv6.
+    pub preferred_v6: Option<SocketAddrV6>,
+    /// Clients move to the address that their server prefers, once it has answered from there. Of the
+    /// server's addresses that of the family in use is tried.
+    pub follow_preferred_address: bool,
     /// Time without sending anything but acknowledgements after which the next packets carry another
     /// connection id of the peer's, if it has given one (RFC 9000 §9.5): who saw the connection before does
     /// not know it again. One second and more: workers notice that a connection is idle after a second.
@@ -79,6 +89,9 @@ impl Default for TransportConfig {
             congestion: Algorithm::Cubic,
             pacing: true,
             active_migration: true,
+            preferred_v4: None,
+            preferred_v6: None,
+            follow_preferred_address: true,
             cid_rotation: Some(Duration::from_secs(20)),
             ecn: true,
             initial_mtu_bytes: MIN_DATAGRAM_BYTES,
@@ -100,6 +113,21 @@ impl TransportConfig {
             stream_data_uni: self.stream_window_bytes,
             streams_bidi: self.bidi_streams,
             streams_uni: self.uni_streams,
+        }
+    }
+
+    /// True if a server names an address that it prefers.
+    pub(crate) fn has_preferred(&self) -> bool {
+        self.preferred_v4.is_some() || self.preferred_v6.is_some()
+    }
+
+    /// True if a server prefers this address of its own.
+    pub(super) fn prefers(&self, local: SocketAddr) -> bool {
+        match local {
+            SocketAddr::V4(local) => self.preferred_v4 == Some(local),
+            SocketAddr::V6(local) => self
+                .preferred_v6
+                .is_some_and(|v6| (v6.ip(), v6.port()) == (local.ip(), local.port())),
         }
     }
 

@@ -21,7 +21,7 @@ use crate::proto::path::Path;
 use crate::proto::streams::{Limits, Streams};
 use crate::time::{Instant, MILLISECOND_NS};
 use crate::wire::packet::{self, Packet};
-use crate::wire::transport_parameters::TransportParameters;
+use crate::wire::transport_parameters::{PreferredAddress, TransportParameters};
 use crate::wire::{ConnectionId, Side, VERSION_1};
 use std::collections::VecDeque;
 use std::fmt;
@@ -88,6 +88,9 @@ pub struct ServerArgs {
     pub local_cid: ConnectionId,
     /// The token that resets it.
     pub reset_token: [u8; 16],
+    /// The id for the address that the server prefers, with the token that resets it: for settings that name
+    /// such an address.
+    pub preferred_cid: Option<(ConnectionId, [u8; 16])>,
     /// The keys of Initial packets: [`initial_keys`] of the id that the client wrote into this one.
     pub initial_keys: Option<Keys>,
     /// The id that the client wrote into its first Initial; differs after a Retry.
@@ -189,6 +192,13 @@ impl Connection {
         parameters.original_destination_connection_id = Some(args.original_dcid);
         parameters.retry_source_connection_id = args.retry_scid;
         parameters.stateless_reset_token = Some(args.reset_token);
+        let preferred = args.preferred_cid.filter(|_| args.config.has_preferred());
+        parameters.preferred_address = preferred.map(|(cid, reset_token)| PreferredAddress {
+            v4: args.config.preferred_v4,
+            v6: args.config.preferred_v6,
+            cid,
+            reset_token,
+        });
         parameters.grease = Some(args.grease);
         let session =
             Session::server(&args.tls, &encoded(&parameters)).map_err(ConnectError::Tls)?;
@@ -196,7 +206,7 @@ impl Connection {
         handshake.peer_validated_us = true;
         handshake.peer_scid = Some(args.peer_cid);
         handshake.initial.keys = args.initial_keys;
-        Ok(Self::assemble(Base {
+        let mut connection = Self::assemble(Base {
             side: Side::Server,
             address_validated: args.address_validated,
             config: args.config,
@@ -208,7 +218,11 @@ impl Connection {
             seed: args.seed,
             session,
             handshake,
-        }))
+        });
+        if let Some((cid, reset_token)) = preferred {
+            connection.local_cids.add_preferred(cid, reset_token);
+        }
+        Ok(connection)
     }
 
     fn assemble(base: Base) -> Self {
@@ -273,6 +287,7 @@ impl Connection {
             cid_changes: CidChanges::default(),
             rested: None,
             peer_allows_migration: true,
+            preferred: None,
             closing: None,
             alpn: None,
             observing: None,
@@ -439,6 +454,7 @@ impl Connection {
         }
         if let Some(preferred) = &p.preferred_address {
             self.remote_cids.add_preferred(preferred.cid, preferred.reset_token)?;
+            self.note_preferred(preferred);
         }
         self.streams.set_peer_limits(&Limits {
             data: p.initial_max_data,
@@ -508,6 +524,7 @@ impl Connection {
         self.events.push_back(Event::HandshakeConfirmed);
         self.rearm_keep_alive(now);
         self.path.mtu.enable(self.peer_max_datagram_bytes);
+        self.seek_preferred(now);
     }
 
     /// RFC 9001 §4.9, RFC 9002 §6.4: drops a space with its keys and what is in flight.

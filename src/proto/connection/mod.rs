@@ -29,6 +29,7 @@
 //! | `timers.rs` | what is due when |
 //! | `handshake.rs` | TLS, transport parameters, Retry, Version Negotiation |
 //! | `paths.rs`, `other_paths.rs` | paths that come, change and go |
+//! | `preferred.rs` | the address at which a server prefers to be reached |
 //! | `rotation.rs` | connection ids that change while the path stays |
 //! | `close.rs` | the end |
 //! | `observe.rs` | tells the observer of all this |
@@ -60,6 +61,7 @@ mod observe;
 mod observing;
 mod other_paths;
 mod paths;
+mod preferred;
 mod receive;
 mod rotation;
 mod space;
@@ -92,7 +94,7 @@ use early::EarlyPackets;
 use keys::OneRttKeys;
 use late_crypto::LateCrypto;
 use observing::Observing;
-use other_paths::OtherPaths;
+use other_paths::{OtherPaths, Preferred};
 use space::{Handshake, Received};
 use stats::{Read, Tally};
 use std::collections::VecDeque;
@@ -226,6 +228,7 @@ pub struct Connection {
     /// The connection is idle: what `skip_at` is when it goes on.
     rested: Option<u64>,
     peer_allows_migration: bool,
+    preferred: Option<Box<Preferred>>,
     closing: Option<Box<Closing>>,
     alpn: Option<Box<[u8]>>,
     observing: Option<Box<Observing>>,
@@ -339,6 +342,7 @@ impl Connection {
             + self.tickets_received.as_ref().map_or(0, |t| t.memory_bytes())
             + self.early.as_ref().map_or(0, |e| e.memory_bytes())
             + self.others.as_ref().map_or(0, |others| others.memory_bytes())
+            + self.preferred.as_ref().map_or(0, |_| size_of::<Preferred>())
             + self.new_token.as_ref().map_or(0, |t| t.len());
         // The streams count themselves.
         size_of::<Self>() - size_of::<Streams>()

@@ -5,6 +5,7 @@
 
 use crate::proto::path::{Addresses, Path, PathId};
 use crate::proto::recovery::Resolved;
+use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 
 /// Paths besides the active one: the one before it, one that the peer probes, and one that overtakes.
 /// A path that comes beyond takes the place of the oldest that can be spared. Each is less than a
@@ -23,6 +24,15 @@ pub(super) struct OtherPath {
     pub(super) fallback: bool,
     /// We move there once it is validated.
     pub(super) wanted: bool,
+}
+
+/// What a client knows of its server's addresses.
+#[derive(Debug)]
+pub(super) enum Preferred {
+    /// The server has named them, and the client has not tried them, or is about to.
+    Named { v4: Option<SocketAddrV4>, v6: Option<SocketAddrV6> },
+    /// The client has moved from this address: what the server sent before it noticed comes from there.
+    Left(SocketAddr),
 }
 
 /// The newest packets are probes alone (RFC 9000 §9.1).
@@ -74,7 +84,12 @@ impl OtherPaths {
 
     /// Takes out the path to return to.
     pub(super) fn take_fallback(&mut self) -> Option<OtherPath> {
-        let at = self.paths.iter().position(|other| other.fallback)?;
+        self.take_first(|other| other.fallback)
+    }
+
+    /// Takes out the oldest path that is such a one.
+    pub(super) fn take_first(&mut self, is: impl Fn(&OtherPath) -> bool) -> Option<OtherPath> {
+        let at = self.paths.iter().position(is)?;
         Some(self.paths.remove(at))
     }
 

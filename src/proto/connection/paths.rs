@@ -122,13 +122,16 @@ impl Connection {
             return Err(MigrateError::ZeroLengthIds);
         }
         let at = Addresses { local, remote: self.path.remote };
-        self.begin_path(now, &at, when)
+        self.begin_path(now, now, &at, when)?;
+        self.seek_preferred(now);
+        Ok(())
     }
 
-    /// Begins to validate a path that we want to take.
-    fn begin_path(
+    /// Begins to validate a path that we want to take, with a first challenge at `from`.
+    pub(super) fn begin_path(
         &mut self,
         now: Instant,
+        from: Instant,
         at: &Addresses,
         when: Migration,
     ) -> Result<(), MigrateError> {
@@ -140,7 +143,7 @@ impl Connection {
         // The server has proved its address: what we send there is not limited.
         let other = self.new_path(now, at, true, id);
         let path = self.add_path(OtherPath { wanted: true, peer_uses: self.peer_uses, ..other });
-        self.challenge(now, path);
+        self.challenge(from, path);
         if when == Migration::AtOnce {
             self.activate(now, path);
         }
@@ -272,12 +275,18 @@ impl Connection {
         let Some(other) = id.and_then(|id| others.get(id)) else { return };
         let id = other.path.id;
         let validated = other.path.validation.is_validated() && !other.path.is_challenged();
+        let other_local = other.path.local;
+        if self.leaves_preferred(other_local) {
+            return;
+        }
         // RFC 9000 §9.6.2: our own address changes once the peer is known to be reached from there.
-        if moves && (validated || other.path.local == self.path.local) {
+        if moves && (validated || other_local == self.path.local) {
             self.activate(now, id);
         } else if !validated && (moves || probing) {
             // RFC 9000 §9.6.3, §9.6.2: a path that is probed is asked as well.
-            other.wanted |= moves;
+            if let Some(other) = self.others.as_mut().and_then(|others| others.get(id)) {
+                other.wanted |= moves;
+            }
             self.challenge(now, id);
         }
     }
@@ -286,6 +295,7 @@ impl Connection {
     fn activate(&mut self, now: Instant, id: PathId) {
         let Some(new) = self.others.as_mut().and_then(|others| others.take(id)) else { return };
         let old = self.switch_to(now, new);
+        self.note_preferred_move(old.path.remote);
         let validated = self.path.validation.is_validated() && !self.path.is_challenged();
         // RFC 9000 §9.3.2: the last path that was validated is returned to, and no other. A client
         // takes the address of its server for proved, and asks whether the path is one.
@@ -398,9 +408,11 @@ impl Connection {
         self.forget_old_paths();
     }
 
-    /// A path to which the application wanted to move is given up.
+    /// A path that a client wanted is given up: its application is told, if it is one that it asked for.
     fn tell_failure(&mut self, gone: Option<&OtherPath>) {
-        if let Some(gone) = gone.filter(|gone| gone.wanted && self.side == Side::Client) {
+        if let Some(gone) = gone.filter(|gone| gone.wanted && self.side == Side::Client)
+            && !self.gives_up_preferred(gone)
+        {
             let local = gone.path.local;
             self.events.push_back(Event::MigrationFailed { local });
         }
@@ -434,7 +446,7 @@ impl Connection {
     }
 
     /// A path is no more: its connection id goes with it, unless another path has it.
-    fn forget(&mut self, gone: Option<OtherPath>) {
+    pub(super) fn forget(&mut self, gone: Option<OtherPath>) {
         if let Some(gone) = gone {
             self.release_cid(gone.remote_cid);
         }

@@ -156,7 +156,8 @@ impl Connection {
         // RFC 9000 §9: paths move only after the handshake, and servers not at all.
         let established = self.state == State::Established && self.handshake.is_none();
         let short = datagram.first().is_some_and(|b| b & LONG_FORM == 0);
-        if !established || !short || (self.side == Side::Client && !known) {
+        let lost = self.side == Side::Client && !known && !self.has_left(at.remote);
+        if !established || !short || lost {
             self.stats.rx_foreign += 1;
             self.tell_dropped(now, None, datagram.len(), DropReason::ForeignAddress);
             return Some(None);

@@ -98,6 +98,7 @@ impl Connection {
             self.note_cid_change(now);
         }
         self.renew_path_ids();
+        self.seek_preferred(now);
         Ok(())
     }
 

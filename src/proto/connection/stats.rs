@@ -105,6 +105,8 @@ declare! {
         /// Times that the active path took another connection id of the peer's: after idle time, or because
         /// the peer changed its own.
         cid_rotations: Counter, Count;
+        /// Times that a client moved to the address that its server prefers.
+        preferred_moves: Counter, Count;
     }
     read into Read {
         /// Times that the datagram size fell to the smallest, because large ones vanished.

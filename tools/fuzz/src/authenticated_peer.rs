@@ -128,6 +128,7 @@ fn victim(side: Side, tls: &PeerTls, now: Instant) -> Option<Connection> {
             remote: address(Side::Client),
             local_cid: cid(3),
             reset_token: [3; 16],
+            preferred_cid: None,
             initial_keys: initial_keys(1, WirePeer::initial_dcid().as_slice(), Side::Server),
             original_dcid: WirePeer::initial_dcid(),
             retry_scid: None,

@@ -74,7 +74,8 @@ const fn allowed_ns(patience_ns: u64, silence_ns: u64) -> u64 {
 /// All connections of a run.
 #[derive(Debug)]
 pub(crate) struct Lines {
-    server: SocketAddr,
+    /// The addresses of the server.
+    servers: [SocketAddr; 2],
     by_port: BTreeMap<u16, Line>,
     /// Hashes of all sent datagrams: one that arrives and is not among them is damaged.
     sent: HashSet<u64>,
@@ -83,8 +84,8 @@ pub(crate) struct Lines {
 }
 
 impl Lines {
-    pub(crate) fn new(server: SocketAddr, patience_ns: u64) -> Self {
-        Self { server, by_port: BTreeMap::new(), sent: HashSet::new(), patience_ns }
+    pub(crate) fn new(servers: [SocketAddr; 2], patience_ns: u64) -> Self {
+        Self { servers, by_port: BTreeMap::new(), sent: HashSet::new(), patience_ns }
     }
 
     fn line(&mut self, port: u16, now: Instant) -> &mut Line {
@@ -103,7 +104,7 @@ impl Lines {
 
     /// The port of the client at one end of a datagram, and the side that the datagram goes to.
     pub(crate) fn ends(&self, event: &TapEvent<'_>) -> (u16, Side) {
-        match event.source == self.server {
+        match self.servers.contains(&event.source) {
             true => (first_port(event.destination.port()), Side::Client),
             false => (first_port(event.source.port()), Side::Server),
         }
@@ -189,7 +190,7 @@ mod tests {
     }
 
     fn lines() -> Lines {
-        let mut lines = Lines::new("10.0.0.2:4433".parse().unwrap(), PATIENCE_NS);
+        let mut lines = Lines::new(["10.0.0.2:4433".parse().unwrap(); 2], PATIENCE_NS);
         lines.sent(1);
         lines.begins(CLIENT, at(0));
         lines

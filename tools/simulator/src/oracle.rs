@@ -7,7 +7,7 @@
 use crate::agent::CLOSE_CODE;
 use crate::lines::{Lines, PATIENCE_NS};
 use crate::run::Manner;
-use crate::scenario::{Plan, Scenario, first_port};
+use crate::scenario::{Plan, Preferred, Scenario, first_port};
 use crate::story::Story;
 use quiclane::datapath::sim::{TapEvent, TapKind};
 use quiclane::proto::connection::{CloseReason, Connection, ConnectionStats, TransportConfig};
@@ -104,6 +104,8 @@ struct Ledger {
     steered: bool,
     /// When the client's NAT forgot it last.
     last_rebind: Instant,
+    /// The server prefers another address, and is there.
+    server_moves: bool,
     finished: u64,
 }
 
@@ -206,16 +208,17 @@ pub(crate) struct Shared(Arc<Mutex<Ledger>>);
 
 impl Shared {
     /// Keeps the story, if the manner asks for one, to print it for a failure.
-    pub(crate) fn new(scenario: &Scenario, server: SocketAddr, manner: Manner) -> Self {
+    pub(crate) fn new(scenario: &Scenario, servers: [SocketAddr; 2], manner: Manner) -> Self {
         Self(Arc::new(Mutex::new(Ledger {
             now: Instant::EPOCH,
             agents: Vec::new(),
             complaints: Vec::new(),
             hash: Hash::default(),
-            lines: Lines::new(server, PATIENCE_NS + manner.more_patience_ns),
+            lines: Lines::new(servers, PATIENCE_NS + manner.more_patience_ns),
             story: manner.told.then(Story::default),
             steered: !scenario.steering.is_empty() || scenario.nat.is_some(),
             last_rebind: scenario.last_rebind(),
+            server_moves: scenario.preferred == Preferred::Answers,
             finished: 0,
         })))
     }
@@ -242,6 +245,11 @@ impl Shared {
     /// All streams of the connection have closed at this end.
     pub(crate) fn done(&self, agent: usize) {
         self.ledger().agents[agent].done = true;
+    }
+
+    /// Clients may move to another address of the server.
+    pub(crate) fn server_moves(&self) -> bool {
+        self.ledger().server_moves
     }
 
     pub(crate) fn both_done(&self, port: u16) -> bool {
@@ -352,7 +360,8 @@ struct Balance {
 /// Sees every datagram.
 #[derive(Debug)]
 pub(crate) struct Watch {
-    server: SocketAddr,
+    /// The addresses of the server.
+    servers: [SocketAddr; 2],
     balances: BTreeMap<SocketAddr, Balance>,
     /// Clients change their address.
     moves: bool,
@@ -360,15 +369,15 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    pub(crate) fn new(server: SocketAddr, moves: bool, shared: Shared) -> Self {
-        Self { server, balances: BTreeMap::new(), moves, shared }
+    pub(crate) fn new(servers: [SocketAddr; 2], moves: bool, shared: Shared) -> Self {
+        Self { servers, balances: BTreeMap::new(), moves, shared }
     }
 
     pub(crate) fn see(&mut self, event: &TapEvent<'_>) {
         self.note(event);
         match event.kind {
             TapKind::Sent => self.sent(event),
-            TapKind::Delivered { .. } if event.destination == self.server => {
+            TapKind::Delivered { .. } if self.servers.contains(&event.destination) => {
                 let balance = self.balances.entry(event.source).or_default();
                 balance.received += event.payload.len() as u64;
                 balance.validated |= validates(event.payload);
@@ -418,7 +427,7 @@ impl Watch {
     }
 
     fn sent(&mut self, event: &TapEvent<'_>) {
-        if event.source != self.server {
+        if !self.servers.contains(&event.source) {
             return;
         }
         let balance = self.balances.entry(event.destination).or_default();

@@ -2,7 +2,7 @@
 
 use crate::agent::{Agent, CLOSE_CODE};
 use crate::oracle::{Complaint, Sampler, Shared, Watch};
-use crate::scenario::{PORTS_PER_REBIND, Plan, Scenario, first_port};
+use crate::scenario::{PORTS_PER_REBIND, Plan, Preferred, Scenario, first_port};
 use crate::secrets;
 use bytes::Bytes;
 use quiclane::datapath::sim::{SimConfig, SimDatapath, SimNet};
@@ -47,6 +47,8 @@ pub(crate) struct Outcome {
     pub(crate) finished: u64,
     /// Times that a connection took another id of its peer's while its path stayed.
     pub(crate) rotations: u64,
+    /// Times that a client moved to the address that its server prefers.
+    pub(crate) preferred_moves: u64,
     /// When it was over.
     pub(crate) over_at_ns: u64,
 }
@@ -202,9 +204,14 @@ impl World {
         } else {
             [Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2)].map(IpAddr::V4)
         };
+        let preferred = preferred_address(scenario);
+        let own: Vec<_> = match scenario.preferred {
+            Preferred::Answers => vec![addresses[1], preferred],
+            Preferred::Nowhere | Preferred::Dead => vec![addresses[1]],
+        };
         let ports = [
             net.attach(&addresses[..1], scenario.workers[0])?,
-            net.attach(&addresses[1..], scenario.workers[1])?,
+            net.attach(&own, scenario.workers[1])?,
         ];
         let [here, there] = [ports[0][0].host(), ports[1][0].host()];
         if let Some((count, rebinds)) = &scenario.nat {
@@ -215,8 +222,9 @@ impl World {
         net.set_path(here, there, scenario.paths[0].clone());
         net.set_path(there, here, scenario.paths[1].clone());
         let server_address = SocketAddr::new(addresses[1], SERVER_PORT);
-        let shared = Shared::new(scenario, server_address, manner);
-        let mut watch = Watch::new(server_address, scenario.clients_move(), shared.clone());
+        let servers = [addresses[1], preferred].map(|ip| SocketAddr::new(ip, SERVER_PORT));
+        let shared = Shared::new(scenario, servers, manner);
+        let mut watch = Watch::new(servers, scenario.clients_move(), shared.clone());
         net.observe(move |event| watch.see(event));
         let (mut server_config, client_config) = configs(scenario)?;
         if manner.told {
@@ -338,6 +346,7 @@ impl World {
             datagrams: self.net.stats().sent,
             finished: self.shared.finished(),
             rotations: ended.iter().map(|c| c.cid_rotations).sum(),
+            preferred_moves: ended.iter().map(|c| c.preferred_moves).sum(),
             over_at_ns: self.now.as_nanos(),
         }
     }
@@ -384,13 +393,27 @@ fn public_address(scenario: &Scenario, n: u8) -> IpAddr {
     }
 }
 
+/// The address that the server prefers, if it prefers one.
+fn preferred_address(scenario: &Scenario) -> IpAddr {
+    match scenario.ipv6 {
+        true => IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 3)),
+        false => IpAddr::V4(Ipv4Addr::new(10, 0, 0, 3)),
+    }
+}
+
 fn configs(scenario: &Scenario) -> Result<(ServerConfig, ClientConfig)> {
     let Identity { certificate, key, .. } = identity();
     let server = ServerTls::builder_with(secrets::provider());
     let server = server.certificate_der(&[certificate], key)?.alpn(["sim"]).build()?;
     let client = ClientTls::builder_with(secrets::provider());
     let client = client.pinned_certificate_der(certificate).alpn(["sim"]).build()?;
-    let [client_transport, server_transport] = scenario.transport.clone();
+    let [client_transport, mut server_transport] = scenario.transport.clone();
+    if scenario.preferred != Preferred::Nowhere {
+        match SocketAddr::new(preferred_address(scenario), SERVER_PORT) {
+            SocketAddr::V4(at) => server_transport.preferred_v4 = Some(at),
+            SocketAddr::V6(at) => server_transport.preferred_v6 = Some(at),
+        }
+    }
     let mut server = ServerConfig::new(server);
     server.transport = Arc::new(server_transport);
     server.retry = scenario.retry;

@@ -51,7 +51,20 @@ pub(crate) struct Scenario {
     pub(crate) steering: Vec<(Instant, Vec<usize>)>,
     /// How many addresses the NAT of the client's has, if it is behind one, and when that forgets.
     pub(crate) nat: Option<(u8, Vec<Instant>)>,
+    /// Whether the server prefers another address of its own.
+    pub(crate) preferred: Preferred,
     pub(crate) connections: Vec<Plan>,
+}
+
+/// An address that a server prefers (RFC 9000 §9.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Preferred {
+    /// It names none.
+    Nowhere,
+    /// It is there.
+    Answers,
+    /// Nobody is there.
+    Dead,
 }
 
 /// What happens on one connection.
@@ -207,9 +220,11 @@ impl Scenario {
         last.copied().unwrap_or(Instant::EPOCH)
     }
 
-    /// Whether the server sees clients at more than one address.
+    /// Whether the server sees clients at more than one address, or at more than one of its own.
     pub(crate) fn clients_move(&self) -> bool {
-        self.nat.is_some() || self.connections.iter().any(|plan| !plan.moves.is_empty())
+        self.nat.is_some()
+            || self.preferred == Preferred::Answers
+            || self.connections.iter().any(|plan| !plan.moves.is_empty())
     }
 
     /// The scenario of `seed`.
@@ -240,6 +255,12 @@ impl Scenario {
             // One that waits for a server that has lost it has to speak first.
             plan.ends_idle &= nat.is_none();
         }
+        transport[1].active_migration = !one_in(&mut ids, 8);
+        let preferred = match ids.below(8) {
+            0 | 1 => Preferred::Answers,
+            2 => Preferred::Dead,
+            _ => Preferred::Nowhere,
+        };
         for side in &mut transport {
             side.cid_rotation = rotation(&mut ids);
         }
@@ -256,6 +277,7 @@ impl Scenario {
             retry: *rng.pick(&retries).unwrap_or(&RetryPolicy::Never),
             steering: steering(&mut root.fork(5), workers[1]),
             nat,
+            preferred,
             connections,
         }
     }
@@ -384,6 +406,9 @@ fn transport(rng: &mut Rng) -> TransportConfig {
         congestion: *rng.pick(&algorithms).unwrap_or(&Algorithm::NewReno),
         pacing: rng.below(2) == 0,
         active_migration: true,
+        preferred_v4: None,
+        preferred_v6: None,
+        follow_preferred_address: true,
         cid_rotation: None,
         ecn: rng.below(4) != 0,
         initial_mtu_bytes: MIN_MTU_BYTES as u16,

@@ -13,6 +13,7 @@ mod migration;
 mod observe;
 mod pair;
 mod paths;
+mod preferred;
 mod recovery;
 mod rotation;
 mod slow;

@@ -154,6 +154,7 @@ impl Pair {
             remote: addr(1000),
             local_cid: cid(3),
             reset_token: [3; 16],
+            preferred_cid: Some((cid(4), [4; 16])),
             initial_keys: initial_keys(1, cid(2).as_slice(), Side::Server),
             original_dcid: cid(2),
             retry_scid: None,
