@@ -66,6 +66,7 @@ pub(crate) const LAYERS: &[(&str, &[&str])] = &[
             "handshake",
             "timers",
             "preferred",
+            "rebinding",
             "rotation",
             "assemble",
             "frames",

@@ -43,7 +43,8 @@ mod tests {
         let mut huge = vec![0x40; 20_000];
         huge[1..=id.len()].copy_from_slice(id.as_slice());
         // A long header: only 1-RTT packets may show that the peer has moved.
-        let mut small = [&[0xc0, 0, 0, 0, 1, id.len() as u8], id.as_slice(), &[0; 100]].concat();
+        let head = [0xc0, 0, 0, 0, 1, id.len() as u8];
+        let mut small = [&head, id.as_slice(), &[0, 0, 0x40, 96], &[0; 96]].concat();
         assert_eq!(lane.receive(0, &here, &mut huge), Routed::Here);
         for _ in 0..2 {
             assert_eq!(lane.receive(0, &elsewhere, &mut small), Routed::Here);

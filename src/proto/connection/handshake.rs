@@ -519,12 +519,15 @@ impl Connection {
         self.discard_space(SpaceId::Initial);
         self.discard_space(SpaceId::Handshake);
         // A server keeps the count of what it may send only until here.
-        self.handshake = None;
+        let home = self.handshake.take().and_then(|h| h.home);
         self.release_tls(false);
         self.events.push_back(Event::HandshakeConfirmed);
         self.rearm_keep_alive(now);
         self.path.mtu.enable(self.peer_max_datagram_bytes);
         self.seek_preferred(now);
+        if let Some(home) = home {
+            self.leave_home(now, *home);
+        }
     }
 
     /// RFC 9001 §4.9, RFC 9002 §6.4: drops a space with its keys and what is in flight.

@@ -29,6 +29,7 @@
 //! | `timers.rs` | what is due when |
 //! | `handshake.rs` | TLS, transport parameters, Retry, Version Negotiation |
 //! | `paths.rs`, `other_paths.rs` | paths that come, change and go |
+//! | `rebinding.rs` | a client whose NAT forgets it during the handshake |
 //! | `preferred.rs` | the address at which a server prefers to be reached |
 //! | `rotation.rs` | connection ids that change while the path stays |
 //! | `close.rs` | the end |
@@ -62,6 +63,7 @@ mod observing;
 mod other_paths;
 mod paths;
 mod preferred;
+mod rebinding;
 mod receive;
 mod rotation;
 mod space;

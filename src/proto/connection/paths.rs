@@ -206,7 +206,7 @@ impl Connection {
         }
     }
 
-    fn new_path(
+    pub(super) fn new_path(
         &mut self,
         now: Instant,
         at: &Addresses,
@@ -230,7 +230,7 @@ impl Connection {
     }
 
     /// Enters a path. The oldest that can be spared goes, if there are too many.
-    fn add_path(&mut self, other: OtherPath) -> PathId {
+    pub(super) fn add_path(&mut self, other: OtherPath) -> PathId {
         let id = other.path.id;
         let gone = self.others.get_or_insert_default().add(other);
         self.tell_failure(gone.as_ref());
@@ -292,7 +292,7 @@ impl Connection {
     }
 
     /// Takes another path. The one before is kept until the new one is validated.
-    fn activate(&mut self, now: Instant, id: PathId) {
+    pub(super) fn activate(&mut self, now: Instant, id: PathId) {
         let Some(new) = self.others.as_mut().and_then(|others| others.take(id)) else { return };
         let old = self.switch_to(now, new);
         self.note_preferred_move(old.path.remote);

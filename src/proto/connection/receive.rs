@@ -153,17 +153,28 @@ impl Connection {
         if at.remote == self.path.remote && ours && !known {
             return None;
         }
-        // RFC 9000 §9: paths move only after the handshake, and servers not at all.
+        // RFC 9000 §9: clients move only after the handshake, and servers not at all.
+        if self.state == State::Handshaking
+            && self.side == Side::Server
+            && at.local == self.path.local
+        {
+            let path = self.receive_rebound(now, at, ecn, datagram, app);
+            self.deliver(app);
+            if self.observed {
+                self.tell_all_changes(now);
+            }
+            return Some(path);
+        }
         let established = self.state == State::Established && self.handshake.is_none();
-        let short = datagram.first().is_some_and(|b| b & LONG_FORM == 0);
+        let start = self.start_of_short(datagram);
         let lost = self.side == Side::Client && !known && !self.has_left(at.remote);
-        if !established || !short || lost {
+        let Some(start) = start.filter(|_| established && !lost) else {
             self.stats.rx_foreign += 1;
             self.tell_dropped(now, None, datagram.len(), DropReason::ForeignAddress);
             return Some(None);
-        }
+        };
         let before = self.stats.rx_packets;
-        self.receive_short(now, ecn, datagram, Some(at), app);
+        self.receive_short(now, ecn, &mut datagram[start..], Some(at), app);
         self.deliver(app);
         if self.observed {
             self.tell_all_changes(now);
@@ -173,6 +184,21 @@ impl Connection {
         let other = others.and_then(|others| others.between(at)).map(|other| other.path.id);
         let active = (authentic && self.path.is_between(at.ends())).then_some(self.path.id);
         Some(other.or(active))
+    }
+
+    /// Where a datagram's 1-RTT packet begins: behind what a client repeats of a handshake that its server
+    /// has done with (RFC 9001 §4.9.2).
+    fn start_of_short(&self, datagram: &[u8]) -> Option<usize> {
+        let (mut at, mut first_dcid) = (0, None);
+        while at < datagram.len() && datagram[at] & LONG_FORM != 0 {
+            let p = packet::parse(datagram, at, usize::from(self.local_cid_len)).ok()?;
+            // RFC 9000 §12.2.
+            if *first_dcid.get_or_insert(p.dcid) != p.dcid || p.end <= at {
+                return None;
+            }
+            at = p.end;
+        }
+        (at < datagram.len()).then_some(at)
     }
 
     /// A packet, or what is left of a datagram, is of no use.
@@ -189,7 +215,7 @@ impl Connection {
     }
 
     /// A datagram that may hold several packets, as those of the handshake do.
-    fn receive_coalesced(
+    pub(super) fn receive_coalesced(
         &mut self,
         now: Instant,
         ecn: Ecn,
@@ -294,7 +320,7 @@ impl Connection {
         self.on_authentic(now);
         if space == SpaceId::Handshake && self.side == Side::Server {
             // RFC 9000 §8.1, RFC 9001 §4.9.1: only the real client could have answered.
-            self.path.validation.validate();
+            self.validate_by_handshake();
             self.discard_space(SpaceId::Initial);
         }
         let path = Some(self.path.id);

@@ -5,7 +5,7 @@ use super::crypto_stream::{CryptoRecv, CryptoSend};
 use super::error::TransportError;
 use crate::ecn::Ecn;
 use crate::proto::crypto::{Keys, Level, OneRttSecrets};
-use crate::proto::path::PathId;
+use crate::proto::path::{Addresses, PathId, Validation};
 use crate::proto::ranges::RangeSet;
 use crate::proto::recovery::SentPackets;
 use crate::time::Instant;
@@ -234,6 +234,13 @@ impl HandshakeSpace {
     }
 }
 
+/// Where a server's handshake began.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Home {
+    pub(super) addresses: Addresses,
+    pub(super) validation: Validation,
+}
+
 /// What the handshake needs and the rest of the connection's life does not.
 pub(super) struct Handshake {
     pub(super) initial: HandshakeSpace,
@@ -251,6 +258,8 @@ pub(super) struct Handshake {
     pub(super) heard: bool,
     /// RFC 9002 §6.2.2.1: the client knows that the server knows its address.
     pub(super) peer_validated_us: bool,
+    /// Where a server's handshake began, if its client is somewhere else.
+    pub(super) home: Option<Box<Home>>,
     /// Times that a server sent its flight again because the client repeated its own.
     pub(super) flight_repeats: u8,
     /// Handshake bytes from TLS go here next.
@@ -273,6 +282,7 @@ impl Handshake {
             peer_scid: None,
             heard: false,
             peer_validated_us: false,
+            home: None,
             flight_repeats: 0,
             write_level: Level::Initial,
             one_rtt: None,
@@ -308,6 +318,7 @@ impl Handshake {
         size_of::<Self>()
             + self.initial.crypto_recv.read_bytes() as usize
             + self.token.capacity()
+            + self.home.as_ref().map_or(0, |_| size_of::<Home>())
             + self.initial.heap_bytes()
             + self.handshake.heap_bytes()
     }

@@ -105,6 +105,8 @@ declare! {
         /// Times that the active path took another connection id of the peer's: after idle time, or because
         /// the peer changed its own.
         cid_rotations: Counter, Count;
+        /// Times that a server answered its client at another address during the handshake.
+        handshake_moves: Counter, Count;
         /// Times that a client moved to the address that its server prefers.
         preferred_moves: Counter, Count;
     }

@@ -253,8 +253,10 @@ impl Connection {
             }
         }
         let nothing = !h.initial.sent.has_ack_eliciting() && !h.handshake.sent.has_ack_eliciting();
-        if nothing && self.side == Side::Client && !h.peer_validated_us {
-            // RFC 9002 §6.2.2.1: the server may be unable to send until it hears from us.
+        let unsure = !h.peer_validated_us || self.state == State::Handshaking;
+        if nothing && self.side == Side::Client && unsure {
+            // RFC 9002 §6.2.2.1: the server may be unable to send until it hears from us: also later, where our
+            // NAT has forgotten us and the server does not know the new address.
             let last = h.initial.sent.last_eliciting_sent_at();
             let base = last.max(h.handshake.sent.last_eliciting_sent_at());
             let space =
@@ -282,6 +284,8 @@ impl Connection {
             self.repeat_oldest_data();
             return;
         }
+        // RFC 9002 §6.2.4: the server may have done with the handshake, and with its keys.
+        self.data.probes = u8::from(self.state == State::Established);
         let Some(h) = &mut self.handshake else { return };
         // Both handshake spaces probe at once: the flight often has packets in each.
         for id in [SpaceId::Initial, SpaceId::Handshake] {

@@ -183,16 +183,13 @@ impl Ledger {
             // APPLICATION_ERROR.
             CloseReason::PeerTransport { code: 0xc, .. } => peer_over,
             CloseReason::IdleTimeout => {
-                // A NAT that forgets during a handshake ends it (RFC 9000 §9).
-                let unconfirmed = self.last_rebind >= plan.begins && !self.is_confirmed(port);
                 let nothing_to_do = plan.ends_idle && self.both_done(port);
                 let silent = self.lines.kept_silent(port, agent.side, self.now);
-                peer_over || nothing_to_do || has_no_client || silent || unconfirmed
+                peer_over || nothing_to_do || has_no_client || silent
             }
             CloseReason::Handshake(_) => false,
             CloseReason::HandshakeTimeout => {
-                let lost = self.last_rebind >= plan.begins;
-                peer_over || has_no_client || lost || self.lines.pause(port, self.now).is_none()
+                peer_over || has_no_client || self.lines.pause(port, self.now).is_none()
             }
             CloseReason::StatelessReset => peer_over,
             CloseReason::Transport(_)

@@ -47,6 +47,8 @@ pub(crate) struct Outcome {
     pub(crate) finished: u64,
     /// Times that a connection took another id of its peer's while its path stayed.
     pub(crate) rotations: u64,
+    /// Times that a server answered its client at another address during the handshake.
+    pub(crate) handshake_moves: u64,
     /// Times that a client moved to the address that its server prefers.
     pub(crate) preferred_moves: u64,
     /// When it was over.
@@ -346,6 +348,7 @@ impl World {
             datagrams: self.net.stats().sent,
             finished: self.shared.finished(),
             rotations: ended.iter().map(|c| c.cid_rotations).sum(),
+            handshake_moves: ended.iter().map(|c| c.handshake_moves).sum(),
             preferred_moves: ended.iter().map(|c| c.preferred_moves).sum(),
             over_at_ns: self.now.as_nanos(),
         }

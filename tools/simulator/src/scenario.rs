@@ -244,7 +244,7 @@ impl Scenario {
         let mut settings = root.fork(3);
         let mut plans = root.fork(4);
         let few = network.below(2) == 0;
-        let nat = nat(&mut root.fork(6));
+        let mut nat = nat(&mut root.fork(6));
         let mut moves = root.fork(7);
         let mut ids = root.fork(8);
         let mut transport = [transport(&mut settings), transport(&mut settings)];
@@ -264,7 +264,8 @@ impl Scenario {
         for side in &mut transport {
             side.cid_rotation = rotation(&mut ids);
         }
-        if nat.is_some() {
+        if let Some((_, rebinds)) = &mut nat {
+            during_handshakes(&mut root.fork(9), rebinds, &connections);
             transport[0].keep_alive = Some(Duration::from_millis(moves.between(200, 3_000)));
         }
         Self {
@@ -309,6 +310,18 @@ fn nat(rng: &mut Rng) -> Option<(u8, Vec<Instant>)> {
         (0..times).map(|_| Instant::from_nanos(SECOND_NS + rng.below(3 * SECOND_NS))).collect();
     rebinds.sort();
     Some((rng.between(1, 3) as u8, rebinds))
+}
+
+/// Half of the times at which a NAT forgets are soon after a connection has begun.
+fn during_handshakes(rng: &mut Rng, rebinds: &mut [Instant], connections: &[Plan]) {
+    for at in rebinds.iter_mut() {
+        if rng.below(2) == 0
+            && let Some(plan) = rng.pick(connections)
+        {
+            *at = plan.begins.plus_ns(rng.below(SECOND_NS / 4));
+        }
+    }
+    rebinds.sort();
 }
 
 /// After how much silence connection ids change. A worker notices silence after a second.

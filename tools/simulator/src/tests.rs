@@ -30,6 +30,7 @@ fn a_dozen_seeds_hold_and_repeat() {
     // What the scenarios are to try is tried.
     assert!(sum(|run| run.rotations) > 0);
     assert!(sum(|run| run.preferred_moves) > 0);
+    assert!(sum(|run| run.handshake_moves) > 0);
 }
 
 /// Damaged ciphertext is read as lengths, and these decide whether a random number is drawn: the

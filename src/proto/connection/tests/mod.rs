@@ -14,6 +14,7 @@ mod observe;
 mod pair;
 mod paths;
 mod preferred;
+mod rebinding;
 mod recovery;
 mod rotation;
 mod slow;
