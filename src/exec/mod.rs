@@ -100,8 +100,8 @@ pub use lane::Lane;
 pub use message::{Acceptor, ConnectFailure, NewConnection, Refusal};
 pub use overrun::{CALLBACK_BUDGET_NS, Callback, OverrunCounters};
 pub use registration::{
-    ListenError, Listener, Monitor, OpenError, Progress, Registration, ShutdownReport, WorkerLoop,
-    WorkerSeed,
+    DeviceChanges, ListenError, Listener, Monitor, OpenError, Progress, Registration,
+    ShutdownReport, WorkerLoop, WorkerSeed,
 };
 pub use simulated::{SimulatedWorkers, Worker};
 pub use source::{LadderStep, OpenDatapathError};

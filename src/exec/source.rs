@@ -103,6 +103,14 @@ pub(super) enum Purpose {
 }
 
 impl Source {
+    /// The device that the program is attached to.
+    pub(super) fn device(&self) -> Option<&str> {
+        match self {
+            Self::Xdp { device, .. } => Some(device.name()),
+            Self::Udp { .. } => None,
+        }
+    }
+
     /// The steps of the ladder that were taken down.
     pub(super) fn ladder(&self) -> Vec<LadderStep> {
         match self {

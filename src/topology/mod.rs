@@ -32,6 +32,7 @@ mod source;
 pub mod survey;
 mod sys;
 pub mod toeplitz;
+pub mod watch;
 
 pub use near::{Near, Unmet};
 pub use placement::{Assignment, Note, Placement, PlacementError, Request, Sharing, place};

@@ -64,6 +64,8 @@ const TESTS: &[Test] = &[
         "place::workers_sit_where_interrupts_are_served",
         place::workers_sit_where_interrupts_are_served,
     ),
+    ("place::the_kernel_polls_a_queue_and_stops", place::the_kernel_polls_a_queue_and_stops),
+    ("place::a_change_of_the_table_is_heard", place::a_change_of_the_table_is_heard),
     (
         "virtio::every_flow_has_the_hash_that_was_predicted",
         virtio::every_flow_has_the_hash_that_was_predicted,

@@ -253,3 +253,64 @@ fn check_places(dev: &str) -> Outcome {
     ensure!(queues.iter().all(|row| row.unmet.is_none()), "{queues:?}");
     Ok(())
 }
+
+/// True if the kernel has a thread for a NAPI instance of the device.
+fn has_napi_thread(dev: &str) -> Result<bool, String> {
+    let processes = fs::read_dir("/proc").map_err(|error| format!("/proc: {error}"))?;
+    // The kernel cuts names to 15 bytes: `napi/lane0-8193`.
+    let start = format!("napi/{dev}-");
+    let names = processes.filter_map(|entry| read(entry.ok()?.path().join("comm").to_str()?).ok());
+    Ok(names.into_iter().any(|name| name.starts_with(&start)))
+}
+
+/// Linux 6.19 has a kernel thread poll a queue all the time: a plan sets it, and undo ends it.
+pub(crate) fn the_kernel_polls_a_queue_and_stops() -> Outcome {
+    let dev = LANES[0].dev;
+    let text = format!(
+        "version = 1\ndevice.name = \"{dev}\"\n[napi]\nrx-0 = {{ new = \"threaded 2\" }}\n"
+    );
+    fs::write(PLAN, text).map_err(|error| format!("{PLAN}: {error}"))?;
+    ensure!(!has_napi_thread(dev)?, "{dev} has a NAPI thread before");
+    let written = outcomes(&["apply", PLAN, "--json"])?;
+    let is_there = has_napi_thread(dev);
+    // A server meanwhile: it hears of a thread, and serves.
+    let served = placed("node").map(|(queues, _)| queues);
+    outcomes(&["undo", "--json"])?;
+    ensure!(written.get("napi.rx-0").is_some_and(|it| it == "done"), "{written:?}");
+    ensure!(is_there?, "{dev} has no NAPI thread");
+    ensure!(served?.iter().all(|row| row.mode == "native-zerocopy"), "not zero-copy");
+    ensure!(!has_napi_thread(dev)?, "{dev} has a NAPI thread afterwards");
+    Ok(())
+}
+
+/// The indirection table is set while a server runs: it hears of it, names the queues, and counts.
+pub(crate) fn a_change_of_the_table_is_heard() -> Outcome {
+    let dev = LANES[0].dev;
+    let options = ["--queues", "0-1", "--place", "node"];
+    let server = Server::start_with(&LANES[0], LISTEN.into(), &options)?;
+    let status = format!("/run/quiclane/{}.json", server.pid());
+    let before = rss(dev)?.table().to_vec();
+    run("ethtool", &["-X", dev, "equal", "3"])?;
+    let changed = rss(dev)?.table().to_vec();
+    ensure!(changed != before, "the table is the same: {changed:?}");
+    let heard = || -> Result<Option<u64>, String> {
+        let status: serde_json::Value =
+            serde_json::from_str(&read(&status)?).map_err(|error| format!("{status}: {error}"))?;
+        Ok(status["device_changes"]["rss"].as_u64())
+    };
+    // Twenty looks of the server, which looks every second.
+    for _ in 0..200 {
+        if heard()? == Some(1) {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    let count = heard()?;
+    server.stop()?;
+    run("ethtool", &["-X", dev, "default"])?;
+    ensure!(count == Some(1), "heard {count:?} changes");
+    let log = crate::server::log_end();
+    ensure!(log.contains("slots lead to another queue"), "{log}");
+    ensure!(log.contains("have no worker here"), "{log}");
+    Ok(())
+}

@@ -55,7 +55,11 @@ pub struct XdpConfig {
     pub rx_entries: u32,
     /// Entries of the TX ring and of the completion ring.
     pub tx_entries: u32,
-    /// Poll the NIC from the worker.
+    /// Poll the NIC from the worker. Where a kernel thread polls the queue's NAPI all the time (threaded
+    /// NAPI with busy polling, `quiclane plan --busy-napi`), leave it `None`: the thread has what this
+    /// would ask for. Nothing else changes here with such a thread. A socket's need_wakeup flags are the
+    /// driver's word, which is honoured as ever: in copy mode the wake-up call itself sends, thread or
+    /// not, and in zero-copy mode a driver that has no need of it does not ask.
     pub busy_poll: Option<BusyPoll>,
     /// Use huge pages if there are some.
     pub huge_pages: bool,

@@ -14,10 +14,12 @@
 mod listener;
 mod run;
 mod start;
+mod watching;
 
 pub use listener::{ListenError, Listener};
 pub use run::{Progress, WorkerLoop};
 pub use start::{OpenError, WorkerSeed};
+pub use watching::DeviceChanges;
 
 use super::address::Address;
 use super::api::{Handle, HandleError, Handler, WorkerRef};
@@ -37,6 +39,7 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
+use watching::Watching;
 
 /// What the registration, its listeners and its workers share.
 struct Shared {
@@ -48,6 +51,8 @@ struct Shared {
     next_listener: AtomicU32,
     next_worker: AtomicUsize,
     notes: Vec<Note>,
+    /// Changes of the device; `None` without one, or if they cannot be heard.
+    watching: Option<Mutex<Watching>>,
     /// Addresses that have a listener, or are about to. A worker may want this lock, to drop a
     /// listener: so a thread that holds it must not wait, least of all for a worker.
     listening: Mutex<Vec<SocketAddr>>,
@@ -190,6 +195,16 @@ impl Registration {
     #[must_use]
     pub fn verdicts(&self) -> Option<VerdictCounters> {
         self.shared.source.verdicts()
+    }
+
+    /// How often the device was changed by others since the start: its indirection table, its queues.
+    /// Each change that was heard since the last call is logged. Call it now and then, about once a
+    /// second: the kernel keeps what it tells meanwhile. `None` without a device, or if the kernel does
+    /// not tell.
+    #[must_use]
+    pub fn device_changes(&self) -> Option<DeviceChanges> {
+        let watching = self.shared.watching.as_ref()?;
+        Some(watching.lock().unwrap_or_else(PoisonError::into_inner).hear())
     }
 
     /// Begins a connection to `remote`, which has to prove that it is `server_name`. Workers

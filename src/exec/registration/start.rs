@@ -14,6 +14,7 @@ use super::super::source::{LadderStep, OpenDatapathError, Source, steps};
 use super::super::status::Board;
 use super::super::sys::{self, Poller};
 use super::super::worker::Worker;
+use super::watching::Watching;
 use super::{Registration, Shared, WorkerLoop};
 use crate::datapath::Mode;
 use crate::datapath::xdp::{XdpConfig, XdpDevice, XdpError};
@@ -21,6 +22,7 @@ use crate::lb::{Codec, MAX_WORKERS, ReservedConfigId};
 use crate::proto::crypto::ResetKey;
 use crate::proto::token::{TokenConfig, Tokens, UsedTokens};
 use crate::time::Instant;
+use crate::topology::watch::Steering;
 use crate::topology::{self, Machine, Note, Placement, PlacementError, Request, Sharing, Unmet};
 use crossbeam::channel;
 use std::fmt;
@@ -178,11 +180,7 @@ pub(super) fn prepare(
         // Interrupts that were requested again may be served elsewhere than before.
         machine = topology::Source::live().machine();
     }
-    let device = match &source {
-        Source::Xdp { device, .. } => Some(device.name()),
-        Source::Udp { .. } => None,
-    };
-    let placement = placement(&config, &machine, device)?;
+    let placement = placement(&config, &machine, source.device())?;
     say(&placement.notes);
     let workers = placement.rows.len();
     if workers == 0 || workers > MAX_WORKERS {
@@ -222,7 +220,10 @@ pub(super) fn prepare(
         clock,
     };
     let seeds = placement.rows.iter().enumerate().map(seed).collect();
+    let queues = placement.rows.iter().map(|row| row.queue).collect();
+    let watching = source.device().and_then(|device| Watching::open(device, queues));
     let shared = Arc::new(Shared {
+        watching: watching.map(Mutex::new),
         fleet,
         boards,
         source,
@@ -363,7 +364,16 @@ fn source(io: &Io) -> Result<Source, OpenError> {
 }
 
 fn attach(config: &XdpConfig) -> Result<Source, XdpError> {
+    let before = Steering::read(&config.device);
     let (device, ladder) = XdpDevice::attach(config)?;
+    if let Some(lost) = before.lost(&Steering::read(&config.device)) {
+        tracing::warn!(
+            device = config.device,
+            "attaching the program changed RSS: {lost}; set it again, now that the program is there: \
+             quiclane plan {}",
+            config.device
+        );
+    }
     Ok(Source::Xdp { device, ladder })
 }
 

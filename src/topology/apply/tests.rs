@@ -132,6 +132,9 @@ impl Fake {
                     number(numbers.get("defer-hard-irqs")).or(napi.defer_hard_irqs);
                 let flush = numbers.get("gro-flush-timeout-ns").copied();
                 napi.gro_flush_timeout_ns = flush.or(napi.gro_flush_timeout_ns);
+                if let Some(&threaded) = numbers.get("threaded") {
+                    (napi.threaded, napi.busy_polls) = (Some(threaded > 0), Some(threaded == 2));
+                }
             }
         }
         Ok(())

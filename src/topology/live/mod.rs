@@ -5,6 +5,7 @@
 //!
 //! ```text
 //!   ethtool   channels, rings, coalescing, offloads, flags      generic netlink, family ethtool
+//!   monitor   changes, as they are made                         generic netlink, group monitor
 //!   rss       keys and tables                                   the same; older kernels: ioctl
 //!   ioctl     driver, counters, hashed fields                   SIOCETHTOOL
 //!   rules     classification rules                              SIOCETHTOOL
@@ -23,6 +24,7 @@ mod ethtool;
 mod host;
 mod ioctl;
 mod link;
+mod monitor;
 mod netdev;
 mod netlink;
 mod processes;
@@ -33,6 +35,7 @@ mod rules;
 mod set;
 mod sockets;
 
+pub(super) use monitor::{Monitor, Told};
 pub(super) use refused::Refused;
 
 use super::survey::device::{
@@ -123,7 +126,7 @@ impl Kernel {
     }
 
     /// True if the running kernel is at least this version.
-    fn is_since(&self, major: u32, minor: u32) -> bool {
+    pub(super) fn is_since(&self, major: u32, minor: u32) -> bool {
         let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         version(&release).is_some_and(|running| running >= (major, minor))
     }
@@ -154,7 +157,7 @@ fn opened<H, T>(
 }
 
 /// The first two numbers of a kernel's release, such as `6.18.5-amd64`.
-fn version(release: &str) -> Option<(u32, u32)> {
+pub(super) fn version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit());
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }

@@ -166,6 +166,7 @@ fn read_napi(answer: Attributes<'_>) -> Option<Napi> {
         irq_suspend_timeout_ns: answer.number(7),
         // 0 is no; there are two ways of yes.
         threaded: answer.number(8).map(|how| how != 0),
+        busy_polls: answer.number(8).map(|how| how == 2),
     })
 }
 
@@ -239,6 +240,7 @@ mod tests {
             gro_flush_timeout_ns: Some(0),
             irq_suspend_timeout_ns: Some(0),
             threaded: Some(false),
+            busy_polls: Some(false),
             ..Napi::default()
         };
         assert_eq!(read_napi(Attributes(&napi)), Some(expected));
@@ -268,5 +270,6 @@ mod tests {
         assert_eq!(napi.gro_flush_timeout_ns, Some(20_000));
         assert_eq!(napi.irq_suspend_timeout_ns, Some(5_000_000_000));
         assert_eq!((napi.threaded, napi.irq), (Some(true), None));
+        assert_eq!(napi.busy_polls, Some(true));
     }
 }

@@ -270,6 +270,19 @@ impl<'a> Message<'a> {
     }
 }
 
+/// The messages of what was received, each with its kind.
+pub(super) struct Messages<'a>(pub(super) &'a [u8]);
+
+impl<'a> Iterator for Messages<'a> {
+    type Item = (u16, &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (message, next) = Message::split(self.0)?;
+        self.0 = next;
+        Some((message.kind, message.body))
+    }
+}
+
 /// A question of a generic netlink family.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Command {
@@ -288,6 +301,8 @@ struct Family {
     id: u16,
     /// Its commands, each with its flags.
     commands: BTreeMap<u8, u32>,
+    /// Its multicast groups, by name.
+    groups: BTreeMap<String, u32>,
 }
 
 /// A socket for generic netlink, and the families that it was asked for.
@@ -334,6 +349,13 @@ impl Generic {
         const CAN_DUMP: u32 = 0x04;
         let family = self.family(command)?;
         Ok(family.commands.get(&command.id).is_some_and(|flags| flags & CAN_DUMP != 0))
+    }
+
+    /// The number of the command's family, and of a multicast group of it.
+    pub(super) fn group(&mut self, command: &Command, name: &str) -> Result<(u16, u32), Refused> {
+        let family = self.family(command)?;
+        let group = family.groups.get(name).copied();
+        Ok((family.id, group.ok_or(Refused::Garbled(command.call))?))
     }
 
     fn ask(
@@ -394,7 +416,13 @@ fn read_family(answer: Attributes<'_>) -> Option<Family> {
         Some((command.u32(COMMAND_ID)? as u8, command.u32(COMMAND_FLAGS).unwrap_or(0)))
     });
     let id = answer.u32(u16::from(CtrlAttr::FamilyId))? as u16;
-    Some(Family { id, commands: commands.collect() })
+    const GROUP_NAME: u16 = 1;
+    const GROUP_ID: u16 = 2;
+    let groups = answer.nest(u16::from(CtrlAttr::McastGroups)).iter().filter_map(|(_, group)| {
+        let group = Attributes(group);
+        Some((group.text(GROUP_NAME)?, group.u32(GROUP_ID)?))
+    });
+    Some(Family { id, commands: commands.collect(), groups: groups.collect() })
 }
 
 /// Bytes that were recorded, written as hex.

@@ -44,6 +44,8 @@ impl Source {
                     ("defer-hard-irqs", 5),
                     ("gro-flush-timeout-ns", 6),
                     ("irq-suspend-timeout-ns", 7),
+                    // Linux 6.17 takes 0 and 1, Linux 6.19 also 2.
+                    ("threaded", 8),
                 ];
                 let napi = Question::default().u32(2, *id);
                 tell(kernel, &NAPI_SET, numbered(napi, numbers, &kinds))

@@ -3,6 +3,7 @@
 use super::policy::{Candidates, choose};
 use super::{Line, Omission, Plan, Policy, Setting, Table, Target, Value, today};
 use crate::topology::list;
+use crate::topology::live::version;
 use crate::topology::survey::Survey;
 use crate::topology::survey::device::{Channels, Device};
 use crate::topology::survey::rss::FlowType;
@@ -19,6 +20,9 @@ const LONG_RING_ENTRIES: u32 = 2048;
 const DEFER_HARD_IRQS: u64 = 2;
 /// The time between two of those polls: what a worker that polls sets for its own sockets.
 const GRO_FLUSH_TIMEOUT_NS: u64 = 20_000;
+/// NETDEV_NAPI_THREADED_BUSY_POLL, and since when kernels know it.
+const BUSY_POLL: u64 = 2;
+const BUSY_POLL_SINCE: (u32, u32) = (6, 19);
 /// The interrupt moderation that replaces one that adapts.
 const RX_USECS: u64 = 20;
 /// Offloads that take from a packet what AF_XDP needs to see.
@@ -36,6 +40,10 @@ pub struct PlanRequest {
     pub workers: Option<u32>,
     /// The CPUs of the workers, in their order. Empty: by the policy.
     pub cpus: Vec<u32>,
+    /// Have a kernel thread poll each queue all the time, in place of its interrupt (threaded NAPI with
+    /// busy polling, Linux 6.19). Each thread takes a CPU, which it does not choose beside the worker:
+    /// pin it, as `doctor` says (QL023).
+    pub busy_napi: bool,
 }
 
 /// Why there is no plan.
@@ -115,8 +123,15 @@ pub fn make(survey: &Survey, request: &PlanRequest) -> Result<Plan, PlanError> {
         ));
     }
     notes.extend(shape.notes.iter().cloned());
-    let mut draft =
-        Draft { survey, nic, device, shape: &shape, lines: Vec::new(), omissions: Vec::new() };
+    let mut draft = Draft {
+        survey,
+        nic,
+        device,
+        shape: &shape,
+        busy_napi: request.busy_napi,
+        lines: Vec::new(),
+        omissions: Vec::new(),
+    };
     draft.all(&placement);
     let Draft { mut lines, omissions, .. } = draft;
     lines.sort_by(|a, b| a.setting.cmp(&b.setting));
@@ -355,6 +370,7 @@ struct Draft<'a> {
     nic: &'a Nic,
     device: &'a Device,
     shape: &'a Shape,
+    busy_napi: bool,
     lines: Vec<Line>,
     omissions: Vec<Omission>,
 }
@@ -540,18 +556,28 @@ impl Draft<'_> {
     fn napi(&mut self) {
         let (defer, flush) = (DEFER_HARD_IRQS, GRO_FLUSH_TIMEOUT_NS);
         if self.today(&Setting::Napi(0)).known().is_some() {
-            let new = [("defer-hard-irqs", defer), ("gro-flush-timeout-ns", flush)];
+            let busy = self.busy_napi && self.can_poll_busily();
             for queue in 0..self.shape.workers {
-                self.line(Setting::Napi(queue), Value::of_numbers(new));
+                let new = [("defer-hard-irqs", defer), ("gro-flush-timeout-ns", flush)];
+                let new = match busy {
+                    true => Value::of_numbers([new[0], new[1], ("threaded", BUSY_POLL)]),
+                    false => Value::of_numbers(new),
+                };
+                self.line(Setting::Napi(queue), new);
             }
             let each = "it is set for each queue that has a worker; the other queues keep theirs";
             self.omit(Setting::DeferHardIrqs, each);
             self.omit(Setting::GroFlushTimeout, each);
         } else {
+            if self.busy_napi {
+                self.can_poll_busily();
+            }
             self.known(Setting::DeferHardIrqs, Value::Number(defer));
             self.known(Setting::GroFlushTimeout, Value::Number(flush));
         }
-        if self.nic.irqs.is_empty() {
+        if self.busy_napi && self.lines.iter().any(|line| polls_busily(&line.new)) {
+            self.omit(Setting::Threaded, "each queue that has a worker has a thread of its own");
+        } else if self.nic.irqs.is_empty() {
             self.omit(
                 Setting::Threaded,
                 "NAPI of a device without interrupts runs on the sender's CPU: `threaded = { new = \
@@ -561,4 +587,28 @@ impl Draft<'_> {
             self.known(Setting::Threaded, Value::Number(0));
         }
     }
+
+    /// True if the kernel can have a thread poll a NAPI instance all the time; else says why not.
+    fn can_poll_busily(&mut self) -> bool {
+        const WHAT: &str = "napi: threads that poll all the time";
+        let tells = match self.today(&Setting::Napi(0)) {
+            Reading::Known(Value::Numbers(numbers)) => numbers.contains_key("threaded"),
+            Reading::Known(_) => false,
+            Reading::Unknown(reason) => {
+                self.omit(WHAT, reason);
+                return false;
+            }
+        };
+        let release = self.survey.host.kernel.known().map_or("unknown", String::as_str).to_owned();
+        let is_new = version(&release).is_some_and(|running| running >= BUSY_POLL_SINCE);
+        if !tells || !is_new {
+            self.omit(WHAT, format!("Linux 6.19 has it, this is {release}"));
+        }
+        tells && is_new
+    }
+}
+
+/// True of NAPI settings with a thread that polls all the time.
+fn polls_busily(value: &Value) -> bool {
+    matches!(value, Value::Numbers(numbers) if numbers.get("threaded") == Some(&BUSY_POLL))
 }

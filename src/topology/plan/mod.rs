@@ -151,7 +151,12 @@ impl Line {
     /// Why it is in a plan.
     #[must_use]
     pub fn why(&self) -> &'static str {
-        why(&self.setting)
+        match &self.new {
+            Value::Numbers(numbers) if numbers.get("threaded") == Some(&2) => {
+                "a kernel thread polls this queue all the time: it needs a CPU of its own, near the worker"
+            }
+            _ => why(&self.setting),
+        }
     }
 }
 

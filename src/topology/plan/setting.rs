@@ -51,7 +51,9 @@ const CHANNELS: Names = &["combined", "rx", "tx"];
 const RINGS: Names = &["rx", "tx"];
 const COALESCE: Names =
     &["adaptive-rx", "adaptive-tx", "rx-usecs", "rx-frames", "tx-usecs", "tx-frames"];
-const NAPI: Names = &["defer-hard-irqs", "gro-flush-timeout-ns", "irq-suspend-timeout-ns"];
+/// `threaded`: 0 no, 1 in a kernel thread, 2 in a kernel thread that polls all the time.
+const NAPI: Names =
+    &["defer-hard-irqs", "gro-flush-timeout-ns", "irq-suspend-timeout-ns", "threaded"];
 
 /// More slots than any indirection table has.
 const MAX_SLOTS: usize = 1 << 16;

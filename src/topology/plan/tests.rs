@@ -246,6 +246,42 @@ fn per_napi_settings_need_a_kernel_that_has_them() {
     assert_eq!(new(&plan, "napi.rx-0"), "no line napi.rx-0");
 }
 
+/// A kernel thread for each queue that has a worker, where the kernel has that.
+#[test]
+fn queues_are_polled_by_the_kernel_where_it_can() {
+    let mut survey = Rig::default().survey();
+    let request = PlanRequest { busy_napi: true, ..wish(Policy::Node) };
+    let told = |id| Napi {
+        id,
+        defer_hard_irqs: Some(0),
+        threaded: Some(false),
+        busy_polls: Some(false),
+        ..Napi::default()
+    };
+    survey.devices[0].napis = Reading::Known((8192..8200).map(told).collect());
+    survey.host.kernel = Reading::Known("6.18.5".to_owned());
+    let plan = make(&survey, &request).unwrap();
+    assert_eq!(new(&plan, "napi.rx-0"), "defer-hard-irqs 2 gro-flush-timeout-ns 20000");
+    let reason = plan.omissions.iter().find(|it| it.what.contains("poll all the time"));
+    assert!(reason.unwrap().reason.contains("6.19"), "{reason:?}");
+    survey.host.kernel = Reading::Known("6.19.0-amd64".to_owned());
+    let plan = make(&survey, &request).unwrap();
+    let setting = "defer-hard-irqs 2 gro-flush-timeout-ns 20000 threaded 2";
+    assert_eq!(new(&plan, "napi.rx-3"), setting);
+    let line = plan.line(&Setting::Napi(3)).unwrap();
+    assert!(line.changes() && line.why().contains("CPU of its own"), "{}", line.why());
+    assert_eq!(new(&plan, "napi.threaded"), "no line napi.threaded", "it would undo them");
+    assert_eq!(Plan::from_toml(&plan.to_toml()), Ok(kept(&plan)));
+    assert_eq!(today_of(&survey), "defer-hard-irqs 0 threaded 0");
+    let Reading::Known(napis) = &mut survey.devices[0].napis else { unreachable!() };
+    (napis[0].threaded, napis[0].busy_polls) = (Some(true), Some(true));
+    assert_eq!(today_of(&survey), "defer-hard-irqs 0 threaded 2");
+}
+
+fn today_of(survey: &Survey) -> String {
+    today(survey, "eth0", &Setting::Napi(0)).known().unwrap().to_string()
+}
+
 #[test]
 fn a_key_of_zeros_is_replaced() {
     let mut survey = Rig::default().survey();

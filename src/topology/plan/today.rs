@@ -160,6 +160,13 @@ pub(crate) fn napi_of(device: &Device, queue: u32) -> Result<Napi, String> {
     }
 }
 
+/// 0 no, 1 in a kernel thread, 2 in one that polls all the time; `None` if the kernel does not tell it
+/// for each instance.
+fn threaded(napi: &Napi) -> Option<u64> {
+    let is_threaded = napi.threaded?;
+    Some(u64::from(is_threaded) + u64::from(is_threaded && napi.busy_polls == Some(true)))
+}
+
 fn napi_settings(device: &Device, queue: u32) -> Reading<Value> {
     let napi = match napi_of(device, queue) {
         Ok(napi) => napi,
@@ -169,6 +176,7 @@ fn napi_settings(device: &Device, queue: u32) -> Reading<Value> {
         ("defer-hard-irqs", napi.defer_hard_irqs.map(u64::from)),
         ("gro-flush-timeout-ns", napi.gro_flush_timeout_ns),
         ("irq-suspend-timeout-ns", napi.irq_suspend_timeout_ns),
+        ("threaded", threaded(&napi)),
     ];
     match some_numbers(all) {
         Some(numbers) => Reading::Known(numbers),

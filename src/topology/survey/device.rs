@@ -269,6 +269,9 @@ pub struct Napi {
     pub irq_suspend_timeout_ns: Option<u64>,
     /// It runs in a kernel thread.
     pub threaded: Option<bool>,
+    /// That thread polls all the time, and interrupts stay off (Linux 6.19).
+    #[serde(default)]
+    pub busy_polls: Option<bool>,
 }
 
 /// A kernel thread that runs a NAPI instance.

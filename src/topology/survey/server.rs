@@ -37,6 +37,20 @@ pub struct Server {
     /// `None`: there is no device, or an older server does not report it.
     #[serde(default)]
     pub xdp_verdicts: Option<BTreeMap<String, u64>>,
+    /// How often others changed its device since it started. `None`: there is no device, the kernel
+    /// does not tell, or an older server does not report it.
+    #[serde(default)]
+    pub device_changes: Option<DeviceChanges>,
+}
+
+/// How often a device was changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceChanges {
+    /// RSS was set: the table, the key, the hashed fields or another context. `None`: the kernel does
+    /// not tell (before Linux 6.17).
+    pub rss: Option<u64>,
+    /// The number of queues was set.
+    pub channels: u64,
 }
 
 /// A worker of a server. Counts are since the server started.
@@ -152,6 +166,7 @@ mod tests {
             listen: "0.0.0.0:4433".to_owned(),
             workers: vec![ServerWorker { queue: 3, wrong_queue: 5, ..ServerWorker::default() }],
             xdp_verdicts: None,
+            device_changes: None,
         };
         let text = serde_json::to_string(&server).unwrap();
         fs::write(root.join("run/quiclane").join(file), text).unwrap();

@@ -16,6 +16,8 @@ use quiclane::CloseReason;
 use quiclane::RetryPolicy;
 use quiclane::StreamId;
 use quiclane::exec::{ConnectionRef, Handler, Monitor, Registration, ServerConfig, ShutdownReport};
+use quiclane::topology::survey::server::DeviceChanges;
+use quiclane::topology::watch::Steering;
 use status_file::StatusFile;
 use std::path::Path;
 use std::sync::Arc;
@@ -56,6 +58,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     file.write(&registration.status(), registration.verdicts().as_ref());
     announce(args, &registration, listener.local_addr())?;
     while !end.wait(status_file::INTERVAL) {
+        file.device_changed(device_changes(&registration));
         file.write(&registration.status(), registration.verdicts().as_ref());
     }
     drop(listener);
@@ -63,8 +66,12 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
         drain(files, grace);
     }
     let (last, verdicts) = (registration.status(), registration.verdicts());
+    let changes = device_changes(&registration);
+    let device = last.first().and_then(|worker| worker.device.clone());
+    let steering = device.as_deref().map(Steering::read);
     let report = registration.shutdown(0, SHUTDOWN_PATIENCE);
     say_how_it_ended(&report);
+    say_what_went_with_the_program(device.as_deref().zip(steering));
     let rows = status::rows(&last);
     if args.json {
         let state = serde_json::json!({
@@ -74,6 +81,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
             "counters": status::counters(&last),
             "files": files.as_ref().map(|files| files.counters()),
             "xdp_verdicts": verdicts.as_ref().map(status::verdicts),
+            "device_changes": changes,
             "cpu_seconds": crate::sys::cpu_seconds(),
         });
         print(&format!("{state}\n"))
@@ -127,6 +135,23 @@ fn say_how_it_ended(report: &ShutdownReport) {
     }
     if report.stuck > 0 {
         tracing::warn!("{} did not end in time", count(report.stuck, "worker"));
+    }
+}
+
+/// How often others have changed the device; the library logs each change.
+fn device_changes(registration: &Registration) -> Option<DeviceChanges> {
+    let changes = registration.device_changes()?;
+    Some(DeviceChanges { rss: changes.rss, channels: changes.channels })
+}
+
+/// Warns of RSS that the driver took away when the program went.
+fn say_what_went_with_the_program(before: Option<(&str, Steering)>) {
+    let Some((device, steering)) = before else { return };
+    if let Some(lost) = steering.lost(&Steering::read(device)) {
+        tracing::warn!(
+            device,
+            "detaching the program changed RSS: {lost}; see: ethtool -x {device}"
+        );
     }
 }
 

@@ -21,9 +21,10 @@ fn quiclane(lab: &Lab, arguments: &[&str]) -> Command {
 struct Server(Child);
 
 impl Server {
-    fn start(lab: &Lab, device: &str) -> Self {
+    fn start(lab: &Lab, device: &str, queues: &str) -> Self {
         let listen = "10.77.0.1:4433";
-        let arguments = ["serve", "--listen", listen, "--dev", device, "--share-cpus", "--json"];
+        let mut arguments = vec!["serve", "--listen", listen, "--dev", device, "--share-cpus"];
+        arguments.extend(["--queues", queues, "--json"]);
         let child = quiclane(lab, &arguments).stdout(Stdio::piped()).spawn();
         let mut server = Self(child.unwrap());
         let mut ready = String::new();
@@ -75,7 +76,7 @@ fn a_server_on_a_veth_is_seen_and_judged() {
     let (report, _) = doctor(&lab, &[]);
     assert_eq!(report["schema"], "quiclane.doctor/1");
     assert_eq!(report["devices"], serde_json::json!([]));
-    let server = Server::start(&lab, &device);
+    let server = Server::start(&lab, &device, "0-1");
     let (report, _) = doctor(&lab, &[]);
     assert_eq!(report["devices"], serde_json::json!([device]));
     for id in ["QL003", "QL008", "QL009", "QL020", "QL040", "QL043", "QL045", "QL050"] {
@@ -97,6 +98,39 @@ fn a_server_on_a_veth_is_seen_and_judged() {
     assert!(status.is_file(), "{} is not there", status.display());
     server.stop();
     assert!(!status.exists(), "{} is left behind", status.display());
+}
+
+/// Others change the queues of a device that is served: the server hears of it, and counts.
+#[test]
+fn a_change_of_the_device_is_heard() {
+    if !privileged("a_change_of_the_device_is_heard") {
+        return;
+    }
+    let lab = Lab::new(LabConfig::default());
+    let device = lab.device(Side::Server);
+    // A queue that has a socket cannot be taken away.
+    let server = Server::start(&lab, &device, "0");
+    let changes = || {
+        let text = std::fs::read_to_string(server.status_file()).unwrap();
+        let status: Value = serde_json::from_str(&text).unwrap();
+        status["device_changes"]["channels"].as_u64()
+    };
+    // The file is written about once a second, and at the start without a look at the device.
+    let becomes = |count: u64| {
+        let is_there = (0..400).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            changes() == Some(count)
+        });
+        assert!(is_there, "{:?} changes heard, and not {count}", changes());
+    };
+    becomes(0);
+    // Transmit queues: native XDP needs the receive queues.
+    for queues in ["1", "2"] {
+        let set = lab.run(Side::Server, &["ethtool", "-L", &device, "tx", queues]);
+        assert!(set.status.success(), "{set:?}");
+    }
+    becomes(2);
+    server.stop();
 }
 
 #[test]

@@ -11,7 +11,7 @@ use quiclane::datapath::xdp::VerdictCounters;
 use quiclane::exec::WorkerStatus;
 use quiclane::topology::apply::trusted;
 use quiclane::topology::survey::server::{
-    DIRECTORY, SCHEMA, Server, ServerWorker, parse_started_ticks,
+    DIRECTORY, DeviceChanges, SCHEMA, Server, ServerWorker, parse_started_ticks,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -88,6 +88,7 @@ impl StatusFile {
             listen: String::new(),
             workers: Vec::new(),
             xdp_verdicts: None,
+            device_changes: None,
         };
         let path = directory.join(format!("{pid}.json"));
         let warned = BTreeSet::new();
@@ -97,6 +98,11 @@ impl StatusFile {
     /// Where the server listens.
     pub(super) fn listen(&mut self, address: SocketAddr) {
         self.server.listen = address.to_string();
+    }
+
+    /// How often the device was changed.
+    pub(super) fn device_changed(&mut self, changes: Option<DeviceChanges>) {
+        self.server.device_changes = changes;
     }
 
     /// Writes the state of the workers, and the verdicts of the XDP program if there is one.
