@@ -418,7 +418,12 @@ impl Handler for Agent {
             return;
         }
         match token >> KIND_SHIFT {
-            LOOK_ROUND if self.shared.both_done(self.plan.port) => self.close(c),
+            LOOK_ROUND if self.shared.both_done(self.plan.port) => match self.plan.lingers.take() {
+                Some(idle) => {
+                    c.set_timer(idle, token);
+                }
+                None => self.close(c),
+            },
             LOOK_ROUND => {
                 c.set_timer(LOOK_INTERVAL, token);
             }

@@ -87,6 +87,8 @@ pub(crate) struct Plan {
     pub(crate) key_updates: [Vec<Duration>; 2],
     /// Neither side closes it.
     pub(crate) ends_idle: bool,
+    /// How long it is idle before the client closes it.
+    pub(crate) lingers: Option<Duration>,
     /// When the client moves to another port of its own.
     pub(crate) moves: Vec<(Duration, Migration)>,
 }
@@ -203,6 +205,7 @@ impl Plan {
             gives_up: one_in(rng, 16).then(|| rng.below(SECOND_NS / 2)),
             key_updates: updates,
             ends_idle: one_in(rng, 8),
+            lingers: None,
             moves: Vec::new(),
         }
     }
@@ -263,6 +266,10 @@ impl Scenario {
         };
         for side in &mut transport {
             side.cid_rotation = rotation(&mut ids);
+        }
+        for plan in &mut connections {
+            let lingers = one_in(&mut ids, 3);
+            plan.lingers = lingers.then(|| Duration::from_millis(ids.between(1_000, 8_000)));
         }
         if let Some((_, rebinds)) = &mut nat {
             during_handshakes(&mut root.fork(9), rebinds, &connections);
