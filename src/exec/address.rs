@@ -3,10 +3,30 @@
 //! A [`Key`] names a connection on its worker. An [`Address`] is shared by a connection's owner
 //! and its handles: it says which worker and which slot. When a connection moves to another
 //! worker, the owner writes the new place into it.
+//!
+//! # Calls that are posted during a move
+//!
+//! A handle reads the place, then puts its call into that worker's inbox. Calls of one thread must
+//! be carried out in their order, also when the connection moves between two of them. So a call is
+//! posted between [`begin_post`](Address::begin_post) and [`end_post`](Address::end_post), which count
+//! the posts under way, separately for the time before a move and the time after it:
+//!
+//! ```text
+//!   posts under way      [even moves]  [odd moves]
+//!   before the move           2             0        to the inbox of worker A
+//!   A: move_on(B)             2             0
+//!   after the move            1             3        the three go to the inbox of B, which keeps them
+//!                             0             4        A: nothing more will come to my inbox
+//! ```
+//!
+//! When the count of the time before is 0, all that was posted to A lies in its inbox. A forwards it,
+//! and then tells B that it is all. Only then does B carry out what was posted to B. Nobody waits for
+//! another thread; what is kept is as bounded as the inbox is. `tools/models` checks every
+//! interleaving of it.
 
+use super::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::lb;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Names a connection of this worker: its slot, and which use of that slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -15,6 +35,27 @@ pub(super) struct Key {
     pub(super) slot: u32,
     /// How often the slot was used before, modulo 2^30.
     pub(super) generation: u32,
+}
+
+/// A connection's place on a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Home {
+    pub(super) worker: u16,
+    pub(super) key: Key,
+}
+
+impl Home {
+    /// The place that an id names.
+    pub(super) fn of(route: lb::Route) -> Self {
+        let key = Key { slot: route.slot, generation: route.generation };
+        Self { worker: route.worker, key }
+    }
+
+    /// What an id of this place says.
+    pub(super) fn route(self) -> lb::Route {
+        let Key { slot, generation } = self.key;
+        lb::Route { worker: self.worker, slot, generation }
+    }
 }
 
 /// Generations fit beside worker and slot into 64 bits, and come round after a billion uses.
@@ -39,9 +80,17 @@ pub(super) enum Place {
 pub(super) struct Address {
     /// The slot in the low 24 bits, then the generation, then the worker.
     packed: AtomicU64,
+    /// How often the connection has moved.
+    moves: AtomicU32,
+    /// Posts under way that began at an even, and at an odd number of moves.
+    posting: [AtomicU32; 2],
     /// The worker that is to make the connection. It writes the place when it has made it.
     first_worker: u16,
 }
+
+/// A post that is under way: the number of moves when it began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Post(u32);
 
 const SLOT_BITS: u32 = lb::MAX_SLOTS.ilog2();
 // Both have a slot that no table has.
@@ -51,10 +100,21 @@ const GONE: u64 = u64::MAX >> 1;
 const _: () = assert!(SLOT_BITS + GENERATION_BITS + lb::MAX_WORKERS.ilog2() <= u64::BITS);
 const _: () = assert!(MAX_CONNECTIONS < lb::MAX_SLOTS);
 
+/// A home as one word.
+fn pack(home: Home) -> u64 {
+    let place = u64::from(home.worker) << GENERATION_BITS | u64::from(home.key.generation);
+    place << SLOT_BITS | u64::from(home.key.slot)
+}
+
 impl Address {
     /// The address of a connection that worker `worker` is asked to make.
     pub(super) fn pending(worker: u16) -> Arc<Self> {
-        Arc::new(Self { packed: AtomicU64::new(PENDING), first_worker: worker })
+        Arc::new(Self {
+            packed: AtomicU64::new(PENDING),
+            moves: AtomicU32::new(0),
+            posting: [AtomicU32::new(0), AtomicU32::new(0)],
+            first_worker: worker,
+        })
     }
 
     /// The address of a connection that exists.
@@ -66,8 +126,42 @@ impl Address {
 
     /// The connection is in this slot from now on.
     pub(super) fn move_to(&self, worker: u16, key: Key) {
-        let place = u64::from(worker) << GENERATION_BITS | u64::from(key.generation);
-        self.packed.store(place << SLOT_BITS | u64::from(key.slot), Ordering::Release);
+        self.packed.store(pack(Home { worker, key }), Ordering::Release);
+    }
+
+    /// The connection has gone from one home to the next. Returns what
+    /// [`posted_before`](Self::posted_before) takes. The new owner may have ended the connection
+    /// already: then the address stays so.
+    pub(super) fn move_on(&self, from: Home, to: Home) -> Post {
+        // Failing means that the connection is over.
+        let _over =
+            self.packed.compare_exchange(pack(from), pack(to), Ordering::SeqCst, Ordering::SeqCst);
+        Post(self.moves.fetch_add(1, Ordering::SeqCst))
+    }
+
+    /// Announces a post. Read the place after it.
+    pub(super) fn begin_post(&self) -> Post {
+        loop {
+            let moves = self.moves.load(Ordering::SeqCst);
+            let count = &self.posting[moves as usize % 2];
+            count.fetch_add(1, Ordering::SeqCst);
+            if self.moves.load(Ordering::SeqCst) == moves {
+                return Post(moves);
+            }
+            // The connection has moved in between: who moved it may have seen no post.
+            count.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    /// The call is in the inbox, or was refused.
+    pub(super) fn end_post(&self, post: Post) {
+        self.posting[post.0 as usize % 2].fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// True while a post may be under way that began before that move. The next move must wait until
+    /// it is false.
+    pub(super) fn posted_before(&self, moved: Post) -> bool {
+        self.posting[moved.0 as usize % 2].load(Ordering::SeqCst) > 0
     }
 
     /// The connection is no more.
@@ -113,6 +207,27 @@ mod tests {
         address.move_to(1, Key { slot: 0, generation: 0 });
         assert_eq!(address.worker(), 1);
         address.end();
+        assert_eq!(address.place(), Place::Gone);
+    }
+
+    #[test]
+    fn a_post_that_began_before_a_move_is_waited_for() {
+        let key = Key { slot: 1, generation: 0 };
+        let [a, b] = [0, 1].map(|worker| Home { worker, key });
+        let address = Address::at(0, key);
+        let early = address.begin_post();
+        let moved = address.move_on(a, b);
+        assert_eq!(address.worker(), 1);
+        let late = address.begin_post();
+        assert!(address.posted_before(moved));
+        address.end_post(early);
+        assert!(!address.posted_before(moved), "a later one goes to the new home");
+        address.end_post(late);
+        let back = address.move_on(b, a);
+        assert!(!address.posted_before(back));
+        // A connection that has ended does not come back.
+        address.end();
+        address.move_on(a, b);
         assert_eq!(address.place(), Place::Gone);
     }
 }

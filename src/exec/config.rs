@@ -140,10 +140,14 @@ pub struct LaneLimits {
     /// Bytes that the connections may hold together before no more are accepted. What applications
     /// hold is not in it.
     pub memory_bytes: u64,
+    /// A connection moves to another worker after so many of its datagrams in a row arrived there, and
+    /// none here. 1 and more; 0: it never moves.
+    pub move_after: u16,
 }
 
 impl Default for LaneLimits {
-    /// A source may have an eighth of the connections. An idle connection holds 3.5 KB (`tools/bench`),
+    /// A source may have an eighth of the connections. Four datagrams in a row are no accident of the
+    /// network, and come within a round trip where there is any load. An idle connection holds 3.5 KB (`tools/bench`),
     /// so 2 GiB hold 600,000 of them.
     fn default() -> Self {
         Self {
@@ -153,6 +157,7 @@ impl Default for LaneLimits {
             source_handshakes: 1 << 11,
             source_prefix_bits: SUBSCRIBER_PREFIX_BITS,
             memory_bytes: 2 << 30,
+            move_after: 4,
         }
     }
 }

@@ -27,6 +27,20 @@ counters! {
         rx_wrong_queue_share: Counter, Count;
         /// Datagrams that other workers handed to this one.
         rx_handed_over: Counter, Count;
+        /// Datagrams that were handed to this worker and passed on: their connection had moved.
+        rx_passed_on: Counter, Count;
+        /// Connections that came from another worker.
+        moved_in: Counter, Count;
+        /// Connections that went to another worker.
+        moved_out: Counter, Count;
+        /// Connections that stayed though their datagrams arrive at another worker: their application
+        /// wished it.
+        moves_vetoed: Counter, Count;
+        /// Connections that stayed though their datagrams arrive at another worker, which had no place
+        /// for them.
+        moves_declined: Counter, Count;
+        /// Watches of descriptors that ended with a move: the new worker could not wait for them.
+        watches_lost: Counter, Count;
         /// Datagrams too short to hold a connection id, or to an address without a listener.
         rx_unroutable: Counter, Count;
         /// Datagrams of no connection that a listener was asked about.

@@ -1,6 +1,6 @@
 //! Bounded rings between workers, and from other threads to a worker.
 //!
-//! Every worker owns a [`Inbox`]. Others put two kinds of things into it:
+//! Every worker owns a [`Inbox`]. Others put three kinds of things into it:
 //!
 //! - **datagrams** that the NIC gave to the wrong worker: a handed-over datagram is copied into a
 //!   [`HandedOver`], since the frame that it lies in belongs to the queue that it arrived on.
@@ -13,7 +13,9 @@
 //!         +-------------------------------------------------------------+
 //!   ```
 //!
-//! - **commands** of handles: see [`message`](super::message).
+//! - **commands** of handles: see [`message`](super::message);
+//! - **moves**: what workers tell each other about a connection that goes from one to another, and the
+//!   connection itself, which has a ring of its own that is never full (see [`INCOMING_MAX`]).
 //!
 //! A connection has no more than a share of those buffers ([`SHARE`]).
 //!
@@ -32,8 +34,8 @@ use crate::lb::Route;
 use crossbeam::queue::ArrayQueue;
 use std::io;
 use std::os::fd::RawFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::{Arc, OnceLock};
 
 /// Datagrams that one worker may have under way to others: 64 bursts of the receive ring would
 /// hide a steering mistake, and fewer than one burst would lose packets of a healthy re-steer.
@@ -46,6 +48,15 @@ pub(super) const SHARE: u16 = MAX_BURST as u16;
 const FLOWS: usize = 256;
 /// Datagrams that wait in one worker's inbox.
 pub(super) const INBOX_DATAGRAMS: usize = 1024;
+/// Workers that a datagram may pass on its way to its owner: a connection that moves while it is on
+/// its way sends it after itself once.
+pub(super) const HOPS_MAX: u8 = 4;
+/// Connections that a worker has agreed to take and that have not arrived yet. A burst of the queue
+/// they come from would begin no more moves in a turn.
+pub(super) const INCOMING_MAX: usize = 256;
+/// Messages about moves that wait in one worker's inbox. Beyond it their sender keeps them, and
+/// carries out no further calls of handles until they have left.
+pub(super) const INBOX_MOVES: usize = 1024;
 /// Wakes a worker, if it sleeps.
 #[derive(Debug)]
 pub(super) struct Wakeup {
@@ -98,16 +109,20 @@ pub(super) struct HandedOver {
     pub(super) datapath: usize,
     /// The flow number of its connection at the sending worker.
     flow: u8,
+    /// Workers that have passed it on.
+    hops: u8,
     /// Its bytes.
     pub(super) bytes: Vec<u8>,
 }
 
-/// The inbox of one worker; `C` is what handles send.
+/// The inbox of one worker; `C` is what handles send, `M` what workers send about moves.
 #[derive(Debug)]
-pub(super) struct Inbox<C> {
+pub(super) struct Inbox<C, M> {
     datagrams: ArrayQueue<Box<HandedOver>>,
     returned: ArrayQueue<Box<HandedOver>>,
     commands: ArrayQueue<C>,
+    moves: ArrayQueue<M>,
+    arrivals: ArrayQueue<M>,
     closed: AtomicBool,
     pub(super) wakeup: Wakeup,
 }
@@ -121,12 +136,14 @@ pub(super) enum PostError {
     Closed,
 }
 
-impl<C> Inbox<C> {
+impl<C, M> Inbox<C, M> {
     pub(super) fn new(commands: usize) -> io::Result<Self> {
         Ok(Self {
             datagrams: ArrayQueue::new(INBOX_DATAGRAMS),
             returned: ArrayQueue::new(HANDED_OVER_MAX),
             commands: ArrayQueue::new(commands),
+            moves: ArrayQueue::new(INBOX_MOVES),
+            arrivals: ArrayQueue::new(INCOMING_MAX),
             closed: AtomicBool::new(false),
             wakeup: Wakeup::new()?,
         })
@@ -159,9 +176,54 @@ impl<C> Inbox<C> {
         if self.datagrams.is_empty() { None } else { self.datagrams.pop() }
     }
 
+    /// Calls of handles that wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.commands.len()
+    }
+
+    /// Puts a message about a move into the inbox. Gives it back if there is no room.
+    pub(super) fn tell(&self, message: M) -> Result<(), M> {
+        self.moves.push(message)?;
+        self.wakeup.wake();
+        Ok(())
+    }
+
+    /// Puts a connection into the inbox, which its owner has agreed to take. Gives it back if the
+    /// owner has ended.
+    pub(super) fn deliver(&self, connection: M) -> Result<(), M> {
+        if self.is_closed() {
+            return Err(connection);
+        }
+        self.arrivals.push(connection)?;
+        self.wakeup.wake();
+        // As in `post`: it may have ended in between.
+        if self.is_closed() {
+            self.empty();
+        }
+        Ok(())
+    }
+
+    /// The owner's next message about a move.
+    pub(super) fn told(&self) -> Option<M> {
+        if self.moves.is_empty() { None } else { self.moves.pop() }
+    }
+
+    /// The next connection that comes.
+    pub(super) fn arrival(&self) -> Option<M> {
+        if self.arrivals.is_empty() { None } else { self.arrivals.pop() }
+    }
+
+    /// True once its owner has ended.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
     /// True when nothing waits.
     pub(super) fn is_empty(&self) -> bool {
-        self.commands.is_empty() && self.datagrams.is_empty()
+        self.commands.is_empty()
+            && self.datagrams.is_empty()
+            && self.moves.is_empty()
+            && self.arrivals.is_empty()
     }
 
     /// Takes nothing any more, and drops what waits. A caller that waits for the answer to a
@@ -174,27 +236,44 @@ impl<C> Inbox<C> {
 
     fn empty(&self) {
         while self.commands.pop().is_some() {}
+        while self.moves.pop().is_some() {}
+        while self.arrivals.pop().is_some() {}
     }
 }
 
 /// The inboxes of all workers, by number, and the owners of stateless resets.
 #[derive(Debug)]
-pub(super) struct Fleet<C> {
-    inboxes: Box<[Inbox<C>]>,
+pub(super) struct Fleet<C, M> {
+    inboxes: Box<[Inbox<C, M>]>,
+    /// The CPU of each worker, once its thread has begun.
+    cpus: Box<[OnceLock<u32>]>,
     resets: ResetOwners,
 }
 
-impl<C> Fleet<C> {
+impl<C, M> Fleet<C, M> {
     /// Inboxes for `workers` workers, each for `commands` commands.
     pub(super) fn new(workers: usize, commands: usize) -> io::Result<Arc<Self>> {
         let inboxes =
             (0..workers).map(|_| Inbox::new(commands)).collect::<io::Result<Box<[_]>>>()?;
-        Ok(Arc::new(Self { inboxes, resets: ResetOwners::new(workers) }))
+        let cpus = (0..workers).map(|_| OnceLock::new()).collect();
+        Ok(Arc::new(Self { inboxes, cpus, resets: ResetOwners::new(workers) }))
     }
 
     /// How many workers there are.
     pub(super) fn len(&self) -> usize {
         self.inboxes.len()
+    }
+
+    /// A worker's thread runs on this CPU.
+    pub(super) fn note_cpu(&self, worker: usize, cpu: u32) {
+        if let Some(slot) = self.cpus.get(worker) {
+            slot.get_or_init(|| cpu);
+        }
+    }
+
+    /// The CPU that a worker runs on; `None` if it is not pinned to one.
+    pub(super) fn cpu(&self, worker: usize) -> Option<u32> {
+        self.cpus.get(worker)?.get().copied()
     }
 
     /// Finds the worker that a stateless reset is for.
@@ -203,8 +282,27 @@ impl<C> Fleet<C> {
     }
 
     /// The inbox of one worker.
-    pub(super) fn inbox(&self, worker: usize) -> Option<&Inbox<C>> {
+    pub(super) fn inbox(&self, worker: usize) -> Option<&Inbox<C, M>> {
         self.inboxes.get(worker)
+    }
+
+    /// Passes a datagram on that was handed to a worker whose connection has moved on. False if it
+    /// was dropped.
+    pub(super) fn pass_on(&self, mut handed: Box<HandedOver>, to: Route) -> bool {
+        handed.hops += 1;
+        let inbox = self.inbox(to.worker.into()).filter(|_| handed.hops < HOPS_MAX);
+        let refused = match inbox {
+            Some(inbox) => match inbox.datagrams.push(handed) {
+                Ok(()) => {
+                    inbox.wakeup.wake();
+                    return true;
+                }
+                Err(handed) => handed,
+            },
+            None => handed,
+        };
+        self.give_back(refused);
+        false
     }
 
     /// Gives an emptied buffer back to the worker that it belongs to.
@@ -247,9 +345,9 @@ impl Dispatch {
     /// Copies a datagram of the connection `to` into its owner's inbox.
     ///
     /// Wakes no worker: call [`Wakeup::wake`] of the receiving inbox once per burst.
-    pub(super) fn send<C>(
+    pub(super) fn send<C, M>(
         &mut self,
-        fleet: &Fleet<C>,
+        fleet: &Fleet<C, M>,
         to: Route,
         datapath: usize,
         meta: &RxMeta,
@@ -265,7 +363,7 @@ impl Dispatch {
         }
         let Some(mut handed) = self.buffer(fleet) else { return Sent::Dropped };
         handed.meta = Some(*meta);
-        (handed.datapath, handed.flow) = (datapath, flow);
+        (handed.datapath, handed.flow, handed.hops) = (datapath, flow, 0);
         handed.bytes.clear();
         handed.bytes.extend_from_slice(bytes);
         match inbox.datagrams.push(handed) {
@@ -281,7 +379,7 @@ impl Dispatch {
     }
 
     /// Takes back the buffers that others have emptied.
-    fn take_back<C>(&mut self, fleet: &Fleet<C>) {
+    fn take_back<C, M>(&mut self, fleet: &Fleet<C, M>) {
         let Some(inbox) = fleet.inbox(self.worker) else { return };
         while let Some(handed) = inbox.returned.pop() {
             self.under_way[usize::from(handed.flow)] -= 1;
@@ -289,14 +387,15 @@ impl Dispatch {
         }
     }
 
-    fn buffer<C>(&mut self, fleet: &Fleet<C>) -> Option<Box<HandedOver>> {
+    fn buffer<C, M>(&mut self, fleet: &Fleet<C, M>) -> Option<Box<HandedOver>> {
         if self.free.is_empty() {
             self.take_back(fleet);
         }
         if self.free.is_empty() && self.made < HANDED_OVER_MAX {
             self.made += 1;
             let (origin, bytes) = (self.worker, Vec::with_capacity(2048));
-            return Some(Box::new(HandedOver { origin, meta: None, datapath: 0, flow: 0, bytes }));
+            let made = HandedOver { origin, meta: None, datapath: 0, flow: 0, hops: 0, bytes };
+            return Some(Box::new(made));
         }
         self.free.pop()
     }
@@ -328,7 +427,7 @@ mod tests {
     /// A client that sends from many ports.
     #[test]
     fn one_connection_leaves_buffers_and_inbox_to_others() {
-        let fleet = Fleet::<()>::new(2, 1).unwrap();
+        let fleet = Fleet::<(), ()>::new(2, 1).unwrap();
         let mut dispatch = Dispatch::new(1);
         for round in 0..3 {
             let sent = (0..10 * INBOX_DATAGRAMS)
@@ -347,7 +446,7 @@ mod tests {
 
     #[test]
     fn a_datagram_arrives_with_all_that_was_known_of_it() {
-        let fleet = Fleet::<()>::new(2, 1).unwrap();
+        let fleet = Fleet::<(), ()>::new(2, 1).unwrap();
         let mut dispatch = Dispatch::new(1);
         assert_eq!(dispatch.send(&fleet, to(0, 1), 3, &meta(5), b"datagram"), Sent::Yes);
         let handed = fleet.inbox(0).unwrap().datagram().unwrap();
@@ -358,7 +457,7 @@ mod tests {
 
     #[test]
     fn buffers_are_bounded_and_come_back() {
-        let fleet = Fleet::<()>::new(2, 1).unwrap();
+        let fleet = Fleet::<(), ()>::new(2, 1).unwrap();
         let mut dispatch = Dispatch::new(1);
         for _ in 0..3 {
             for slot in 0..HANDED_OVER_MAX as u32 {
@@ -373,8 +472,28 @@ mod tests {
     }
 
     #[test]
+    fn a_datagram_follows_its_connection_but_not_for_ever() {
+        let fleet = Fleet::<(), ()>::new(3, 1).unwrap();
+        let mut dispatch = Dispatch::new(1);
+        for round in 0..2 {
+            assert_eq!(dispatch.send(&fleet, to(0, 1), 0, &meta(5), b"datagram"), Sent::Yes);
+            for hop in 1..HOPS_MAX {
+                let at = usize::from(2 * ((hop - 1) % 2));
+                let handed = fleet.inbox(at).unwrap().datagram().unwrap();
+                assert_eq!((handed.origin, &handed.bytes[..]), (1, &b"datagram"[..]));
+                assert!(fleet.pass_on(handed, to(2 * u16::from(hop % 2), 1)), "{round} {hop}");
+            }
+            let last = usize::from(2 * ((HOPS_MAX - 1) % 2));
+            let handed = fleet.inbox(last).unwrap().datagram().unwrap();
+            assert!(!fleet.pass_on(handed, to(0, 1)));
+        }
+        dispatch.take_back(&fleet);
+        assert_eq!((dispatch.made, dispatch.free.len()), (1, 1), "its buffer goes home");
+    }
+
+    #[test]
     fn a_worker_that_does_not_exist_gets_nothing_and_costs_no_buffer() {
-        let fleet = Fleet::<()>::new(2, 1).unwrap();
+        let fleet = Fleet::<(), ()>::new(2, 1).unwrap();
         let mut dispatch = Dispatch::new(1);
         assert_eq!(dispatch.send(&fleet, to(2, 0), 0, &meta(1), b"x"), Sent::Dropped);
         assert_eq!(dispatch.made, 0);
@@ -382,7 +501,7 @@ mod tests {
 
     #[test]
     fn a_full_or_closed_inbox_is_an_error_of_the_caller() {
-        let fleet = Fleet::new(1, 2).unwrap();
+        let fleet = Fleet::<_, ()>::new(1, 2).unwrap();
         let inbox = fleet.inbox(0).unwrap();
         inbox.post(1).unwrap();
         inbox.post(2).unwrap();
@@ -396,7 +515,7 @@ mod tests {
     #[test]
     fn no_wake_up_is_lost_between_a_post_and_falling_asleep() {
         const ROUNDS: usize = 2_000;
-        let fleet = Fleet::new(1, ROUNDS).unwrap();
+        let fleet = Fleet::<_, ()>::new(1, ROUNDS).unwrap();
         let sender = {
             let fleet = fleet.clone();
             std::thread::spawn(move || {

@@ -4,9 +4,10 @@
 //! registration's are [`Control`]s: a worker hands them to the loop that turns it. A message carries
 //! handlers, and closures over the references of `api/`; so the two modules import each other.
 
-use super::address::Address;
-use super::api::{ConnectionRef, Handler, WorkerRef};
+use super::address::{Address, Home, Key};
+use super::api::{Belongings, ConnectionRef, Entry, Handler, WorkerRef};
 use super::config::ClientConfig;
+use super::handoff::Fleet;
 use super::source::{OpenDatapathError, Purpose};
 use crate::proto::connection::{ConnectError, TransportConfig};
 use crate::proto::crypto::ClientTls;
@@ -25,6 +26,9 @@ use std::sync::atomic::AtomicBool;
 pub(super) type Task = Box<dyn FnOnce(&mut ConnectionRef<'_>) + Send>;
 /// A closure for a worker, from another thread.
 pub(super) type WorkerTask = Box<dyn FnOnce(&mut WorkerRef<'_>) + Send>;
+
+/// The inboxes of all workers.
+pub(super) type WorkerFleet = Fleet<Command, Move>;
 
 /// What a handle asks of a connection.
 pub(super) enum Op {
@@ -54,6 +58,63 @@ impl fmt::Debug for Command {
             Self::Worker(_) => "Worker",
             Self::Control(_) => "Control",
         })
+    }
+}
+
+/// What workers tell each other about a connection that moves. See `exec/lane/moving.rs`.
+pub(super) enum Move {
+    /// The sender would give its connection `key` away.
+    Offer { from: u16, key: Key },
+    /// A place is kept for the receiver's connection `key`.
+    Accept { key: Key, place: Home },
+    /// There is no place for the receiver's connection `key`.
+    Decline { key: Key },
+    /// The connection does not come for which this place is kept.
+    Cancel { place: Key },
+    /// The connection.
+    Arrive(Box<Traveller>),
+    /// A call of a handle that was posted to the connection's former worker.
+    Call { target: Arc<Address>, op: Op },
+    /// There are no more such calls.
+    Settled { place: Key },
+    /// No id leads to the connection's former place any more.
+    Release { key: Key },
+}
+
+impl fmt::Debug for Move {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Offer { .. } => "Offer",
+            Self::Accept { .. } => "Accept",
+            Self::Decline { .. } => "Decline",
+            Self::Cancel { .. } => "Cancel",
+            Self::Arrive(_) => "Arrive",
+            Self::Call { .. } => "Call",
+            Self::Settled { .. } => "Settled",
+            Self::Release { .. } => "Release",
+        })
+    }
+}
+
+/// A connection between two workers. No one reaches it.
+pub(super) struct Traveller {
+    /// Where it comes from.
+    pub(super) former: Home,
+    /// The place that is kept for it.
+    pub(super) place: Key,
+    /// `None` once it has arrived.
+    pub(super) entry: Option<Box<Entry>>,
+    pub(super) belongings: Belongings,
+    /// The time of the worker that it left. Its new one's must not be before.
+    pub(super) left_at: Instant,
+}
+
+impl Drop for Traveller {
+    /// A worker that ends drops what did not arrive: handles see that the connection is gone.
+    fn drop(&mut self) {
+        if let Some(address) = self.entry.as_ref().and_then(|entry| entry.seat.address.as_ref()) {
+            address.end();
+        }
     }
 }
 

@@ -79,6 +79,7 @@ mod reset_owners;
 mod simulated;
 mod source;
 mod status;
+mod sync;
 mod sys;
 mod table;
 #[cfg(test)]
@@ -90,7 +91,9 @@ pub use crate::datapath::udp::{UdpError, UdpErrorKind};
 pub use crate::proto::connection::{MigrateError, Migration};
 pub use crate::proto::streams::StreamsRef;
 pub use affinity::PinError;
-pub use api::{ConnectionRef, Handle, HandleError, Handler, TimerId, WatchId, WorkerRef};
+pub use api::{
+    ConnectionRef, Handle, HandleError, Handler, Processor, TimerId, WatchId, WorkerRef,
+};
 pub use config::{
     Affinity, ClientConfig, Io, LaneLimits, Pin, Polling, Profile, RegistrationConfig,
     ServerConfig, UdpTuning,

@@ -37,6 +37,8 @@ reasons! {
         StreamEvent = "stream_event";
         /// `Handler::peer_address_changed`, and what else is told of paths.
         AddressChanged = "address_changed";
+        /// `Handler::ideal_processor_changed` and `Handler::moved`.
+        Moved = "moved";
         /// `Handler::woken` and `Handler::refused`.
         Woken = "woken";
         /// `Handler::timer`, and timers of the worker.

@@ -19,9 +19,8 @@ use super::api::{Handle, Handler, Services, Setting};
 use super::config::{ClientConfig, INBOX_COMMANDS, LaneLimits, Polling, ServerConfig};
 use super::counters::Snapshot;
 use super::entropy::Entropy;
-use super::handoff::Fleet;
 use super::lane::{Lane, LaneParts};
-use super::message::{Acceptor, Command, ConnectRequest, Control, Listener};
+use super::message::{Acceptor, ConnectRequest, Control, Listener, WorkerFleet};
 use super::worker::{self, Turn};
 use crate::datapath::{Datapath, DatapathError};
 use crate::lb::{Codec, Config};
@@ -35,7 +34,7 @@ use std::sync::Arc;
 
 /// The workers of one simulated host: they hand datagrams to each other, and share keys.
 pub struct SimulatedWorkers {
-    fleet: Arc<Fleet<Command>>,
+    fleet: Arc<WorkerFleet>,
     seed: u64,
     used_tokens: UsedTokens,
 }
@@ -55,7 +54,7 @@ impl SimulatedWorkers {
     /// The process has no descriptors left: inboxes have one each.
     pub fn new(workers: usize, seed: u64) -> io::Result<Self> {
         let used_tokens = UsedTokens::new(&TokenConfig::default(), UsedTokens::DEFAULT_CAPACITY);
-        Ok(Self { fleet: Fleet::new(workers, INBOX_COMMANDS)?, seed, used_tokens })
+        Ok(Self { fleet: WorkerFleet::new(workers, INBOX_COMMANDS)?, seed, used_tokens })
     }
 
     /// The worker of that number, at that time.
@@ -202,7 +201,7 @@ impl<D: Datapath> Worker<D> {
     }
 
     #[cfg(test)]
-    pub(super) fn fleet(&self) -> &Arc<Fleet<Command>> {
+    pub(super) fn fleet(&self) -> &Arc<WorkerFleet> {
         self.worker.fleet()
     }
 

@@ -18,7 +18,7 @@
 //! failed, or was done a while ago. The map's key holds the client's address as well: an attacker
 //! that guesses another client's id finds nothing.
 
-use super::address::{GENERATION_BITS, Key, MAX_CONNECTIONS};
+use super::address::{GENERATION_BITS, Home, Key, MAX_CONNECTIONS};
 use super::sys;
 use crate::wire::ConnectionId;
 use std::collections::HashMap;
@@ -44,8 +44,10 @@ enum Place<T> {
         next: Option<u32>,
     },
     Live(Box<T>),
-    /// Taken out for a move to another worker; the slot stays reserved.
-    Taken,
+    /// Kept for a connection that comes from another worker.
+    Reserved,
+    /// Its connection lives there now, and ids that lead here are in use.
+    Away(Home),
 }
 
 #[derive(Debug)]
@@ -57,13 +59,17 @@ struct Slot<T> {
 /// Connections by slot, and by the ids of their first packets.
 ///
 /// [`insert`](Self::insert) gives the key that [`get`](Self::get) takes;
-/// [`remove`](Self::remove) ends it. [`take`](Self::take) and [`put`](Self::put) lift a
-/// connection out and set it back (or into another worker's table) without ending it.
+/// [`remove`](Self::remove) ends it. A connection that moves leaves with [`depart`](Self::depart) for
+/// a place that the other worker [reserved](Self::reserve), where it is [seated](Self::seat); its slot
+/// here says where it is until it is [released](Self::release).
 #[derive(Debug)]
 pub(super) struct Table<T> {
     slots: Vec<Slot<T>>,
     free: Option<u32>,
+    /// Slots that are not free.
     len: usize,
+    reserved: usize,
+    away: usize,
     limit: usize,
     initials: HashMap<InitialKey, Key, RandomState>,
 }
@@ -76,6 +82,8 @@ impl<T> Table<T> {
             slots: Vec::new(),
             free: None,
             len: 0,
+            reserved: 0,
+            away: 0,
             limit: limit.min(MAX_CONNECTIONS),
             initials: HashMap::default(),
         }
@@ -84,13 +92,13 @@ impl<T> Table<T> {
     /// How many connections there are.
     #[must_use]
     pub(super) fn len(&self) -> usize {
-        self.len
+        self.len - self.reserved - self.away
     }
 
-    /// True when there is no connection.
+    /// True when there is no connection, and none is to come.
     #[must_use]
     pub(super) fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len == self.away
     }
 
     /// How many slots were ever used: keys stay below it.
@@ -116,22 +124,22 @@ impl<T> Table<T> {
     /// # Errors
     /// [`Full`] at the limit; `make` was not called then.
     pub(super) fn insert(&mut self, make: impl FnOnce(Key) -> T) -> Result<Key, Full> {
-        let slot = match self.free {
-            Some(slot) => slot,
-            None if self.slots.len() < self.limit => {
-                self.slots.push(Slot { generation: 0, place: Place::Free { next: None } });
-                (self.slots.len() - 1) as u32
-            }
-            None => return Err(Full),
-        };
-        let entry = &mut self.slots[slot as usize];
-        let key = Key { slot, generation: entry.generation };
-        let value = Box::new(make(key));
-        if let Place::Free { next } = std::mem::replace(&mut entry.place, Place::Live(value)) {
+        let key = self.occupy(Place::Reserved).ok_or(Full)?;
+        self.slots[key.slot as usize].place = Place::Live(Box::new(make(key)));
+        Ok(key)
+    }
+
+    fn occupy(&mut self, place: Place<T>) -> Option<Key> {
+        let key = self.next_key()?;
+        if key.slot as usize == self.slots.len() {
+            self.slots.push(Slot { generation: 0, place: Place::Free { next: None } });
+        }
+        let entry = &mut self.slots[key.slot as usize];
+        if let Place::Free { next } = std::mem::replace(&mut entry.place, place) {
             self.free = next;
         }
         self.len += 1;
-        Ok(key)
+        Some(key)
     }
 
     /// The connection that `key` names, if it still lives.
@@ -175,50 +183,90 @@ impl<T> Table<T> {
         }
     }
 
-    /// Lifts a connection out to hand it to another worker. Its slot stays reserved until
-    /// [`put`](Self::put) sets one back or [`release`](Self::release) gives it up.
-    pub(super) fn take(&mut self, key: Key) -> Option<Box<T>> {
-        let entry = self.slots.get_mut(key.slot as usize)?;
-        if entry.generation != key.generation || !matches!(entry.place, Place::Live(_)) {
-            return None;
-        }
-        match std::mem::replace(&mut entry.place, Place::Taken) {
-            Place::Live(value) => Some(value),
-            Place::Free { .. } | Place::Taken => None,
-        }
+    fn slot_of(&mut self, key: Key) -> Option<&mut Place<T>> {
+        let slot = self.slots.get_mut(key.slot as usize)?;
+        (slot.generation == key.generation).then_some(&mut slot.place)
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "a connection's move will stand on it"))]
-    /// Sets a connection back into the slot that [`take`](Self::take) emptied.
+    /// Keeps a free slot for a connection that comes from another worker; `None` at the limit.
+    pub(super) fn reserve(&mut self) -> Option<Key> {
+        let key = self.occupy(Place::Reserved)?;
+        self.reserved += 1;
+        Some(key)
+    }
+
+    /// Slots that are kept for connections that come.
+    pub(super) fn reserved(&self) -> usize {
+        self.reserved
+    }
+
+    /// True if the slot is kept for a connection that comes.
+    pub(super) fn is_reserved(&self, key: Key) -> bool {
+        matches!(
+            self.slots.get(key.slot as usize),
+            Some(Slot { generation, place: Place::Reserved }) if *generation == key.generation
+        )
+    }
+
+    /// Sets a connection into the slot that was kept for it.
     ///
     /// # Errors
-    /// Gives the connection back if `key` is not a slot that was taken.
-    pub(super) fn put(&mut self, key: Key, value: Box<T>) -> Result<(), Box<T>> {
-        match self.slots.get_mut(key.slot as usize) {
-            Some(entry)
-                if entry.generation == key.generation && matches!(entry.place, Place::Taken) =>
-            {
-                entry.place = Place::Live(value);
-                Ok(())
-            }
-            _ => Err(value),
+    /// Gives the connection back if no slot was kept under `key`.
+    pub(super) fn seat(&mut self, key: Key, value: Box<T>) -> Result<&mut T, Box<T>> {
+        if !self.is_reserved(key) {
+            return Err(value);
+        }
+        self.reserved -= 1;
+        let place = &mut self.slots[key.slot as usize].place;
+        *place = Place::Live(value);
+        match place {
+            Place::Live(value) => Ok(value),
+            _ => unreachable!("it was set just now"),
         }
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "a connection's move will stand on it"))]
-    /// Gives up a slot whose connection was taken and now lives elsewhere.
-    pub(super) fn release(&mut self, key: Key) {
-        let taken = self.slots.get(key.slot as usize).is_some_and(|entry| {
-            entry.generation == key.generation && matches!(entry.place, Place::Taken)
-        });
-        if taken {
-            self.retire(key.slot);
+    /// Lifts a connection out: it lives at `home` from now on. Its slot is not used for another until
+    /// it is [released](Self::release).
+    pub(super) fn depart(&mut self, key: Key, home: Home) -> Option<Box<T>> {
+        let place = self.slot_of(key)?;
+        if !matches!(place, Place::Live(_)) {
+            return None;
         }
+        let Place::Live(value) = std::mem::replace(place, Place::Away(home)) else { return None };
+        self.away += 1;
+        Some(value)
+    }
+
+    /// Where the connection lives that was here.
+    #[cold]
+    pub(super) fn away(&self, key: Key) -> Option<Home> {
+        match self.slots.get(key.slot as usize) {
+            Some(Slot { generation, place: Place::Away(home) })
+                if *generation == key.generation =>
+            {
+                Some(*home)
+            }
+            _ => None,
+        }
+    }
+
+    /// Gives up a slot that was kept for a connection that comes, or for one that has left.
+    pub(super) fn release(&mut self, key: Key) {
+        match self.slot_of(key) {
+            Some(Place::Reserved) => self.reserved -= 1,
+            Some(Place::Away(_)) => self.away -= 1,
+            _ => return,
+        }
+        self.retire(key.slot);
     }
 
     /// Ends a connection: its key, and every id made from it, finds nothing from now on.
     pub(super) fn remove(&mut self, key: Key) -> Option<Box<T>> {
-        let value = self.take(key)?;
+        let place = self.slot_of(key)?;
+        if !matches!(place, Place::Live(_)) {
+            return None;
+        }
+        let Place::Live(value) = std::mem::replace(place, Place::Reserved) else { return None };
         self.retire(key.slot);
         Some(value)
     }
@@ -339,28 +387,39 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_on_its_way_keeps_its_slot_reserved() {
+    fn a_connection_that_moves_is_found_in_its_new_place_alone() {
         let mut here = Table::new(1);
         let mut there = Table::new(1);
         let key = here.insert(|_| 7).unwrap();
-        let travelling = here.take(key).unwrap();
+        let place = there.reserve().unwrap();
+        assert!(there.is_reserved(place) && there.get(place).is_none());
+        assert_eq!((there.len(), there.is_empty(), there.next_key()), (0, false, None));
+        let home = Home { worker: 1, key: place };
+        let travelling = here.depart(key, home).unwrap();
         assert!(here.get(key).is_none(), "two workers must never reach it");
-        assert_eq!(here.insert(|_| 8), Err(Full));
-        let moved = there.insert(|_| *travelling).unwrap();
+        assert_eq!((here.away(key), here.len(), here.is_empty()), (Some(home), 0, true));
+        assert_eq!(here.insert(|_| 8), Err(Full), "ids that lead here are in use");
+        assert_eq!(there.seat(place, travelling), Ok(&mut 7));
+        assert_eq!((there.len(), there.get(place)), (1, Some(&mut 7)));
         here.release(key);
-        assert_eq!(there.get(moved), Some(&mut 7));
+        assert_eq!(here.away(key), None);
         assert!(here.insert(|_| 9).is_ok());
     }
 
     #[test]
-    fn what_was_taken_can_be_put_back_only_where_it_came_from() {
+    fn only_a_slot_that_was_kept_takes_a_connection_and_only_once() {
         let mut table = Table::new(2);
-        let (a, b) = (table.insert(|_| 1).unwrap(), table.insert(|_| 2).unwrap());
-        let value = table.take(a).unwrap();
-        let value = table.put(b, value).unwrap_err();
-        table.put(a, value).unwrap();
-        assert_eq!(table.get(a), Some(&mut 1));
-        table.release(a); // Not taken any more: nothing happens.
-        assert_eq!(table.len(), 2);
+        let live = table.insert(|_| 1).unwrap();
+        let kept = table.reserve().unwrap();
+        let value = table.seat(live, Box::new(2)).unwrap_err();
+        assert!(table.seat(kept, value).is_ok());
+        table.seat(kept, Box::new(3)).unwrap_err();
+        table.release(kept); // It is neither kept nor left: nothing happens.
+        assert_eq!((table.len(), table.get(kept)), (2, Some(&mut 2)));
+        table.remove(live);
+        let kept = table.reserve().unwrap();
+        table.release(kept);
+        table.seat(kept, Box::new(4)).unwrap_err();
+        assert_eq!((table.len(), table.reserved, table.away), (1, 0, 0));
     }
 }

@@ -141,17 +141,20 @@ impl Handler for Scribe {
     }
 }
 
-/// Listens, echoes, and records the callbacks.
+/// Echoes, and records the callbacks.
+fn scribe(log: &Log) -> Acceptor {
+    let log = log.clone();
+    Arc::new(
+        move |_| Some(Box::new(Scribe { echo: true, ..Scribe::new(&log) }) as Box<dyn Handler>),
+    )
+}
+
 fn server(
     mut worker: Worker<MemoryDatapath>,
     config: &ServerConfig,
-    log: &Log,
+    acceptor: Acceptor,
 ) -> Worker<MemoryDatapath> {
     worker.add_datapath(wire()).unwrap();
-    let log = log.clone();
-    let acceptor: Acceptor = Arc::new(move |_| {
-        Some(Box::new(Scribe { echo: true, ..Scribe::new(&log) }) as Box<dyn Handler>)
-    });
     worker.listen(0, SERVER.into(), config, acceptor);
     worker
 }
@@ -173,11 +176,22 @@ impl Scene {
     }
 
     pub(super) fn with_config(workers: usize, limits: LaneLimits, config: &ServerConfig) -> Self {
+        let server_log = Log::default();
+        let acceptor = scribe(&server_log);
+        Self { server_log, ..Self::with_acceptor(workers, limits, config, &acceptor) }
+    }
+
+    pub(super) fn with_acceptor(
+        workers: usize,
+        limits: LaneLimits,
+        config: &ServerConfig,
+        acceptor: &Acceptor,
+    ) -> Self {
         let now = Instant::from_nanos(1_000 * MILLISECOND_NS);
         let simulated = SimulatedWorkers::new(workers, 1).unwrap();
         let server_log = Log::default();
         let servers = (0..workers)
-            .map(|number| server(simulated.worker(number, now, limits), config, &server_log));
+            .map(|number| server(simulated.worker(number, now, limits), config, acceptor.clone()));
         let servers = servers.collect();
         let mut client = SimulatedWorkers::new(1, 2).unwrap().worker(0, now, LaneLimits::default());
         client.add_datapath(wire()).unwrap();
@@ -208,7 +222,7 @@ impl Scene {
     pub(super) fn restart_server(&mut self, number: usize) {
         let workers = SimulatedWorkers::new(self.servers.len(), 1).unwrap();
         let worker = workers.worker(number, self.now, LaneLimits::default());
-        self.servers[number] = server(worker, &server_config(), &self.server_log);
+        self.servers[number] = server(worker, &server_config(), scribe(&self.server_log));
     }
 
     /// Turns all workers, and carries what was sent, for `ms` milliseconds.
@@ -220,14 +234,23 @@ impl Scene {
 
     /// A millisecond.
     pub(super) fn step(&mut self) {
+        let queue = self.queue;
+        self.step_by(|_| queue);
+    }
+
+    /// A millisecond, in which the client's datagrams arrive at the worker that `queue` says for each.
+    /// Returns how many there were.
+    pub(super) fn step_by(&mut self, queue: impl Fn(usize) -> usize) -> usize {
         self.now = self.now.plus_ns(MILLISECOND_NS);
         self.client.turn(self.now).unwrap();
-        for mut datagram in take_sent(&mut self.client) {
+        let sent = take_sent(&mut self.client);
+        let count = sent.len();
+        for (n, mut datagram) in sent.into_iter().enumerate() {
             let local = &mut datagram.meta.path.local;
             if local.ip().is_unspecified() {
                 *local = CLIENT.into(); // The address that a kernel chooses.
             }
-            carry(&mut self.servers[self.queue], &datagram);
+            carry(&mut self.servers[queue(n)], &datagram);
         }
         for server in &mut self.servers {
             server.turn(self.now).unwrap();
@@ -235,6 +258,7 @@ impl Scene {
                 carry(&mut self.client, &datagram);
             }
         }
+        count
     }
 
     /// The first datagram that the client has sent since the last step. It is carried by the next.

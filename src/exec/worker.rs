@@ -18,9 +18,9 @@
 use super::api::watch_of;
 use super::config::Polling;
 use super::counters::{Snapshot, TurnCounters};
-use super::handoff::{Dispatch, Fleet, Sent};
-use super::lane::{Lane, Routed};
-use super::message::{Command, Control};
+use super::handoff::{Dispatch, Sent};
+use super::lane::{Arrived, Lane, Routed};
+use super::message::{Control, WorkerFleet};
 use super::status::{Board, PUBLISH_INTERVAL_NS};
 use super::sys::{Interest, MAX_EVENTS, Readiness};
 use crate::datapath::udp::UdpStats;
@@ -55,7 +55,7 @@ pub struct Turn {
 pub(super) struct Worker<D> {
     lane: Lane,
     datapaths: Vec<D>,
-    fleet: Arc<Fleet<Command>>,
+    fleet: Arc<WorkerFleet>,
     dispatch: Dispatch,
     /// Workers that were sent datagrams in this turn.
     to_wake: Vec<usize>,
@@ -74,7 +74,7 @@ pub(super) struct Worker<D> {
 }
 
 impl<D: Datapath> Worker<D> {
-    pub(super) fn new(lane: Lane, fleet: Arc<Fleet<Command>>, polling: Polling) -> Self {
+    pub(super) fn new(lane: Lane, fleet: Arc<WorkerFleet>, polling: Polling) -> Self {
         let now = lane.now();
         Self {
             dispatch: Dispatch::new(lane.number()),
@@ -100,8 +100,13 @@ impl<D: Datapath> Worker<D> {
         self
     }
 
-    pub(super) fn fleet(&self) -> &Arc<Fleet<Command>> {
+    pub(super) fn fleet(&self) -> &Arc<WorkerFleet> {
         &self.fleet
+    }
+
+    /// The worker's thread is pinned to this CPU.
+    pub(super) fn note_cpu(&self, cpu: u32) {
+        self.fleet.note_cpu(self.lane.number(), cpu);
     }
 
     /// Lets the worker be woken: by other threads, and by the descriptors of its datapaths.
@@ -186,7 +191,9 @@ impl<D: Datapath> Worker<D> {
             self.lane.services().overruns.turn_ended(now.ns_since(before));
         }
         self.lane.set_now(now);
-        let mut work = self.receive();
+        // Before datagrams: some of them may be for a connection that has just come.
+        let mut work = self.lane.serve_moves();
+        work += self.receive();
         work += self.read_handed_over();
         work += self.read_commands();
         work += self.lane.expire();
@@ -243,14 +250,20 @@ impl<D: Datapath> Worker<D> {
             let Some(mut handed) = inbox.datagram() else { break };
             work += 1;
             lane.counters_mut().rx_handed_over += 1;
-            if let Some(meta) = handed.meta
-                && let Routed::Elsewhere(_) =
-                    lane.receive(handed.datapath, &meta, &mut handed.bytes)
-            {
-                // Not ours either: it is not handed on again.
-                lane.counters_mut().rx_wrong_queue_dropped += 1;
+            let Some(meta) = handed.meta else {
+                fleet.give_back(handed);
+                continue;
+            };
+            let at = Arrived { datapath: handed.datapath, worker: handed.origin };
+            match lane.receive_handed(at, &meta, &mut handed.bytes) {
+                // Its connection has moved on.
+                Routed::Elsewhere(route) => {
+                    let passed = fleet.pass_on(handed, route);
+                    lane.counters_mut().rx_passed_on += u64::from(passed);
+                    lane.counters_mut().rx_wrong_queue_dropped += u64::from(!passed);
+                }
+                Routed::Here | Routed::Dropped => fleet.give_back(handed),
             }
-            fleet.give_back(handed);
         }
         work
     }
@@ -264,6 +277,7 @@ impl<D: Datapath> Worker<D> {
         self.take_orders();
         while work < COMMAND_BUDGET
             && self.controls.is_empty()
+            && self.lane.takes_commands()
             && let Some(command) = inbox.command()
         {
             work += 1;

@@ -115,6 +115,7 @@ pub(crate) const LAYERS: &[(&str, &[&str])] = &[
         "src/exec",
         &[
             // The machine.
+            "sync",
             "sys",
             "clock",
             "entropy",
@@ -197,6 +198,7 @@ const SHARED: &[(&str, &str)] = &[
     ("src/exec/registration/", "the control plane of the workers"),
     ("src/exec/reset_owners.rs", "reset tokens: noted with an id, read for what leads nowhere"),
     ("src/exec/status.rs", "counters: stored by their owner once a turn, read by others"),
+    ("src/exec/sync.rs", "what an address is made of: calls of handles"),
     ("src/exec/testing.rs", "tests"),
 ];
 /// Names of types that threads share; also every name that begins with `Atomic`.

@@ -13,12 +13,12 @@
 //!
 //! The handle holds an [`Address`] that is shared with the owner: it says which worker and
 //! which slot. When a connection moves to another worker, the owner writes the new place into
-//! it; commands that went to the old place are forwarded by it. An address is 8 bytes, made
-//! only for connections that the application asked a handle of.
+//! it; calls that went to the old place are forwarded by it, and carried out before those that went
+//! to the new one. An address is made only for connections that the application asked a handle of.
 
 use super::super::address::{Address, Place};
-use super::super::handoff::{Fleet, PostError};
-use super::super::message::{Command, Op};
+use super::super::handoff::PostError;
+use super::super::message::{Command, Op, WorkerFleet};
 use super::references::ConnectionRef;
 use crate::proto::streams::OpenError;
 use crate::wire::{Dir, StreamId};
@@ -35,7 +35,7 @@ use std::sync::Arc;
 #[derive(Clone)]
 pub struct Handle {
     address: Arc<Address>,
-    fleet: Arc<Fleet<Command>>,
+    fleet: Arc<WorkerFleet>,
 }
 
 impl fmt::Debug for Handle {
@@ -77,7 +77,7 @@ impl From<PostError> for HandleError {
 }
 
 impl Handle {
-    pub(in crate::exec) fn new(address: Arc<Address>, fleet: Arc<Fleet<Command>>) -> Self {
+    pub(in crate::exec) fn new(address: Arc<Address>, fleet: Arc<WorkerFleet>) -> Self {
         Self { address, fleet }
     }
 
@@ -173,9 +173,14 @@ impl Handle {
         if self.is_closed() {
             return Err(HandleError::Closed);
         }
-        let inbox = self.fleet.inbox(self.worker()).ok_or(HandleError::Closed)?;
         let target = self.address.clone();
-        Ok(inbox.post(Command::Connection { target, op })?)
+        let post = self.address.begin_post();
+        let posted = match self.fleet.inbox(self.worker()) {
+            Some(inbox) => inbox.post(Command::Connection { target, op }),
+            None => Err(PostError::Closed),
+        };
+        self.address.end_post(post);
+        Ok(posted?)
     }
 }
 
@@ -186,7 +191,7 @@ mod tests {
 
     #[test]
     fn calls_are_posted_in_order_to_the_worker_that_owns_the_connection() {
-        let fleet = Fleet::new(2, 2).unwrap();
+        let fleet = WorkerFleet::new(2, 2).unwrap();
         let key = Key { slot: 4, generation: 2 };
         let handle = Handle::new(Address::at(1, key), fleet.clone());
         handle.wake(7).unwrap();

@@ -12,6 +12,15 @@ use crate::proto::connection::CloseReason;
 use crate::wire::{Dir, StreamId};
 use std::net::SocketAddr;
 
+/// Where a connection's datagrams arrive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Processor {
+    /// The number of the worker.
+    pub worker: usize,
+    /// The CPU that the worker is pinned to; `None` if it is not pinned.
+    pub cpu: Option<u32>,
+}
+
 /// The application of one connection: what it does when something happens.
 ///
 /// Every method has a default that does nothing. The default of
@@ -90,13 +99,31 @@ pub trait Handler: Send + 'static {
     /// The server could not be reached from the address that [`ConnectionRef::migrate`] named.
     fn migration_failed(&mut self, connection: &mut ConnectionRef<'_>, local: SocketAddr) {}
 
+    /// The connection's datagrams arrive at another worker: the NIC chooses another queue for them. With
+    /// `true` the connection moves there, with all that it has: streams, timers, watched descriptors,
+    /// calls that wait. With `false` it stays, its datagrams are copied from worker to worker, and it is
+    /// asked again only when they arrive at yet another one.
+    fn ideal_processor_changed(
+        &mut self,
+        connection: &mut ConnectionRef<'_>,
+        processor: Processor,
+    ) -> bool {
+        true
+    }
+
+    /// The connection has moved here from the worker of that number. Callbacks come on this worker's
+    /// thread from now on; this is the first.
+    fn moved(&mut self, connection: &mut ConnectionRef<'_>, from: usize) {}
+
     /// A thread called [`Handle::wake`](crate::exec::Handle::wake) with this token.
     fn woken(&mut self, connection: &mut ConnectionRef<'_>, token: u64) {}
 
     /// A timer set with [`ConnectionRef::set_timer`] has come due.
     fn timer(&mut self, connection: &mut ConnectionRef<'_>, token: u64) {}
 
-    /// A descriptor watched with [`ConnectionRef::watch`] is ready.
+    /// A descriptor watched with [`ConnectionRef::watch`] is ready. Ready for nothing: its watch is
+    /// over, since the worker that the connection has moved to cannot wait for it
+    /// (`fs.epoll.max_user_watches`). Watch it again later.
     fn ready(&mut self, connection: &mut ConnectionRef<'_>, token: u64, readiness: Readiness) {}
 
     /// A call that was posted through a [`Handle`](crate::exec::Handle) could not be carried out.

@@ -4,15 +4,19 @@
 //! These name each other: a handler is given references, a reference gives out handles, a handle
 //! carries closures over references, and behind both stand the services of the worker.
 
+mod belongings;
+mod entry;
 mod handle;
 mod handler;
 mod references;
 mod seat;
 mod services;
 
+pub(super) use belongings::Belongings;
+pub use belongings::{TimerId, WatchId};
+pub(super) use entry::Entry;
 pub use handle::{Handle, HandleError};
-pub use handler::Handler;
+pub use handler::{Handler, Processor};
 pub use references::{ConnectionRef, WorkerRef};
-pub(super) use seat::{Handshake, Seat, Way};
+pub(super) use seat::{Handshake, Journey, Seat, Way};
 pub(super) use services::{Job, Services, Setting, TimerTarget, WatchTarget, watch_of};
-pub use services::{TimerId, WatchId};

@@ -30,10 +30,11 @@ use super::super::address::Address;
 use super::super::config::ClientConfig;
 use super::super::message::ConnectRequest;
 use super::super::sys::{Interest, Readiness};
+use super::belongings::{TimerId, WatchId};
 use super::handle::Handle;
 use super::handler::Handler;
 use super::seat::Seat;
-use super::services::{Services, TimerId, WatchId};
+use super::services::Services;
 use crate::proto::connection::{Connection, ConnectionStats, MigrateError, Migration};
 use crate::proto::streams::StreamsRef;
 use crate::time::Instant;
@@ -178,12 +179,12 @@ impl<'a> ConnectionRef<'a> {
 
     /// Has [`Handler::timer`] called with `token`, once.
     pub fn set_timer(&mut self, after: Duration, token: u64) -> TimerId {
-        self.services.set_connection_timer(self.seat.key, after, token)
+        self.services.set_connection_timer(self.seat, after, token)
     }
 
-    /// Takes a timer back; false if it has come due already.
+    /// Takes a timer back, of this connection or of the worker; false if it has come due already.
     pub fn cancel_timer(&mut self, timer: TimerId) -> bool {
-        self.services.cancel_timer(timer)
+        self.services.cancel_timer_for(self.seat, timer)
     }
 
     /// Has [`Handler::ready`] called with `token` whenever the descriptor is ready (level
@@ -198,24 +199,18 @@ impl<'a> ConnectionRef<'a> {
         interest: Interest,
         token: u64,
     ) -> io::Result<WatchId> {
-        let (seat, services) = (&mut *self.seat, &mut *self.services);
-        let watch = services.watch_for_connection(seat.key, descriptor.as_fd(), interest, token)?;
-        if seat.watches.len() == seat.watches.capacity() {
-            // Before the list grows, it forgets those that were unwatched.
-            services.retain_watches(&mut seat.watches);
-        }
-        seat.watches.push(watch);
-        Ok(watch)
+        self.services.watch_for_connection(self.seat, descriptor.as_fd(), interest, token)
     }
 
     /// Stops watching a descriptor. Call it before the descriptor is closed.
     pub fn unwatch(&mut self, watch: WatchId) {
-        self.services.unwatch(watch);
+        self.services.unwatch_for(self.seat, watch);
     }
 
     /// Has `task` run with this connection after the callback, in the same turn or the next.
-    /// It is dropped if the connection is gone by then.
-    pub fn spawn(&mut self, task: impl FnOnce(&mut ConnectionRef<'_>) + 'static) {
+    /// It is dropped if the connection is gone by then. `Send`, since it goes with a connection that
+    /// moves to another worker.
+    pub fn spawn(&mut self, task: impl FnOnce(&mut ConnectionRef<'_>) + Send + 'static) {
         self.services.spawn_for_connection(self.seat.key, Box::new(task));
     }
 
@@ -290,7 +285,7 @@ impl<'a> WorkerRef<'a> {
         self.services.set_worker_timer(after, Box::new(task))
     }
 
-    /// Takes a timer back; false if it has come due already.
+    /// Takes a timer of the worker back; false if it has come due already.
     pub fn cancel_timer(&mut self, timer: TimerId) -> bool {
         self.services.cancel_timer(timer)
     }

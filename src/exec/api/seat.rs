@@ -1,12 +1,14 @@
 //! What a worker knows of a connection besides the protocol's state. Callbacks may look at it.
 
-use super::super::address::{Address, Key};
+use super::super::address::{Address, Home, Key};
+use super::super::message::Op;
 use super::super::table::InitialKey;
-use super::services::WatchId;
+use super::belongings::Owned;
 use crate::datapath::Link;
 use crate::proto::connection::PathId;
 use crate::proto::source::Source;
 use crate::time::Instant;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// A client's handshake, until it is done.
@@ -30,6 +32,39 @@ pub(in crate::exec) struct Way {
     pub(in crate::exec) link: Link,
 }
 
+/// Datagrams of the active path in a row that arrived at one other worker.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::exec) struct Astray {
+    worker: u16,
+    pub(in crate::exec) count: u16,
+}
+
+impl Astray {
+    /// One more arrived at `worker`. How many it are.
+    pub(in crate::exec) fn note(&mut self, worker: u16) -> u16 {
+        if self.worker != worker {
+            *self = Self { worker, count: 0 };
+        }
+        self.count = self.count.saturating_add(1);
+        self.count
+    }
+}
+
+/// A move to another worker: see `exec/lane/moving.rs`.
+#[derive(Default)]
+pub(in crate::exec) struct Journey {
+    /// It was offered to this worker, which has not answered.
+    pub(in crate::exec) asked: Option<u16>,
+    /// It does not go to this worker before then: its application said so, or there was no place.
+    pub(in crate::exec) refused: Option<(u16, Instant)>,
+    /// Where it was. Ids that lead there are in use.
+    pub(in crate::exec) former: Option<Home>,
+    /// Those ids are retired, and are remembered a little longer.
+    pub(in crate::exec) releasing: bool,
+    /// Calls of handles that wait for those that were posted to the former place.
+    pub(in crate::exec) held: Option<VecDeque<Op>>,
+}
+
 /// Ways that are remembered besides that of the active path: as many as there are paths besides it.
 const OTHER_WAYS_MAX: usize = 3;
 
@@ -45,6 +80,8 @@ pub(in crate::exec) struct Seat {
     pub(in crate::exec) touched: bool,
     /// The application was told that it is over: nothing more is told.
     pub(in crate::exec) over: bool,
+    /// Its datagrams arrive at another worker.
+    pub(in crate::exec) astray: Astray,
     /// It gave back what an idle connection does not need.
     pub(in crate::exec) shrunk: bool,
     /// What the connection held when it was looked at last.
@@ -54,6 +91,8 @@ pub(in crate::exec) struct Seat {
     pub(in crate::exec) handshake: Option<Box<Handshake>>,
     /// Made when the application asks for a handle.
     pub(in crate::exec) address: Option<Arc<Address>>,
+    /// What is left of a move, or about to become one.
+    pub(in crate::exec) journey: Option<Box<Journey>>,
     /// The listener that accepted it.
     pub(in crate::exec) listener: Option<u32>,
     /// Where the peer's stateless reset finds it.
@@ -62,8 +101,10 @@ pub(in crate::exec) struct Seat {
     pub(in crate::exec) source: Option<Source>,
     /// How the peer is reached on other paths, the newest last; most connections have none.
     pub(in crate::exec) other_ways: Vec<Way>,
+    /// Its timers.
+    pub(in crate::exec) timers: Owned,
     /// Watches of its descriptors. Some may have ended.
-    pub(in crate::exec) watches: Vec<WatchId>,
+    pub(in crate::exec) watches: Owned,
 }
 
 impl Seat {
@@ -73,11 +114,14 @@ impl Seat {
             way: Way { path: PathId::default(), datapath, link },
             other_ways: Vec::new(),
             address: None,
-            watches: Vec::new(),
+            timers: Owned::default(),
+            watches: Owned::default(),
             handshake: None,
             source: None,
             held_bytes: 0,
             measured_at: now,
+            astray: Astray::default(),
+            journey: None,
             listener: None,
             reset: None,
             touched: false,

@@ -7,12 +7,15 @@
 use super::super::address::Key;
 use super::super::clock::Clock;
 use super::super::entropy::Entropy;
-use super::super::handoff::Fleet;
-use super::super::message::{Command, ConnectRequest};
+use super::super::message::{ConnectRequest, Task, WorkerFleet};
 use super::super::overrun::Overruns;
 use super::super::sys::{Interest, Poller, Readiness};
 use super::super::wheel::Wheel;
-use super::references::{ConnectionRef, WorkerRef};
+use super::belongings::{
+    Belongings, Name, TimerId, TravellingTimer, TravellingWatch, WatchId, key_of, token_of,
+};
+use super::references::WorkerRef;
+use super::seat::Seat;
 use crate::time::Instant;
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -20,24 +23,14 @@ use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A closure for a connection, from its own thread.
-pub(in crate::exec) type LocalTask = Box<dyn FnOnce(&mut ConnectionRef<'_>)>;
 /// A closure for the worker, from its own thread.
 pub(in crate::exec) type LocalWorkerTask = Box<dyn FnOnce(&mut WorkerRef<'_>)>;
 /// A closure that is called whenever a descriptor is ready.
 pub(in crate::exec) type WatchTask = Box<dyn FnMut(&mut WorkerRef<'_>, Readiness)>;
 
-/// Names a timer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct TimerId(Key);
-
-/// Names a watched descriptor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct WatchId(Key);
-
 /// Work to be done between stages of a turn.
 pub(in crate::exec) enum Job {
-    Connection(Key, LocalTask),
+    Connection(Key, Task),
     Worker(LocalWorkerTask),
 }
 
@@ -54,8 +47,14 @@ pub(in crate::exec) enum WatchTarget {
     Worker(Option<WatchTask>),
 }
 
+struct Timer {
+    at: Instant,
+    target: TimerTarget,
+}
+
 struct Watch {
     fd: RawFd,
+    interest: Interest,
     target: WatchTarget,
 }
 
@@ -63,10 +62,10 @@ struct Watch {
 pub(in crate::exec) struct Services {
     now: Instant,
     worker: u16,
-    fleet: Arc<Fleet<Command>>,
+    fleet: Arc<WorkerFleet>,
     pub(in crate::exec) entropy: Entropy,
     pub(in crate::exec) overruns: Overruns,
-    timers: Slab<TimerTarget>,
+    timers: Slab<Timer>,
     timer_wheel: Wheel,
     watches: Slab<Watch>,
     /// The watch of each descriptor.
@@ -82,7 +81,7 @@ pub(in crate::exec) struct Services {
 pub(in crate::exec) struct Setting {
     pub(in crate::exec) now: Instant,
     pub(in crate::exec) worker: u16,
-    pub(in crate::exec) fleet: Arc<Fleet<Command>>,
+    pub(in crate::exec) fleet: Arc<WorkerFleet>,
     pub(in crate::exec) entropy: Entropy,
     pub(in crate::exec) clock: Option<Clock>,
     pub(in crate::exec) poller: Option<Poller>,
@@ -119,13 +118,13 @@ impl Services {
         usize::from(self.worker)
     }
 
-    pub(in crate::exec) fn fleet(&self) -> &Arc<Fleet<Command>> {
+    pub(in crate::exec) fn fleet(&self) -> &Arc<WorkerFleet> {
         &self.fleet
     }
 
     // ---- closures --------------------------------------------------------------------------
 
-    pub(in crate::exec) fn spawn_for_connection(&mut self, key: Key, task: LocalTask) {
+    pub(in crate::exec) fn spawn_for_connection(&mut self, key: Key, task: Task) {
         self.jobs.push_back(Job::Connection(key, task));
     }
 
@@ -155,11 +154,12 @@ impl Services {
 
     pub(in crate::exec) fn set_connection_timer(
         &mut self,
-        key: Key,
+        seat: &mut Seat,
         after: Duration,
         token: u64,
     ) -> TimerId {
-        self.set_timer(after, TimerTarget::Connection(key, token))
+        let key = self.set_timer(self.now + after, TimerTarget::Connection(seat.key, token));
+        TimerId(seat.timers.add(key))
     }
 
     pub(in crate::exec) fn set_worker_timer(
@@ -167,29 +167,40 @@ impl Services {
         after: Duration,
         task: LocalWorkerTask,
     ) -> TimerId {
-        self.set_timer(after, TimerTarget::Worker(task))
+        let key = self.set_timer(self.now + after, TimerTarget::Worker(task));
+        TimerId(Name::of_worker(key))
     }
 
-    fn set_timer(&mut self, after: Duration, target: TimerTarget) -> TimerId {
-        let key = self.timers.insert(target);
+    fn set_timer(&mut self, at: Instant, target: TimerTarget) -> Key {
+        let key = self.timers.insert(Timer { at, target });
         self.timer_wheel.grow(self.timers.len());
-        self.timer_wheel.set(key.slot, self.now + after);
-        TimerId(key)
+        self.timer_wheel.set(key.slot, at);
+        key
     }
 
+    /// Takes back a timer of the worker.
     pub(in crate::exec) fn cancel_timer(&mut self, timer: TimerId) -> bool {
-        let found = self.timers.remove(timer.0).is_some();
-        if found {
-            self.timer_wheel.remove(timer.0.slot);
-        }
-        found
+        timer.0.key().is_some_and(|key| self.end_timer(key).is_some())
     }
 
-    /// The next timer that has come due.
-    pub(in crate::exec) fn due_timer(&mut self) -> Option<TimerTarget> {
+    /// Takes back a timer of the connection, or of the worker.
+    pub(in crate::exec) fn cancel_timer_for(&mut self, seat: &mut Seat, timer: TimerId) -> bool {
+        let key = timer.0.key().or_else(|| seat.timers.remove(timer.0));
+        key.is_some_and(|key| self.end_timer(key).is_some())
+    }
+
+    fn end_timer(&mut self, key: Key) -> Option<Timer> {
+        let timer = self.timers.remove(key)?;
+        self.timer_wheel.remove(key.slot);
+        Some(timer)
+    }
+
+    /// The next timer that has come due, with its place.
+    pub(in crate::exec) fn due_timer(&mut self) -> Option<(Key, TimerTarget)> {
         while let Some(slot) = self.timer_wheel.pop_due(self.now) {
-            if let Some(target) = self.timers.remove_slot(slot) {
-                return Some(target);
+            let key = self.timers.key(slot);
+            if let Some(timer) = self.timers.remove_slot(slot) {
+                return Some((key, timer.target));
             }
         }
         None
@@ -204,12 +215,18 @@ impl Services {
 
     pub(in crate::exec) fn watch_for_connection(
         &mut self,
-        key: Key,
+        seat: &mut Seat,
         descriptor: BorrowedFd<'_>,
         interest: Interest,
         token: u64,
     ) -> io::Result<WatchId> {
-        self.watch(descriptor, interest, WatchTarget::Connection(key, token))
+        let target = WatchTarget::Connection(seat.key, token);
+        let key = self.watch(descriptor.as_raw_fd(), interest, target)?;
+        if seat.watches.is_full() {
+            // Before the list grows, it forgets those that ended with their descriptors.
+            seat.watches.retain(|key| self.watches.get(key).is_some());
+        }
+        Ok(WatchId(seat.watches.add(key)))
     }
 
     pub(in crate::exec) fn watch_for_worker(
@@ -218,20 +235,15 @@ impl Services {
         interest: Interest,
         task: WatchTask,
     ) -> io::Result<WatchId> {
-        self.watch(descriptor, interest, WatchTarget::Worker(Some(task)))
+        let key = self.watch(descriptor.as_raw_fd(), interest, WatchTarget::Worker(Some(task)))?;
+        Ok(WatchId(Name::of_worker(key)))
     }
 
-    fn watch(
-        &mut self,
-        descriptor: BorrowedFd<'_>,
-        interest: Interest,
-        target: WatchTarget,
-    ) -> io::Result<WatchId> {
+    fn watch(&mut self, fd: RawFd, interest: Interest, target: WatchTarget) -> io::Result<Key> {
         let Some(poller) = &self.poller else {
             return Err(io::ErrorKind::Unsupported.into());
         };
-        let fd = descriptor.as_raw_fd();
-        let key = self.watches.insert(Watch { fd, target });
+        let key = self.watches.insert(Watch { fd, interest, target });
         match poller.add(fd, interest, token_of(key)) {
             Ok(()) => {
                 // A descriptor of this number was closed and the kernel has forgotten it: its watch
@@ -239,7 +251,7 @@ impl Services {
                 if let Some(dead) = self.watched_fds.insert(fd, key) {
                     self.watches.remove(dead);
                 }
-                Ok(WatchId(key))
+                Ok(key)
             }
             Err(error) => {
                 self.watches.remove(key);
@@ -248,17 +260,90 @@ impl Services {
         }
     }
 
+    /// Ends a watch of the worker.
     pub(in crate::exec) fn unwatch(&mut self, watch: WatchId) {
-        if let (Some(watch), Some(poller)) = (self.watches.remove(watch.0), &self.poller) {
-            self.watched_fds.remove(&watch.fd);
-            // An error means that the descriptor was closed: it is not watched any more.
-            drop(poller.remove(watch.fd));
+        if let Some(key) = watch.0.key() {
+            self.end_watch(key);
         }
     }
 
-    /// Drops those of `watches` that are over.
-    pub(in crate::exec) fn retain_watches(&mut self, watches: &mut Vec<WatchId>) {
-        watches.retain(|watch| self.watches.get(watch.0).is_some());
+    /// Ends a watch of the connection, or of the worker.
+    pub(in crate::exec) fn unwatch_for(&mut self, seat: &mut Seat, watch: WatchId) {
+        if let Some(key) = watch.0.key().or_else(|| seat.watches.remove(watch.0)) {
+            self.end_watch(key);
+        }
+    }
+
+    /// Ends what stands at `key`; `None` if the kernel had forgotten its descriptor.
+    pub(in crate::exec) fn end_watch(&mut self, key: Key) -> Option<()> {
+        let watch = self.watches.remove(key)?;
+        self.watched_fds.remove(&watch.fd);
+        // An error means that the descriptor was closed: it is not watched any more.
+        self.poller.as_ref()?.remove(watch.fd).ok()
+    }
+
+    // ---- moves of connections --------------------------------------------------------------
+
+    /// Ends all that a connection has set up here, so that nothing of it is called any more.
+    pub(in crate::exec) fn end_all(&mut self, seat: &mut Seat) {
+        for key in seat.watches.drain() {
+            self.end_watch(key);
+        }
+        for key in seat.timers.drain() {
+            self.end_timer(key);
+        }
+    }
+
+    /// Takes out all that a connection has set up here.
+    pub(in crate::exec) fn pack(&mut self, seat: &mut Seat) -> Belongings {
+        let mut packed = Belongings::default();
+        for (number, key) in seat.timers.take() {
+            if let Some(Timer { at, target: TimerTarget::Connection(_, token) }) =
+                self.end_timer(key)
+            {
+                packed.timers.push(TravellingTimer { number, at, token });
+            }
+        }
+        for (number, key) in seat.watches.take() {
+            let Some(&mut Watch { fd, interest, target: WatchTarget::Connection(_, token) }) =
+                self.watches.get(key)
+            else {
+                continue;
+            };
+            if self.end_watch(key).is_some() {
+                packed.watches.push(TravellingWatch { number, fd, interest, token });
+            }
+        }
+        for job in std::mem::take(&mut self.jobs) {
+            match job {
+                Job::Connection(key, task) if key == seat.key => packed.tasks.push(task),
+                other => self.jobs.push_back(other),
+            }
+        }
+        packed
+    }
+
+    /// Sets up here what a connection brought along. Returns the tokens of watches that this worker
+    /// cannot keep.
+    pub(in crate::exec) fn unpack(&mut self, seat: &mut Seat, packed: Belongings) -> Vec<u64> {
+        for TravellingTimer { number, at, token } in packed.timers {
+            let key = self.set_timer(at, TimerTarget::Connection(seat.key, token));
+            seat.timers.restore(number, key);
+        }
+        for task in packed.tasks {
+            self.spawn_for_connection(seat.key, task);
+        }
+        let mut lost = Vec::new();
+        for TravellingWatch { number, fd, interest, token } in packed.watches {
+            match self.watch(fd, interest, WatchTarget::Connection(seat.key, token)) {
+                Ok(key) => seat.watches.restore(number, key),
+                Err(error) => {
+                    tracing::warn!(fd, %error, "a descriptor could not move with its connection");
+                    lost.push(token);
+                }
+            }
+        }
+        lost
     }
 
     /// How many descriptors of the application are watched.
@@ -267,8 +352,8 @@ impl Services {
     }
 
     /// What the readiness of `watch` calls.
-    pub(in crate::exec) fn watch_target(&mut self, watch: WatchId) -> Option<&mut WatchTarget> {
-        self.watches.get(watch.0).map(|watch| &mut watch.target)
+    pub(in crate::exec) fn watch_target(&mut self, watch: Key) -> Option<&mut WatchTarget> {
+        self.watches.get(watch).map(|watch| &mut watch.target)
     }
 
     /// What the worker sleeps with.
@@ -285,15 +370,10 @@ impl Services {
     }
 }
 
-/// The token that a watch is registered with; the worker's own descriptors have tokens with
-/// the highest bit set.
-fn token_of(key: Key) -> u64 {
-    u64::from(key.generation) << u32::BITS | u64::from(key.slot)
-}
-
-/// The watch that a token stands for.
-pub(in crate::exec) fn watch_of(token: u64) -> WatchId {
-    WatchId(Key { slot: token as u32, generation: (token >> u32::BITS) as u32 })
+/// The place of the watch that a token of the poller stands for. The worker's own descriptors have
+/// tokens with the highest bit set.
+pub(in crate::exec) fn watch_of(token: u64) -> Key {
+    key_of(token)
 }
 
 /// Values by number, with generations; nothing is allocated once it has grown.
@@ -312,6 +392,11 @@ impl<T> Default for Slab<T> {
 impl<T> Slab<T> {
     fn len(&self) -> usize {
         self.slots.len()
+    }
+
+    /// The key of what stands in `slot` now.
+    fn key(&self, slot: u32) -> Key {
+        Key { slot, generation: self.slots.get(slot as usize).map_or(0, |entry| entry.0) }
     }
 
     fn insert(&mut self, value: T) -> Key {
@@ -359,16 +444,20 @@ mod tests {
         Services::new(Setting {
             now: Instant::from_nanos(MILLISECOND_NS),
             worker: 1,
-            fleet: Fleet::new(2, 4).unwrap(),
+            fleet: WorkerFleet::new(2, 4).unwrap(),
             entropy: Entropy::seeded(1),
             clock: None,
             poller,
         })
     }
 
+    fn seat() -> Seat {
+        Seat::new(KEY, 0, crate::datapath::Link::UNKNOWN, Instant::EPOCH)
+    }
+
     fn due(services: &mut Services) -> Vec<u64> {
         std::iter::from_fn(|| services.due_timer())
-            .map(|target| match target {
+            .map(|(_, target)| match target {
                 TimerTarget::Connection(KEY, token) => token,
                 _ => panic!("not what was set"),
             })
@@ -377,19 +466,19 @@ mod tests {
 
     #[test]
     fn timers_come_due_once_unless_they_are_taken_back() {
-        let mut services = services(None);
+        let (mut services, mut seat) = (services(None), seat());
         let start = services.now();
-        let first = services.set_connection_timer(KEY, Duration::from_millis(1), 10);
-        let second = services.set_connection_timer(KEY, Duration::from_millis(2), 20);
+        let first = services.set_connection_timer(&mut seat, Duration::from_millis(1), 10);
+        let second = services.set_connection_timer(&mut seat, Duration::from_millis(2), 20);
         assert!(services.next_timer() <= start + Duration::from_millis(2));
         assert!(due(&mut services).is_empty());
-        assert!(services.cancel_timer(first));
-        assert!(!services.cancel_timer(first));
-        let third = services.set_connection_timer(KEY, Duration::from_millis(3), 30);
+        assert!(services.cancel_timer_for(&mut seat, first));
+        assert!(!services.cancel_timer_for(&mut seat, first));
+        let third = services.set_connection_timer(&mut seat, Duration::from_millis(3), 30);
         assert_ne!(first, third, "a name is not used twice, though its place is");
         services.set_now(start + Duration::from_millis(9));
         assert_eq!(due(&mut services), [20, 30]);
-        assert!(!services.cancel_timer(second));
+        assert!(!services.cancel_timer_for(&mut seat, second));
         assert_eq!(services.next_timer(), Instant::NEVER);
     }
 
@@ -402,46 +491,56 @@ mod tests {
 
     #[test]
     fn a_watched_descriptor_reports_to_whom_it_was_watched_for() {
-        let mut services = services(Some(Poller::new().unwrap()));
+        let (mut services, mut seat) = (services(Some(Poller::new().unwrap())), seat());
         let (here, there) = UnixStream::pair().unwrap();
         let watch =
-            services.watch_for_connection(KEY, here.as_fd(), Interest::Readable, 5).unwrap();
-        assert!(services.watch_for_connection(KEY, here.as_fd(), Interest::Both, 6).is_err());
+            services.watch_for_connection(&mut seat, here.as_fd(), Interest::Readable, 5).unwrap();
+        assert!(services.watch_for_connection(&mut seat, here.as_fd(), Interest::Both, 6).is_err());
         assert_eq!(services.watched(), 1);
         std::io::Write::write_all(&mut &there, b"x").unwrap();
         let mut tokens = Vec::new();
         services.poller().unwrap().wait(0, |token, _| tokens.push(token)).unwrap();
-        assert_eq!(tokens.iter().map(|&t| watch_of(t)).collect::<Vec<_>>(), [watch]);
-        assert!(matches!(services.watch_target(watch), Some(WatchTarget::Connection(KEY, 5))));
-        services.unwatch(watch);
-        assert!(services.watch_target(watch).is_none());
+        let at = watch_of(tokens[0]);
+        assert_eq!(tokens.len(), 1);
+        assert!(matches!(services.watch_target(at), Some(WatchTarget::Connection(KEY, 5))));
+        services.unwatch_for(&mut seat, watch);
+        assert!(services.watch_target(at).is_none());
         assert_eq!(services.poller().unwrap().wait(0, |_, _| ()).unwrap(), 0);
-        services.watch_for_connection(KEY, here.as_fd(), Interest::Both, 6).unwrap();
+        services.watch_for_connection(&mut seat, here.as_fd(), Interest::Both, 6).unwrap();
     }
 
     #[test]
     fn a_watch_that_died_with_its_descriptor_takes_no_other_with_it() {
-        let mut services = services(Some(Poller::new().unwrap()));
+        let (mut services, mut seat) = (services(Some(Poller::new().unwrap())), seat());
         let (here, there) = UnixStream::pair().unwrap();
         let first =
-            services.watch_for_connection(KEY, here.as_fd(), Interest::Readable, 1).unwrap();
+            services.watch_for_connection(&mut seat, here.as_fd(), Interest::Readable, 1).unwrap();
         // What the kernel does when a descriptor is closed; its number comes back.
         services.poller().unwrap().remove(here.as_raw_fd()).unwrap();
         let second =
-            services.watch_for_connection(KEY, here.as_fd(), Interest::Readable, 2).unwrap();
+            services.watch_for_connection(&mut seat, here.as_fd(), Interest::Readable, 2).unwrap();
         assert_eq!(services.watched(), 1);
-        services.unwatch(first);
+        services.unwatch_for(&mut seat, first);
         std::io::Write::write_all(&mut &there, b"x").unwrap();
         let mut tokens = Vec::new();
         services.poller().unwrap().wait(0, |token, _| tokens.push(token)).unwrap();
-        assert_eq!(tokens.iter().map(|&t| watch_of(t)).collect::<Vec<_>>(), [second]);
+        let target = |at: usize, services: &mut Services| match services
+            .watch_target(watch_of(tokens[at]))
+        {
+            Some(WatchTarget::Connection(KEY, token)) => *token,
+            _ => panic!("not what was watched"),
+        };
+        assert_eq!((tokens.len(), target(0, &mut services)), (1, 2));
+        services.unwatch_for(&mut seat, second);
+        assert_eq!(services.watched(), 0);
     }
 
     #[test]
     fn a_simulation_has_no_descriptors() {
         let (here, _there) = UnixStream::pair().unwrap();
-        let error =
-            services(None).watch_for_connection(KEY, here.as_fd(), Interest::Both, 0).unwrap_err();
+        let error = services(None)
+            .watch_for_connection(&mut seat(), here.as_fd(), Interest::Both, 0)
+            .unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::Unsupported);
     }
 }

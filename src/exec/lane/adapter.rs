@@ -1,6 +1,6 @@
 //! From the protocol's callbacks to the application's [`Handler`].
 
-use super::super::api::{ConnectionRef, Handler, Seat, Services};
+use super::super::api::{ConnectionRef, Handler, Processor, Seat, Services};
 use super::super::message::Refusal;
 use super::super::overrun::Callback;
 use super::super::sys::Readiness;
@@ -56,6 +56,28 @@ impl CallbackAdapter<'_> {
         if !connection.is_closed() {
             self.call(connection, Callback::Ready, |handler, c| handler.ready(c, token, ready));
         }
+    }
+
+    /// Asks whether the connection moves to another worker.
+    pub(super) fn ideal_processor_changed(
+        &mut self,
+        connection: &mut Connection,
+        processor: Processor,
+    ) -> bool {
+        self.call(connection, Callback::Moved, |handler, c| {
+            handler.ideal_processor_changed(c, processor)
+        })
+    }
+
+    /// The connection has moved here.
+    pub(super) fn moved(&mut self, connection: &mut Connection, from: usize) {
+        self.call(connection, Callback::Moved, |handler, c| handler.moved(c, from));
+    }
+
+    /// A watch did not survive the move.
+    pub(super) fn lost_watch(&mut self, connection: &mut Connection, token: u64) {
+        let nothing = Readiness { readable: false, writable: false };
+        self.ready(connection, token, nothing);
     }
 
     /// Runs a closure with the connection.

@@ -188,6 +188,21 @@ impl Admission {
         self.failed.note(now);
     }
 
+    /// The limits.
+    pub(super) fn limits(&self) -> &LaneLimits {
+        &self.limits
+    }
+
+    /// True if the connections hold as much as they may.
+    pub(super) fn is_out_of_memory(&self) -> bool {
+        self.memory_bytes >= self.limits.memory_bytes
+    }
+
+    /// A connection has come from another worker: it was let in there.
+    pub(super) fn arrived(&mut self, source: Source) {
+        self.sources.entry(source).or_default().connections += 1;
+    }
+
     /// The place of a connection is free.
     pub(super) fn left(&mut self, source: Source) {
         self.change(source, |held| held.connections -= 1);

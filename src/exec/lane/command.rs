@@ -1,8 +1,8 @@
 //! Runs what handles, closures, timers and descriptors ask of the lane.
 
 use super::super::address::{Address, Key, Place};
-use super::super::api::{Handler, Job, Seat, TimerTarget, WatchId, WatchTarget, WorkerRef};
-use super::super::message::{Command, ConnectFailure, ConnectRequest, Control, Op, Refusal};
+use super::super::api::{Handler, Job, Seat, TimerTarget, WatchTarget, WorkerRef};
+use super::super::message::{Command, ConnectFailure, ConnectRequest, Control, Move, Op, Refusal};
 use super::super::overrun::Callback;
 use super::super::source::OpenDatapathError;
 use super::super::sys::Readiness;
@@ -19,6 +19,7 @@ type NotBegun = (Box<dyn Handler>, ConnectFailure);
 impl Lane {
     /// Carries out what was posted. What is for the worker itself is given back.
     pub(in crate::exec) fn command(&mut self, command: Command) -> Option<Control> {
+        self.moves.call_taken();
         match command {
             Command::Connection { target, op } => self.carry_out(target, op),
             Command::Worker(task) => self.on_worker(Callback::Task, |worker| task(worker)),
@@ -31,26 +32,20 @@ impl Lane {
     fn carry_out(&mut self, target: Arc<Address>, op: Op) {
         match target.place() {
             Place::At(worker, key) if usize::from(worker) == self.services.worker() => {
+                let Some(op) = self.hold(key, op) else { return };
                 if !self.with(key, |connection, adapter| perform(connection, adapter, op)) {
                     self.counters.commands_late += 1;
                 }
             }
-            // The connection has moved on since the command was posted: so does the command.
-            Place::At(worker, _) => {
-                let fleet = self.services.fleet().clone();
-                let command = Command::Connection { target, op };
-                let posted = fleet.inbox(usize::from(worker)).map(|inbox| inbox.post(command));
-                if !matches!(posted, Some(Ok(()))) {
-                    self.counters.commands_late += 1;
-                }
-            }
+            // The connection has moved on since the call was posted: so does the call.
+            Place::At(worker, _) => self.tell(worker, Move::Call { target, op }),
             Place::Pending | Place::Gone => self.counters.commands_late += 1,
         }
     }
 
     /// Runs `body` with a connection and its application, and then the callbacks that follow from
     /// it. False if the connection is over.
-    fn with(
+    pub(super) fn with(
         &mut self,
         key: Key,
         body: impl FnOnce(&mut Connection, &mut CallbackAdapter<'_>),
@@ -140,8 +135,8 @@ impl Lane {
         let mut waiting = self.services.jobs();
         let mut served = 0;
         while served < JOB_BUDGET {
-            if let Some(target) = self.services.due_timer() {
-                self.timer(target);
+            if let Some((at, target)) = self.services.due_timer() {
+                self.timer(at, target);
             } else if waiting > 0
                 && let Some(job) = self.services.next_job()
             {
@@ -156,10 +151,13 @@ impl Lane {
         served
     }
 
-    fn timer(&mut self, target: TimerTarget) {
+    fn timer(&mut self, at: Key, target: TimerTarget) {
         match target {
             TimerTarget::Connection(key, token) => {
-                self.with(key, |connection, adapter| adapter.timer(connection, token));
+                self.with(key, |connection, adapter| {
+                    adapter.seat.timers.forget(at);
+                    adapter.timer(connection, token);
+                });
             }
             TimerTarget::Worker(task) => self.on_worker(Callback::Timer, task),
         }
@@ -175,7 +173,7 @@ impl Lane {
     }
 
     /// A descriptor that the application watches is ready.
-    pub(in crate::exec) fn ready(&mut self, watch: WatchId, readiness: Readiness) {
+    pub(in crate::exec) fn ready(&mut self, watch: Key, readiness: Readiness) {
         self.counters.jobs += 1;
         match self.services.watch_target(watch) {
             Some(&mut WatchTarget::Connection(key, token)) => {
@@ -185,7 +183,7 @@ impl Lane {
                     adapter.ready(connection, token, readiness);
                 });
                 if !open {
-                    self.services.unwatch(watch);
+                    self.services.end_watch(watch);
                 }
             }
             Some(WatchTarget::Worker(task)) => {
@@ -202,7 +200,7 @@ impl Lane {
 }
 
 /// Carries out one posted call.
-fn perform(connection: &mut Connection, adapter: &mut CallbackAdapter<'_>, op: Op) {
+pub(super) fn perform(connection: &mut Connection, adapter: &mut CallbackAdapter<'_>, op: Op) {
     let now = adapter.services.now();
     let refusal = match op {
         Op::Send { stream, data, fin } => connection

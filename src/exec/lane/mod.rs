@@ -34,16 +34,17 @@ mod admission;
 mod ahead;
 mod command;
 mod ended;
+mod moving;
 mod receive;
 mod resets;
 #[cfg(test)]
 mod tests;
 mod transmit;
 
-pub(crate) use receive::Routed;
+pub(crate) use receive::{Arrived, Routed};
 
 use super::address::Key;
-use super::api::{Handler, Handshake, Seat, Services};
+use super::api::{Entry, Handshake, Seat, Services};
 use super::config::LaneLimits;
 use super::counters::LaneCounters;
 use super::message::Listener;
@@ -62,6 +63,7 @@ use adapter::CallbackAdapter;
 use admission::Admission;
 use ahead::Ahead;
 use ended::Ended;
+use moving::Moves;
 use resets::Resets;
 use std::collections::VecDeque;
 
@@ -89,23 +91,7 @@ pub(super) struct LaneParts {
     pub(super) limits: LaneLimits,
 }
 
-/// A connection with its application, by whole cache lines, what every packet touches first.
-#[repr(C, align(64))]
-struct Entry {
-    handler: Box<dyn Handler>,
-    seat: Seat,
-    connection: Connection,
-}
-
-/// What an ordinary packet may touch of a connection, its keys aside: each line of it is a miss
-/// where there are thousands.
-const HOT_BYTES: usize = Entry::COLD_AT - Connection::COLD_AT + Connection::HOT_BYTES;
-const _: () = assert!(HOT_BYTES <= 4096, "the hot state of a connection is 4 KiB at most");
-
 impl Entry {
-    /// An ordinary packet touches the fields before this one.
-    const COLD_AT: usize = std::mem::offset_of!(Self, connection) + Connection::COLD_AT;
-
     /// The connection, and its application as the protocol's callback adapter.
     fn split<'a>(
         &'a mut self,
@@ -142,6 +128,7 @@ pub struct Lane {
     /// Ids that clients chose, of handshakes that are done, with the time to forget them.
     lingering: VecDeque<(Instant, InitialKey, Key)>,
     admission: Admission,
+    moves: Moves,
     counters: LaneCounters,
     ended: Ended,
 }
@@ -163,6 +150,7 @@ impl Lane {
             resets: Resets::default(),
             lingering: VecDeque::new(),
             admission: Admission::new(limits),
+            moves: Moves::default(),
             counters: LaneCounters::default(),
             ended: Ended::default(),
         }
@@ -186,6 +174,7 @@ impl Lane {
         while self.lingering.front().is_some_and(|(until, ..)| *until <= now) {
             self.forget_initial();
         }
+        self.release_places(now);
     }
 
     /// The counters.
@@ -214,7 +203,10 @@ impl Lane {
     /// do not sleep.
     #[must_use]
     pub(crate) fn is_busy(&self) -> bool {
-        !self.touched.is_empty() || !self.answers.is_empty() || self.services.jobs() > 0
+        !self.touched.is_empty()
+            || !self.answers.is_empty()
+            || self.services.jobs() > 0
+            || self.moves.is_busy()
     }
 
     /// Nothing is due before this instant, unless something arrives.
@@ -224,6 +216,11 @@ impl Lane {
             return self.now();
         }
         self.wheel.next_expiry().min(self.services.next_timer())
+    }
+
+    /// True while calls of handles may be taken out of the inbox.
+    pub(super) fn takes_commands(&self) -> bool {
+        self.moves.takes_calls()
     }
 
     pub(super) fn services(&mut self) -> &mut Services {
@@ -269,8 +266,10 @@ impl Lane {
         }
     }
 
-    /// Closes every connection that is not closing yet, with an application code.
+    /// Closes every connection that is not closing yet, with an application code, and those that
+    /// still come from other workers.
     pub fn close_all(&mut self, code: u64) {
+        self.moves.finish(code);
         let now = self.services.now();
         for slot in 0..self.table.slots() as u32 {
             if let Some((_, entry)) = self.table.get_slot(slot)
@@ -301,8 +300,12 @@ impl Lane {
         if entry.connection.is_drained() {
             return self.remove(key);
         }
+        if entry.seat.journey.is_some() {
+            self.settle_journey(key);
+        }
+        let Some((_, entry)) = self.table.get_slot(slot) else { return };
         if entry.seat.over {
-            unwatch_all(&mut self.services, &mut entry.seat);
+            self.services.end_all(&mut entry.seat);
             // The memory that it holds is of no use any more. It stays in the table until it is
             // drained.
             entry.handler = Box::new(());
@@ -347,7 +350,8 @@ impl Lane {
 
     fn remove(&mut self, key: Key) {
         let Some(mut entry) = self.table.remove(key) else { return };
-        unwatch_all(&mut self.services, &mut entry.seat);
+        self.services.end_all(&mut entry.seat);
+        self.end_journey(entry.seat.journey.take());
         self.ended.add(&entry.connection);
         self.wheel.remove(key.slot);
         admission::release(&mut self.admission, &entry);
@@ -358,14 +362,6 @@ impl Lane {
         if let Some(address) = entry.seat.address {
             address.end();
         }
-    }
-}
-
-/// Ends the watches of a connection, before its handler and its descriptors are dropped. The
-/// kernel forgets a descriptor that is closed, and does not report it.
-fn unwatch_all(services: &mut Services, seat: &mut Seat) {
-    for watch in std::mem::take(&mut seat.watches) {
-        services.unwatch(watch);
     }
 }
 

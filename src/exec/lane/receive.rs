@@ -11,7 +11,7 @@
 use super::accept::Answer;
 use super::{Lane, touch};
 use crate::datapath::RxMeta;
-use crate::exec::address::Key;
+use crate::exec::address::{Home, Key};
 use crate::exec::api::Way;
 use crate::exec::table::InitialKey;
 use crate::lb::{CID_LEN, Route};
@@ -31,11 +31,32 @@ pub(crate) enum Routed {
     Dropped,
 }
 
+/// Where a datagram arrived.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arrived {
+    /// The datapath, by number: the same on every worker.
+    pub(crate) datapath: usize,
+    /// The worker.
+    pub(crate) worker: usize,
+}
+
 impl Lane {
     /// Takes in a datagram that arrived at `datapath`. It is decrypted where it lies.
+    #[inline]
     pub(crate) fn receive(
         &mut self,
         datapath: usize,
+        meta: &RxMeta,
+        datagram: &mut [u8],
+    ) -> Routed {
+        let worker = self.services.worker();
+        self.receive_from(Arrived { datapath, worker }, meta, datagram)
+    }
+
+    /// As [`receive`](Self::receive), of a datagram that arrived at the worker that `at` names.
+    pub(crate) fn receive_from(
+        &mut self,
+        at: Arrived,
         meta: &RxMeta,
         datagram: &mut [u8],
     ) -> Routed {
@@ -54,26 +75,22 @@ impl Lane {
         }
         let route = self.ahead.route(dcid).unwrap_or_else(|| self.codec.decode(dcid));
         if let Some(route) = route {
-            let worker = usize::from(route.worker);
-            if worker != self.services.worker() {
-                // If there is no such worker, the id is from before a restart, with more workers.
-                if worker < self.services.fleet().len() {
-                    return Routed::Elsewhere(route);
+            let key = Key { slot: route.slot, generation: route.generation };
+            if usize::from(route.worker) != self.services.worker() {
+                if let Some(routed) = self.receive_of_other(route, at, meta, datagram) {
+                    return routed;
                 }
-            } else if self.receive_on(
-                Key { slot: route.slot, generation: route.generation },
-                datapath,
-                meta,
-                datagram,
-            ) {
+            } else if self.receive_on(key, at, meta, datagram) {
                 return Routed::Here;
+            } else if let Some(home) = self.table.away(key) {
+                return Routed::Elsewhere(home.route());
             }
         } else if form == Form::Long
             && let Some(dcid) = ConnectionId::new(dcid)
             && let Some(key) =
                 self.table.find_initial(&InitialKey { dcid, remote: meta.path.remote })
         {
-            if self.receive_on(key, datapath, meta, datagram) {
+            if self.receive_on(key, at, meta, datagram) {
                 return Routed::Here;
             }
             // A late copy, and its connection is over: it must not begin another.
@@ -83,17 +100,45 @@ impl Lane {
         if let Some(routed) = self.forgotten_by_peer(meta, datagram) {
             return routed;
         }
-        self.judge((form, route.is_some()), datapath, meta, datagram)
+        self.judge((form, route.is_some()), at.datapath, meta, datagram)
+    }
+
+    /// A datagram that arrived at another worker, which handed it over.
+    pub(crate) fn receive_handed(
+        &mut self,
+        at: Arrived,
+        meta: &RxMeta,
+        datagram: &mut [u8],
+    ) -> Routed {
+        match self.receive_from(at, meta, datagram) {
+            // Who forwarded it has sent its connection before it.
+            Routed::Elsewhere(_) if self.take_arrivals() > 0 => {
+                self.receive_from(at, meta, datagram)
+            }
+            routed => routed,
+        }
+    }
+
+    /// A datagram whose id names another worker. `None` if there is no such worker: the id is from
+    /// before a restart, with more workers.
+    fn receive_of_other(
+        &mut self,
+        route: Route,
+        at: Arrived,
+        meta: &RxMeta,
+        datagram: &mut [u8],
+    ) -> Option<Routed> {
+        if let Some(key) = self.moves.guest(Home::of(route))
+            && self.receive_on(key, at, meta, datagram)
+        {
+            return Some(Routed::Here);
+        }
+        let exists = usize::from(route.worker) < self.services.fleet().len();
+        exists.then_some(Routed::Elsewhere(route))
     }
 
     /// Gives a datagram to the connection `key`; false if there is none.
-    fn receive_on(
-        &mut self,
-        key: Key,
-        datapath: usize,
-        meta: &RxMeta,
-        datagram: &mut [u8],
-    ) -> bool {
+    fn receive_on(&mut self, key: Key, at: Arrived, meta: &RxMeta, datagram: &mut [u8]) -> bool {
         let Some(entry) = self.table.get(key) else { return false };
         let now = self.services.now();
         let ends = Ends { local: &meta.path.local, remote: &meta.path.remote };
@@ -103,11 +148,16 @@ impl Lane {
         if let Some(path) = path
             && (path != entry.seat.way.path || entry.seat.way.link != meta.path.link)
         {
-            let way = Way { path, datapath, link: meta.path.link };
+            let way = Way { path, datapath: at.datapath, link: meta.path.link };
             let connection = &entry.connection;
             entry.seat.learn(way, |path| connection.has_path(path));
         }
         touch(&mut self.touched, &mut entry.seat, now);
+        if at.worker == self.services.worker() {
+            entry.seat.astray.count = 0;
+        } else if path == Some(entry.connection.path_id()) {
+            self.note_astray(key, at.worker as u16);
+        }
         true
     }
 

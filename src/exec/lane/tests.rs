@@ -2,6 +2,7 @@
 
 mod flood;
 mod forged;
+mod moving;
 mod places;
 
 use super::*;

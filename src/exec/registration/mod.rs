@@ -25,8 +25,8 @@ use super::address::Address;
 use super::api::{Handle, HandleError, Handler, WorkerRef};
 use super::clock::Clock;
 use super::config::{ClientConfig, RegistrationConfig};
-use super::handoff::{Fleet, PostError};
-use super::message::{Command, ConnectRequest, Control};
+use super::handoff::PostError;
+use super::message::{Command, ConnectRequest, Control, WorkerFleet};
 use super::source::Source;
 use super::status::{Board, WorkerStatus};
 use crate::datapath::headers::VerdictCounters;
@@ -43,7 +43,7 @@ use watching::Watching;
 
 /// What the registration, its listeners and its workers share.
 struct Shared {
-    fleet: Arc<Fleet<Command>>,
+    fleet: Arc<WorkerFleet>,
     boards: Arc<[Arc<Board>]>,
     source: Source,
     secrets: Secrets,

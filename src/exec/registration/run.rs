@@ -66,6 +66,9 @@ impl WorkerLoop {
     ) -> Self {
         ON_WORKER.set(true);
         tell_time_of_day(Some(time_of_day));
+        if let Some(cpu) = placement.cpu {
+            worker.note_cpu(cpu);
+        }
         Self {
             worker,
             clock,

@@ -7,9 +7,8 @@ use super::super::config::{
     Affinity, Io, LaneLimits, Pin, Polling, Profile, RegistrationConfig, UdpTuning,
 };
 use super::super::entropy::Entropy;
-use super::super::handoff::Fleet;
 use super::super::lane::{Lane, LaneParts};
-use super::super::message::{Command, Control};
+use super::super::message::{Command, Control, WorkerFleet};
 use super::super::source::{LadderStep, OpenDatapathError, Source, steps};
 use super::super::status::Board;
 use super::super::sys::{self, Poller};
@@ -109,7 +108,7 @@ pub struct WorkerSeed {
     limits: LaneLimits,
     codec: Codec,
     secrets: Secrets,
-    fleet: Arc<Fleet<Command>>,
+    fleet: Arc<WorkerFleet>,
     source: Source,
     board: Arc<Board>,
     clock: Clock,
@@ -186,7 +185,8 @@ pub(super) fn prepare(
     if workers == 0 || workers > MAX_WORKERS {
         return Err(OpenError::Workers(workers));
     }
-    let fleet = Fleet::new(workers, config.inbox_commands.max(1)).map_err(OpenError::System)?;
+    let fleet =
+        WorkerFleet::new(workers, config.inbox_commands.max(1)).map_err(OpenError::System)?;
     let secrets = Secrets::derive(&config);
     let codec = Codec::new(&config.cid_config(secrets.cid_secret, secrets.cid_key))
         .map_err(OpenError::CidConfig)?;
@@ -328,7 +328,7 @@ pub(super) fn spawn(seeds: Vec<WorkerSeed>) -> Result<Vec<JoinHandle<()>>, OpenE
 }
 
 /// Ends workers that had started before one failed.
-fn end(fleet: Option<Arc<Fleet<Command>>>, threads: Vec<JoinHandle<()>>) {
+fn end(fleet: Option<Arc<WorkerFleet>>, threads: Vec<JoinHandle<()>>) {
     let Some(fleet) = fleet else { return };
     for worker in 0..fleet.len() {
         if let Some(inbox) = fleet.inbox(worker) {

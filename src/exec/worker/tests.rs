@@ -2,6 +2,7 @@
 
 use super::super::api::WorkerRef;
 use super::super::config::LaneLimits;
+use super::super::message::Command;
 use super::super::simulated::SimulatedWorkers;
 use super::super::testing::{client_config, wire};
 use super::*;

@@ -44,6 +44,10 @@ pub(super) struct LocalCids {
     peer_limit: u64,
     /// How many are kept issued, if the peer can hold as many.
     target: u64,
+    /// The peer has to retire the ids below this number: see [`replace`](Self::replace).
+    retire_prior_to: u64,
+    /// How many of the active ones are below it.
+    replaced: usize,
     pub(super) pending: bool,
 }
 
@@ -55,6 +59,8 @@ impl LocalCids {
             next_sequence: 1,
             peer_limit: 0,
             target: LOCAL_TARGET,
+            retire_prior_to: 0,
+            replaced: 0,
             pending: false,
         }
     }
@@ -65,7 +71,8 @@ impl LocalCids {
 
     /// True while another id should be handed to [`add`](Self::add).
     pub(super) fn wants_more(&self) -> bool {
-        (self.active.len() as u64) < self.peer_limit.min(self.target)
+        // RFC 9000 §5.1.1: ids that the same frame retires do not count towards the peer's limit.
+        ((self.active.len() - self.replaced) as u64) < self.peer_limit.min(self.target)
             && self.active.len() < LOCAL_MAX
             && self.active.first().is_some_and(|c| !c.cid.is_empty())
     }
@@ -84,6 +91,23 @@ impl LocalCids {
         self.next_sequence = sequence + 1;
         self.active.push(LocalCid { sequence, cid, reset_token, announce: false });
         self.target = LOCAL_TARGET + 1;
+    }
+
+    /// The peer is to retire all ids of now, for those that are added from now on.
+    pub(super) fn replace(&mut self) {
+        self.retire_prior_to = self.next_sequence;
+        self.replaced = self.active.len();
+    }
+
+    /// True while the peer may still write to an id that was [replaced](Self::replace).
+    pub(super) fn has_replaced(&self) -> bool {
+        self.replaced > 0
+    }
+
+    /// What the announcement of an id tells the peer to retire. It cannot be more than the id itself
+    /// (RFC 9000 §19.15): one that was replaced before it arrived is retired as it arrives.
+    pub(super) fn retire_prior_to(&self, sequence: u64) -> u64 {
+        self.retire_prior_to.min(sequence)
     }
 
     /// How many were issued.
@@ -149,6 +173,7 @@ impl LocalCids {
             return Err(TransportError::protocol_violation("retires the connection id it uses"));
         }
         self.active.swap_remove(at);
+        self.replaced -= usize::from(sequence < self.retire_prior_to);
         Ok(())
     }
 }
@@ -490,6 +515,32 @@ mod tests {
         assert!(l.retire(0, &cid(1)).is_ok());
         assert!(l.retire(0, &cid(1)).is_ok(), "a repeat is fine");
         assert!(l.wants_more(), "the retired one is replaced");
+    }
+
+    #[test]
+    fn ids_that_are_replaced_make_room_for_others_and_are_retired_by_the_peer() {
+        let mut l = LocalCids::new(cid(0));
+        l.set_peer_limit(2);
+        l.add(cid(1), [1; 16]);
+        assert!(!l.wants_more() && !l.has_replaced());
+        l.replace();
+        // A peer that reads the announcements in any order ends with the new ones.
+        let mut r = RemoteCids::new(cid(0), 2);
+        for n in 2..4 {
+            assert!(l.wants_more(), "{n}");
+            l.add(cid(n), [n; 16]);
+        }
+        assert!(!l.wants_more());
+        for n in [3, 1, 2] {
+            r.add(n, l.retire_prior_to(n), cid(n as u8), [n as u8; 16]).unwrap();
+        }
+        while let Some(gone) = r.next_retirement() {
+            assert!(l.has_replaced());
+            l.retire(gone, r.current()).unwrap();
+            r.retirement_sent();
+        }
+        assert!(!l.has_replaced() && !l.wants_more());
+        assert_eq!(l.iter().map(|c| c.sequence).sum::<u64>(), 5);
     }
 
     #[test]

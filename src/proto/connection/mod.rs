@@ -264,6 +264,12 @@ impl Connection {
         self.path.id
     }
 
+    /// True if the peer has shown that it receives on the path that packets take.
+    #[must_use]
+    pub fn is_path_validated(&self) -> bool {
+        self.path.validation.is_validated()
+    }
+
     /// True if the connection has this path.
     #[cold]
     #[must_use]
@@ -436,6 +442,17 @@ impl Connection {
     /// Issues a connection id, with the token that resets it.
     pub fn add_cid(&mut self, cid: ConnectionId, reset_token: [u8; 16]) {
         self.local_cids.add(cid, reset_token);
+    }
+
+    /// The owner has moved the connection: the ids of now lead to where it was. Others are asked for
+    /// ([`wants_cid`](Self::wants_cid)), and the peer is told to retire these.
+    pub(crate) fn replace_cids(&mut self) {
+        self.local_cids.replace();
+    }
+
+    /// True while the peer may still write to an id from before [`replace_cids`](Self::replace_cids).
+    pub(crate) fn has_replaced_cids(&self) -> bool {
+        self.local_cids.has_replaced()
     }
 
     /// The connection ids that the peer may use, oldest first.

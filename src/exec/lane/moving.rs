@@ -1,0 +1,487 @@
+//! A connection goes from one worker to another.
+//!
+//! The NIC chooses the queue that a datagram arrives on, and each queue has its worker. When the NIC
+//! is told to choose differently, or the peer's address changes, the datagrams of a connection arrive
+//! at another worker than its own. They are handed over one by one, at the cost of a copy each; so
+//! the connection follows them:
+//!
+//! ```text
+//!   worker A: has the connection                   worker B: its datagrams arrive here
+//!
+//!   some in a row came from B
+//!   the application agrees      -- Offer -->       keeps a place in its table
+//!                               <- Accept --
+//!   packs it: timers, watches,
+//!   closures; its slot says:
+//!   "at B"                      -- Arrive ->       seats it; its old id leads here ("guest")
+//!   calls posted to A           -- Call --->       carried out first
+//!   no more will come           -- Settled>        then those posted to B
+//!                                                  the peer gets ids that name B, retires the others
+//!   its slot is free            <- Release-        half a second after that
+//! ```
+//!
+//! Who has the connection is decided by the message that carries it: no lock is needed, and at no
+//! instant do two workers reach it. A datagram that A gets meanwhile is forwarded, and one that
+//! comes to B before the connection does goes to A and back. A connection does not move again before
+//! its former place is released, which a peer delays at its own cost: its datagrams are handed over
+//! one by one then. A worker agrees to no more connections than its ring of arrivals can hold.
+//!
+//! A connection moves only when its handshake is confirmed, and only after
+//! [`LaneLimits::move_after`](crate::exec::LaneLimits::move_after) authentic datagrams of its active,
+//! validated path in a row arrived at one other worker: a stray one moves nothing.
+
+use super::super::address::{Address, Home, Key, Place, Post};
+use super::super::api::{Entry, Journey, Processor};
+use super::super::handoff::INCOMING_MAX;
+use super::super::message::{Move, Op, Traveller};
+use super::command::perform;
+use super::{Lane, admission, touch};
+use crate::time::{Instant, MILLISECOND_NS, SECOND_NS};
+use bytes::Bytes;
+use std::collections::{HashMap, VecDeque};
+use std::hash::RandomState;
+use std::sync::Arc;
+
+/// Messages about moves that are taken in one turn.
+const MOVE_BUDGET: usize = 128;
+/// How long an id that the peer has retired is known: packets that carry it may be on their way.
+const RELEASE_LINGER_NS: u64 = 500 * MILLISECOND_NS;
+/// How long a connection is not offered again to a worker that had no place for it.
+const DECLINED_NS: u64 = SECOND_NS;
+/// Calls of handles that may wait for those posted before a move. Beyond it the worker takes no calls
+/// out of its inbox, which is bounded too.
+const HELD_MAX: usize = 4096;
+
+/// Calls posted to a connection that has left, until there can be no more.
+struct Settling {
+    address: Arc<Address>,
+    moved: Post,
+    to: Home,
+    /// Calls in our inbox that may be for it, once no more come.
+    left: Option<usize>,
+}
+
+/// The moves of a lane's connections.
+#[derive(Default)]
+pub(super) struct Moves {
+    /// Connections whose datagrams arrive elsewhere, and where.
+    astray: Vec<(Key, u16)>,
+    /// Connections that came from elsewhere, by the place that their old ids name.
+    guests: HashMap<Home, Key, RandomState>,
+    settling: Vec<Settling>,
+    /// Connections whose old ids are retired, with the time to forget these.
+    releasing: VecDeque<(Instant, Key)>,
+    /// Messages for which the receiver had no room.
+    outbox: VecDeque<(u16, Move)>,
+    /// Calls that wait for those posted before a move.
+    held: usize,
+    /// The lane closes all connections with this code.
+    finishing: Option<u64>,
+}
+
+impl Moves {
+    /// True if a turn would find something to do.
+    pub(super) fn is_busy(&self) -> bool {
+        !self.astray.is_empty() || !self.outbox.is_empty() || !self.settling.is_empty()
+    }
+
+    /// True while calls of handles may be taken out of the inbox.
+    pub(super) fn takes_calls(&self) -> bool {
+        self.outbox.is_empty() && self.held < HELD_MAX
+    }
+
+    /// A call was taken out of the inbox.
+    #[inline]
+    pub(super) fn call_taken(&mut self) {
+        for settling in &mut self.settling {
+            settling.left = settling.left.map(|left| left.saturating_sub(1));
+        }
+    }
+
+    /// The connection that an id of another worker's leads to, if it has moved here.
+    pub(super) fn guest(&self, home: Home) -> Option<Key> {
+        if self.guests.is_empty() { None } else { self.guests.get(&home).copied() }
+    }
+
+    /// A connection's datagrams arrive at another worker.
+    pub(super) fn push_astray(&mut self, key: Key, at: u16) {
+        self.astray.push((key, at));
+    }
+
+    /// True if nothing is left of any move.
+    #[cfg(test)]
+    pub(super) fn is_at_rest(&self) -> bool {
+        !self.is_busy() && self.guests.is_empty() && self.releasing.is_empty() && self.held == 0
+    }
+
+    /// Connections are closed as they arrive, and none leaves.
+    pub(super) fn finish(&mut self, code: u64) {
+        self.finishing = Some(code);
+    }
+}
+
+impl Entry {
+    /// True if the connection may move to worker `to`.
+    fn may_move(&self, to: u16, now: Instant) -> bool {
+        let free = self.seat.journey.as_ref().is_none_or(|journey| {
+            let refused = journey.refused.is_some_and(|(by, until)| by == to && now < until);
+            journey.asked.is_none() && journey.former.is_none() && !refused
+        });
+        free && self.is_settled()
+    }
+
+    /// True from the confirmed handshake until the connection closes.
+    fn is_settled(&self) -> bool {
+        let connection = &self.connection;
+        !self.seat.over
+            && self.seat.handshake.is_none()
+            && connection.is_confirmed()
+            && connection.is_established()
+            && connection.is_path_validated()
+    }
+
+    fn journey(&mut self) -> &mut Journey {
+        self.seat.journey.get_or_insert_default()
+    }
+}
+
+impl Lane {
+    /// An authentic datagram of the connection's active path arrived at worker `at`, and was handed
+    /// over.
+    #[cold]
+    pub(super) fn note_astray(&mut self, key: Key, at: u16) {
+        let after = self.admission.limits().move_after;
+        let Some(entry) = self.table.get(key) else { return };
+        if entry.seat.astray.note(at) >= after && after > 0 {
+            self.moves.push_astray(key, at);
+        }
+    }
+
+    /// What is due of moves in this turn. Returns how many connections and messages were served.
+    pub(in crate::exec) fn serve_moves(&mut self) -> usize {
+        let mut work = self.take_arrivals();
+        while work < MOVE_BUDGET
+            && let Some(message) = self.inbox().and_then(|inbox| inbox.told())
+        {
+            work += 1;
+            self.told(message);
+        }
+        if self.moves.is_busy() {
+            work += self.serve_own_moves();
+        }
+        work
+    }
+
+    #[cold]
+    fn serve_own_moves(&mut self) -> usize {
+        let astray = std::mem::take(&mut self.moves.astray);
+        for &(key, to) in &astray {
+            self.consider(key, to);
+        }
+        self.settle_calls();
+        self.empty_outbox();
+        astray.len()
+    }
+
+    fn inbox(&self) -> Option<&super::super::handoff::Inbox<super::super::message::Command, Move>> {
+        self.services.fleet().inbox(self.services.worker())
+    }
+
+    fn told(&mut self, message: Move) {
+        match message {
+            Move::Offer { from, key } => self.offered(from, key),
+            Move::Accept { key, place } => self.accepted(key, place),
+            Move::Decline { key } => self.declined(key),
+            Move::Cancel { place } => self.table.release(place),
+            Move::Arrive(traveller) => self.arrive(*traveller),
+            Move::Call { target, op } => self.forwarded_call(target, op),
+            Move::Settled { place } => self.settled(place),
+            Move::Release { key } => self.table.release(key),
+        }
+    }
+
+    /// Tells another worker, or keeps the message until there is room for it.
+    pub(super) fn tell(&mut self, worker: u16, message: Move) {
+        if !self.moves.outbox.is_empty() {
+            return self.moves.outbox.push_back((worker, message));
+        }
+        if let Err(message) = self.try_tell(worker, message) {
+            self.moves.outbox.push_back((worker, message));
+        }
+    }
+
+    fn try_tell(&mut self, worker: u16, message: Move) -> Result<(), Move> {
+        let fleet = self.services.fleet().clone();
+        match fleet.inbox(worker.into()).filter(|inbox| !inbox.is_closed()) {
+            Some(inbox) => inbox.tell(message),
+            None => {
+                // It has ended, and what it had with it.
+                if let Move::Offer { key, .. } = message {
+                    self.declined(key);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn empty_outbox(&mut self) {
+        // What is for one worker stays in order.
+        let mut full: Vec<u16> = Vec::new();
+        for (worker, message) in std::mem::take(&mut self.moves.outbox) {
+            let refused =
+                if full.contains(&worker) { Err(message) } else { self.try_tell(worker, message) };
+            if let Err(message) = refused {
+                full.push(worker);
+                self.moves.outbox.push_back((worker, message));
+            }
+        }
+    }
+
+    // ---- the worker that has the connection -------------------------------------------------
+
+    /// Offers a connection to the worker at which its datagrams arrive, if its application agrees.
+    fn consider(&mut self, key: Key, to: u16) {
+        let (now, cpu) = (self.services.now(), self.services.fleet().cpu(to.into()));
+        if self.moves.finishing.is_some() {
+            return;
+        }
+        let Some(entry) = self.table.get(key).filter(|entry| entry.may_move(to, now)) else {
+            return;
+        };
+        let processor = Processor { worker: to.into(), cpu };
+        let (connection, mut application) = entry.split(&mut self.services);
+        let agrees = application.ideal_processor_changed(connection, processor);
+        connection.deliver_events(&mut application);
+        touch(&mut self.touched, &mut entry.seat, now);
+        if !agrees {
+            entry.journey().refused = Some((to, Instant::NEVER));
+            self.counters.moves_vetoed += 1;
+            return;
+        }
+        entry.journey().asked = Some(to);
+        let from = self.services.worker() as u16;
+        self.tell(to, Move::Offer { from, key });
+    }
+
+    fn declined(&mut self, key: Key) {
+        let until = self.services.now().plus_ns(DECLINED_NS);
+        let Some(entry) = self.table.get(key) else { return };
+        if let Some(by) = entry.journey().asked.take() {
+            entry.journey().refused = Some((by, until));
+            self.counters.moves_declined += 1;
+        }
+    }
+
+    fn accepted(&mut self, key: Key, place: Home) {
+        let open = self.moves.finishing.is_none();
+        let goes = self.table.get(key).is_some_and(|entry| {
+            let asked = entry.journey().asked.take();
+            open && asked == Some(place.worker) && entry.is_settled()
+        });
+        if goes {
+            self.depart(key, place);
+        } else {
+            self.tell(place.worker, Move::Cancel { place: place.key });
+        }
+    }
+
+    /// Sends a connection away.
+    fn depart(&mut self, key: Key, place: Home) {
+        let Some(mut entry) = self.table.depart(key, place) else { return };
+        let former = Home { worker: self.services.worker() as u16, key };
+        let belongings = self.services.pack(&mut entry.seat);
+        self.wheel.remove(key.slot);
+        self.leave_reset(key, entry.seat.reset.take());
+        admission::release(&mut self.admission, &entry);
+        entry.seat.held_bytes = 0;
+        if let Some(source) = entry.seat.source {
+            self.admission.left(source);
+        }
+        // Its slot may still be on the list, and finds nothing there.
+        entry.seat.touched = false;
+        let address = entry.seat.address.clone();
+        let left_at = self.services.now();
+        let traveller =
+            Traveller { former, place: place.key, entry: Some(entry), belongings, left_at };
+        self.counters.moved_out += 1;
+        let fleet = self.services.fleet().clone();
+        if let Some(inbox) = fleet.inbox(place.worker.into()) {
+            // There is room: a place was kept. A worker that has ended drops it.
+            drop(inbox.deliver(Move::Arrive(Box::new(traveller))));
+        }
+        if let Some(address) = address {
+            let moved = address.move_on(former, place);
+            self.moves.settling.push(Settling { address, moved, to: place, left: None });
+        }
+    }
+
+    /// Tells new owners when all calls that were posted here are forwarded.
+    fn settle_calls(&mut self) {
+        let waiting = self.inbox().map_or(0, |inbox| inbox.waiting());
+        let mut done = Vec::new();
+        self.moves.settling.retain_mut(|settling| {
+            if settling.left.is_none() && !settling.address.posted_before(settling.moved) {
+                // No more will come than lie in the inbox now.
+                settling.left = Some(waiting);
+            }
+            let ends = settling.left == Some(0);
+            if ends {
+                done.push(settling.to);
+            }
+            !ends
+        });
+        for to in done {
+            self.tell(to.worker, Move::Settled { place: to.key });
+        }
+    }
+
+    // ---- the worker that gets it --------------------------------------------------------------
+
+    fn offered(&mut self, from: u16, key: Key) {
+        let room = self.moves.finishing.is_none()
+            && self.table.reserved() < INCOMING_MAX
+            && !self.admission.is_out_of_memory();
+        let place = if room { self.table.reserve() } else { None };
+        let worker = self.services.worker() as u16;
+        self.tell(
+            from,
+            match place {
+                Some(place) => Move::Accept { key, place: Home { worker, key: place } },
+                None => Move::Decline { key },
+            },
+        );
+    }
+
+    /// Seats the connections that have come. Returns how many.
+    pub(super) fn take_arrivals(&mut self) -> usize {
+        let mut taken = 0;
+        while let Some(message) = self.inbox().and_then(|inbox| inbox.arrival()) {
+            taken += 1;
+            self.told(message);
+        }
+        taken
+    }
+
+    fn arrive(&mut self, mut traveller: Traveller) {
+        // Time never runs back for a connection either.
+        self.services.set_now(traveller.left_at);
+        let now = self.services.now();
+        let (former, place) = (traveller.former, traveller.place);
+        let belongings = std::mem::take(&mut traveller.belongings);
+        let Some(mut entry) = traveller.entry.take() else { return };
+        let seat = &mut entry.seat;
+        (seat.key, seat.astray) = (place, Default::default());
+        let held = seat.address.as_ref().map(|_| VecDeque::new());
+        seat.journey = Some(Box::new(Journey { former: Some(former), held, ..Journey::default() }));
+        let lost = self.services.unpack(seat, belongings);
+        self.counters.watches_lost += lost.len() as u64;
+        if let Some(source) = seat.source {
+            self.admission.arrived(source);
+        }
+        entry.connection.replace_cids();
+        self.wheel.grow(self.table.slots());
+        self.counters.moved_in += 1;
+        let Ok(entry) = self.table.seat(place, entry) else {
+            unreachable!("a place was kept for it")
+        };
+        self.moves.guests.insert(former, place);
+        admission::measure(&mut self.admission, entry, now);
+        let (connection, mut application) = entry.split(&mut self.services);
+        application.moved(connection, former.worker.into());
+        for token in lost {
+            application.lost_watch(connection, token);
+        }
+        if let Some(code) = self.moves.finishing {
+            connection.close(now, code, Bytes::new());
+        }
+        connection.deliver_events(&mut application);
+        touch(&mut self.touched, &mut entry.seat, now);
+        self.enter_reset(place);
+    }
+
+    /// Keeps a call back until those that were posted before the move are carried out. Gives it back
+    /// if there is nothing to wait for.
+    pub(super) fn hold(&mut self, key: Key, op: Op) -> Option<Op> {
+        if self.table.is_reserved(key) {
+            // It has been sent: its new address was written after that.
+            self.take_arrivals();
+        }
+        let journey = self.table.get(key).and_then(|entry| entry.seat.journey.as_mut());
+        let Some(held) = journey.and_then(|journey| journey.held.as_mut()) else {
+            return Some(op);
+        };
+        held.push_back(op);
+        self.moves.held += 1;
+        None
+    }
+
+    fn forwarded_call(&mut self, target: Arc<Address>, op: Op) {
+        match target.place() {
+            Place::At(worker, key) if usize::from(worker) == self.services.worker() => {
+                if self.table.is_reserved(key) {
+                    self.take_arrivals();
+                }
+                if !self.with(key, |connection, adapter| perform(connection, adapter, op)) {
+                    self.counters.commands_late += 1;
+                }
+            }
+            Place::At(worker, _) => self.tell(worker, Move::Call { target, op }),
+            Place::Pending | Place::Gone => self.counters.commands_late += 1,
+        }
+    }
+
+    /// All calls that were posted before the move are carried out: those that waited are next.
+    fn settled(&mut self, place: Key) {
+        if self.table.is_reserved(place) {
+            self.take_arrivals();
+        }
+        let held = self.table.get(place).and_then(|entry| entry.journey().held.take());
+        for op in held.unwrap_or_default() {
+            self.moves.held -= 1;
+            if !self.with(place, |connection, adapter| perform(connection, adapter, op)) {
+                self.counters.commands_late += 1;
+            }
+        }
+    }
+
+    /// After a connection has written: perhaps nothing leads to its former place any more.
+    #[cold]
+    pub(super) fn settle_journey(&mut self, key: Key) {
+        let until = self.services.now().plus_ns(RELEASE_LINGER_NS);
+        let Some(entry) = self.table.get(key) else { return };
+        let replaced = entry.connection.has_replaced_cids();
+        let journey = entry.journey();
+        if journey.former.is_some() && !replaced && !journey.releasing {
+            journey.releasing = true;
+            self.moves.releasing.push_back((until, key));
+        }
+    }
+
+    /// Gives up the former places of connections whose old ids were retired long enough ago.
+    pub(super) fn release_places(&mut self, now: Instant) {
+        while self.moves.releasing.front().is_some_and(|(until, _)| *until <= now) {
+            let Some((_, key)) = self.moves.releasing.pop_front() else { return };
+            let Some(entry) = self.table.get(key) else { continue };
+            entry.journey().releasing = false;
+            if let Some(former) = entry.journey().former.take() {
+                self.release_former(former);
+            }
+        }
+    }
+
+    fn release_former(&mut self, former: Home) {
+        self.moves.guests.remove(&former);
+        self.tell(former.worker, Move::Release { key: former.key });
+    }
+
+    /// A connection is gone: so is what was left of its move.
+    pub(super) fn end_journey(&mut self, journey: Option<Box<Journey>>) {
+        let Some(journey) = journey else { return };
+        let late = journey.held.map_or(0, |held| held.len());
+        self.moves.held -= late;
+        self.counters.commands_late += late as u64;
+        if let Some(former) = journey.former {
+            self.release_former(former);
+        }
+    }
+}
