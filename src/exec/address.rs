@@ -24,7 +24,7 @@
 //! another thread; what is kept is as bounded as the inbox is. `tools/models` checks every
 //! interleaving of it.
 
-use super::sync::{AtomicU32, AtomicU64, Ordering};
+use super::sync::{AtomicU32, AtomicU64, Ordering, fence};
 use crate::lb;
 use std::sync::Arc;
 
@@ -100,6 +100,45 @@ const GONE: u64 = u64::MAX >> 1;
 const _: () = assert!(SLOT_BITS + GENERATION_BITS + lb::MAX_WORKERS.ilog2() <= u64::BITS);
 const _: () = assert!(MAX_CONNECTIONS < lb::MAX_SLOTS);
 
+/// Calls that were posted to the home that a connection has left, until there can be no more. The
+/// connection may not move again before that.
+#[derive(Debug)]
+pub(super) struct Settling {
+    address: Arc<Address>,
+    moved: Post,
+    to: Home,
+    /// Calls in the former worker's inbox that may be for the connection, once no more come.
+    left: Option<usize>,
+}
+
+impl Settling {
+    /// Where the connection went.
+    pub(super) fn to(&self) -> Home {
+        self.to
+    }
+
+    /// A call was taken out of the former worker's inbox.
+    pub(super) fn call_taken(&mut self) {
+        self.left = self.left.map(|left| left.saturating_sub(1));
+    }
+
+    /// True once all calls are taken that were posted to the former worker. `waiting` says how many lie
+    /// in its inbox.
+    pub(super) fn ends(&mut self, waiting: impl Fn() -> usize) -> bool {
+        if self.left.is_none() && !self.is_posting() {
+            // No more will come than lie there now; looked at before, one might have come in between.
+            self.left = Some(waiting());
+        }
+        self.left == Some(0)
+    }
+
+    /// True while a post may be under way that began before the move.
+    fn is_posting(&self) -> bool {
+        fence(Ordering::SeqCst);
+        self.address.posting[self.moved.0 as usize % 2].load(Ordering::Acquire) > 0
+    }
+}
+
 /// A home as one word.
 fn pack(home: Home) -> u64 {
     let place = u64::from(home.worker) << GENERATION_BITS | u64::from(home.key.generation);
@@ -129,39 +168,37 @@ impl Address {
         self.packed.store(pack(Home { worker, key }), Ordering::Release);
     }
 
-    /// The connection has gone from one home to the next. Returns what
-    /// [`posted_before`](Self::posted_before) takes. The new owner may have ended the connection
-    /// already: then the address stays so.
-    pub(super) fn move_on(&self, from: Home, to: Home) -> Post {
-        // Failing means that the connection is over.
-        let _over =
-            self.packed.compare_exchange(pack(from), pack(to), Ordering::SeqCst, Ordering::SeqCst);
-        Post(self.moves.fetch_add(1, Ordering::SeqCst))
+    /// The connection has gone from one home to the next. The new owner may have ended it already:
+    /// then the address stays so.
+    pub(super) fn move_on(address: Arc<Self>, from: Home, to: Home) -> Settling {
+        let _over = address.packed.compare_exchange(
+            pack(from),
+            pack(to),
+            Ordering::Release,
+            Ordering::Relaxed,
+        );
+        let moved = Post(address.moves.fetch_add(1, Ordering::Release));
+        Settling { address, moved, to, left: None }
     }
 
     /// Announces a post. Read the place after it.
     pub(super) fn begin_post(&self) -> Post {
         loop {
-            let moves = self.moves.load(Ordering::SeqCst);
+            let moves = self.moves.load(Ordering::Acquire);
             let count = &self.posting[moves as usize % 2];
-            count.fetch_add(1, Ordering::SeqCst);
-            if self.moves.load(Ordering::SeqCst) == moves {
+            count.fetch_add(1, Ordering::Relaxed);
+            // With that in `Settling::is_posting`: either this sees the move, or the count is seen there.
+            fence(Ordering::SeqCst);
+            if self.moves.load(Ordering::Acquire) == moves {
                 return Post(moves);
             }
-            // The connection has moved in between: who moved it may have seen no post.
-            count.fetch_sub(1, Ordering::SeqCst);
+            count.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
     /// The call is in the inbox, or was refused.
     pub(super) fn end_post(&self, post: Post) {
-        self.posting[post.0 as usize % 2].fetch_sub(1, Ordering::SeqCst);
-    }
-
-    /// True while a post may be under way that began before that move. The next move must wait until
-    /// it is false.
-    pub(super) fn posted_before(&self, moved: Post) -> bool {
-        self.posting[moved.0 as usize % 2].load(Ordering::SeqCst) > 0
+        self.posting[post.0 as usize % 2].fetch_sub(1, Ordering::Release);
     }
 
     /// The connection is no more.
@@ -216,18 +253,21 @@ mod tests {
         let [a, b] = [0, 1].map(|worker| Home { worker, key });
         let address = Address::at(0, key);
         let early = address.begin_post();
-        let moved = address.move_on(a, b);
-        assert_eq!(address.worker(), 1);
+        let mut settling = Address::move_on(address.clone(), a, b);
+        assert_eq!((address.worker(), settling.to()), (1, b));
         let late = address.begin_post();
-        assert!(address.posted_before(moved));
+        assert!(!settling.ends(|| 0));
         address.end_post(early);
-        assert!(!address.posted_before(moved), "a later one goes to the new home");
+        assert!(!settling.ends(|| 2), "two calls lie there; a later one goes to the new home");
+        for left in [false, true] {
+            settling.call_taken();
+            assert_eq!(settling.ends(|| 9), left);
+        }
         address.end_post(late);
-        let back = address.move_on(b, a);
-        assert!(!address.posted_before(back));
+        assert!(Address::move_on(address.clone(), b, a).ends(|| 0));
         // A connection that has ended does not come back.
         address.end();
-        address.move_on(a, b);
+        Address::move_on(address.clone(), a, b);
         assert_eq!(address.place(), Place::Gone);
     }
 }

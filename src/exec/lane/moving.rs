@@ -30,7 +30,7 @@
 //! [`LaneLimits::move_after`](crate::exec::LaneLimits::move_after) authentic datagrams of its active,
 //! validated path in a row arrived at one other worker: a stray one moves nothing.
 
-use super::super::address::{Address, Home, Key, Place, Post};
+use super::super::address::{Address, Home, Key, Place, Settling};
 use super::super::api::{Entry, Journey, Processor};
 use super::super::handoff::INCOMING_MAX;
 use super::super::message::{Move, Op, Traveller};
@@ -51,15 +51,6 @@ const DECLINED_NS: u64 = SECOND_NS;
 /// Calls of handles that may wait for those posted before a move. Beyond it the worker takes no calls
 /// out of its inbox, which is bounded too.
 const HELD_MAX: usize = 4096;
-
-/// Calls posted to a connection that has left, until there can be no more.
-struct Settling {
-    address: Arc<Address>,
-    moved: Post,
-    to: Home,
-    /// Calls in our inbox that may be for it, once no more come.
-    left: Option<usize>,
-}
 
 /// The moves of a lane's connections.
 #[derive(Default)]
@@ -93,9 +84,7 @@ impl Moves {
     /// A call was taken out of the inbox.
     #[inline]
     pub(super) fn call_taken(&mut self) {
-        for settling in &mut self.settling {
-            settling.left = settling.left.map(|left| left.saturating_sub(1));
-        }
+        self.settling.iter_mut().for_each(Settling::call_taken);
     }
 
     /// The connection that an id of another worker's leads to, if it has moved here.
@@ -310,23 +299,20 @@ impl Lane {
             drop(inbox.deliver(Move::Arrive(Box::new(traveller))));
         }
         if let Some(address) = address {
-            let moved = address.move_on(former, place);
-            self.moves.settling.push(Settling { address, moved, to: place, left: None });
+            self.moves.settling.push(Address::move_on(address, former, place));
         }
     }
 
     /// Tells new owners when all calls that were posted here are forwarded.
     fn settle_calls(&mut self) {
-        let waiting = self.inbox().map_or(0, |inbox| inbox.waiting());
+        let fleet = self.services.fleet().clone();
+        let inbox = fleet.inbox(self.services.worker());
+        let waiting = || inbox.map_or(0, |inbox| inbox.waiting());
         let mut done = Vec::new();
         self.moves.settling.retain_mut(|settling| {
-            if settling.left.is_none() && !settling.address.posted_before(settling.moved) {
-                // No more will come than lie in the inbox now.
-                settling.left = Some(waiting);
-            }
-            let ends = settling.left == Some(0);
+            let ends = settling.ends(waiting);
             if ends {
-                done.push(settling.to);
+                done.push(settling.to());
             }
             !ends
         });
