@@ -203,6 +203,12 @@ impl<C, M> Inbox<C, M> {
         Ok(())
     }
 
+    /// True if there is anything about moves.
+    #[inline]
+    pub(super) fn has_moves(&self) -> bool {
+        !self.moves.is_empty() || !self.arrivals.is_empty()
+    }
+
     /// The owner's next message about a move.
     pub(super) fn told(&self) -> Option<M> {
         if self.moves.is_empty() { None } else { self.moves.pop() }

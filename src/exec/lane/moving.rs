@@ -147,7 +147,14 @@ impl Lane {
     }
 
     /// What is due of moves in this turn. Returns how many connections and messages were served.
+    #[inline]
     pub(in crate::exec) fn serve_moves(&mut self) -> usize {
+        let has_mail = self.inbox().is_some_and(|inbox| inbox.has_moves());
+        if has_mail || self.moves.is_busy() { self.serve_all_moves() } else { 0 }
+    }
+
+    #[cold]
+    fn serve_all_moves(&mut self) -> usize {
         let mut work = self.take_arrivals();
         while work < MOVE_BUDGET
             && let Some(message) = self.inbox().and_then(|inbox| inbox.told())
@@ -161,7 +168,6 @@ impl Lane {
         work
     }
 
-    #[cold]
     fn serve_own_moves(&mut self) -> usize {
         let astray = std::mem::take(&mut self.moves.astray);
         for &(key, to) in &astray {
