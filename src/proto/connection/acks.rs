@@ -198,8 +198,8 @@ impl Connection {
                 for frame in frames {
                     match frame {
                         SentFrame::Ack { largest } => received.ack_acknowledged(largest),
-                        SentFrame::RetireConnectionId { .. } => {
-                            remote_cids.retirement_acknowledged()
+                        SentFrame::RetireConnectionId { sequence } => {
+                            remote_cids.retirement_acknowledged(sequence)
                         }
                         SentFrame::Crypto { offset, len } => {
                             if tickets.as_mut().is_some_and(|t| t.on_acked(offset, len)) {

@@ -149,7 +149,7 @@ impl Connection {
         {
             let frame = Frame::NewConnectionId {
                 sequence: c.sequence,
-                retire_prior_to: self.local_cids.retire_prior_to(c.sequence),
+                retire_prior_to: c.retire_prior_to,
                 cid: c.cid,
                 reset_token: c.reset_token,
             };

@@ -31,6 +31,9 @@ pub(super) struct LocalCid {
     pub(super) sequence: u64,
     pub(super) cid: ConnectionId,
     pub(super) reset_token: [u8; 16],
+    /// What its announcement tells the peer to retire: the same in every copy. If a copy told more, a
+    /// peer that has given this id back already would be left without one.
+    pub(super) retire_prior_to: u64,
     /// NEW_CONNECTION_ID has to be sent (again).
     pub(super) announce: bool,
 }
@@ -53,7 +56,13 @@ pub(super) struct LocalCids {
 
 impl LocalCids {
     pub(super) fn new(first: ConnectionId) -> Self {
-        let first = LocalCid { sequence: 0, cid: first, reset_token: [0; 16], announce: false };
+        let first = LocalCid {
+            sequence: 0,
+            cid: first,
+            reset_token: [0; 16],
+            retire_prior_to: 0,
+            announce: false,
+        };
         Self {
             active: vec![first],
             next_sequence: 1,
@@ -80,7 +89,8 @@ impl LocalCids {
     pub(super) fn add(&mut self, cid: ConnectionId, reset_token: [u8; 16]) {
         let sequence = self.next_sequence;
         self.next_sequence += 1;
-        self.active.push(LocalCid { sequence, cid, reset_token, announce: true });
+        let retire_prior_to = self.retire_prior_to;
+        self.active.push(LocalCid { sequence, cid, reset_token, retire_prior_to, announce: true });
         self.pending = true;
     }
 
@@ -89,7 +99,8 @@ impl LocalCids {
     pub(super) fn add_preferred(&mut self, cid: ConnectionId, reset_token: [u8; 16]) {
         let sequence = PREFERRED_SEQUENCE;
         self.next_sequence = sequence + 1;
-        self.active.push(LocalCid { sequence, cid, reset_token, announce: false });
+        let (retire_prior_to, announce) = (0, false);
+        self.active.push(LocalCid { sequence, cid, reset_token, retire_prior_to, announce });
         self.target = LOCAL_TARGET + 1;
     }
 
@@ -102,12 +113,6 @@ impl LocalCids {
     /// True while the peer may still write to an id that was [replaced](Self::replace).
     pub(super) fn has_replaced(&self) -> bool {
         self.replaced > 0
-    }
-
-    /// What the announcement of an id tells the peer to retire. It cannot be more than the id itself
-    /// (RFC 9000 §19.15): one that was replaced before it arrived is retired as it arrives.
-    pub(super) fn retire_prior_to(&self, sequence: u64) -> u64 {
-        self.retire_prior_to.min(sequence)
     }
 
     /// How many were issued.
@@ -209,7 +214,7 @@ pub(super) struct RemoteCids {
     /// RETIRE_CONNECTION_ID frames to send.
     to_retire: Vec<u64>,
     /// RETIRE_CONNECTION_ID frames sent and not acknowledged.
-    retiring: u64,
+    retiring: Vec<u64>,
     limit: u64,
     /// The reset token of the id in use is another one than when it was asked for last.
     token_changed: bool,
@@ -220,6 +225,7 @@ impl RemoteCids {
     pub(super) fn shrink(&mut self) {
         self.spare.shrink_to_fit();
         self.to_retire.shrink_to_fit();
+        self.retiring.shrink_to_fit();
         self.retired.shrink();
     }
 
@@ -231,7 +237,7 @@ impl RemoteCids {
             retired_below: 0,
             retired: ByteRanges::new(),
             to_retire: Vec::new(),
-            retiring: 0,
+            retiring: Vec::new(),
             limit,
             token_changed: false,
         }
@@ -433,10 +439,12 @@ impl RemoteCids {
     }
 
     fn queue_retirement(&mut self, sequence: u64) -> Result<(), TransportError> {
-        if self.to_retire.contains(&sequence) {
+        // A copy of NEW_CONNECTION_ID for an id that is retired already is no reason to say it twice.
+        if self.to_retire.contains(&sequence) || self.retiring.contains(&sequence) {
             return Ok(());
         }
-        if self.retiring + self.to_retire.len() as u64 >= RETIRE_FACTOR * self.limit {
+        let unheard = self.retiring.len() + self.to_retire.len();
+        if unheard as u64 >= RETIRE_FACTOR * self.limit {
             return Err(TransportError::connection_id_limit(
                 "connection ids are retired faster than acknowledged",
             ));
@@ -454,18 +462,19 @@ impl RemoteCids {
     }
 
     pub(super) fn retirement_sent(&mut self) {
-        if self.to_retire.pop().is_some() {
-            self.retiring += 1;
-        }
+        self.retiring.extend(self.to_retire.pop());
     }
 
     pub(super) fn retirement_lost(&mut self, sequence: u64) {
-        self.retiring = self.retiring.saturating_sub(1);
-        self.to_retire.push(sequence);
+        self.retiring.retain(|sent| *sent != sequence);
+        if !self.to_retire.contains(&sequence) {
+            self.to_retire.push(sequence);
+        }
     }
 
-    pub(super) fn retirement_acknowledged(&mut self) {
-        self.retiring = self.retiring.saturating_sub(1);
+    pub(super) fn retirement_acknowledged(&mut self, sequence: u64) {
+        self.retiring.retain(|sent| *sent != sequence);
+        self.to_retire.retain(|lost| *lost != sequence);
         self.retire_stale();
     }
 }
@@ -493,6 +502,25 @@ mod tests {
         }
         assert_eq!(outcome.unwrap_err().code, 0x09);
         assert_eq!(n, 9, "twice the limit of 4 may be outstanding");
+    }
+
+    #[test]
+    fn copies_of_an_announcement_are_answered_once_until_the_answer_is_lost() {
+        let mut r = RemoteCids::new(cid(0), 2);
+        r.add(2, 2, cid(2), [2; 16]).unwrap();
+        for _ in 0..20 {
+            // Its frame was lost, and is repeated until it is acknowledged.
+            r.add(1, 0, cid(1), [1; 16]).unwrap();
+            while r.has_retirements() {
+                r.retirement_sent();
+            }
+        }
+        assert_eq!(r.retiring, [1, 0]);
+        r.retirement_lost(1);
+        r.retirement_lost(1);
+        assert_eq!((r.next_retirement(), r.to_retire.len(), r.retiring.len()), (Some(1), 1, 1));
+        r.retirement_acknowledged(1);
+        assert_eq!(r.next_retirement(), None, "a copy that was taken for lost has arrived");
     }
 
     #[test]
@@ -531,8 +559,16 @@ mod tests {
             l.add(cid(n), [n; 16]);
         }
         assert!(!l.wants_more());
-        for n in [3, 1, 2] {
-            r.add(n, l.retire_prior_to(n), cid(n as u8), [n as u8; 16]).unwrap();
+        let announce = |l: &LocalCids, r: &mut RemoteCids, n: u64| {
+            let c = l.iter().find(|c| c.sequence == n).unwrap();
+            r.add(n, c.retire_prior_to, c.cid, c.reset_token).unwrap();
+        };
+        // It has given one back by itself, and a late copy of its announcement comes.
+        announce(&l, &mut r, 1);
+        assert_eq!(r.take_unused(), Some(1));
+        r.release(1);
+        for n in [1, 3, 1, 2] {
+            announce(&l, &mut r, n);
         }
         while let Some(gone) = r.next_retirement() {
             assert!(l.has_replaced());

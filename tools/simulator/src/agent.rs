@@ -5,7 +5,7 @@ use crate::run::Planted;
 use crate::scenario::{KINDS, Plan, Reply, StreamPlan};
 use bytes::Bytes;
 use quiclane::datapath::sim::Rng;
-use quiclane::exec::{ConnectFailure, ConnectionRef, Handler, WorkerRef};
+use quiclane::exec::{ConnectFailure, ConnectionRef, Handler, Processor, WorkerRef};
 use quiclane::proto::streams::SendError;
 use quiclane::{CloseReason, Dir, Side, StreamId};
 use std::collections::BTreeMap;
@@ -435,6 +435,18 @@ impl Handler for Agent {
             }
             _ => self.resume(c, StreamId::from_raw(token & ((1 << KIND_SHIFT) - 1))),
         }
+    }
+
+    fn ideal_processor_changed(&mut self, c: &mut ConnectionRef<'_>, to: Processor) -> bool {
+        self.told("processor", c.worker() as u64, to.worker as u64);
+        if to.worker == c.worker() {
+            self.complain("is asked to move to where it is");
+        }
+        self.rng.below(self.plan.stays[self.side as usize]) != 0
+    }
+
+    fn moved(&mut self, c: &mut ConnectionRef<'_>, from: usize) {
+        self.told("moved", from as u64, c.worker() as u64);
     }
 
     fn not_connected(&mut self, _: &mut WorkerRef<'_>, failure: ConnectFailure) {

@@ -36,8 +36,17 @@ const ACK_PROBE_BYTES: u64 = 400;
 /// one after those ten seconds.
 const TOKEN_SILENCE_NS: u64 = 3 * SECOND_NS;
 /// Callbacks that are no progress. How a connection ends is judged separately.
-const NO_PROGRESS: [&str; 7] =
-    ["timer", "keys", "closed", "migrate", "peer_address", "local_address", "migration_failed"];
+const NO_PROGRESS: [&str; 9] = [
+    "timer",
+    "keys",
+    "closed",
+    "migrate",
+    "peer_address",
+    "local_address",
+    "migration_failed",
+    "processor",
+    "moved",
+];
 /// The most complaints kept of one seed: the first one says most.
 const MAX_COMPLAINTS: usize = 8;
 /// Memory of a connection besides what windows and streams explain.
@@ -213,7 +222,7 @@ impl Shared {
             hash: Hash::default(),
             lines: Lines::new(servers, PATIENCE_NS + manner.more_patience_ns),
             story: manner.told.then(Story::default),
-            steered: !scenario.steering.is_empty() || scenario.nat.is_some(),
+            steered: !scenario.steering[1].is_empty() || scenario.nat.is_some(),
             last_rebind: scenario.last_rebind(),
             server_moves: scenario.preferred == Preferred::Answers,
             finished: 0,
@@ -542,12 +551,16 @@ impl Sampler {
         let stats = connection.stats();
         let limited = !connection.is_address_validated();
         let now = Sample { limited, ..Sample::of(&stats) };
-        let before = self.before.insert(id, now).unwrap_or_default();
+        let before = self.before.insert(id, now);
+        // One that came from another worker with more in flight than its window was seen there.
+        let has_come = before.is_none() && !connection.is_handshaking();
+        let before = before.unwrap_or_default();
         // RFC 9002 §7: more than the window may be in flight after it shrank, and probes may
         // exceed it, those too that wait for the amplification limit. Nor does it hold back the
         // acknowledgement of an Initial, which counts all the same because it is padded.
         let grown = now.in_flight.saturating_sub(before.in_flight);
-        let excused = now.congestion_events != before.congestion_events
+        let excused = has_come
+            || now.congestion_events != before.congestion_events
             || now.ptos != before.ptos
             || now.flight_repeats != before.flight_repeats
             || now.path_changes != before.path_changes

@@ -7,7 +7,8 @@ use crate::secrets;
 use bytes::Bytes;
 use quiclane::datapath::sim::{SimConfig, SimDatapath, SimNet};
 use quiclane::exec::{
-    Acceptor, ClientConfig, Handle, Handler, LaneLimits, ServerConfig, SimulatedWorkers, Worker,
+    Acceptor, ClientConfig, Handle, Handler, LaneCounters, LaneLimits, ServerConfig,
+    SimulatedWorkers, Worker,
 };
 use quiclane::proto::connection::{ConnectionStats, TransportConfig};
 use quiclane::proto::crypto::{ClientTls, ServerTls};
@@ -51,6 +52,10 @@ pub(crate) struct Outcome {
     pub(crate) handshake_moves: u64,
     /// Times that a client moved to the address that its server prefers.
     pub(crate) preferred_moves: u64,
+    /// Times that a connection went to another worker.
+    pub(crate) worker_moves: u64,
+    /// Datagrams that followed a connection which had just moved.
+    pub(crate) passed_on: u64,
     /// When it was over.
     pub(crate) over_at_ns: u64,
 }
@@ -86,7 +91,8 @@ struct World {
 enum Deed {
     Connect(Plan),
     GiveUp(u16),
-    Steer(Vec<usize>),
+    /// A host, by number, and its table.
+    Steer(usize, Vec<usize>),
 }
 
 /// Actions and their times.
@@ -98,8 +104,10 @@ fn deeds(scenario: &Scenario) -> Vec<(Instant, Deed)> {
             all.push((plan.begins.plus_ns(after), Deed::GiveUp(plan.port)));
         }
     }
-    for (at, table) in &scenario.steering {
-        all.push((*at, Deed::Steer(table.clone())));
+    for (host, changes) in scenario.steering.iter().enumerate() {
+        for (at, table) in changes {
+            all.push((*at, Deed::Steer(host, table.clone())));
+        }
     }
     all.sort_by_key(|(at, _)| *at);
     all
@@ -235,8 +243,9 @@ impl World {
         let acceptor = acceptor(scenario, &shared, manner);
         let [client_addresses, server_ports] = ports;
         let [own, peer] = &scenario.transport;
-        let client = host(scenario.seed ^ 1 << 32, client_addresses, |_| {})?;
-        let server = host(scenario.seed ^ SERVER_HOST, server_ports, |worker| {
+        let [from, to] = scenario.move_after;
+        let client = host(scenario.seed ^ 1 << 32, from, client_addresses, |_| {})?;
+        let server = host(scenario.seed ^ SERVER_HOST, to, server_ports, |worker| {
             worker.listen(0, server_address, &server_config, acceptor.clone());
         })?;
         Ok(Self {
@@ -261,8 +270,9 @@ impl World {
                     let _ = handle.close(CLOSE_CODE, Bytes::from_static(b"gave up"));
                 }
             }
-            Deed::Steer(table) => {
-                let host = self.server.workers[0].datapaths()[0].host();
+            Deed::Steer(host, table) => {
+                let host = if host == 0 { &mut self.client } else { &mut self.server };
+                let host = host.workers[0].datapaths()[0].host();
                 if !self.net.set_queue_table(host, &table) {
                     self.shared.complain("the queue table was refused".to_owned());
                 }
@@ -336,6 +346,7 @@ impl World {
 
     fn outcome(mut self) -> Outcome {
         let ended = self.ended();
+        let lanes = self.lanes();
         if !self.shared.has_complaints() {
             self.check_end();
         }
@@ -350,8 +361,16 @@ impl World {
             rotations: ended.iter().map(|c| c.cid_rotations).sum(),
             handshake_moves: ended.iter().map(|c| c.handshake_moves).sum(),
             preferred_moves: ended.iter().map(|c| c.preferred_moves).sum(),
+            worker_moves: lanes.iter().map(|lane| lane.moved_in).sum(),
+            passed_on: lanes.iter().map(|lane| lane.rx_passed_on).sum(),
             over_at_ns: self.now.as_nanos(),
         }
+    }
+
+    /// What the workers have counted.
+    fn lanes(&mut self) -> Vec<LaneCounters> {
+        let workers = self.client.workers.iter_mut().chain(&mut self.server.workers);
+        workers.map(|worker| worker.snapshot().lane).collect()
     }
 
     /// What the connections that are over have counted, by worker.
@@ -448,13 +467,15 @@ fn acceptor(scenario: &Scenario, shared: &Shared, manner: Manner) -> Acceptor {
 
 fn host(
     seed: u64,
+    move_after: u16,
     ports: Vec<SimDatapath>,
     prepare: impl Fn(&mut Worker<SimDatapath>),
 ) -> Result<Vec<Worker<SimDatapath>>> {
     let simulated = SimulatedWorkers::new(ports.len(), seed)?;
+    let limits = LaneLimits { move_after, ..LaneLimits::default() };
     let mut workers = Vec::new();
     for (number, port) in ports.into_iter().enumerate() {
-        let mut worker = simulated.worker(number, Instant::EPOCH, LaneLimits::default());
+        let mut worker = simulated.worker(number, Instant::EPOCH, limits);
         worker.add_datapath(port)?;
         prepare(&mut worker);
         workers.push(worker);

@@ -47,8 +47,10 @@ pub(crate) struct Scenario {
     /// Settings of the client and of the server.
     pub(crate) transport: [TransportConfig; 2],
     pub(crate) retry: RetryPolicy,
-    /// When the server's flows move to other queues.
-    pub(crate) steering: Vec<(Instant, Vec<usize>)>,
+    /// When the flows of the client and of the server go to other queues.
+    pub(crate) steering: [Vec<(Instant, Vec<usize>)>; 2],
+    /// After how many datagrams connections of the client and of the server move to another worker.
+    pub(crate) move_after: [u16; 2],
     /// How many addresses the NAT of the client's has, if it is behind one, and when that forgets.
     pub(crate) nat: Option<(u8, Vec<Instant>)>,
     /// Whether the server prefers another address of its own.
@@ -89,6 +91,9 @@ pub(crate) struct Plan {
     pub(crate) ends_idle: bool,
     /// How long it is idle before the client closes it.
     pub(crate) lingers: Option<Duration>,
+    /// Whether its application lets it move to another worker, at the client and at the server: one in
+    /// so many times it does not.
+    pub(crate) stays: [u64; 2],
     /// When the client moves to another port of its own.
     pub(crate) moves: Vec<(Duration, Migration)>,
 }
@@ -206,6 +211,7 @@ impl Plan {
             key_updates: updates,
             ends_idle: one_in(rng, 8),
             lingers: None,
+            stays: [u64::MAX; 2],
             moves: Vec::new(),
         }
     }
@@ -239,7 +245,9 @@ impl Scenario {
             1 | 2 => rng.between(1, 6),
             _ => rng.between(1, MAX_CONNECTIONS),
         };
-        let workers = [1 + rng.below(2) as usize, 1 + rng.below(2) as usize];
+        let mut queues = root.fork(9);
+        let mut more = || usize::from(one_in(&mut queues, 3));
+        let workers = [1 + rng.below(2) as usize + more(), 1 + rng.below(2) as usize + more()];
         let turns = [MICROSECOND_NS, 20 * MICROSECOND_NS, 200 * MICROSECOND_NS, MILLISECOND_NS];
         let retries = [RetryPolicy::Never, RetryPolicy::Always, RetryPolicy::Above(2)];
         let mut network = root.fork(2);
@@ -255,6 +263,8 @@ impl Scenario {
             (0..count).map(|n| Plan::new(seed, n, &mut plans, few)).collect();
         for plan in &mut connections {
             plan.moves = migrations(&mut moves);
+            plan.stays =
+                [0, 1].map(|_| *queues.pick(&[u64::MAX, u64::MAX, u64::MAX, 2]).unwrap_or(&1));
             // One that waits for a server that has lost it has to speak first.
             plan.ends_idle &= nat.is_none();
         }
@@ -283,7 +293,8 @@ impl Scenario {
             paths,
             transport,
             retry: *rng.pick(&retries).unwrap_or(&RetryPolicy::Never),
-            steering: steering(&mut root.fork(5), workers[1]),
+            steering: [10, 5].map(|of| steering(&mut root.fork(of), workers[usize::from(of == 5)])),
+            move_after: [0, 1].map(|_| *queues.pick(&[0, 1, 2, 4, 4, 10]).unwrap_or(&4)),
             nat,
             preferred,
             connections,
@@ -291,7 +302,7 @@ impl Scenario {
     }
 }
 
-/// The server's indirection table changes under living connections.
+/// A host's indirection table changes under living connections.
 fn steering(rng: &mut Rng, workers: usize) -> Vec<(Instant, Vec<usize>)> {
     if workers == 1 || rng.below(2) == 0 {
         return Vec::new();
@@ -303,6 +314,12 @@ fn steering(rng: &mut Rng, workers: usize) -> Vec<(Instant, Vec<usize>)> {
             (at, (0..8).map(|_| rng.below(workers as u64) as usize).collect::<Vec<_>>())
         })
         .collect();
+    // And then one queue for all, and each in turn.
+    let later = rng.below(6);
+    changes.extend((0..later).map(|n| {
+        let at = Instant::from_nanos(2 * SECOND_NS + rng.below(4 * SECOND_NS));
+        (at, vec![n as usize % workers; 8])
+    }));
     changes.sort();
     changes
 }

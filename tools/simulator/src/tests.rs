@@ -30,11 +30,16 @@ fn a_dozen_seeds_hold_and_repeat() {
 
 /// What the scenarios are to try is tried.
 #[test]
-fn addresses_and_ids_change_in_sixty_seeds() {
+fn addresses_ids_and_workers_change_in_sixty_seeds() {
     let all: Vec<_> = (0..SEEDS).map(|seed| done(run(seed, Manner::default()))).collect();
     let sum = |count: fn(&Outcome) -> u64| all.iter().map(count).sum::<u64>();
-    let tried =
-        [sum(|run| run.rotations), sum(|run| run.preferred_moves), sum(|run| run.handshake_moves)];
+    let tried = [
+        sum(|run| run.rotations),
+        sum(|run| run.preferred_moves),
+        sum(|run| run.handshake_moves),
+        sum(|run| run.worker_moves),
+        sum(|run| run.passed_on),
+    ];
     assert!(tried.iter().all(|count| *count > 0), "{tried:?}");
 }
 
