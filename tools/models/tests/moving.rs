@@ -11,13 +11,3 @@ fn three_calls_of_one_thread() {
 fn calls_of_two_threads() {
     calls_keep_their_order(&[1, 1], 0, 2);
 }
-
-/// Minutes: run it after a change of `src/exec/address.rs` or `src/exec/lane/moving.rs`.
-#[test]
-#[ignore = "takes minutes: run by hand"]
-fn more_calls_and_more_preemptions() {
-    for before in 0..3 {
-        calls_keep_their_order(&[3], before, 3);
-    }
-    calls_keep_their_order(&[2, 1], 1, 2);
-}
