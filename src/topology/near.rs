@@ -207,13 +207,26 @@ fn wish<'a>(machine: &'a Machine, nic: &'a Nic, queue: u32) -> Wish<'a> {
         Some(Reading::Unknown(reason)) => return Err(reason),
         None => return Err("there is no such queue"),
     };
-    match &irq.effective_cpus {
+    match served(irq) {
         Reading::Known(cpus) if cpus.is_empty() => Err("it is delivered to no CPU"),
         Reading::Known(cpus) => {
             let first = cpus.iter().find_map(|&cpu| machine.cpu(cpu));
             Ok((irq, cpus, first))
         }
         Reading::Unknown(reason) => Err(reason),
+    }
+}
+
+/// The CPUs that an interrupt is delivered to. A new affinity takes effect with the next interrupt:
+/// until then the effective one is not among those that are permitted, which are where it goes next.
+fn served(irq: &Irq) -> &Reading<Vec<u32>> {
+    match (&irq.effective_cpus, &irq.permitted_cpus) {
+        (Reading::Known(now), Reading::Known(next))
+            if !next.is_empty() && !now.iter().any(|cpu| next.contains(cpu)) =>
+        {
+            &irq.permitted_cpus
+        }
+        _ => &irq.effective_cpus,
     }
 }
 

@@ -21,9 +21,21 @@ fn two_caches(irq_cpus: [&str; 4]) -> Tree {
         let number = 65 + queue;
         interrupts += &format!("  {number}:  0  PCI-MSIX-0000:17:00.0  ice-eth2-TxRx-{queue}\n");
         tree.irq("0000:17:00.0", number, cpus);
+        tree.file(&format!("proc/irq/{number}/smp_affinity_list"), cpus);
     }
     tree.file("proc/interrupts", &interrupts);
     tree
+}
+
+/// What `apply` has just written, and no interrupt has come since.
+#[test]
+fn an_interrupt_that_is_about_to_move_is_served_where_it_goes() {
+    let tree = two_caches(["4", "4", "4", "4"]);
+    for (number, cpu) in (65..69).zip(["7", "6", "5", "4"]) {
+        tree.file(&format!("proc/irq/{number}/smp_affinity_list"), cpu);
+    }
+    let placement = placed(&tree, &wish(Near::Irq));
+    assert_eq!((cpus(&placement), unmet(&placement)), (vec![7, 6, 5, 4], vec![]));
 }
 
 fn wish(near: Near) -> Request {

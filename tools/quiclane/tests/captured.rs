@@ -184,8 +184,12 @@ fn workers_are_placed_near_the_interrupts_of_captured_devices() {
             // One queue: nothing stands in its way but what the machine lacks.
             let one = place(&machine, &wish(near, vec![0])).unwrap();
             let cpu = machine.cpu(one.rows[0].cpu).unwrap();
-            let served =
-                nic.queues[0].irq.known().map(|irq| irq.effective_cpus.known().unwrap()[0]);
+            // That of virtio was about to move when it was captured: effective 1, permitted 0.
+            let served = nic.queues[0].irq.known().map(|irq| {
+                let (now, next) = (&irq.effective_cpus, &irq.permitted_cpus);
+                let (now, next) = (now.known().unwrap()[0], next.known().unwrap());
+                if next.contains(&now) { now } else { next[0] }
+            });
             let is_home = |cpu: &u32| {
                 let node = machine.cpu(*cpu).and_then(|cpu| cpu.node.known());
                 nic.node.known().is_none_or(|home| node == Some(home))
