@@ -51,7 +51,7 @@ impl Handler for Teller {
 /// Becomes the worker, and turns it until the registration is shut down.
 fn drive(seed: WorkerSeed) -> Result<(), String> {
     let mut worker = seed.start().map_err(|error| error.to_string())?;
-    while worker.turn(Some(NAP)) == Progress::Running {
+    while worker.turn_and_sleep(Some(NAP)) == Progress::Running {
         // The application's own work: it should take microseconds, since packets wait meanwhile.
         TURNS.set(TURNS.get() + 1);
     }

@@ -7,8 +7,8 @@
 //! where a device cannot have it.
 //!
 //! An application implements [`exec::Handler`] and opens an [`exec::Registration`], which starts the
-//! workers, listens and connects. The examples have a client, an echo server, and a server that
-//! drives its own loop.
+//! workers, listens and connects. The examples have a client, an echo server, a server that drives its
+//! own loop, and workers in loops of other makers.
 //!
 //! # The modules
 //!

@@ -8,6 +8,8 @@
 mod echo_handler;
 #[path = "exec/listeners.rs"]
 mod listeners;
+#[path = "exec/loops.rs"]
+mod loops;
 #[path = "exec/moves.rs"]
 mod moves;
 
@@ -660,7 +662,7 @@ fn workers_that_the_application_turns_serve_too() {
             std::thread::spawn(move || {
                 let mut worker = seed.start().unwrap();
                 let mut turns = 0;
-                while worker.turn(Some(Duration::from_millis(5))) == Progress::Running {
+                while worker.turn_and_sleep(Some(Duration::from_millis(5))) == Progress::Running {
                     turns += 1; // Here an application does its own work.
                 }
                 turns

@@ -84,6 +84,17 @@ impl Wakeup {
         }
     }
 
+    /// Called by the worker that finds the eventfd readable.
+    pub(super) fn clear(&self) {
+        self.event.clear();
+    }
+
+    /// What a sender does last, alone: it was slow.
+    #[cfg(test)]
+    pub(super) fn signal_late(&self) {
+        self.event.signal();
+    }
+
     /// Called by any thread, after putting something into a ring.
     pub(super) fn wake(&self) {
         fence(Ordering::SeqCst);
@@ -185,6 +196,10 @@ impl<C, M> Inbox<C, M> {
     pub(super) fn tell(&self, message: M) -> Result<(), M> {
         self.moves.push(message)?;
         self.wakeup.wake();
+        // As in `post`: a call within it has to be dropped, since its caller may wait.
+        if self.is_closed() {
+            self.empty();
+        }
         Ok(())
     }
 

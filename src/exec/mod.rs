@@ -56,11 +56,18 @@
 //! | `simulated` | workers without threads, for simulations |
 //! | `registration/` | the front door: opening, listening, connecting, shutting down |
 //!
-//! Moving a connection to another worker comes later. What it needs is there: [`Connection`] is
-//! `Send` and so is every [`Handler`]; `Table::take` and `put` lift a connection out without ending
-//! it; an address that all handles share says where it went, and commands follow it.
+//! # Whose loop it is
 //!
-//! [`Connection`]: crate::proto::connection::Connection
+//! [`Registration::open`] starts a thread for each worker, which sleeps by itself. With
+//! [`Registration::open_without_threads`] the application owns threads and loops: [`WorkerLoop::turn`]
+//! never sleeps, and says when the application may wait, for how long, and on which descriptor. The
+//! examples `loop_epoll`, `loop_tokio` and `loop_foreign` do so. Which wake-ups a worker needs before
+//! anyone may sleep for it is in `worker` and `handoff`.
+//!
+//! # Connections that move
+//!
+//! A connection moves to the worker where its datagrams arrive (`lane/moving.rs`). An address that
+//! all handles share says where it went: commands and closures follow it.
 
 mod address;
 mod affinity;
@@ -103,8 +110,8 @@ pub use lane::Lane;
 pub use message::{Acceptor, ConnectFailure, NewConnection, Refusal};
 pub use overrun::{CALLBACK_BUDGET_NS, Callback, OverrunCounters};
 pub use registration::{
-    DeviceChanges, ListenError, Listener, Monitor, OpenError, Progress, Registration,
-    ShutdownReport, WorkerLoop, WorkerSeed,
+    DeviceChanges, ListenError, Listener, Monitor, Next, OpenError, Progress, Registration,
+    ShutdownReport, Wait, WorkerLoop, WorkerSeed,
 };
 pub use simulated::{SimulatedWorkers, Worker};
 pub use source::{LadderStep, OpenDatapathError};

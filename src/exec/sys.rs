@@ -6,6 +6,7 @@ use crate::time::Instant;
 use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
 
 /// Readiness events taken from one wait; what does not fit is reported by the next one.
 pub(super) const MAX_EVENTS: usize = 64;
@@ -217,7 +218,8 @@ pub struct Readiness {
 /// Waits for descriptors (epoll, level triggered).
 #[derive(Debug)]
 pub(super) struct Poller {
-    epoll: OwnedFd,
+    /// Shared with whoever waits for it from outside.
+    epoll: Arc<OwnedFd>,
     /// The kernel has no `epoll_pwait2` (before 5.11): waits are rounded up to milliseconds.
     coarse: bool,
 }
@@ -228,7 +230,13 @@ impl Poller {
         let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
         checked("epoll_create1", libc::c_long::from(fd))?;
         // SAFETY: the descriptor was just made and has no other owner.
-        Ok(Self { epoll: unsafe { OwnedFd::from_raw_fd(fd) }, coarse: false })
+        let epoll = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(Self { epoll: Arc::new(epoll), coarse: false })
+    }
+
+    /// Readable when a watched descriptor is ready.
+    pub(super) fn descriptor(&self) -> Arc<OwnedFd> {
+        self.epoll.clone()
     }
 
     /// Reports `token` whenever `fd` is ready for what `interest` says.

@@ -41,6 +41,8 @@ const DESCRIPTOR_INTERVAL_NS: u64 = 50 * MICROSECOND_NS;
 /// Tokens of the poller with this bit are the worker's own: an inbox or a datapath is ready,
 /// which the next turn finds by itself.
 const OWN_TOKEN: u64 = 1 << 63;
+/// The inbox.
+const INBOX_TOKEN: u64 = OWN_TOKEN | 1;
 
 /// The result of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +106,10 @@ impl<D: Datapath> Worker<D> {
         &self.fleet
     }
 
+    pub(super) fn number(&self) -> usize {
+        self.lane.number()
+    }
+
     /// The worker's thread is pinned to this CPU.
     pub(super) fn note_cpu(&self, cpu: u32) {
         self.fleet.note_cpu(self.lane.number(), cpu);
@@ -114,7 +120,7 @@ impl<D: Datapath> Worker<D> {
         let number = self.lane.number();
         let fd = self.fleet.inbox(number).map(|inbox| inbox.wakeup.fd());
         match (self.lane.services().poller(), fd) {
-            (Some(poller), Some(fd)) => poller.add(fd, Interest::Readable, OWN_TOKEN),
+            (Some(poller), Some(fd)) => poller.add(fd, Interest::Readable, INBOX_TOKEN),
             _ => Ok(()),
         }
     }
@@ -310,20 +316,24 @@ impl<D: Datapath> Worker<D> {
         served
     }
 
-    /// Asks the poller, and keeps what it says of the application's descriptors.
-    fn look(&mut self, timeout_ns: u64) {
+    /// Asks the poller, and keeps what it says of the application's descriptors. Returns how many are
+    /// ready, the worker's own too.
+    fn look(&mut self, timeout_ns: u64) -> usize {
         self.looked_at = self.lane.now();
-        let Self { lane, ready, .. } = self;
-        let Some(poller) = lane.services().poller() else { return };
-        let result = poller.wait(timeout_ns, |token, readiness| {
-            if token & OWN_TOKEN == 0 {
-                ready.push((token, readiness));
-            }
+        let Self { lane, ready, fleet, .. } = self;
+        let number = lane.number();
+        let Some(poller) = lane.services().poller() else { return 0 };
+        let result = poller.wait(timeout_ns, |token, readiness| match token {
+            // A sender may be slow: its signal can come after the sleep that it meant to end.
+            INBOX_TOKEN => fleet.inbox(number).iter().for_each(|inbox| inbox.wakeup.clear()),
+            token if token & OWN_TOKEN != 0 => {}
+            token => ready.push((token, readiness)),
         });
-        if let Err(error) = result {
+        result.unwrap_or_else(|error| {
             // It waits on descriptors that are its own: this is no error of operation.
             tracing::error!(%error, "a worker cannot wait");
-        }
+            0
+        })
     }
 
     fn account(&mut self, now: Instant, work: usize) {
@@ -369,31 +379,67 @@ impl<D: Datapath> Worker<D> {
     /// `until`, whichever is first. `now` is the time of the turn.
     pub(super) fn wait(&mut self, now: Instant, turn: Turn, until: Instant) {
         let wake_at = turn.next.min(until);
-        if !self.controls.is_empty() || wake_at <= now || !self.may_sleep(now, turn.work) {
+        if !self.prepare_sleep(now, turn.work, wake_at) {
             return;
         }
-        let number = self.lane.number();
-        let fleet = self.fleet.clone();
-        let Some(inbox) = fleet.inbox(number) else { return };
+        self.note_sleep();
+        let timeout_ns = match wake_at {
+            Instant::NEVER => Instant::NEVER.as_nanos(),
+            at => at.ns_since(now),
+        };
+        self.look(timeout_ns);
+        self.awake();
+    }
+
+    /// As [`wait`](Self::wait), for a caller that sleeps by itself: on the poller's descriptor, and no
+    /// longer than `wake_at`. False if it must turn at once. If true, [`awake`](Self::awake) has to
+    /// come before the next turn.
+    pub(super) fn arm(&mut self, now: Instant, work: usize, wake_at: Instant) -> bool {
+        if !self.prepare_sleep(now, work, wake_at) {
+            return false;
+        }
+        // What is ready now would not be told again to a caller whose own poller is edge triggered.
+        if self.look(0) > 0 {
+            self.awake();
+            return false;
+        }
+        self.note_sleep();
+        true
+    }
+
+    /// Whether the worker may sleep until `wake_at`. If so, all that arrives from now on makes the
+    /// poller's descriptor ready, until [`awake`](Self::awake).
+    fn prepare_sleep(&mut self, now: Instant, work: usize, wake_at: Instant) -> bool {
+        if !self.controls.is_empty() || wake_at <= now || !self.may_sleep(now, work) {
+            return false;
+        }
+        let Some(inbox) = self.fleet.inbox(self.lane.number()) else { return false };
         inbox.wakeup.announce_sleep();
         let mut quiet = true;
         for datapath in &mut self.datapaths {
             // Every wake-up is armed, also when an earlier one shows that the worker must not sleep.
             quiet &= datapath.prepare_sleep();
         }
-        if quiet && inbox.is_empty() {
-            // A reader of a sleeping worker's counters sees the last ones.
-            self.publish();
-            self.counters.sleeps += 1;
-            let timeout_ns = match wake_at {
-                Instant::NEVER => Instant::NEVER.as_nanos(),
-                at => at.ns_since(now),
-            };
-            self.look(timeout_ns);
-            // The time that the worker slept is no part of a turn.
-            self.turned_at = None;
+        let quiet = quiet && inbox.is_empty();
+        if !quiet {
+            inbox.wakeup.awake();
         }
-        inbox.wakeup.awake();
+        quiet
+    }
+
+    fn note_sleep(&mut self) {
+        // A reader of a sleeping worker's counters sees the last ones.
+        self.publish();
+        self.counters.sleeps += 1;
+    }
+
+    /// The sleep is over, or there was none.
+    pub(super) fn awake(&mut self) {
+        // The time that the worker slept is no part of a turn.
+        self.turned_at = None;
+        if let Some(inbox) = self.fleet.inbox(self.lane.number()) {
+            inbox.wakeup.awake();
+        }
     }
 
     fn may_sleep(&self, now: Instant, work: usize) -> bool {

@@ -4,15 +4,16 @@ use super::super::api::Handler;
 use super::super::config::ServerConfig;
 use super::super::message::{self, Acceptor, Command, Control, NewConnection};
 use super::super::source::{OpenDatapathError, Purpose};
-use super::run::on_worker_thread;
+use super::run::{WorkerLoop, on_worker_thread};
 use super::{Registration, Shared};
 use crate::datapath::udp::SideSocket;
 use crate::proto::endpoint::Endpoint;
-use crossbeam::channel;
+use crossbeam::channel::{self, TryRecvError};
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// Why a listener could not be opened.
 #[derive(Debug)]
@@ -50,9 +51,10 @@ impl fmt::Display for ListenError {
                 "worker {worker} does not answer: its inbox is full (try again), it has ended, or the \
                  application does not turn it"
             ),
-            Self::OnWorkerThread => {
-                f.write_str("a worker's thread cannot wait for itself: listen on another thread")
-            }
+            Self::OnWorkerThread => f.write_str(
+                "a worker's thread cannot wait for itself: listen on another thread, or with \
+                     Registration::listen_turning",
+            ),
         }
     }
 }
@@ -153,10 +155,34 @@ impl Registration {
         if on_worker_thread() {
             return Err(ListenError::OnWorkerThread);
         }
-        let reservation = self.open_everywhere(address)?;
+        self.listen_with(&mut [], address, config, Arc::new(acceptor))
+    }
+
+    /// As [`listen`](Self::listen), for an application whose one thread turns `loops`: they are turned
+    /// until they have answered. Workers that are not among them have to be turned by other threads.
+    ///
+    /// # Errors
+    /// [`ListenError`].
+    pub fn listen_turning(
+        &self,
+        loops: &mut [WorkerLoop],
+        address: SocketAddr,
+        config: &ServerConfig,
+        acceptor: impl Fn(&NewConnection) -> Option<Box<dyn Handler>> + Send + Sync + 'static,
+    ) -> Result<Listener, ListenError> {
+        self.listen_with(loops, address, config, Arc::new(acceptor))
+    }
+
+    fn listen_with(
+        &self,
+        loops: &mut [WorkerLoop],
+        address: SocketAddr,
+        config: &ServerConfig,
+        acceptor: Acceptor,
+    ) -> Result<Listener, ListenError> {
+        let reservation = self.open_everywhere(loops, address)?;
         let local = reservation.address;
         let id = self.shared.next_listener.fetch_add(1, Ordering::Relaxed);
-        let acceptor: Acceptor = Arc::new(acceptor);
         // From here on dropping it undoes what has been done.
         let listener = Listener { reservation, id, over: Arc::default() };
         for worker in 0..self.workers() {
@@ -195,7 +221,11 @@ impl Registration {
 
     /// Opens `address` on every worker. The address is reserved first, so that no other listener
     /// finds it half open.
-    fn open_everywhere(&self, address: SocketAddr) -> Result<Reservation, ListenError> {
+    fn open_everywhere(
+        &self,
+        loops: &mut [WorkerLoop],
+        address: SocketAddr,
+    ) -> Result<Reservation, ListenError> {
         let claim = || self.shared.source.claim(address).map_err(ListenError::Address);
         let (reservation, claimed) = if address.port() == 0 {
             let claimed = claim()?;
@@ -207,7 +237,8 @@ impl Registration {
         };
         let local = reservation.address;
         for worker in 0..self.workers() {
-            self.open_on(worker, local)?;
+            let own = loops.iter_mut().find(|own| own.is_worker(&self.shared.fleet, worker));
+            self.open_on(worker, own, local)?;
             let mut opened = self.shared.opened();
             if !opened.contains(&local) {
                 opened.push(local);
@@ -217,12 +248,28 @@ impl Registration {
         Ok(reservation)
     }
 
-    fn open_on(&self, worker: usize, address: SocketAddr) -> Result<(), ListenError> {
+    fn open_on(
+        &self,
+        worker: usize,
+        own: Option<&mut WorkerLoop>,
+        address: SocketAddr,
+    ) -> Result<(), ListenError> {
         let (reply, answer) = channel::bounded(1);
         self.ask(worker, Control::Open { address, purpose: Purpose::Listen, reply })?;
-        match answer.recv() {
-            Ok(opened) => opened.map(drop).map_err(|error| ListenError::Datapath { worker, error }),
-            Err(_) => Err(ListenError::Worker(worker)),
+        let answered = match own {
+            None => answer.recv().ok(),
+            Some(own) => loop {
+                match answer.try_recv() {
+                    Err(TryRecvError::Empty) => drop(own.turn_and_sleep(Some(Duration::ZERO))),
+                    other => break other.ok(),
+                }
+            },
+        };
+        match answered {
+            Some(opened) => {
+                opened.map(drop).map_err(|error| ListenError::Datapath { worker, error })
+            }
+            None => Err(ListenError::Worker(worker)),
         }
     }
 

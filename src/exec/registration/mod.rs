@@ -17,7 +17,7 @@ mod start;
 mod watching;
 
 pub use listener::{ListenError, Listener};
-pub use run::{Progress, WorkerLoop};
+pub use run::{Next, Progress, Wait, WorkerLoop};
 pub use start::{OpenError, WorkerSeed};
 pub use watching::DeviceChanges;
 

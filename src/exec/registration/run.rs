@@ -3,7 +3,7 @@
 use super::super::affinity::WorkerPlacement;
 use super::super::clock::{Clock, time_of_day};
 use super::super::crowding::{Crowding, RunDelay};
-use super::super::message::{ConnectRequest, Control};
+use super::super::message::{ConnectRequest, Control, WorkerFleet};
 use super::super::source::{AnyDatapath, OpenDatapathError, Purpose, Source};
 use super::super::status::Board;
 use super::super::worker::{Turn, Worker};
@@ -12,6 +12,7 @@ use crate::proto::crypto::tell_time_of_day;
 use crate::time::{Instant, MILLISECOND_NS};
 use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,18 +20,47 @@ use std::time::Duration;
 const LOST_PAUSE_NS: u64 = 100 * MILLISECOND_NS;
 
 thread_local! {
-    static ON_WORKER: Cell<bool> = const { Cell::new(false) };
+    /// The workers that this thread turns.
+    static WORKERS: Cell<usize> = const { Cell::new(0) };
 }
 
 /// True on a thread that turns a worker: it must not wait for one.
 pub(super) fn on_worker_thread() -> bool {
-    ON_WORKER.get()
+    WORKERS.get() > 0
 }
 
 /// A worker that an application turns on a thread of its own. Made by
 /// [`WorkerSeed::start`](super::WorkerSeed::start) on that thread, and bound to it.
+///
+/// An application that has no loop calls [`turn_and_sleep`](Self::turn_and_sleep). One that has a
+/// loop of its own calls [`turn`](Self::turn), which never sleeps, and waits on the worker's descriptor
+/// (`AsFd`) in that loop:
+///
+/// ```no_run
+/// # use quiclane::exec::{Next, WorkerLoop};
+/// # use std::os::fd::{AsFd, BorrowedFd};
+/// # use std::time::Duration;
+/// # fn poll_readable(_: BorrowedFd<'_>, _: Option<Duration>) {}
+/// fn drive(mut worker: WorkerLoop) {
+///     loop {
+///         match worker.turn() {
+///             Next::Turn => {}
+///             // Level or edge triggered; beside other descriptors, and for less time, as you like.
+///             Next::Wait(wait) => poll_readable(worker.as_fd(), wait.timeout()),
+///             Next::Ended => break,
+///         }
+///     }
+/// }
+/// ```
+///
+/// The descriptor is the same for the life of the worker. It becomes readable when a datagram, a call
+/// of another thread or a watched descriptor is there. It tells of calls of other threads only while
+/// the last turn said [`Next::Wait`].
 pub struct WorkerLoop {
     worker: Worker<AnyDatapath>,
+    descriptor: Arc<OwnedFd>,
+    /// The last turn said that the application may wait.
+    is_armed: bool,
     clock: Clock,
     source: Source,
     board: Arc<Board>,
@@ -56,21 +86,74 @@ pub enum Progress {
     Ended,
 }
 
+/// What an application does after [`WorkerLoop::turn`].
+#[derive(Clone, Copy, Debug)]
+#[must_use = "an application that waits when it may not is not woken"]
+pub enum Next {
+    /// Turn again, without waiting: there is more to do, or the worker's
+    /// [`Polling`](crate::exec::Polling) says that it looks again. A loop with other work may do some
+    /// of it before.
+    Turn,
+    /// Wait until the descriptor of the worker is readable, or for the time that this says. Then turn.
+    /// To turn earlier costs the turn, and does no harm.
+    Wait(Wait),
+    /// The registration was shut down and every connection is gone: drop the worker.
+    Ended,
+}
+
+/// How long an application may wait before it turns its worker again.
+#[derive(Clone, Copy, Debug)]
+pub struct Wait {
+    until: Instant,
+    clock: Clock,
+}
+
+impl Wait {
+    /// The time of the next timer, on [`Clock::monotonic`]; [`Instant::NEVER`] if there is none.
+    #[must_use]
+    pub fn until(&self) -> Instant {
+        self.until
+    }
+
+    /// How long it is until then, from now; `None` if there is no timer. A loop that counts in
+    /// milliseconds should round up: an early turn finds nothing to do.
+    #[must_use]
+    pub fn timeout(&self) -> Option<Duration> {
+        (self.until != Instant::NEVER).then(|| self.until - self.clock.now())
+    }
+}
+
+/// What a loop is made of.
+pub(super) struct LoopParts {
+    pub(super) worker: Worker<AnyDatapath>,
+    /// Of the worker's poller.
+    pub(super) descriptor: Arc<OwnedFd>,
+    pub(super) clock: Clock,
+    pub(super) source: Source,
+    pub(super) board: Arc<Board>,
+    pub(super) placement: WorkerPlacement,
+}
+
+/// What is known after a turn.
+struct Turned {
+    now: Instant,
+    turn: Turn,
+    /// When the worker has to end.
+    until: Instant,
+}
+
 impl WorkerLoop {
-    pub(super) fn new(
-        worker: Worker<AnyDatapath>,
-        clock: Clock,
-        source: Source,
-        board: Arc<Board>,
-        placement: WorkerPlacement,
-    ) -> Self {
-        ON_WORKER.set(true);
+    pub(super) fn new(parts: LoopParts) -> Self {
+        let LoopParts { worker, descriptor, clock, source, board, placement } = parts;
+        WORKERS.set(WORKERS.get() + 1);
         tell_time_of_day(Some(time_of_day));
         if let Some(cpu) = placement.cpu {
             worker.note_cpu(cpu);
         }
         Self {
             worker,
+            descriptor,
+            is_armed: false,
             clock,
             source,
             board,
@@ -96,14 +179,42 @@ impl WorkerLoop {
 
     /// Turns until the registration ends.
     pub(super) fn run(mut self) {
-        while self.turn(None) == Progress::Running {}
+        while self.serve(None) == Progress::Running {}
+    }
+
+    /// One turn, which never sleeps, and what to do next.
+    pub fn turn(&mut self) -> Next {
+        self.disarm();
+        let Some(Turned { now, turn, until }) = self.turn_once() else { return Next::Ended };
+        let until = until.min(turn.next);
+        self.is_armed = self.worker.arm(now, turn.work, until);
+        if self.is_armed { Next::Wait(Wait { until, clock: self.clock }) } else { Next::Turn }
     }
 
     /// One turn; then, if there is nothing to do, sleeps as the registration's polling says,
     /// for `patience` at most.
-    pub fn turn(&mut self, patience: Option<Duration>) -> Progress {
+    pub fn turn_and_sleep(&mut self, patience: Option<Duration>) -> Progress {
+        self.disarm();
+        self.serve(patience)
+    }
+
+    fn disarm(&mut self) {
+        if std::mem::take(&mut self.is_armed) {
+            self.worker.awake();
+        }
+    }
+
+    fn serve(&mut self, patience: Option<Duration>) -> Progress {
+        let Some(Turned { now, turn, until }) = self.turn_once() else { return Progress::Ended };
+        let patience = patience.map_or(Instant::NEVER, |patience| now + patience);
+        self.worker.wait(now, turn, until.min(patience));
+        Progress::Running
+    }
+
+    /// A turn, and what follows it before a sleep; `None` if the worker has ended.
+    fn turn_once(&mut self) -> Option<Turned> {
         let now = self.clock.now();
-        let turn = match self.worker.turn(now) {
+        let mut turn = match self.worker.turn(now) {
             Ok(turn) => {
                 self.failed = false;
                 turn
@@ -112,20 +223,25 @@ impl WorkerLoop {
         };
         while let Some(control) = self.worker.next_control() {
             self.carry_out(control);
+            turn.next = self.worker.lane().next_timeout().min(turn.next);
         }
-        let mut until = patience.map_or(Instant::NEVER, |patience| now + patience);
+        let mut until = Instant::NEVER;
         if let Some(finish_at) = self.finish_at {
             if self.worker.lane().is_empty() || finish_at <= now {
                 self.finish();
-                return Progress::Ended;
+                return None;
             }
-            until = until.min(finish_at);
+            until = finish_at;
         }
         if self.crowding.is_due(now) && self.worker.spins_by_choice() {
             self.judge_crowding(now);
         }
-        self.worker.wait(now, turn, until);
-        Progress::Running
+        Some(Turned { now, turn, until })
+    }
+
+    /// True if it is this worker of this fleet.
+    pub(super) fn is_worker(&self, fleet: &Arc<WorkerFleet>, number: usize) -> bool {
+        Arc::ptr_eq(self.worker.fleet(), fleet) && self.worker.number() == number
     }
 
     fn judge_crowding(&mut self, now: Instant) {
@@ -247,6 +363,18 @@ impl WorkerLoop {
     }
 }
 
+impl AsFd for WorkerLoop {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+}
+
+impl AsRawFd for WorkerLoop {
+    fn as_raw_fd(&self) -> RawFd {
+        self.descriptor.as_raw_fd()
+    }
+}
+
 impl Drop for WorkerLoop {
     fn drop(&mut self) {
         if std::thread::panicking() {
@@ -254,7 +382,9 @@ impl Drop for WorkerLoop {
             self.board.change_facts(|facts| facts.error = Some(error));
         }
         self.worker.close_inbox();
-        ON_WORKER.set(false);
-        tell_time_of_day(None);
+        WORKERS.set(WORKERS.get() - 1);
+        if !on_worker_thread() {
+            tell_time_of_day(None);
+        }
     }
 }

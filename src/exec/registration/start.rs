@@ -13,6 +13,7 @@ use super::super::source::{LadderStep, OpenDatapathError, Source, steps};
 use super::super::status::Board;
 use super::super::sys::{self, Poller};
 use super::super::worker::Worker;
+use super::run::LoopParts;
 use super::watching::Watching;
 use super::{Registration, Shared, WorkerLoop};
 use crate::datapath::Mode;
@@ -142,6 +143,8 @@ impl WorkerSeed {
     /// [`OpenError`].
     pub fn start(self) -> Result<WorkerLoop, OpenError> {
         let worker = self.number;
+        let poller = Poller::new().map_err(OpenError::System)?;
+        let descriptor = poller.descriptor();
         affinity::take(&self.placement, self.profile)
             .map_err(|error| OpenError::Pin { worker, error })?;
         let services = Services::new(Setting {
@@ -150,14 +153,20 @@ impl WorkerSeed {
             fleet: self.fleet.clone(),
             entropy: Entropy::system(),
             clock: Some(self.clock),
-            poller: Some(Poller::new().map_err(OpenError::System)?),
+            poller: Some(poller),
         });
         let (codec, reset, limits) = (self.codec, self.secrets.reset_key(), self.limits);
         let lane = Lane::new(LaneParts { services, codec, reset, limits });
         let worker_with_board =
             Worker::new(lane, self.fleet, self.polling).with_board(self.board.clone());
-        let mut running =
-            WorkerLoop::new(worker_with_board, self.clock, self.source, self.board, self.placement);
+        let mut running = WorkerLoop::new(LoopParts {
+            worker: worker_with_board,
+            descriptor,
+            clock: self.clock,
+            source: self.source,
+            board: self.board,
+            placement: self.placement,
+        });
         running.open_queue().map_err(|error| OpenError::Queue { worker, error })?;
         affinity::loosen(&self.soft_cpus);
         Ok(running)

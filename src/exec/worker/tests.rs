@@ -4,12 +4,18 @@ use super::super::api::WorkerRef;
 use super::super::config::LaneLimits;
 use super::super::message::Command;
 use super::super::simulated::SimulatedWorkers;
+use super::super::sys::Poller;
 use super::super::testing::{client_config, wire};
 use super::*;
 use crate::datapath::memory::MemoryDatapath;
 use crate::datapath::{Checksum, Link, Path, RxMeta};
 use crate::ecn::Ecn;
+use std::cell::Cell;
+use std::io::{Read, Write};
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
 use std::time::Duration;
 
 const SPIN_US: u64 = 50;
@@ -75,6 +81,162 @@ fn a_worker_does_not_sleep_on_what_has_arrived_since_its_turn() {
     disturb(&mut worker);
     worker.wait(at(0), turn, Instant::NEVER);
     assert_eq!(worker.counters.sleeps, 0);
+}
+
+/// A turn, and whether an application with a loop of its own may wait after it.
+fn arms(worker: &mut Worker<MemoryDatapath>, us: u64) -> bool {
+    let turn = worker.turn(at(us)).unwrap();
+    worker.arm(at(us), turn.work, turn.next)
+}
+
+/// A worker whose application waits for its descriptor.
+fn worker_with_poller() -> Worker<MemoryDatapath> {
+    let mut worker = worker(Polling::Sleep);
+    worker.lane().services().set_poller(Poller::new().unwrap());
+    worker.watch_own().unwrap();
+    worker
+}
+
+/// True if the worker's descriptor is readable, for whoever waits on it from outside.
+fn is_readable(outer: &mut Poller) -> bool {
+    outer.wait(0, |_, _| ()).unwrap() > 0
+}
+
+fn outer(worker: &mut Worker<MemoryDatapath>) -> Poller {
+    let outer = Poller::new().unwrap();
+    let inner = worker.lane().services().poller().unwrap().descriptor();
+    outer.add(inner.as_raw_fd(), Interest::Readable, 0).unwrap();
+    outer
+}
+
+/// A call that does nothing.
+fn post(worker: &Worker<MemoryDatapath>) {
+    worker.fleet().inbox(0).unwrap().post(Command::Worker(Box::new(|_| ()))).unwrap();
+}
+
+#[test]
+fn who_waits_on_the_descriptor_of_an_armed_worker_is_woken_by_a_call() {
+    let mut worker = worker_with_poller();
+    let mut outer = outer(&mut worker);
+    assert!(arms(&mut worker, 0) && !is_readable(&mut outer));
+    assert_eq!(worker.counters.sleeps, 1);
+    post(&worker);
+    post(&worker);
+    assert!(is_readable(&mut outer));
+    worker.awake();
+    assert!(!is_readable(&mut outer), "a turn finds what is in the inbox by itself");
+    assert!(!arms(&mut worker, 1), "there was work");
+    assert!(arms(&mut worker, 2));
+    worker.awake();
+    assert_eq!((worker.counters.turns, worker.counters.sleeps), (3, 2));
+}
+
+/// The lost wake-up: what comes between the turn and the wait must not wait for the next timer.
+#[test]
+fn what_comes_before_the_worker_is_armed_keeps_it_from_waiting() {
+    let mut worker = worker_with_poller();
+    for us in 0..10 {
+        let turn = worker.turn(at(us)).unwrap();
+        // A worker that is awake is not signalled.
+        post(&worker);
+        assert!(!worker.arm(at(us), turn.work, turn.next));
+        assert!(worker.fleet().inbox(0).unwrap().waiting() == 1);
+        worker.turn(at(us)).unwrap();
+        disturb(&mut worker);
+        assert!(!worker.arm(at(us), 0, Instant::NEVER), "a datagram");
+        worker.turn(at(us)).unwrap();
+        assert!(!worker.arm(at(us), 0, at(us)), "a timer");
+        assert!(arms(&mut worker, us));
+        worker.awake();
+    }
+}
+
+/// A sender that is slow signals after the sleep that it meant to end.
+#[test]
+fn a_late_signal_costs_one_turn() {
+    let mut worker = worker_with_poller();
+    worker.fleet().inbox(0).unwrap().wakeup.signal_late();
+    assert!(!arms(&mut worker, 0) && arms(&mut worker, 1));
+    worker.awake();
+    worker.fleet().inbox(0).unwrap().wakeup.signal_late();
+    // A thread that sleeps by itself returns at once, and finds nothing the next time.
+    assert!(sleeps(&mut worker, 2));
+    assert!(!is_readable(&mut outer(&mut worker)));
+}
+
+/// A watched descriptor, its far end, and how often its closure was called.
+fn watched(worker: &mut Worker<MemoryDatapath>, us: u64) -> (UnixStream, Rc<Cell<u32>>) {
+    let (near, far) = UnixStream::pair().unwrap();
+    near.set_nonblocking(true).unwrap();
+    let calls = Rc::new(Cell::new(0));
+    let counted = calls.clone();
+    let services = worker.lane().services();
+    services.spawn(Box::new(move |worker| {
+        let fd = near.as_fd().try_clone_to_owned().unwrap();
+        let drain = move |_: &mut WorkerRef<'_>, _: Readiness| {
+            counted.set(counted.get() + 1);
+            (&near).read_exact(&mut [0]).unwrap();
+        };
+        // The duplicate is what is watched: it is to stay open.
+        worker.watch(&fd, Interest::Readable, drain).unwrap();
+        std::mem::forget(fd);
+    }));
+    worker.turn(at(us)).unwrap();
+    (far, calls)
+}
+
+#[test]
+fn a_descriptor_that_wakes_a_worker_is_served_in_its_first_turn() {
+    let mut worker = worker_with_poller();
+    let (mut far, calls) = watched(&mut worker, 0);
+    let mut outer = outer(&mut worker);
+    for wake in 1..=20_u32 {
+        // A thread that sleeps by itself, and an application that waits, take turns. Little time goes
+        // by between wake-ups: less than a worker that does not sleep would let pass.
+        let us = u64::from(wake);
+        far.write_all(b"x").unwrap();
+        if wake % 2 == 0 {
+            worker.wait(at(us), Turn { work: 0, next: Instant::NEVER }, Instant::NEVER);
+        } else {
+            assert!(is_readable(&mut outer));
+            assert!(!worker.arm(at(us), 0, Instant::NEVER), "it is served and not waited for");
+        }
+        assert_eq!(worker.turn(at(us)).unwrap().work, 1);
+        assert_eq!(calls.get(), wake);
+    }
+}
+
+#[test]
+fn a_descriptor_is_served_within_50_us_by_a_worker_that_spins() {
+    let mut worker = worker_with_poller();
+    worker.polling = Polling::Spin;
+    let (mut far, calls) = watched(&mut worker, 0);
+    let mut us = 1_000;
+    for round in 0..100_u64 {
+        far.write_all(b"x").unwrap();
+        let ready_at = us;
+        while calls.get() == round as u32 {
+            // A packet in some turns: a busy worker does not let descriptors wait either.
+            if us % 3 == 0 {
+                disturb(&mut worker);
+            }
+            let turn = worker.turn(at(us)).unwrap();
+            worker.wait(at(us), turn, Instant::NEVER);
+            us += 1;
+        }
+        let served_at = us - 1;
+        assert!(served_at - ready_at <= 50, "round {round}: {} us", served_at - ready_at);
+        us += round % 70;
+    }
+    assert_eq!(worker.counters.sleeps, 0);
+    // A look is a system call: none in most turns.
+    let (mut looks, mut last) = (0, worker.looked_at);
+    for us in us..us + 1_000 {
+        worker.turn(at(us)).unwrap();
+        looks += u32::from(worker.looked_at != last);
+        last = worker.looked_at;
+    }
+    assert!((19..=21).contains(&looks), "{looks} looks in a thousand turns of 1 us");
 }
 
 #[test]

@@ -1,0 +1,131 @@
+//! Workers that a loop of the application turns, and that sleep on a descriptor in it.
+
+use super::*;
+use quiclane::exec::{Next, WorkerLoop, WorkerSeed};
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
+use std::os::fd::{AsFd, BorrowedFd};
+
+/// Turns a worker until it ends, and waits by `wait`. Returns how many turns it took.
+fn drive(mut worker: WorkerLoop, mut wait: impl FnMut(BorrowedFd<'_>, Option<&Timespec>)) -> u64 {
+    let mut turns = 0;
+    loop {
+        turns += 1;
+        match worker.turn() {
+            Next::Turn => {}
+            Next::Wait(until) => {
+                let timeout = until.timeout().map(|timeout| timeout.try_into().unwrap());
+                wait(worker.as_fd(), timeout.as_ref());
+            }
+            Next::Ended => return turns,
+        }
+    }
+}
+
+/// Waits in a loop that is told again what it has not taken.
+fn level(seed: WorkerSeed) -> u64 {
+    drive(seed.start().unwrap(), |fd, timeout| {
+        poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], timeout).unwrap();
+    })
+}
+
+/// Waits in a loop that is told once, as that of tokio.
+fn edge(seed: WorkerSeed) -> u64 {
+    let worker = seed.start().unwrap();
+    let outer = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+    let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+    epoll::add(&outer, &worker, epoll::EventData::new_u64(0), flags).unwrap();
+    drive(worker, |_, timeout| {
+        let mut events = Vec::with_capacity(8);
+        epoll::wait(&outer, rustix::buffer::spare_capacity(&mut events), timeout).unwrap();
+    })
+}
+
+/// Calls that wait for each other: each is posted while the worker falls asleep after the last.
+const CALLS: u64 = 3_000;
+
+/// Without a timer a lost wake-up would be waited for for ever.
+fn no_wake_up_is_lost(turn: fn(WorkerSeed) -> u64) {
+    let (server_config, client_config) = configs();
+    let (server, mut seeds) = Registration::open_without_threads(workers(1)).unwrap();
+    let seed = seeds.pop().unwrap();
+    let own = std::thread::spawn(move || turn(seed));
+    let listener = echo_server(&server, &server_config);
+    std::thread::scope(|threads| {
+        for _ in 0..2 {
+            threads.spawn(|| {
+                let (tell, told) = channel();
+                for call in 0..CALLS {
+                    let tell = tell.clone();
+                    server.on_worker(0, move |_| tell.send(call).unwrap()).unwrap();
+                    assert_eq!(told.recv_timeout(PATIENCE), Ok(call));
+                }
+            });
+        }
+    });
+    // Datagrams wake it as well.
+    let client = open(workers(1));
+    let (handler, told) = Client::new(vec![7; 1_000_000]);
+    client.connect(listener.local_addr(), "localhost", &client_config, handler).unwrap();
+    assert_eq!(echoed(&told), vec![7; 1_000_000]);
+    assert!(server.status()[0].counters.turns.sleeps > 0, "{:?}", server.status());
+    server.shutdown(0, PATIENCE);
+    let turns = own.join().unwrap();
+    // The message has about 1,500 datagrams in both directions, and each turn took one at least.
+    assert!(turns < 6 * CALLS + 20_000, "{turns} turns: the loop spins");
+    wait_for_close(&told);
+}
+
+#[test]
+fn no_wake_up_is_lost_in_a_level_triggered_loop() {
+    no_wake_up_is_lost(level);
+}
+
+#[test]
+fn no_wake_up_is_lost_in_an_edge_triggered_loop() {
+    no_wake_up_is_lost(edge);
+}
+
+/// A thread may have several, and is a worker's until the last is dropped.
+#[test]
+fn one_thread_turns_two_workers() {
+    let (server_config, client_config) = configs();
+    let (server, server_seeds) = Registration::open_without_threads(workers(1)).unwrap();
+    let (client, client_seeds) = Registration::open_without_threads(workers(1)).unwrap();
+    let start = |seeds: Vec<WorkerSeed>| seeds.into_iter().next().unwrap().start().unwrap();
+    let (mut server_loop, mut client_loop) = (start(server_seeds), start(client_seeds));
+    let accept = |_: &_| Some(Box::new(Echo) as Box<dyn Handler>);
+    let own = std::slice::from_mut(&mut server_loop);
+    let listener = server.listen_turning(own, any_port(), &server_config, accept).unwrap();
+    let (handler, told) = Client::new(&b"across"[..]);
+    client.connect(listener.local_addr(), "localhost", &client_config, handler).unwrap();
+    let mut both = |wanted: &mut dyn FnMut() -> bool| {
+        while !wanted() {
+            let nexts = [server_loop.turn(), client_loop.turn()];
+            if nexts.iter().all(|next| matches!(next, Next::Wait(_))) {
+                let poll_for = |own| PollFd::new(own, PollFlags::IN);
+                let until = nexts.iter().filter_map(|next| match next {
+                    Next::Wait(wait) => wait.timeout(),
+                    _ => None,
+                });
+                let timeout = until.min().map(|timeout| timeout.try_into().unwrap());
+                poll(&mut [poll_for(&server_loop), poll_for(&client_loop)], timeout.as_ref())
+                    .unwrap();
+            }
+        }
+    };
+    let mut got = None;
+    both(&mut || {
+        got = told
+            .try_iter()
+            .find_map(|t| if let Told::Echoed(data) = t { Some(data) } else { None });
+        got.is_some()
+    });
+    assert_eq!(got.as_deref(), Some(&b"across"[..]));
+    client.shutdown(0, PATIENCE);
+    while !matches!(client_loop.turn(), Next::Ended) {}
+    drop(client_loop);
+    let refused = server.listen(any_port(), &server_config, |_| None).unwrap_err();
+    assert!(matches!(refused, ListenError::OnWorkerThread), "{refused}");
+    server.shutdown(0, PATIENCE);
+    while !matches!(server_loop.turn(), Next::Ended) {}
+}
