@@ -142,6 +142,32 @@ fn a_server_that_drives_its_own_loop_answers() {
     assert!(ended.status.success(), "{ended:?}");
 }
 
+/// Runs an example that drives a worker in a loop of another kind: it checks its answers, and that the
+/// loop slept. Returns what it says.
+fn runs_in_its_loop(name: &str) -> String {
+    let place = Place::new(name);
+    let (certificate, key) = (place.file("cert.pem"), place.file("key.pem"));
+    let said = answer(start(name, &[certificate.as_os_str(), key.as_os_str()]).ends());
+    assert!(said.contains("20 answers in "), "{said}");
+    said
+}
+
+#[test]
+fn a_worker_runs_in_an_epoll_loop() {
+    runs_in_its_loop("loop_epoll");
+}
+
+#[test]
+fn a_worker_runs_in_a_tokio_runtime_of_one_thread() {
+    let said = runs_in_its_loop("loop_tokio");
+    assert!(said.contains("another task ran"), "{said}");
+}
+
+#[test]
+fn a_worker_runs_in_a_loop_that_has_descriptors_and_timers_alone() {
+    runs_in_its_loop("loop_foreign");
+}
+
 #[test]
 fn a_client_believes_no_other_certificate() {
     let (place, other) = (Place::new("server"), Place::new("other"));
