@@ -476,6 +476,21 @@ mod tests {
         assert_eq!((got.path.remote.port(), got.ecn), (5, Ecn::Ect0));
     }
 
+    /// Its caller may wait for the answer.
+    #[test]
+    fn what_is_told_to_a_worker_that_has_ended_is_dropped() {
+        let fleet = Fleet::<(), Arc<()>>::new(1, 1).unwrap();
+        let inbox = fleet.inbox(0).unwrap();
+        let message = Arc::new(());
+        inbox.tell(message.clone()).unwrap();
+        assert_eq!(Arc::strong_count(&message), 2);
+        inbox.close();
+        assert_eq!(Arc::strong_count(&message), 1);
+        // Its sender looked before the worker ended.
+        let _ = inbox.tell(message.clone());
+        assert_eq!(Arc::strong_count(&message), 1);
+    }
+
     #[test]
     fn buffers_are_bounded_and_come_back() {
         let fleet = Fleet::<(), ()>::new(2, 1).unwrap();

@@ -30,7 +30,8 @@
 //! thread that owns the connection. Callbacks of one connection never run in parallel and
 //! never recurse; calls made in a callback run inline, on a [`ConnectionRef`] that cannot leave
 //! it. As in mvfst, the worker serves the application too: its timers, its descriptors, its
-//! closures ([`WorkerRef`]). From any other thread there is a [`Handle`], which posts to the
+//! closures, what it wants before and after each turn ([`WorkerRef`]). Workers post closures to each
+//! other. From any other thread there is a [`Handle`], which posts to the
 //! owner's bounded inbox.
 //!
 //! A connection belongs to one worker at a time. On the packet path nothing is locked, and no
@@ -99,7 +100,7 @@ pub use crate::proto::connection::{MigrateError, Migration};
 pub use crate::proto::streams::StreamsRef;
 pub use affinity::PinError;
 pub use api::{
-    ConnectionRef, Handle, HandleError, Handler, Processor, TimerId, WatchId, WorkerRef,
+    ConnectionRef, Handle, HandleError, Handler, Processor, TimerId, WaitError, WatchId, WorkerRef,
 };
 pub use config::{
     Affinity, ClientConfig, Io, LaneLimits, Pin, Polling, Profile, RegistrationConfig,

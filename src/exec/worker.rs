@@ -11,11 +11,13 @@
 //! 5. transmission: the touched connections write in round-robin;
 //! 6. each datapath submits what was written and takes back what was sent.
 //!
+//! Closures that the application wants in every turn come before and after all of it.
+//!
 //! [`Worker::wait`] then decides: go on at once, or sleep until something arrives or the next
 //! timer comes due. The time is read once, before the turn, and passed in; the worker never
 //! looks at a clock, so a simulation turns it with virtual time.
 
-use super::api::watch_of;
+use super::api::{Edge, watch_of};
 use super::config::Polling;
 use super::counters::{Snapshot, TurnCounters};
 use super::handoff::{Dispatch, Sent};
@@ -197,6 +199,7 @@ impl<D: Datapath> Worker<D> {
             self.lane.services().overruns.turn_ended(now.ns_since(before));
         }
         self.lane.set_now(now);
+        self.lane.at_edge(Edge::Before);
         // Before datagrams: some of them may be for a connection that has just come.
         let mut work = self.lane.serve_moves();
         work += self.receive();
@@ -210,6 +213,9 @@ impl<D: Datapath> Worker<D> {
         let mut result = Ok(());
         for datapath in &mut self.datapaths {
             result = result.and(datapath.flush());
+        }
+        if self.lane.at_edge(Edge::After) {
+            self.take_orders();
         }
         self.account(now, work);
         result.map(|()| Turn { work, next: self.lane.next_timeout() })

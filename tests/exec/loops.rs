@@ -1,7 +1,7 @@
 //! Workers that a loop of the application turns, and that sleep on a descriptor in it.
 
 use super::*;
-use quiclane::exec::{Next, WorkerLoop, WorkerSeed};
+use quiclane::exec::{Next, WaitError, WorkerLoop, WorkerSeed};
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -128,4 +128,94 @@ fn one_thread_turns_two_workers() {
     assert!(matches!(refused, ListenError::OnWorkerThread), "{refused}");
     server.shutdown(0, PATIENCE);
     while !matches!(server_loop.turn(), Next::Ended) {}
+}
+
+#[test]
+fn other_threads_wait_for_the_value_of_a_closure() {
+    let (server_config, client_config) = configs();
+    let server = open(workers(2));
+    let listener = echo_server(&server, &server_config);
+    let numbers = [0, 1].map(|n| server.on_worker_and_wait(n, |worker| worker.number()));
+    assert_eq!(numbers, [Ok(0), Ok(1)]);
+    let nobody = server.on_worker_and_wait(2, |_| ());
+    assert_eq!(nobody, Err(WaitError::NotPosted(HandleError::Closed)));
+
+    let client = open(workers(1));
+    let (handler, told) = Client::new(Bytes::new());
+    let remote = listener.local_addr();
+    let handle = client.connect(remote, "localhost", &client_config, handler).unwrap();
+    connected(&told);
+    assert_eq!(handle.run_and_wait(|connection| connection.remote()), Ok(remote));
+    handle.close(0, Bytes::new()).unwrap();
+    wait_for_close(&told);
+    // It is gone, or about to be.
+    let late = handle.run_and_wait(|connection| connection.is_closed());
+    let gone = Err(WaitError::NotPosted(HandleError::Closed));
+    assert!(matches!(late, Ok(true) | Err(WaitError::Dropped)) || late == gone, "{late:?}");
+    drop((server, client));
+    assert_eq!(handle.run_and_wait(|_| ()), Err(WaitError::NotPosted(HandleError::Closed)));
+}
+
+/// Waits in a callback, which it may not.
+struct Waiting {
+    own: Arc<Mutex<Option<Handle>>>,
+    tell: Sender<Result<(), WaitError>>,
+}
+
+impl Handler for Waiting {
+    fn connected(&mut self, connection: &mut ConnectionRef<'_>, _resumed: bool) {
+        let own = connection.handle();
+        self.tell.send(own.run_and_wait(|_| ())).unwrap();
+        *self.own.lock().unwrap() = Some(own);
+    }
+}
+
+#[test]
+fn waiting_on_a_workers_thread_is_refused_instead_of_hanging() {
+    let (server_config, client_config) = configs();
+    let server = Arc::new(open(workers(2)));
+    let listener = echo_server(&server, &server_config);
+    let (tell, told) = channel();
+    for worker in 0..2 {
+        // For itself, and for the other, which may wait for it.
+        let (inner, tell) = (server.clone(), tell.clone());
+        let task = move |_: &mut WorkerRef<'_>| {
+            tell.send(inner.on_worker_and_wait(worker, |_| ())).unwrap();
+        };
+        server.on_worker(0, task).unwrap();
+        assert_eq!(told.recv_timeout(PATIENCE), Ok(Err(WaitError::OnWorkerThread)));
+    }
+    let client = open(workers(1));
+    let own = Arc::new(Mutex::new(None));
+    let handler = Waiting { own: own.clone(), tell };
+    client.connect(listener.local_addr(), "localhost", &client_config, handler).unwrap();
+    assert_eq!(told.recv_timeout(PATIENCE), Ok(Err(WaitError::OnWorkerThread)));
+    // And in a closure for the connection, which runs on the same thread.
+    settled(&client);
+    let own = own.lock().unwrap().take().unwrap();
+    let inner = own.clone();
+    let refused = own.run_and_wait(move |_| inner.run_and_wait(|_| ()));
+    assert_eq!(refused, Ok(Err(WaitError::OnWorkerThread)));
+    assert!(WaitError::OnWorkerThread.to_string().contains("post_to"));
+}
+
+#[test]
+fn who_waits_for_a_worker_that_ends_gets_an_error() {
+    let (registration, seeds) = Registration::open_without_threads(workers(1)).unwrap();
+    std::thread::scope(|threads| {
+        let mut worker = seeds.into_iter().next().unwrap().start().unwrap();
+        while !matches!(worker.turn(), Next::Wait(_)) {}
+        let waiting = threads.spawn(|| registration.on_worker_and_wait(0, |_| ()));
+        // The closure is in the inbox, and the worker ends without another turn.
+        poll(&mut [PollFd::new(&worker, PollFlags::IN)], None).unwrap();
+        drop(worker);
+        let refused = waiting.join().unwrap();
+        // The worker may end before the post is done.
+        let late = Err(WaitError::NotPosted(HandleError::Closed));
+        assert!(refused == Err(WaitError::Dropped) || refused == late, "{refused:?}");
+    });
+    assert_eq!(
+        registration.on_worker_and_wait(0, |_| ()),
+        Err(WaitError::NotPosted(HandleError::Closed))
+    );
 }

@@ -19,6 +19,7 @@
 use super::super::address::{Address, Place};
 use super::super::handoff::PostError;
 use super::super::message::{Command, Op, WorkerFleet};
+use super::blocking::{WaitError, wait_for};
 use super::references::ConnectionRef;
 use crate::proto::streams::OpenError;
 use crate::wire::{Dir, StreamId};
@@ -167,6 +168,17 @@ impl Handle {
         task: impl FnOnce(&mut ConnectionRef<'_>) + Send + 'static,
     ) -> Result<(), HandleError> {
         self.post(Op::Run(Box::new(task)))
+    }
+
+    /// As [`run`](Self::run), and waits for what `task` returns. For threads that turn no worker.
+    ///
+    /// # Errors
+    /// [`WaitError`]; at once, and before anything is posted, on a worker's thread.
+    pub fn run_and_wait<T: Send + 'static>(
+        &self,
+        task: impl FnOnce(&mut ConnectionRef<'_>) -> T + Send + 'static,
+    ) -> Result<T, WaitError> {
+        wait_for(|reply| self.run(move |connection| drop(reply.send(task(connection)))))
     }
 
     fn post(&self, op: Op) -> Result<(), HandleError> {

@@ -5,6 +5,7 @@
 //! carries closures over references, and behind both stand the services of the worker.
 
 mod belongings;
+mod blocking;
 mod entry;
 mod handle;
 mod handler;
@@ -14,9 +15,11 @@ mod services;
 
 pub(super) use belongings::Belongings;
 pub use belongings::{TimerId, WatchId};
+pub use blocking::WaitError;
+pub(super) use blocking::{on_worker_thread, wait_for, worker_begins, worker_ends};
 pub(super) use entry::Entry;
 pub use handle::{Handle, HandleError};
 pub use handler::{Handler, Processor};
 pub use references::{ConnectionRef, WorkerRef};
 pub(super) use seat::{Handshake, Journey, Seat, Way};
-pub(super) use services::{Job, Services, Setting, TimerTarget, WatchTarget, watch_of};
+pub(super) use services::{Edge, Job, Services, Setting, TimerTarget, WatchTarget, watch_of};

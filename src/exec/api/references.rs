@@ -28,13 +28,13 @@
 
 use super::super::address::Address;
 use super::super::config::ClientConfig;
-use super::super::message::ConnectRequest;
+use super::super::message::{Command, ConnectRequest};
 use super::super::sys::{Interest, Readiness};
 use super::belongings::{TimerId, WatchId};
-use super::handle::Handle;
+use super::handle::{Handle, HandleError};
 use super::handler::Handler;
 use super::seat::Seat;
-use super::services::Services;
+use super::services::{Edge, Services};
 use crate::proto::connection::{Connection, ConnectionStats, MigrateError, Migration};
 use crate::proto::streams::StreamsRef;
 use crate::time::Instant;
@@ -44,6 +44,7 @@ use std::fmt;
 use std::io;
 use std::marker::PhantomData;
 use std::net::SocketAddr;
+use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -274,6 +275,40 @@ impl<'a> WorkerRef<'a> {
     /// Has `task` run between turns.
     pub fn spawn(&mut self, task: impl FnOnce(&mut WorkerRef<'_>) + 'static) {
         self.services.spawn(Box::new(task));
+    }
+
+    /// Has `task` run on the worker of that number, in one of its next turns. This worker's own number
+    /// is as good as another. Closures from one thread run in their order.
+    ///
+    /// # Errors
+    /// That worker's inbox is full, it has ended, or there is none. `task` is dropped then.
+    pub fn post_to(
+        &self,
+        worker: usize,
+        task: impl FnOnce(&mut WorkerRef<'_>) + Send + 'static,
+    ) -> Result<(), HandleError> {
+        let inbox = self.services.fleet().inbox(worker).ok_or(HandleError::Closed)?;
+        Ok(inbox.post(Command::Worker(Box::new(task)))?)
+    }
+
+    /// Has `task` run first in every turn from the next one on, before anything is received, until it
+    /// returns [`ControlFlow::Break`]. It keeps no worker awake: a worker that sleeps calls it when
+    /// something else wakes it.
+    pub fn before_turn(
+        &mut self,
+        task: impl FnMut(&mut WorkerRef<'_>) -> ControlFlow<()> + 'static,
+    ) {
+        self.services.turn_tasks(Edge::Before).push(Box::new(task));
+    }
+
+    /// Has `task` run last in every turn, this one included, after everything was sent and before the
+    /// worker may sleep, until it returns [`ControlFlow::Break`]. What it spawns or posts is served in
+    /// the next turn, which then follows at once.
+    pub fn after_turn(
+        &mut self,
+        task: impl FnMut(&mut WorkerRef<'_>) -> ControlFlow<()> + 'static,
+    ) {
+        self.services.turn_tasks(Edge::After).push(Box::new(task));
     }
 
     /// Has `task` run once, `after` that time.

@@ -19,6 +19,7 @@ use super::seat::Seat;
 use crate::time::Instant;
 use std::collections::{HashMap, VecDeque};
 use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +28,16 @@ use std::time::Duration;
 pub(in crate::exec) type LocalWorkerTask = Box<dyn FnOnce(&mut WorkerRef<'_>)>;
 /// A closure that is called whenever a descriptor is ready.
 pub(in crate::exec) type WatchTask = Box<dyn FnMut(&mut WorkerRef<'_>, Readiness)>;
+
+/// A closure that is called in every turn until it breaks off.
+pub(in crate::exec) type TurnTask = Box<dyn FnMut(&mut WorkerRef<'_>) -> ControlFlow<()>>;
+
+/// Where in a turn a [`TurnTask`] is called.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::exec) enum Edge {
+    Before,
+    After,
+}
 
 /// Work to be done between stages of a turn.
 pub(in crate::exec) enum Job {
@@ -73,6 +84,8 @@ pub(in crate::exec) struct Services {
     /// `None` in a simulation.
     poller: Option<Poller>,
     jobs: VecDeque<Job>,
+    /// By [`Edge`].
+    turn_tasks: [Vec<TurnTask>; 2],
     /// Connections that callbacks have asked for. They are begun when no callback runs.
     orders: VecDeque<Box<ConnectRequest>>,
 }
@@ -101,6 +114,7 @@ impl Services {
             watched_fds: HashMap::new(),
             poller: setting.poller,
             jobs: VecDeque::new(),
+            turn_tasks: Default::default(),
             orders: VecDeque::new(),
         }
     }
@@ -138,6 +152,12 @@ impl Services {
 
     pub(in crate::exec) fn jobs(&self) -> usize {
         self.jobs.len()
+    }
+
+    /// What is called at that edge of every turn.
+    #[inline]
+    pub(in crate::exec) fn turn_tasks(&mut self, edge: Edge) -> &mut Vec<TurnTask> {
+        &mut self.turn_tasks[edge as usize]
     }
 
     // ---- connections ------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 //! Runs what handles, closures, timers and descriptors ask of the lane.
 
 use super::super::address::{Address, Key, Place};
-use super::super::api::{Handler, Job, Seat, TimerTarget, WatchTarget, WorkerRef};
+use super::super::api::{Edge, Handler, Job, Seat, TimerTarget, WatchTarget, WorkerRef};
 use super::super::message::{Command, ConnectFailure, ConnectRequest, Control, Move, Op, Refusal};
 use super::super::overrun::Callback;
 use super::super::source::OpenDatapathError;
@@ -65,6 +65,31 @@ impl Lane {
         let entered = self.services.overruns.entered(callback);
         body(&mut WorkerRef::new(&mut self.services));
         self.services.overruns.left(callback, entered);
+    }
+
+    /// Runs what the application wants at that edge of every turn. It is no work that would keep the
+    /// worker from sleeping. True if it wants anything.
+    #[inline]
+    pub(in crate::exec) fn at_edge(&mut self, edge: Edge) -> bool {
+        let any = !self.services.turn_tasks(edge).is_empty();
+        if any {
+            self.run_turn_tasks(edge);
+        }
+        any
+    }
+
+    #[cold]
+    fn run_turn_tasks(&mut self, edge: Edge) {
+        let mut tasks = std::mem::take(self.services.turn_tasks(edge));
+        tasks.retain_mut(|task| {
+            let mut goes_on = true;
+            self.on_worker(Callback::Task, |worker| goes_on = task(worker).is_continue());
+            goes_on
+        });
+        // Those that were added meanwhile are called from the next turn on, after these.
+        let added = self.services.turn_tasks(edge);
+        tasks.append(added);
+        *added = tasks;
     }
 
     /// Begins a connection to a server.

@@ -1,11 +1,10 @@
 //! Accepting connections.
 
-use super::super::api::Handler;
+use super::super::api::{Handler, on_worker_thread};
 use super::super::config::ServerConfig;
 use super::super::message::{self, Acceptor, Command, Control, NewConnection};
 use super::super::source::{OpenDatapathError, Purpose};
-use super::run::{WorkerLoop, on_worker_thread};
-use super::{Registration, Shared};
+use super::{Registration, Shared, WorkerLoop};
 use crate::datapath::udp::SideSocket;
 use crate::proto::endpoint::Endpoint;
 use crossbeam::channel::{self, TryRecvError};

@@ -22,7 +22,7 @@ pub use start::{OpenError, WorkerSeed};
 pub use watching::DeviceChanges;
 
 use super::address::Address;
-use super::api::{Handle, HandleError, Handler, WorkerRef};
+use super::api::{Handle, HandleError, Handler, WaitError, WorkerRef, wait_for};
 use super::clock::Clock;
 use super::config::{ClientConfig, RegistrationConfig};
 use super::handoff::PostError;
@@ -254,6 +254,19 @@ impl Registration {
     ) -> Result<(), HandleError> {
         let inbox = self.shared.fleet.inbox(worker).ok_or(HandleError::Closed)?;
         Ok(inbox.post(Command::Worker(Box::new(task)))?)
+    }
+
+    /// As [`on_worker`](Self::on_worker), and waits for what `task` returns. For threads that turn no
+    /// worker. A worker that the application turns has to be turned meanwhile.
+    ///
+    /// # Errors
+    /// [`WaitError`]; at once, and before anything is posted, on a worker's thread.
+    pub fn on_worker_and_wait<T: Send + 'static>(
+        &self,
+        worker: usize,
+        task: impl FnOnce(&mut WorkerRef<'_>) -> T + Send + 'static,
+    ) -> Result<T, WaitError> {
+        wait_for(|reply| self.on_worker(worker, move |worker| drop(reply.send(task(worker)))))
     }
 
     /// Closes every connection with an application code, and waits until all are gone, but no

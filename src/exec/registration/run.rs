@@ -1,6 +1,7 @@
 //! The loop of a worker's thread, or of an application that turns a worker itself.
 
 use super::super::affinity::WorkerPlacement;
+use super::super::api::{on_worker_thread, worker_begins, worker_ends};
 use super::super::clock::{Clock, time_of_day};
 use super::super::crowding::{Crowding, RunDelay};
 use super::super::message::{ConnectRequest, Control, WorkerFleet};
@@ -10,7 +11,6 @@ use super::super::worker::{Turn, Worker};
 use crate::datapath::{Datapath, DatapathError};
 use crate::proto::crypto::tell_time_of_day;
 use crate::time::{Instant, MILLISECOND_NS};
-use std::cell::Cell;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
@@ -18,16 +18,6 @@ use std::time::Duration;
 
 /// How long a worker whose datapath is lost waits before it tries again.
 const LOST_PAUSE_NS: u64 = 100 * MILLISECOND_NS;
-
-thread_local! {
-    /// The workers that this thread turns.
-    static WORKERS: Cell<usize> = const { Cell::new(0) };
-}
-
-/// True on a thread that turns a worker: it must not wait for one.
-pub(super) fn on_worker_thread() -> bool {
-    WORKERS.get() > 0
-}
 
 /// A worker that an application turns on a thread of its own. Made by
 /// [`WorkerSeed::start`](super::WorkerSeed::start) on that thread, and bound to it.
@@ -44,7 +34,7 @@ pub(super) fn on_worker_thread() -> bool {
 /// fn drive(mut worker: WorkerLoop) {
 ///     loop {
 ///         match worker.turn() {
-///             Next::Turn => {}
+///             Next::Turn => {} // Other work, if there is any.
 ///             // Level or edge triggered; beside other descriptors, and for less time, as you like.
 ///             Next::Wait(wait) => poll_readable(worker.as_fd(), wait.timeout()),
 ///             Next::Ended => break,
@@ -91,8 +81,8 @@ pub enum Progress {
 #[must_use = "an application that waits when it may not is not woken"]
 pub enum Next {
     /// Turn again, without waiting: there is more to do, or the worker's
-    /// [`Polling`](crate::exec::Polling) says that it looks again. A loop with other work may do some
-    /// of it before.
+    /// [`Polling`](crate::exec::Polling) says that it looks again: of a worker that spins, this follows
+    /// every turn. A loop with other descriptors looks at those in between, without waiting.
     Turn,
     /// Wait until the descriptor of the worker is readable, or for the time that this says. Then turn.
     /// To turn earlier costs the turn, and does no harm.
@@ -145,7 +135,7 @@ struct Turned {
 impl WorkerLoop {
     pub(super) fn new(parts: LoopParts) -> Self {
         let LoopParts { worker, descriptor, clock, source, board, placement } = parts;
-        WORKERS.set(WORKERS.get() + 1);
+        worker_begins();
         tell_time_of_day(Some(time_of_day));
         if let Some(cpu) = placement.cpu {
             worker.note_cpu(cpu);
@@ -382,7 +372,7 @@ impl Drop for WorkerLoop {
             self.board.change_facts(|facts| facts.error = Some(error));
         }
         self.worker.close_inbox();
-        WORKERS.set(WORKERS.get() - 1);
+        worker_ends();
         if !on_worker_thread() {
             tell_time_of_day(None);
         }

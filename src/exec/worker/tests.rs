@@ -1,6 +1,6 @@
 //! When a worker that has nothing to do sleeps, in virtual time: turns and sleeps are counted.
 
-use super::super::api::WorkerRef;
+use super::super::api::{HandleError, WorkerRef};
 use super::super::config::LaneLimits;
 use super::super::message::Command;
 use super::super::simulated::SimulatedWorkers;
@@ -11,8 +11,10 @@ use crate::datapath::memory::MemoryDatapath;
 use crate::datapath::{Checksum, Link, Path, RxMeta};
 use crate::ecn::Ecn;
 use std::cell::Cell;
+use std::cell::RefCell;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
@@ -237,6 +239,126 @@ fn a_descriptor_is_served_within_50_us_by_a_worker_that_spins() {
         last = worker.looked_at;
     }
     assert!((19..=21).contains(&looks), "{looks} looks in a thousand turns of 1 us");
+}
+
+type Log = Rc<RefCell<Vec<String>>>;
+
+/// A closure for every turn, which writes its name and breaks off after `times` calls.
+fn noted(
+    log: &Log,
+    name: &'static str,
+    times: u32,
+) -> impl FnMut(&mut WorkerRef<'_>) -> ControlFlow<()> + 'static {
+    let (log, mut left) = (log.clone(), times);
+    move |_| {
+        log.borrow_mut().push(name.to_owned());
+        left -= 1;
+        if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+}
+
+/// Turns the worker, and returns what was noted meanwhile.
+fn noted_in_turn(worker: &mut Worker<MemoryDatapath>, log: &Log, us: u64) -> String {
+    worker.turn(at(us)).unwrap();
+    let noted = log.borrow().join(" ");
+    log.borrow_mut().clear();
+    noted
+}
+
+#[test]
+fn closures_of_every_turn_stand_before_and_after_all_that_happens_in_it() {
+    let mut worker = worker(Polling::Sleep);
+    let log = Log::default();
+    let spawned = log.clone();
+    worker.lane().services().spawn(Box::new(move |worker| {
+        worker.before_turn(noted(&spawned, "before", 3));
+        worker.after_turn(noted(&spawned, "once", 1));
+        worker.after_turn(noted(&spawned, "after", 3));
+        spawned.borrow_mut().push("job".to_owned());
+        let job = spawned.clone();
+        worker.spawn(move |_| job.borrow_mut().push("job".to_owned()));
+    }));
+    let mut turn = |us| noted_in_turn(&mut worker, &log, us);
+    assert_eq!(turn(0), "job once after");
+    assert_eq!(turn(1), "before job after");
+    assert_eq!(turn(2), "before after");
+    assert_eq!(turn(3), "before");
+    assert_eq!(turn(4), "");
+    assert!(sleeps(&mut worker, 5));
+}
+
+#[test]
+fn a_closure_of_every_turn_keeps_no_worker_awake_and_what_it_asks_for_does() {
+    let mut worker = worker(Polling::Sleep);
+    let log = Log::default();
+    let logged = log.clone();
+    worker.lane().services().spawn(Box::new(move |worker| {
+        worker.before_turn(noted(&logged, "b", 100));
+        worker.after_turn(noted(&logged, "a", 100));
+    }));
+    worker.turn(at(0)).unwrap();
+    for us in 1..10 {
+        assert!(sleeps(&mut worker, us));
+    }
+    assert_eq!(log.borrow().concat(), "a".to_owned() + &"ba".repeat(9));
+    // Asked for after everything else in a turn.
+    worker.lane().services().spawn(Box::new(|worker| {
+        worker.after_turn(|worker| {
+            worker.connect(([192, 0, 2, 1], 4433).into(), "localhost", &client_config(), ());
+            worker.spawn(|_| ());
+            // One that it adds begins in the next turn, and does not hold this one up.
+            worker.after_turn(|_| ControlFlow::Break(()));
+            ControlFlow::Break(())
+        });
+    }));
+    let turn = worker.turn(at(20)).unwrap();
+    assert_eq!(turn.next, at(20), "a closure waits");
+    worker.wait(at(20), Turn { work: 0, next: Instant::NEVER }, Instant::NEVER);
+    assert_eq!(worker.counters.sleeps, 9, "a connection is to be begun");
+    assert!(matches!(worker.next_control(), Some(Control::Connect(_))));
+    assert_eq!(worker.turn(at(21)).unwrap().work, 1);
+    assert!(sleeps(&mut worker, 22));
+}
+
+#[test]
+fn a_worker_posts_closures_to_others_and_to_itself_in_order() {
+    let workers = SimulatedWorkers::new(2, 7).unwrap();
+    let made = |number| -> Worker<MemoryDatapath> {
+        let mut worker = workers.worker(number, at(0), LaneLimits::default()).into_inner();
+        worker.polling = Polling::Sleep;
+        worker
+    };
+    let (mut zero, mut one) = (made(0), made(1));
+    let (tell, told) = std::sync::mpsc::channel();
+    zero.lane().services().spawn(Box::new(move |worker| {
+        for number in 0..3 {
+            let tell = tell.clone();
+            let task = move |worker: &mut WorkerRef<'_>| {
+                tell.send((worker.number(), number)).unwrap();
+            };
+            worker.post_to(number % 2, task).unwrap();
+        }
+        // And back.
+        let there = move |worker: &mut WorkerRef<'_>| {
+            worker.post_to(0, move |worker| tell.send((worker.number(), 9)).unwrap()).unwrap();
+        };
+        worker.post_to(1, there).unwrap();
+        assert_eq!(worker.post_to(2, |_| ()), Err(HandleError::Closed));
+    }));
+    let told = || told.try_iter().collect::<Vec<_>>();
+    zero.turn(at(0)).unwrap();
+    assert_eq!(told(), [], "a posted closure runs in no other one");
+    assert!(!sleeps(&mut zero, 1) && sleeps(&mut zero, 1));
+    assert_eq!(told(), [(0, 0), (0, 2)]);
+    one.turn(at(1)).unwrap();
+    assert_eq!(told(), [(1, 1)]);
+    zero.turn(at(2)).unwrap();
+    assert_eq!(told(), [(0, 9)]);
+    one.close_inbox();
+    zero.lane().services().spawn(Box::new(|worker| {
+        assert_eq!(worker.post_to(1, |_| ()), Err(HandleError::Closed));
+    }));
+    assert_eq!(zero.turn(at(3)).unwrap().work, 1);
 }
 
 #[test]
