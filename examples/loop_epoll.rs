@@ -9,7 +9,7 @@
 
 mod shared;
 
-use quiclane::exec::{Next, Wait};
+use quiclane::exec::Next;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 use shared::Application;
@@ -17,6 +17,7 @@ use std::error::Error;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 /// The token of the worker. It needs no work of its own: the loop turns it after each wait.
 const WORKER: u64 = 0;
@@ -24,8 +25,8 @@ const WORKER: u64 = 0;
 const OTHER: u64 = 1;
 
 /// Waits for all that the application waits for. Returns the tokens of what is ready.
-fn wait(epoll: &OwnedFd, wait: Wait) -> Result<Vec<u64>, Box<dyn Error>> {
-    let timeout = wait.timeout().map(Timespec::try_from).transpose()?;
+fn wait(epoll: &OwnedFd, timeout: Option<Duration>) -> Result<Vec<u64>, Box<dyn Error>> {
+    let timeout = timeout.map(Timespec::try_from).transpose()?;
     let mut ready = Vec::with_capacity(8);
     match epoll::wait(epoll, rustix::buffer::spare_capacity(&mut ready), timeout.as_ref()) {
         Ok(_) | Err(Errno::INTR) => Ok(ready.iter().map(|event| event.data.u64()).collect()),
@@ -48,14 +49,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     loop {
         let next = worker.turn();
         application.turned();
-        match next {
-            Next::Turn => {}
-            Next::Wait(until) => {
-                if wait(&epoll, until)?.contains(&OTHER) {
-                    other.read_exact(&mut heard)?;
-                }
-            }
+        let timeout = match next {
+            // The worker has more to do. What else there is may be ready all the same.
+            Next::Turn => Some(Duration::ZERO),
+            Next::Wait(wait) => wait.timeout(),
             Next::Ended => break,
+        };
+        if wait(&epoll, timeout)?.contains(&OTHER) {
+            other.read_exact(&mut heard)?;
         }
     }
     assert_eq!(&heard, b"hello", "the other descriptor was served too");
