@@ -3,7 +3,9 @@
 use super::*;
 use quiclane::exec::{Next, WaitError, WorkerLoop, WorkerSeed};
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::mpsc::{TrySendError, sync_channel};
 
 /// Turns a worker until it ends, and waits by `wait`. Returns how many turns it took.
 fn drive(mut worker: WorkerLoop, mut wait: impl FnMut(BorrowedFd<'_>, Option<&Timespec>)) -> u64 {
@@ -40,8 +42,10 @@ fn edge(seed: WorkerSeed) -> u64 {
     })
 }
 
-/// Calls that wait for each other: each is posted while the worker falls asleep after the last.
-const CALLS: u64 = 3_000;
+/// Calls that wait for each other: nothing but the next would wake the worker.
+const CALLS: u64 = 500;
+/// Longer than a thread takes to post.
+const PAUSE: Duration = Duration::from_micros(100);
 
 /// Without a timer a lost wake-up would be waited for for ever.
 fn no_wake_up_is_lost(turn: fn(WorkerSeed) -> u64) {
@@ -50,18 +54,35 @@ fn no_wake_up_is_lost(turn: fn(WorkerSeed) -> u64) {
     let seed = seeds.pop().unwrap();
     let own = std::thread::spawn(move || turn(seed));
     let listener = echo_server(&server, &server_config);
-    std::thread::scope(|threads| {
-        for _ in 0..2 {
-            threads.spawn(|| {
-                let (tell, told) = channel();
-                for call in 0..CALLS {
-                    let tell = tell.clone();
-                    server.on_worker(0, move |_| tell.send(call).unwrap()).unwrap();
-                    assert_eq!(told.recv_timeout(PATIENCE), Ok(call));
+    // Every second turn, which often found nothing to do, ends with an invitation and a pause: so many
+    // calls come after the turn's look at its inbox and before the sleep.
+    let (invite, invited) = sync_channel(0);
+    let pause = move |worker: &mut WorkerRef<'_>| {
+        let mut is_second = false;
+        worker.after_turn(move |_| {
+            is_second = !is_second;
+            if is_second {
+                std::thread::sleep(PAUSE);
+                match invite.try_send(()) {
+                    Ok(()) => std::thread::sleep(PAUSE),
+                    Err(TrySendError::Full(())) => {}
+                    Err(TrySendError::Disconnected(())) => return ControlFlow::Break(()),
                 }
-            });
-        }
-    });
+            }
+            ControlFlow::Continue(())
+        });
+    };
+    server.on_worker(0, pause).unwrap();
+    let (tell, told) = channel();
+    for call in 0..CALLS {
+        // A worker that sleeps invites nobody.
+        let _ = invited.recv_timeout(10 * PAUSE);
+        let tell = tell.clone();
+        server.on_worker(0, move |_| tell.send(call).unwrap()).unwrap();
+        assert_eq!(told.recv_timeout(PATIENCE), Ok(call));
+    }
+    // From here on nothing pauses.
+    drop(invited);
     // Datagrams wake it as well.
     let client = open(workers(1));
     let (handler, told) = Client::new(vec![7; 1_000_000]);
@@ -71,7 +92,7 @@ fn no_wake_up_is_lost(turn: fn(WorkerSeed) -> u64) {
     server.shutdown(0, PATIENCE);
     let turns = own.join().unwrap();
     // The message has about 1,500 datagrams in both directions, and each turn took one at least.
-    assert!(turns < 6 * CALLS + 20_000, "{turns} turns: the loop spins");
+    assert!(turns < 10 * CALLS + 20_000, "{turns} turns: the loop spins");
     wait_for_close(&told);
 }
 
