@@ -12,6 +12,8 @@ mod listeners;
 mod loops;
 #[path = "exec/moves.rs"]
 mod moves;
+#[path = "exec/queues.rs"]
+mod queues;
 
 use bytes::Bytes;
 use echo_handler::Echo;

@@ -6,7 +6,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-use quiclane::datapath::udp::{CpuSteering, UdpConfig, UdpDatapath, UdpErrorKind};
+use quiclane::datapath::udp::{UdpConfig, UdpDatapath, UdpErrorKind};
 use quiclane::datapath::{Datapath, Link, Mode, Path};
 use quiclane::ecn::Ecn;
 use std::net::{SocketAddr, UdpSocket};
@@ -374,26 +374,56 @@ fn a_full_arena_is_counted_and_a_flush_makes_room() {
     assert_eq!(drain(&mut b).len(), count);
 }
 
+/// The CPUs that this process may use.
+fn allowed_cpus() -> Vec<u32> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap();
+    let range = |range: &str| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        first.parse::<u32>().unwrap()..=last.parse::<u32>().unwrap()
+    };
+    list.trim().split(',').flat_map(range).collect()
+}
+
+/// Keeps the calling thread on one CPU.
+fn stay_on(cpu: u32) {
+    let me = std::fs::read_link("/proc/thread-self").unwrap();
+    let thread = me.file_name().unwrap().to_str().unwrap();
+    let taskset = Command::new("taskset").args(["-p", "-c", &cpu.to_string(), thread]).output();
+    assert!(taskset.unwrap().status.success());
+}
+
 #[test]
 fn sockets_that_share_a_port_are_picked_by_cpu_when_asked() {
+    let cpus = allowed_cpus();
+    let (Some(&here), Some(&there)) = (cpus.first(), cpus.get(1)) else {
+        panic!("this needs two CPUs; this process may use {cpus:?}")
+    };
     let shared = UdpConfig { reuse_port: true, ..config("127.0.0.1:0") };
-    let first = UdpDatapath::bind(&shared).unwrap();
-    let second = UdpDatapath::bind(&UdpConfig { local: first.local_addr(), ..shared }).unwrap();
-    let mut group = [first, second];
-    let to = group[0].local_addr();
-    let every_cpu = |socket| (0..2000).map(move |cpu| CpuSteering { cpu, socket }).collect();
-    for socket in [1, 0, 1] {
-        let table: Vec<_> = every_cpu(socket);
-        group[0].steer_by_cpu(&table).unwrap();
-        // Many flows, which the hash would spread over both.
-        for _ in 0..40 {
+    let first = UdpDatapath::bind(&UdpConfig { incoming_cpu: Some(here), ..shared.clone() });
+    let to = first.as_ref().unwrap().local_addr();
+    let second = UdpConfig { local: to, incoming_cpu: Some(there), ..shared.clone() };
+    let mut group = [first.unwrap(), UdpDatapath::bind(&second).unwrap()];
+    // Many flows, which the hash would spread over both. Over loopback, the sender's CPU receives.
+    let send = |flows: usize| {
+        for _ in 0..flows {
             UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"x", to).unwrap();
         }
-        assert_eq!(drain(&mut group[1 - socket as usize]).len(), 0);
-        assert_eq!(drain(&mut group[socket as usize]).len(), 40);
+    };
+    for (at, cpu) in [(1, there), (0, here), (1, there)] {
+        stay_on(cpu);
+        send(40);
+        assert_eq!(drain(&mut group[1 - at]).len(), 0);
+        assert_eq!(drain(&mut group[at]).len(), 40);
     }
-    // Without a list of CPUs the hash spreads them again.
-    group[0].steer_by_cpu(&[]).unwrap();
+    // What arrives on a CPU that none names is spread.
+    let [one, two] = [Some(1_000), Some(1_001)].map(|incoming_cpu| {
+        let free = UdpConfig { incoming_cpu, ..config("127.0.0.2:0") };
+        UdpConfig { reuse_port: true, ..free }
+    });
+    let first = UdpDatapath::bind(&one).unwrap();
+    let to = first.local_addr();
+    let mut group = [first, UdpDatapath::bind(&UdpConfig { local: to, ..two }).unwrap()];
     for _ in 0..40 {
         UdpSocket::bind("127.0.0.1:0").unwrap().send_to(b"x", to).unwrap();
     }
@@ -401,9 +431,6 @@ fn sockets_that_share_a_port_are_picked_by_cpu_when_asked() {
     let (one, two) = (drain(one).len(), drain(two).len());
     assert_eq!(one + two, 40);
     assert!(one > 0 && two > 0, "{one} and {two}");
-
-    let table = vec![CpuSteering { cpu: 0, socket: 0 }; 2001];
-    assert_eq!(group[0].steer_by_cpu(&table).unwrap_err().kind, UdpErrorKind::Settings);
 }
 
 #[test]

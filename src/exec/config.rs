@@ -62,7 +62,13 @@ impl Default for UdpTuning {
 }
 
 impl UdpTuning {
-    pub(super) fn config(&self, local: SocketAddr, reuse_port: bool) -> UdpConfig {
+    /// The socket of a worker: with `reuse_port` one of several, for what arrives on `cpu`.
+    pub(super) fn config(
+        &self,
+        local: SocketAddr,
+        reuse_port: bool,
+        cpu: Option<u32>,
+    ) -> UdpConfig {
         UdpConfig {
             local,
             reuse_port,
@@ -72,6 +78,7 @@ impl UdpTuning {
             rcvbuf_bytes: self.rcvbuf_bytes,
             sndbuf_bytes: self.sndbuf_bytes,
             busy_poll_us: self.busy_poll_us,
+            incoming_cpu: cpu.filter(|_| reuse_port),
             device: self.device.clone(),
         }
     }

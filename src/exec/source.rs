@@ -143,16 +143,18 @@ impl Source {
 
     /// Opens `address` on a worker's datapath, or makes that datapath. Returns the address with
     /// the port that the kernel chose, if it was to choose. To listen, an address is
-    /// [claimed](Self::claim) first, and has its port by then: nothing is waited for here.
+    /// [claimed](Self::claim) first, and has its port by then: nothing is waited for here. `cpu` is that
+    /// of the worker, if it is pinned: what the kernel receives there goes to its socket.
     pub(super) fn open(
         &self,
         datapath: Option<&mut AnyDatapath>,
         address: SocketAddr,
         purpose: Purpose,
+        cpu: Option<u32>,
     ) -> Result<(SocketAddr, Option<AnyDatapath>), OpenDatapathError> {
         match (self, datapath) {
             (Self::Udp { tuning, .. }, datapath) => {
-                let config = tuning.config(address, purpose == Purpose::Listen);
+                let config = tuning.config(address, purpose == Purpose::Listen, cpu);
                 if let Some(AnyDatapath::Udp(datapath)) = datapath {
                     return Ok((datapath.add_socket(&config)?, None));
                 }

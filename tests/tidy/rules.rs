@@ -75,10 +75,7 @@ pub(crate) const LAYERS: &[(&str, &[&str])] = &[
             "paths",
         ],
     ),
-    (
-        "src/datapath/udp",
-        &["abi", "error", "syscall", "socket", "send", "receive", "side", "steer"],
-    ),
+    ("src/datapath/udp", &["abi", "error", "syscall", "socket", "send", "receive", "side"]),
     (
         "src/datapath/xdp",
         &[

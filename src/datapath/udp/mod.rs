@@ -27,12 +27,10 @@ mod receive;
 mod send;
 mod side;
 mod socket;
-mod steer;
 mod syscall;
 
 pub use error::{SendError, UdpError, UdpErrorKind};
 pub(crate) use side::SideSocket;
-pub use steer::CpuSteering;
 
 use super::{Capabilities, Datapath, DatapathError, Mode, Path, QueueStats, RxMeta};
 use crate::counters::counters;
@@ -72,6 +70,11 @@ pub struct UdpConfig {
     pub sndbuf_bytes: usize,
     /// How long a receive call may poll the NIC for (`SO_BUSY_POLL`).
     pub busy_poll_us: Option<u32>,
+    /// Of the sockets that share the port, this one gets what the kernel receives on that CPU
+    /// (`SO_INCOMING_CPU`); what it receives on a CPU that none of them names is spread by a hash of the
+    /// flow. With a NIC of several queues, whose interrupts go to one CPU each, the worker that is
+    /// pinned there gets what the NIC's own hash put there.
+    pub incoming_cpu: Option<u32>,
     /// Send and receive through this device only.
     pub device: Option<String>,
 }
@@ -89,6 +92,7 @@ impl UdpConfig {
             rcvbuf_bytes: DEFAULT_BUFFER_BYTES,
             sndbuf_bytes: DEFAULT_BUFFER_BYTES,
             busy_poll_us: None,
+            incoming_cpu: None,
             device: None,
         }
     }
@@ -114,6 +118,7 @@ impl UdpConfig {
             rcvbuf_bytes: self.rcvbuf_bytes,
             sndbuf_bytes: self.sndbuf_bytes,
             busy_poll_us: self.busy_poll_us,
+            incoming_cpu: self.incoming_cpu,
         }
     }
 }
@@ -252,24 +257,6 @@ impl UdpDatapath {
     /// The addresses of all sockets, in the order in which they were added.
     pub fn local_addrs(&self) -> impl Iterator<Item = SocketAddr> {
         self.sockets.iter().map(|served| served.socket.local)
-    }
-
-    /// Picks the socket of the `SO_REUSEPORT` group by the CPU that a datagram arrives on; a CPU
-    /// that `table` does not list leaves it to the kernel's flow hash, and so does a socket that
-    /// the group does not have. It holds for the whole group, and replaces what was set before.
-    ///
-    /// # Errors
-    /// The port is not shared, or the table has more than 2,000 lines.
-    pub fn steer_by_cpu(&self, table: &[CpuSteering]) -> Result<(), UdpError> {
-        for served in &self.sockets {
-            let local = served.socket.local;
-            if table.len() > steer::MAX_STEERED_CPUS {
-                return Err(UdpError::settings("steer_by_cpu", local, "more than 2,000 CPUs"));
-            }
-            syscall::attach_reuseport_program(served.socket.fd(), &mut steer::program(table))
-                .map_err(|e| UdpError::new("setsockopt ATTACH_REUSEPORT_CBPF", local, None, e))?;
-        }
-        Ok(())
     }
 
     /// The socket for a path: its address and port if there is one, else the wildcard, else any

@@ -79,6 +79,7 @@ impl SideSocket {
             rcvbuf_bytes: DEFAULT_BUFFER_BYTES,
             sndbuf_bytes: DEFAULT_BUFFER_BYTES,
             busy_poll_us: None,
+            incoming_cpu: None,
         })?;
         Ok(Self { socket })
     }

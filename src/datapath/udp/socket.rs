@@ -28,6 +28,7 @@ pub(super) struct Options<'a> {
     pub(super) rcvbuf_bytes: usize,
     pub(super) sndbuf_bytes: usize,
     pub(super) busy_poll_us: Option<u32>,
+    pub(super) incoming_cpu: Option<u32>,
 }
 
 /// An open, bound, non-blocking socket.
@@ -57,6 +58,12 @@ impl Socket {
         }
         if options.reuse_port {
             on(libc::SOL_SOCKET, libc::SO_REUSEPORT).map_err(fail("setsockopt SO_REUSEPORT"))?;
+        }
+        if let Some(cpu) = options.incoming_cpu {
+            // Before bind: joining the group is what makes the kernel look at it.
+            let cpu = i32::try_from(cpu).unwrap_or(i32::MAX);
+            syscall::set_option(s, libc::SOL_SOCKET, libc::SO_INCOMING_CPU, cpu)
+                .map_err(fail("setsockopt SO_INCOMING_CPU"))?;
         }
         if let Some(device) = options.device {
             bind_to_device(s, device).map_err(fail("setsockopt SO_BINDTODEVICE"))?;

@@ -103,27 +103,6 @@ pub(super) fn option_words(
     Ok(len as usize / size_of::<u32>())
 }
 
-/// Attaches a classic BPF program that picks one socket of a `SO_REUSEPORT` group.
-pub(super) fn attach_reuseport_program(
-    fd: BorrowedFd<'_>,
-    program: &mut [libc::sock_filter],
-) -> io::Result<()> {
-    let len = u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-    let program = libc::sock_fprog { len, filter: program.as_mut_ptr() };
-    // SAFETY: `sock_fprog` names `len` instructions that are borrowed for the call; the kernel
-    // copies and checks them.
-    let done = unsafe {
-        libc::setsockopt(
-            fd.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_REUSEPORT_CBPF,
-            (&raw const program).cast(),
-            size_of::<libc::sock_fprog>() as libc::socklen_t,
-        )
-    };
-    check(done).map(drop)
-}
-
 /// What one received message says of itself.
 pub(super) struct Slot {
     pub(super) name: Name,

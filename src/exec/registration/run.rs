@@ -274,7 +274,7 @@ impl WorkerLoop {
             return Ok(address);
         }
         let datapath = self.worker.datapaths().first_mut();
-        let (bound, made) = self.source.open(datapath, address, purpose)?;
+        let (bound, made) = self.source.open(datapath, address, purpose, self.placement.cpu)?;
         if purpose == Purpose::Listen {
             self.listened.push(bound);
         }
