@@ -6,6 +6,8 @@
 
 #[path = "common/echo_handler.rs"]
 mod echo_handler;
+#[path = "common/following.rs"]
+mod following;
 #[path = "exec/listeners.rs"]
 mod listeners;
 #[path = "exec/loops.rs"]

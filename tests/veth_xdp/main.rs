@@ -7,9 +7,12 @@
 mod echo;
 #[path = "../common/echo_handler.rs"]
 mod echo_handler;
+#[path = "../common/following.rs"]
+mod following;
 
 mod hostile;
 mod listen;
+mod moving;
 mod probe;
 mod refused;
 mod traffic;
