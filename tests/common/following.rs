@@ -2,16 +2,18 @@
 //! without end, a server that echoes, and threads that call it meanwhile.
 
 use super::echo_handler::Echo;
+use quiclane::exec::clock::Clock;
 use quiclane::exec::{
     ClientConfig, ConnectionRef, Handle, HandleError, Handler, NewConnection, Pin, Polling,
     Progress, Registration, RegistrationConfig, WorkerLoop, WorkerStatus,
 };
+use quiclane::time::Instant;
 use quiclane::{CloseReason, Dir, StreamId};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const CONNECTIONS: usize = 64;
 const REQUEST_BYTES: usize = 3_000;
@@ -160,14 +162,15 @@ struct Client {
     registration: Registration,
     turning: WorkerLoop,
     answers: Arc<AtomicU64>,
-    begun: Instant,
+    clock: Clock,
+    until: Instant,
 }
 
 impl Client {
     fn turn_until(&mut self, mut done: impl FnMut() -> bool) {
         while !done() {
             assert_eq!(self.turning.turn(Some(Duration::from_millis(1))), Progress::Running);
-            assert!(self.begun.elapsed() < PATIENCE, "it takes too long");
+            assert!(self.clock.now() < self.until, "it takes too long");
         }
     }
 
@@ -195,7 +198,9 @@ pub(crate) fn all_follow(
     let (registration, seeds) = Registration::open_without_threads(udp).unwrap();
     let turning = seeds.into_iter().next().unwrap().start().unwrap();
     let answers = Arc::new(AtomicU64::new(0));
-    let mut client = Client { registration, turning, answers, begun: Instant::now() };
+    let clock = Clock::monotonic();
+    let until = clock.now() + PATIENCE;
+    let mut client = Client { registration, turning, answers, clock, until };
     steer(0);
     for _ in 0..CONNECTIONS {
         let asking = Asking { at: 0, answers: client.answers.clone() };

@@ -5,11 +5,15 @@
 use crate::flows::{Family, address};
 use crate::nic::{LANES, Lane, QUEUES, read, rss, run};
 use crate::numa::large_mappings;
-use crate::server::{CERTIFICATE, FILES, Server, connections_in_log, log_end};
+use crate::rss::put_back;
+use crate::server::{CERTIFICATE, FILES, Server, connections_in_log, homes_in_log, log_end};
 use crate::{Outcome, ensure};
 use quiclane::topology::toeplitz::{Flow, HashFields};
 use std::fs;
 use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
 
 const LANE: &Lane = &LANES[1];
 const PEER: &str = "peer1";
@@ -178,6 +182,140 @@ pub(crate) fn connections_land_where_toeplitz_says() -> Outcome {
     ensure!(got == expected, "predicted {expected:?}, accepted {got:?}");
     ensure!(rows.iter().all(|row| row.wrong_queue == 0 && row.rx_packets > 0), "{rows:?}");
     Ok(())
+}
+
+/// Starts the program in the namespace of the peers.
+fn start_client(arguments: &[&str]) -> Result<Child, String> {
+    Command::new("ip")
+        .args(["netns", "exec", "peer", "quiclane"])
+        .args(arguments)
+        .stdout(Stdio::null())
+        .spawn()
+        .map_err(|error| format!("quiclane {arguments:?}: {error}"))
+}
+
+/// The tables of one run, as `ethtool -X` takes them: how many queues share the flows, or the weights.
+const TABLES: [&[&str]; 5] = [
+    &["equal", "1"],
+    &["equal", "2"],
+    &["weight", "0", "0", "1", "1"],
+    &["equal", "4"],
+    &["weight", "0", "1", "0", "1"],
+];
+
+fn set_table(table: &[&str]) -> Outcome {
+    run("ethtool", &[&["-X", LANE.dev], table].concat()).map(drop)
+}
+
+/// 64 downloads, while the table changes every second until the last is done: not a byte differs, and
+/// not a datagram is lost on its way to its worker.
+pub(crate) fn downloads_survive_changes_of_the_table() -> Outcome {
+    put_back(LANE, || {
+        let server = Server::start(LANE, listen(Family::V4))?;
+        let expected = make_file()?;
+        let to = listen(Family::V4).to_string();
+        let got = |n: usize| format!("/tmp/got.{n}");
+        let mut clients = Vec::new();
+        for n in 0..CONNECTIONS {
+            let fixed = ["get", &to, "/file", "-o", &got(n), "--pin", CERTIFICATE, "--io", "udp"];
+            clients.push(start_client(&[&fixed[..], &["--timeout", "120"]].concat())?);
+        }
+        let mut changes = 0;
+        let mut running = clients.len();
+        while running > 0 {
+            set_table(TABLES[changes % TABLES.len()])?;
+            changes += 1;
+            sleep(Duration::from_secs(1));
+            ensure!(changes < 150, "{running} are not done after as many seconds");
+            running = 0;
+            for client in &mut clients {
+                let ended = client.try_wait().map_err(|error| error.to_string())?;
+                running += usize::from(ended.is_none());
+                ensure!(
+                    ended.is_none_or(|status| status.success()),
+                    "a download failed: {}",
+                    log_end()
+                );
+            }
+        }
+        for n in 0..CONNECTIONS {
+            let hash = sha256(&got(n))?;
+            ensure!(hash == expected, "{}: sha256 {hash}, expected {expected}", got(n));
+            fs::remove_file(got(n)).map_err(|error| format!("{}: {error}", got(n)))?;
+        }
+        let homes = homes_in_log()?.len();
+        // The file is written once a second.
+        sleep(Duration::from_secs(2));
+        let (wrong, lost) = server.wrong_queue()?;
+        println!(
+            "  {homes} downloads, {changes} tables: {wrong} datagrams handed over, {lost} lost"
+        );
+        ensure!(homes == CONNECTIONS && lost == 0 && wrong > 0, "{homes}, {wrong}, {lost}");
+        server.stop().map(drop)
+    })
+}
+
+/// 64 connections under load. After each change of the table every one is on the worker that key and
+/// table predict, and datagrams arrive at no other from the next second on.
+pub(crate) fn connections_follow_the_table() -> Outcome {
+    put_back(LANE, || {
+        let server = Server::start(LANE, listen(Family::V4))?;
+        let (count, to) = (CONNECTIONS.to_string(), listen(Family::V4));
+        let seconds = (5 * TABLES.len() + 5).to_string();
+        let mut client = start_client(&[
+            "perf",
+            "run",
+            &to.to_string(),
+            "--scenario",
+            "latency",
+            "--connections",
+            &count,
+            "--io",
+            "udp",
+            "--workers",
+            &count,
+            "--poll",
+            "sleep",
+            "--seconds",
+            &seconds,
+            "--max-silence",
+            "30",
+            "--pin",
+            CERTIFICATE,
+        ])?;
+        sleep(Duration::from_secs(3));
+        for table in TABLES {
+            set_table(table)?;
+            sleep(Duration::from_secs(2));
+            let rss = rss(LANE.dev)?;
+            let homes = homes_in_log()?;
+            ensure!(homes.len() == CONNECTIONS, "{} connections", homes.len());
+            let mut workers = [0; QUEUES];
+            for (source, worker) in homes {
+                let flow = Flow { source, destination: to };
+                let placement = rss
+                    .place(&flow, HashFields::AddressesAndPorts)
+                    .map_err(|error| error.to_string())?;
+                ensure!(
+                    placement.queue == worker,
+                    "{table:?}: {source} is at worker {worker}, and arrives at {}",
+                    placement.queue
+                );
+                workers[worker as usize] += 1;
+            }
+            let (before, _) = server.wrong_queue()?;
+            sleep(Duration::from_secs(2));
+            let (after, lost) = server.wrong_queue()?;
+            println!("  {table:?}: {workers:?} connections, {after} datagrams handed over so far");
+            ensure!(
+                (after, lost) == (before, 0),
+                "{before} -> {after} at other workers, {lost} lost"
+            );
+        }
+        let ended = client.wait().map_err(|error| error.to_string())?;
+        ensure!(ended.success(), "perf: {ended}; {}", log_end());
+        server.stop().map(drop)
+    })
 }
 
 /// kill -9: the program goes with the process, and the next server has its queues.

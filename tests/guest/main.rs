@@ -42,6 +42,8 @@ const TESTS: &[Test] = &[
     ("lane::workers_and_frames_are_on_the_node", lane::workers_and_frames_are_on_the_node),
     ("lane::downloads_are_byte_exact", lane::downloads_are_byte_exact),
     ("lane::connections_land_where_toeplitz_says", lane::connections_land_where_toeplitz_says),
+    ("lane::connections_follow_the_table", lane::connections_follow_the_table),
+    ("lane::downloads_survive_changes_of_the_table", lane::downloads_survive_changes_of_the_table),
     ("survey::ethtool_and_the_survey_agree", survey::ethtool_and_the_survey_agree),
     (
         "survey::keys_tables_and_fields_are_those_of_ethtool",

@@ -3,6 +3,7 @@
 use crate::ensure;
 use crate::nic::{Lane, run};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
@@ -70,6 +71,25 @@ impl Server {
         self.child.id().to_string()
     }
 
+    /// How many datagrams arrived at another worker than their connection's so far, and how many of them
+    /// were lost, by the file that it writes for the inspection verbs once a second.
+    pub(crate) fn wrong_queue(&self) -> Result<(u64, u64), String> {
+        let path = format!("/run/quiclane/{}.json", self.pid());
+        let text = fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
+        let told: Value =
+            serde_json::from_str(&text).map_err(|error| format!("{path}: {error}"))?;
+        let workers = told["workers"].as_array().ok_or_else(|| format!("no workers in {text}"))?;
+        let arrived = workers.iter().filter_map(|worker| worker["wrong_queue"].as_u64()).sum();
+        let lost = |worker: &Value| {
+            let dropped = &worker["dropped"];
+            ["rx_wrong_queue_dropped", "rx_wrong_queue_share"]
+                .iter()
+                .filter_map(|name| dropped[name].as_u64())
+                .sum::<u64>()
+        };
+        Ok((arrived, workers.iter().map(lost).sum()))
+    }
+
     /// Ends it as an operator would; the queues at the end.
     pub(crate) fn stop(mut self) -> Result<Vec<QueueRow>, String> {
         run("kill", &["-TERM", &self.pid()])?;
@@ -101,14 +121,24 @@ impl Drop for Server {
     }
 }
 
+/// A client's address and a worker, of a line of the log.
+fn home(line: &str) -> Option<(SocketAddr, u32)> {
+    let value = |key: &str| Some(line.split_once(key)?.1.split_whitespace().next()?.to_owned());
+    Some((value(" remote=")?.parse().ok()?, value(" worker=")?.parse().ok()?))
+}
+
 /// Each connection in the server's log: the client's address, and the worker.
 pub(crate) fn connections_in_log() -> Result<Vec<(SocketAddr, u32)>, String> {
     let log = fs::read_to_string(LOG).map_err(|error| format!("{LOG}: {error}"))?;
-    let told = |line: &str| {
-        let value = |key: &str| Some(line.split_once(key)?.1.split_whitespace().next()?.to_owned());
-        Some((value(" remote=")?.parse().ok()?, value(" worker=")?.parse().ok()?))
-    };
-    Ok(log.lines().filter(|line| line.contains(" connected ")).filter_map(told).collect())
+    Ok(log.lines().filter(|line| line.contains(" connected ")).filter_map(home).collect())
+}
+
+/// The worker that has each connection by the server's log: the one that accepted it, or the last that
+/// it moved to.
+pub(crate) fn homes_in_log() -> Result<BTreeMap<SocketAddr, u32>, String> {
+    let log = fs::read_to_string(LOG).map_err(|error| format!("{LOG}: {error}"))?;
+    let tells = |line: &&str| line.contains(" connected ") || line.contains(" moved ");
+    Ok(log.lines().filter(tells).filter_map(home).collect())
 }
 
 /// The end of the server's log, for messages.

@@ -224,6 +224,11 @@ impl Handler for Server {
         }
     }
 
+    fn moved(&mut self, connection: &mut ConnectionRef<'_>, from: usize) {
+        let worker = connection.worker();
+        tracing::debug!(remote = %connection.remote(), worker, from, "moved");
+    }
+
     fn stream_data(
         &mut self,
         connection: &mut ConnectionRef<'_>,
