@@ -54,6 +54,9 @@ counters! {
         /// Reset tokens that other workers do not know, for want of a place: such a reset is
         /// recognised only on this worker's queue.
         resets_unshared: Counter, Count;
+        /// Handshakes that other workers do not know, for want of a place: a copy of their first packet
+        /// that arrives on another worker's queue begins a second one.
+        handshakes_unshared: Counter, Count;
         /// Connections accepted.
         accepted: Counter, Count;
         /// Connections begun by this side.

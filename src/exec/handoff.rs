@@ -27,7 +27,7 @@
 //! rings for the last time. A sender puts something into a ring, then looks at the flag, and if it
 //! is set writes to an eventfd. One of the two sees the other.
 
-use super::reset_owners::ResetOwners;
+use super::owners::Owners;
 use super::sys::Event;
 use crate::datapath::{MAX_BURST, RxMeta};
 use crate::lb::Route;
@@ -262,13 +262,14 @@ impl<C, M> Inbox<C, M> {
     }
 }
 
-/// The inboxes of all workers, by number, and the owners of stateless resets.
+/// The inboxes of all workers, by number, and the owners of what names no worker.
 #[derive(Debug)]
 pub(super) struct Fleet<C, M> {
     inboxes: Box<[Inbox<C, M>]>,
     /// The CPU of each worker, once its thread has begun.
     cpus: Box<[OnceLock<u32>]>,
-    resets: ResetOwners,
+    resets: Owners,
+    handshakes: Owners,
 }
 
 impl<C, M> Fleet<C, M> {
@@ -277,7 +278,8 @@ impl<C, M> Fleet<C, M> {
         let inboxes =
             (0..workers).map(|_| Inbox::new(commands)).collect::<io::Result<Box<[_]>>>()?;
         let cpus = (0..workers).map(|_| OnceLock::new()).collect();
-        Ok(Arc::new(Self { inboxes, cpus, resets: ResetOwners::new(workers) }))
+        let (resets, handshakes) = (Owners::new(workers), Owners::new(workers));
+        Ok(Arc::new(Self { inboxes, cpus, resets, handshakes }))
     }
 
     /// How many workers there are.
@@ -298,8 +300,13 @@ impl<C, M> Fleet<C, M> {
     }
 
     /// Finds the worker that a stateless reset is for.
-    pub(super) fn resets(&self) -> &ResetOwners {
+    pub(super) fn resets(&self) -> &Owners {
         &self.resets
+    }
+
+    /// Finds the worker that has the handshake which a client's first packet belongs to.
+    pub(super) fn handshakes(&self) -> &Owners {
+        &self.handshakes
     }
 
     /// The inbox of one worker.

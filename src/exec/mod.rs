@@ -49,7 +49,7 @@
 //! | `affinity`, `crowding` | where a thread runs, and whether it may spin there |
 //! | `source` | the datapaths of a worker, and where they come from |
 //! | `table`, `wheel`, `handoff`, `overrun`, `status` | the parts of a worker |
-//! | `reset_owners` | which worker a stateless reset is for |
+//! | `owners` | which worker a datagram is for that names none: a stateless reset, a client's first packet |
 //! | `api/` | what applications touch: handler, references, handle, services |
 //! | `message` | what passes between threads, datagrams aside |
 //! | `lane/` | a worker without thread, clock and datapath: what simulations drive |
@@ -82,8 +82,9 @@ mod handoff;
 mod lane;
 mod message;
 mod overrun;
+mod owners;
 mod registration;
-mod reset_owners;
+
 mod simulated;
 mod source;
 mod status;

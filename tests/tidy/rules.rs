@@ -127,7 +127,7 @@ pub(crate) const LAYERS: &[(&str, &[&str])] = &[
             "status",
             "wheel",
             "table",
-            "reset_owners",
+            "owners",
             "handoff",
             // What applications touch, and what passes between threads: see api/mod.rs.
             "api message",
@@ -193,7 +193,7 @@ const SHARED: &[(&str, &str)] = &[
     ("src/exec/handoff.rs", "rings between workers, inboxes: one look a turn"),
     ("src/exec/message.rs", "whether a listener is over: client Initials"),
     ("src/exec/registration/", "the control plane of the workers"),
-    ("src/exec/reset_owners.rs", "reset tokens: noted with an id, read for what leads nowhere"),
+    ("src/exec/owners.rs", "tokens and handshakes: noted once, read for what leads nowhere"),
     ("src/exec/status.rs", "counters: stored by their owner once a turn, read by others"),
     ("src/exec/sync.rs", "what an address is made of: calls of handles"),
     ("src/exec/testing.rs", "tests"),

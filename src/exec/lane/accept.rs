@@ -1,5 +1,6 @@
 //! Listeners: which clients get a connection, and what is answered without one.
 
+use super::super::address::Key;
 use super::super::api::{Handler, Handshake, Seat};
 use super::super::message::{Listener, NewConnection};
 use super::super::overrun::Callback;
@@ -7,6 +8,7 @@ use super::super::table::InitialKey;
 use super::admission::{self, NoPlace};
 use super::{Entry, Lane, enlist};
 use crate::datapath::{MAX_BURST, Path, RxMeta};
+use crate::lb::Route;
 use crate::proto::connection::Ends;
 use crate::proto::connection::{Application, Connection, Event};
 use crate::proto::endpoint::{ClientInitial, EndpointStats, Place};
@@ -168,6 +170,25 @@ impl Lane {
         self.seat_at(Entry { connection, seat, handler });
     }
 
+    /// The worker that has the handshake of a client's first packet, if it is another one.
+    pub(super) fn begun_elsewhere(&self, initial: &InitialKey) -> Option<Route> {
+        let handshakes = self.services.fleet().handshakes();
+        if handshakes.is_empty() {
+            return None;
+        }
+        let digest = handshakes.digest(initial);
+        let worker = handshakes.owner(digest)?;
+        let elsewhere = usize::from(worker) != self.services.worker();
+        elsewhere.then_some(Route { worker, slot: digest as u32, generation: 0 })
+    }
+
+    /// Forgets what a client's first packets are known by.
+    pub(super) fn forget_handshake(&mut self, initial: &InitialKey, key: Key) {
+        self.table.remove_initial(initial, key);
+        let handshakes = self.services.fleet().handshakes();
+        handshakes.forget(handshakes.digest(initial), self.services.worker());
+    }
+
     /// The handler of a new connection; `None` if the connection is over already.
     fn ask_application(
         &mut self,
@@ -247,6 +268,11 @@ impl Lane {
         let Ok(key) = self.table.insert(|_| entry) else { return };
         if let Some((handshake, source)) = handshake.zip(source) {
             self.table.insert_initial(handshake.initial, key);
+            let handshakes = self.services.fleet().handshakes();
+            let digest = handshakes.digest(handshake.initial);
+            if !handshakes.note(digest, self.services.worker()) {
+                self.counters.handshakes_unshared += 1;
+            }
             self.admission.began(key, source, handshake.proven, &self.table);
         }
         self.wheel.grow(self.table.slots());

@@ -332,7 +332,7 @@ impl Lane {
     /// Forgets the id that has been remembered longest.
     fn forget_initial(&mut self) {
         if let Some((_, initial, key)) = self.lingering.pop_front() {
-            self.table.remove_initial(&initial, key);
+            self.forget_handshake(&initial, key);
         }
     }
 
@@ -343,7 +343,7 @@ impl Lane {
             Some(handshake) => {
                 self.counters.handshakes_failed += 1;
                 self.admission.gave_up(self.services.now(), source, handshake.proven);
-                self.table.remove_initial(&handshake.initial, key);
+                self.forget_handshake(&handshake.initial, key);
             }
         }
     }

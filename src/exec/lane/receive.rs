@@ -4,7 +4,8 @@
 //!
 //! 1. one that we issued says worker, slot and generation. Another worker: the datagram is
 //!    handed over. This worker, and the generation fits: that is the connection;
-//! 2. one that a client chose for a handshake under way is in the table's map;
+//! 2. one that a client chose for a handshake under way is in the table's map, or in that of the
+//!    worker that `exec/owners.rs` names;
 //! 3. one that leads nowhere may stand in a stateless reset: its last 16 bytes are the token;
 //! 4. otherwise a listener's endpoint judges: a client Initial, an answer without state, nothing.
 
@@ -87,15 +88,19 @@ impl Lane {
             }
         } else if form == Form::Long
             && let Some(dcid) = ConnectionId::new(dcid)
-            && let Some(key) =
-                self.table.find_initial(&InitialKey { dcid, remote: meta.path.remote })
         {
-            if self.receive_on(key, at, meta, datagram) {
-                return Routed::Here;
+            let initial = InitialKey { dcid, remote: meta.path.remote };
+            if let Some(key) = self.table.find_initial(&initial) {
+                if self.receive_on(key, at, meta, datagram) {
+                    return Routed::Here;
+                }
+                // A late copy, and its connection is over, or elsewhere: it must not begin another.
+                self.counters.rx_late_initials += 1;
+                return Routed::Dropped;
             }
-            // A late copy, and its connection is over: it must not begin another.
-            self.counters.rx_late_initials += 1;
-            return Routed::Dropped;
+            if let Some(route) = self.begun_elsewhere(&initial) {
+                return Routed::Elsewhere(route);
+            }
         }
         if let Some(routed) = self.forgotten_by_peer(meta, datagram) {
             return routed;

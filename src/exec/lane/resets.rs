@@ -7,7 +7,7 @@
 //! The map holds a keyed hash of the peer's address and the token, and never compares tokens:
 //! the connection that it names does, in constant time. There is one entry for a connection at
 //! most, of the id in use, so the map is as bounded as the table. A reset that arrives on another
-//! worker's queue is handed over as any datagram is: [`ResetOwners`] names the worker.
+//! worker's queue is handed over as any datagram is: [`Owners`] names the worker.
 //!
 //! Resets are sent by listeners alone (`proto/endpoint.rs`). A host that only connects sends none,
 //! though its peers hold its tokens: when its process is gone so are its ports, and the kernel
@@ -16,7 +16,7 @@
 use super::{Entry, Lane, Routed, touch};
 use crate::datapath::RxMeta;
 use crate::exec::address::Key;
-use crate::exec::reset_owners::ResetOwners;
+use crate::exec::owners::Owners;
 use crate::lb::Route;
 use std::collections::HashMap;
 
@@ -31,7 +31,7 @@ impl Resets {
     /// other workers will not find it.
     fn replace(
         &mut self,
-        (owners, worker): (&ResetOwners, usize),
+        (owners, worker): (&Owners, usize),
         before: Option<u64>,
         now: Option<u64>,
         key: Key,
@@ -60,7 +60,7 @@ impl Lane {
         let Some(Entry { connection, seat, .. }) = self.table.get(key) else { return };
         let owners = self.services.fleet().resets();
         let remote = connection.remote();
-        let digest = connection.reset_token().map(|token| owners.digest(remote, token));
+        let digest = connection.reset_token().map(|token| owners.digest((remote, token)));
         let before = std::mem::replace(&mut seat.reset, digest);
         let us = (owners, self.services.worker());
         if !self.resets.replace(us, before, digest, key) {
@@ -82,7 +82,7 @@ impl Lane {
             return None;
         }
         let remote = meta.path.remote;
-        let digest = owners.digest(remote, datagram.last_chunk()?);
+        let digest = owners.digest((remote, datagram.last_chunk::<16>()?));
         let Some(key) = self.resets.entries.get(&digest) else {
             let worker = owners.owner(digest)?;
             let elsewhere = usize::from(worker) != self.services.worker();

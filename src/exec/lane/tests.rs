@@ -122,6 +122,32 @@ fn a_late_copy_of_a_client_initial_makes_no_second_connection() {
 }
 
 #[test]
+fn a_first_packet_that_arrives_elsewhere_reaches_the_worker_that_has_its_handshake() {
+    let mut scene = Scene::new(2, LaneLimits::default());
+    scene.connect(None);
+    scene.client.turn(scene.now).unwrap();
+    let initial = scene.first_of_client();
+    scene.step();
+    assert_eq!(scene.servers[0].lane().counters().connections, 1);
+    // The client's answer is lost, and the NIC steers what it repeats to the other queue.
+    take_sent(&mut scene.client);
+    scene.queue = 1;
+    carry(&mut scene.servers[1], &initial);
+    scene.run(500);
+    let [first, second] = [0, 1].map(|at| scene.servers[at].lane().counters());
+    assert_eq!((first.accepted, first.connections + second.connections), (1, 1));
+    assert_eq!((second.accepted, second.rx_wrong_queue > 0), (0, true));
+    assert_eq!(first.handshakes_unshared, 0);
+    assert!(scene.told_client().contains(&Told::Connected(0)));
+    // What is remembered of the handshake goes with its first packets.
+    scene.run(2_000);
+    assert!(scene.servers[0].fleet().handshakes().is_empty());
+    scene.connect(None);
+    scene.run(30);
+    assert_eq!(scene.servers[1].lane().counters().accepted, 1);
+}
+
+#[test]
 fn a_late_copy_of_an_initial_whose_connection_is_over_begins_no_other() {
     let mut scene = Scene::new(1, LaneLimits::default());
     let handle = scene.connect(None);

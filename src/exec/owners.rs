@@ -1,25 +1,25 @@
-//! Finds the worker that owns the connection that a stateless reset ends.
+//! Finds the worker that owns a connection by something else than an id that we issued.
 //!
-//! The id in a reset is random, so it leads to no worker, and the NIC hands it to the queue that the
-//! addresses hash to. Only the worker that owns the connection knows the token at its end. So workers
-//! note here which worker a token belongs to, as a keyed hash. A worker that receives a datagram
-//! without a route looks here.
+//! Two kinds of datagrams name no worker, and the NIC hands them to the queue that the addresses hash
+//! to: a stateless reset, whose id is random, and a client's first packets, whose id the client chose.
+//! The one is known by the token at its end, the other by its id and address. So workers note here
+//! which worker a token or a handshake belongs to, as a keyed hash, each kind in a table of its own. A
+//! worker that receives a datagram that leads nowhere looks here.
 //!
-//! The table is small and loses entries rather than grow: a set of [`WAYS`] places for each hash,
-//! which is one cache line. A token that finds no place is counted, and its reset is recognised only
-//! where the owner receives it.
+//! A table is small and loses entries rather than grow: a set of [`WAYS`] places for each hash, which
+//! is one cache line. What finds no place is counted, and is recognised only where the owner receives
+//! it.
 //!
-//! Writing is rare: when a peer gives out the token of the id in use, and when the connection ends.
-//! Reading is for datagrams that lead nowhere.
+//! Writing is rare: when a peer gives out the token of the id in use, when a handshake begins, when a
+//! connection ends. Reading is for datagrams that lead nowhere.
 
 use crate::lb::MAX_WORKERS;
-use std::hash::{BuildHasher, RandomState};
-use std::net::SocketAddr;
+use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// Places for hashes that fall together: a cache line of them.
 const WAYS: usize = 8;
-/// Sets of places. With eight ways, 65,536 tokens have 512 KiB, and half as many find a place all but
+/// Sets of places. With eight ways, 65,536 entries have 512 KiB, and half as many find a place all but
 /// once in ten thousand times.
 const SETS: usize = 1 << 13;
 /// The low bits of an entry are the worker, the others those of the hash. 0 is a free place.
@@ -29,8 +29,8 @@ const _: () = assert!(MAX_WORKERS.is_power_of_two() && SETS.is_power_of_two());
 
 /// See the [module](self).
 #[derive(Debug)]
-pub(super) struct ResetOwners {
-    /// The key is secret: a peer cannot choose two tokens that collide.
+pub(super) struct Owners {
+    /// The key is secret: a peer cannot choose two tokens or ids that collide.
     hash: RandomState,
     /// Empty where there is one worker.
     entries: Box<[AtomicU64]>,
@@ -38,19 +38,19 @@ pub(super) struct ResetOwners {
     noted: AtomicUsize,
 }
 
-impl ResetOwners {
+impl Owners {
     pub(super) fn new(workers: usize) -> Self {
         let places = if workers > 1 { SETS * WAYS } else { 0 };
         let entries = (0..places).map(|_| AtomicU64::new(0)).collect();
         Self { hash: RandomState::new(), entries, noted: AtomicUsize::new(0) }
     }
 
-    /// The hash of a reset token of the peer at `remote`: the same on every worker.
-    pub(super) fn digest(&self, remote: SocketAddr, token: &[u8; 16]) -> u64 {
-        self.hash.hash_one((remote, token))
+    /// The hash of what a connection is known by: the same on every worker.
+    pub(super) fn digest(&self, known_by: impl Hash) -> u64 {
+        self.hash.hash_one(known_by)
     }
 
-    /// True if no worker has noted a token.
+    /// True if no worker has noted anything.
     pub(super) fn is_empty(&self) -> bool {
         self.noted.load(Ordering::Relaxed) == 0
     }
@@ -60,7 +60,7 @@ impl ResetOwners {
         self.entries.get(first..first + WAYS).unwrap_or_default()
     }
 
-    /// Notes that a token is of a connection of `worker`. False if there is no place for it.
+    /// Notes that a connection of `worker` is known by this hash. False if there is no place for it.
     pub(super) fn note(&self, digest: u64, worker: usize) -> bool {
         if self.entries.is_empty() {
             return true;
@@ -75,7 +75,7 @@ impl ResetOwners {
         is_noted
     }
 
-    /// Forgets a token of `worker`, if it was noted.
+    /// Forgets what `worker` has noted, if it has.
     pub(super) fn forget(&self, digest: u64, worker: usize) {
         let entry = entry(digest, worker);
         let is_found = self.set(digest).iter().any(|place| {
@@ -86,7 +86,7 @@ impl ResetOwners {
         }
     }
 
-    /// The worker whose connection a token ends, by its hash.
+    /// The worker whose connection is known by this hash.
     pub(super) fn owner(&self, digest: u64) -> Option<u16> {
         let entries = self.set(digest).iter().map(|place| place.load(Ordering::Relaxed));
         let mut matching =
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn a_token_leads_to_its_worker_until_it_is_forgotten() {
-        let owners = ResetOwners::new(3);
+        let owners = Owners::new(3);
         assert!(owners.is_empty() && owners.owner(digest(1)).is_none());
         assert!(owners.note(digest(1), 2) && owners.note(digest(2), 1));
         assert_eq!((owners.owner(digest(1)), owners.owner(digest(2))), (Some(2), Some(1)));
@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn a_full_set_takes_no_more_and_loses_nothing() {
-        let owners = ResetOwners::new(2);
+        let owners = Owners::new(2);
         for number in 1..=WAYS as u64 {
             assert!(owners.note(digest(number), 1));
         }
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn one_worker_needs_no_table() {
-        let owners = ResetOwners::new(1);
+        let owners = Owners::new(1);
         assert!(owners.entries.is_empty() && owners.note(digest(1), 0) && owners.is_empty());
         owners.forget(digest(1), 0);
         assert_eq!(owners.owner(digest(1)), None);
