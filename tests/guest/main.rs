@@ -9,6 +9,7 @@
 //! runs those with WORD in their names. The first word may also be one of [`ROLES`], for which the
 //! tests start this program again, in the namespace or on certain CPUs.
 
+mod download;
 mod explain;
 mod flows;
 mod lane;
@@ -84,6 +85,7 @@ const TESTS: &[Test] = &[
 type Role = (&'static str, fn(&[String]) -> Outcome);
 
 const ROLES: &[Role] = &[
+    ("download", download::role),
     ("send", flows::send_role),
     ("want-echo", flows::want_echo_role),
     ("echo", zerocopy::echo_role),
