@@ -35,7 +35,7 @@
 //! owner's bounded inbox.
 //!
 //! A connection belongs to one worker at a time. On the packet path nothing is locked, and no
-//! atomic is shared with another worker but the two counters of each inbox ring, once a turn.
+//! atomic is shared with another worker but the counters of the inbox rings, once a turn.
 //!
 //! # Where things are
 //!
@@ -67,8 +67,9 @@
 //!
 //! # Connections that move
 //!
-//! A connection moves to the worker where its datagrams arrive (`lane/moving.rs`). An address that
-//! all handles share says where it went: commands and closures follow it.
+//! A connection whose datagrams keep arriving at another worker moves there, with all that it has:
+//! `lane/moving.rs` tells how. An address that all its handles share says where it went, and the calls
+//! of each thread stay in their order (`address`, checked in every interleaving by `tools/models`).
 
 mod address;
 mod affinity;
