@@ -169,7 +169,10 @@ struct Client {
 impl Client {
     fn turn_until(&mut self, mut done: impl FnMut() -> bool) {
         while !done() {
-            assert_eq!(self.turning.turn(Some(Duration::from_millis(1))), Progress::Running);
+            assert_eq!(
+                self.turning.turn_and_sleep(Some(Duration::from_millis(1))),
+                Progress::Running
+            );
             assert!(self.clock.now() < self.until, "it takes too long");
         }
     }
@@ -177,7 +180,8 @@ impl Client {
     fn end(mut self) {
         std::thread::scope(|threads| {
             let ending = threads.spawn(|| self.registration.shutdown(0, PATIENCE));
-            while self.turning.turn(Some(Duration::from_millis(1))) == Progress::Running {}
+            while self.turning.turn_and_sleep(Some(Duration::from_millis(1))) == Progress::Running {
+            }
             ending.join().unwrap();
         });
     }

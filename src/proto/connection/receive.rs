@@ -554,6 +554,7 @@ impl Connection {
         self.tell(arrived, &kept);
         let early = Early { arrived, ecn, datagram: datagram.into() };
         self.early.get_or_insert_default().keep(early, limit);
+        self.hears_early();
     }
 
     /// Reads what has waited, as far as there are keys by now.

@@ -212,6 +212,17 @@ impl Connection {
         false
     }
 
+    /// A client gets packets that it has no keys for yet, and its probes are unanswered: what the server
+    /// sent before was lost, and the server may be unable to send more before it hears from us. RFC 9002
+    /// §6.2.3 lets a client not wait for its timer then. A forger gains no more probes than datagrams
+    /// can wait.
+    #[cold]
+    pub(super) fn hears_early(&mut self) {
+        if self.side == Side::Client && self.pto_count > 0 && self.follow_ups == 0 {
+            self.follow_ups = FOLLOW_UPS;
+        }
+    }
+
     /// An acknowledgement that is a probe as well is about to leave.
     #[cold]
     pub(super) fn note_ack_probe(&mut self) {

@@ -109,8 +109,8 @@ struct Ledger {
     lines: Lines,
     /// Only if it was asked for: keeping it takes time.
     story: Option<Story>,
-    /// The listener saw some clients on more than one worker, or at more than one address.
-    steered: bool,
+    /// The listener saw some clients at more than one address.
+    readdressed: bool,
     /// When the client's NAT forgot it last.
     last_rebind: Instant,
     /// The server prefers another address, and is there.
@@ -172,13 +172,13 @@ impl Ledger {
         let port = agent.port;
         let peer_over = self.peers(port, agent.side).any(|p| p.ended || p.closing);
         let gave_up = plan.gives_up.is_some() || plan.refused;
-        // A client's Initial that arrived twice, late or at another worker, began a connection
+        // A client's Initial that arrived twice, late or from another address, began a connection
         // that has no client.
         let server = agent.side == Side::Server;
         let orphan = server
             && (self.peers(port, Side::Client).count() + 1)
                 < self.agents.iter().filter(|a| a.port == port).count();
-        let has_no_client = orphan || self.steered && server && !agent.connected;
+        let has_no_client = orphan || self.readdressed && server && !agent.connected;
         match reason {
             CloseReason::Local { code } => *code == CLOSE_CODE && (agent.closing || gave_up),
             CloseReason::PeerApplication { code, .. } => *code == CLOSE_CODE && peer_over,
@@ -222,7 +222,7 @@ impl Shared {
             hash: Hash::default(),
             lines: Lines::new(servers, PATIENCE_NS + manner.more_patience_ns),
             story: manner.told.then(Story::default),
-            steered: !scenario.steering[1].is_empty() || scenario.nat.is_some(),
+            readdressed: scenario.nat.is_some(),
             last_rebind: scenario.last_rebind(),
             server_moves: scenario.preferred == Preferred::Answers,
             finished: 0,
