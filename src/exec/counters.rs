@@ -93,6 +93,8 @@ counters! {
         commands: Counter, Count;
         /// Calls posted by handles whose connection was gone.
         commands_late: Counter, Count;
+        /// Callbacks that panicked. Their connections were closed.
+        callback_panics: Counter, Count;
         /// Application timers, closures and descriptors served.
         jobs: Counter, Count;
     }

@@ -76,6 +76,8 @@ pub(in crate::exec) struct Services {
     fleet: Arc<WorkerFleet>,
     pub(in crate::exec) entropy: Entropy,
     pub(in crate::exec) overruns: Overruns,
+    /// Callbacks that panicked.
+    pub(in crate::exec) panics: u64,
     timers: Slab<Timer>,
     timer_wheel: Wheel,
     watches: Slab<Watch>,
@@ -108,6 +110,7 @@ impl Services {
             fleet: setting.fleet,
             entropy: setting.entropy,
             overruns: Overruns::new(setting.clock),
+            panics: 0,
             timers: Slab::default(),
             timer_wheel: Wheel::new(setting.now),
             watches: Slab::default(),

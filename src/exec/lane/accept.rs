@@ -5,6 +5,7 @@ use super::super::api::{Handler, Handshake, Seat};
 use super::super::message::{Listener, NewConnection};
 use super::super::overrun::Callback;
 use super::super::table::InitialKey;
+use super::adapter::guarded;
 use super::admission::{self, NoPlace};
 use super::{Entry, Lane, enlist};
 use crate::datapath::{MAX_BURST, Path, RxMeta};
@@ -204,7 +205,12 @@ impl Lane {
         let worker = self.services.worker();
         let wish = NewConnection { remote: meta.path.remote, local: meta.path.local, worker };
         let entered = self.services.overruns.entered(Callback::Accept);
-        let handler = (self.listeners[at].acceptor)(&wish);
+        let handler = guarded(|| (self.listeners[at].acceptor)(&wish)).unwrap_or_else(|message| {
+            let remote = wish.remote;
+            tracing::error!(%remote, message, "an acceptor panicked: the client is turned away");
+            self.services.panics += 1;
+            None
+        });
         self.services.overruns.left(Callback::Accept, entered);
         if handler.is_none() {
             self.counters.refused_by_acceptor += 1;

@@ -7,6 +7,19 @@ use super::super::sys::Readiness;
 use crate::proto::connection::{Application, Connection, Event};
 use crate::proto::streams::StreamEvent;
 use crate::wire::StreamId;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// Runs a callback. If it panics, what the panic said.
+pub(super) fn guarded<R>(body: impl FnOnce() -> R) -> Result<R, String> {
+    // What a callback can reach is closed and dropped after a panic, and not looked at again.
+    catch_unwind(AssertUnwindSafe(body)).map_err(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let message = text.or_else(|| panic.downcast_ref::<String>().cloned());
+        // A payload that panics as it is dropped would get past this.
+        std::mem::forget(panic);
+        message.unwrap_or_else(|| "without a message".to_owned())
+    })
+}
 
 /// One connection's application, with what its callbacks may reach.
 ///
@@ -20,8 +33,9 @@ pub(super) struct CallbackAdapter<'a> {
 }
 
 impl CallbackAdapter<'_> {
-    /// Calls the application, and notes that it was.
-    fn call<R>(
+    /// Calls the application, and notes that it was. One that panics gets no further callback, and its
+    /// connection is closed; the result is the default then.
+    fn call<R: Default>(
         &mut self,
         connection: &mut Connection,
         callback: Callback,
@@ -29,9 +43,23 @@ impl CallbackAdapter<'_> {
     ) -> R {
         let entered = self.services.overruns.entered(callback);
         let mut reference = ConnectionRef::new(connection, self.seat, self.services);
-        let result = body(self.handler, &mut reference);
+        let result = guarded(|| body(self.handler, &mut reference));
         self.services.overruns.left(callback, entered);
-        result
+        result.unwrap_or_else(|message| {
+            self.has_panicked(connection, callback, &message);
+            R::default()
+        })
+    }
+
+    #[cold]
+    fn has_panicked(&mut self, connection: &mut Connection, callback: Callback, message: &str) {
+        let (remote, name) = (connection.remote(), callback.name());
+        tracing::error!(%remote, callback = name, message, "a callback panicked: its connection is closed");
+        self.services.panics += 1;
+        // Nothing more is told to it.
+        self.seat.over = true;
+        self.end_address();
+        connection.fail(self.services.now());
     }
 
     pub(super) fn woken(&mut self, connection: &mut Connection, token: u64) {
@@ -98,12 +126,18 @@ impl Application for CallbackAdapter<'_> {
         data: &[u8],
         fin: bool,
     ) -> usize {
+        if self.seat.over {
+            return data.len();
+        }
         self.call(connection, Callback::StreamData, |handler, c| {
             handler.stream_data(c, stream, data, fin)
         })
     }
 
     fn event(&mut self, connection: &mut Connection, event: Event) {
+        if self.seat.over {
+            return;
+        }
         let callback = match event {
             Event::Connected { .. } | Event::HandshakeConfirmed => Callback::Connected,
             Event::Stream(StreamEvent::Acknowledged { .. }) => Callback::Acknowledged,

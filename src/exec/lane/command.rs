@@ -6,7 +6,7 @@ use super::super::message::{Command, ConnectFailure, ConnectRequest, Control, Mo
 use super::super::overrun::Callback;
 use super::super::source::OpenDatapathError;
 use super::super::sys::Readiness;
-use super::adapter::CallbackAdapter;
+use super::adapter::{CallbackAdapter, guarded};
 use super::{Entry, JOB_BUDGET, Lane, touch};
 use crate::datapath::Link;
 use crate::proto::connection::{ClientArgs, Connection};
@@ -22,7 +22,9 @@ impl Lane {
         self.moves.call_taken();
         match command {
             Command::Connection { target, op } => self.carry_out(target, op),
-            Command::Worker(task) => self.on_worker(Callback::Task, |worker| task(worker)),
+            Command::Worker(task) => {
+                self.on_worker(Callback::Task, |worker| task(worker));
+            }
             Command::Control(control) => return Some(control),
         }
         self.counters.commands += 1;
@@ -61,10 +63,16 @@ impl Lane {
         true
     }
 
-    fn on_worker(&mut self, callback: Callback, body: impl FnOnce(&mut WorkerRef<'_>)) {
+    /// Runs a closure of the worker. False if it panicked.
+    fn on_worker(&mut self, callback: Callback, body: impl FnOnce(&mut WorkerRef<'_>)) -> bool {
         let entered = self.services.overruns.entered(callback);
-        body(&mut WorkerRef::new(&mut self.services));
+        let done = guarded(|| body(&mut WorkerRef::new(&mut self.services)));
         self.services.overruns.left(callback, entered);
+        let Err(message) = done else { return true };
+        let (worker, callback) = (self.services.worker(), callback.name());
+        tracing::error!(worker, callback, message, "a closure of the worker panicked");
+        self.services.panics += 1;
+        false
     }
 
     /// Runs what the application wants at that edge of every turn. It is no work that would keep the
@@ -82,7 +90,7 @@ impl Lane {
     fn run_turn_tasks(&mut self, edge: Edge) {
         let mut tasks = std::mem::take(self.services.turn_tasks(edge));
         tasks.retain_mut(|task| {
-            let mut goes_on = true;
+            let mut goes_on = false;
             self.on_worker(Callback::Task, |worker| goes_on = task(worker).is_continue());
             goes_on
         });
@@ -184,7 +192,9 @@ impl Lane {
                     adapter.timer(connection, token);
                 });
             }
-            TimerTarget::Worker(task) => self.on_worker(Callback::Timer, task),
+            TimerTarget::Worker(task) => {
+                self.on_worker(Callback::Timer, task);
+            }
         }
     }
 
@@ -193,7 +203,9 @@ impl Lane {
             Job::Connection(key, task) => {
                 self.with(key, |connection, adapter| adapter.run(connection, task));
             }
-            Job::Worker(task) => self.on_worker(Callback::Task, task),
+            Job::Worker(task) => {
+                self.on_worker(Callback::Task, task);
+            }
         }
     }
 
@@ -213,7 +225,11 @@ impl Lane {
             }
             Some(WatchTarget::Worker(task)) => {
                 let Some(mut running) = task.take() else { return };
-                self.on_worker(Callback::Ready, |worker| running(worker, readiness));
+                let lives = self.on_worker(Callback::Ready, |worker| running(worker, readiness));
+                if !lives {
+                    self.services.end_watch(watch);
+                    return;
+                }
                 // It may have taken itself out of the list.
                 if let Some(WatchTarget::Worker(task)) = self.services.watch_target(watch) {
                     *task = Some(running);

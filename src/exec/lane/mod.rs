@@ -184,6 +184,7 @@ impl Lane {
             connections: self.table.len() as u64,
             handshakes: self.admission.handshakes() as u64,
             memory_bytes: self.admission.memory_bytes(),
+            callback_panics: self.services.panics,
             ..self.counters
         }
     }

@@ -3,6 +3,7 @@
 mod flood;
 mod forged;
 mod moving;
+mod panics;
 mod places;
 
 use super::*;

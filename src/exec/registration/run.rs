@@ -368,7 +368,7 @@ impl AsRawFd for WorkerLoop {
 impl Drop for WorkerLoop {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let error = "a callback panicked, and the worker with it".to_owned();
+            let error = "the worker panicked, and its connections ended with it".to_owned();
             self.board.change_facts(|facts| facts.error = Some(error));
         }
         self.worker.close_inbox();

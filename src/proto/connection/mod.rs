@@ -431,6 +431,14 @@ impl Connection {
         self.close_transport(now, TransportError::new(code::CONNECTION_REFUSED, reason));
     }
 
+    /// Closes the connection for a fault of this side's application (RFC 9000 §20.1, INTERNAL_ERROR).
+    pub(crate) fn fail(&mut self, now: Instant) {
+        self.close_transport(
+            now,
+            TransportError::new(code::INTERNAL_ERROR, "the application failed"),
+        );
+    }
+
     // ---- connection ids -------------------------------------------------------------------
 
     /// True while the peer is ready to hold another connection id of ours.
