@@ -318,7 +318,8 @@ impl<C, M> Fleet<C, M> {
     /// was dropped.
     pub(super) fn pass_on(&self, mut handed: Box<HandedOver>, to: Route) -> bool {
         handed.hops += 1;
-        let inbox = self.inbox(to.worker.into()).filter(|_| handed.hops < HOPS_MAX);
+        let inbox = self.inbox(to.worker.into());
+        let inbox = inbox.filter(|inbox| handed.hops < HOPS_MAX && !inbox.is_closed());
         let refused = match inbox {
             Some(inbox) => match inbox.datagrams.push(handed) {
                 Ok(()) => {
@@ -381,7 +382,8 @@ impl Dispatch {
         meta: &RxMeta,
         bytes: &[u8],
     ) -> Sent {
-        let Some(inbox) = fleet.inbox(to.worker.into()) else { return Sent::Dropped };
+        let inbox = fleet.inbox(to.worker.into()).filter(|inbox| !inbox.is_closed());
+        let Some(inbox) = inbox else { return Sent::Dropped };
         let flow = flow(to);
         if self.under_way[usize::from(flow)] >= SHARE {
             self.take_back(fleet);

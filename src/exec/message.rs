@@ -12,6 +12,7 @@ use super::source::{OpenDatapathError, Purpose};
 use crate::proto::connection::{ConnectError, TransportConfig};
 use crate::proto::crypto::ClientTls;
 use crate::proto::endpoint::Endpoint;
+use crate::proto::source::Source;
 use crate::proto::streams::{ReceiveError, SendError};
 use crate::time::Instant;
 use crate::wire::StreamId;
@@ -63,8 +64,8 @@ impl fmt::Debug for Command {
 
 /// What workers tell each other about a connection that moves. See `exec/lane/moving.rs`.
 pub(super) enum Move {
-    /// The sender would give its connection `key` away.
-    Offer { from: u16, key: Key },
+    /// The sender would give its connection `key` away, which is on the account of that source.
+    Offer { from: u16, key: Key, source: Option<Source> },
     /// A place is kept for the receiver's connection `key`.
     Accept { key: Key, place: Home },
     /// There is no place for the receiver's connection `key`.

@@ -168,6 +168,10 @@ impl<D: Datapath> Worker<D> {
     pub(super) fn close_inbox(&self) {
         if let Some(inbox) = self.fleet.inbox(self.lane.number()) {
             inbox.close();
+            // Their senders have only so many buffers.
+            while let Some(handed) = inbox.datagram() {
+                self.fleet.give_back(handed);
+            }
         }
     }
 

@@ -23,17 +23,27 @@ pub struct WatchId(pub(super) Name);
 
 /// What the application knows a timer or a watch by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Name(u64);
+pub(super) struct Name {
+    /// 0 for what belongs to a connection.
+    worker: u16,
+    number: u64,
+}
 
 impl Name {
-    /// The name of what belongs to the worker.
-    pub(super) fn of_worker(key: Key) -> Self {
-        Self(token_of(key))
+    /// The name of what belongs to a worker.
+    pub(super) fn of_worker(worker: u16, key: Key) -> Self {
+        Self { worker, number: token_of(key) }
     }
 
-    /// Where it stands in the worker's table; `None` if it belongs to a connection.
-    pub(super) fn key(self) -> Option<Key> {
-        (self.0 & OF_CONNECTION == 0).then(|| key_of(self.0))
+    /// True if it belongs to a connection.
+    pub(super) fn is_of_connection(self) -> bool {
+        self.number & OF_CONNECTION != 0
+    }
+
+    /// Where it stands in the table of this worker; `None` if it belongs to a connection, or to another
+    /// worker.
+    pub(super) fn key(self, worker: u16) -> Option<Key> {
+        (!self.is_of_connection() && self.worker == worker).then(|| key_of(self.number))
     }
 }
 
@@ -60,7 +70,7 @@ impl Owned {
         let number = self.next;
         self.next = self.next.wrapping_add(1);
         self.list.push((number, key));
-        Name(OF_CONNECTION | u64::from(number))
+        Self::name(number)
     }
 
     /// Takes a name out of the list; where it stands.
@@ -100,7 +110,7 @@ impl Owned {
     }
 
     fn name(number: u32) -> Name {
-        Name(OF_CONNECTION | u64::from(number))
+        Name { worker: 0, number: OF_CONNECTION | u64::from(number) }
     }
 }
 

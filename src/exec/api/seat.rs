@@ -57,6 +57,8 @@ pub(in crate::exec) struct Journey {
     pub(in crate::exec) asked: Option<u16>,
     /// It does not go to this worker before then: its application said so, or there was no place.
     pub(in crate::exec) refused: Option<(u16, Instant)>,
+    /// Its application is not asked before then.
+    pub(in crate::exec) rests_until: Option<Instant>,
     /// Where it was. Ids that lead there are in use.
     pub(in crate::exec) former: Option<Home>,
     /// Those ids are retired, and are remembered a little longer.

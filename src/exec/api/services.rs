@@ -191,7 +191,7 @@ impl Services {
         task: LocalWorkerTask,
     ) -> TimerId {
         let key = self.set_timer(self.now + after, TimerTarget::Worker(task));
-        TimerId(Name::of_worker(key))
+        TimerId(Name::of_worker(self.worker, key))
     }
 
     fn set_timer(&mut self, at: Instant, target: TimerTarget) -> Key {
@@ -203,12 +203,12 @@ impl Services {
 
     /// Takes back a timer of the worker.
     pub(in crate::exec) fn cancel_timer(&mut self, timer: TimerId) -> bool {
-        timer.0.key().is_some_and(|key| self.end_timer(key).is_some())
+        timer.0.key(self.worker).is_some_and(|key| self.end_timer(key).is_some())
     }
 
     /// Takes back a timer of the connection, or of the worker.
     pub(in crate::exec) fn cancel_timer_for(&mut self, seat: &mut Seat, timer: TimerId) -> bool {
-        let key = timer.0.key().or_else(|| seat.timers.remove(timer.0));
+        let key = timer.0.key(self.worker).or_else(|| seat.timers.remove(timer.0));
         key.is_some_and(|key| self.end_timer(key).is_some())
     }
 
@@ -259,7 +259,7 @@ impl Services {
         task: WatchTask,
     ) -> io::Result<WatchId> {
         let key = self.watch(descriptor.as_raw_fd(), interest, WatchTarget::Worker(Some(task)))?;
-        Ok(WatchId(Name::of_worker(key)))
+        Ok(WatchId(Name::of_worker(self.worker, key)))
     }
 
     fn watch(&mut self, fd: RawFd, interest: Interest, target: WatchTarget) -> io::Result<Key> {
@@ -285,14 +285,14 @@ impl Services {
 
     /// Ends a watch of the worker.
     pub(in crate::exec) fn unwatch(&mut self, watch: WatchId) {
-        if let Some(key) = watch.0.key() {
+        if let Some(key) = watch.0.key(self.worker) {
             self.end_watch(key);
         }
     }
 
     /// Ends a watch of the connection, or of the worker.
     pub(in crate::exec) fn unwatch_for(&mut self, seat: &mut Seat, watch: WatchId) {
-        if let Some(key) = watch.0.key().or_else(|| seat.watches.remove(watch.0)) {
+        if let Some(key) = watch.0.key(self.worker).or_else(|| seat.watches.remove(watch.0)) {
             self.end_watch(key);
         }
     }

@@ -198,6 +198,18 @@ impl Admission {
         self.memory_bytes >= self.limits.memory_bytes
     }
 
+    /// The connections on the account of a source.
+    #[cfg(test)]
+    pub(super) fn connections_of(&self, source: Source) -> u32 {
+        self.sources.get(&source).map_or(0, |held| held.connections)
+    }
+
+    /// True if another connection of this source may have a place.
+    pub(super) fn has_room_for(&self, source: Source) -> bool {
+        let held = self.sources.get(&source).copied().unwrap_or_default();
+        (held.connections as usize) < self.limits.source_connections
+    }
+
     /// A connection has come from another worker: it was let in there.
     pub(super) fn arrived(&mut self, source: Source) {
         self.sources.entry(source).or_default().connections += 1;

@@ -216,7 +216,8 @@ impl Lane {
         if self.is_busy() {
             return self.now();
         }
-        self.wheel.next_expiry().min(self.services.next_timer())
+        let timers = self.wheel.next_expiry().min(self.services.next_timer());
+        timers.min(self.moves.next_timeout())
     }
 
     /// True while calls of handles may be taken out of the inbox.
@@ -352,7 +353,7 @@ impl Lane {
     fn remove(&mut self, key: Key) {
         let Some(mut entry) = self.table.remove(key) else { return };
         self.services.end_all(&mut entry.seat);
-        self.end_journey(entry.seat.journey.take());
+        self.end_journey(key, entry.seat.journey.take());
         self.ended.add(&entry.connection);
         self.wheel.remove(key.slot);
         admission::release(&mut self.admission, &entry);

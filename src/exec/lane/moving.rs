@@ -36,6 +36,7 @@ use super::super::handoff::INCOMING_MAX;
 use super::super::message::{Move, Op, Traveller};
 use super::command::perform;
 use super::{Lane, admission, touch};
+use crate::proto::source::Source;
 use crate::time::{Instant, MILLISECOND_NS, SECOND_NS};
 use bytes::Bytes;
 use std::collections::{HashMap, VecDeque};
@@ -48,6 +49,9 @@ const MOVE_BUDGET: usize = 128;
 const RELEASE_LINGER_NS: u64 = 500 * MILLISECOND_NS;
 /// How long a connection is not offered again to a worker that had no place for it.
 const DECLINED_NS: u64 = SECOND_NS;
+/// How long a connection whose application was asked is not asked again, for any worker: a peer that sends
+/// from many ports in turn could ask with each datagram.
+const QUESTION_PAUSE_NS: u64 = 100 * MILLISECOND_NS;
 /// Calls of handles that may wait for those posted before a move. Beyond it the worker takes no calls
 /// out of its inbox, which is bounded too.
 const HELD_MAX: usize = 4096;
@@ -60,6 +64,10 @@ pub(super) struct Moves {
     /// Connections that came from elsewhere, by the place that their old ids name.
     guests: HashMap<Home, Key, RandomState>,
     settling: Vec<Settling>,
+    /// Connections that wait for the calls which their former worker still has, and that worker.
+    awaiting: Vec<(Key, u16)>,
+    /// The sources of connections that have left, whose places here are still taken.
+    left: HashMap<Key, Source, RandomState>,
     /// Connections whose old ids are retired, with the time to forget these.
     releasing: VecDeque<(Instant, Key)>,
     /// Messages for which the receiver had no room.
@@ -100,7 +108,13 @@ impl Moves {
     /// True if nothing is left of any move.
     #[cfg(test)]
     pub(super) fn is_at_rest(&self) -> bool {
-        !self.is_busy() && self.guests.is_empty() && self.releasing.is_empty() && self.held == 0
+        let none = self.guests.is_empty() && self.awaiting.is_empty() && self.left.is_empty();
+        none && !self.is_busy() && self.releasing.is_empty() && self.held == 0
+    }
+
+    /// Nothing is due before this instant.
+    pub(super) fn next_timeout(&self) -> Instant {
+        self.releasing.front().map_or(Instant::NEVER, |(until, _)| *until)
     }
 
     /// Connections are closed as they arrive, and none leaves.
@@ -114,7 +128,10 @@ impl Entry {
     fn may_move(&self, to: u16, now: Instant) -> bool {
         let free = self.seat.journey.as_ref().is_none_or(|journey| {
             let refused = journey.refused.is_some_and(|(by, until)| by == to && now < until);
-            journey.asked.is_none() && journey.former.is_none() && !refused
+            let rests = journey.rests_until.is_some_and(|until| now < until);
+            // Calls that wait for those of the last move have to be carried out first.
+            let is_settled = journey.former.is_none() && journey.held.is_none();
+            journey.asked.is_none() && is_settled && !refused && !rests
         });
         free && self.is_settled()
     }
@@ -139,18 +156,36 @@ impl Lane {
     /// over.
     #[cold]
     pub(super) fn note_astray(&mut self, key: Key, at: u16) {
-        let after = self.admission.limits().move_after;
+        let (after, now) = (self.admission.limits().move_after, self.services.now());
         let Some(entry) = self.table.get(key) else { return };
-        if entry.seat.astray.note(at) >= after && after > 0 {
+        if entry.seat.astray.note(at) < after || after == 0 {
+            return;
+        }
+        let asked = entry.seat.journey.as_ref().and_then(|journey| journey.asked);
+        let has_no_answer = asked.is_some_and(|asked| self.has_ended(asked));
+        let Some(entry) = self.table.get(key) else { return };
+        if has_no_answer {
+            entry.journey().asked = None;
+        }
+        if entry.may_move(at, now) {
             self.moves.push_astray(key, at);
         }
+    }
+
+    /// True if that worker carries out nothing any more.
+    fn has_ended(&self, worker: u16) -> bool {
+        self.services.fleet().inbox(worker.into()).is_none_or(|inbox| inbox.is_closed())
     }
 
     /// What is due of moves in this turn. Returns how many connections and messages were served.
     #[inline]
     pub(in crate::exec) fn serve_moves(&mut self) -> usize {
         let has_mail = self.inbox().is_some_and(|inbox| inbox.has_moves());
-        if has_mail || self.moves.is_busy() { self.serve_all_moves() } else { 0 }
+        if has_mail || self.moves.is_busy() || self.moves.held > 0 {
+            self.serve_all_moves()
+        } else {
+            0
+        }
     }
 
     #[cold]
@@ -165,17 +200,32 @@ impl Lane {
         if self.moves.is_busy() {
             work += self.serve_own_moves();
         }
+        if self.moves.held > 0 {
+            self.settle_orphans();
+        }
         work
     }
 
+    /// Where the former worker has ended, no more calls come from it.
+    fn settle_orphans(&mut self) {
+        let waiting = self.moves.awaiting.clone();
+        for (key, former) in waiting {
+            if self.has_ended(former) {
+                self.settled(key);
+            }
+        }
+    }
+
     fn serve_own_moves(&mut self) -> usize {
-        let astray = std::mem::take(&mut self.moves.astray);
-        for &(key, to) in &astray {
+        let mut astray = std::mem::take(&mut self.moves.astray);
+        let count = astray.len();
+        for (key, to) in astray.drain(..) {
             self.consider(key, to);
         }
+        self.moves.astray = astray;
         self.settle_calls();
         self.empty_outbox();
-        astray.len()
+        count
     }
 
     fn inbox(&self) -> Option<&super::super::handoff::Inbox<super::super::message::Command, Move>> {
@@ -184,14 +234,14 @@ impl Lane {
 
     fn told(&mut self, message: Move) {
         match message {
-            Move::Offer { from, key } => self.offered(from, key),
+            Move::Offer { from, key, source } => self.offered(from, key, source),
             Move::Accept { key, place } => self.accepted(key, place),
             Move::Decline { key } => self.declined(key),
             Move::Cancel { place } => self.table.release(place),
             Move::Arrive(traveller) => self.arrive(*traveller),
             Move::Call { target, op } => self.forwarded_call(target, op),
             Move::Settled { place } => self.settled(place),
-            Move::Release { key } => self.table.release(key),
+            Move::Release { key } => self.former_place_is_free(key),
         }
     }
 
@@ -211,8 +261,10 @@ impl Lane {
             Some(inbox) => inbox.tell(message),
             None => {
                 // It has ended, and what it had with it.
-                if let Move::Offer { key, .. } = message {
-                    self.declined(key);
+                match message {
+                    Move::Offer { key, .. } => self.declined(key),
+                    Move::Accept { place, .. } => self.table.release(place.key),
+                    _ => {}
                 }
                 Ok(())
             }
@@ -232,6 +284,14 @@ impl Lane {
         }
     }
 
+    /// No id leads any more to where a connection was.
+    fn former_place_is_free(&mut self, key: Key) {
+        self.table.release(key);
+        if let Some(source) = self.moves.left.remove(&key) {
+            self.admission.left(source);
+        }
+    }
+
     // ---- the worker that has the connection -------------------------------------------------
 
     /// Offers a connection to the worker at which its datagrams arrive, if its application agrees.
@@ -248,14 +308,15 @@ impl Lane {
         let agrees = application.ideal_processor_changed(connection, processor);
         connection.deliver_events(&mut application);
         touch(&mut self.touched, &mut entry.seat, now);
+        entry.journey().rests_until = Some(now.plus_ns(QUESTION_PAUSE_NS));
         if !agrees {
             entry.journey().refused = Some((to, Instant::NEVER));
             self.counters.moves_vetoed += 1;
             return;
         }
         entry.journey().asked = Some(to);
-        let from = self.services.worker() as u16;
-        self.tell(to, Move::Offer { from, key });
+        let (from, source) = (self.services.worker() as u16, entry.seat.source);
+        self.tell(to, Move::Offer { from, key, source });
     }
 
     fn declined(&mut self, key: Key) {
@@ -289,9 +350,8 @@ impl Lane {
         self.leave_reset(key, entry.seat.reset.take());
         admission::release(&mut self.admission, &entry);
         entry.seat.held_bytes = 0;
-        if let Some(source) = entry.seat.source {
-            self.admission.left(source);
-        }
+        // It stays on the account of its source until its place here is free.
+        self.moves.left.extend(entry.seat.source.map(|source| (key, source)));
         // Its slot may still be on the list, and finds nothing there.
         entry.seat.touched = false;
         let address = entry.seat.address.clone();
@@ -300,9 +360,14 @@ impl Lane {
             Traveller { former, place: place.key, entry: Some(entry), belongings, left_at };
         self.counters.moved_out += 1;
         let fleet = self.services.fleet().clone();
-        if let Some(inbox) = fleet.inbox(place.worker.into()) {
-            // There is room: a place was kept. A worker that has ended drops it.
-            drop(inbox.deliver(Move::Arrive(Box::new(traveller))));
+        // There is room: a place was kept. A worker that has ended drops it.
+        let message = Move::Arrive(Box::new(traveller));
+        let refused = match fleet.inbox(place.worker.into()) {
+            Some(inbox) => inbox.deliver(message),
+            None => Err(message),
+        };
+        if refused.is_err() {
+            return self.former_place_is_free(key);
         }
         if let Some(address) = address {
             self.moves.settling.push(Address::move_on(address, former, place));
@@ -329,10 +394,11 @@ impl Lane {
 
     // ---- the worker that gets it --------------------------------------------------------------
 
-    fn offered(&mut self, from: u16, key: Key) {
+    fn offered(&mut self, from: u16, key: Key, source: Option<Source>) {
         let room = self.moves.finishing.is_none()
             && self.table.reserved() < INCOMING_MAX
-            && !self.admission.is_out_of_memory();
+            && !self.admission.is_out_of_memory()
+            && source.is_none_or(|source| self.admission.has_room_for(source));
         let place = if room { self.table.reserve() } else { None };
         let worker = self.services.worker() as u16;
         self.tell(
@@ -364,6 +430,9 @@ impl Lane {
         let seat = &mut entry.seat;
         (seat.key, seat.astray) = (place, Default::default());
         let held = seat.address.as_ref().map(|_| VecDeque::new());
+        if held.is_some() {
+            self.moves.awaiting.push((place, former.worker));
+        }
         seat.journey = Some(Box::new(Journey { former: Some(former), held, ..Journey::default() }));
         let lost = self.services.unpack(seat, belongings);
         self.counters.watches_lost += lost.len() as u64;
@@ -398,6 +467,9 @@ impl Lane {
             // It has been sent: its new address was written after that.
             self.take_arrivals();
         }
+        if !self.moves.awaiting.is_empty() {
+            self.settle_orphans();
+        }
         let journey = self.table.get(key).and_then(|entry| entry.seat.journey.as_mut());
         let Some(held) = journey.and_then(|journey| journey.held.as_mut()) else {
             return Some(op);
@@ -427,6 +499,7 @@ impl Lane {
         if self.table.is_reserved(place) {
             self.take_arrivals();
         }
+        self.moves.awaiting.retain(|(key, _)| *key != place);
         let held = self.table.get(place).and_then(|entry| entry.journey().held.take());
         for op in held.unwrap_or_default() {
             self.moves.held -= 1;
@@ -467,8 +540,11 @@ impl Lane {
     }
 
     /// A connection is gone: so is what was left of its move.
-    pub(super) fn end_journey(&mut self, journey: Option<Box<Journey>>) {
+    pub(super) fn end_journey(&mut self, key: Key, journey: Option<Box<Journey>>) {
         let Some(journey) = journey else { return };
+        if journey.held.is_some() {
+            self.moves.awaiting.retain(|(waiting, _)| *waiting != key);
+        }
         let late = journey.held.map_or(0, |held| held.len());
         self.moves.held -= late;
         self.counters.commands_late += late as u64;

@@ -51,17 +51,12 @@ impl Lane {
         datagram: &mut [u8],
     ) -> Routed {
         let worker = self.services.worker();
+        self.counters.rx_datagrams += 1;
         self.receive_from(Arrived { datapath, worker }, meta, datagram)
     }
 
     /// As [`receive`](Self::receive), of a datagram that arrived at the worker that `at` names.
-    pub(crate) fn receive_from(
-        &mut self,
-        at: Arrived,
-        meta: &RxMeta,
-        datagram: &mut [u8],
-    ) -> Routed {
-        self.counters.rx_datagrams += 1;
+    fn receive_from(&mut self, at: Arrived, meta: &RxMeta, datagram: &mut [u8]) -> Routed {
         let Some((form, dcid)) = packet::destination(datagram, CID_LEN) else {
             if let Some(routed) = self.forgotten_by_peer(meta, datagram) {
                 return routed;
@@ -115,6 +110,7 @@ impl Lane {
         meta: &RxMeta,
         datagram: &mut [u8],
     ) -> Routed {
+        self.counters.rx_datagrams += 1;
         match self.receive_from(at, meta, datagram) {
             // Who forwarded it has sent its connection before it.
             Routed::Elsewhere(_) if self.take_arrivals() > 0 => {

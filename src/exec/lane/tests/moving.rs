@@ -428,6 +428,129 @@ fn a_post_that_is_under_way_during_the_move_is_waited_for() {
 }
 
 #[test]
+fn a_connection_does_not_move_on_before_its_calls_are_settled() {
+    let (mut scene, seen, handle) = quiet();
+    let address = {
+        let (_, entry) = scene.servers[0].lane().table.get_slot(0).unwrap();
+        entry.seat.address.clone().unwrap()
+    };
+    let slow = address.begin_post();
+    begin_move(&mut scene);
+    scene.run(1_500); // Its old ids are retired and forgotten meanwhile.
+    assert_eq!(connections(&mut scene), [0, 1, 0]);
+    handle.wake(2).unwrap();
+    scene.run(5);
+    let again = |scene: &mut Scene| {
+        let now = scene.now;
+        let lane = scene.servers[1].lane();
+        let (key, entry) = lane.table.get_slot(0).unwrap();
+        assert!(entry.seat.journey.as_ref().unwrap().former.is_none());
+        lane.set_now(now);
+        lane.moves.push_astray(key, 2);
+        scene.run(5);
+    };
+    again(&mut scene);
+    assert_eq!(connections(&mut scene), [0, 1, 0], "a call may still come from worker 0");
+    address.end_post(slow);
+    scene.run(5);
+    assert_eq!(seen.lock().unwrap().tokens, [(1, 2)]);
+    again(&mut scene);
+    assert_eq!(connections(&mut scene), [0, 0, 1]);
+    handle.wake(3).unwrap();
+    scene.run(5);
+    assert_eq!(seen.lock().unwrap().tokens, [(1, 2), (2, 3)]);
+    scene.run(1_000);
+    assert!(scene.servers.iter_mut().all(|server| server.lane().moves.is_at_rest()));
+}
+
+#[test]
+fn calls_wait_for_no_worker_that_has_ended() {
+    let (mut scene, seen, handle) = quiet();
+    let address = {
+        let (_, entry) = scene.servers[0].lane().table.get_slot(0).unwrap();
+        entry.seat.address.clone().unwrap()
+    };
+    let _never_ends = address.begin_post();
+    begin_move(&mut scene);
+    for number in [0, 1, 0, 1] {
+        serve(&mut scene, number);
+    }
+    handle.wake(2).unwrap();
+    serve(&mut scene, 1);
+    assert!(seen.lock().unwrap().tokens.is_empty());
+    // Its thread has panicked.
+    scene.servers[0].fleet().inbox(0).unwrap().close();
+    serve(&mut scene, 1);
+    assert_eq!(seen.lock().unwrap().tokens, [(1, 2)]);
+    handle.wake(3).unwrap();
+    serve(&mut scene, 1);
+    assert_eq!(seen.lock().unwrap().tokens, [(1, 2), (1, 3)]);
+}
+
+#[test]
+fn attack_31_moves_are_no_way_round_the_limit_of_a_source() {
+    let limits = LaneLimits { source_connections: 2, ..LaneLimits::default() };
+    let (mut scene, _seen, handle) = steered(limits, false);
+    let others: Vec<_> = (0..2).map(|_| scene.connect(None)).collect();
+    scene.run(20);
+    assert_eq!(connections(&mut scene), [1, 2, 0], "its place at worker 1 is full");
+    talk(&mut scene, &handle, 1_000);
+    assert_eq!(connections(&mut scene), [1, 2, 0]);
+    assert!(scene.servers[0].lane().counters().moves_declined > 0);
+    others[0].close(0, Bytes::new()).unwrap();
+    scene.run(1_000);
+    talk(&mut scene, &handle, 200);
+    assert_eq!(connections(&mut scene), [0, 2, 0]);
+    // Until the former place is free, it counts there as well.
+    let source = scene.servers[1].lane().table.get_slot(0).unwrap().1.seat.source.unwrap();
+    let admission = &scene.servers[0].lane().admission;
+    assert_eq!(admission.connections_of(source), 1);
+    scene.run(1_000);
+    assert_eq!(scene.servers[0].lane().admission.connections_of(source), 0);
+}
+
+#[test]
+fn names_of_one_workers_timers_mean_nothing_to_another() {
+    let (mut scene, seen, handle) = quiet();
+    let kept = Arc::new(Mutex::new(None));
+    let keep = kept.clone();
+    handle
+        .run(move |c| {
+            let timer = c.on_worker().set_timer(Duration::from_secs(9), |_| ());
+            *keep.lock().unwrap() = Some(timer);
+        })
+        .unwrap();
+    scene.run(2);
+    begin_move(&mut scene);
+    scene.run(5);
+    handle
+        .run(move |c| {
+            c.set_timer(Duration::from_millis(20), 1);
+            let timer = kept.lock().unwrap().take().unwrap();
+            assert!(!c.cancel_timer(timer) && !c.on_worker().cancel_timer(timer));
+        })
+        .unwrap();
+    scene.run(50);
+    assert_eq!(seen.lock().unwrap().tokens, [(1, 1)]);
+}
+
+#[test]
+fn who_hands_over_to_a_worker_that_has_ended_keeps_its_buffers() {
+    let (mut scene, _seen, handle) = steered(LaneLimits::default(), true);
+    scene.servers[0].fleet().inbox(0).unwrap().close();
+    for _ in 0..80 {
+        say(&handle, b"0123456789");
+        scene.client.turn(scene.now).unwrap();
+        for datagram in take_sent(&mut scene.client) {
+            carry(&mut scene.servers[1], &datagram);
+        }
+        scene.servers[1].turn(scene.now).unwrap();
+    }
+    let counters = scene.servers[1].lane().counters();
+    assert!(counters.rx_wrong_queue_dropped > 0 && counters.rx_wrong_queue == 0, "{counters:?}");
+}
+
+#[test]
 fn a_connection_that_ends_on_its_way_leaves_nothing_behind() {
     // After each number of steps of the move, the client closes, or the server does.
     for (steps, by_client) in (0..8).flat_map(|steps| [(steps, true), (steps, false)]) {
