@@ -177,18 +177,7 @@ impl WorkerSeed {
 pub(super) fn prepare(
     config: RegistrationConfig,
 ) -> Result<(Registration, Vec<WorkerSeed>), OpenError> {
-    // A placement that fails is reported before the device is touched: attaching to it makes some
-    // drivers reset their queues.
-    let mut machine = topology::Source::live().machine();
-    if let Io::Xdp(xdp) | Io::Auto(xdp) = &config.io {
-        placement(&config, &machine, Some(&xdp.device))?;
-    }
-    let source = source(&config.io)?;
-    if matches!(source, Source::Xdp { .. }) {
-        // Interrupts that were requested again may be served elsewhere than before.
-        machine = topology::Source::live().machine();
-    }
-    let placement = placement(&config, &machine, source.device())?;
+    let (source, machine, placement) = attach_and_place(&config)?;
     say(&placement.notes);
     let workers = placement.rows.len();
     if workers == 0 || workers > MAX_WORKERS {
@@ -245,6 +234,25 @@ pub(super) fn prepare(
         opened: Mutex::default(),
     });
     Ok((Registration { shared, threads: Vec::new(), clock }, seeds))
+}
+
+/// Attaches to the device, if there is one, and says which worker sits where.
+fn attach_and_place(
+    config: &RegistrationConfig,
+) -> Result<(Source, Machine, Placement), OpenError> {
+    // A placement that fails is reported before the device is touched: attaching to it makes some
+    // drivers reset their queues.
+    let mut machine = topology::Source::live().machine();
+    if let Io::Xdp(xdp) | Io::Auto(xdp) = &config.io {
+        placement(config, &machine, Some(&xdp.device))?;
+    }
+    let source = source(&config.io)?;
+    if matches!(source, Source::Xdp { .. }) {
+        // Interrupts that were requested again may be served elsewhere than before.
+        machine = topology::Source::live().machine();
+    }
+    let placement = placement(config, &machine, source.device())?;
+    Ok((source, machine, placement))
 }
 
 /// For each worker the CPUs that it may move to: those of its CPU's node that this process may use; all
