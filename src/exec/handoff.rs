@@ -334,6 +334,17 @@ impl<C, M> Fleet<C, M> {
         false
     }
 
+    /// A worker has ended. Its inbox takes nothing any more, and others hear of it.
+    pub(super) fn close(&self, worker: usize) {
+        let Some(inbox) = self.inbox(worker) else { return };
+        inbox.close();
+        // Their senders have only so many buffers.
+        while let Some(handed) = inbox.datagram() {
+            self.give_back(handed);
+        }
+        self.inboxes.iter().for_each(|other| other.wakeup.wake());
+    }
+
     /// Gives an emptied buffer back to the worker that it belongs to.
     pub(super) fn give_back(&self, handed: Box<HandedOver>) {
         if let Some(home) = self.inboxes.get(handed.origin) {

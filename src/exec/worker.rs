@@ -166,13 +166,7 @@ impl<D: Datapath> Worker<D> {
 
     /// Takes no command any more: handles see that the worker has ended.
     pub(super) fn close_inbox(&self) {
-        if let Some(inbox) = self.fleet.inbox(self.lane.number()) {
-            inbox.close();
-            // Their senders have only so many buffers.
-            while let Some(handed) = inbox.datagram() {
-                self.fleet.give_back(handed);
-            }
-        }
+        self.fleet.close(self.lane.number());
     }
 
     /// The datapaths, by number.

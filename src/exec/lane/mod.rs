@@ -302,10 +302,7 @@ impl Lane {
         if entry.connection.is_drained() {
             return self.remove(key);
         }
-        if entry.seat.journey.is_some() {
-            self.settle_journey(key);
-        }
-        let Some((_, entry)) = self.table.get_slot(slot) else { return };
+        let moves = entry.seat.journey.is_some();
         if entry.seat.over {
             self.services.end_all(&mut entry.seat);
             // The memory that it holds is of no use any more. It stays in the table until it is
@@ -317,6 +314,9 @@ impl Lane {
             at = at.min(entry.seat.touched_at.plus_ns(IDLE_NS));
         }
         self.wheel.set(slot, at);
+        if moves {
+            self.settle_journey(key);
+        }
     }
 
     /// A handshake is done: the id that the client chose is remembered for a while.

@@ -32,8 +32,8 @@
 
 use super::super::address::{Address, Home, Key, Place, Settling};
 use super::super::api::{Entry, Journey, Processor};
-use super::super::handoff::INCOMING_MAX;
-use super::super::message::{Move, Op, Traveller};
+use super::super::handoff::{INCOMING_MAX, Inbox};
+use super::super::message::{Command, Move, Op, Traveller};
 use super::command::perform;
 use super::{Lane, admission, touch};
 use crate::proto::source::Source;
@@ -161,15 +161,30 @@ impl Lane {
         if entry.seat.astray.note(at) < after || after == 0 {
             return;
         }
-        let asked = entry.seat.journey.as_ref().and_then(|journey| journey.asked);
-        let has_no_answer = asked.is_some_and(|asked| self.has_ended(asked));
-        let Some(entry) = self.table.get(key) else { return };
-        if has_no_answer {
-            entry.journey().asked = None;
-        }
         if entry.may_move(at, now) {
             self.moves.push_astray(key, at);
+        } else if entry.seat.journey.is_some() {
+            self.forget_ended(key);
         }
+    }
+
+    /// A connection waits for no worker that has ended: neither for its answer, nor for its calls.
+    fn forget_ended(&mut self, key: Key) {
+        self.settle_orphans();
+        let asked = self.table.get(key).and_then(|entry| entry.journey().asked);
+        if asked.is_some_and(|asked| self.has_ended(asked)) {
+            self.declined(key);
+        }
+    }
+
+    /// Where the connection lives that was here. One that went to a worker which has ended is over.
+    pub(super) fn moved_to(&mut self, key: Key) -> Option<Home> {
+        let home = self.table.away(key)?;
+        if self.has_ended(home.worker) {
+            self.former_place_is_free(key);
+            return None;
+        }
+        Some(home)
     }
 
     /// True if that worker carries out nothing any more.
@@ -200,7 +215,8 @@ impl Lane {
         if self.moves.is_busy() {
             work += self.serve_own_moves();
         }
-        if self.moves.held > 0 {
+        // What a worker that has ended had told is carried out first.
+        if self.moves.held > 0 && work < MOVE_BUDGET {
             self.settle_orphans();
         }
         work
@@ -208,11 +224,10 @@ impl Lane {
 
     /// Where the former worker has ended, no more calls come from it.
     fn settle_orphans(&mut self) {
-        let waiting = self.moves.awaiting.clone();
-        for (key, former) in waiting {
-            if self.has_ended(former) {
-                self.settled(key);
-            }
+        let ended = |(key, former): &(Key, u16)| self.has_ended(*former).then_some(*key);
+        let orphans: Vec<Key> = self.moves.awaiting.iter().filter_map(ended).collect();
+        for key in orphans {
+            self.settled(key);
         }
     }
 
@@ -228,7 +243,7 @@ impl Lane {
         count
     }
 
-    fn inbox(&self) -> Option<&super::super::handoff::Inbox<super::super::message::Command, Move>> {
+    fn inbox(&self) -> Option<&Inbox<Command, Move>> {
         self.services.fleet().inbox(self.services.worker())
     }
 
@@ -466,9 +481,6 @@ impl Lane {
         if self.table.is_reserved(key) {
             // It has been sent: its new address was written after that.
             self.take_arrivals();
-        }
-        if !self.moves.awaiting.is_empty() {
-            self.settle_orphans();
         }
         let journey = self.table.get(key).and_then(|entry| entry.seat.journey.as_mut());
         let Some(held) = journey.and_then(|journey| journey.held.as_mut()) else {

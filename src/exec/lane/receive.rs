@@ -78,7 +78,7 @@ impl Lane {
                 }
             } else if self.receive_on(key, at, meta, datagram) {
                 return Routed::Here;
-            } else if let Some(home) = self.table.away(key) {
+            } else if let Some(home) = self.moved_to(key) {
                 return Routed::Elsewhere(home.route());
             }
         } else if form == Form::Long

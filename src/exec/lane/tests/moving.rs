@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::datapath::memory::MemoryDatapath;
+use crate::exec::address::Address;
 use crate::exec::message::{Acceptor, Move};
 use crate::exec::{Processor, SimulatedWorkers, Worker};
 use crate::wire::{Dir, StreamId};
@@ -395,13 +396,17 @@ fn calls_are_carried_out_in_their_order_wherever_they_were_posted() {
     assert_eq!(told(&seen).last(), Some(&(1, 6)));
 }
 
+/// The address in the handles of worker 0's connection. A post that begins and does not end is a
+/// thread that the scheduler has stopped.
+fn address(scene: &mut Scene) -> Arc<Address> {
+    let (_, entry) = scene.servers[0].lane().table.get_slot(0).unwrap();
+    entry.seat.address.clone().unwrap()
+}
+
 #[test]
 fn a_post_that_is_under_way_during_the_move_is_waited_for() {
     let (mut scene, seen, handle) = quiet();
-    let address = {
-        let (_, entry) = scene.servers[0].lane().table.get_slot(0).unwrap();
-        entry.seat.address.clone().unwrap()
-    };
+    let address = address(&mut scene);
     // A thread has read the old place, and is stopped by the scheduler.
     let slow = address.begin_post();
     begin_move(&mut scene);
@@ -430,10 +435,7 @@ fn a_post_that_is_under_way_during_the_move_is_waited_for() {
 #[test]
 fn a_connection_does_not_move_on_before_its_calls_are_settled() {
     let (mut scene, seen, handle) = quiet();
-    let address = {
-        let (_, entry) = scene.servers[0].lane().table.get_slot(0).unwrap();
-        entry.seat.address.clone().unwrap()
-    };
+    let address = address(&mut scene);
     let slow = address.begin_post();
     begin_move(&mut scene);
     scene.run(1_500); // Its old ids are retired and forgotten meanwhile.
@@ -466,10 +468,7 @@ fn a_connection_does_not_move_on_before_its_calls_are_settled() {
 #[test]
 fn calls_wait_for_no_worker_that_has_ended() {
     let (mut scene, seen, handle) = quiet();
-    let address = {
-        let (_, entry) = scene.servers[0].lane().table.get_slot(0).unwrap();
-        entry.seat.address.clone().unwrap()
-    };
+    let address = address(&mut scene);
     let _never_ends = address.begin_post();
     begin_move(&mut scene);
     for number in [0, 1, 0, 1] {
@@ -479,7 +478,7 @@ fn calls_wait_for_no_worker_that_has_ended() {
     serve(&mut scene, 1);
     assert!(seen.lock().unwrap().tokens.is_empty());
     // Its thread has panicked.
-    scene.servers[0].fleet().inbox(0).unwrap().close();
+    scene.servers[0].fleet().close(0);
     serve(&mut scene, 1);
     assert_eq!(seen.lock().unwrap().tokens, [(1, 2)]);
     handle.wake(3).unwrap();
@@ -535,9 +534,85 @@ fn names_of_one_workers_timers_mean_nothing_to_another() {
 }
 
 #[test]
+fn a_connection_asks_no_worker_that_has_ended_twice_and_stays_free_to_move() {
+    // The question lies in the inbox of a worker that ends, or finds it closed.
+    for late in [false, true] {
+        let (mut scene, seen, handle) = steered(LaneLimits::default(), false);
+        let fleet = scene.servers[0].fleet().clone();
+        if late {
+            fleet.close(1);
+        }
+        begin_move(&mut scene);
+        serve(&mut scene, 0);
+        fleet.close(1);
+        // Its flows arrive at the third worker from now on.
+        scene.queue = 2;
+        talk(&mut scene, &handle, 1_500);
+        assert_eq!(connections(&mut scene), [0, 0, 1], "late: {late}");
+        assert_eq!(seen.lock().unwrap().moves, [(0, 2)]);
+        assert_eq!(scene.servers[0].lane().counters().moves_declined, 1);
+    }
+}
+
+#[test]
+fn a_place_is_kept_for_no_worker_that_has_ended() {
+    let (mut scene, _seen, _handle) = quiet();
+    begin_move(&mut scene);
+    serve(&mut scene, 0);
+    scene.servers[0].fleet().close(0);
+    serve(&mut scene, 1);
+    let lane = scene.servers[1].lane();
+    assert_eq!((lane.table.reserved(), lane.is_empty()), (0, true));
+}
+
+#[test]
+fn a_connection_that_ended_with_its_new_worker_leaves_its_former_place() {
+    let (mut scene, _seen, _handle) = quiet();
+    let lane = scene.client.lane();
+    let (_, entry) = lane.table.get_slot(0).unwrap();
+    let stream = entry.connection.streams().open(Dir::Bi).unwrap();
+    entry.connection.streams().send(stream, Bytes::from_static(b"late"), true).unwrap();
+    touch(&mut lane.touched, &mut entry.seat, scene.now);
+    scene.client.turn(scene.now).unwrap();
+    let late = take_sent(&mut scene.client);
+    begin_move(&mut scene);
+    for number in [0, 1, 0, 1] {
+        serve(&mut scene, number);
+    }
+    assert_eq!(connections(&mut scene), [0, 1, 0]);
+    let free = |scene: &mut Scene| scene.servers[0].lane().table.next_key().unwrap().slot;
+    scene.servers[1].fleet().close(1);
+    assert_eq!(free(&mut scene), 1, "its slot is taken");
+    for datagram in &late {
+        carry(&mut scene.servers[0], datagram);
+    }
+    let now = scene.now;
+    scene.servers[0].turn(now).unwrap();
+    assert_eq!(free(&mut scene), 0);
+    assert!(scene.servers[0].lane().moves.is_at_rest());
+}
+
+#[test]
+fn attack_35_a_peer_on_many_ports_has_the_application_asked_ten_times_a_second() {
+    let (mut scene, seen, handle) =
+        steered(LaneLimits { move_after: 1, ..LaneLimits::default() }, true);
+    // Its datagrams arrive at the two other workers in turn.
+    let mut arrived = 0;
+    for step in 0..1_000 {
+        if step % 2 == 0 {
+            say(&handle, b"0123456789");
+        }
+        arrived += scene.step_by(|n| 1 + (arrived + n) % 2);
+    }
+    assert!(arrived > 400, "{arrived}");
+    let asked = seen.lock().unwrap().asked.len();
+    assert!((5..=11).contains(&asked), "{asked} times");
+}
+
+#[test]
 fn who_hands_over_to_a_worker_that_has_ended_keeps_its_buffers() {
     let (mut scene, _seen, handle) = steered(LaneLimits::default(), true);
-    scene.servers[0].fleet().inbox(0).unwrap().close();
+    scene.servers[0].fleet().close(0);
     for _ in 0..80 {
         say(&handle, b"0123456789");
         scene.client.turn(scene.now).unwrap();
@@ -602,7 +677,7 @@ fn a_connection_on_its_way_to_a_worker_that_has_ended_is_gone_for_its_handles() 
         for step in 0..steps {
             serve(&mut scene, step % 2);
         }
-        scene.servers[1].fleet().inbox(1).unwrap().close();
+        scene.servers[1].fleet().close(1);
         serve(&mut scene, 0);
         serve(&mut scene, 0);
         // Before the connection has left, it stays.
