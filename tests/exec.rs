@@ -4,6 +4,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "common/configs.rs"]
+mod configs;
 #[path = "common/echo_handler.rs"]
 mod echo_handler;
 #[path = "common/following.rs"]
@@ -18,16 +20,15 @@ mod moves;
 mod queues;
 
 use bytes::Bytes;
+use configs::configs;
 use echo_handler::Echo;
 use quiclane::exec::{
-    Callback, ClientConfig, ConnectionRef, Handle, HandleError, Handler, Interest, ListenError,
-    Listener, OpenError, Pin, Polling, Progress, Registration, RegistrationConfig, ServerConfig,
-    WorkerRef, WorkerStatus,
+    Callback, ConnectionRef, Handle, HandleError, Handler, Interest, ListenError, Listener,
+    OpenError, Pin, Polling, Progress, Registration, RegistrationConfig, ServerConfig, WorkerRef,
+    WorkerStatus,
 };
 use quiclane::proto::connection::CloseReason;
-use quiclane::proto::crypto::{ClientTls, ServerTls};
 use quiclane::wire::{Dir, StreamId};
-use quiclane_testkit::Identity;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
@@ -38,20 +39,6 @@ use std::time::Duration;
 
 /// Longer than anything takes.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A server's and a client's configuration that trust each other.
-fn configs() -> (ServerConfig, ClientConfig) {
-    let Identity { certificate, key, .. } = Identity::new();
-    let server = ServerTls::builder()
-        .certificate_der(&[&certificate], &key)
-        .unwrap()
-        .alpn(["echo"])
-        .build()
-        .unwrap();
-    let client =
-        ClientTls::builder().pinned_certificate_der(&certificate).alpn(["echo"]).build().unwrap();
-    (ServerConfig::new(server), ClientConfig::new(client))
-}
 
 /// Not pinned: tests run beside each other on few CPUs.
 fn workers(count: usize) -> RegistrationConfig {

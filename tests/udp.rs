@@ -9,6 +9,7 @@
 use quiclane::datapath::udp::{UdpConfig, UdpDatapath, UdpErrorKind};
 use quiclane::datapath::{Datapath, Link, Mode, Path};
 use quiclane::ecn::Ecn;
+use quiclane_testkit::cpus;
 use std::net::{SocketAddr, UdpSocket};
 use std::process::Command;
 
@@ -374,28 +375,9 @@ fn a_full_arena_is_counted_and_a_flush_makes_room() {
     assert_eq!(drain(&mut b).len(), count);
 }
 
-/// The CPUs that this process may use.
-fn allowed_cpus() -> Vec<u32> {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap();
-    let range = |range: &str| {
-        let (first, last) = range.split_once('-').unwrap_or((range, range));
-        first.parse::<u32>().unwrap()..=last.parse::<u32>().unwrap()
-    };
-    list.trim().split(',').flat_map(range).collect()
-}
-
-/// Keeps the calling thread on one CPU.
-fn stay_on(cpu: u32) {
-    let me = std::fs::read_link("/proc/thread-self").unwrap();
-    let thread = me.file_name().unwrap().to_str().unwrap();
-    let taskset = Command::new("taskset").args(["-p", "-c", &cpu.to_string(), thread]).output();
-    assert!(taskset.unwrap().status.success());
-}
-
 #[test]
 fn sockets_that_share_a_port_are_picked_by_cpu_when_asked() {
-    let cpus = allowed_cpus();
+    let cpus = cpus::allowed();
     let (Some(&here), Some(&there)) = (cpus.first(), cpus.get(1)) else {
         panic!("this needs two CPUs; this process may use {cpus:?}")
     };
@@ -411,7 +393,7 @@ fn sockets_that_share_a_port_are_picked_by_cpu_when_asked() {
         }
     };
     for (at, cpu) in [(1, there), (0, here), (1, there)] {
-        stay_on(cpu);
+        cpus::stay_on(cpu);
         send(40);
         assert_eq!(drain(&mut group[1 - at]).len(), 0);
         assert_eq!(drain(&mut group[at]).len(), 40);

@@ -73,7 +73,7 @@ pub(super) enum Move {
     /// The connection does not come for which this place is kept.
     Cancel { place: Key },
     /// The connection.
-    Arrive(Box<Traveller>),
+    Arrive(Box<Transfer>),
     /// A call of a handle that was posted to the connection's former worker.
     Call { target: Arc<Address>, op: Op },
     /// There are no more such calls.
@@ -98,7 +98,7 @@ impl fmt::Debug for Move {
 }
 
 /// A connection between two workers. No one reaches it.
-pub(super) struct Traveller {
+pub(super) struct Transfer {
     /// Where it comes from.
     pub(super) former: Home,
     /// The place that is kept for it.
@@ -110,7 +110,7 @@ pub(super) struct Traveller {
     pub(super) left_at: Instant,
 }
 
-impl Drop for Traveller {
+impl Drop for Transfer {
     /// A worker that ends drops what did not arrive: handles see that the connection is gone.
     fn drop(&mut self) {
         if let Some(address) = self.entry.as_ref().and_then(|entry| entry.seat.address.as_ref()) {

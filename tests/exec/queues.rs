@@ -4,15 +4,7 @@
 
 use super::following::{Board, all_follow};
 use super::*;
-use std::process::Command;
-
-/// Keeps the calling thread on one CPU.
-fn stay_on(cpu: u32) {
-    let me = std::fs::read_link("/proc/thread-self").unwrap();
-    let thread = me.file_name().unwrap().to_str().unwrap();
-    let taskset = Command::new("taskset").args(["-p", "-c", &cpu.to_string(), thread]).output();
-    assert!(taskset.unwrap().status.success());
-}
+use quiclane_testkit::cpus::stay_on;
 
 #[test]
 fn connections_follow_the_cpu_that_their_datagrams_arrive_on() {

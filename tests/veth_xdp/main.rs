@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+#[path = "../common/configs.rs"]
+mod configs;
 #[path = "../common/echo.rs"]
 mod echo;
 #[path = "../common/echo_handler.rs"]

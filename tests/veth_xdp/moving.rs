@@ -3,22 +3,11 @@
 //! The queue that a veth receives on is the one that its peer sends from, which XPS chooses: a change
 //! of it is to this device what a change of the indirection table is to a NIC.
 
+use super::configs::configs;
 use super::following::{Board, all_follow};
 use super::*;
-use quiclane::exec::{
-    ClientConfig, Io, Pin, Polling, Registration, RegistrationConfig, ServerConfig,
-};
-use quiclane::proto::crypto::{ClientTls, ServerTls};
-use quiclane_testkit::Identity;
+use quiclane::exec::{Io, Pin, Polling, Registration, RegistrationConfig};
 use quiclane_testkit::netns::{LabConfig, privileged};
-
-fn configs() -> (ServerConfig, ClientConfig) {
-    let Identity { certificate, key, .. } = Identity::new();
-    let server = ServerTls::builder().certificate_der(&[&certificate], &key).unwrap();
-    let client = ClientTls::builder().pinned_certificate_der(&certificate);
-    let server = ServerConfig::new(server.alpn(["echo"]).build().unwrap());
-    (server, ClientConfig::new(client.alpn(["echo"]).build().unwrap()))
-}
 
 /// All that the client sends leaves, and arrives, on this queue.
 fn steer(lab: &Lab, queue: usize) {

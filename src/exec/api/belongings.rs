@@ -99,7 +99,7 @@ impl Owned {
         self.take().into_iter().map(|(_, key)| key)
     }
 
-    /// Sets one back that travelled, under its name.
+    /// Sets one back that has moved, under its name.
     pub(super) fn restore(&mut self, number: u32, key: Key) {
         self.list.push((number, key));
     }
@@ -117,20 +117,20 @@ impl Owned {
 /// What travels with a connection to another worker.
 #[derive(Default)]
 pub(in crate::exec) struct Belongings {
-    pub(super) timers: Vec<TravellingTimer>,
-    pub(super) watches: Vec<TravellingWatch>,
+    pub(super) timers: Vec<PackedTimer>,
+    pub(super) watches: Vec<PackedWatch>,
     pub(super) tasks: Vec<Task>,
 }
 
 /// A timer without a worker.
-pub(super) struct TravellingTimer {
+pub(super) struct PackedTimer {
     pub(super) number: u32,
     pub(super) at: Instant,
     pub(super) token: u64,
 }
 
 /// A watch without a worker.
-pub(super) struct TravellingWatch {
+pub(super) struct PackedWatch {
     pub(super) number: u32,
     pub(super) fd: RawFd,
     pub(super) interest: Interest,

@@ -21,5 +21,5 @@ pub(super) use entry::Entry;
 pub use handle::{Handle, HandleError};
 pub use handler::{Handler, Processor};
 pub use references::{ConnectionRef, WorkerRef};
-pub(super) use seat::{Handshake, Journey, Seat, Way};
+pub(super) use seat::{Handshake, MoveState, Seat, Way};
 pub(super) use services::{Edge, Job, Services, Setting, TimerTarget, WatchTarget, watch_of};

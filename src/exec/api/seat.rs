@@ -52,7 +52,7 @@ impl Astray {
 
 /// A move to another worker: see `exec/lane/moving.rs`.
 #[derive(Default)]
-pub(in crate::exec) struct Journey {
+pub(in crate::exec) struct MoveState {
     /// It was offered to this worker, which has not answered.
     pub(in crate::exec) asked: Option<u16>,
     /// It does not go to this worker before then: its application said so, or there was no place.
@@ -94,7 +94,7 @@ pub(in crate::exec) struct Seat {
     /// Made when the application asks for a handle.
     pub(in crate::exec) address: Option<Arc<Address>>,
     /// What is left of a move, or about to become one.
-    pub(in crate::exec) journey: Option<Box<Journey>>,
+    pub(in crate::exec) move_state: Option<Box<MoveState>>,
     /// The listener that accepted it.
     pub(in crate::exec) listener: Option<u32>,
     /// Where the peer's stateless reset finds it.
@@ -123,7 +123,7 @@ impl Seat {
             held_bytes: 0,
             measured_at: now,
             astray: Astray::default(),
-            journey: None,
+            move_state: None,
             listener: None,
             reset: None,
             touched: false,

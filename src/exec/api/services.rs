@@ -12,7 +12,7 @@ use super::super::overrun::Overruns;
 use super::super::sys::{Interest, Poller, Readiness};
 use super::super::wheel::Wheel;
 use super::belongings::{
-    Belongings, Name, TimerId, TravellingTimer, TravellingWatch, WatchId, key_of, token_of,
+    Belongings, Name, PackedTimer, PackedWatch, TimerId, WatchId, key_of, token_of,
 };
 use super::references::WorkerRef;
 use super::seat::Seat;
@@ -324,7 +324,7 @@ impl Services {
             if let Some(Timer { at, target: TimerTarget::Connection(_, token) }) =
                 self.end_timer(key)
             {
-                packed.timers.push(TravellingTimer { number, at, token });
+                packed.timers.push(PackedTimer { number, at, token });
             }
         }
         for (number, key) in seat.watches.take() {
@@ -334,7 +334,7 @@ impl Services {
                 continue;
             };
             if self.end_watch(key).is_some() {
-                packed.watches.push(TravellingWatch { number, fd, interest, token });
+                packed.watches.push(PackedWatch { number, fd, interest, token });
             }
         }
         for job in std::mem::take(&mut self.jobs) {
@@ -349,7 +349,7 @@ impl Services {
     /// Sets up here what a connection brought along. Returns the tokens of watches that this worker
     /// cannot keep.
     pub(in crate::exec) fn unpack(&mut self, seat: &mut Seat, packed: Belongings) -> Vec<u64> {
-        for TravellingTimer { number, at, token } in packed.timers {
+        for PackedTimer { number, at, token } in packed.timers {
             let key = self.set_timer(at, TimerTarget::Connection(seat.key, token));
             seat.timers.restore(number, key);
         }
@@ -357,7 +357,7 @@ impl Services {
             self.spawn_for_connection(seat.key, task);
         }
         let mut lost = Vec::new();
-        for TravellingWatch { number, fd, interest, token } in packed.watches {
+        for PackedWatch { number, fd, interest, token } in packed.watches {
             match self.watch(fd, interest, WatchTarget::Connection(seat.key, token)) {
                 Ok(key) => seat.watches.restore(number, key),
                 Err(error) => {

@@ -302,7 +302,7 @@ impl Lane {
         if entry.connection.is_drained() {
             return self.remove(key);
         }
-        let moves = entry.seat.journey.is_some();
+        let moves = entry.seat.move_state.is_some();
         if entry.seat.over {
             self.services.end_all(&mut entry.seat);
             // The memory that it holds is of no use any more. It stays in the table until it is
@@ -315,7 +315,7 @@ impl Lane {
         }
         self.wheel.set(slot, at);
         if moves {
-            self.settle_journey(key);
+            self.note_retired_ids(key);
         }
     }
 
@@ -353,7 +353,7 @@ impl Lane {
     fn remove(&mut self, key: Key) {
         let Some(mut entry) = self.table.remove(key) else { return };
         self.services.end_all(&mut entry.seat);
-        self.end_journey(key, entry.seat.journey.take());
+        self.end_move(key, entry.seat.move_state.take());
         self.ended.add(&entry.connection);
         self.wheel.remove(key.slot);
         admission::release(&mut self.admission, &entry);

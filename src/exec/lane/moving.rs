@@ -13,7 +13,7 @@
 //!                               <- Accept --
 //!   packs it: timers, watches,
 //!   closures; its slot says:
-//!   "at B"                      -- Arrive ->       seats it; its old id leads here ("guest")
+//!   "at B"                      -- Arrive ->       seats it; its old id leads here (an alias)
 //!   calls posted to A           -- Call --->       carried out first
 //!   no more will come           -- Settled>        then those posted to B
 //!                                                  the peer gets ids that name B, retires the others
@@ -31,9 +31,9 @@
 //! validated path in a row arrived at one other worker: a stray one moves nothing.
 
 use super::super::address::{Address, Home, Key, Place, Settling};
-use super::super::api::{Entry, Journey, Processor};
+use super::super::api::{Entry, MoveState, Processor};
 use super::super::handoff::{INCOMING_MAX, Inbox};
-use super::super::message::{Command, Move, Op, Traveller};
+use super::super::message::{Command, Move, Op, Transfer};
 use super::command::perform;
 use super::{Lane, admission, touch};
 use crate::proto::source::Source;
@@ -62,7 +62,7 @@ pub(super) struct Moves {
     /// Connections whose datagrams arrive elsewhere, and where.
     astray: Vec<(Key, u16)>,
     /// Connections that came from elsewhere, by the place that their old ids name.
-    guests: HashMap<Home, Key, RandomState>,
+    aliases: HashMap<Home, Key, RandomState>,
     settling: Vec<Settling>,
     /// Connections that wait for the calls which their former worker still has, and that worker.
     awaiting: Vec<(Key, u16)>,
@@ -96,8 +96,8 @@ impl Moves {
     }
 
     /// The connection that an id of another worker's leads to, if it has moved here.
-    pub(super) fn guest(&self, home: Home) -> Option<Key> {
-        if self.guests.is_empty() { None } else { self.guests.get(&home).copied() }
+    pub(super) fn alias(&self, home: Home) -> Option<Key> {
+        if self.aliases.is_empty() { None } else { self.aliases.get(&home).copied() }
     }
 
     /// A connection's datagrams arrive at another worker.
@@ -108,7 +108,7 @@ impl Moves {
     /// True if nothing is left of any move.
     #[cfg(test)]
     pub(super) fn is_at_rest(&self) -> bool {
-        let none = self.guests.is_empty() && self.awaiting.is_empty() && self.left.is_empty();
+        let none = self.aliases.is_empty() && self.awaiting.is_empty() && self.left.is_empty();
         none && !self.is_busy() && self.releasing.is_empty() && self.held == 0
     }
 
@@ -126,18 +126,18 @@ impl Moves {
 impl Entry {
     /// True if the connection may move to worker `to`.
     fn may_move(&self, to: u16, now: Instant) -> bool {
-        let free = self.seat.journey.as_ref().is_none_or(|journey| {
-            let refused = journey.refused.is_some_and(|(by, until)| by == to && now < until);
-            let rests = journey.rests_until.is_some_and(|until| now < until);
+        let free = self.seat.move_state.as_ref().is_none_or(|move_state| {
+            let refused = move_state.refused.is_some_and(|(by, until)| by == to && now < until);
+            let rests = move_state.rests_until.is_some_and(|until| now < until);
             // Calls that wait for those of the last move have to be carried out first.
-            let is_settled = journey.former.is_none() && journey.held.is_none();
-            journey.asked.is_none() && is_settled && !refused && !rests
+            let is_over = move_state.former.is_none() && move_state.held.is_none();
+            move_state.asked.is_none() && is_over && !refused && !rests
         });
-        free && self.is_settled()
+        free && self.is_movable()
     }
 
     /// True from the confirmed handshake until the connection closes.
-    fn is_settled(&self) -> bool {
+    fn is_movable(&self) -> bool {
         let connection = &self.connection;
         !self.seat.over
             && self.seat.handshake.is_none()
@@ -146,8 +146,8 @@ impl Entry {
             && connection.is_path_validated()
     }
 
-    fn journey(&mut self) -> &mut Journey {
-        self.seat.journey.get_or_insert_default()
+    fn move_state(&mut self) -> &mut MoveState {
+        self.seat.move_state.get_or_insert_default()
     }
 }
 
@@ -163,7 +163,7 @@ impl Lane {
         }
         if entry.may_move(at, now) {
             self.moves.push_astray(key, at);
-        } else if entry.seat.journey.is_some() {
+        } else if entry.seat.move_state.is_some() {
             self.forget_ended(key);
         }
     }
@@ -171,7 +171,7 @@ impl Lane {
     /// A connection waits for no worker that has ended: neither for its answer, nor for its calls.
     fn forget_ended(&mut self, key: Key) {
         self.settle_orphans();
-        let asked = self.table.get(key).and_then(|entry| entry.journey().asked);
+        let asked = self.table.get(key).and_then(|entry| entry.move_state().asked);
         if asked.is_some_and(|asked| self.has_ended(asked)) {
             self.declined(key);
         }
@@ -253,7 +253,7 @@ impl Lane {
             Move::Accept { key, place } => self.accepted(key, place),
             Move::Decline { key } => self.declined(key),
             Move::Cancel { place } => self.table.release(place),
-            Move::Arrive(traveller) => self.arrive(*traveller),
+            Move::Arrive(transfer) => self.arrive(*transfer),
             Move::Call { target, op } => self.forwarded_call(target, op),
             Move::Settled { place } => self.settled(place),
             Move::Release { key } => self.former_place_is_free(key),
@@ -323,13 +323,13 @@ impl Lane {
         let agrees = application.ideal_processor_changed(connection, processor);
         connection.deliver_events(&mut application);
         touch(&mut self.touched, &mut entry.seat, now);
-        entry.journey().rests_until = Some(now.plus_ns(QUESTION_PAUSE_NS));
+        entry.move_state().rests_until = Some(now.plus_ns(QUESTION_PAUSE_NS));
         if !agrees {
-            entry.journey().refused = Some((to, Instant::NEVER));
+            entry.move_state().refused = Some((to, Instant::NEVER));
             self.counters.moves_vetoed += 1;
             return;
         }
-        entry.journey().asked = Some(to);
+        entry.move_state().asked = Some(to);
         let (from, source) = (self.services.worker() as u16, entry.seat.source);
         self.tell(to, Move::Offer { from, key, source });
     }
@@ -337,8 +337,8 @@ impl Lane {
     fn declined(&mut self, key: Key) {
         let until = self.services.now().plus_ns(DECLINED_NS);
         let Some(entry) = self.table.get(key) else { return };
-        if let Some(by) = entry.journey().asked.take() {
-            entry.journey().refused = Some((by, until));
+        if let Some(by) = entry.move_state().asked.take() {
+            entry.move_state().refused = Some((by, until));
             self.counters.moves_declined += 1;
         }
     }
@@ -346,8 +346,8 @@ impl Lane {
     fn accepted(&mut self, key: Key, place: Home) {
         let open = self.moves.finishing.is_none();
         let goes = self.table.get(key).is_some_and(|entry| {
-            let asked = entry.journey().asked.take();
-            open && asked == Some(place.worker) && entry.is_settled()
+            let asked = entry.move_state().asked.take();
+            open && asked == Some(place.worker) && entry.is_movable()
         });
         if goes {
             self.depart(key, place);
@@ -371,12 +371,12 @@ impl Lane {
         entry.seat.touched = false;
         let address = entry.seat.address.clone();
         let left_at = self.services.now();
-        let traveller =
-            Traveller { former, place: place.key, entry: Some(entry), belongings, left_at };
+        let transfer =
+            Transfer { former, place: place.key, entry: Some(entry), belongings, left_at };
         self.counters.moved_out += 1;
         let fleet = self.services.fleet().clone();
         // There is room: a place was kept. A worker that has ended drops it.
-        let message = Move::Arrive(Box::new(traveller));
+        let message = Move::Arrive(Box::new(transfer));
         let refused = match fleet.inbox(place.worker.into()) {
             Some(inbox) => inbox.deliver(message),
             None => Err(message),
@@ -435,20 +435,21 @@ impl Lane {
         taken
     }
 
-    fn arrive(&mut self, mut traveller: Traveller) {
+    fn arrive(&mut self, mut transfer: Transfer) {
         // Time never runs back for a connection either.
-        self.services.set_now(traveller.left_at);
+        self.services.set_now(transfer.left_at);
         let now = self.services.now();
-        let (former, place) = (traveller.former, traveller.place);
-        let belongings = std::mem::take(&mut traveller.belongings);
-        let Some(mut entry) = traveller.entry.take() else { return };
+        let (former, place) = (transfer.former, transfer.place);
+        let belongings = std::mem::take(&mut transfer.belongings);
+        let Some(mut entry) = transfer.entry.take() else { return };
         let seat = &mut entry.seat;
         (seat.key, seat.astray) = (place, Default::default());
         let held = seat.address.as_ref().map(|_| VecDeque::new());
         if held.is_some() {
             self.moves.awaiting.push((place, former.worker));
         }
-        seat.journey = Some(Box::new(Journey { former: Some(former), held, ..Journey::default() }));
+        seat.move_state =
+            Some(Box::new(MoveState { former: Some(former), held, ..MoveState::default() }));
         let lost = self.services.unpack(seat, belongings);
         self.counters.watches_lost += lost.len() as u64;
         if let Some(source) = seat.source {
@@ -460,7 +461,7 @@ impl Lane {
         let Ok(entry) = self.table.seat(place, entry) else {
             unreachable!("a place was kept for it")
         };
-        self.moves.guests.insert(former, place);
+        self.moves.aliases.insert(former, place);
         admission::measure(&mut self.admission, entry, now);
         let (connection, mut application) = entry.split(&mut self.services);
         application.moved(connection, former.worker.into());
@@ -482,8 +483,8 @@ impl Lane {
             // It has been sent: its new address was written after that.
             self.take_arrivals();
         }
-        let journey = self.table.get(key).and_then(|entry| entry.seat.journey.as_mut());
-        let Some(held) = journey.and_then(|journey| journey.held.as_mut()) else {
+        let move_state = self.table.get(key).and_then(|entry| entry.seat.move_state.as_mut());
+        let Some(held) = move_state.and_then(|move_state| move_state.held.as_mut()) else {
             return Some(op);
         };
         held.push_back(op);
@@ -512,7 +513,7 @@ impl Lane {
             self.take_arrivals();
         }
         self.moves.awaiting.retain(|(key, _)| *key != place);
-        let held = self.table.get(place).and_then(|entry| entry.journey().held.take());
+        let held = self.table.get(place).and_then(|entry| entry.move_state().held.take());
         for op in held.unwrap_or_default() {
             self.moves.held -= 1;
             if !self.with(place, |connection, adapter| perform(connection, adapter, op)) {
@@ -523,13 +524,13 @@ impl Lane {
 
     /// After a connection has written: perhaps nothing leads to its former place any more.
     #[cold]
-    pub(super) fn settle_journey(&mut self, key: Key) {
+    pub(super) fn note_retired_ids(&mut self, key: Key) {
         let until = self.services.now().plus_ns(RELEASE_LINGER_NS);
         let Some(entry) = self.table.get(key) else { return };
         let replaced = entry.connection.has_replaced_cids();
-        let journey = entry.journey();
-        if journey.former.is_some() && !replaced && !journey.releasing {
-            journey.releasing = true;
+        let move_state = entry.move_state();
+        if move_state.former.is_some() && !replaced && !move_state.releasing {
+            move_state.releasing = true;
             self.moves.releasing.push_back((until, key));
         }
     }
@@ -539,28 +540,28 @@ impl Lane {
         while self.moves.releasing.front().is_some_and(|(until, _)| *until <= now) {
             let Some((_, key)) = self.moves.releasing.pop_front() else { return };
             let Some(entry) = self.table.get(key) else { continue };
-            entry.journey().releasing = false;
-            if let Some(former) = entry.journey().former.take() {
+            entry.move_state().releasing = false;
+            if let Some(former) = entry.move_state().former.take() {
                 self.release_former(former);
             }
         }
     }
 
     fn release_former(&mut self, former: Home) {
-        self.moves.guests.remove(&former);
+        self.moves.aliases.remove(&former);
         self.tell(former.worker, Move::Release { key: former.key });
     }
 
     /// A connection is gone: so is what was left of its move.
-    pub(super) fn end_journey(&mut self, key: Key, journey: Option<Box<Journey>>) {
-        let Some(journey) = journey else { return };
-        if journey.held.is_some() {
+    pub(super) fn end_move(&mut self, key: Key, move_state: Option<Box<MoveState>>) {
+        let Some(move_state) = move_state else { return };
+        if move_state.held.is_some() {
             self.moves.awaiting.retain(|(waiting, _)| *waiting != key);
         }
-        let late = journey.held.map_or(0, |held| held.len());
+        let late = move_state.held.map_or(0, |held| held.len());
         self.moves.held -= late;
         self.counters.commands_late += late as u64;
-        if let Some(former) = journey.former {
+        if let Some(former) = move_state.former {
             self.release_former(former);
         }
     }

@@ -129,7 +129,7 @@ impl Lane {
         meta: &RxMeta,
         datagram: &mut [u8],
     ) -> Option<Routed> {
-        if let Some(key) = self.moves.guest(Home::of(route))
+        if let Some(key) = self.moves.alias(Home::of(route))
             && self.receive_on(key, at, meta, datagram)
         {
             return Some(Routed::Here);

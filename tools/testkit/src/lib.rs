@@ -11,6 +11,7 @@
 
 #[cfg(feature = "certificates")]
 pub mod certificate;
+pub mod cpus;
 pub mod netns;
 pub mod raw;
 pub mod server;

@@ -8,6 +8,7 @@
 //! A thread enters a namespace with [`Lab::enter`], and stays there; sockets and devices that it
 //! opens are of that namespace. Programs run in one with [`Lab::run`].
 
+use crate::cpus;
 use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -204,8 +205,7 @@ impl Lab {
             let comm = std::fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
             if comm.starts_with(prefix) {
                 let pid = entry.file_name().to_string_lossy().into_owned();
-                let done = Command::new("taskset").args(["-pc", &cpu.to_string(), &pid]).output();
-                pinned += usize::from(done.is_ok_and(|output| output.status.success()));
+                pinned += usize::from(cpus::pin(&pid, cpu as u32).is_ok());
                 // SAFETY: no pointers are passed.
                 let niceness = unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }.to_string();
                 let _ = Command::new("renice").args(["-n", &niceness, "-p", &pid]).output();

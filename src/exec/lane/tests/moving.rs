@@ -446,7 +446,7 @@ fn a_connection_does_not_move_on_before_its_calls_are_settled() {
         let now = scene.now;
         let lane = scene.servers[1].lane();
         let (key, entry) = lane.table.get_slot(0).unwrap();
-        assert!(entry.seat.journey.as_ref().unwrap().former.is_none());
+        assert!(entry.seat.move_state.as_ref().unwrap().former.is_none());
         lane.set_now(now);
         lane.moves.push_astray(key, 2);
         scene.run(5);
