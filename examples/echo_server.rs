@@ -8,7 +8,9 @@
 //! where it listens, and ends when its standard input does.
 
 use bytes::Bytes;
-use quiclane::exec::{ConnectionRef, Handler, Registration, RegistrationConfig, ServerConfig};
+use quiclane::exec::{
+    ConnectionRef, Handler, NewConnection, Registration, RegistrationConfig, ServerConfig,
+};
 use quiclane::{CloseReason, ServerTls, StreamId};
 use std::error::Error;
 use std::io::Read;
@@ -78,7 +80,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let registration = Registration::open(config)?;
     // The acceptor runs on all workers, in parallel. It returns a handler for each connection, or
     // `None` to refuse the client.
-    let accept = |_new: &_| Some(Box::new(Echo) as Box<dyn Handler>);
+    let accept = |_: &NewConnection<'_>| Some(Box::new(Echo) as Box<dyn Handler>);
     let listener = registration.listen(address.parse()?, &ServerConfig::new(tls), accept)?;
     println!("listening on {}", listener.local_addr());
     std::io::stdin().read_to_end(&mut Vec::new())?;

@@ -9,7 +9,8 @@
 
 use bytes::Bytes;
 use quiclane::exec::{
-    ConnectionRef, Handler, Progress, Registration, RegistrationConfig, ServerConfig, WorkerSeed,
+    ConnectionRef, Handler, NewConnection, Progress, Registration, RegistrationConfig,
+    ServerConfig, WorkerSeed,
 };
 use quiclane::{ServerTls, StreamId};
 use std::cell::Cell;
@@ -72,7 +73,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let threads: Vec<_> =
         seeds.into_iter().map(|seed| thread::spawn(move || drive(seed))).collect();
     // `listen` returns when every worker listens, so their loops have to run already.
-    let accept = |_new: &_| Some(Box::new(Teller) as Box<dyn Handler>);
+    let accept = |_: &NewConnection<'_>| Some(Box::new(Teller) as Box<dyn Handler>);
     let listener = registration.listen(address.parse()?, &ServerConfig::new(tls), accept)?;
     println!("listening on {}", listener.local_addr());
     std::io::stdin().read_to_end(&mut Vec::new())?;

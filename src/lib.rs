@@ -46,6 +46,7 @@ pub mod wire;
 pub use proto::connection::{CloseReason, ConnectionStats, TransportConfig};
 pub use proto::crypto::{ClientTls, ServerTls, TlsConfigError};
 pub use proto::endpoint::{AnswerLimits, RetryPolicy};
+pub use proto::health::{HealthCheck, HealthCheckError};
 pub use wire::{Dir, Side, StreamId};
 
 #[doc = include_str!("../README.md")]

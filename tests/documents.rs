@@ -6,6 +6,8 @@
 
 #[path = "documents/attacks.rs"]
 mod attacks;
+#[path = "documents/parity.rs"]
+mod parity;
 #[path = "documents/tree.rs"]
 mod tree;
 

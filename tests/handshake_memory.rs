@@ -77,7 +77,7 @@ impl Held {
     fn new(tls: &Arc<ServerTls>, config: &Arc<TransportConfig>) -> Self {
         let connection = Connection::accept(ServerArgs {
             config: Arc::clone(config),
-            tls: Arc::clone(tls),
+            tls: Some(Arc::clone(tls)),
             now: NOW,
             local: local(),
             remote: remote(),

@@ -202,6 +202,31 @@ fn a_request_allocates_nothing() {
     assert_eq!(client.streams.stats().closed, 110 * (1 + 32 + 100));
 }
 
+/// Requests in copied parts, and in parts of which each is tracked.
+fn tracked_and_copied(client: &mut End, server: &mut End, rounds: usize) {
+    for _ in 0..rounds {
+        for _ in 0..10 {
+            let id = client.streams.app().open(Dir::Bi).unwrap();
+            for part in 0..4 {
+                assert_eq!(client.streams.app().send_copy(id, &[2; 70], false), Ok(70));
+                let (data, fin) = (Bytes::from_static(&[1; 70]), part == 3);
+                client.streams.app().send_tracked(id, data, fin, part).unwrap();
+            }
+        }
+        settle(client, server);
+    }
+}
+
+#[test]
+fn copies_and_tracked_sends_allocate_nothing_once_there_is_memory_for_them() {
+    let (mut client, mut server) = (End::new(Side::Client), End::new(Side::Server));
+    tracked_and_copied(&mut client, &mut server, 20);
+    let before = calls();
+    tracked_and_copied(&mut client, &mut server, 100);
+    assert_eq!(calls() - before, 0);
+    assert_eq!(client.streams.stats().open, 0);
+}
+
 /// Sends `packets` packets of one stream; every tenth arrives five packets late.
 fn bulk(client: &mut End, server: &mut End, id: quiclane::wire::StreamId, packets: usize) {
     let data = Bytes::from_static(&[3; 10_000]);

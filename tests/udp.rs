@@ -12,6 +12,7 @@ use quiclane::ecn::Ecn;
 use quiclane_testkit::cpus;
 use std::net::{SocketAddr, UdpSocket};
 use std::process::Command;
+use std::time::Duration;
 
 const LOOPBACKS: [&str; 2] = ["127.0.0.1:0", "[::1]:0"];
 
@@ -547,4 +548,28 @@ fn ip_counter(name: &str) -> u64 {
     let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
     let mut pairs = names.split(' ').zip(values.split(' '));
     pairs.find(|(known, _)| *known == name).expect("a counter of this name").1.parse().unwrap()
+}
+
+#[test]
+fn the_kernel_tells_how_long_datagrams_wait_once_they_queue_up() {
+    let (mut a, mut b) = (bind("127.0.0.1:0"), bind("127.0.0.1:0"));
+    let path = path(&a, b.local_addr());
+    // Of different lengths: none are joined.
+    let mut flood = |b: &mut UdpDatapath, rounds: usize| {
+        for n in 0..rounds {
+            put(&mut a, &path, Ecn::NotEct, 100 + n % 7 * 3, 1);
+            a.flush().unwrap();
+        }
+        let mut ages = Vec::new();
+        std::thread::sleep(Duration::from_millis(20));
+        while !receive(b, 8).is_empty() {
+            ages.push(b.backlog().age_ns);
+        }
+        ages
+    };
+    assert!(flood(&mut b, 24).iter().all(|age| *age == 0), "three full bursts are no queue");
+    flood(&mut b, 64);
+    let ages = flood(&mut b, 64);
+    // The kernel may begin to note times a little later than it was asked to.
+    assert!(ages.last().is_some_and(|age| *age >= 20_000_000), "{ages:?}");
 }

@@ -28,7 +28,7 @@
 //! ```
 
 use super::{
-    Capabilities, Checksum, Datapath, DatapathError, Link, Mode, Path, QueueStats, RxMeta,
+    Backlog, Capabilities, Checksum, Datapath, DatapathError, Link, Mode, Path, QueueStats, RxMeta,
 };
 use crate::ecn::Ecn;
 use std::os::fd::RawFd;
@@ -306,6 +306,10 @@ impl<M: Medium> Datapath for MemoryDatapath<M> {
         self.stats.rx_packets += handed.packets;
         self.stats.rx_bytes += handed.bytes;
         handed.packets as usize
+    }
+
+    fn backlog(&mut self) -> Backlog {
+        Backlog { waiting: self.arrived.len(), age_ns: 0 }
     }
 
     fn tx_buffer(&mut self, _path: &Path) -> Option<&mut [u8]> {

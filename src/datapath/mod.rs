@@ -238,6 +238,17 @@ impl fmt::Display for DatapathError {
 
 impl std::error::Error for DatapathError {}
 
+/// What a datapath knows of datagrams that wait for the worker, after a call of
+/// [`Datapath::receive`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// Datagrams that have arrived and were not handed out, as far as the datapath sees them.
+    pub waiting: usize,
+    /// How long the oldest of those that were fetched last had waited then, in nanoseconds; 0 if the
+    /// datapath does not know when they arrived.
+    pub age_ns: u64,
+}
+
 /// Datagrams in and out, for one worker.
 pub trait Datapath {
     /// What this datapath can do.
@@ -252,6 +263,16 @@ pub trait Datapath {
     /// Hands at most `budget` datagrams to `sink`, each borrowed mutably for the call, so that it
     /// can be decrypted where it lies. Returns how many it handed out.
     fn receive(&mut self, budget: usize, sink: &mut dyn FnMut(&RxMeta, &mut [u8])) -> usize;
+
+    /// What waits after the last [`receive`](Self::receive). Nothing, for a datapath that does not
+    /// know. Makes no system call.
+    fn backlog(&mut self) -> Backlog {
+        Backlog::default()
+    }
+
+    /// The sink panicked in [`receive`](Self::receive): what it was given counts as handed out, and
+    /// the rest waits.
+    fn recover(&mut self) {}
 
     /// A buffer of at least `max_datagram_bytes` for the payload of one datagram to `path`.
     /// `None` when nothing is free, which is counted. A buffer that is not committed is reused.

@@ -24,8 +24,10 @@
 //! another thread; what is kept is as bounded as the inbox is. `tools/models` checks every
 //! interleaving of it.
 
+use super::fate::Fate;
 use super::sync::{AtomicU32, AtomicU64, Ordering, fence};
 use crate::lb;
+use std::ops::Deref;
 use std::sync::Arc;
 
 /// Names a connection of this worker: its slot, and which use of that slot.
@@ -86,6 +88,33 @@ pub(super) struct Address {
     posting: [AtomicU32; 2],
     /// The worker that is to make the connection. It writes the place when it has made it.
     first_worker: u16,
+    /// How the connection ended, for those who wait for it.
+    pub(super) fate: Fate,
+}
+
+/// The owner's share of an address: once it is dropped, nobody can tell more of the connection.
+#[derive(Debug)]
+pub(super) struct OwnedAddress(Arc<Address>);
+
+impl OwnedAddress {
+    pub(super) fn new(address: Arc<Address>) -> Self {
+        Self(address)
+    }
+}
+
+impl Deref for OwnedAddress {
+    type Target = Arc<Address>;
+
+    fn deref(&self) -> &Arc<Address> {
+        &self.0
+    }
+}
+
+impl Drop for OwnedAddress {
+    fn drop(&mut self) {
+        self.end();
+        self.fate.lose();
+    }
 }
 
 /// A post that is under way: the number of moves when it began.
@@ -153,6 +182,7 @@ impl Address {
             moves: AtomicU32::new(0),
             posting: [AtomicU32::new(0), AtomicU32::new(0)],
             first_worker: worker,
+            fate: Fate::default(),
         })
     }
 

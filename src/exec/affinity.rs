@@ -56,17 +56,20 @@ impl std::error::Error for PinError {
 }
 
 /// Lets the calling thread, which is on its CPU, run on all of `cpus`: what [`Affinity::Soft`] is.
-/// Called once the worker has made what it needs. An empty list leaves it where it is.
+/// Called once the worker has made what it needs. An empty list leaves it where it is. False if the
+/// kernel refuses, which is logged: the thread then stays on its own CPU.
 ///
 /// [`Affinity::Soft`]: super::Affinity::Soft
-pub(super) fn loosen(cpus: &[u32]) {
+#[must_use]
+pub(super) fn loosen(cpus: &[u32]) -> bool {
     if cpus.is_empty() {
-        return;
+        return true;
     }
-    if let Err(error) = sys::bind_to_cpus(cpus) {
-        // It stays on its own CPU: less than was asked for, and no worse than hard pinning.
-        tracing::warn!(?cpus, %error, "the CPUs of a worker cannot be widened to its node");
-    }
+    // Less than was asked for, and no worse than hard pinning.
+    let warn = |error: &io::Error| {
+        tracing::warn!(?cpus, %error, "the CPUs of a worker cannot be widened: it stays on its own");
+    };
+    sys::bind_to_cpus(cpus).inspect_err(warn).is_ok()
 }
 
 /// Pins the calling thread, and sets its memory policy and its scheduling.
@@ -115,9 +118,12 @@ mod tests {
         let allowed = std::thread::spawn(move || {
             take(&placement, Profile::LowLatency).unwrap();
             let hard = sys::allowed_cpus().unwrap();
-            loosen(&[]);
+            assert!(loosen(&[]));
             assert_eq!(sys::allowed_cpus().unwrap(), hard);
-            loosen(&cpus);
+            // No such CPU: the kernel refuses, and the thread stays where it is.
+            assert!(!loosen(&[100_000]));
+            assert_eq!(sys::allowed_cpus().unwrap(), hard);
+            assert!(loosen(&cpus));
             (hard, sys::allowed_cpus().unwrap())
         });
         assert_eq!(allowed.join().unwrap(), (vec![all[0]], all));

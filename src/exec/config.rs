@@ -1,11 +1,13 @@
 //! Settings of a registration, a server and a client: given once, at the start.
 
+use super::overrun::CALLBACK_BUDGET_NS;
 use crate::datapath::udp::UdpConfig;
 use crate::datapath::xdp::XdpConfig;
 use crate::lb;
 use crate::proto::connection::TransportConfig;
 use crate::proto::crypto::{ClientTls, ServerTls};
 use crate::proto::endpoint::{AnswerLimits, RetryPolicy};
+use crate::proto::health::HealthCheck;
 use crate::proto::source::SUBSCRIBER_PREFIX_BITS;
 use crate::topology::{Near, Sharing};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -14,6 +16,10 @@ use std::time::Duration;
 
 /// Commands that may wait in one worker's inbox, unless the configuration says otherwise.
 pub(super) const INBOX_COMMANDS: usize = 4096;
+
+/// A thousandth of the machine's memory, as in MsQuic.
+const HANDSHAKE_MEMORY_PPM: u32 = 1_000;
+const MILLION: u64 = 1_000_000;
 
 /// Where datagrams come from and go to.
 #[derive(Clone, Debug)]
@@ -150,12 +156,47 @@ pub struct LaneLimits {
     /// A connection moves to another worker after so many of its datagrams in a row arrived there, and
     /// none here. 1 and more; 0: it never moves.
     pub move_after: u16,
+    /// How late a worker may be with what arrives before it takes fewer new connections: at this queue
+    /// delay it asks every client for proof of its address, at twice of it (or after a second at it) it
+    /// refuses, at four times of it it does not answer. Zero: never. See
+    /// [`Pressure`](super::Pressure).
+    pub queue_delay_max: Duration,
+    /// How long a callback, or all those of a turn, may take. What takes longer is counted, by name, and
+    /// holds up every other connection of the worker.
+    pub callback_budget: Duration,
+    /// Bytes that unfinished handshakes may hold before every client is asked for proof of its
+    /// address, until they hold three quarters of it. A registration lowers it to the worker's part of
+    /// [`RegistrationConfig::handshake_memory_ppm`].
+    pub handshake_memory_bytes: u64,
+    /// Handshakes begun in a turn in which established connections had nothing to do, 1 and more. Each
+    /// holds up by about 250 us what arrives meanwhile.
+    pub handshakes_per_turn: usize,
+    /// How much handshakes may take of the time of established connections that have something to do in
+    /// every turn, in hundredths of what these take: 0 to 100. With 0, such connections keep all
+    /// clients out.
+    pub handshake_share_percent: u8,
+    /// Client Initials that wait at one time until established connections are served: of clients with a
+    /// proven address, and of others, each. What finds no place is dropped: the client tries again. Once
+    /// half of the places are taken, a source that has a quarter of them gets no more. They hold 1,200
+    /// bytes and more.
+    pub initials_waiting: usize,
+    /// New connections in a second. Beyond it a client is asked for proof of its address, and one that
+    /// has proved it is not answered: it tries again. 0: no limit.
+    pub new_per_second: u32,
+    /// The same of one network, counted for proven addresses and others each. 0: no limit.
+    pub network_new_per_second: u32,
+    /// How many bits of an IPv4 address make a network: 0 to 32.
+    pub network_v4_bits: u8,
+    /// How many bits of an IPv6 address make a network: 0 to 64.
+    pub network_v6_bits: u8,
 }
 
 impl Default for LaneLimits {
     /// A source may have an eighth of the connections. Four datagrams in a row are no accident of the
     /// network, and come within a round trip where there is any load. An idle connection holds 3.5 KB (`tools/bench`),
-    /// so 2 GiB hold 600,000 of them.
+    /// so 2 GiB hold 600,000 of them. A CPU finishes two to four thousand handshakes in a second: a
+    /// load test from one network meets no limit, and a faster worker is not one network's alone. What
+    /// waits with 1,024 before it is begun within a third of a second, before a client asks again.
     fn default() -> Self {
         Self {
             connections: 1 << 20,
@@ -165,6 +206,16 @@ impl Default for LaneLimits {
             source_prefix_bits: SUBSCRIBER_PREFIX_BITS,
             memory_bytes: 2 << 30,
             move_after: 4,
+            queue_delay_max: Duration::from_millis(250),
+            callback_budget: Duration::from_nanos(CALLBACK_BUDGET_NS),
+            handshake_memory_bytes: u64::MAX,
+            handshakes_per_turn: 1,
+            handshake_share_percent: 10,
+            initials_waiting: 1 << 10,
+            new_per_second: 0,
+            network_new_per_second: 5_000,
+            network_v4_bits: 24,
+            network_v6_bits: 56,
         }
     }
 }
@@ -186,10 +237,11 @@ pub enum Affinity {
     /// It runs there and nowhere else.
     #[default]
     Hard,
-    /// It starts there, and may run on every CPU of the same memory node that the process may use,
-    /// as MsQuic's workers with an ideal processor. Linux has no such call: the thread is bound to
-    /// the CPU, makes its sockets and memory there, and then its mask is widened. The scheduler
-    /// leaves it there until another thread wants that CPU.
+    /// It starts there, and may run on every CPU of the same memory node that the process may use (of
+    /// all nodes, if that CPU's is not known), as MsQuic's workers with an ideal processor. Linux has no
+    /// such call: the thread is bound to the CPU, makes its sockets and memory there, and then its mask
+    /// is widened. From then on the scheduler chooses among these CPUs. If the kernel refuses the mask,
+    /// the worker stays as with `Hard`, and the log says so.
     Soft,
 }
 
@@ -221,6 +273,10 @@ pub struct RegistrationConfig {
     pub profile: Profile,
     /// Limits of each worker.
     pub limits: LaneLimits,
+    /// The share of the machine's memory that unfinished handshakes of all workers may hold before
+    /// clients are asked for proof of their address, in millionths; each worker has an equal part of
+    /// it. 1,000,000 and more: no such limit. [`LaneLimits::handshake_memory_bytes`] may be less.
+    pub handshake_memory_ppm: u32,
     /// Calls that may wait in each worker's inbox.
     pub inbox_commands: usize,
     /// The id of this host in connection ids, 0 without a balancer.
@@ -252,6 +308,7 @@ impl Default for RegistrationConfig {
             polling: Polling::default(),
             profile: Profile::default(),
             limits: LaneLimits::default(),
+            handshake_memory_ppm: HANDSHAKE_MEMORY_PPM,
             inbox_commands: INBOX_COMMANDS,
             server_id: 0,
             cid_config_id: 0,
@@ -274,6 +331,15 @@ impl RegistrationConfig {
         Self { io: Io::Xdp(XdpConfig::new(device)), ..Self::default() }
     }
 
+    /// The limits of each of `workers` workers, on a machine with this much memory.
+    pub(super) fn limits_of_one(&self, workers: usize, memory_bytes: Option<u64>) -> LaneLimits {
+        let ppm = u64::from(self.handshake_memory_ppm);
+        let share = memory_bytes.filter(|_| ppm < MILLION).map(|bytes| bytes / MILLION * ppm);
+        let part = share.map_or(u64::MAX, |share| share / workers.max(1) as u64);
+        let handshake_memory_bytes = self.limits.handshake_memory_bytes.min(part);
+        LaneLimits { handshake_memory_bytes, ..self.limits }
+    }
+
     /// What the connection ids of this host are made with.
     pub(super) fn cid_config(&self, secret: [u8; 16], random_key: [u8; 16]) -> lb::Config {
         lb::Config {
@@ -294,8 +360,11 @@ pub struct ServerConfig {
     pub transport: Arc<TransportConfig>,
     /// When clients have to prove their address first.
     pub retry: RetryPolicy,
-    /// How many datagrams each worker answers in a second without a connection.
+    /// How many datagrams each worker answers in a second without a connection, for this listener.
     pub answers: AnswerLimits,
+    /// What a balancer asks with whether the server lives, and its answer. It is also answered while
+    /// new connections are refused.
+    pub health: Option<HealthCheck>,
 }
 
 impl ServerConfig {
@@ -308,6 +377,7 @@ impl ServerConfig {
             transport: Arc::default(),
             retry: RetryPolicy::Above(1000),
             answers: AnswerLimits::default(),
+            health: None,
         }
     }
 }
@@ -329,5 +399,25 @@ impl ClientConfig {
     #[must_use]
     pub fn new(tls: ClientTls) -> Self {
         Self { tls: Arc::new(tls), transport: Arc::default(), token: Vec::new() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_share_the_memory_of_handshakes_equally() {
+        let of = |ppm, own, memory| {
+            let mut config =
+                RegistrationConfig { handshake_memory_ppm: ppm, ..RegistrationConfig::default() };
+            config.limits.handshake_memory_bytes = own;
+            config.limits_of_one(4, memory).handshake_memory_bytes
+        };
+        let all = u64::MAX;
+        assert_eq!(of(HANDSHAKE_MEMORY_PPM, all, Some(16_000 * MILLION)), 4 * MILLION);
+        assert_eq!(of(HANDSHAKE_MEMORY_PPM, MILLION, Some(16_000 * MILLION)), MILLION);
+        assert_eq!(of(1_000_000, all, Some(16_000 * MILLION)), all);
+        assert_eq!(of(HANDSHAKE_MEMORY_PPM, all, None), all, "unknown");
     }
 }

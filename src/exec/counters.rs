@@ -71,11 +71,37 @@ counters! {
         refused_source_connections: Counter, Count, Refused;
         /// Clients not answered: their source had as many handshakes under way as it may.
         refused_source_handshakes: Counter, Count, Refused;
+        /// Clients with a proven address not answered: more connections began in this second than may,
+        /// in all or from their network.
+        refused_rate: Counter, Count, Refused;
+        /// Client Initials refused: the worker was late with what arrives.
+        refused_pressure: Counter, Count, Refused;
+        /// Client Initials not answered: the worker was very late with what arrives.
+        initials_shed: Counter, Count, Refused;
+        /// Client Initials dropped: too many waited for established connections to be served.
+        initials_dropped: Counter, Count, Refused;
+        /// Client Initials dropped: their source had its share of the places in which they wait.
+        initials_source_share: Counter, Count, Refused;
+        /// Client Initials that waited so long that their client has sent them again.
+        initials_expired: Counter, Count;
+        /// Client Initials refused at the application's wish.
+        refused_by_wish: Counter, Count;
+        /// Client Initials that wait for established connections to be served.
+        initials_waiting: Gauge, Count;
+        /// Bytes that unfinished handshakes hold.
+        handshake_bytes: Gauge, Bytes;
+        /// What is done about new connections for reasons of load: 0 they are accepted, 1 asked for
+        /// proof of their address, 2 refused, 3 not answered.
+        pressure: Gauge, Count;
+        /// How often that has changed.
+        pressure_changes: Counter, Count;
         /// Handshakes that failed, or did not finish in time.
         handshakes_failed: Counter, Count;
         /// Unfinished handshakes ended in favour of a client whose address was proven.
         evicted_handshakes: Counter, Count;
-        /// Client Initials that the acceptor turned away.
+        /// Clients about which the acceptor has yet to decide, or had.
+        deferred: Counter, Count;
+        /// Clients that the acceptor turned away.
         refused_by_acceptor: Counter, Count;
         /// Client Initials that were not authentic, or broken beyond an answer.
         refused_broken: Counter, Count;
@@ -83,7 +109,7 @@ counters! {
         answers: Counter, Count;
         /// Such answers that were dropped: too many waited already.
         answers_dropped: Counter, Count;
-        /// Datagrams written for connections.
+        /// Datagrams written, for connections and as answers.
         tx_datagrams: Counter, Count;
         /// Rounds of transmission that ended because the datapath had no buffer.
         tx_blocked: Counter, Count;
@@ -113,6 +139,12 @@ counters! {
         overruns: Counter, Count;
         /// Times that others wanted the CPU, and the worker began to sleep instead of spinning.
         crowded: Counter, Count;
+        /// How long a datagram waited from its arrival until the last turn: an upper bound on AF_XDP.
+        queue_delay_ns: Gauge, Nanoseconds;
+        /// The largest queue delay since the start.
+        queue_delay_max_ns: Gauge, Nanoseconds;
+        /// Turns that panicked. All connections of the worker were closed.
+        panics: Counter, Count;
     }
 }
 

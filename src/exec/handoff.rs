@@ -57,6 +57,9 @@ pub(super) const INCOMING_MAX: usize = 256;
 /// Messages about moves that wait in one worker's inbox. Beyond it their sender keeps them, and
 /// carries out no further calls of handles until they have left.
 pub(super) const INBOX_MOVES: usize = 1024;
+/// Places in the ring of commands that handles do not fill, for the order to end: more than threads
+/// that post at one instant, each of which may take one.
+const RESERVED_COMMANDS: usize = 64;
 /// Wakes a worker, if it sleeps.
 #[derive(Debug)]
 pub(super) struct Wakeup {
@@ -89,9 +92,8 @@ impl Wakeup {
         self.event.clear();
     }
 
-    /// What a sender does last, alone: it was slow.
-    #[cfg(test)]
-    pub(super) fn signal_late(&self) {
+    /// Makes the descriptor readable, whether the worker sleeps or not: it turns once more.
+    pub(super) fn signal(&self) {
         self.event.signal();
     }
 
@@ -149,6 +151,7 @@ pub(super) enum PostError {
 
 impl<C, M> Inbox<C, M> {
     pub(super) fn new(commands: usize) -> io::Result<Self> {
+        let commands = commands + RESERVED_COMMANDS;
         Ok(Self {
             datagrams: ArrayQueue::new(INBOX_DATAGRAMS),
             returned: ArrayQueue::new(HANDED_OVER_MAX),
@@ -162,14 +165,22 @@ impl<C, M> Inbox<C, M> {
 
     /// Puts a command into the inbox, from any thread.
     pub(super) fn post(&self, command: C) -> Result<(), PostError> {
-        if self.closed.load(Ordering::Acquire) {
+        if self.commands.len() + RESERVED_COMMANDS >= self.commands.capacity() {
+            return if self.is_closed() { Err(PostError::Closed) } else { Err(PostError::Full) };
+        }
+        self.post_last(command)
+    }
+
+    /// As [`post`](Self::post), for the order to end: it finds room where calls do not.
+    pub(super) fn post_last(&self, command: C) -> Result<(), PostError> {
+        if self.is_closed() {
             return Err(PostError::Closed);
         }
         self.commands.push(command).map_err(|_| PostError::Full)?;
         self.wakeup.wake();
         // After the fence in `wake`: either this sees that the owner has left, or the owner
         // sees the command when it empties the inbox.
-        if self.closed.load(Ordering::Acquire) {
+        if self.is_closed() {
             self.empty();
             return Err(PostError::Closed);
         }

@@ -4,10 +4,10 @@
 //! registration's are [`Control`]s: a worker hands them to the loop that turns it. A message carries
 //! handlers, and closures over the references of `api/`; so the two modules import each other.
 
-use super::address::{Address, Home, Key};
-use super::api::{Belongings, ConnectionRef, Entry, Handler, WorkerRef};
+use super::address::{Address, Home, Key, OwnedAddress};
+use super::api::{Acceptor, Answer, Belongings, ConnectionRef, Entry, Handler, WorkerRef};
 use super::config::ClientConfig;
-use super::handoff::Fleet;
+use super::handoff::{Fleet, Inbox};
 use super::source::{OpenDatapathError, Purpose};
 use crate::proto::connection::{ConnectError, TransportConfig};
 use crate::proto::crypto::ClientTls;
@@ -30,16 +30,48 @@ pub(super) type WorkerTask = Box<dyn FnOnce(&mut WorkerRef<'_>) + Send>;
 
 /// The inboxes of all workers.
 pub(super) type WorkerFleet = Fleet<Command, Move>;
+/// The inbox of one.
+pub(super) type WorkerInbox = Inbox<Command, Move>;
 
 /// What a handle asks of a connection.
 pub(super) enum Op {
-    Send { stream: StreamId, data: Bytes, fin: bool },
-    Reset { stream: StreamId, code: u64 },
-    StopSending { stream: StreamId, code: u64 },
-    ResumeReceive { stream: StreamId },
-    Close { code: u64, reason: Bytes },
-    Wake { token: u64 },
+    Send {
+        stream: StreamId,
+        data: Bytes,
+        fin: bool,
+    },
+    SendCopied {
+        stream: StreamId,
+        data: Bytes,
+        fin: bool,
+    },
+    SendTracked {
+        stream: StreamId,
+        data: Bytes,
+        fin: bool,
+        context: u64,
+    },
+    Reset {
+        stream: StreamId,
+        code: u64,
+    },
+    StopSending {
+        stream: StreamId,
+        code: u64,
+    },
+    ResumeReceive {
+        stream: StreamId,
+    },
+    Close {
+        code: u64,
+        reason: Bytes,
+    },
+    Wake {
+        token: u64,
+    },
     Run(Task),
+    /// The answer to a client that waits for it.
+    Decide(Answer),
 }
 
 /// A message in a worker's inbox.
@@ -110,15 +142,6 @@ pub(super) struct Transfer {
     pub(super) left_at: Instant,
 }
 
-impl Drop for Transfer {
-    /// A worker that ends drops what did not arrive: handles see that the connection is gone.
-    fn drop(&mut self) {
-        if let Some(address) = self.entry.as_ref().and_then(|entry| entry.seat.address.as_ref()) {
-            address.end();
-        }
-    }
-}
-
 /// What a registration asks of a worker, or a callback that begins a connection. The worker hands it
 /// to the loop that turns it, which carries it out between two turns.
 pub(super) enum Control {
@@ -152,7 +175,7 @@ pub(super) struct ConnectRequest {
     /// Our address.
     pub(super) local: SocketAddr,
     /// The address in the handle that was given out.
-    pub(super) address: Arc<Address>,
+    pub(super) address: OwnedAddress,
 }
 
 impl ConnectRequest {
@@ -176,7 +199,7 @@ impl ConnectRequest {
             handler,
             datapath: 0,
             local: SocketAddr::new(any, 0),
-            address,
+            address: OwnedAddress::new(address),
         }
     }
 }
@@ -190,6 +213,9 @@ pub enum ConnectFailure {
     Datapath(OpenDatapathError),
     /// The protocol refused the settings.
     Protocol(ConnectError),
+    /// A client that was let wait ([`NewConnection::defer`](super::NewConnection::defer)) had gone, its
+    /// handshake had taken too long, or its listener had stopped, when the answer came.
+    ClientGone,
 }
 
 impl fmt::Display for ConnectFailure {
@@ -200,27 +226,15 @@ impl fmt::Display for ConnectFailure {
             ),
             Self::Datapath(error) => error.fmt(f),
             Self::Protocol(error) => error.fmt(f),
+            Self::ClientGone => f.write_str(
+                "the client did not wait for its answer: answer sooner, or raise \
+                 TransportConfig::handshake_timeout of its listener",
+            ),
         }
     }
 }
 
 impl std::error::Error for ConnectFailure {}
-
-/// A client that begins a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NewConnection {
-    /// The client's address. It may be forged until the handshake is done.
-    pub remote: SocketAddr,
-    /// The address that it wrote to.
-    pub local: SocketAddr,
-    /// The worker that will own the connection.
-    pub worker: usize,
-}
-
-/// Decides about new connections: `None` turns the client away.
-///
-/// One value serves all workers, and is called on their threads, in parallel.
-pub type Acceptor = Arc<dyn Fn(&NewConnection) -> Option<Box<dyn Handler>> + Send + Sync>;
 
 /// One listener's part on one worker.
 pub(super) struct Listener {
@@ -233,8 +247,10 @@ pub(super) struct Listener {
     /// True once the listener was dropped: set at once, since the command to remove this part may be
     /// late, or lost.
     pub(super) over: Arc<AtomicBool>,
+    /// True while new connections are refused: by this listener, by the registration.
+    pub(super) refusing: [Arc<AtomicBool>; 2],
     pub(super) endpoint: Endpoint,
-    pub(super) acceptor: Acceptor,
+    pub(super) acceptor: Arc<dyn Acceptor>,
 }
 
 impl fmt::Debug for Listener {

@@ -47,8 +47,10 @@
 //! | `sys`, `clock`, `entropy` | the machine: system calls, time, random bytes |
 //! | `config`, `counters`, `address` | all settings; all counters; where a connection is |
 //! | `affinity`, `crowding` | where a thread runs, and whether it may spin there |
+//! | `fate` | how a connection ended, for those who wait |
 //! | `source` | the datapaths of a worker, and where they come from |
-//! | `table`, `wheel`, `handoff`, `overrun`, `status` | the parts of a worker |
+//! | `table`, `wheel`, `handoff`, `overrun`, `delay`, `status` | the parts of a worker |
+//! | `pressure`, `rates` | which new connections a worker takes: by its load, by their number |
 //! | `owners` | which worker a datagram is for that names none: a stateless reset, a client's first packet |
 //! | `api/` | what applications touch: handler, references, handle, services |
 //! | `message` | what passes between threads, datagrams aside |
@@ -78,12 +80,19 @@ pub mod clock;
 mod config;
 mod counters;
 mod crowding;
+mod delay;
 mod entropy;
+mod fate;
 mod handoff;
 mod lane;
 mod message;
 mod overrun;
 mod owners;
+pub mod parity {
+    #![doc = include_str!("parity.md")]
+}
+mod pressure;
+mod rates;
 mod registration;
 
 mod simulated;
@@ -98,11 +107,14 @@ mod wheel;
 mod worker;
 
 pub use crate::datapath::udp::{UdpError, UdpErrorKind};
-pub use crate::proto::connection::{MigrateError, Migration};
+pub use crate::proto::connection::{
+    Drained, IDEAL_SEND_MIN_BYTES, MigrateError, Migration, NetworkStatistics,
+};
 pub use crate::proto::streams::StreamsRef;
 pub use affinity::PinError;
 pub use api::{
-    ConnectionRef, Handle, HandleError, Handler, Processor, TimerId, WaitError, WatchId, WorkerRef,
+    Acceptor, ConnectionRef, Decision, Deferred, Handle, HandleError, Handler, NewConnection,
+    Processor, StreamHandler, TimerId, Unanswered, WaitError, WatchId, WorkerRef,
 };
 pub use config::{
     Affinity, ClientConfig, Io, LaneLimits, Pin, Polling, Profile, RegistrationConfig,
@@ -110,14 +122,17 @@ pub use config::{
 };
 pub use counters::{LaneCounters, Snapshot, TurnCounters};
 pub use lane::Lane;
-pub use message::{Acceptor, ConnectFailure, NewConnection, Refusal};
+pub use message::{ConnectFailure, Refusal};
 pub use overrun::{CALLBACK_BUDGET_NS, Callback, OverrunCounters};
+pub use pressure::Pressure;
 pub use registration::{
-    DeviceChanges, ListenError, Listener, Monitor, Next, OpenError, Progress, Registration,
-    ShutdownReport, Wait, WorkerLoop, WorkerSeed,
+    ListenError, Listener, Monitor, Next, OpenError, Progress, Registration, ShutdownReport, Wait,
+    WorkerLoop, WorkerSeed,
 };
 pub use simulated::{SimulatedWorkers, Worker};
 pub use source::{LadderStep, OpenDatapathError};
 pub use status::WorkerStatus;
 pub use sys::{Interest, Readiness};
 pub use worker::Turn;
+
+pub use crate::topology::survey::server::DeviceChanges;

@@ -13,9 +13,9 @@ use super::clock::Clock;
 use crate::counters::reasons;
 use crate::time::{Instant, MICROSECOND_NS};
 
-/// How long the callbacks of one turn, or one callback while tracing, may take. At 64 packets
-/// in a burst and 1 us each a turn is done in a tenth of it; a peer's round-trip estimate
-/// notices ten times as much.
+/// How long the callbacks of one turn, or one callback while tracing, may take, if nothing else is
+/// set ([`LaneLimits::callback_budget`](super::LaneLimits)). At 64 packets in a burst and 1 us each a
+/// turn is done in a tenth of it; a peer's round-trip estimate notices ten times as much.
 pub const CALLBACK_BUDGET_NS: u64 = 500 * MICROSECOND_NS;
 /// Turns that are traced after a long one.
 const TRACED_TURNS: u32 = 1024;
@@ -25,18 +25,20 @@ reasons! {
     pub enum Callback(u8);
     /// Callbacks that took longer than they may, by name.
     pub struct OverrunCounters, counted by "the worker" {
-        /// A listener's acceptor.
+        /// `Acceptor::accept` and `Acceptor::pressure_changed`.
         Accept = "accept";
         /// `Handler::connected` and `Handler::confirmed`.
         Connected = "connected";
         /// `Handler::stream_data`.
         StreamData = "stream_data";
-        /// `Handler::acknowledged`.
+        /// `Handler::acknowledged` and `Handler::send_complete`.
         Acknowledged = "acknowledged";
         /// Any other method about a stream.
         StreamEvent = "stream_event";
         /// `Handler::peer_address_changed`, and what else is told of paths.
         AddressChanged = "address_changed";
+        /// `Handler::network_statistics` and `Handler::ideal_send_buffer_changed`.
+        Network = "network";
         /// `Handler::ideal_processor_changed` and `Handler::moved`.
         Moved = "moved";
         /// `Handler::woken` and `Handler::refused`.
@@ -47,7 +49,7 @@ reasons! {
         Ready = "ready";
         /// Closures: posted from other threads, or spawned on the worker.
         Task = "task";
-        /// `Handler::closed`.
+        /// `Handler::closed` and `Handler::drained`.
         Closed = "closed";
     }
 }
@@ -61,10 +63,11 @@ impl Callback {
 }
 
 /// Counts overruns.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Overruns {
     /// `None` in a simulation, where callbacks take no time.
     clock: Option<Clock>,
+    budget_ns: u64,
     /// A callback that was not timed ran in this turn.
     called: bool,
     untimed: bool,
@@ -77,7 +80,25 @@ pub(super) struct Overruns {
 
 impl Overruns {
     pub(super) fn new(clock: Option<Clock>) -> Self {
-        Self { clock, ..Self::default() }
+        Self {
+            clock,
+            budget_ns: CALLBACK_BUDGET_NS,
+            called: false,
+            untimed: false,
+            traced_turns: 0,
+            turns: 0,
+            by_name: OverrunCounters::default(),
+        }
+    }
+
+    /// Turns and callbacks may take so long from now on.
+    pub(super) fn set_budget(&mut self, budget_ns: u64) {
+        self.budget_ns = budget_ns;
+    }
+
+    /// True if turns take the time that they are told, and do not jump to the next event.
+    pub(super) fn is_timed(&self) -> bool {
+        self.clock.is_some()
     }
 
     /// Before a callback. Give the result to [`left`](Self::left) after it.
@@ -100,7 +121,7 @@ impl Overruns {
     }
 
     fn judge(&mut self, callback: Callback, took_ns: u64) {
-        if took_ns > CALLBACK_BUDGET_NS {
+        if took_ns > self.budget_ns {
             self.by_name.count(callback);
         }
     }
@@ -110,7 +131,7 @@ impl Overruns {
         let called = std::mem::take(&mut self.called);
         let untimed = std::mem::take(&mut self.untimed);
         self.traced_turns = self.traced_turns.saturating_sub(1);
-        if called && took_ns > CALLBACK_BUDGET_NS {
+        if called && took_ns > self.budget_ns {
             self.turns += 1;
             if untimed {
                 self.traced_turns = TRACED_TURNS;
@@ -157,6 +178,18 @@ mod tests {
             overruns.turn_ended(0);
         }
         assert_eq!(overruns.entered(Callback::StreamData), None);
+    }
+
+    #[test]
+    fn a_longer_budget_counts_less() {
+        let mut overruns = Overruns::new(Some(Clock::monotonic()));
+        overruns.set_budget(LONG);
+        for took_ns in [LONG, LONG + 1] {
+            overruns.entered(Callback::StreamData);
+            overruns.turn_ended(took_ns);
+            overruns.judge(Callback::Task, took_ns);
+        }
+        assert_eq!((overruns.turns, overruns.by_name.get(Callback::Task)), (1, 1));
     }
 
     #[test]

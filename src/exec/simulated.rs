@@ -15,12 +15,12 @@
 //! [`Worker::connect`], then call [`Worker::turn`] with whatever time it shall be.
 
 use super::address::Address;
-use super::api::{Handle, Handler, Services, Setting};
+use super::api::{Acceptor, Handle, Handler, Services, Setting};
 use super::config::{ClientConfig, INBOX_COMMANDS, LaneLimits, Polling, ServerConfig};
 use super::counters::Snapshot;
 use super::entropy::Entropy;
 use super::lane::{Lane, LaneParts};
-use super::message::{Acceptor, ConnectRequest, Control, Listener, WorkerFleet};
+use super::message::{ConnectRequest, Control, Listener, WorkerFleet};
 use super::worker::{self, Turn};
 use crate::datapath::{Datapath, DatapathError};
 use crate::lb::{Codec, Config};
@@ -132,7 +132,7 @@ impl<D: Datapath> Worker<D> {
         datapath: usize,
         local: SocketAddr,
         config: &ServerConfig,
-        acceptor: Acceptor,
+        acceptor: Arc<dyn Acceptor>,
     ) {
         let keys = &self.keys;
         let endpoint = Endpoint::new(
@@ -142,9 +142,11 @@ impl<D: Datapath> Worker<D> {
             ResetKey::new(&keys.reset),
             config.retry,
         )
-        .limited(&config.answers);
-        let over = Arc::default();
-        self.worker.lane().listen(Listener { id: 0, datapath, local, over, endpoint, acceptor });
+        .limited(&config.answers)
+        .with_health(config.health.clone());
+        let (over, refusing) = (Arc::default(), [(); 2].map(|()| Arc::default()));
+        let part = Listener { id: 0, datapath, local, over, refusing, endpoint, acceptor };
+        self.worker.lane().listen(part);
     }
 
     /// Begins a connection from `local` through `datapath`.
@@ -198,6 +200,12 @@ impl<D: Datapath> Worker<D> {
     /// `until`, whichever is first. `now` is the time of the turn.
     pub fn wait(&mut self, now: Instant, turn: Turn, until: Instant) {
         self.worker.wait(now, turn, until);
+    }
+
+    /// The last turn panicked.
+    #[cfg(test)]
+    pub(super) fn recover(&mut self, now: Instant) -> usize {
+        self.worker.recover(now)
     }
 
     #[cfg(test)]

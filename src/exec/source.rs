@@ -4,7 +4,9 @@ use super::config::UdpTuning;
 use crate::datapath::headers::VerdictCounters;
 use crate::datapath::udp::{SideSocket, UdpDatapath, UdpError, UdpStats};
 use crate::datapath::xdp::{Ladder, PortUse, XdpDatapath, XdpDevice, XdpError};
-use crate::datapath::{Capabilities, Datapath, DatapathError, Mode, Path, QueueStats, RxMeta};
+use crate::datapath::{
+    Backlog, Capabilities, Datapath, DatapathError, Mode, Path, QueueStats, RxMeta,
+};
 use crate::ecn::Ecn;
 use std::fmt;
 use std::net::{SocketAddr, UdpSocket};
@@ -246,6 +248,14 @@ impl Datapath for AnyDatapath {
 
     fn receive(&mut self, budget: usize, sink: &mut dyn FnMut(&RxMeta, &mut [u8])) -> usize {
         either!(self, datapath => datapath.receive(budget, sink))
+    }
+
+    fn backlog(&mut self) -> Backlog {
+        either!(self, datapath => datapath.backlog())
+    }
+
+    fn recover(&mut self) {
+        either!(self, datapath => datapath.recover());
     }
 
     fn tx_buffer(&mut self, path: &Path) -> Option<&mut [u8]> {

@@ -80,7 +80,8 @@ pub struct WorkerStatus {
     pub cpu: Option<u32>,
     /// The memory node of that CPU, if it is known.
     pub node: Option<u32>,
-    /// The CPUs that it may run on with soft affinity, the same node's; else empty.
+    /// The CPUs that it may run on with soft affinity, those of the same node, once its queue is open;
+    /// else empty, also if the kernel refused them.
     pub soft_cpus: Vec<u32>,
     /// Why it is not where [`RegistrationConfig::near`](super::RegistrationConfig) wants it, and the
     /// remedy; `None` if it is, or is not pinned.

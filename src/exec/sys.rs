@@ -56,6 +56,13 @@ fn prefetch_line(at: *const u8) {
 #[inline]
 fn prefetch_line(_at: *const u8) {}
 
+/// The memory of the machine in bytes; `None` if the kernel does not tell.
+pub(super) fn memory_bytes() -> Option<u64> {
+    // SAFETY: sysconf takes any name, and reads and writes nothing of ours.
+    let of = |name| u64::try_from(unsafe { libc::sysconf(name) }).ok();
+    of(libc::_SC_PHYS_PAGES)?.checked_mul(of(libc::_SC_PAGESIZE)?)
+}
+
 /// Binds the calling thread to these CPUs.
 pub(super) fn bind_to_cpus(cpus: &[u32]) -> io::Result<()> {
     let limit = libc::CPU_SETSIZE as usize;

@@ -1,11 +1,11 @@
 //! Shared by the unit tests of this module: a wire in memory, a certificate, a host of two workers.
 
-use super::api::{ConnectionRef, Handle, Handler, WorkerRef};
+use super::api::{Acceptor, ConnectionRef, Handle, Handler, NewConnection, WorkerRef};
 use super::config::{ClientConfig, LaneLimits, ServerConfig};
-use super::message::{Acceptor, ConnectFailure, Refusal};
+use super::message::{ConnectFailure, Refusal};
 use super::simulated::{SimulatedWorkers, Worker};
 use crate::datapath::memory::{Datagram, MemoryDatapath};
-use crate::proto::connection::CloseReason;
+use crate::proto::connection::{CloseReason, Drained};
 use crate::proto::crypto::{ClientTls, ServerTls};
 use crate::time::{Instant, MILLISECOND_NS};
 use crate::wire::{Dir, StreamId};
@@ -16,6 +16,10 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 pub(super) const SERVER: ([u8; 4], u16) = ([192, 0, 2, 1], 4433);
 pub(super) const CLIENT: ([u8; 4], u16) = ([192, 0, 2, 2], 9999);
+
+/// Client Initials that a worker of a scene looks at in a millisecond after its first turn, if nothing
+/// else is to do.
+const INITIALS_EACH_MS: usize = 64;
 
 /// A datapath whose two queues the tests fill and empty.
 pub(super) fn wire() -> MemoryDatapath {
@@ -67,6 +71,7 @@ pub(super) enum Told {
     Timer(u64),
     Refused,
     Closed(CloseReason),
+    Drained(Drained),
     NotConnected,
 }
 
@@ -139,20 +144,24 @@ impl Handler for Scribe {
     fn closed(&mut self, _: &mut ConnectionRef<'_>, reason: CloseReason) {
         self.tell(Told::Closed(reason));
     }
+
+    fn drained(&mut self, _: &mut ConnectionRef<'_>, drained: Drained) {
+        self.tell(Told::Drained(drained));
+    }
 }
 
 /// Echoes, and records the callbacks.
-fn scribe(log: &Log) -> Acceptor {
+fn scribe(log: &Log) -> Arc<dyn Acceptor> {
     let log = log.clone();
-    Arc::new(
-        move |_| Some(Box::new(Scribe { echo: true, ..Scribe::new(&log) }) as Box<dyn Handler>),
-    )
+    Arc::new(move |_: &NewConnection<'_>| {
+        Some(Box::new(Scribe { echo: true, ..Scribe::new(&log) }) as Box<dyn Handler>)
+    })
 }
 
 fn server(
     mut worker: Worker<MemoryDatapath>,
     config: &ServerConfig,
-    acceptor: Acceptor,
+    acceptor: Arc<dyn Acceptor>,
 ) -> Worker<MemoryDatapath> {
     worker.add_datapath(wire()).unwrap();
     worker.listen(0, SERVER.into(), config, acceptor);
@@ -185,7 +194,7 @@ impl Scene {
         workers: usize,
         limits: LaneLimits,
         config: &ServerConfig,
-        acceptor: &Acceptor,
+        acceptor: &Arc<dyn Acceptor>,
     ) -> Self {
         let now = Instant::from_nanos(1_000 * MILLISECOND_NS);
         let simulated = SimulatedWorkers::new(workers, 1).unwrap();
@@ -254,6 +263,12 @@ impl Scene {
         }
         for server in &mut self.servers {
             server.turn(self.now).unwrap();
+            // A real worker does not sleep while client Initials wait.
+            for _ in 0..INITIALS_EACH_MS {
+                if server.lane().counters().initials_waiting > 0 {
+                    server.turn(self.now).unwrap();
+                }
+            }
             for datagram in take_sent(server) {
                 carry(&mut self.client, &datagram);
             }

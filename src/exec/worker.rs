@@ -5,7 +5,8 @@
 //! [`Worker::turn`] does once, in this order, and each as far as its budget goes:
 //!
 //! 1. a burst of datagrams from every datapath: to connections, and so to callbacks;
-//! 2. the inbox: datagrams that other workers received for us, commands of handles;
+//! 2. the inbox: datagrams that other workers received for us; then client Initials of both, which
+//!    have waited for that; then commands of handles;
 //! 3. timers of connections that have come due;
 //! 4. closures, timers and ready descriptors of the application;
 //! 5. transmission: the touched connections write in round-robin;
@@ -20,7 +21,8 @@
 use super::api::{Edge, watch_of};
 use super::config::Polling;
 use super::counters::{Snapshot, TurnCounters};
-use super::handoff::{Dispatch, Sent};
+use super::delay::QueueDelay;
+use super::handoff::{Dispatch, HandedOver, Sent};
 use super::lane::{Arrived, Lane, Routed};
 use super::message::{Control, WorkerFleet};
 use super::status::{Board, PUBLISH_INTERVAL_NS};
@@ -67,6 +69,7 @@ pub(super) struct Worker<D> {
     /// Another thread wants the CPU: the worker does not look again before it sleeps.
     is_crowded: bool,
     controls: VecDeque<Control>,
+    delay: QueueDelay,
     counters: TurnCounters,
     board: Arc<Board>,
     /// What the poller reported, until the next turn serves it.
@@ -89,6 +92,7 @@ impl<D: Datapath> Worker<D> {
             polling,
             is_crowded: false,
             controls: VecDeque::new(),
+            delay: QueueDelay::default(),
             counters: TurnCounters::default(),
             board: Arc::default(),
             ready: Vec::with_capacity(MAX_EVENTS),
@@ -106,10 +110,6 @@ impl<D: Datapath> Worker<D> {
 
     pub(super) fn fleet(&self) -> &Arc<WorkerFleet> {
         &self.fleet
-    }
-
-    pub(super) fn number(&self) -> usize {
-        self.lane.number()
     }
 
     /// The worker's thread is pinned to this CPU.
@@ -164,9 +164,16 @@ impl<D: Datapath> Worker<D> {
         Ok(())
     }
 
-    /// Takes no command any more: handles see that the worker has ended.
-    pub(super) fn close_inbox(&self) {
-        self.fleet.close(self.lane.number());
+    /// True if a call waits in the inbox.
+    pub(super) fn has_calls(&self) -> bool {
+        self.fleet.inbox(self.lane.number()).is_some_and(|inbox| inbox.waiting() > 0)
+    }
+
+    /// Makes the descriptor readable: whoever waits on it turns the worker once more.
+    pub(super) fn nudge(&self) {
+        if let Some(inbox) = self.fleet.inbox(self.lane.number()) {
+            inbox.wakeup.signal();
+        }
     }
 
     /// The datapaths, by number.
@@ -193,41 +200,59 @@ impl<D: Datapath> Worker<D> {
     pub(super) fn turn(&mut self, now: Instant) -> Result<Turn, DatapathError> {
         // The clock is read once for each turn: the time between two reads, if the worker did
         // not sleep in between, is what the turn took.
-        if let Some(before) = self.turned_at.replace(now) {
-            self.lane.services().overruns.turn_ended(now.ns_since(before));
+        let took_ns = self.turned_at.replace(now).map(|before| now.ns_since(before));
+        if let Some(took_ns) = took_ns {
+            self.lane.services().overruns.turn_ended(took_ns);
         }
+        let delay_ns = self.delay.turn(took_ns, self.lane.services().overruns.is_timed());
         self.lane.set_now(now);
+        self.lane.weigh(delay_ns);
         self.lane.at_edge(Edge::Before);
         // Before datagrams: some of them may be for a connection that has just come.
         let mut work = self.lane.serve_moves();
+        self.lane.begin_burst();
         work += self.receive();
         work += self.read_handed_over();
+        work += self.lane.begin_handshakes();
         work += self.read_commands();
         work += self.lane.expire();
         work += self.serve_descriptors();
         work += self.lane.jobs();
-        self.take_orders();
+        take_orders(&mut self.lane, &mut self.controls);
         work += self.lane.transmit(&mut self.datapaths);
         let mut result = Ok(());
         for datapath in &mut self.datapaths {
             result = result.and(datapath.flush());
         }
         if self.lane.at_edge(Edge::After) {
-            self.take_orders();
+            take_orders(&mut self.lane, &mut self.controls);
         }
         self.account(now, work);
         result.map(|()| Turn { work, next: self.lane.next_timeout() })
     }
 
+    /// The last turn panicked: ends all connections, so that the next one begins with what is sound.
+    /// Returns how many there were.
+    #[cold]
+    pub(super) fn recover(&mut self, now: Instant) -> usize {
+        self.counters.panics += 1;
+        self.ready.clear();
+        self.datapaths.iter_mut().for_each(Datapath::recover);
+        wake(&self.fleet, &mut self.to_wake);
+        let ended = self.lane.recover(now, &mut self.datapaths);
+        self.publish();
+        ended
+    }
+
     fn receive(&mut self) -> usize {
-        let Self { lane, datapaths, dispatch, fleet, to_wake, .. } = self;
+        let Self { lane, datapaths, dispatch, fleet, to_wake, delay, .. } = self;
         let mut received = 0;
         for (number, datapath) in datapaths.iter_mut().enumerate() {
             if lane.looks_ahead() {
                 datapath.preview(MAX_BURST, &mut |datagram| lane.look_ahead(datagram));
                 lane.fetch_ahead();
             }
-            received += datapath.receive(MAX_BURST, &mut |meta, datagram| {
+            let count = datapath.receive(MAX_BURST, &mut |meta, datagram| {
                 let Routed::Elsewhere(route) = lane.receive(number, meta, datagram) else { return };
                 match dispatch.send(fleet, route, number, meta, datagram) {
                     Sent::Yes => {
@@ -242,13 +267,13 @@ impl<D: Datapath> Worker<D> {
                 }
             });
             lane.forget_ahead();
-        }
-        // Once for each burst and owner: a wake-up is a fence, and perhaps a system call.
-        for owner in to_wake.drain(..) {
-            if let Some(inbox) = fleet.inbox(owner) {
-                inbox.wakeup.wake();
+            if count > 0 {
+                delay.received(count, datapath.backlog());
+                received += count;
             }
         }
+        // Once for each burst and owner: a wake-up is a fence, and perhaps a system call.
+        wake(fleet, to_wake);
         received
     }
 
@@ -257,22 +282,20 @@ impl<D: Datapath> Worker<D> {
         let Some(inbox) = fleet.inbox(lane.number()) else { return 0 };
         let mut work = 0;
         for _ in 0..INBOX_BUDGET {
-            let Some(mut handed) = inbox.datagram() else { break };
+            let Some(handed) = inbox.datagram() else { break };
+            let mut reading = Reading { fleet, handed: Some(handed) };
+            let Some(handed) = &mut reading.handed else { break };
             work += 1;
             lane.counters_mut().rx_handed_over += 1;
-            let Some(meta) = handed.meta else {
-                fleet.give_back(handed);
-                continue;
-            };
+            let Some(meta) = handed.meta else { continue };
             let at = Arrived { datapath: handed.datapath, worker: handed.origin };
-            match lane.receive_handed(at, &meta, &mut handed.bytes) {
-                // Its connection has moved on.
-                Routed::Elsewhere(route) => {
-                    let passed = fleet.pass_on(handed, route);
-                    lane.counters_mut().rx_passed_on += u64::from(passed);
-                    lane.counters_mut().rx_wrong_queue_dropped += u64::from(!passed);
-                }
-                Routed::Here | Routed::Dropped => fleet.give_back(handed),
+            // Elsewhere: its connection has moved on.
+            if let Routed::Elsewhere(route) = lane.receive_handed(at, &meta, &mut handed.bytes)
+                && let Some(handed) = reading.handed.take()
+            {
+                let passed = fleet.pass_on(handed, route);
+                lane.counters_mut().rx_passed_on += u64::from(passed);
+                lane.counters_mut().rx_wrong_queue_dropped += u64::from(!passed);
             }
         }
         work
@@ -281,28 +304,21 @@ impl<D: Datapath> Worker<D> {
     /// Carries out what was posted, up to the next [`Control`]: the loop that turns the worker has to
     /// carry that out first. Commands that follow a `Connect` are meant for that connection.
     fn read_commands(&mut self) -> usize {
-        let fleet = self.fleet.clone();
-        let Some(inbox) = fleet.inbox(self.lane.number()) else { return 0 };
+        let Self { lane, fleet, controls, .. } = self;
+        let Some(inbox) = fleet.inbox(lane.number()) else { return 0 };
         let mut work = 0;
-        self.take_orders();
+        take_orders(lane, controls);
         while work < COMMAND_BUDGET
-            && self.controls.is_empty()
-            && self.lane.takes_commands()
+            && controls.is_empty()
+            && lane.takes_commands()
             && let Some(command) = inbox.command()
         {
             work += 1;
-            let control = self.lane.command(command);
-            self.controls.extend(control);
-            self.take_orders();
+            let control = lane.command(command);
+            controls.extend(control);
+            take_orders(lane, controls);
         }
         work
-    }
-
-    /// Connections that callbacks have asked for. A socket has to be found for each first.
-    fn take_orders(&mut self) {
-        while let Some(request) = self.lane.services().next_order() {
-            self.controls.push_back(Control::Connect(request));
-        }
     }
 
     fn serve_descriptors(&mut self) -> usize {
@@ -364,7 +380,12 @@ impl<D: Datapath> Worker<D> {
         Snapshot {
             lane: self.lane.counters(),
             endpoint: self.lane.endpoint_stats(),
-            turns: TurnCounters { overruns: overrun_turns, ..self.counters },
+            turns: TurnCounters {
+                overruns: overrun_turns,
+                queue_delay_ns: self.delay.now_ns,
+                queue_delay_max_ns: self.delay.max_ns,
+                ..self.counters
+            },
             queue,
             udp,
             ended_connections: self.lane.ended().connections,
@@ -455,6 +476,36 @@ impl<D: Datapath> Worker<D> {
                 u128::from(now.ns_since(self.worked_at)) >= spin.as_nanos()
             }
         }
+    }
+}
+
+/// Wakes workers that were sent datagrams.
+fn wake(fleet: &WorkerFleet, owners: &mut Vec<usize>) {
+    for owner in owners.drain(..) {
+        if let Some(inbox) = fleet.inbox(owner) {
+            inbox.wakeup.wake();
+        }
+    }
+}
+
+/// A datagram that was handed over, while it is read: its buffer goes back whatever happens.
+struct Reading<'a> {
+    fleet: &'a WorkerFleet,
+    handed: Option<Box<HandedOver>>,
+}
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        if let Some(handed) = self.handed.take() {
+            self.fleet.give_back(handed);
+        }
+    }
+}
+
+/// Connections that callbacks have asked for. A socket has to be found for each first.
+fn take_orders(lane: &mut Lane, controls: &mut VecDeque<Control>) {
+    while let Some(request) = lane.services().next_order() {
+        controls.push_back(Control::Connect(request));
     }
 }
 

@@ -8,6 +8,7 @@
 
 use super::connection::{Connection, ServerArgs, TransportConfig, code};
 use super::crypto::{InitialSecret, Keys, ResetKey, ServerTls, TAG_LEN, initial_keys, retry_tag};
+use super::health::HealthCheck;
 use super::limiter::Limiter;
 use super::packet_builder::{Header, Number, PacketBuilder};
 use super::recovery::SentInfo;
@@ -59,16 +60,25 @@ pub struct AnswerLimits {
     pub retries: u32,
     /// Version Negotiation packets.
     pub version_negotiations: u32,
-    /// CONNECTION_CLOSE frames without a connection: bad tokens, no room, handshakes that fail with
-    /// their first packet.
+    /// CONNECTION_CLOSE frames without a connection: bad tokens, no room, refusals at the application's
+    /// wish or for reasons of load, handshakes that fail with their first packet.
     pub refusals: u32,
     /// Stateless resets, which any short packet asks for.
     pub resets: u32,
+    /// Answers to [health checks](crate::HealthCheck), from all who ask together: balancers ask a few
+    /// times in a second.
+    pub health_checks: u32,
 }
 
 impl Default for AnswerLimits {
     fn default() -> Self {
-        Self { retries: 100_000, version_negotiations: 10_000, refusals: 10_000, resets: 5_000 }
+        Self {
+            retries: 100_000,
+            version_negotiations: 10_000,
+            refusals: 10_000,
+            resets: 5_000,
+            health_checks: 1_000,
+        }
     }
 }
 
@@ -80,6 +90,7 @@ enum Kind {
     InvalidToken,
     Refusal,
     Reset,
+    HealthCheck,
 }
 
 /// A bucket for each kind.
@@ -88,6 +99,7 @@ struct Limiters {
     version_negotiations: Limiter,
     refusals: Limiter,
     resets: Limiter,
+    health_checks: Limiter,
 }
 
 impl Limiters {
@@ -97,6 +109,7 @@ impl Limiters {
             version_negotiations: Limiter::new(limits.version_negotiations),
             refusals: Limiter::new(limits.refusals),
             resets: Limiter::new(limits.resets),
+            health_checks: Limiter::new(limits.health_checks),
         }
     }
 }
@@ -108,6 +121,7 @@ pub(crate) struct Endpoint {
     tokens: Tokens,
     reset: ResetKey,
     retry: RetryPolicy,
+    health: Option<HealthCheck>,
     limiters: Limiters,
     stats: EndpointStats,
     /// The buffer in which a client Initial is opened to check it.
@@ -150,7 +164,17 @@ counters! {
         /// Tokens of NEW_TOKEN frames that could not be told from used ones any more, or whose source
         /// has used its share: they count as no token.
         forgotten_tokens: Counter, Count;
+        /// Health checks answered.
+        health_checks: Counter, Count;
+        /// Health checks not answered, for a limit.
+        limited_health_checks: Counter, Count;
     }
+}
+
+/// True if a client Initial is large enough to begin a connection (RFC 9000 §14.1, §7.2).
+#[inline]
+pub(crate) fn may_begin(datagram: &[u8], p: &Packet) -> bool {
+    datagram.len() >= MIN_INITIAL_BYTES && p.dcid.len() >= MIN_INITIAL_DCID
 }
 
 /// What to do about a datagram.
@@ -231,8 +255,6 @@ pub(crate) struct Place {
     pub remote: SocketAddr,
     /// The id that the client writes from now on; names the slot.
     pub local_cid: ConnectionId,
-    /// Another such id, if [`Endpoint::has_preferred`].
-    pub preferred_cid: Option<ConnectionId>,
     /// As [`ServerArgs::seed`].
     pub seed: u64,
     /// As [`ServerArgs::grease`].
@@ -252,7 +274,7 @@ impl Endpoint {
     ) -> Self {
         let limiters = Limiters::new(&AnswerLimits::default());
         let (stats, scratch) = (EndpointStats::default(), Vec::new());
-        Self { transport, tls, tokens, reset, retry, limiters, stats, scratch }
+        Self { transport, tls, tokens, reset, retry, health: None, limiters, stats, scratch }
     }
 
     /// The same with other limits of its answers.
@@ -262,16 +284,23 @@ impl Endpoint {
         self
     }
 
+    /// The same with answers to a health check.
+    #[must_use]
+    pub(crate) fn with_health(mut self, health: Option<HealthCheck>) -> Self {
+        self.health = health;
+        self
+    }
+
     /// The counters.
     #[must_use]
     pub(crate) fn stats(&self) -> EndpointStats {
         self.stats
     }
 
-    /// True if its connections name an address that they prefer, for which each needs an id.
+    /// What its connections are made with, if nothing else is chosen.
     #[must_use]
-    pub(crate) fn has_preferred(&self) -> bool {
-        self.transport.has_preferred()
+    pub(crate) fn configuration(&self) -> (&Arc<TransportConfig>, &Arc<ServerTls>) {
+        (&self.transport, &self.tls)
     }
 
     /// The token that resets a connection id of ours.
@@ -286,6 +315,11 @@ impl Endpoint {
         let mut token = Vec::with_capacity(MAX_TOKEN_LEN);
         self.tokens.new_token(now, nonce, remote, &mut token);
         token
+    }
+
+    /// True if a token proves that the client is at `remote`, for all that shows without using it up.
+    pub(crate) fn proves(&mut self, now: Instant, remote: SocketAddr, token: &[u8]) -> bool {
+        self.tokens.proves(now, remote, token)
     }
 
     /// Judges a datagram whose connection is not known. `short_cid_len` is the length of the
@@ -319,18 +353,19 @@ impl Endpoint {
     }
 
     /// Makes the connection for a client Initial, which [`incoming`](Endpoint::incoming) has opened
-    /// already: a session is not built for noise. Give it the datagram next.
+    /// already. Give it the datagram next. What it is made with is to be
+    /// [chosen](Connection::choose) when it has its ClientHello.
     pub(crate) fn accept(&mut self, initial: ClientInitial, place: Place) -> Option<Connection> {
-        let Place { now, local, remote, local_cid, preferred_cid, seed, grease } = place;
+        let Place { now, local, remote, local_cid, seed, grease } = place;
         let connection = Connection::accept(ServerArgs {
             config: Arc::clone(&self.transport),
-            tls: Arc::clone(&self.tls),
+            tls: None,
             now,
             local,
             remote,
             local_cid,
             reset_token: self.reset_token(&local_cid),
-            preferred_cid: preferred_cid.map(|cid| (cid, self.reset_token(&cid))),
+            preferred_cid: None,
             initial_keys: Some(initial.keys),
             original_dcid: initial.original_dcid,
             retry_scid: initial.retry_scid,
@@ -352,7 +387,7 @@ impl Endpoint {
     }
 
     fn on_initial(&mut self, datagram: &[u8], p: &Packet, cx: &mut Context<'_>) -> Incoming {
-        if datagram.len() < MIN_INITIAL_BYTES || p.dcid.len() < MIN_INITIAL_DCID {
+        if !may_begin(datagram, p) {
             self.stats.small_initials += 1;
             return Incoming::Drop;
         }
@@ -466,6 +501,45 @@ impl Endpoint {
         None
     }
 
+    /// As [`refuse`](Self::refuse), of a datagram that is not looked into: of a client Initial whose
+    /// length is right, and nothing else.
+    pub(crate) fn refuse_unread(
+        &mut self,
+        datagram: &[u8],
+        reason: &str,
+        cx: &mut Context<'_>,
+    ) -> Incoming {
+        let parsed = packet::parse(datagram, 0, 0).ok();
+        let Some(p) = parsed.filter(|p| p.kind == PacketType::Initial) else {
+            self.stats.dropped += 1;
+            return Incoming::Drop;
+        };
+        if !may_begin(datagram, &p) {
+            self.stats.small_initials += 1;
+            return Incoming::Drop;
+        }
+        if !cx.intact && self.open(datagram, &p).is_none() {
+            return Incoming::Forged;
+        }
+        // Before it is written: what is held back costs nothing.
+        if !self.may_close(cx.now) {
+            return Incoming::Drop;
+        }
+        let code = code::CONNECTION_REFUSED;
+        let refusal = Close { dcid: &p.scid, scid: &p.dcid, code, reason };
+        refusal.write(cx.answer, number(&cx.random)).map_or(Incoming::Drop, Incoming::Answer)
+    }
+
+    /// The answer to a datagram that is a health check; `None` if it is none, or for a limit.
+    pub(crate) fn answer_health(&mut self, now: Instant, datagram: &[u8]) -> Option<&[u8]> {
+        if !self.health.as_ref()?.is_asked(datagram) {
+            return None;
+        }
+        let answered = self.answer(now, Kind::HealthCheck, Some(0));
+        let health = self.health.as_ref().filter(|_| matches!(answered, Incoming::Answer(_)))?;
+        Some(health.answer())
+    }
+
     /// True if the close of a connection that ended with its first datagram may go out.
     pub(crate) fn may_close(&mut self, now: Instant) -> bool {
         matches!(self.answer(now, Kind::Refusal, Some(0)), Incoming::Answer(_))
@@ -520,6 +594,9 @@ impl Endpoint {
             Kind::InvalidToken => (&mut l.refusals, &mut s.invalid_tokens, &mut s.limited_refusals),
             Kind::Refusal => (&mut l.refusals, &mut s.refusals, &mut s.limited_refusals),
             Kind::Reset => (&mut l.resets, &mut s.resets, &mut s.limited_resets),
+            Kind::HealthCheck => {
+                (&mut l.health_checks, &mut s.health_checks, &mut s.limited_health_checks)
+            }
         };
         if limiter.allow(now) {
             *sent += 1;

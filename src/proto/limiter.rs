@@ -8,7 +8,7 @@ const BURST_NS: u64 = 100 * MILLISECOND_NS;
 /// A bucket that fills evenly. Who counts by the second instead answers at the beginning of each
 /// second and is silent for the rest of it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limiter {
+pub(crate) struct Limiter {
     /// How long the bucket needs for one; `None`: it never fills.
     each_ns: Option<u64>,
     /// When all that was taken is paid for.
@@ -17,19 +17,32 @@ pub(super) struct Limiter {
 
 impl Limiter {
     /// At most `per_second`, for ever; 0 allows nothing.
-    pub(super) fn new(per_second: u32) -> Self {
+    pub(crate) fn new(per_second: u32) -> Self {
         Self { each_ns: SECOND_NS.checked_div(per_second.into()), paid_at: Instant::EPOCH }
     }
 
     /// Takes one, if there is one.
-    pub(super) fn allow(&mut self, now: Instant) -> bool {
-        let Some(each_ns) = self.each_ns else { return false };
+    pub(crate) fn allow(&mut self, now: Instant) -> bool {
+        let next = self.next(now);
+        self.paid_at = next.unwrap_or(self.paid_at);
+        next.is_some()
+    }
+
+    /// True if there is one.
+    pub(crate) fn has_one(&self, now: Instant) -> bool {
+        self.next(now).is_some()
+    }
+
+    /// True if it would not differ from a new one.
+    pub(crate) fn is_full(&self, now: Instant) -> bool {
+        self.paid_at <= now
+    }
+
+    /// When all is paid for if one is taken; `None` if there is none.
+    fn next(&self, now: Instant) -> Option<Instant> {
+        let each_ns = self.each_ns?;
         let paid_at = self.paid_at.max(now).plus_ns(each_ns);
-        let allowed = paid_at.ns_since(now) <= BURST_NS.max(each_ns);
-        if allowed {
-            self.paid_at = paid_at;
-        }
-        allowed
+        (paid_at.ns_since(now) <= BURST_NS.max(each_ns)).then_some(paid_at)
     }
 }
 

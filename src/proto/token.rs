@@ -312,6 +312,14 @@ impl Tokens {
         self.recognise(token).is_some_and(|token| token.kind == TokenKind::NewToken)
     }
 
+    /// True if a token proves that its bearer is at `remote`, for all that shows without
+    /// [using it up](Self::validate).
+    #[must_use]
+    pub(crate) fn proves(&mut self, now: Instant, remote: SocketAddr, token: &[u8]) -> bool {
+        let token = self.recognise(token);
+        token.is_some_and(|token| self.content(now, remote, &token).is_ok())
+    }
+
     /// The parts of a token of ours.
     fn recognise<'a>(&self, token: &'a [u8]) -> Option<Token<'a>> {
         let (first, rest) = token.split_first()?;
@@ -325,12 +333,13 @@ impl Tokens {
         core::array::from_fn(|at| self.mark[at] ^ nonce[at])
     }
 
-    fn judge(
+    /// What is in a token that is for this address and this time.
+    fn content(
         &mut self,
         now: Instant,
         remote: SocketAddr,
         token: &Token<'_>,
-    ) -> Result<Validation, Refusal> {
+    ) -> Result<Content, Refusal> {
         let content = self.open(now, token).ok_or(Refusal::Unreadable)?;
         if content.address != remote.ip().to_canonical() {
             return Err(Refusal::WrongAddress);
@@ -340,6 +349,18 @@ impl Tokens {
         }
         match content.retry {
             Some((port, _, _)) if port != remote.port() => Err(Refusal::WrongAddress),
+            _ => Ok(content),
+        }
+    }
+
+    fn judge(
+        &mut self,
+        now: Instant,
+        remote: SocketAddr,
+        token: &Token<'_>,
+    ) -> Result<Validation, Refusal> {
+        let content = self.content(now, remote, token)?;
+        match content.retry {
             Some((_, original_dcid, retry_scid)) => {
                 Ok(Validation::Retry { original_dcid, retry_scid })
             }

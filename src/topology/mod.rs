@@ -168,6 +168,16 @@ pub struct Irq {
     pub permitted_cpus: Reading<Vec<u32>>,
 }
 
+impl Irq {
+    /// Where it goes from the next interrupt on, if that is elsewhere: a new affinity takes effect with
+    /// the next interrupt, and until then the effective CPUs are not among those that are permitted.
+    #[must_use]
+    pub fn next_cpus(&self) -> Option<&Vec<u32>> {
+        let (now, next) = (self.effective_cpus.known()?, self.permitted_cpus.known()?);
+        (!next.is_empty() && !now.iter().any(|cpu| next.contains(cpu))).then_some(next)
+    }
+}
+
 /// A machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Machine {

@@ -2,8 +2,8 @@
 //!
 //! What a NIC's interrupt just read of a packet is in the caches of its CPU. A worker on that CPU
 //! finds it there, but the two take turns; a worker beside it, under the same last-level cache, runs
-//! while the interrupt's work runs. Whatever is asked for, a worker does not leave the device's node:
-//! frames and rings lie there.
+//! while the interrupt's work runs. Whatever is asked for, a worker does not leave the device's node, where
+//! frames and rings lie, as long as that node is known and this process may use a CPU of it.
 //!
 //! ```text
 //!   Near::Irq     the CPU of the interrupt   -> else as Cache -> else as Node
@@ -12,18 +12,17 @@
 //! ```
 
 use super::{Cpu, Irq, Machine, Nic, Reading};
-use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// Where the worker of a queue is placed, if no CPUs are named.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Near {
-    /// On the CPU that serves the interrupt of its queue (effective affinity).
+    /// On a CPU that the interrupt of its queue is delivered to: by the effective affinity, or where a
+    /// new affinity takes it with the next interrupt.
     #[default]
     Irq,
-    /// On a CPU that shares the last-level cache with that CPU, and not on the same one where there
-    /// is another.
+    /// On a CPU that shares the last-level cache with that CPU, and on the same one only if no other
+    /// is free.
     Cache,
     /// On any CPU of the device's memory node.
     Node,
@@ -110,7 +109,7 @@ impl Unmet {
     pub const fn remedy(&self) -> &'static str {
         match self {
             Self::NoInterrupts | Self::NoIrq { .. } => {
-                "ask for the node alone (near node), or name the CPUs"
+                "ask for the node alone (Near::Node, --place node), or name the CPUs"
             }
             Self::Offline { .. } => {
                 "bring the CPU online, or move the interrupt: quiclane plan DEV"
@@ -122,7 +121,9 @@ impl Unmet {
             Self::OtherNode { .. } | Self::Taken { .. } => {
                 "move the interrupts of the device: quiclane plan DEV"
             }
-            Self::NoCache { .. } => "ask for the interrupt's CPU or for the node (near irq, node)",
+            Self::NoCache { .. } => {
+                "ask for the interrupt's CPU or for the node (--place irq, --place node)"
+            }
             Self::CacheFull { .. } => {
                 "serve fewer queues, or spread the interrupts over caches: quiclane plan DEV"
             }
@@ -207,27 +208,16 @@ fn wish<'a>(machine: &'a Machine, nic: &'a Nic, queue: u32) -> Wish<'a> {
         Some(Reading::Unknown(reason)) => return Err(reason),
         None => return Err("there is no such queue"),
     };
-    match served(irq) {
-        Reading::Known(cpus) if cpus.is_empty() => Err("it is delivered to no CPU"),
-        Reading::Known(cpus) => {
-            let first = cpus.iter().find_map(|&cpu| machine.cpu(cpu));
-            Ok((irq, cpus, first))
-        }
-        Reading::Unknown(reason) => Err(reason),
+    let cpus = match (irq.next_cpus(), &irq.effective_cpus) {
+        (Some(next), _) => next,
+        (None, Reading::Known(now)) => now,
+        (None, Reading::Unknown(reason)) => return Err(reason),
+    };
+    if cpus.is_empty() {
+        return Err("it is delivered to no CPU");
     }
-}
-
-/// The CPUs that an interrupt is delivered to. A new affinity takes effect with the next interrupt:
-/// until then the effective one is not among those that are permitted, which are where it goes next.
-fn served(irq: &Irq) -> &Reading<Vec<u32>> {
-    match (&irq.effective_cpus, &irq.permitted_cpus) {
-        (Reading::Known(now), Reading::Known(next))
-            if !next.is_empty() && !now.iter().any(|cpu| next.contains(cpu)) =>
-        {
-            &irq.permitted_cpus
-        }
-        _ => &irq.effective_cpus,
-    }
+    let first = cpus.iter().find_map(|&cpu| machine.cpu(cpu));
+    Ok((irq, cpus, first))
 }
 
 struct Places<'q, 'a> {
@@ -290,7 +280,8 @@ impl<'a> Places<'_, 'a> {
         self.candidates.iter().filter(is_free).min_by_key(rank).copied()
     }
 
-    /// The first of the candidates with the fewest workers.
+    /// The first of the candidates with the fewest workers; if all have some, one of the queue's own
+    /// interrupt before the others.
     fn any(&self, at: usize) -> &'a Cpu {
         let least = self.candidates.iter().min_by_key(|cpu| {
             let is_own = matches!(&self.wishes[at], Ok((_, cpus, _)) if cpus.contains(&cpu.id));

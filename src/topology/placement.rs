@@ -297,14 +297,21 @@ pub(super) fn candidates<'a>(
         }
     };
     let home = nic.and_then(|nic| nic.node.known());
-    let home = home.and_then(|&home| machine.nodes.iter().find(|node| node.id == home));
-    // How far a CPU is from the device: 0 where nothing says. All of one node are equally far.
-    let distance = |cpu: &Cpu| {
-        let node = cpu.node.known();
-        node.and_then(|node| home?.distances.get(node)).copied().unwrap_or(0)
-    };
-    chosen.sort_by_key(|cpu| (cpu.sibling_rank(), distance(cpu), cpu.id));
+    chosen.sort_by_key(|cpu| (cpu.sibling_rank(), distance(machine, cpu, home), cpu.id));
     chosen
+}
+
+/// How far a CPU is from the memory of the device's node. All CPUs of one node are equally far; where
+/// nothing says it, as far as can be. The device's node may have no CPUs and be no node of the machine's,
+/// so the row of the CPU's node comes first.
+fn distance(machine: &Machine, cpu: &Cpu, home: Option<&u32>) -> u64 {
+    let between = |from: &u32, to: &u32| {
+        machine.nodes.iter().find(|node| node.id == *from)?.distances.get(to).copied()
+    };
+    let known = home.zip(cpu.node.known());
+    let known =
+        known.and_then(|(home, there)| between(there, home).or_else(|| between(home, there)));
+    known.unwrap_or(u64::MAX)
 }
 
 fn note_nodes(nic: Option<&Nic>, rows: &[Assignment], request: &Request, notes: &mut Vec<Note>) {

@@ -13,12 +13,17 @@ use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Where a captured tree has the kernel's answers, as JSON.
 const ANSWERS: &str = "/quiclane/answers";
+
+/// The most that is read of a file that a process has written about itself. That of a server with a
+/// thousand workers has some 2 MB.
+const OWN_TEXT_MAX_BYTES: u64 = 16 << 20;
 
 /// A tree of `/sys` and `/proc` files: of the running machine, or captured from another.
 #[derive(Clone, Debug)]
@@ -89,16 +94,28 @@ impl Source {
     /// The text of a file without the white space around it.
     pub(super) fn text(&self, path: impl AsRef<Path>) -> Reading<String> {
         let path = path.as_ref();
-        match self.raw_text(path) {
-            Ok(text) => Reading::Known(text.trim().to_owned()),
-            Err(error) => Reading::unknown(format!("{}: {error}", path.display())),
-        }
+        reading(path, self.raw_text(path))
+    }
+
+    /// The same of a file that a process has written about itself: it has to be of root, or of the user
+    /// of the process. A captured tree says nothing of owners.
+    pub(super) fn text_by_process(&self, path: impl AsRef<Path>, pid: u32) -> Reading<String> {
+        let path = path.as_ref();
+        reading(path, self.recorded_text(path, |path| own_text(path, user_of(pid)?)))
     }
 
     fn raw_text(&self, path: &Path) -> io::Result<String> {
+        self.recorded_text(path, |path| fs::read_to_string(path))
+    }
+
+    fn recorded_text(
+        &self,
+        path: &Path,
+        live: impl FnOnce(&Path) -> io::Result<String>,
+    ) -> io::Result<String> {
         let text = match &self.captured {
             Some(tree) => tree.text(path),
-            None => fs::read_to_string(path),
+            None => live(path),
         };
         if let Some(recorder) = &self.recorder {
             recorder.file(path, &text);
@@ -215,5 +232,80 @@ impl Source {
             names.iter().filter_map(|name| name.strip_prefix(prefix)?.parse().ok()).collect();
         numbers.sort_unstable();
         numbers
+    }
+}
+
+fn reading(path: &Path, text: io::Result<String>) -> Reading<String> {
+    match text {
+        Ok(text) => Reading::Known(text.trim().to_owned()),
+        Err(error) => Reading::unknown(format!("{}: {error}", path.display())),
+    }
+}
+
+/// The user whose rights a process has. The owner of `/proc/PID` is another thing: of a process that
+/// gained capabilities when it started, it is root.
+fn user_of(pid: u32) -> io::Result<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    // Real, effective, saved, of the file system.
+    let users = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+    let effective = users.and_then(|users| users.split_whitespace().nth(1)?.parse().ok());
+    effective.ok_or_else(|| io::Error::other(format!("/proc/{pid}/status names no user")))
+}
+
+/// The text of a file of `user` or of root. Not through a link, which others may have put there, and
+/// without waiting for the writer of a FIFO.
+fn own_text(path: &Path, user: u32) -> io::Result<String> {
+    let mut options = fs::OpenOptions::new();
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = options.read(true).custom_flags(flags).open(path)?;
+    let found = file.metadata()?;
+    let refuse = |what: String| Err(io::Error::new(io::ErrorKind::PermissionDenied, what));
+    if !found.is_file() {
+        return refuse("not a file".to_owned());
+    }
+    if found.uid() != 0 && found.uid() != user {
+        return refuse(format!(
+            "belongs to user {}, and its process to user {user}: not believed",
+            found.uid()
+        ));
+    }
+    let mut text = String::new();
+    file.take(OWN_TEXT_MAX_BYTES + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > OWN_TEXT_MAX_BYTES {
+        return refuse(format!("longer than {OWN_TEXT_MAX_BYTES} bytes: not believed"));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{chown, symlink};
+    use std::process::Command;
+
+    #[test]
+    fn a_file_of_another_user_is_not_believed() {
+        let place = std::env::temp_dir().join(format!("quiclane-own-{}", std::process::id()));
+        fs::create_dir_all(&place).unwrap();
+        let [file, link, fifo, long] =
+            ["file", "link", "fifo", "long"].map(|name| place.join(name));
+        fs::write(&file, "x").unwrap();
+        assert_eq!(own_text(&file, user_of(std::process::id()).unwrap()).unwrap(), "x");
+        if fs::metadata(&file).unwrap().uid() == 0 {
+            assert_eq!(own_text(&file, 1_234).unwrap(), "x", "root's is believed");
+            chown(&file, Some(1_233), None).unwrap();
+        }
+        let owner = fs::metadata(&file).unwrap().uid();
+        assert_eq!(own_text(&file, owner).unwrap(), "x");
+        let error = own_text(&file, owner + 1).unwrap_err().to_string();
+        assert!(error.contains(&format!("belongs to user {owner}")), "{error}");
+        symlink(&file, &link).unwrap();
+        assert!(own_text(&link, owner).is_err());
+        assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+        let ours = fs::metadata(&fifo).unwrap().uid();
+        assert!(own_text(&fifo, ours).unwrap_err().to_string().contains("not a file"));
+        fs::File::create(&long).unwrap().set_len(OWN_TEXT_MAX_BYTES + 1).unwrap();
+        assert!(own_text(&long, ours).unwrap_err().to_string().contains("longer than"));
+        fs::remove_dir_all(&place).unwrap();
     }
 }

@@ -6,6 +6,7 @@
 //! (ethtool netlink, group `monitor`); [`Steering`] compares two moments.
 
 use super::live::{Monitor, Told};
+use super::survey::device::{AttachMode, Attached, Feature};
 use super::survey::rss::RssContext;
 use super::{Reading, Source, list};
 use std::collections::BTreeMap;
@@ -65,6 +66,8 @@ pub struct Heard {
     pub rss: u64,
     /// How often the number of queues was set.
     pub channels: u64,
+    /// How often the kernel had no room for a message.
+    pub missed: u64,
     /// What is different since the last look.
     pub changes: Vec<Change>,
 }
@@ -105,28 +108,23 @@ impl Watch {
 
     /// What was changed since the last call. Does not wait, and costs one system call if nothing was.
     pub fn heard(&mut self) -> Heard {
-        let (mut heard, mut missed) = (Heard::default(), false);
+        let mut heard = Heard::default();
         self.monitor.drain(&mut |told| match told {
             Told::Rss => heard.rss += 1,
             Told::Channels => heard.channels += 1,
-            Told::Missed => missed = true,
+            Told::Missed => heard.missed += 1,
         });
-        if heard.rss + heard.channels == 0 && !missed {
+        if heard == Heard::default() {
             return heard;
         }
         let now = Steering::of(&self.source, &self.device);
-        heard.changes = changes((&self.table, self.queues), &now, &heard, missed);
+        heard.changes = changes((&self.table, self.queues), &now, &heard);
         (self.table, self.queues) = (now.table, now.queues);
         heard
     }
 }
 
-fn changes(
-    (table, queues): (&[u32], usize),
-    now: &Steering,
-    heard: &Heard,
-    missed: bool,
-) -> Vec<Change> {
+fn changes((table, queues): (&[u32], usize), now: &Steering, heard: &Heard) -> Vec<Change> {
     let mut changes = Vec::new();
     let moved = moved(table, &now.table);
     if heard.rss > 0 || moved > 0 {
@@ -135,7 +133,7 @@ fn changes(
     if queues != now.queues || heard.channels > 0 {
         changes.push(Change::Channels { before: queues, now: now.queues });
     }
-    if missed {
+    if heard.missed > 0 {
         changes.push(Change::Missed);
     }
     changes
@@ -156,8 +154,11 @@ pub struct Steering {
     table: Vec<u32>,
     /// Receive queues.
     queues: usize,
-    /// The driver loses its RSS without saying so when a program comes or goes, and has some.
+    /// The driver turns RSS off without saying so when a program comes or goes in native mode, and RSS
+    /// is on.
     is_fragile: bool,
+    /// A program is attached in the driver (native mode).
+    has_native: bool,
 }
 
 impl Steering {
@@ -173,12 +174,17 @@ impl Steering {
         let driver = source.identity(device);
         let is_virtio = driver.known().is_some_and(|identity| identity.driver == "virtio_net");
         let features = if is_virtio { source.features(device) } else { Reading::unknown("") };
-        let hashing =
-            features.known().and_then(|features: &BTreeMap<_, _>| features.get("rx-hashing"));
+        let is_hashing = |features: &BTreeMap<String, Feature>| {
+            features.get("rx-hashing").is_some_and(|hashing| hashing.active)
+        };
+        let is_native = |attached: &Vec<Attached>| {
+            attached.iter().any(|attached| attached.mode == AttachMode::Native)
+        };
         Self {
             table: rss.known().and_then(main).unwrap_or_default(),
             queues: source.numbered(format!("/sys/class/net/{device}/queues"), "rx-").len(),
-            is_fragile: hashing.is_some_and(|hashing| hashing.active),
+            is_fragile: features.known().is_some_and(is_hashing),
+            has_native: source.attached(device).known().is_some_and(is_native),
         }
     }
 
@@ -204,7 +210,8 @@ impl Steering {
             };
             return Some(format!("the indirection table led to queues {}, and {to}", named(&had)));
         }
-        if self.is_fragile {
+        // With one queue there is nothing to spread, and in generic mode the driver hears of no program.
+        if self.is_fragile && self.queues > 1 && self.has_native != after.has_native {
             return Some(
                 "virtio_net turns RSS off without a message when a program comes or goes, and shows the \
                  table as before"
@@ -230,24 +237,22 @@ mod tests {
     use super::*;
 
     fn steering(table: &[u32], queues: usize) -> Steering {
-        Steering { table: table.to_vec(), queues, is_fragile: false }
+        Steering { table: table.to_vec(), queues, ..Steering::default() }
     }
 
     #[test]
     fn what_was_changed_is_said() {
-        let heard = |rss, channels| Heard { rss, channels, changes: Vec::new() };
+        let heard = |rss, channels| Heard { rss, channels, ..Heard::default() };
         let before = ([0, 1, 0, 1], 2);
-        let of = |now: &Steering, heard: &Heard, missed| {
-            changes((&before.0, before.1), now, heard, missed)
-        };
-        let moved = of(&steering(&[0, 0, 0, 0], 2), &heard(1, 0), false);
+        let of = |now: &Steering, heard: &Heard| changes((&before.0, before.1), now, heard);
+        let moved = of(&steering(&[0, 0, 0, 0], 2), &heard(1, 0));
         assert_eq!(moved, [Change::Rss { moved: 2, slots: 4, queues: vec![0] }]);
         let text = moved[0].to_string();
         assert!(text.contains("2 of 4 slots") && text.contains("queues 0"), "{text}");
-        let key = of(&steering(&before.0, 2), &heard(2, 0), false);
+        let key = of(&steering(&before.0, 2), &heard(2, 0));
         assert_eq!(key, [Change::Rss { moved: 0, slots: 4, queues: vec![0, 1] }]);
         assert!(key[0].to_string().contains("not its table"), "{}", key[0]);
-        let channels = of(&steering(&[0, 1, 2, 3], 4), &heard(0, 1), true);
+        let channels = of(&steering(&[0, 1, 2, 3], 4), &Heard { missed: 2, ..heard(0, 1) });
         let expected = [
             Change::Rss { moved: 2, slots: 4, queues: vec![0, 1, 2, 3] },
             Change::Channels { before: 2, now: 4 },
@@ -268,7 +273,16 @@ mod tests {
         assert!(lost(&steering(&[0, 1, 0, 1], 4)).contains("2 of 4 slots"));
         assert!(lost(&steering(&[0, 1, 2, 3], 2)).contains("had 4 receive queues, and has 2"));
         let virtio = Steering { is_fragile: true, ..spread.clone() };
-        assert!(virtio.lost(&virtio).unwrap().contains("without a message"));
+        let native = Steering { has_native: true, ..virtio.clone() };
+        for (before, after) in [(&virtio, &native), (&native, &virtio)] {
+            assert!(before.lost(after).unwrap().contains("without a message"));
+        }
+        // Generic mode, a program that is still there, one queue, and another driver.
+        assert_eq!(virtio.lost(&virtio), None);
+        assert_eq!(native.lost(&native), None);
+        let one = Steering { queues: 1, table: vec![0], ..virtio };
+        assert_eq!(one.lost(&Steering { has_native: true, ..one.clone() }), None);
+        assert_eq!(spread.lost(&Steering { has_native: true, ..spread.clone() }), None);
         assert_eq!(steering(&[], 1).lost(&steering(&[], 1)), None);
     }
 

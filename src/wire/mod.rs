@@ -18,6 +18,7 @@
 #![cfg_attr(not(test), deny(clippy::wildcard_enum_match_arm))]
 
 mod cid;
+mod client_hello;
 mod codec;
 pub mod frame;
 pub mod packet;
@@ -25,6 +26,7 @@ mod stream_id;
 pub mod transport_parameters;
 
 pub use cid::{ConnectionId, MAX_CID_LEN};
+pub use client_hello::{ClientHello, Malformed};
 pub(crate) use codec::varint_len;
 pub use codec::{Full, Reader, Truncated, VARINT_MAX, Writer};
 pub use packet::VERSION_1;

@@ -205,6 +205,12 @@ pub(crate) fn negotiates_version(datagram: &[u8]) -> bool {
     datagram.get(1..5) == Some(&[0; 4])
 }
 
+/// True if a datagram begins with an Initial of version 1.
+#[must_use]
+pub(crate) fn is_initial(datagram: &[u8]) -> bool {
+    matches!(parse(datagram, 0, 0), Ok(packet) if packet.kind == PacketType::Initial)
+}
+
 /// The destination and the source connection id of the long header at `start`, of any version
 /// and so of up to 255 bytes (RFC 8999 §5.1): what a Version Negotiation packet has to echo.
 /// None if no long header is there.

@@ -33,7 +33,7 @@ impl Board {
     /// What a listener is given.
     pub(crate) fn acceptor(
         self: &Arc<Self>,
-    ) -> impl Fn(&NewConnection) -> Option<Box<dyn Handler>> + Send + Sync + 'static {
+    ) -> impl Fn(&NewConnection<'_>) -> Option<Box<dyn Handler>> + Send + Sync + 'static {
         let board = self.clone();
         move |_| Some(Box::new(Server { board: board.clone(), last: [0; 2] }) as Box<dyn Handler>)
     }
@@ -76,6 +76,8 @@ impl Handler for Server {
 /// Asks again as soon as it has the answer, and counts.
 struct Asking {
     at: usize,
+    /// It waits for a stream.
+    waits: bool,
     answers: Arc<AtomicU64>,
 }
 
@@ -89,7 +91,9 @@ impl Asking {
         self.at = 0;
         let request: Vec<u8> = (0..REQUEST_BYTES).map(byte).collect();
         // The peer's limit on streams is raised as they close.
-        let Ok(stream) = connection.streams().open(Dir::Bi) else { return };
+        let stream = connection.streams().open(Dir::Bi);
+        self.waits = stream.is_err();
+        let Ok(stream) = stream else { return };
         connection.streams().send(stream, request.into(), true).unwrap();
     }
 }
@@ -99,8 +103,10 @@ impl Handler for Asking {
         self.ask(connection);
     }
 
-    fn streams_available(&mut self, connection: &mut ConnectionRef<'_>, _: Dir) {
-        self.ask(connection);
+    fn streams_available(&mut self, connection: &mut ConnectionRef<'_>, _: Dir, _: u64) {
+        if self.waits {
+            self.ask(connection);
+        }
     }
 
     fn stream_data(
@@ -207,7 +213,7 @@ pub(crate) fn all_follow(
     let mut client = Client { registration, turning, answers, clock, until };
     steer(0);
     for _ in 0..CONNECTIONS {
-        let asking = Asking { at: 0, answers: client.answers.clone() };
+        let asking = Asking { at: 0, waits: false, answers: client.answers.clone() };
         client.registration.connect(remote, "localhost", config, asking).unwrap();
     }
     client.turn_until(|| connections(&status()) == [CONNECTIONS as u64, 0]);

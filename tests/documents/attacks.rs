@@ -106,10 +106,16 @@ fn collect(path: &Path, tests: &mut BTreeSet<String>) {
     }
 }
 
-#[test]
-fn the_table_of_attacks_names_the_tests_that_are_there() {
+/// The names of all tests.
+pub(super) fn all_tests() -> BTreeSet<String> {
     let mut tests = BTreeSet::new();
     PLACES.iter().for_each(|place| collect(&root().join(place), &mut tests));
+    tests
+}
+
+#[test]
+fn the_table_of_attacks_names_the_tests_that_are_there() {
+    let tests = all_tests();
     let attacks = tests.iter().filter(|test| row_of(test).is_some()).count();
     assert!(tests.len() > 500 && attacks > 100, "only {attacks} of {} found", tests.len());
     holds(&check(&text("tests/ATTACKS.md"), &tests));

@@ -175,8 +175,8 @@ fn words_of_the_glossary_are_words_of_the_sources() {
     holds(&gone.map(|word| format!("no source says {word:?} any more")).collect::<Vec<_>>());
 }
 
-#[test]
-fn links_of_the_readme_lead_into_the_package() {
+/// The files of the package of the library.
+fn package() -> BTreeSet<String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .args(["package", "--list", "--allow-dirty", "--offline", "--package", "quiclane"])
@@ -185,9 +185,41 @@ fn links_of_the_readme_lead_into_the_package() {
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let list = String::from_utf8(output.stdout).unwrap();
-    let files: BTreeSet<_> = list.lines().collect();
+    let files: BTreeSet<_> = list.lines().map(str::to_owned).collect();
     assert!(files.contains("src/lib.rs") && files.contains("bpf/steer.bpf.c"), "{files:?}");
-    let readme = text("README.md");
-    let gone = links(&readme).into_iter().filter(|target| !files.contains(target));
+    files
+}
+
+#[test]
+fn links_of_the_readme_lead_into_the_package() {
+    let (files, readme) = (package(), text("README.md"));
+    let gone = links(&readme).into_iter().filter(|target| !files.contains(*target));
     holds(&gone.map(|t| format!("README.md: {t} is not in the package")).collect::<Vec<_>>());
+}
+
+/// The files that a source includes as text or bytes, relative to it.
+fn included(source: &str) -> impl Iterator<Item = &str> {
+    ["include_str!(\"", "include_bytes!(\""]
+        .into_iter()
+        .flat_map(|call| source.split(call).skip(1).filter_map(|rest| rest.split('"').next()))
+}
+
+#[test]
+fn what_a_source_of_the_package_includes_is_in_the_package() {
+    let files = package();
+    let (mut complaints, mut count) = (Vec::new(), 0);
+    for name in files.iter().filter(|name| name.ends_with(".rs")) {
+        let source = text(name);
+        for target in included(&source) {
+            count += 1;
+            let path = root().join(name).with_file_name(target).canonicalize().unwrap();
+            let path = path.strip_prefix(root()).unwrap().to_str().unwrap();
+            if !files.contains(path) {
+                complaints.push(format!("{name}: {path} is not in the package"));
+            }
+        }
+    }
+    assert!(count > 2, "only {count} files");
+    holds(&complaints);
+    assert_eq!(included("include_str!(\"a\") include_bytes!(\"../b\")").count(), 2);
 }

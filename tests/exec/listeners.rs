@@ -1,6 +1,7 @@
 //! Listeners that come and go while workers are busy.
 
 use super::*;
+use quiclane::proto::connection::TransportConfig;
 use std::net::UdpSocket;
 
 /// Holds a worker in a closure, until the returned value is dropped.
@@ -55,6 +56,36 @@ fn begin_to_listen(
         std::thread::sleep(Duration::from_millis(1));
     }
     told
+}
+
+#[test]
+fn an_address_that_no_client_can_reach_is_not_preferred() {
+    let (good, _) = configs();
+    let server = open(workers(1));
+    let with = |v4: Option<&str>, v6: Option<&str>| {
+        let transport = TransportConfig {
+            preferred_v4: v4.map(|v4| v4.parse().unwrap()),
+            preferred_v6: v6.map(|v6| v6.parse().unwrap()),
+            ..TransportConfig::default()
+        };
+        let config = ServerConfig { transport: Arc::new(transport), ..good.clone() };
+        server.listen(any_port(), &config, |_| None).map(|_| ()).map_err(|error| error.to_string())
+    };
+    let (v4, v6) = (Some("203.0.113.5:4433"), Some("[2001:db8::5]:4433"));
+    assert_eq!(with(v4, v6), Ok(()));
+    for (name, wrong) in [
+        ("preferred_v4", "203.0.113.5:0"),
+        ("preferred_v4", "0.0.0.0:4433"),
+        ("preferred_v4", "224.0.0.1:4433"),
+        ("preferred_v4", "255.255.255.255:4433"),
+        ("preferred_v6", "[::]:4433"),
+        ("preferred_v6", "[ff02::1]:4433"),
+        ("preferred_v6", "[2001:db8::5]:0"),
+    ] {
+        let is_v4 = name == "preferred_v4";
+        let error = if is_v4 { with(Some(wrong), v6) } else { with(v4, Some(wrong)) }.unwrap_err();
+        assert!(error.contains(name) && error.contains(wrong) && error.contains("None"), "{error}");
+    }
 }
 
 #[test]

@@ -114,7 +114,7 @@ fn one_thread_turns_two_workers() {
     let (client, client_seeds) = Registration::open_without_threads(workers(1)).unwrap();
     let start = |seeds: Vec<WorkerSeed>| seeds.into_iter().next().unwrap().start().unwrap();
     let (mut server_loop, mut client_loop) = (start(server_seeds), start(client_seeds));
-    let accept = |_: &_| Some(Box::new(Echo) as Box<dyn Handler>);
+    let accept = |_: &quiclane::exec::NewConnection<'_>| Some(Box::new(Echo) as Box<dyn Handler>);
     let own = std::slice::from_mut(&mut server_loop);
     let listener = server.listen_turning(own, any_port(), &server_config, accept).unwrap();
     let (handler, told) = Client::new(&b"across"[..]);
@@ -239,4 +239,116 @@ fn who_waits_for_a_worker_that_ends_gets_an_error() {
         registration.on_worker_and_wait(0, |_| ()),
         Err(WaitError::NotPosted(HandleError::Closed))
     );
+}
+
+/// Two workers that the test turns, or not.
+fn two_seeds() -> (Registration, [WorkerSeed; 2]) {
+    let (registration, seeds) = Registration::open_without_threads(workers(2)).unwrap();
+    (registration, seeds.try_into().unwrap())
+}
+
+#[test]
+fn nobody_waits_for_a_worker_that_never_began() {
+    let (server_config, client_config) = configs();
+    let (server, [first, second]) = two_seeds();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        let stop = &stop;
+        threads.spawn(move || {
+            let mut own = first.start().unwrap();
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                own.turn_and_sleep(Some(Duration::from_millis(1)));
+            }
+        });
+        drop(second);
+        let error = server.listen(any_port(), &server_config, |_| None).unwrap_err();
+        assert!(matches!(error, ListenError::Worker(1)), "{error}");
+        assert_eq!(
+            server.on_worker_and_wait(1, |_| ()),
+            Err(WaitError::NotPosted(HandleError::Closed))
+        );
+        let (handler, _) = Client::new("x");
+        let refused = server.connect_on(1, any_port(), "localhost", &client_config, handler);
+        assert_eq!(refused.map(drop).unwrap_err(), HandleError::Closed);
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn two_threads_may_listen_at_once_and_each_turns_its_own_worker() {
+    let (server_config, _) = configs();
+    let (server, seeds) = two_seeds();
+    let done = std::sync::Barrier::new(2);
+    std::thread::scope(|threads| {
+        for seed in seeds {
+            let (server, config, done) = (&server, &server_config, &done);
+            threads.spawn(move || {
+                let mut own = [seed.start().unwrap()];
+                for _ in 0..20 {
+                    let accept = |_: &quiclane::exec::NewConnection<'_>| None;
+                    let listener = server.listen_turning(&mut own, any_port(), config, accept);
+                    drop(listener.unwrap());
+                }
+                // The other thread may still wait for this worker.
+                let (tell, told) = sync_channel(1);
+                std::thread::scope(|inner| {
+                    inner.spawn(move || {
+                        done.wait();
+                        let _ = tell.send(());
+                    });
+                    while told.try_recv().is_err() {
+                        own[0].turn_and_sleep(Some(Duration::from_millis(1)));
+                    }
+                });
+            });
+        }
+    });
+}
+
+#[test]
+fn the_wait_after_listening_is_told_of_what_the_worker_has_heard_meanwhile() {
+    let (server_config, client_config) = configs();
+    let (server, seeds) = Registration::open_without_threads(workers(1)).unwrap();
+    let mut own: Vec<_> = seeds.into_iter().map(|seed| seed.start().unwrap()).collect();
+    while !matches!(own[0].turn(), Next::Wait(_)) {}
+    // What the turn said of the time to wait is void from here on.
+    let listener = server
+        .listen_turning(&mut own, any_port(), &server_config, |_| Some(Box::new(Echo)))
+        .unwrap();
+    let events =
+        poll(&mut [PollFd::from_borrowed_fd(own[0].as_fd(), PollFlags::IN)], None).unwrap();
+    assert_eq!(events, 1);
+    let client = open(workers(1));
+    let (handler, told) = Client::new("hello");
+    client.connect(listener.local_addr(), "localhost", &client_config, handler).unwrap();
+    loop {
+        if let Next::Wait(wait) = own[0].turn() {
+            let timeout: Option<Timespec> =
+                wait.timeout().map(|timeout| timeout.try_into().unwrap());
+            poll(&mut [PollFd::from_borrowed_fd(own[0].as_fd(), PollFlags::IN)], timeout.as_ref())
+                .unwrap();
+        }
+        if told.try_iter().any(|told| matches!(told, Told::Echoed(_))) {
+            break;
+        }
+    }
+}
+
+#[test]
+fn dropping_a_registration_ends_the_workers_that_others_turn() {
+    let (server, seeds) = Registration::open_without_threads(workers(1)).unwrap();
+    let mut own = seeds.into_iter().next().unwrap().start().unwrap();
+    assert_eq!(own.turn_and_sleep(Some(Duration::ZERO)), Progress::Running);
+    // The order finds room where calls do not.
+    let mut posted = 0;
+    while server.on_worker(0, |_| ()).is_ok() {
+        posted += 1;
+    }
+    assert!(posted >= 1_000, "{posted}");
+    drop(server);
+    let mut turns = 0;
+    while own.turn_and_sleep(Some(Duration::ZERO)) == Progress::Running {
+        turns += 1;
+        assert!(turns < 1_000, "it does not end");
+    }
 }

@@ -49,7 +49,7 @@ fn a_client_moves_between_addresses_of_its_own() {
     let (server_config, client_config) = configs();
     let server = open(workers(2));
     let (tell, seen) = channel();
-    let accept = move |_: &quiclane::exec::NewConnection| {
+    let accept = move |_: &quiclane::exec::NewConnection<'_>| {
         Some(Box::new(Watching(tell.clone())) as Box<dyn Handler>)
     };
     let listener = server.listen(any_port(), &server_config, accept).unwrap();

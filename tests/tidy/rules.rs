@@ -34,10 +34,11 @@ pub(crate) const LAYERS: &[(&str, &[&str])] = &[
             "flow",
             "limits",
             "buffer",
+            "rare",
             "recv",
             // The slots, the lists through them and the send buffer share one arena's indexes.
             "list send send_buffer slot table",
-            "mod app deliver event incoming transmit",
+            "mod app deliver event incoming provided read transmit",
         ],
     ),
     (
@@ -48,6 +49,7 @@ pub(crate) const LAYERS: &[(&str, &[&str])] = &[
             "event",
             "stats",
             // The parts, which know no connection.
+            "hello",
             "crypto_stream",
             "cids",
             "keys",
@@ -56,6 +58,7 @@ pub(crate) const LAYERS: &[(&str, &[&str])] = &[
             "late_crypto",
             "closing",
             "observing",
+            "network",
             "other_paths",
             // The state, and what it is told and asked from outside.
             "mod",
@@ -63,6 +66,7 @@ pub(crate) const LAYERS: &[(&str, &[&str])] = &[
             "observe",
             "close",
             "acks",
+            "undecided",
             "handshake",
             "timers",
             "preferred",
@@ -118,7 +122,9 @@ pub(crate) const LAYERS: &[(&str, &[&str])] = &[
             "entropy",
             "overrun",
             "crowding",
+            "delay",
             // The ground floor, and what needs nothing but it.
+            "fate",
             "address",
             "config",
             "counters",
@@ -128,6 +134,8 @@ pub(crate) const LAYERS: &[(&str, &[&str])] = &[
             "wheel",
             "table",
             "owners",
+            "pressure",
+            "rates",
             "handoff",
             // What applications touch, and what passes between threads: see api/mod.rs.
             "api message",
@@ -190,8 +198,9 @@ const SHARED: &[(&str, &str)] = &[
     ("src/datapath/xdp/device.rs", "the control plane of a device"),
     ("src/datapath/xdp/rings.rs", "shared with the kernel, in bursts"),
     ("src/exec/address.rs", "where a connection is: its owner writes when it moves"),
+    ("src/exec/fate.rs", "how a connection ended: written once, at its end"),
     ("src/exec/handoff.rs", "rings between workers, inboxes: one look a turn"),
-    ("src/exec/message.rs", "whether a listener is over: client Initials"),
+    ("src/exec/message.rs", "whether a listener is over, or refuses: client Initials"),
     ("src/exec/registration/", "the control plane of the workers"),
     ("src/exec/owners.rs", "tokens and handshakes: noted once, read for what leads nowhere"),
     ("src/exec/status.rs", "counters: stored by their owner once a turn, read by others"),

@@ -6,8 +6,8 @@ use super::*;
 use bytes::Bytes;
 use quiclane::datapath::{Checksum, Datapath};
 use quiclane::exec::{
-    ClientConfig, ConnectionRef, Handler, Io, Pin, Polling, Registration, RegistrationConfig,
-    ServerConfig, UdpTuning,
+    ClientConfig, ConnectionRef, Handler, Io, NewConnection, Pin, Polling, Registration,
+    RegistrationConfig, ServerConfig, UdpTuning,
 };
 use quiclane::proto::crypto::{ClientTls, ServerTls};
 use quiclane::wire::{Dir, StreamId};
@@ -112,7 +112,7 @@ fn a_kernel_client_is_served(mode: Mode) {
         .unwrap();
     lab.enter_with_sysfs(Side::Server);
     let serving = registration(Io::Xdp(config(&lab, mode)));
-    let echo = |_: &_| Some(Box::new(Echo) as Box<dyn Handler>);
+    let echo = |_: &NewConnection<'_>| Some(Box::new(Echo) as Box<dyn Handler>);
     let config = ServerConfig::new(tls);
     let _listeners = [false, true].map(|v6| serving.listen(server(v6), &config, echo).unwrap());
     for v6 in [false, true] {

@@ -12,6 +12,7 @@
 //! without a socket. Integers are in native order, ports and addresses in network order.
 
 use crate::ecn::Ecn;
+use crate::time::SECOND_NS;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
 /// `sizeof(struct sockaddr_in6)`, the larger of the two.
@@ -29,6 +30,14 @@ const HEADER_BYTES: usize = size_of::<usize>() + 8;
 /// `struct sock_extended_err`, before the offender's address.
 const EXTENDED_ERROR_BYTES: usize = 16;
 
+const _: () = assert!(
+    padded(HEADER_BYTES + 20)
+        + padded(HEADER_BYTES + 4)
+        + padded(HEADER_BYTES + 4)
+        + padded(HEADER_BYTES + 16)
+        <= CONTROL_BYTES,
+    "packet info, traffic class, segment size and time of a received message fit"
+);
 const _: () = assert!(
     padded(HEADER_BYTES + 20) + padded(HEADER_BYTES + 4) + padded(HEADER_BYTES + 16 + NAME_BYTES)
         <= CONTROL_BYTES,
@@ -110,6 +119,13 @@ fn read_name(b: &[u8]) -> Option<SocketAddr> {
         }
         _ => None,
     }
+}
+
+/// `struct timespec` of a 64-bit kernel, in nanoseconds.
+fn read_time(data: &[u8]) -> Option<u64> {
+    let seconds = u64::try_from(i64::from_ne_bytes(array(data, 0)?)).ok()?;
+    let ns = u64::try_from(i64::from_ne_bytes(array(data, 8)?)).ok()?;
+    seconds.checked_mul(SECOND_NS)?.checked_add(ns)
 }
 
 /// `N` bytes of `b` from `at`.
@@ -242,6 +258,8 @@ pub(super) struct Arrival {
     pub(super) ecn: Ecn,
     /// The length of each datagram but the last, if the kernel joined several.
     pub(super) segment_bytes: Option<usize>,
+    /// When it reached the host, by the time of day in nanoseconds.
+    pub(super) arrived_ns: Option<u64>,
 }
 
 impl Arrival {
@@ -266,6 +284,7 @@ impl Arrival {
                 self.ecn = array(data, 0)
                     .map_or(Ecn::NotEct, |b| Ecn::from_tos(i32::from_ne_bytes(b) as u8));
             }
+            (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS) => self.arrived_ns = read_time(data),
             (libc::SOL_UDP, UDP_GRO) => {
                 let bytes = array(data, 0).map(i32::from_ne_bytes);
                 self.segment_bytes = bytes.and_then(|b| usize::try_from(b).ok()).filter(|b| *b > 0);
@@ -406,5 +425,18 @@ mod tests {
         control.clear();
         control.push(libc::IPPROTO_IP, libc::IP_RECVERR, &data[..11]);
         assert_eq!(control.extended_error(), None);
+    }
+
+    #[test]
+    fn the_time_of_arrival_is_read_and_one_that_makes_no_sense_is_none() {
+        let told = |seconds: i64, ns: i64, len: usize| {
+            let mut data = [seconds.to_ne_bytes(), ns.to_ne_bytes()].concat();
+            data.truncate(len);
+            let mut control = Control::EMPTY;
+            control.push(libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS, &data);
+            control.arrival().arrived_ns
+        };
+        assert_eq!(told(3, 7, 16), Some(3_000_000_007));
+        assert_eq!((told(-1, 0, 16), told(i64::MAX, 0, 16), told(3, 7, 12)), (None, None, None));
     }
 }

@@ -8,7 +8,7 @@ use super::abi::Arrival;
 use super::error;
 use super::socket::{QUEUED_ERRORS_PER_CALL, Socket};
 use super::syscall::{self, RECEIVE_BATCH, Slot};
-use crate::datapath::{Checksum, Link, Path, QueueStats, RxMeta};
+use crate::datapath::{Backlog, Checksum, Link, Path, QueueStats, RxMeta};
 use std::io;
 
 /// The largest that the kernel joins.
@@ -44,6 +44,8 @@ pub(super) struct Receiver {
     offset: usize,
     /// The kernel had no more when datagrams were fetched ahead.
     drained: bool,
+    /// How long the oldest datagram that was fetched since this was told had waited in the kernel.
+    age_ns: u64,
 }
 
 impl Receiver {
@@ -61,6 +63,7 @@ impl Receiver {
             next: 0,
             offset: 0,
             drained: false,
+            age_ns: 0,
         }
     }
 
@@ -82,6 +85,7 @@ impl Receiver {
             match syscall::receive_many(socket.fd(), &mut self.slots[..count], buffers) {
                 Ok(got) => {
                     self.filled = got;
+                    self.note_age();
                     return Ok(got == count);
                 }
                 Err(e) if error::is_icmp(&e) || e.kind() == io::ErrorKind::Interrupted => {}
@@ -90,6 +94,25 @@ impl Receiver {
             }
         }
         Ok(true)
+    }
+
+    /// The first is the oldest. Its time of arrival is by the time of day, which may be set: a wrong
+    /// age is that of one call.
+    fn note_age(&mut self) {
+        let Some(first) = self.slots[..self.filled].first() else { return };
+        let waited_ns = first
+            .control
+            .arrival()
+            .arrived_ns
+            .map(|at| syscall::time_of_day_ns().saturating_sub(at));
+        self.age_ns = self.age_ns.max(waited_ns.unwrap_or(0));
+    }
+
+    /// What waits here: the kernel does not tell what it holds. The age is told once.
+    pub(super) fn backlog(&mut self) -> Backlog {
+        let left = self.slots[self.next..self.filled].iter();
+        let waiting = left.map(|slot| slot.len.div_ceil(self.max_datagram_bytes).max(1)).sum();
+        Backlog { waiting, age_ns: std::mem::take(&mut self.age_ns) }
     }
 
     /// Fetches ahead of [`deliver`](Self::deliver), if nothing waits.
@@ -137,7 +160,7 @@ impl Receiver {
                 segment_bytes: arrival.segment_bytes.unwrap_or(slot.len),
                 max_bytes: if slot.truncated { 0 } else { self.max_datagram_bytes },
             };
-            self.offset = datagrams.hand_out(self.offset, budget, &meta, stats, sink, &mut done);
+            datagrams.hand_out(&mut self.offset, budget, &meta, stats, sink, &mut done);
             if self.offset >= self.slots[self.next].len {
                 self.finish_slot();
             }
@@ -167,26 +190,26 @@ struct Datagrams<'a> {
 }
 
 impl Datagrams<'_> {
-    /// Hands out from `offset` while the budget lasts; returns the new offset.
+    /// Hands out from `offset` while the budget lasts. It stands behind a datagram before that is
+    /// handed out: one that makes the sink panic is not handed out again.
     fn hand_out(
         self,
-        offset: usize,
+        offset: &mut usize,
         budget: usize,
         meta: &RxMeta,
         stats: &mut QueueStats,
         sink: &mut dyn FnMut(&RxMeta, &mut [u8]),
         done: &mut Delivered,
-    ) -> usize {
+    ) {
         if self.bytes.is_empty() {
             stats.drop_empty += 1;
             done.used += 1;
-            return 0;
+            return;
         }
-        let mut offset = offset;
         let segment_bytes = self.segment_bytes.max(1);
-        for datagram in self.bytes[offset..].chunks_mut(segment_bytes).take(budget - done.used) {
+        for datagram in self.bytes[*offset..].chunks_mut(segment_bytes).take(budget - done.used) {
             done.used += 1;
-            offset += datagram.len();
+            *offset += datagram.len();
             if datagram.len() > self.max_bytes {
                 stats.drop_truncated += 1;
                 continue;
@@ -196,6 +219,5 @@ impl Datagrams<'_> {
             done.handed += 1;
             sink(meta, datagram);
         }
-        offset
     }
 }

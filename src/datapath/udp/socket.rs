@@ -92,6 +92,12 @@ impl Socket {
         syscall::set_option(self.fd(), libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)
     }
 
+    /// Has the kernel tell when each message reached the host, or not. Where it cannot, it does not.
+    pub(super) fn tell_arrivals(&self, told: bool) {
+        let _ =
+            syscall::set_option(self.fd(), libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, i32::from(told));
+    }
+
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }

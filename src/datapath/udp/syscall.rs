@@ -6,6 +6,7 @@
 #![expect(unsafe_code, reason = "the one file of this module that makes system calls")]
 
 use super::abi::{CONTROL_BYTES, Control, NAME_BYTES, Name};
+use crate::time::SECOND_NS;
 use std::io;
 use std::mem::{MaybeUninit, size_of, size_of_val, zeroed};
 use std::net::SocketAddr;
@@ -266,6 +267,15 @@ fn send_header(message: &Outgoing<'_>, vector: &mut MaybeUninit<libc::iovec>) ->
         header.msg_controllen = control.len();
     }
     header
+}
+
+/// The time of day in nanoseconds since 1970: the clock of the kernel's arrival times, and of nothing
+/// else here.
+pub(super) fn time_of_day_ns() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is valid for writes for the length of the call.
+    unsafe { libc::clock_gettime(libc::CLOCK_REALTIME, &raw mut now) };
+    now.tv_sec as u64 * SECOND_NS + now.tv_nsec as u64
 }
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {

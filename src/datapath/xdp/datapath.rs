@@ -17,7 +17,9 @@ use crate::datapath::headers::{
     Checksums, DropReason, ETHERNET_BYTES, FlowKey, IPV4_BYTES, Parsed, Template, UDP_BYTES,
     VLAN_BYTES, VLAN_TAGS_MAX, parse,
 };
-use crate::datapath::{Capabilities, Datapath, DatapathError, MAX_BURST, Path, QueueStats, RxMeta};
+use crate::datapath::{
+    Backlog, Capabilities, Datapath, DatapathError, MAX_BURST, Path, QueueStats, RxMeta,
+};
 use crate::ecn::Ecn;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
@@ -45,6 +47,8 @@ pub struct XdpDatapath {
     poll: PollSet,
     until_ports: u32,
     stall: Stall,
+    /// Descriptors of the receive ring that were taken in this burst: 0 between bursts.
+    taken: u32,
     /// The device was polled to look ahead: no need to do it again to receive.
     polled: bool,
     gone: bool,
@@ -109,6 +113,7 @@ impl XdpDatapath {
             poll,
             until_ports: 0,
             stall: Stall::default(),
+            taken: 0,
             polled: false,
             gone: false,
             #[cfg(test)]
@@ -199,6 +204,8 @@ impl XdpDatapath {
         let Some(socket) = &mut self.socket else { return 0 };
         let count = socket.rx.available(budget.min(MAX_BURST) as u32);
         for offset in 0..count {
+            // Known to `recover`, if this one makes the sink panic.
+            self.taken = offset + 1;
             let descriptor = socket.rx.peek(offset);
             let Some(frame) = socket.umem.received(descriptor) else {
                 // Not a frame of ours: nothing can be read, and nothing given back.
@@ -218,6 +225,7 @@ impl XdpDatapath {
             socket.repost(frame);
         }
         if count > 0 {
+            self.taken = 0;
             socket.end_burst();
             socket.rx.release(count);
         }
@@ -438,6 +446,26 @@ impl Datapath for XdpDatapath {
             }
         }
         handed + self.receive_ports(budget - taken, sink)
+    }
+
+    /// The frames in the RX ring. Those that the NIC still holds, and those in the kernel sockets
+    /// beside the ports, are not seen.
+    fn backlog(&mut self) -> Backlog {
+        let waiting = self.socket.as_mut().map_or(0, |socket| socket.rx.available(u32::MAX));
+        Backlog { waiting: waiting as usize, age_ns: 0 }
+    }
+
+    /// The frame that the sink panicked with goes back like those before it.
+    #[cold]
+    fn recover(&mut self) {
+        let taken = std::mem::take(&mut self.taken);
+        let Some((socket, last)) = self.socket.as_mut().zip(taken.checked_sub(1)) else { return };
+        let descriptor = socket.rx.peek(last);
+        if let Some(frame) = socket.umem.received(descriptor) {
+            socket.repost(frame);
+        }
+        socket.end_burst();
+        socket.rx.release(taken);
     }
 
     fn tx_buffer(&mut self, _path: &Path) -> Option<&mut [u8]> {

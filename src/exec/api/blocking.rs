@@ -37,6 +37,8 @@ pub enum WaitError {
     NotPosted(HandleError),
     /// The closure was dropped: the worker or the connection ended first, or the closure panicked.
     Dropped,
+    /// It was posted, and time was up before the end came. What was asked for goes on.
+    TimedOut,
 }
 
 impl fmt::Display for WaitError {
@@ -51,6 +53,10 @@ impl fmt::Display for WaitError {
                 "the closure did not run to its end: the worker or the connection ended first, or it \
                  panicked",
             ),
+            Self::TimedOut => f.write_str(
+                "the connection was not drained in time: it takes three probe timeouts (RFC 9000 \
+                 §10.2), and a worker that is not stuck; give more patience",
+            ),
         }
     }
 }
@@ -59,7 +65,7 @@ impl std::error::Error for WaitError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::NotPosted(error) => Some(error),
-            Self::OnWorkerThread | Self::Dropped => None,
+            Self::OnWorkerThread | Self::Dropped | Self::TimedOut => None,
         }
     }
 }

@@ -17,15 +17,22 @@
 //! to the new one. An address is made only for connections that the application asked a handle of.
 
 use super::super::address::{Address, Place};
+use super::super::clock::Clock;
 use super::super::handoff::PostError;
-use super::super::message::{Command, Op, WorkerFleet};
-use super::blocking::{WaitError, wait_for};
+use super::super::message::{Command, Op, WorkerFleet, WorkerInbox};
+use super::acceptor::Answer;
+use super::blocking::{WaitError, on_worker_thread, wait_for};
 use super::references::ConnectionRef;
+use crate::proto::connection::Drained;
 use crate::proto::streams::OpenError;
 use crate::wire::{Dir, StreamId};
 use bytes::Bytes;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How often a call that waits looks whether a full inbox has room.
+const RETRY: Duration = Duration::from_micros(200);
 
 /// A connection, from any thread. Cheap to clone.
 ///
@@ -101,6 +108,33 @@ impl Handle {
     /// [`HandleError`].
     pub fn send(&self, stream: StreamId, data: Bytes, fin: bool) -> Result<(), HandleError> {
         self.post(Op::Send { stream, data, fin })
+    }
+
+    /// Copies `data`, and posts it as [`StreamsRef::send_copy`](crate::exec::StreamsRef::send_copy), all or
+    /// nothing: if there is no room for all of it,
+    /// [`Handler::refused`](crate::exec::Handler::refused) is called with
+    /// [`SendError::Full`](crate::proto::streams::SendError) or `ConnectionFull`, and later
+    /// [`Handler::send_ready`](crate::exec::Handler::send_ready). If there never is room for so much, the
+    /// error is `TooLarge`, and nothing follows.
+    ///
+    /// # Errors
+    /// [`HandleError`].
+    pub fn send_copy(&self, stream: StreamId, data: &[u8], fin: bool) -> Result<(), HandleError> {
+        self.post(Op::SendCopied { stream, data: Bytes::copy_from_slice(data), fin })
+    }
+
+    /// Posts [`StreamsRef::send_tracked`](crate::exec::StreamsRef::send_tracked).
+    ///
+    /// # Errors
+    /// [`HandleError`].
+    pub fn send_tracked(
+        &self,
+        stream: StreamId,
+        data: Bytes,
+        fin: bool,
+        context: u64,
+    ) -> Result<(), HandleError> {
+        self.post(Op::SendTracked { stream, data, fin, context })
     }
 
     /// Opens a stream, and has `then` called with it on the owner's thread.
@@ -181,14 +215,66 @@ impl Handle {
         wait_for(|reply| self.run(move |connection| drop(reply.send(task(connection)))))
     }
 
+    /// Posts the answer to a client. The `last` word of one who will not ask again finds room where
+    /// calls do not.
+    pub(super) fn decide(&self, answer: Answer, last: bool) -> Result<(), HandleError> {
+        self.post_with(
+            Op::Decide(answer),
+            if last { WorkerInbox::post_last } else { WorkerInbox::post },
+        )
+    }
+
+    /// Closes the connection, and waits until it is drained, but no longer than `patience`: until its
+    /// worker has forgotten it, and its handler has had its last callback. For threads that turn no
+    /// worker. One that is closing already, or over, is waited for as well.
+    ///
+    /// A close takes three probe timeouts (RFC 9000 §10.2): a few round trips, and 10 s at most. A full
+    /// inbox is tried again within `patience`.
+    ///
+    /// # Errors
+    /// [`WaitError::OnWorkerThread`] at once, and before anything is posted, on a worker's thread.
+    /// [`WaitError::NotPosted`] if the inbox was full all the time. [`WaitError::TimedOut`] if the
+    /// connection was not drained in time: it is closing all the same. [`WaitError::Dropped`] if nobody
+    /// can tell how it ended: it never began, or its worker ended first.
+    pub fn close_and_wait(
+        &self,
+        code: u64,
+        reason: Bytes,
+        patience: Duration,
+    ) -> Result<Drained, WaitError> {
+        if on_worker_thread() {
+            return Err(WaitError::OnWorkerThread);
+        }
+        let clock = Clock::monotonic();
+        let until = clock.now() + patience;
+        while let Err(error @ HandleError::Full) = self.close(code, reason.clone()) {
+            if clock.now() >= until {
+                return Err(WaitError::NotPosted(error));
+            }
+            std::thread::sleep(RETRY);
+        }
+        match self.address.fate.wait(until - clock.now()) {
+            Some(ending) => ending.ok_or(WaitError::Dropped),
+            None => Err(WaitError::TimedOut),
+        }
+    }
+
     fn post(&self, op: Op) -> Result<(), HandleError> {
+        self.post_with(op, WorkerInbox::post)
+    }
+
+    fn post_with(
+        &self,
+        op: Op,
+        put: impl FnOnce(&WorkerInbox, Command) -> Result<(), PostError>,
+    ) -> Result<(), HandleError> {
         if self.is_closed() {
             return Err(HandleError::Closed);
         }
         let target = self.address.clone();
         let post = self.address.begin_post();
         let posted = match self.fleet.inbox(self.worker()) {
-            Some(inbox) => inbox.post(Command::Connection { target, op }),
+            Some(inbox) => put(inbox, Command::Connection { target, op }),
             None => Err(PostError::Closed),
         };
         self.address.end_post(post);

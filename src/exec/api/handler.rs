@@ -8,8 +8,9 @@
 use super::super::message::{ConnectFailure, Refusal};
 use super::super::sys::Readiness;
 use super::references::{ConnectionRef, WorkerRef};
-use crate::proto::connection::CloseReason;
+use crate::proto::connection::{CloseReason, Drained, NetworkStatistics};
 use crate::wire::{Dir, StreamId};
+use bytes::BytesMut;
 use std::net::SocketAddr;
 
 /// Where a connection's datagrams arrive.
@@ -29,7 +30,7 @@ pub struct Processor {
 /// ever called on two threads at once.
 ///
 /// A method should return within microseconds: other connections of the worker wait for it. One
-/// that takes longer than the worker's callback budget is counted by name in
+/// that takes longer than [`LaneLimits::callback_budget`](crate::exec::LaneLimits) is counted by name in
 /// [`WorkerStatus`](crate::exec::WorkerStatus).
 #[expect(unused_variables, reason = "the defaults look at nothing, and names tell what is what")]
 pub trait Handler: Send + 'static {
@@ -44,7 +45,9 @@ pub trait Handler: Send + 'static {
 
     /// The next bytes of a stream, lent from the buffer that they arrived in. Returns how many
     /// were taken: the rest is kept, and the stream stays silent until
-    /// [`StreamsRef::resume_receive`](crate::exec::StreamsRef::resume_receive). `fin` comes once, with the last byte or alone.
+    /// [`StreamsRef::resume_receive`](crate::exec::StreamsRef::resume_receive). `fin` says that the stream
+    /// ends with `data`. It is told once, with the last byte or alone; a last byte that is not taken is shown
+    /// again, and `fin` with it.
     fn stream_data(
         &mut self,
         connection: &mut ConnectionRef<'_>,
@@ -65,14 +68,48 @@ pub trait Handler: Send + 'static {
     ) {
     }
 
+    /// A send by [`StreamsRef::send_tracked`](crate::exec::StreamsRef::send_tracked) is over, which had this
+    /// `context`: all of it is acknowledged, its FIN too, or it is `cancelled` by a reset, or by the end
+    /// of the connection. Once for each such send, in their order, before `stream_closed`.
+    fn send_complete(
+        &mut self,
+        connection: &mut ConnectionRef<'_>,
+        stream: StreamId,
+        context: u64,
+        cancelled: bool,
+    ) {
+    }
+
+    /// [`StreamsRef::send_copy`](crate::exec::StreamsRef::send_copy) was short of room on the stream, and half
+    /// of that is free again.
+    fn send_ready(&mut self, connection: &mut ConnectionRef<'_>, stream: StreamId) {}
+
+    /// Memory that was given to [`StreamsRef::provide`](crate::exec::StreamsRef::provide) comes back. `len`
+    /// bytes at its start were received: all of it, unless the stream is over, by its end (`fin`), a reset,
+    /// `stop_sending` or the end of the connection. Empty memory with `fin`: there was none when the stream ended.
+    fn buffer_filled(
+        &mut self,
+        connection: &mut ConnectionRef<'_>,
+        stream: StreamId,
+        buffer: BytesMut,
+        len: usize,
+        fin: bool,
+    ) {
+    }
+
+    /// All memory that was provided to receive into is full. Data waits until there is more.
+    fn receive_buffer_needed(&mut self, connection: &mut ConnectionRef<'_>, stream: StreamId) {}
+
     /// The peer reset its side of the stream: what it had sent is void.
     fn stream_reset(&mut self, connection: &mut ConnectionRef<'_>, stream: StreamId, code: u64) {}
 
     /// The peer asked us to stop sending on the stream, which was reset with the same code.
     fn stop_sending(&mut self, connection: &mut ConnectionRef<'_>, stream: StreamId, code: u64) {}
 
-    /// Both directions of the stream are done: its id is not valid any more. `context` is what
-    /// [`StreamsRef::set_context`](crate::exec::StreamsRef::set_context) attached to it.
+    /// Both directions of the stream are done, or the connection is over: its id is not valid any more.
+    /// `context` is what [`StreamsRef::set_context`](crate::exec::StreamsRef::set_context) attached to it. Told once for
+    /// every stream that the application opened or was told of, before `closed`;
+    /// [`ConnectionRef::is_closed`] tells the two apart.
     fn stream_closed(
         &mut self,
         connection: &mut ConnectionRef<'_>,
@@ -81,11 +118,30 @@ pub trait Handler: Send + 'static {
     ) {
     }
 
-    /// Streams can be opened again, after the peer's limit was reached.
-    fn streams_available(&mut self, connection: &mut ConnectionRef<'_>, dir: Dir) {}
+    /// The peer allows more streams of this kind: `count` can be opened now, as
+    /// [`StreamsRef::available`](crate::exec::StreamsRef::available) tells at any time.
+    fn streams_available(&mut self, connection: &mut ConnectionRef<'_>, dir: Dir, count: u64) {}
+
+    /// The peer wants to open more streams of this kind than it may. Told once for each limit.
+    /// [`StreamsRef::grant_streams`](crate::exec::StreamsRef::grant_streams) raises it; otherwise the
+    /// peer gets others for those that close.
+    fn peer_needs_streams(&mut self, connection: &mut ConnectionRef<'_>, dir: Dir) {}
 
     /// The server handed out a token for a later connection (RFC 9000 §8.1.3).
     fn new_token(&mut self, connection: &mut ConnectionRef<'_>, token: &[u8]) {}
+
+    /// Acknowledgements have arrived for a round trip, and for the time that
+    /// [`TransportConfig::network_statistics`](crate::TransportConfig::network_statistics) asks for.
+    fn network_statistics(
+        &mut self,
+        connection: &mut ConnectionRef<'_>,
+        statistics: &NetworkStatistics,
+    ) {
+    }
+
+    /// So many bytes should lie ready, those in flight included, so that the network does not wait for the
+    /// application. Told when it changes, where network statistics are.
+    fn ideal_send_buffer_changed(&mut self, connection: &mut ConnectionRef<'_>, bytes: u64) {}
 
     /// The peer is at another address: its NAT has forgotten it, or it has moved. What is sent goes
     /// there, at first no more than three times what came from there (RFC 9000 §9). If the peer does not
@@ -129,12 +185,26 @@ pub trait Handler: Send + 'static {
     /// A call that was posted through a [`Handle`](crate::exec::Handle) could not be carried out.
     fn refused(&mut self, connection: &mut ConnectionRef<'_>, refusal: Refusal) {}
 
-    /// A connection that the application asked for could not be begun. It is the only callback
-    /// then.
+    /// A connection that the application asked for could not be begun, or a client that it let wait
+    /// has gone. It is the only callback then.
     fn not_connected(&mut self, worker: &mut WorkerRef<'_>, failure: ConnectFailure) {}
 
-    /// The connection is over. The last callback.
+    /// The connection is over: either side has closed it, or it was given up. No more data goes either
+    /// way, its streams are gone, handles get the error that it is, and of all callbacks only
+    /// [`drained`](Self::drained) follows. Give up what is held for the connection.
+    ///
+    /// It comes after the callback in which the application closed. An application that wants it inline
+    /// calls [`ConnectionRef::close_inline`], and then this is not called.
     fn closed(&mut self, connection: &mut ConnectionRef<'_>, reason: CloseReason) {}
+
+    /// The connection has left its place: its ids lead nowhere any more, and the handler is dropped next.
+    /// The last callback. Between [`closed`](Self::closed) and this, late packets are answered (RFC 9000
+    /// §10.2): three probe timeouts, 10 s at most. It comes at once where there is no peer to answer:
+    /// after an idle timeout, a stateless reset, or a handshake from an address that may be forged. It
+    /// comes too where the worker ends before that time is over, after
+    /// [`Registration::shutdown`](crate::exec::Registration::shutdown). It does not come after a callback
+    /// that panicked, nor where the worker itself is dropped or panics.
+    fn drained(&mut self, connection: &mut ConnectionRef<'_>, drained: Drained) {}
 }
 
 /// The application of a connection that needs none: data is taken and dropped.

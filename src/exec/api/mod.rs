@@ -4,6 +4,7 @@
 //! These name each other: a handler is given references, a reference gives out handles, a handle
 //! carries closures over references, and behind both stand the services of the worker.
 
+mod acceptor;
 mod belongings;
 mod blocking;
 mod entry;
@@ -12,7 +13,10 @@ mod handler;
 mod references;
 mod seat;
 mod services;
+mod stream_handler;
 
+pub use acceptor::{Acceptor, Decision, Deferred, NewConnection, Unanswered};
+pub(super) use acceptor::{Answer, take};
 pub(super) use belongings::Belongings;
 pub use belongings::{TimerId, WatchId};
 pub use blocking::WaitError;
@@ -23,3 +27,5 @@ pub use handler::{Handler, Processor};
 pub use references::{ConnectionRef, WorkerRef};
 pub(super) use seat::{Handshake, MoveState, Seat, Way};
 pub(super) use services::{Edge, Job, Services, Setting, TimerTarget, WatchTarget, watch_of};
+pub use stream_handler::StreamHandler;
+pub(super) use stream_handler::{StreamHandlers, tell_own};

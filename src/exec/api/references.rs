@@ -26,7 +26,7 @@
 //!
 //! What may leave is a [`Handle`](crate::exec::Handle): calls on it are posted to the owner.
 
-use super::super::address::Address;
+use super::super::address::{Address, OwnedAddress};
 use super::super::config::ClientConfig;
 use super::super::message::{Command, ConnectRequest};
 use super::super::sys::{Interest, Readiness};
@@ -35,10 +35,13 @@ use super::handle::{Handle, HandleError};
 use super::handler::Handler;
 use super::seat::Seat;
 use super::services::{Edge, Services};
-use crate::proto::connection::{Connection, ConnectionStats, MigrateError, Migration};
+use super::stream_handler::StreamHandler;
+use crate::proto::connection::{
+    CloseReason, Connection, ConnectionStats, MigrateError, Migration, NetworkStatistics,
+};
 use crate::proto::streams::StreamsRef;
 use crate::time::Instant;
-use crate::wire::Side;
+use crate::wire::{Side, StreamId};
 use bytes::Bytes;
 use std::fmt;
 use std::io;
@@ -46,6 +49,7 @@ use std::marker::PhantomData;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A connection, in a callback of its own.
@@ -84,12 +88,49 @@ impl<'a> ConnectionRef<'a> {
         self.connection.streams()
     }
 
+    /// Gives a stream an application of its own, which gets its callbacks from now on. False, and
+    /// `handler` is dropped, if there is no such stream. The one that it had is dropped.
+    pub fn set_stream_handler(
+        &mut self,
+        stream: StreamId,
+        handler: Box<dyn StreamHandler>,
+    ) -> bool {
+        let known = self.connection.streams().context(stream).is_some();
+        if known {
+            self.seat.stream_handlers.get_or_insert_default().set(stream, handler);
+        }
+        known
+    }
+
     // ---- the connection --------------------------------------------------------------------
 
     /// Closes the connection at once: what is not delivered yet is void.
+    ///
+    /// [`Handler::closed`] follows when this callback has returned, and
+    /// [`Handler::drained`] when the connection has left its place.
     pub fn close(&mut self, code: u64, reason: Bytes) {
         let now = self.services.now();
         self.connection.close(now, code, reason);
+    }
+
+    /// As [`close`](Self::close), and tells the end inline: what is returned is what
+    /// [`Handler::closed`] would have been told, and that method is not called any more. An
+    /// application that gives up what it holds need not wait for another callback. Handles see that the
+    /// connection is gone. What is told of its streams comes after this callback, as ever, and
+    /// [`Handler::drained`] in its time.
+    ///
+    /// `None` if the connection has closed before, by either side: `closed` was told, or follows.
+    pub fn close_inline(&mut self, code: u64, reason: Bytes) -> Option<CloseReason> {
+        if self.connection.is_closed() {
+            return None;
+        }
+        self.close(code, reason);
+        let told = self.connection.ending()?.reason;
+        self.seat.told_inline = true;
+        if let Some(address) = &self.seat.address {
+            address.end();
+        }
+        Some(told)
     }
 
     /// Changes the keys of what is sent from now on (RFC 9001 §6). False when the last change is
@@ -150,6 +191,27 @@ impl<'a> ConnectionRef<'a> {
         self.connection.stats()
     }
 
+    /// What is known of the path that packets take.
+    #[must_use]
+    pub fn network_statistics(&self) -> NetworkStatistics {
+        self.connection.network_statistics()
+    }
+
+    /// Tells [`Handler::network_statistics`](super::Handler::network_statistics) and
+    /// [`Handler::ideal_send_buffer_changed`](super::Handler::ideal_send_buffer_changed) from now on, at most
+    /// once each round trip and each `every`; `None` ends that. At first it is as
+    /// [`TransportConfig::network_statistics`](crate::TransportConfig::network_statistics) says.
+    pub fn tell_network_statistics(&mut self, every: Option<Duration>) {
+        self.connection.set_network_statistics(self.services.now(), every);
+    }
+
+    /// Sends a PING after so much quiet time from now on, so that neither the peer nor a NAT on the way
+    /// forgets the connection; `None` sends none. At first it is as
+    /// [`TransportConfig::keep_alive`](crate::TransportConfig::keep_alive) says.
+    pub fn set_keep_alive(&mut self, interval: Option<Duration>) {
+        self.connection.set_keep_alive(self.services.now(), interval);
+    }
+
     /// Gives back memory that an idle connection does not need.
     pub fn shrink(&mut self) {
         self.connection.shrink();
@@ -160,8 +222,12 @@ impl<'a> ConnectionRef<'a> {
     pub fn handle(&mut self) -> Handle {
         let worker = self.services.worker() as u16;
         let key = self.seat.key;
-        let address = self.seat.address.get_or_insert_with(|| Address::at(worker, key));
-        Handle::new(address.clone(), self.services.fleet().clone())
+        let made = || OwnedAddress::new(Address::at(worker, key));
+        let address = self.seat.address.get_or_insert_with(made);
+        if self.seat.over || self.seat.told_inline {
+            address.end();
+        }
+        Handle::new(Arc::clone(address), self.services.fleet().clone())
     }
 
     // ---- services of the worker ------------------------------------------------------------

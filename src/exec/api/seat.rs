@@ -1,15 +1,15 @@
 //! What a worker knows of a connection besides the protocol's state. Callbacks may look at it.
 
-use super::super::address::{Address, Home, Key};
+use super::super::address::{Home, Key, OwnedAddress};
 use super::super::message::Op;
 use super::super::table::InitialKey;
 use super::belongings::Owned;
+use super::stream_handler::StreamHandlers;
 use crate::datapath::Link;
 use crate::proto::connection::PathId;
 use crate::proto::source::Source;
 use crate::time::Instant;
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 /// A client's handshake, until it is done.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +18,8 @@ pub(in crate::exec) struct Handshake {
     pub(in crate::exec) initial: InitialKey,
     /// It began with a token: the address is the client's.
     pub(in crate::exec) proven: bool,
+    /// The listener was not asked yet: the client has not said all that it asks for.
+    pub(in crate::exec) unasked: bool,
 }
 
 /// How datagrams of one path leave: what the worker knows of it besides the addresses, which are the
@@ -80,21 +82,29 @@ pub(in crate::exec) struct Seat {
     pub(in crate::exec) touched_at: Instant,
     /// On the touched list.
     pub(in crate::exec) touched: bool,
-    /// The application was told that it is over: nothing more is told.
+    /// The application was told that it is over: only that it is drained is still told.
     pub(in crate::exec) over: bool,
+    /// The application closed, and was told inline: it is not told again.
+    pub(in crate::exec) told_inline: bool,
+    /// A callback panicked: nothing more is told.
+    pub(in crate::exec) panicked: bool,
     /// Its datagrams arrive at another worker.
     pub(in crate::exec) astray: Astray,
     /// It gave back what an idle connection does not need.
     pub(in crate::exec) shrunk: bool,
+    /// Its client is to get a token for a later connection, once its address is validated.
+    pub(in crate::exec) owes_token: bool,
     /// What the connection held when it was looked at last.
     pub(in crate::exec) held_bytes: u32,
     pub(in crate::exec) measured_at: Instant,
     /// The client's handshake, until it is done.
     pub(in crate::exec) handshake: Option<Box<Handshake>>,
     /// Made when the application asks for a handle.
-    pub(in crate::exec) address: Option<Arc<Address>>,
+    pub(in crate::exec) address: Option<OwnedAddress>,
     /// What is left of a move, or about to become one.
     pub(in crate::exec) move_state: Option<Box<MoveState>>,
+    /// Streams with an application of their own.
+    pub(in crate::exec) stream_handlers: Option<Box<StreamHandlers>>,
     /// The listener that accepted it.
     pub(in crate::exec) listener: Option<u32>,
     /// Where the peer's stateless reset finds it.
@@ -124,13 +134,23 @@ impl Seat {
             measured_at: now,
             astray: Astray::default(),
             move_state: None,
+            stream_handlers: None,
             listener: None,
             reset: None,
             touched: false,
             over: false,
+            told_inline: false,
+            panicked: false,
             touched_at: now,
             shrunk: false,
+            owes_token: false,
         }
+    }
+
+    /// True while a client has not said all that it asks for.
+    #[inline]
+    pub(in crate::exec) fn is_unasked(&self) -> bool {
+        self.handshake.as_ref().is_some_and(|handshake| handshake.unasked)
     }
 
     /// A packet of the peer's took this path: so do the answers. Where there are too many ways, those

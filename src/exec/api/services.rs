@@ -169,6 +169,10 @@ impl Services {
         self.orders.push_back(Box::new(request));
     }
 
+    pub(in crate::exec) fn has_orders(&self) -> bool {
+        !self.orders.is_empty()
+    }
+
     pub(in crate::exec) fn next_order(&mut self) -> Option<Box<ConnectRequest>> {
         self.orders.pop_front()
     }

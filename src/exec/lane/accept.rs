@@ -1,12 +1,14 @@
 //! Listeners: which clients get a connection, and what is answered without one.
 
-use super::super::address::Key;
-use super::super::api::{Handler, Handshake, Seat};
-use super::super::message::{Listener, NewConnection};
+use super::super::address::{Key, OwnedAddress};
+use super::super::api::{Handshake, Seat};
+use super::super::message::Listener;
 use super::super::overrun::Callback;
+use super::super::pressure::Pressure;
 use super::super::table::InitialKey;
-use super::adapter::guarded;
+use super::adapter::{discard, guarded};
 use super::admission::{self, NoPlace};
+use super::deciding::{ask, carry_out};
 use super::{Entry, Lane, enlist};
 use crate::datapath::{MAX_BURST, Path, RxMeta};
 use crate::lb::Route;
@@ -32,6 +34,11 @@ impl Listener {
     /// True once it accepts nothing more.
     pub(super) fn is_over(&self) -> bool {
         self.over.load(Ordering::Relaxed)
+    }
+
+    /// True while it refuses new connections.
+    pub(super) fn is_refusing(&self) -> bool {
+        self.refusing.iter().any(|refusing| refusing.load(Ordering::Relaxed))
     }
 
     /// True if a datagram to `local`, received at `datapath`, is for this listener.
@@ -111,6 +118,22 @@ impl Lane {
     fn retire(&mut self, over: impl Fn(&Listener) -> bool) {
         for listener in self.listeners.extract_if(.., |listener| over(listener)) {
             self.stopped.add(&listener.endpoint.stats());
+            discard(&mut self.services, listener);
+        }
+    }
+
+    /// Tells each listener what is done about new connections from now on.
+    #[cold]
+    pub(super) fn tell_pressure(&mut self, pressure: Pressure) {
+        let worker = self.services.worker();
+        for listener in &self.listeners {
+            let entered = self.services.overruns.entered(Callback::Accept);
+            let told = guarded(|| listener.acceptor.pressure_changed(worker, pressure));
+            if let Err(message) = told {
+                tracing::error!(message, "an acceptor panicked as it was told of the load");
+                self.services.panics += 1;
+            }
+            self.services.overruns.left(Callback::Accept, entered);
         }
     }
 
@@ -137,18 +160,18 @@ impl Lane {
         let (now, remote) = (self.services.now(), meta.path.remote);
         let (source, proven) = (self.admission.source(remote), initial.address_validated());
         // A client that has not proven its address gets here only if there is a place.
-        if proven && let Err(why) = self.admit(source) {
+        if proven && let Err(why) = self.admit(remote, source) {
             return self.turn_away(at, &initial, datapath, meta, why);
         }
         let Some(key) = self.table.next_key() else {
-            return self.count_no_place(NoPlace::Full);
+            return self.turn_away(at, &initial, datapath, meta, NoPlace::Full);
         };
+        self.admission.rates.take(now, remote.ip(), proven);
+        self.waiting.begun += 1;
         let local_cid = self.new_cid(key);
-        let prefers = self.listeners[at].endpoint.has_preferred();
-        let preferred_cid = prefers.then(|| self.new_cid(key));
         let (seed, grease) = (self.services.entropy.number(), self.services.entropy.number());
         let local = meta.path.local;
-        let place = Place { now, local, remote, local_cid, preferred_cid, seed, grease };
+        let place = Place { now, local, remote, local_cid, seed, grease };
         let listener = &mut self.listeners[at];
         let initial_key = InitialKey { dcid: initial.initial_dcid, remote };
         let connection = listener.endpoint.accept(initial, place);
@@ -161,14 +184,38 @@ impl Lane {
             self.counters.refused_broken += 1;
             return;
         }
-        let Some(handler) = self.ask_application(at, &mut connection, meta) else {
-            return self.close_at_once(at, connection, datapath, meta);
-        };
+        // A handshake that has failed already still has to send its close; the application is not
+        // asked.
+        if connection.is_closed() {
+            return self.close_at_once(at, &mut connection, datapath, meta);
+        }
         let mut seat = Seat::new(key, datapath, meta.path.link, now);
-        seat.handshake = Some(Box::new(Handshake { initial: initial_key, proven }));
+        let asked = ask(&self.listeners[at], &mut self.services, &connection, key);
+        let unasked = asked.is_none();
+        seat.handshake = Some(Box::new(Handshake { initial: initial_key, proven, unasked }));
         (seat.source, seat.listener) = (Some(source), Some(self.listeners[at].id));
-        self.counters.accepted += 1;
-        self.seat_at(Entry { connection, seat, handler });
+        let mut entry = Entry { connection, seat, handler: Box::new(()) };
+        if let Some((decided, address)) = asked {
+            entry.seat.address = address.map(OwnedAddress::new);
+            let preferred_cid = self.prepare(key, &decided);
+            if let Some(handler) = carry_out(&mut entry.connection, now, decided, preferred_cid) {
+                entry.handler = handler;
+                self.counters.accepted += u64::from(!entry.connection.is_closed());
+            }
+            if entry.connection.is_closed() {
+                return self.end_at_once(at, entry, datapath, meta);
+            }
+        }
+        self.seat_at(entry);
+    }
+
+    /// A connection that ended with its first datagram, after its listener was asked.
+    fn end_at_once(&mut self, at: usize, mut entry: Entry, datapath: usize, meta: &RxMeta) {
+        let (connection, mut application) = entry.split(&mut self.services);
+        connection.deliver_events(&mut application);
+        self.close_at_once(at, &mut entry.connection, datapath, meta);
+        self.part_with(&mut entry);
+        discard(&mut self.services, entry);
     }
 
     /// The worker that has the handshake of a client's first packet, if it is another one.
@@ -190,35 +237,6 @@ impl Lane {
         handshakes.forget(handshakes.digest(initial), self.services.worker());
     }
 
-    /// The handler of a new connection; `None` if the connection is over already.
-    fn ask_application(
-        &mut self,
-        at: usize,
-        connection: &mut Connection,
-        meta: &RxMeta,
-    ) -> Option<Box<dyn Handler>> {
-        // A handshake that has failed already still has to send its close; the application is not
-        // called.
-        if connection.is_closed() {
-            return None;
-        }
-        let worker = self.services.worker();
-        let wish = NewConnection { remote: meta.path.remote, local: meta.path.local, worker };
-        let entered = self.services.overruns.entered(Callback::Accept);
-        let handler = guarded(|| (self.listeners[at].acceptor)(&wish)).unwrap_or_else(|message| {
-            let remote = wish.remote;
-            tracing::error!(%remote, message, "an acceptor panicked: the client is turned away");
-            self.services.panics += 1;
-            None
-        });
-        self.services.overruns.left(Callback::Accept, entered);
-        if handler.is_none() {
-            self.counters.refused_by_acceptor += 1;
-            connection.refuse(self.services.now());
-        }
-        handler
-    }
-
     /// Answers a client for which there is no place, without a connection.
     fn turn_away(
         &mut self,
@@ -229,8 +247,7 @@ impl Lane {
         why: NoPlace,
     ) {
         self.count_no_place(why);
-        if why == NoPlace::SourceHandshakes {
-            // One of many at once: it tries again, when there may be a place.
+        if why.is_brief() {
             return;
         }
         let mut answer = self.answers.vacant();
@@ -248,7 +265,7 @@ impl Lane {
     fn close_at_once(
         &mut self,
         at: usize,
-        mut connection: Connection,
+        connection: &mut Connection,
         datapath: usize,
         meta: &RxMeta,
     ) {

@@ -16,6 +16,7 @@
 use super::{Entry, Lane};
 use crate::exec::address::Key;
 use crate::exec::config::LaneLimits;
+use crate::exec::rates::Rates;
 use crate::exec::table::Table;
 use crate::proto::source::Source;
 use crate::time::{Instant, MILLISECOND_NS, SECOND_NS};
@@ -51,6 +52,15 @@ pub(super) enum NoPlace {
     SourceConnections,
     /// Its source has as many unfinished handshakes as it may.
     SourceHandshakes,
+    /// As many connections have begun in this second as may.
+    Rate,
+}
+
+impl NoPlace {
+    /// True if there may be a place when the client tries again, in a second or so: it is not answered.
+    pub(super) fn is_brief(self) -> bool {
+        matches!(self, Self::SourceHandshakes | Self::Rate)
+    }
 }
 
 /// How many events there were within the last second, about: those of this second and a part of
@@ -96,6 +106,11 @@ pub(super) struct Admission {
     failed: Recent,
     /// What the connections hold, as they were looked at last.
     memory_bytes: u64,
+    /// What unfinished handshakes hold of it.
+    handshake_bytes: u64,
+    /// They have held as much as they may, and hold not much less now.
+    is_heavy: bool,
+    pub(super) rates: Rates,
 }
 
 impl Admission {
@@ -107,6 +122,9 @@ impl Admission {
             handshakes: 0,
             failed: Recent::default(),
             memory_bytes: 0,
+            handshake_bytes: 0,
+            is_heavy: false,
+            rates: Rates::new(limits),
         }
     }
 
@@ -124,13 +142,27 @@ impl Admission {
         self.handshakes.saturating_add(self.failed.count(now) as usize)
     }
 
+    pub(super) fn handshake_bytes(&self) -> u64 {
+        self.handshake_bytes
+    }
+
+    /// Whether unfinished handshakes hold as much as they may: once they do, until they hold three
+    /// quarters of it.
+    pub(super) fn weigh_handshakes(&mut self) -> bool {
+        let limit = self.limits.handshake_memory_bytes;
+        let least = if self.is_heavy { limit / 4 * 3 } else { limit };
+        self.is_heavy = self.handshake_bytes >= least.max(1);
+        self.is_heavy
+    }
+
     pub(super) fn memory_bytes(&self) -> u64 {
         self.memory_bytes
     }
 
     /// True if there is no place for a client whose address may be forged.
-    pub(super) fn is_crowded(&self, remote: SocketAddr, table_full: bool) -> bool {
+    pub(super) fn is_crowded(&self, now: Instant, remote: SocketAddr, table_full: bool) -> bool {
         table_full
+            || !self.rates.has_one(now, remote.ip(), false)
             || self.handshakes >= self.limits.handshakes
             || self.memory_bytes >= self.limits.memory_bytes
             || self.sources.get(&self.source(remote)).is_some_and(|held| {
@@ -140,7 +172,10 @@ impl Admission {
     }
 
     /// Whether a client whose address is proven may have a place, if one can be made free.
-    fn may_enter(&self, source: Source) -> Result<(), NoPlace> {
+    fn may_enter(&self, now: Instant, remote: SocketAddr, source: Source) -> Result<(), NoPlace> {
+        if !self.rates.has_one(now, remote.ip(), true) {
+            return Err(NoPlace::Rate);
+        }
         if self.memory_bytes >= self.limits.memory_bytes {
             return Err(NoPlace::Memory);
         }
@@ -232,6 +267,11 @@ impl Admission {
     fn measured(&mut self, before: u32, now: u32) {
         self.memory_bytes = self.memory_bytes - u64::from(before) + u64::from(now);
     }
+
+    /// A handshake that held `before` bytes holds `now`, or is none any more.
+    pub(super) fn handshake_measured(&mut self, before: u32, now: u32) {
+        self.handshake_bytes = self.handshake_bytes - u64::from(before) + u64::from(now);
+    }
 }
 
 fn is_unfinished(table: &Table<Entry>, key: Key) -> bool {
@@ -241,8 +281,8 @@ fn is_unfinished(table: &Table<Entry>, key: Key) -> bool {
 impl Lane {
     /// Makes sure that a client whose address is proven has a place: perhaps that of the oldest
     /// unfinished handshake.
-    pub(super) fn admit(&mut self, source: Source) -> Result<(), NoPlace> {
-        self.admission.may_enter(source)?;
+    pub(super) fn admit(&mut self, remote: SocketAddr, source: Source) -> Result<(), NoPlace> {
+        self.admission.may_enter(self.services.now(), remote, source)?;
         let full = |lane: &Self| {
             lane.table.next_key().is_none()
                 || lane.admission.handshakes >= lane.admission.limits.handshakes
@@ -284,6 +324,7 @@ impl Lane {
             NoPlace::Memory => &mut counters.refused_memory,
             NoPlace::SourceConnections => &mut counters.refused_source_connections,
             NoPlace::SourceHandshakes => &mut counters.refused_source_handshakes,
+            NoPlace::Rate => &mut counters.refused_rate,
         } += 1;
     }
 }
@@ -293,12 +334,18 @@ impl Lane {
 pub(super) fn measure(admission: &mut Admission, entry: &mut Entry, now: Instant) {
     let bytes = u32::try_from(entry.connection.memory_bytes()).unwrap_or(u32::MAX);
     admission.measured(entry.seat.held_bytes, bytes);
+    if entry.seat.handshake.is_some() {
+        admission.handshake_measured(entry.seat.held_bytes, bytes);
+    }
     (entry.seat.held_bytes, entry.seat.measured_at) = (bytes, now);
 }
 
 /// What a connection held is free.
 pub(super) fn release(admission: &mut Admission, entry: &Entry) {
     admission.measured(entry.seat.held_bytes, 0);
+    if entry.seat.handshake.is_some() {
+        admission.handshake_measured(entry.seat.held_bytes, 0);
+    }
 }
 
 #[cfg(test)]

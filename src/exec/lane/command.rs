@@ -6,11 +6,12 @@ use super::super::message::{Command, ConnectFailure, ConnectRequest, Control, Mo
 use super::super::overrun::Callback;
 use super::super::source::OpenDatapathError;
 use super::super::sys::Readiness;
-use super::adapter::{CallbackAdapter, guarded};
+use super::adapter::{CallbackAdapter, discard, guarded};
 use super::{Entry, JOB_BUDGET, Lane, touch};
 use crate::datapath::Link;
 use crate::proto::connection::{ClientArgs, Connection};
 use crate::wire::ConnectionId;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 /// A connection that could not be begun: the handler to call, and the reason.
@@ -35,13 +36,22 @@ impl Lane {
         match target.place() {
             Place::At(worker, key) if usize::from(worker) == self.services.worker() => {
                 let Some(op) = self.hold(key, op) else { return };
+                if let Op::Decide(answer) = op {
+                    return self.answered(key, &answer);
+                }
                 if !self.with(key, |connection, adapter| perform(connection, adapter, op)) {
                     self.counters.commands_late += 1;
                 }
             }
             // The connection has moved on since the call was posted: so does the call.
             Place::At(worker, _) => self.tell(worker, Move::Call { target, op }),
-            Place::Pending | Place::Gone => self.counters.commands_late += 1,
+            Place::Pending | Place::Gone => match op {
+                Op::Decide(answer) => self.answered_late(&answer),
+                op => {
+                    self.counters.commands_late += 1;
+                    discard(&mut self.services, op);
+                }
+            },
         }
     }
 
@@ -54,6 +64,7 @@ impl Lane {
     ) -> bool {
         let now = self.services.now();
         let Some(entry) = self.table.get(key).filter(|entry| !entry.seat.over) else {
+            discard(&mut self.services, body);
             return false;
         };
         let (connection, mut adapter) = entry.split(&mut self.services);
@@ -64,7 +75,11 @@ impl Lane {
     }
 
     /// Runs a closure of the worker. False if it panicked.
-    fn on_worker(&mut self, callback: Callback, body: impl FnOnce(&mut WorkerRef<'_>)) -> bool {
+    pub(super) fn on_worker(
+        &mut self,
+        callback: Callback,
+        body: impl FnOnce(&mut WorkerRef<'_>),
+    ) -> bool {
         let entered = self.services.overruns.entered(callback);
         let done = guarded(|| body(&mut WorkerRef::new(&mut self.services)));
         self.services.overruns.left(callback, entered);
@@ -92,6 +107,10 @@ impl Lane {
         tasks.retain_mut(|task| {
             let mut goes_on = false;
             self.on_worker(Callback::Task, |worker| goes_on = task(worker).is_continue());
+            if !goes_on {
+                let over = std::mem::replace(task, Box::new(|_| ControlFlow::Break(())));
+                discard(&mut self.services, over);
+            }
             goes_on
         });
         // Those that were added meanwhile are called from the next turn on, after these.
@@ -102,7 +121,7 @@ impl Lane {
 
     /// Begins a connection to a server.
     pub(in crate::exec) fn connect(&mut self, request: ConnectRequest) {
-        let address = request.address.clone();
+        let address = Arc::clone(&request.address);
         if let Err(failed) = self.try_connect(request) {
             let (handler, failure) = *failed;
             self.not_connected(&address, handler, failure);
@@ -127,6 +146,7 @@ impl Lane {
         self.counters.connect_failed += 1;
         address.end();
         self.on_worker(Callback::Closed, |worker| handler.not_connected(worker, failure));
+        discard(&mut self.services, handler);
     }
 
     fn try_connect(&mut self, request: ConnectRequest) -> Result<(), Box<NotBegun>> {
@@ -228,11 +248,12 @@ impl Lane {
                 let lives = self.on_worker(Callback::Ready, |worker| running(worker, readiness));
                 if !lives {
                     self.services.end_watch(watch);
-                    return;
+                    return discard(&mut self.services, running);
                 }
                 // It may have taken itself out of the list.
-                if let Some(WatchTarget::Worker(task)) = self.services.watch_target(watch) {
-                    *task = Some(running);
+                match self.services.watch_target(watch) {
+                    Some(WatchTarget::Worker(task)) => *task = Some(running),
+                    _ => discard(&mut self.services, running),
                 }
             }
             None => {}
@@ -247,6 +268,14 @@ pub(super) fn perform(connection: &mut Connection, adapter: &mut CallbackAdapter
         Op::Send { stream, data, fin } => connection
             .streams()
             .send(stream, data, fin)
+            .map_err(|error| Refusal::Send { stream, error }),
+        Op::SendCopied { stream, data, fin } => connection
+            .streams()
+            .send_copied(stream, data, fin)
+            .map_err(|error| Refusal::Send { stream, error }),
+        Op::SendTracked { stream, data, fin, context } => connection
+            .streams()
+            .send_tracked(stream, data, fin, context)
             .map_err(|error| Refusal::Send { stream, error }),
         Op::Reset { stream, code } => connection
             .streams()
@@ -272,6 +301,8 @@ pub(super) fn perform(connection: &mut Connection, adapter: &mut CallbackAdapter
             adapter.run(connection, task);
             Ok(())
         }
+        // Only a connection in its handshake waits for it, and that does not move.
+        Op::Decide(_) => Ok(()),
     };
     if let Err(refusal) = refusal {
         adapter.refused(connection, refusal);

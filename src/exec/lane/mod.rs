@@ -33,14 +33,18 @@ mod adapter;
 mod admission;
 mod ahead;
 mod command;
+mod deciding;
 mod ended;
 mod moving;
 mod receive;
+mod recovery;
 mod resets;
 #[cfg(test)]
 mod tests;
 mod transmit;
+mod waiting;
 
+pub(super) use adapter::guarded;
 pub(crate) use receive::{Arrived, Routed};
 
 use super::address::Key;
@@ -48,6 +52,7 @@ use super::api::{Entry, Handshake, Seat, Services};
 use super::config::LaneLimits;
 use super::counters::LaneCounters;
 use super::message::Listener;
+use super::pressure::PressureGauge;
 use super::table::{InitialKey, Table};
 use super::wheel::Wheel;
 use crate::datapath::Path;
@@ -59,13 +64,15 @@ use crate::proto::source::Source;
 use crate::time::{Instant, MILLISECOND_NS, SECOND_NS};
 use crate::wire::ConnectionId;
 use accept::Answers;
-use adapter::CallbackAdapter;
+use adapter::{CallbackAdapter, discard, discard_streams};
 use admission::Admission;
 use ahead::Ahead;
 use ended::Ended;
 use moving::Moves;
 use resets::Resets;
 use std::collections::VecDeque;
+use std::time::Duration;
+use waiting::Waiting;
 
 /// Timers served in one turn. A timer costs about as much as a packet; together with a burst
 /// of packets a turn stays within the callback budget.
@@ -128,14 +135,17 @@ pub struct Lane {
     /// Ids that clients chose, of handshakes that are done, with the time to forget them.
     lingering: VecDeque<(Instant, InitialKey, Key)>,
     admission: Admission,
+    waiting: Waiting,
+    pressure: PressureGauge,
     moves: Moves,
     counters: LaneCounters,
     ended: Ended,
 }
 
 impl Lane {
-    pub(super) fn new(parts: LaneParts) -> Self {
+    pub(super) fn new(mut parts: LaneParts) -> Self {
         let limits = parts.limits;
+        parts.services.overruns.set_budget(duration_ns(limits.callback_budget));
         Self {
             table: Table::new(limits.connections),
             wheel: Wheel::new(parts.services.now()),
@@ -150,6 +160,8 @@ impl Lane {
             resets: Resets::default(),
             lingering: VecDeque::new(),
             admission: Admission::new(limits),
+            waiting: Waiting::default(),
+            pressure: PressureGauge::new(duration_ns(limits.queue_delay_max)),
             moves: Moves::default(),
             counters: LaneCounters::default(),
             ended: Ended::default(),
@@ -177,12 +189,27 @@ impl Lane {
         self.release_places(now);
     }
 
+    /// Judges the load, at the beginning of a turn with this queue delay: what is done about new
+    /// connections.
+    pub(crate) fn weigh(&mut self, queue_delay_ns: u64) {
+        let now = self.services.now();
+        let wants_retry = self.admission.weigh_handshakes() || self.waiting.is_overrun(now);
+        let Some(pressure) = self.pressure.judge(now, queue_delay_ns, wants_retry) else { return };
+        self.counters.pressure_changes += 1;
+        let worker = self.services.worker();
+        tracing::info!(worker, ?pressure, queue_delay_ns, "new connections are treated otherwise");
+        self.tell_pressure(pressure);
+    }
+
     /// The counters.
     #[must_use]
     pub(crate) fn counters(&self) -> LaneCounters {
         LaneCounters {
             connections: self.table.len() as u64,
             handshakes: self.admission.handshakes() as u64,
+            handshake_bytes: self.admission.handshake_bytes(),
+            initials_waiting: self.waiting.len() as u64,
+            pressure: self.pressure.now() as u64,
             memory_bytes: self.admission.memory_bytes(),
             callback_panics: self.services.panics,
             ..self.counters
@@ -206,7 +233,9 @@ impl Lane {
     pub(crate) fn is_busy(&self) -> bool {
         !self.touched.is_empty()
             || !self.answers.is_empty()
+            || self.waiting.len() > 0
             || self.services.jobs() > 0
+            || self.services.has_orders()
             || self.moves.is_busy()
     }
 
@@ -217,7 +246,8 @@ impl Lane {
             return self.now();
         }
         let timers = self.wheel.next_expiry().min(self.services.next_timer());
-        timers.min(self.moves.next_timeout())
+        let load = self.pressure.next_step(self.now()).min(self.waiting.overrun_until());
+        timers.min(self.moves.next_timeout()).min(load)
     }
 
     /// True while calls of handles may be taken out of the inbox.
@@ -305,9 +335,10 @@ impl Lane {
         let moves = entry.seat.move_state.is_some();
         if entry.seat.over {
             self.services.end_all(&mut entry.seat);
-            // The memory that it holds is of no use any more. It stays in the table until it is
-            // drained.
-            entry.handler = Box::new(());
+        }
+        if entry.seat.panicked {
+            discard(&mut self.services, std::mem::replace(&mut entry.handler, Box::new(())));
+            discard_streams(&mut self.services, entry.seat.stream_handlers.take());
         }
         let mut at = entry.connection.next_timeout().unwrap_or(Instant::NEVER);
         if !entry.seat.shrunk {
@@ -350,21 +381,54 @@ impl Lane {
         }
     }
 
+    /// The place of a connection is free. The books come first: what follows runs code of the
+    /// application, and whatever that does, nothing is left of the connection here.
     fn remove(&mut self, key: Key) {
         let Some(mut entry) = self.table.remove(key) else { return };
-        self.services.end_all(&mut entry.seat);
-        self.end_move(key, entry.seat.move_state.take());
-        self.ended.add(&entry.connection);
         self.wheel.remove(key.slot);
+        if let Some(move_state) = &entry.seat.move_state {
+            self.end_move(key, move_state);
+        }
+        self.ended.add(&entry.connection);
         admission::release(&mut self.admission, &entry);
         if let Some(source) = entry.seat.source {
             self.client_left(key, entry.seat.handshake.as_deref(), source);
         }
         self.leave_reset(key, entry.seat.reset);
-        if let Some(address) = entry.seat.address {
-            address.end();
+        self.part_with(&mut entry);
+        discard(&mut self.services, entry);
+    }
+
+    /// Tells an application that its connection has left its place, and drops what is its own.
+    fn part_with(&mut self, entry: &mut Entry) {
+        let told = guarded(|| {
+            let (connection, mut application) = entry.split(&mut self.services);
+            application.drained(connection);
+        });
+        if let Err(message) = told {
+            tracing::error!(message, "a connection panicked as it left its place");
+            self.services.panics += 1;
+        }
+        self.services.end_all(&mut entry.seat);
+        // One by one: a second panic while a first one unwinds would end the process.
+        discard(&mut self.services, std::mem::replace(&mut entry.handler, Box::new(())));
+        discard_streams(&mut self.services, entry.seat.stream_handlers.take());
+        let move_state = entry.seat.move_state.take();
+        discard(&mut self.services, move_state);
+    }
+
+    /// The worker ends: connections that are still closing leave their places.
+    pub(super) fn finish(&mut self) {
+        for slot in 0..self.table.slots() as u32 {
+            if let Some((key, _)) = self.table.get_slot(slot) {
+                self.remove(key);
+            }
         }
     }
+}
+
+fn duration_ns(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Something happened to a connection.

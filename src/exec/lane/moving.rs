@@ -34,6 +34,7 @@ use super::super::address::{Address, Home, Key, Place, Settling};
 use super::super::api::{Entry, MoveState, Processor};
 use super::super::handoff::{INCOMING_MAX, Inbox};
 use super::super::message::{Command, Move, Op, Transfer};
+use super::adapter::discard;
 use super::command::perform;
 use super::{Lane, admission, touch};
 use crate::proto::source::Source;
@@ -158,12 +159,14 @@ impl Lane {
     pub(super) fn note_astray(&mut self, key: Key, at: u16) {
         let (after, now) = (self.admission.limits().move_after, self.services.now());
         let Some(entry) = self.table.get(key) else { return };
-        if entry.seat.astray.note(at) < after || after == 0 {
+        let seen = entry.seat.astray.note(at);
+        if after == 0 || seen < after {
             return;
         }
         if entry.may_move(at, now) {
             self.moves.push_astray(key, at);
-        } else if entry.seat.move_state.is_some() {
+        } else if entry.seat.move_state.is_some() && seen.is_multiple_of(after) {
+            // All that waits is looked at: not for each datagram.
             self.forget_ended(key);
         }
     }
@@ -279,7 +282,7 @@ impl Lane {
                 match message {
                     Move::Offer { key, .. } => self.declined(key),
                     Move::Accept { place, .. } => self.table.release(place.key),
-                    _ => {}
+                    other => discard(&mut self.services, other),
                 }
                 Ok(())
             }
@@ -369,7 +372,7 @@ impl Lane {
         self.moves.left.extend(entry.seat.source.map(|source| (key, source)));
         // Its slot may still be on the list, and finds nothing there.
         entry.seat.touched = false;
-        let address = entry.seat.address.clone();
+        let address = entry.seat.address.as_ref().map(|address| Arc::clone(address));
         let left_at = self.services.now();
         let transfer =
             Transfer { former, place: place.key, entry: Some(entry), belongings, left_at };
@@ -381,8 +384,9 @@ impl Lane {
             Some(inbox) => inbox.deliver(message),
             None => Err(message),
         };
-        if refused.is_err() {
-            return self.former_place_is_free(key);
+        if let Err(message) = refused {
+            self.former_place_is_free(key);
+            return discard(&mut self.services, message);
         }
         if let Some(address) = address {
             self.moves.settling.push(Address::move_on(address, former, place));
@@ -503,7 +507,10 @@ impl Lane {
                 }
             }
             Place::At(worker, _) => self.tell(worker, Move::Call { target, op }),
-            Place::Pending | Place::Gone => self.counters.commands_late += 1,
+            Place::Pending | Place::Gone => {
+                self.counters.commands_late += 1;
+                discard(&mut self.services, op);
+            }
         }
     }
 
@@ -514,8 +521,10 @@ impl Lane {
         }
         self.moves.awaiting.retain(|(key, _)| *key != place);
         let held = self.table.get(place).and_then(|entry| entry.move_state().held.take());
-        for op in held.unwrap_or_default() {
-            self.moves.held -= 1;
+        let held = held.unwrap_or_default();
+        // All at once: a call that panics takes the rest with it.
+        self.moves.held -= held.len();
+        for op in held {
             if !self.with(place, |connection, adapter| perform(connection, adapter, op)) {
                 self.counters.commands_late += 1;
             }
@@ -553,12 +562,11 @@ impl Lane {
     }
 
     /// A connection is gone: so is what was left of its move.
-    pub(super) fn end_move(&mut self, key: Key, move_state: Option<Box<MoveState>>) {
-        let Some(move_state) = move_state else { return };
+    pub(super) fn end_move(&mut self, key: Key, move_state: &MoveState) {
         if move_state.held.is_some() {
             self.moves.awaiting.retain(|(waiting, _)| *waiting != key);
         }
-        let late = move_state.held.map_or(0, |held| held.len());
+        let late = move_state.held.as_ref().map_or(0, VecDeque::len);
         self.moves.held -= late;
         self.counters.commands_late += late as u64;
         if let Some(former) = move_state.former {

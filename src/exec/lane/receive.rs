@@ -10,16 +10,23 @@
 //! 4. otherwise a listener's endpoint judges: a client Initial, an answer without state, nothing.
 
 use super::accept::Answer;
+use super::waiting::Aside;
 use super::{Lane, touch};
 use crate::datapath::RxMeta;
 use crate::exec::address::{Home, Key};
 use crate::exec::api::Way;
+use crate::exec::pressure::Pressure;
 use crate::exec::table::InitialKey;
 use crate::lb::{CID_LEN, Route};
 use crate::proto::connection::Ends;
 use crate::proto::endpoint::{Context, Incoming};
 use crate::wire::ConnectionId;
 use crate::wire::packet::{self, Form};
+
+/// The reason phrase for a client that is refused at the application's wish.
+const NOT_NOW: &str = "no new connections for now";
+/// The reason phrase for a client that is refused for reasons of load.
+const BUSY: &str = "too busy for a new connection";
 
 /// What became of a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,9 +63,19 @@ impl Lane {
     }
 
     /// As [`receive`](Self::receive), of a datagram that arrived at the worker that `at` names.
-    fn receive_from(&mut self, at: Arrived, meta: &RxMeta, datagram: &mut [u8]) -> Routed {
+    pub(super) fn receive_from(
+        &mut self,
+        at: Arrived,
+        meta: &RxMeta,
+        datagram: &mut [u8],
+    ) -> Routed {
         let Some((form, dcid)) = packet::destination(datagram, CID_LEN) else {
             if let Some(routed) = self.forgotten_by_peer(meta, datagram) {
+                return routed;
+            }
+            if let Some(listener) = self.hears(at, meta)
+                && let Some(routed) = self.answer_health(listener, at, meta, datagram)
+            {
                 return routed;
             }
             self.counters.rx_unroutable += 1;
@@ -100,7 +117,7 @@ impl Lane {
         if let Some(routed) = self.forgotten_by_peer(meta, datagram) {
             return routed;
         }
-        self.judge((form, route.is_some()), at.datapath, meta, datagram)
+        self.judge((form, route.is_some()), at, meta, datagram)
     }
 
     /// A datagram that arrived at another worker, which handed it over.
@@ -141,6 +158,10 @@ impl Lane {
     /// Gives a datagram to the connection `key`; false if there is none.
     fn receive_on(&mut self, key: Key, at: Arrived, meta: &RxMeta, datagram: &mut [u8]) -> bool {
         let Some(entry) = self.table.get(key) else { return false };
+        if self.waiting.in_burst && entry.seat.is_unasked() {
+            self.put_aside_for(key, at, meta, datagram);
+            return true;
+        }
         let now = self.services.now();
         let ends = Ends { local: &meta.path.local, remote: &meta.path.remote };
         let (connection, mut application) = entry.split(&mut self.services);
@@ -154,39 +175,72 @@ impl Lane {
             entry.seat.learn(way, |path| connection.has_path(path));
         }
         touch(&mut self.touched, &mut entry.seat, now);
+        self.waiting.given += u64::from(entry.seat.handshake.is_none());
+        let is_handshake = entry.seat.handshake.is_some();
         if at.worker == self.services.worker() {
             entry.seat.astray.count = 0;
         } else if path == Some(entry.connection.path_id()) {
             self.note_astray(key, at.worker as u16);
         }
+        if is_handshake {
+            self.ask_about(key);
+        }
         true
+    }
+
+    /// The listener that a datagram is for, by its place.
+    fn hears(&self, at: Arrived, meta: &RxMeta) -> Option<usize> {
+        self.listeners.iter().position(|l| l.hears(at.datapath, meta.path.local))
     }
 
     /// What to do about a datagram of no connection, by its form and whether its id is of this host.
     fn judge(
         &mut self,
         (form, ours): (Form, bool),
-        datapath: usize,
+        at: Arrived,
         meta: &RxMeta,
         datagram: &mut [u8],
     ) -> Routed {
-        let found = self.listeners.iter().position(|l| l.hears(datapath, meta.path.local));
-        let Some(at) = found else {
+        let Some(listener) = self.hears(at, meta) else {
             self.counters.rx_unroutable += 1;
             return Routed::Dropped;
         };
+        let begins = form == Form::Long && packet::is_initial(datagram);
+        let refusal = if begins { self.reason_to_refuse(listener) } else { None };
+        if begins && self.pressure.now() == Pressure::Shed {
+            self.counters.initials_shed += 1;
+            return Routed::Dropped;
+        }
+        if form == Form::Long && refusal.is_none() {
+            match self.put_aside(listener, at, meta, datagram) {
+                Aside::No => {}
+                Aside::Waits => return Routed::Here,
+                Aside::Dropped => return Routed::Dropped,
+            }
+        }
+        if form == Form::Short
+            && let Some(routed) = self.answer_health(listener, at, meta, datagram)
+        {
+            return routed;
+        }
         self.counters.rx_unknown += 1;
+        let datapath = at.datapath;
         let mut answer = self.answers.vacant();
         let mut context = self.context(form, meta, &mut answer.bytes[..]);
         context.issued_here = ours;
         context.intact = meta.is_intact(datagram);
-        match self.listeners[at].endpoint.incoming(datagram, CID_LEN, &mut context) {
+        let endpoint = &mut self.listeners[listener].endpoint;
+        let incoming = match refusal {
+            Some(reason) => endpoint.refuse_unread(datagram, reason, &mut context),
+            None => endpoint.incoming(datagram, CID_LEN, &mut context),
+        };
+        match incoming {
             Incoming::Answer(len) => {
                 return self.reply(Answer { datapath, path: Some(meta.path), len, ..answer });
             }
             Incoming::Accept(initial) => {
                 self.answers.give_back(answer);
-                self.accept_initial(at, initial, datapath, meta, datagram);
+                self.accept_initial(listener, initial, datapath, meta, datagram);
                 return Routed::Here;
             }
             Incoming::Forged => self.counters.refused_broken += 1,
@@ -194,6 +248,34 @@ impl Lane {
         }
         self.answers.give_back(answer);
         Routed::Dropped
+    }
+
+    /// Counts a client that is refused, at the application's wish or for reasons of load. The reason
+    /// phrase for it; `None` if it is not.
+    fn reason_to_refuse(&mut self, listener: usize) -> Option<&'static str> {
+        if self.pressure.now() == Pressure::Refuse {
+            self.counters.refused_pressure += 1;
+            return Some(BUSY);
+        }
+        let by_wish = self.listeners[listener].is_refusing();
+        self.counters.refused_by_wish += u64::from(by_wish);
+        by_wish.then_some(NOT_NOW)
+    }
+
+    /// Answers a datagram that is a health check; `None` if it is none.
+    fn answer_health(
+        &mut self,
+        listener: usize,
+        at: Arrived,
+        meta: &RxMeta,
+        datagram: &[u8],
+    ) -> Option<Routed> {
+        let now = self.services.now();
+        let said = self.listeners[listener].endpoint.answer_health(now, datagram)?;
+        let (mut answer, len) = (self.answers.vacant(), said.len());
+        answer.bytes[..len].copy_from_slice(said);
+        let (datapath, path) = (at.datapath, Some(meta.path));
+        Some(self.reply(Answer { datapath, path, len, ..answer }))
     }
 
     /// What an endpoint gets of a datagram besides its bytes.
@@ -206,7 +288,9 @@ impl Lane {
         let (now, remote) = (self.services.now(), meta.path.remote);
         // A client Initial never has a short header.
         let table_full = self.table.next_key().is_none();
-        let crowded = form == Form::Long && self.admission.is_crowded(remote, table_full);
+        let crowded = form == Form::Long
+            && (self.pressure.now() >= Pressure::Retry
+                || self.admission.is_crowded(now, remote, table_full));
         let handshakes = self.admission.pressure(now);
         let (issued_here, intact, random) = (false, true, self.services.entropy.bytes());
         Context { now, remote, handshakes, crowded, issued_here, intact, random, answer }

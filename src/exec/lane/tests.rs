@@ -1,10 +1,16 @@
 //! Lanes, driven with virtual time through workers without threads.
 
+mod accepting;
+mod ends;
 mod flood;
 mod forged;
 mod moving;
+mod overload;
 mod panics;
 mod places;
+mod recovery;
+mod streams;
+mod tokens;
 
 use super::*;
 use crate::datapath::{Checksum, Link, RxMeta};
@@ -13,7 +19,10 @@ use crate::exec::sys::{Interest, Poller};
 use crate::exec::testing::{
     CLIENT, SERVER, Scene, Scribe, Told, carry, client_config, server_config, take_sent,
 };
-use crate::exec::{ClientConfig, ConnectionRef, Handle, HandleError, Handler, ServerConfig};
+use crate::exec::{
+    ClientConfig, ConnectionRef, Handle, HandleError, Handler, IDEAL_SEND_MIN_BYTES,
+    NetworkStatistics, ServerConfig,
+};
 use crate::proto::connection::CloseReason;
 use crate::proto::endpoint::RetryPolicy;
 use bytes::Bytes;
@@ -42,7 +51,7 @@ fn a_connection_lives_from_initial_to_removal() {
     assert_eq!(scene.told_client().last(), Some(&Told::Closed(CloseReason::Local { code: 7 })));
     let reason = CloseReason::PeerApplication { code: 7, reason: Bytes::from_static(b"done") };
     assert_eq!(scene.told_server().last(), Some(&Told::Closed(reason)));
-    assert_eq!(handle.wake(1), Err(HandleError::Closed), "nothing follows the end");
+    assert_eq!(handle.wake(1), Err(HandleError::Closed), "no call follows the end");
     scene.run(3_000);
     assert!(scene.client.lane().is_empty() && scene.servers[0].lane().is_empty());
     assert_eq!(scene.client.lane().next_timeout(), Instant::NEVER, "nothing is left to wait for");
@@ -479,6 +488,41 @@ fn a_refused_call_is_told_to_the_handler() {
     assert_eq!(scene.told_client().last(), Some(&Told::Refused));
 }
 
+/// Notes what it is told of the network.
+#[derive(Default)]
+struct Watcher {
+    told: Arc<std::sync::Mutex<(u64, u64)>>,
+}
+
+impl Handler for Watcher {
+    fn connected(&mut self, c: &mut ConnectionRef<'_>, _: bool) {
+        c.tell_network_statistics(Some(Duration::ZERO));
+        let stream = c.streams().open(crate::wire::Dir::Bi).unwrap();
+        c.streams().send(stream, vec![0; 2 << 20].into(), true).unwrap();
+    }
+
+    fn network_statistics(&mut self, c: &mut ConnectionRef<'_>, statistics: &NetworkStatistics) {
+        assert_eq!(*statistics, c.network_statistics());
+        self.told.lock().unwrap().0 += 1;
+    }
+
+    fn ideal_send_buffer_changed(&mut self, c: &mut ConnectionRef<'_>, bytes: u64) {
+        assert!(bytes >= c.network_statistics().bytes_in_flight);
+        self.told.lock().unwrap().1 = bytes;
+    }
+}
+
+#[test]
+fn the_application_is_told_of_the_network() {
+    let mut scene = Scene::new(1, LaneLimits::default());
+    let watcher = Watcher::default();
+    let told = watcher.told.clone();
+    scene.connect_with(Box::new(watcher));
+    scene.run(200);
+    let (reports, ideal) = *told.lock().unwrap();
+    assert!(reports > 10 && ideal > IDEAL_SEND_MIN_BYTES, "{reports} reports, {ideal} bytes");
+}
+
 #[test]
 fn a_callback_may_begin_a_connection_of_its_own() {
     let mut scene = Scene::new(1, LaneLimits::default());
@@ -580,5 +624,6 @@ fn attack_46_version_negotiation_is_believed_only_if_its_checksum_holds() {
     assert_eq!(lane.counters().rx_damaged, 1);
     assert_eq!(lane.receive(0, &from(SERVER, CLIENT, false), answer), Routed::Here);
     scene.run(2);
-    assert_eq!(scene.told_client().len(), 1, "{:?}", scene.told_client());
+    let told = scene.told_client();
+    assert!(matches!(told[..], [Told::Closed(_), Told::Drained(_)]), "{told:?}");
 }

@@ -14,7 +14,7 @@ const TRANSMIT_BUDGET: usize = 512;
 
 /// How one connection's turn to write ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
+pub(super) enum Outcome {
     /// It has written all that it has.
     Done,
     /// It has more.
@@ -33,6 +33,8 @@ impl Lane {
         {
             let (count, outcome) = self.transmit_one(slot, datapaths);
             sent += count;
+            // At once: what follows may panic, and what has left has left.
+            self.count_sent(count);
             match outcome {
                 Outcome::Done => {
                     if let Some((_, entry)) = self.table.get_slot(slot) {
@@ -51,27 +53,37 @@ impl Lane {
             }
             self.settle(slot);
         }
-        self.counters.tx_datagrams += sent as u64;
         sent
     }
 
-    fn transmit_one<D: Datapath>(&mut self, slot: u32, datapaths: &mut [D]) -> (usize, Outcome) {
+    /// Counts what connections have written.
+    #[inline]
+    pub(super) fn count_sent(&mut self, datagrams: usize) {
+        self.counters.tx_datagrams += datagrams as u64;
+        self.waiting.written += datagrams as u64;
+    }
+
+    pub(super) fn transmit_one<D: Datapath>(
+        &mut self,
+        slot: u32,
+        datapaths: &mut [D],
+    ) -> (usize, Outcome) {
         let now = self.services.now();
         self.supply(slot);
         let Some((_, entry)) = self.table.get_slot(slot) else { return (0, Outcome::Done) };
-        let Some(elsewhere) = transmit_elsewhere(entry, now, datapaths) else {
-            return (0, Outcome::Blocked);
-        };
-        self.counters.tx_datagrams += elsewhere;
+        let (elsewhere, is_blocked) = transmit_elsewhere(entry, now, datapaths);
+        if is_blocked {
+            return (elsewhere, Outcome::Blocked);
+        }
         if entry.connection.path_id() != entry.seat.way.path {
             let connection = &entry.connection;
             entry.seat.follow(connection.path_id(), |path| connection.has_path(path));
         }
         let Some(datapath) = datapaths.get_mut(entry.seat.way.datapath) else {
-            return (0, Outcome::Done);
+            return (elsewhere, Outcome::Done);
         };
         let path = entry.path();
-        for sent in 0..CONNECTION_BUDGET {
+        for sent in elsewhere..elsewhere + CONNECTION_BUDGET {
             if !entry.connection.wants_transmit() {
                 return (sent, Outcome::Done);
             }
@@ -81,17 +93,19 @@ impl Lane {
             };
             datapath.tx_commit(written.len, &path, written.ecn);
         }
-        (CONNECTION_BUDGET, Outcome::More)
+        (elsewhere + CONNECTION_BUDGET, Outcome::More)
     }
 
     /// Gives a connection what only its owner can make, before it writes: ids that the peer is
-    /// ready to hold, and once the handshake is done a token for a later connection.
+    /// ready to hold, and a token for a later connection, once the handshake is done and the address of the
+    /// active path is validated.
     fn supply(&mut self, slot: u32) {
         let Some((_, entry)) = self.table.get_slot(slot) else { return };
         // All of it is rare, and one look tells that nothing is due.
         let is_done = entry.seat.handshake.is_some() && entry.connection.is_established();
         let enters_reset = entry.connection.take_reset_token_change();
-        if is_done || enters_reset || entry.connection.wants_cid() {
+        let earns_token = entry.seat.owes_token && entry.connection.is_address_validated();
+        if is_done || earns_token || enters_reset || entry.connection.wants_cid() {
             self.supply_due(slot, enters_reset);
         }
     }
@@ -99,6 +113,7 @@ impl Lane {
     #[cold]
     fn supply_due(&mut self, slot: u32, enters_reset: bool) {
         self.note_established(slot);
+        self.supply_token(slot);
         let Some((key, _)) = self.table.get_slot(slot) else { return };
         if enters_reset {
             self.enter_reset(key);
@@ -122,25 +137,32 @@ impl Lane {
             return false;
         }
         let Some(handshake) = entry.seat.handshake.take() else { return false };
+        self.admission.handshake_measured(entry.seat.held_bytes, 0);
+        entry.seat.owes_token = entry.seat.listener.is_some();
         let source = entry.seat.source;
         self.handshake_done(key, &handshake, source);
-        self.supply_token(slot);
         true
     }
 
+    /// Gives a client a token for its address, once that is validated. A client that finishes its handshake
+    /// with packets from an address that it made up would get a token for that one otherwise: what is lost
+    /// on one path is sent again on the next.
     fn supply_token(&mut self, slot: u32) {
         let now = self.services.now();
         let Some((_, entry)) = self.table.get_slot(slot) else { return };
-        let id = entry.seat.listener;
-        if !entry.connection.is_established() {
+        let connection = &mut entry.connection;
+        let earns = connection.is_established() && connection.is_address_validated();
+        if !entry.seat.owes_token || !earns {
             return;
         }
+        entry.seat.owes_token = false;
+        let id = entry.seat.listener;
         // A listener that was closed gives no tokens for a later connection.
         if let Some(listener) = self.listeners.iter_mut().find(|l| Some(l.id) == id && !l.is_over())
         {
             let nonce = self.services.entropy.bytes();
-            let remote = entry.connection.remote().ip();
-            entry.connection.send_new_token(&listener.endpoint.new_token(now, &nonce, remote));
+            let remote = connection.remote().ip();
+            connection.send_new_token(&listener.endpoint.new_token(now, &nonce, remote));
         }
     }
 
@@ -160,29 +182,30 @@ impl Lane {
             datapath.tx_commit(answer.len, &path, Ecn::NotEct);
             self.answers.give_back(answer);
             self.counters.answers += 1;
+            self.counters.tx_datagrams += 1;
             sent += 1;
         }
         sent
     }
 }
 
-/// Lets a connection write on paths besides its active one; how many datagrams left. `None` if a datapath
-/// has no buffer.
+/// Lets a connection write on paths besides its active one. How many datagrams left, and whether a datapath
+/// had no buffer for more.
 #[inline]
 fn transmit_elsewhere<D: Datapath>(
     entry: &mut Entry,
     now: Instant,
     datapaths: &mut [D],
-) -> Option<u64> {
+) -> (usize, bool) {
     let mut sent = 0;
     while let Some((id, Addresses { local, remote })) = entry.connection.wants_elsewhere(now) {
         let way = entry.seat.way_of(id);
         let Some(datapath) = datapaths.get_mut(way.datapath) else { break };
         let path = Path { local, remote, link: way.link };
-        let buffer = datapath.tx_buffer(&path)?;
+        let Some(buffer) = datapath.tx_buffer(&path) else { return (sent, true) };
         let Some(written) = entry.connection.transmit_elsewhere(now, id, buffer) else { break };
         datapath.tx_commit(written.len, &path, written.ecn);
         sent += 1;
     }
-    Some(sent)
+    (sent, false)
 }

@@ -1,15 +1,17 @@
 //! Accepting connections.
 
-use super::super::api::{Handler, on_worker_thread};
+use super::super::api::{Acceptor, Decision, Handler, NewConnection, on_worker_thread};
 use super::super::config::ServerConfig;
-use super::super::message::{self, Acceptor, Command, Control, NewConnection};
+use super::super::message::{self, Command, Control};
+use super::super::pressure::Pressure;
 use super::super::source::{OpenDatapathError, Purpose};
 use super::{Registration, Shared, WorkerLoop};
 use crate::datapath::udp::SideSocket;
 use crate::proto::endpoint::Endpoint;
-use crossbeam::channel::{self, TryRecvError};
+use crossbeam::channel::{self, RecvTimeoutError};
 use std::fmt;
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -18,6 +20,9 @@ use std::time::Duration;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ListenError {
+    /// No client can reach the server at this address, which its settings say that it prefers
+    /// (`TransportConfig::preferred_v4`, `preferred_v6`).
+    Preferred(SocketAddr),
     /// This registration has a listener on the address already.
     Taken(SocketAddr),
     /// The address cannot be bound, most likely since another process has it.
@@ -40,6 +45,14 @@ pub enum ListenError {
 impl fmt::Display for ListenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Preferred(address) => {
+                let setting = if address.is_ipv4() { "preferred_v4" } else { "preferred_v6" };
+                write!(
+                    f,
+                    "no client can reach the server at {address}, which {setting} names: name an address of \
+                     one host and a port, or set it to None"
+                )
+            }
             Self::Taken(address) => {
                 write!(f, "this registration has a listener on {address} already: drop it first")
             }
@@ -64,7 +77,7 @@ impl std::error::Error for ListenError {
             Self::Datapath { error, .. } | Self::Address(error) | Self::Steering(error) => {
                 Some(error)
             }
-            Self::Taken(_) | Self::Worker(_) | Self::OnWorkerThread => None,
+            Self::Preferred(_) | Self::Taken(_) | Self::Worker(_) | Self::OnWorkerThread => None,
         }
     }
 }
@@ -77,6 +90,7 @@ pub struct Listener {
     id: u32,
     /// Shared with its parts on the workers.
     over: Arc<AtomicBool>,
+    refusing: Arc<AtomicBool>,
 }
 
 /// An address that no other listener of the registration gets until this is dropped.
@@ -117,6 +131,14 @@ impl Listener {
     pub fn local_addr(&self) -> SocketAddr {
         self.reservation.address
     }
+
+    /// Whether clients that begin a connection are refused from now on, with CONNECTION_REFUSED
+    /// (RFC 9000 §20.1), up to [`AnswerLimits::refusals`](crate::AnswerLimits::refusals) in a second.
+    /// Connections that exist go on, handshakes under way too. The port stays taken: nothing reaches a
+    /// program that would answer otherwise.
+    pub fn refuse_new(&self, refuses: bool) {
+        self.refusing.store(refuses, Ordering::Relaxed);
+    }
 }
 
 impl Drop for Listener {
@@ -127,11 +149,37 @@ impl Drop for Listener {
         for worker in 0..fleet.len() {
             if let Some(inbox) = fleet.inbox(worker) {
                 // A full inbox: the worker keeps a part that accepts nothing for a while.
-                let _ = inbox.post(Command::Control(Control::StopListening(self.id)));
+                let _ = inbox.post_last(Command::Control(Control::StopListening(self.id)));
             }
         }
     }
 }
+
+/// Tells an acceptor that its listener has stopped, once no worker has a part of it.
+struct Stopping<A: Acceptor>(A);
+
+impl<A: Acceptor> Acceptor for Stopping<A> {
+    fn accept(&self, client: &NewConnection<'_>) -> Decision {
+        self.0.accept(client)
+    }
+
+    fn pressure_changed(&self, worker: usize, pressure: Pressure) {
+        self.0.pressure_changed(worker, pressure);
+    }
+}
+
+impl<A: Acceptor> Drop for Stopping<A> {
+    fn drop(&mut self) {
+        // What it panics with would end the worker.
+        if std::panic::catch_unwind(AssertUnwindSafe(|| self.0.stopped())).is_err() {
+            tracing::error!("an acceptor panicked as it was told that its listener has stopped");
+        }
+    }
+}
+
+/// How long the answer of a worker that another thread turns is waited for before one's own loops are
+/// turned again.
+const ANSWER_PAUSE: Duration = Duration::from_millis(1);
 
 impl Registration {
     /// Accepts connections to `address` on all workers. `acceptor` is called for each on the
@@ -149,16 +197,14 @@ impl Registration {
         &self,
         address: SocketAddr,
         config: &ServerConfig,
-        acceptor: impl Fn(&NewConnection) -> Option<Box<dyn Handler>> + Send + Sync + 'static,
+        acceptor: impl Fn(&NewConnection<'_>) -> Option<Box<dyn Handler>> + Send + Sync + 'static,
     ) -> Result<Listener, ListenError> {
-        if on_worker_thread() {
-            return Err(ListenError::OnWorkerThread);
-        }
-        self.listen_with(&mut [], address, config, Arc::new(acceptor))
+        self.listen_with_acceptor(&mut [], address, config, acceptor)
     }
 
     /// As [`listen`](Self::listen), for an application whose one thread turns `loops`: they are turned
-    /// until they have answered. Workers that are not among them have to be turned by other threads.
+    /// until all workers have answered. Workers that are not among them have to be turned by other
+    /// threads. When it returns, the next wait on the descriptor of a loop returns at once.
     ///
     /// # Errors
     /// [`ListenError`].
@@ -167,9 +213,30 @@ impl Registration {
         loops: &mut [WorkerLoop],
         address: SocketAddr,
         config: &ServerConfig,
-        acceptor: impl Fn(&NewConnection) -> Option<Box<dyn Handler>> + Send + Sync + 'static,
+        acceptor: impl Fn(&NewConnection<'_>) -> Option<Box<dyn Handler>> + Send + Sync + 'static,
     ) -> Result<Listener, ListenError> {
-        self.listen_with(loops, address, config, Arc::new(acceptor))
+        self.listen_with_acceptor(loops, address, config, acceptor)
+    }
+
+    /// As [`listen`](Self::listen), for an application that looks at what clients ask for, chooses a
+    /// configuration for each, takes its time to answer, or wants to know when the listener has
+    /// stopped. `loops` as for [`listen_turning`](Self::listen_turning); it may be empty.
+    ///
+    /// # Errors
+    /// [`ListenError`].
+    pub fn listen_with_acceptor(
+        &self,
+        loops: &mut [WorkerLoop],
+        address: SocketAddr,
+        config: &ServerConfig,
+        acceptor: impl Acceptor,
+    ) -> Result<Listener, ListenError> {
+        if loops.is_empty() && on_worker_thread() {
+            return Err(ListenError::OnWorkerThread);
+        }
+        let listener = self.listen_with(loops, address, config, Arc::new(Stopping(acceptor)));
+        loops.iter_mut().for_each(WorkerLoop::catch_up);
+        listener
     }
 
     fn listen_with(
@@ -177,19 +244,23 @@ impl Registration {
         loops: &mut [WorkerLoop],
         address: SocketAddr,
         config: &ServerConfig,
-        acceptor: Acceptor,
+        acceptor: Arc<dyn Acceptor>,
     ) -> Result<Listener, ListenError> {
+        if let Some(address) = config.transport.unreachable_preferred() {
+            return Err(ListenError::Preferred(address));
+        }
         let reservation = self.open_everywhere(loops, address)?;
         let local = reservation.address;
         let id = self.shared.next_listener.fetch_add(1, Ordering::Relaxed);
         // From here on dropping it undoes what has been done.
-        let listener = Listener { reservation, id, over: Arc::default() };
+        let listener = Listener { reservation, id, over: Arc::default(), refusing: Arc::default() };
         for worker in 0..self.workers() {
             let part = message::Listener {
                 id,
                 datapath: 0,
                 local,
                 over: listener.over.clone(),
+                refusing: [listener.refusing.clone(), self.shared.refusing.clone()],
                 endpoint: Endpoint::new(
                     config.transport.clone(),
                     config.tls.clone(),
@@ -197,7 +268,8 @@ impl Registration {
                     self.shared.secrets.reset_key(),
                     config.retry,
                 )
-                .limited(&config.answers),
+                .limited(&config.answers)
+                .with_health(config.health.clone()),
                 acceptor: acceptor.clone(),
             };
             self.ask(worker, Control::Listen(Box::new(part)))?;
@@ -236,8 +308,7 @@ impl Registration {
         };
         let local = reservation.address;
         for worker in 0..self.workers() {
-            let own = loops.iter_mut().find(|own| own.is_worker(&self.shared.fleet, worker));
-            self.open_on(worker, own, local)?;
+            self.open_on(worker, loops, local)?;
             let mut opened = self.shared.opened();
             if !opened.contains(&local) {
                 opened.push(local);
@@ -250,16 +321,22 @@ impl Registration {
     fn open_on(
         &self,
         worker: usize,
-        own: Option<&mut WorkerLoop>,
+        loops: &mut [WorkerLoop],
         address: SocketAddr,
     ) -> Result<(), ListenError> {
         let (reply, answer) = channel::bounded(1);
         self.ask(worker, Control::Open { address, purpose: Purpose::Listen, reply })?;
-        let answered = match own {
-            None => answer.recv().ok(),
-            Some(own) => loop {
-                match answer.try_recv() {
-                    Err(TryRecvError::Empty) => drop(own.turn_and_sleep(Some(Duration::ZERO))),
+        let is_own = loops.iter().any(|own| own.is_worker(&self.shared.fleet, worker));
+        // Another thread may wait for the loops of this one: they are turned meanwhile.
+        let pause = if is_own { Duration::ZERO } else { ANSWER_PAUSE };
+        let answered = match loops {
+            [] => answer.recv().ok(),
+            _ => loop {
+                for own in &mut *loops {
+                    own.turn_and_sleep(Some(Duration::ZERO));
+                }
+                match answer.recv_timeout(pause) {
+                    Err(RecvTimeoutError::Timeout) => {}
                     other => break other.ok(),
                 }
             },

@@ -19,7 +19,6 @@ mod watching;
 pub use listener::{ListenError, Listener};
 pub use run::{Next, Progress, Wait, WorkerLoop};
 pub use start::{OpenError, WorkerSeed};
-pub use watching::DeviceChanges;
 
 use super::address::Address;
 use super::api::{Handle, HandleError, Handler, WaitError, WorkerRef, wait_for};
@@ -33,9 +32,10 @@ use crate::datapath::headers::VerdictCounters;
 use crate::proto::token::UsedTokens;
 use crate::time::Instant;
 use crate::topology::Note;
+use crate::topology::survey::server::DeviceChanges;
 use start::Secrets;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -48,6 +48,8 @@ struct Shared {
     source: Source,
     secrets: Secrets,
     used_tokens: UsedTokens,
+    /// All listeners refuse new connections.
+    refusing: Arc<AtomicBool>,
     next_listener: AtomicU32,
     next_worker: AtomicUsize,
     notes: Vec<Note>,
@@ -114,6 +116,8 @@ pub struct Registration {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
     clock: Clock,
+    /// The workers were told to end.
+    is_over: bool,
 }
 
 /// The status of the workers of a [`Registration`], for any thread. Cheap to clone; it holds
@@ -138,10 +142,15 @@ const JOIN_STEP: Duration = Duration::from_micros(200);
 /// How a shutdown went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ShutdownReport {
-    /// Connections that had not finished closing when time was up.
+    /// Connections that had not finished closing when time was up, on the workers that were waited for.
     pub abandoned: u64,
     /// Workers that did not end: stuck in a callback.
     pub stuck: usize,
+    /// The worker on whose own thread the shutdown was called, in a callback or between turns. It
+    /// cannot be waited for: it has the order to end, and carries it out when the callback has returned.
+    /// By then `patience` may be over, and its connections send their close and are forgotten at once.
+    /// It is in neither of the other counts.
+    pub caller: Option<usize>,
 }
 
 impl Registration {
@@ -205,6 +214,12 @@ impl Registration {
     pub fn device_changes(&self) -> Option<DeviceChanges> {
         let watching = self.shared.watching.as_ref()?;
         Some(watching.lock().unwrap_or_else(PoisonError::into_inner).hear())
+    }
+
+    /// Whether all listeners refuse new connections from now on, as
+    /// [`Listener::refuse_new`](Listener::refuse_new) for each.
+    pub fn refuse_new(&self, refuses: bool) {
+        self.shared.refusing.store(refuses, Ordering::Relaxed);
     }
 
     /// Begins a connection to `remote`, which has to prove that it is `server_name`. Workers
@@ -274,7 +289,12 @@ impl Registration {
     /// close: their last packet may be lost. A worker that is stuck in a callback is waited for
     /// a second longer ([`STUCK_PATIENCE`](Self::STUCK_PATIENCE)) and then left behind.
     ///
-    /// Workers that an application turns itself get the command, and are not waited for.
+    /// A callback may call it, or drop the registration: the worker that it runs on is not waited for
+    /// ([`ShutdownReport::caller`]), and stands still as long as the others are. An inbox that is full
+    /// has room for this order.
+    ///
+    /// Workers that an application turns itself get the order, and are not waited for; the report says
+    /// nothing of them.
     pub fn shutdown(mut self, code: u64, patience: Duration) -> ShutdownReport {
         self.finish(code, patience)
     }
@@ -284,6 +304,7 @@ impl Registration {
     pub const STUCK_PATIENCE: Duration = Duration::from_secs(1);
 
     fn finish(&mut self, code: u64, patience: Duration) -> ShutdownReport {
+        self.is_over = true;
         let until = self.clock.now() + patience;
         let last = until + Self::STUCK_PATIENCE;
         for worker in 0..self.workers() {
@@ -291,6 +312,15 @@ impl Registration {
         }
         let mut report = ShutdownReport::default();
         let mut running = std::mem::take(&mut self.threads);
+        if running.is_empty() {
+            return report;
+        }
+        // Threads stand in the order of their workers.
+        let own = std::thread::current().id();
+        report.caller = running.iter().position(|thread| thread.thread().id() == own);
+        if let Some(caller) = report.caller {
+            running.remove(caller);
+        }
         loop {
             let (ended, left): (Vec<_>, Vec<_>) =
                 running.into_iter().partition(JoinHandle::is_finished);
@@ -302,15 +332,18 @@ impl Registration {
             std::thread::sleep(JOIN_STEP);
         }
         report.stuck += running.len();
-        report.abandoned =
-            self.shared.boards.iter().map(|board| board.read().lane.connections).sum();
+        let waited_for = self.shared.boards.iter().enumerate();
+        report.abandoned = waited_for
+            .filter(|(worker, _)| report.caller != Some(*worker))
+            .map(|(_, board)| board.read().lane.connections)
+            .sum();
         report
     }
 
     /// Posts to a worker whose inbox may be full just now. Tries until the worker must be stuck.
     fn post_until(&self, last: Instant, worker: usize, control: impl Fn() -> Control) {
         let Some(inbox) = self.shared.fleet.inbox(worker) else { return };
-        while inbox.post(Command::Control(control())) == Err(PostError::Full)
+        while inbox.post_last(Command::Control(control())) == Err(PostError::Full)
             && self.clock.now() < last
         {
             std::thread::yield_now();
@@ -320,7 +353,7 @@ impl Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        if !self.threads.is_empty() {
+        if !self.is_over {
             self.finish(0, Duration::ZERO);
         }
     }

@@ -4,6 +4,7 @@ use super::super::affinity::WorkerPlacement;
 use super::super::api::{on_worker_thread, worker_begins, worker_ends};
 use super::super::clock::{Clock, time_of_day};
 use super::super::crowding::{Crowding, RunDelay};
+use super::super::lane::guarded;
 use super::super::message::{ConnectRequest, Control, WorkerFleet};
 use super::super::source::{AnyDatapath, OpenDatapathError, Purpose, Source};
 use super::super::status::Board;
@@ -55,6 +56,7 @@ pub struct WorkerLoop {
     source: Source,
     board: Arc<Board>,
     placement: WorkerPlacement,
+    occupied: Occupied,
     /// Where connections are sent from, by address family: IPv4, IPv6.
     client_addresses: [Option<SocketAddr>; 2],
     /// Addresses opened for listeners. They stay open for the connections that were accepted
@@ -122,6 +124,20 @@ pub(super) struct LoopParts {
     pub(super) source: Source,
     pub(super) board: Arc<Board>,
     pub(super) placement: WorkerPlacement,
+    pub(super) occupied: Occupied,
+}
+
+/// The place of a worker in its fleet. Dropped, it tells the others, and those that wait for an answer,
+/// that the worker has ended, or that it will never begin.
+pub(super) struct Occupied {
+    pub(super) fleet: Arc<WorkerFleet>,
+    pub(super) number: usize,
+}
+
+impl Drop for Occupied {
+    fn drop(&mut self) {
+        self.fleet.close(self.number);
+    }
 }
 
 /// What is known after a turn.
@@ -134,7 +150,7 @@ struct Turned {
 
 impl WorkerLoop {
     pub(super) fn new(parts: LoopParts) -> Self {
-        let LoopParts { worker, descriptor, clock, source, board, placement } = parts;
+        let LoopParts { worker, descriptor, clock, source, board, placement, occupied } = parts;
         worker_begins();
         tell_time_of_day(Some(time_of_day));
         if let Some(cpu) = placement.cpu {
@@ -148,6 +164,7 @@ impl WorkerLoop {
             source,
             board,
             placement,
+            occupied,
             client_addresses: [None; 2],
             listened: Vec::new(),
             finish_at: None,
@@ -204,15 +221,18 @@ impl WorkerLoop {
     /// A turn, and what follows it before a sleep; `None` if the worker has ended.
     fn turn_once(&mut self) -> Option<Turned> {
         let now = self.clock.now();
-        let mut turn = match self.worker.turn(now) {
-            Ok(turn) => {
+        let mut turn = match guarded(|| self.worker.turn(now)) {
+            Ok(Ok(turn)) => {
                 self.failed = false;
                 turn
             }
-            Err(error) => self.lost(now, &error),
+            Ok(Err(error)) => self.lost(now, &error),
+            Err(message) => self.recover(&message),
         };
         while let Some(control) = self.worker.next_control() {
-            self.carry_out(control);
+            if let Err(message) = guarded(|| self.carry_out(control)) {
+                turn = self.recover(&message);
+            }
             turn.next = self.worker.lane().next_timeout().min(turn.next);
         }
         let mut until = Instant::NEVER;
@@ -231,7 +251,16 @@ impl WorkerLoop {
 
     /// True if it is this worker of this fleet.
     pub(super) fn is_worker(&self, fleet: &Arc<WorkerFleet>, number: usize) -> bool {
-        Arc::ptr_eq(self.worker.fleet(), fleet) && self.worker.number() == number
+        Arc::ptr_eq(&self.occupied.fleet, fleet) && self.occupied.number == number
+    }
+
+    /// Turns until all that was posted is carried out. The next wait on the descriptor returns at once:
+    /// what the last turn said of the time to wait is void.
+    pub(super) fn catch_up(&mut self) {
+        while self.worker.has_calls()
+            && self.turn_and_sleep(Some(Duration::ZERO)) == Progress::Running
+        {}
+        self.worker.nudge();
     }
 
     fn judge_crowding(&mut self, now: Instant) {
@@ -256,9 +285,9 @@ impl WorkerLoop {
             Control::StopListening(id) => self.worker.lane().stop_listening(id),
             Control::Connect(request) => self.connect(*request),
             Control::Finish { code, until } => {
-                self.worker.lane().close_all(code);
                 // A turn more at least: the connections have to send their CONNECTION_CLOSE.
                 self.finish_at = Some(until.max(self.clock.now().plus_ns(1)));
+                self.worker.lane().close_all(code);
             }
         }
     }
@@ -328,6 +357,27 @@ impl WorkerLoop {
         Turn { work: 0, next: now.plus_ns(LOST_PAUSE_NS) }
     }
 
+    /// The turn panicked. Its connections end, and the worker goes on.
+    #[cold]
+    fn recover(&mut self, message: &str) -> Turn {
+        // A panic takes its time, and connections close for a time that begins now.
+        let now = self.clock.now();
+        let worker = self.worker.lane().number();
+        let ended = guarded(|| self.worker.recover(now)).unwrap_or_else(|message| {
+            tracing::error!(worker, message, "to recover from a panic panicked");
+            0
+        });
+        tracing::error!(
+            worker,
+            ended,
+            message,
+            "a turn panicked: all connections of the worker end"
+        );
+        let error = format!("a turn panicked, and {ended} connections ended with it: {message}");
+        self.board.change_facts(|facts| facts.error = Some(error));
+        Turn { work: 1, next: now }
+    }
+
     fn tell_facts(&mut self) {
         let mode = self.worker.datapaths().first().map(|datapath| datapath.capabilities().clone());
         let (placement, ladder) = (self.placement, self.source.ladder());
@@ -348,8 +398,13 @@ impl WorkerLoop {
             // All have sent CONNECTION_CLOSE; there was no time left to answer late packets.
             tracing::debug!(worker = number, connections = left, "ended while they closed");
         }
-        self.worker.close_inbox();
+        let Occupied { fleet, number } = &self.occupied;
+        // Closures that were posted and come to nothing are dropped: each panic is of one.
+        while let Err(message) = guarded(|| fleet.close(*number)) {
+            tracing::error!(worker = number, message, "a call panicked as it was dropped");
+        }
         self.worker.publish();
+        self.worker.lane().finish();
     }
 }
 
@@ -371,7 +426,6 @@ impl Drop for WorkerLoop {
             let error = "the worker panicked, and its connections ended with it".to_owned();
             self.board.change_facts(|facts| facts.error = Some(error));
         }
-        self.worker.close_inbox();
         worker_ends();
         if !on_worker_thread() {
             tell_time_of_day(None);

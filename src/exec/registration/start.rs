@@ -13,7 +13,7 @@ use super::super::source::{LadderStep, OpenDatapathError, Source, steps};
 use super::super::status::Board;
 use super::super::sys::{self, Poller};
 use super::super::worker::Worker;
-use super::run::LoopParts;
+use super::run::{LoopParts, Occupied};
 use super::watching::Watching;
 use super::{Registration, Shared, WorkerLoop};
 use crate::datapath::Mode;
@@ -109,7 +109,7 @@ pub struct WorkerSeed {
     limits: LaneLimits,
     codec: Codec,
     secrets: Secrets,
-    fleet: Arc<WorkerFleet>,
+    occupied: Occupied,
     source: Source,
     board: Arc<Board>,
     clock: Clock,
@@ -150,25 +150,29 @@ impl WorkerSeed {
         let services = Services::new(Setting {
             now: self.clock.now(),
             worker: worker as u16,
-            fleet: self.fleet.clone(),
+            fleet: self.occupied.fleet.clone(),
             entropy: Entropy::system(),
             clock: Some(self.clock),
             poller: Some(poller),
         });
         let (codec, reset, limits) = (self.codec, self.secrets.reset_key(), self.limits);
         let lane = Lane::new(LaneParts { services, codec, reset, limits });
-        let worker_with_board =
-            Worker::new(lane, self.fleet, self.polling).with_board(self.board.clone());
+        let worker_with_board = Worker::new(lane, self.occupied.fleet.clone(), self.polling)
+            .with_board(self.board.clone());
         let mut running = WorkerLoop::new(LoopParts {
             worker: worker_with_board,
             descriptor,
             clock: self.clock,
             source: self.source,
-            board: self.board,
+            board: self.board.clone(),
             placement: self.placement,
+            occupied: self.occupied,
         });
         running.open_queue().map_err(|error| OpenError::Queue { worker, error })?;
-        affinity::loosen(&self.soft_cpus);
+        // Told once it is so.
+        if affinity::loosen(&self.soft_cpus) {
+            self.board.change_facts(|facts| facts.soft_cpus = self.soft_cpus);
+        }
         Ok(running)
     }
 }
@@ -197,7 +201,8 @@ pub(super) fn prepare(
     let is_pinned = is_pinned(config.pin, matches!(source, Source::Xdp { .. }));
     let is_soft = is_pinned && config.affinity == Affinity::Soft;
     let soft_cpus = if is_soft { soft_cpus(&machine, &placement)? } else { Vec::new() };
-    tell_places(&boards, &placement, &soft_cpus);
+    tell_unmet(&boards, &placement);
+    let limits = config.limits_of_one(workers, sys::memory_bytes());
     let seed = |(number, row): (usize, &topology::Assignment)| WorkerSeed {
         number,
         name: thread_name(&config.name, &suffix(&source, number, row.queue)),
@@ -209,10 +214,10 @@ pub(super) fn prepare(
         },
         profile: config.profile,
         polling,
-        limits: config.limits,
+        limits,
         codec: codec.clone(),
         secrets,
-        fleet: fleet.clone(),
+        occupied: Occupied { fleet: fleet.clone(), number },
         source: source.clone(),
         board: boards[number].clone(),
         clock,
@@ -227,13 +232,14 @@ pub(super) fn prepare(
         source,
         secrets,
         used_tokens: UsedTokens::new(&TokenConfig::default(), UsedTokens::DEFAULT_CAPACITY),
+        refusing: Arc::default(),
         next_listener: AtomicU32::new(0),
         next_worker: AtomicUsize::new(0),
         notes: placement.notes,
         listening: Mutex::default(),
         opened: Mutex::default(),
     });
-    Ok((Registration { shared, threads: Vec::new(), clock }, seeds))
+    Ok((Registration { shared, threads: Vec::new(), clock, is_over: false }, seeds))
 }
 
 /// Attaches to the device, if there is one, and says which worker sits where.
@@ -269,19 +275,16 @@ fn soft_cpus(machine: &Machine, placement: &Placement) -> Result<Vec<Vec<u32>>, 
     Ok(placement.rows.iter().map(of).collect())
 }
 
-/// What is known of the workers' places before they start.
-fn tell_places(boards: &[Arc<Board>], placement: &Placement, soft_cpus: &[Vec<u32>]) {
-    for (number, (board, row)) in boards.iter().zip(&placement.rows).enumerate() {
+/// Why workers are not where [`RegistrationConfig::near`] wants them: known before they start.
+fn tell_unmet(boards: &[Arc<Board>], placement: &Placement) {
+    for (board, row) in boards.iter().zip(&placement.rows) {
         let unmet = placement.notes.iter().find_map(|note| match note {
             Note::NotNear { queue, unmet, .. } if *queue == row.queue => {
                 Some(format!("{unmet}; {}", unmet.remedy()))
             }
             _ => None,
         });
-        board.change_facts(|facts| {
-            facts.soft_cpus = soft_cpus.get(number).cloned().unwrap_or_default();
-            facts.unmet = unmet;
-        });
+        board.change_facts(|facts| facts.unmet = unmet);
     }
 }
 
@@ -306,12 +309,11 @@ fn thread_name(name: &str, suffix: &str) -> String {
 
 /// A thread for each seed; all of them have started when this returns.
 pub(super) fn spawn(seeds: Vec<WorkerSeed>) -> Result<Vec<JoinHandle<()>>, OpenError> {
-    let (started, reports) = channel::bounded(seeds.len());
     let mut threads = Vec::new();
-    let fleet = seeds.first().map(|seed| seed.fleet.clone());
+    let fleet = seeds.first().map(|seed| seed.occupied.fleet.clone());
     let mut outcome = Ok(());
     for seed in seeds {
-        let started = started.clone();
+        let (started, report) = channel::bounded(1);
         let thread = std::thread::Builder::new().name(seed.name.clone());
         let spawned = thread.spawn(move || match seed.start() {
             Ok(running) => {
@@ -328,11 +330,9 @@ pub(super) fn spawn(seeds: Vec<WorkerSeed>) -> Result<Vec<JoinHandle<()>>, OpenE
             }
         }
         // One after the other: queues are opened in order, and the first failure ends it.
-        match reports.recv() {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => outcome = Err(error),
-            Err(_) => unreachable!("a sender is held here"),
-        }
+        outcome = report.recv().unwrap_or_else(|_| {
+            Err(OpenError::System(io::Error::other("a worker's thread panicked as it began")))
+        });
         if outcome.is_err() {
             break;
         }
@@ -439,7 +439,7 @@ fn placement(
 }
 
 /// Logs what is to be said of the workers' places. That a virtual device has no interrupts is not
-/// worth a warning.
+/// worth a warning: it is a line of information here, and a note of `quiclane doctor` (QL019).
 fn say(notes: &[Note]) {
     let (quiet, loud): (Vec<Note>, Vec<Note>) = notes
         .iter()
@@ -576,6 +576,33 @@ mod tests {
         assert!(before <= told && told <= time_of_day(), "{told:?}");
         drop(worker);
         assert_eq!(told_time_of_day(), None);
+    }
+
+    /// The status names the CPUs that a soft worker may run on when the kernel has granted them.
+    #[test]
+    fn soft_cpus_are_told_when_they_are_so() {
+        for is_granted in [true, false] {
+            let config = RegistrationConfig {
+                io: Io::Udp(UdpTuning::default()),
+                pin: Pin::All,
+                affinity: Affinity::Soft,
+                workers: Some(1),
+                ..Default::default()
+            };
+            let (registration, mut seeds) = prepare(config).unwrap();
+            let mut seed = seeds.remove(0);
+            if !is_granted {
+                seed.soft_cpus = vec![100_000];
+            }
+            let cpus = if is_granted { seed.soft_cpus.clone() } else { Vec::new() };
+            assert_eq!(
+                (cpus.is_empty(), registration.status()[0].soft_cpus.len()),
+                (!is_granted, 0)
+            );
+            // The thread that is pinned ends with it.
+            std::thread::spawn(move || drop(seed.start().unwrap())).join().unwrap();
+            assert_eq!(registration.status()[0].soft_cpus, cpus);
+        }
     }
 
     #[test]

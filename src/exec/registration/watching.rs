@@ -4,17 +4,8 @@
 //! system call that does not wait. The packet path knows nothing of it.
 
 use crate::topology::list;
-use crate::topology::watch::{Change, Watch};
-
-/// How often a device was changed since its registration was opened.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct DeviceChanges {
-    /// RSS was set: the indirection table, the key, the hashed fields or another context. `None` if
-    /// the kernel does not tell (before Linux 6.17).
-    pub rss: Option<u64>,
-    /// The number of queues was set.
-    pub channels: u64,
-}
+use crate::topology::survey::server::DeviceChanges;
+use crate::topology::watch::{Change, Heard, Watch};
 
 /// Hears of changes, and counts and logs them.
 #[derive(Debug)]
@@ -31,7 +22,7 @@ impl Watching {
         match Watch::open(device) {
             Ok(watch) => {
                 let rss = watch.hears_rss().then_some(0);
-                let total = DeviceChanges { rss, channels: 0 };
+                let total = DeviceChanges { rss, ..DeviceChanges::default() };
                 Some(Self { watch, device: device.to_owned(), served, total })
             }
             Err(reason) => {
@@ -43,8 +34,7 @@ impl Watching {
 
     pub(super) fn hear(&mut self) -> DeviceChanges {
         let heard = self.watch.heard();
-        self.total.rss = self.total.rss.map(|total| total + heard.rss);
-        self.total.channels += heard.channels;
+        add(&mut self.total, &heard);
         for change in &heard.changes {
             let unserved = self.unserved(change);
             match unserved.is_empty() {
@@ -67,5 +57,30 @@ impl Watching {
             }
             Change::Channels { .. } | Change::Missed => Vec::new(),
         }
+    }
+}
+
+fn add(total: &mut DeviceChanges, heard: &Heard) {
+    let DeviceChanges { rss, channels, missed } = total;
+    *rss = rss.map(|total| total + heard.rss);
+    *channels += heard.channels;
+    *missed += heard.missed;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_heard_adds_up() {
+        let heard = Heard { rss: 2, channels: 1, missed: 3, changes: vec![Change::Missed] };
+        let mut total = DeviceChanges { rss: Some(0), ..DeviceChanges::default() };
+        add(&mut total, &heard);
+        add(&mut total, &heard);
+        assert_eq!(total, DeviceChanges { rss: Some(4), channels: 2, missed: 6 });
+        // An older kernel does not tell of RSS: 0 would say that it was not changed.
+        let mut total = DeviceChanges::default();
+        add(&mut total, &heard);
+        assert_eq!((total.rss, total.missed), (None, 3));
     }
 }

@@ -157,10 +157,10 @@ fn what_comes_before_the_worker_is_armed_keeps_it_from_waiting() {
 #[test]
 fn a_late_signal_costs_one_turn() {
     let mut worker = worker_with_poller();
-    worker.fleet().inbox(0).unwrap().wakeup.signal_late();
+    worker.fleet().inbox(0).unwrap().wakeup.signal();
     assert!(!arms(&mut worker, 0) && arms(&mut worker, 1));
     worker.awake();
-    worker.fleet().inbox(0).unwrap().wakeup.signal_late();
+    worker.fleet().inbox(0).unwrap().wakeup.signal();
     // A thread that sleeps by itself returns at once, and finds nothing the next time.
     assert!(sleeps(&mut worker, 2));
     assert!(!is_readable(&mut outer(&mut worker)));
@@ -354,7 +354,7 @@ fn a_worker_posts_closures_to_others_and_to_itself_in_order() {
     assert_eq!(told(), [(1, 1)]);
     zero.turn(at(2)).unwrap();
     assert_eq!(told(), [(0, 9)]);
-    one.close_inbox();
+    one.fleet().close(one.lane.number());
     zero.lane().services().spawn(Box::new(|worker| {
         assert_eq!(worker.post_to(1, |_| ()), Err(HandleError::Closed));
     }));
@@ -374,4 +374,17 @@ fn what_a_callback_orders_is_handed_out_and_no_sleep_comes_before() {
     assert!(worker.lane().is_empty(), "it is begun by whoever turns the worker");
     assert!(matches!(worker.next_control(), Some(Control::Connect(_))));
     assert!(worker.next_control().is_none());
+}
+
+#[test]
+fn what_a_burst_leaves_waits_for_the_turns_that_read_what_lies_before_it() {
+    let mut worker = worker(Polling::Spin);
+    (0..MAX_BURST * 4).for_each(|_| disturb(&mut worker));
+    let delays = [0, 1_000, 3_000, 4_000, 5_000, 9_000].map(|us| {
+        worker.turn(at(us)).unwrap();
+        worker.snapshot().turns.queue_delay_ns / MICROSECOND_NS
+    });
+    // Three bursts were left after the first turn, which took a millisecond; two after the second.
+    assert_eq!(delays, [0, 4_000, 6_000, 2_000, 0, 0]);
+    assert_eq!(worker.snapshot().turns.queue_delay_max_ns, 6_000 * MICROSECOND_NS);
 }

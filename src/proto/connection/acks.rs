@@ -1,10 +1,10 @@
 //! Acknowledgements: ours for what arrived, the peer's for what we sent, and the losses that
 //! follow from them (RFC 9000 §13, RFC 9002 §5, §6, A.7).
 
-use super::Connection;
 use super::error::TransportError;
 use super::other_paths::OtherPaths;
 use super::space::{AckPolicy, Arrival, SpaceId};
+use super::{Connection, Event, State};
 use crate::proto::congestion::{Congestion, Controller};
 use crate::proto::ecn::EcnVerdict;
 use crate::proto::observer::Observation;
@@ -26,6 +26,8 @@ pub(super) struct Outcome {
 struct NewlyAcked {
     /// Packets that took the active path.
     packets: u64,
+    /// Bytes of these that were in flight.
+    bytes: u64,
     /// Packets that took other paths than the active one.
     elsewhere: u64,
     ack_eliciting: bool,
@@ -59,6 +61,7 @@ impl NewlyAcked {
         }
         self.batch_sent_at = p.sent_at;
         self.batch_bytes += u64::from(p.info.bytes);
+        self.bytes += u64::from(p.info.bytes);
         done
     }
 }
@@ -142,14 +145,40 @@ impl Connection {
         if space == SpaceId::Data {
             self.read_ecn_report(now, ack.ecn, acked.marked, acked.largest_sent_at);
         }
-        // RFC 9002 §6.2.1: a new acknowledgement ends the backoff, but not for a client that
-        // the server may not have validated yet.
-        if self.handshake.as_ref().is_none_or(|h| h.peer_validated_us) {
+        // RFC 9002 §6.2.1: a new acknowledgement ends the back-off, but not for a client whose server may
+        // be unable to send: one that acknowledges each probe and sends nothing else would be asked in
+        // each round trip. Where the handshake goes on, CRYPTO ends it.
+        if self.handshake.as_ref().is_none_or(|h| !self.is_unsure(h)) {
             self.pto_count = 0;
         }
         self.detect_losses(now, space);
         self.path.on_ack_end(now, self.data.sent.oldest_sent_at());
+        if self.network_watched && acked.bytes > 0 {
+            self.watch_network(now, acked.bytes);
+        }
         Ok(())
+    }
+
+    /// An ACK frame newly acknowledged so many bytes.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn watch_network(&mut self, now: Instant, acked: u64) {
+        let rtt_ns = self.path.rtt.smoothed_ns();
+        let (in_flight, established) =
+            (self.path.bytes_in_flight, self.state == State::Established);
+        let Some(watch) = &mut self.network else { return };
+        let mut changed = watch.note(acked, in_flight + acked);
+        let due = now >= watch.due && established;
+        if due {
+            changed |= watch.report(now, rtt_ns);
+        }
+        let bytes = watch.ideal;
+        if due {
+            self.events.push_back(Event::NetworkStatistics);
+        }
+        if changed && established {
+            self.events.push_back(Event::IdealSendBuffer { bytes });
+        }
     }
 
     /// An ACK frame newly acknowledged packets, and none of the active path's. It says nothing of that one

@@ -70,6 +70,7 @@ impl Connection {
         self.write_rare_frames(w);
         let sent = &mut self.data.sent;
         if self.streams.has_control() {
+            self.streams.set_clock(now, self.path.rtt.min_ns());
             self.streams.write_control(w, &mut |f| sent.push_frame(SentFrame::Streams(f)));
         }
         if self.streams.has_data() && !sent.is_full() {

@@ -465,10 +465,11 @@ impl RemoteCids {
         self.retiring.extend(self.to_retire.pop());
     }
 
+    /// A packet with a retirement was lost. One that is not under way was acknowledged by another copy, or
+    /// waits already.
     pub(super) fn retirement_lost(&mut self, sequence: u64) {
-        self.retiring.retain(|sent| *sent != sequence);
-        if !self.to_retire.contains(&sequence) {
-            self.to_retire.push(sequence);
+        if let Some(at) = self.retiring.iter().position(|sent| *sent == sequence) {
+            self.to_retire.push(self.retiring.swap_remove(at));
         }
     }
 
@@ -521,6 +522,8 @@ mod tests {
         assert_eq!((r.next_retirement(), r.to_retire.len(), r.retiring.len()), (Some(1), 1, 1));
         r.retirement_acknowledged(1);
         assert_eq!(r.next_retirement(), None, "a copy that was taken for lost has arrived");
+        r.retirement_lost(1);
+        assert_eq!(r.next_retirement(), None, "the peer has heard it");
     }
 
     #[test]

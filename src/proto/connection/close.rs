@@ -3,7 +3,7 @@
 use super::closing::{Closing, cut};
 use super::error::{CloseReason, TransportError, code};
 use super::space::SpaceId;
-use super::{Application, Connection, Event, State};
+use super::{Connection, Drained, Event, State};
 use crate::ecn::Ecn;
 use crate::proto::packet_builder::{Header, Number, PacketBuilder};
 use crate::proto::recovery::SentInfo;
@@ -43,6 +43,12 @@ impl Connection {
         self.begin_closing(now, closing, reason);
     }
 
+    /// A server does not want a client that it has kept waiting for an answer.
+    pub(super) fn turn_away(&mut self, now: Instant, error: TransportError) {
+        self.close_transport(now, error);
+        self.closing = self.closing.take().map(|closing| Box::new(closing.repeated()));
+    }
+
     pub(super) fn close_aead_limit(&mut self, now: Instant) {
         let e = TransportError::new(code::AEAD_LIMIT_REACHED, "a key has protected all it may");
         // The key may not protect the close either: the connection just ends.
@@ -50,6 +56,8 @@ impl Connection {
     }
 
     fn begin_closing(&mut self, now: Instant, closing: Closing, reason: CloseReason) {
+        // RFC 9000 §9.5: also a close after silence may leave from another address.
+        self.wake(now);
         self.closing = Some(Box::new(closing));
         self.enter(now, State::Closing, reason);
     }
@@ -63,13 +71,48 @@ impl Connection {
         reason: &[u8],
     ) {
         let reason = Bytes::copy_from_slice(cut(reason));
-        self.enter(now, State::Draining, CloseReason::PeerTransport { code, frame_type, reason });
+        self.begin_draining(now, CloseReason::PeerTransport { code, frame_type, reason });
     }
 
     /// CONNECTION_CLOSE of type 0x1d arrived.
     pub(super) fn on_application_close(&mut self, now: Instant, code: u64, reason: &[u8]) {
         let reason = Bytes::copy_from_slice(cut(reason));
-        self.enter(now, State::Draining, CloseReason::PeerApplication { code, reason });
+        self.begin_draining(now, CloseReason::PeerApplication { code, reason });
+    }
+
+    /// RFC 9000 §10.2.2: the peer closes, and is answered with one packet, from which it learns that we
+    /// know. A server that refuses a client may have no state: who is not connected to it does not answer.
+    fn begin_draining(&mut self, now: Instant, reason: CloseReason) {
+        if self.is_closed() {
+            return;
+        }
+        self.wake(now);
+        self.peer_closed = true;
+        self.enter(now, State::Draining, reason);
+        let has_state = self.completed || self.side == Side::Server;
+        if self.state == State::Draining && has_state {
+            self.closing = Some(Box::new(Closing::answer()));
+        }
+    }
+
+    /// RFC 9000 §10.2.1: the peer has answered our close, so that nothing more is to be said. If ours has
+    /// not left yet, the peer closes by itself, and what we say is the answer.
+    pub(super) fn close_is_answered(&mut self, now: Instant) {
+        self.peer_closed = true;
+        self.state = State::Draining;
+        self.closing.take_if(|closing| !closing.is_first());
+        self.others = None;
+        self.paths_busy = false;
+        self.tell_changes(now);
+    }
+
+    /// How the connection ended; `None` until it closes. It changes until
+    /// [`is_drained`](Self::is_drained).
+    #[must_use]
+    pub fn ending(&self) -> Option<Drained> {
+        let reason = CloseReason::clone(self.close_reason.as_ref()?);
+        let (handshake_completed, acknowledged) = (self.completed, self.peer_closed);
+        Some(Drained { reason, handshake_completed, acknowledged })
     }
 
     /// The connection is over, and the peer is not told.
@@ -106,7 +149,8 @@ impl Connection {
         self.deadlines.close = now.plus_ns(self.three_ptos_ns(CLOSING_MAX_NS));
         self.path.bytes_in_flight = 0;
         // Streams, and the application's data that they hold, go at once.
-        self.streams = Streams::new(self.side, self.config.limits());
+        let none = Streams::new(self.side, self.config.limits());
+        let streams = std::mem::replace(&mut self.streams, none);
         self.data.sent.forget();
         self.data.probes = 0;
         self.session = None;
@@ -115,6 +159,8 @@ impl Connection {
         self.early = None;
         self.keep_last_validated();
         self.events.clear();
+        streams.end(|event| self.events.push_back(Event::Stream(event)));
+        self.close_reason = Some(Box::new(reason.clone()));
         self.events.push_back(Event::Closed(reason));
         self.tell_changes(now);
     }
@@ -133,7 +179,7 @@ impl Connection {
     }
 
     /// A datagram that arrives while closing is answered with the close, ever more rarely.
-    pub(super) fn on_closing_datagram(&mut self, app: &mut dyn Application) {
+    pub(super) fn on_closing_datagram(&mut self) {
         if let Some(c) = &mut self.closing {
             c.heard += 1;
             if c.heard >= c.answer_at {
@@ -141,7 +187,6 @@ impl Connection {
                 (c.pending, c.pending_elsewhere) = (true, true);
             }
         }
-        self.deliver(app);
     }
 
     /// True while a CONNECTION_CLOSE has to be written.
@@ -157,17 +202,28 @@ impl Connection {
         let mut at = 0;
         if std::mem::take(&mut closing.pending) {
             for space in [SpaceId::Initial, SpaceId::Handshake, SpaceId::Data] {
+                if space == SpaceId::Initial && self.peer_reads_handshake() {
+                    continue;
+                }
                 let written = self.write_close(now, space, &closing, &mut buf[at..limit]);
                 at += written.unwrap_or(0);
             }
         }
+        let is_repeated = closing.is_repeated;
         self.closing = Some(closing);
-        if !self.is_address_validated() && self.others.is_none() {
+        if !self.is_address_validated() && !is_repeated && self.others.is_none() {
             self.state = State::Drained;
             self.tell_changes(now);
         }
         self.path.validation.on_sent(at);
         (at > 0).then_some(at)
+    }
+
+    /// RFC 9000 §10.2.3: a client that has Handshake keys has them from a server that has them too. That
+    /// one believes more of a Handshake packet than of an Initial, which anyone can make.
+    fn peer_reads_handshake(&self) -> bool {
+        let keys = self.handshake.as_ref().is_some_and(|h| h.handshake.keys.is_some());
+        self.side == Side::Client && keys
     }
 
     /// Writes the close for the path that is the active one at the moment.

@@ -40,6 +40,8 @@ pub(super) struct CryptoSend {
     acked: ByteRanges,
     /// Ranges to send again.
     lost: ByteRanges,
+    /// What a probe timeout repeats begins here.
+    repeat_from: u64,
 }
 
 impl CryptoSend {
@@ -90,6 +92,25 @@ impl CryptoSend {
     pub(super) fn repeat_unacknowledged(&mut self) -> bool {
         self.repeat(0, self.next as u64);
         !self.lost.is_empty()
+    }
+
+    /// At most `room` bytes of that go out again: those that follow what was repeated last, or else
+    /// the first. A peer may have all but the end, and its acknowledgements may be lost.
+    pub(super) fn repeat_some(&mut self, room: u64) {
+        let end = self.next as u64;
+        if self.acked.uncovered(self.repeat_from.max(self.acked_below), end).next().is_none() {
+            self.repeat_from = 0;
+        }
+        let mut left = room;
+        for range in self.acked.uncovered(self.repeat_from.max(self.acked_below), end) {
+            let hi = range.hi.min(range.lo + left);
+            self.lost.insert(range.lo, hi);
+            self.repeat_from = hi;
+            left -= hi - range.lo;
+            if left == 0 {
+                break;
+            }
+        }
     }
 
     fn repeat(&mut self, start: u64, end: u64) {
@@ -277,6 +298,27 @@ mod tests {
             Ok(())
         };
         assert_eq!(r.receive(offset, data, Bounds::VALIDATED, sink), Ok(Ok(())));
+    }
+
+    #[test]
+    fn what_probes_repeat_goes_round_all_that_is_not_acknowledged() {
+        let mut send = CryptoSend::default();
+        send.buffer().extend([0; 100]);
+        while send.take(40).is_some() {}
+        send.on_acked(40, 20);
+        let mut repeated = |room: u64| -> Vec<(u64, usize)> {
+            send.repeat_some(room);
+            std::iter::from_fn(|| send.take(100).map(|(at, data)| (at, data.len()))).collect()
+        };
+        assert_eq!(repeated(30), [(0, 30)]);
+        assert_eq!(repeated(30), [(30, 10), (60, 20)]);
+        assert_eq!(repeated(30), [(80, 20)]);
+        assert_eq!(repeated(30), [(0, 30)]);
+        assert_eq!(repeated(1_000), [(30, 10), (60, 40)]);
+        send.on_acked(0, 40);
+        send.on_acked(60, 40);
+        send.repeat_some(1_000);
+        assert!(!send.has_pending());
     }
 
     #[test]

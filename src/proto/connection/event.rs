@@ -4,6 +4,20 @@ use super::error::CloseReason;
 use crate::proto::streams::StreamEvent;
 use std::net::SocketAddr;
 
+/// How a connection ended: told once nothing is left of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Drained {
+    /// Why it was closed.
+    pub reason: CloseReason,
+    /// The handshake had completed before.
+    pub handshake_completed: bool,
+    /// The peer knows of the end: it closed by itself, or an authentic packet of its answered our close
+    /// with a CONNECTION_CLOSE while we waited (RFC 9000 §10.2.1). False does not say that it knows
+    /// nothing: a peer need not answer, and its answer may be lost.
+    pub acknowledged: bool,
+}
+
 /// Something happened on a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -37,6 +51,14 @@ pub enum Event {
         /// That address.
         local: SocketAddr,
     },
-    /// The connection is over; nothing follows.
+    /// A round trip's worth of acknowledgements has arrived: see
+    /// [`Connection::network_statistics`](super::Connection::network_statistics).
+    NetworkStatistics,
+    /// How much data to keep ready has changed.
+    IdealSendBuffer {
+        /// Bytes, those in flight included.
+        bytes: u64,
+    },
+    /// The connection is over: no more data goes either way, and no other event follows.
     Closed(CloseReason),
 }

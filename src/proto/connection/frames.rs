@@ -130,10 +130,10 @@ impl Connection {
         match self.streams.on_stream(id, offset, data, fin)? {
             Delivery::Lend { stream, skip, fin } => {
                 self.deliver_stream_events(app);
-                if self.is_closed() || !self.streams.is_receiving(stream) {
+                let fresh = &data[skip..];
+                if self.is_closed() || !self.streams.is_to_show(stream, fresh, fin) {
                     return Ok(false);
                 }
-                let fresh = &data[skip..];
                 let taken = app.data(self, id, fresh, fin).min(fresh.len());
                 self.streams.taken(stream, taken, &fresh[taken..], fin);
                 self.deliver_buffered(stream, app);
@@ -144,7 +144,7 @@ impl Connection {
                 self.deliver_buffered(stream, app);
                 Ok(false)
             }
-            Delivery::Buffered | Delivery::Nothing => Ok(false),
+            Delivery::Buffered | Delivery::Placed | Delivery::Nothing => Ok(false),
             Delivery::Refused => {
                 self.stats.rx_refused += 1;
                 Ok(true)

@@ -4,10 +4,12 @@
 use super::config::{after, nanos};
 use super::crypto_stream::{Bounds, BufferExceeded, CRYPTO_BUFFER_BYTES};
 use super::error::{CloseReason, TransportError, code};
+use super::hello::Undecided;
 use super::keys::OneRttKeys;
 use super::late_crypto::unexpected;
 use super::space::{Handshake, HandshakeSpace, SpaceId};
 use super::stats::Tally;
+use super::undecided::{Choice, encoded};
 use super::{
     CidChanges, Connection, DataSpace, Deadlines, Event, LocalCids, Pending, RemoteCids, State,
     TransportConfig,
@@ -21,16 +23,12 @@ use crate::proto::path::Path;
 use crate::proto::streams::{Limits, Streams};
 use crate::time::{Instant, MILLISECOND_NS};
 use crate::wire::packet::{self, Packet};
-use crate::wire::transport_parameters::{PreferredAddress, TransportParameters};
+use crate::wire::transport_parameters::TransportParameters;
 use crate::wire::{ConnectionId, Side, VERSION_1};
 use std::collections::VecDeque;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-
-/// Datagrams of this size are taken whatever our max_udp_payload_size says: a client's first
-/// ones leave before it knows, in the size that its own link has.
-const MAX_DATAGRAM_BYTES_LEAST: u16 = 1500;
 
 /// Times per connection that a server sends its flight again before its timer says so, because
 /// the client repeats its own (RFC 9002 §6.2.3). The network duplicates a datagram now and then;
@@ -76,8 +74,9 @@ pub struct ClientArgs<'a> {
 pub struct ServerArgs {
     /// Settings.
     pub config: Arc<TransportConfig>,
-    /// Certificates and protocols.
-    pub tls: Arc<ServerTls>,
+    /// Certificates and protocols; `None` if they are [chosen](Connection::choose) when the client has
+    /// said what it asks for.
+    pub tls: Option<Arc<ServerTls>>,
     /// The time.
     pub now: Instant,
     /// Our address, which the client wrote to.
@@ -141,7 +140,7 @@ struct Base {
     local_cid: ConnectionId,
     remote_cid: ConnectionId,
     seed: u64,
-    session: Box<Session>,
+    session: Option<Box<Session>>,
     handshake: Handshake,
 }
 
@@ -174,7 +173,7 @@ impl Connection {
             local_cid: args.local_cid,
             remote_cid: args.initial_dcid,
             seed: args.seed,
-            session,
+            session: Some(session),
             handshake,
         });
         connection.pump_tls();
@@ -187,70 +186,51 @@ impl Connection {
     /// # Errors
     /// [`ConnectError`].
     pub fn accept(args: ServerArgs) -> Result<Self, ConnectError> {
-        let mut parameters = args.config.parameters();
-        parameters.initial_source_connection_id = Some(args.local_cid);
-        parameters.original_destination_connection_id = Some(args.original_dcid);
-        parameters.retry_source_connection_id = args.retry_scid;
-        parameters.stateless_reset_token = Some(args.reset_token);
-        let preferred = args.preferred_cid.filter(|_| args.config.has_preferred());
-        parameters.preferred_address = preferred.map(|(cid, reset_token)| PreferredAddress {
-            v4: args.config.preferred_v4,
-            v6: args.config.preferred_v6,
-            cid,
-            reset_token,
-        });
-        parameters.grease = Some(args.grease);
-        let session =
-            Session::server(&args.tls, &encoded(&parameters)).map_err(ConnectError::Tls)?;
         let mut handshake = Handshake::new(args.original_dcid, args.retry_scid);
         handshake.peer_validated_us = true;
         handshake.peer_scid = Some(args.peer_cid);
         handshake.initial.keys = args.initial_keys;
+        handshake.undecided = Some(Box::new(Undecided::new(args.reset_token, args.grease)));
         let mut connection = Self::assemble(Base {
             side: Side::Server,
             address_validated: args.address_validated,
-            config: args.config,
+            config: args.config.clone(),
             now: args.now,
             local: args.local,
             remote: args.remote,
             local_cid: args.local_cid,
             remote_cid: args.peer_cid,
             seed: args.seed,
-            session,
+            session: None,
             handshake,
         });
-        if let Some((cid, reset_token)) = preferred {
-            connection.local_cids.add_preferred(cid, reset_token);
+        if let Some(tls) = &args.tls {
+            let choice = Choice { config: args.config, tls, preferred_cid: args.preferred_cid };
+            connection.begin_session(args.now, choice).map_err(ConnectError::Tls)?;
         }
         Ok(connection)
     }
 
     fn assemble(base: Base) -> Self {
-        let config = base.config;
+        let Base { side, address_validated, config, now, local, remote, .. } = base;
         let original_dcid = base.handshake.original_dcid;
         let idle_timeout_ns = nanos(config.idle_timeout);
-        let mtu = config.initial_mtu_bytes.max(super::MIN_DATAGRAM_BYTES);
         let mut connection = Self {
             state: State::Handshaking,
             observed: false,
+            network_watched: false,
             paths_busy: false,
-            side: base.side,
+            side,
             confirmed: false,
             sent_since_received: false,
             local_cid_len: base.local_cid.len() as u8,
             pto_count: 0,
             ack_probes_left: 0,
             follow_ups: 0,
-            path: Path::new(
-                base.now,
-                base.local,
-                base.remote,
-                base.address_validated,
-                &config.path(),
-            ),
+            path: Path::new(now, local, remote, address_validated, &config.path()),
             keys: None,
             data: DataSpace::default(),
-            streams: Streams::new(base.side, config.limits()),
+            streams: Streams::with_bounds(side, config.limits(), config.bounds()),
             skip_at: 0,
             remote_cids: RemoteCids::new(
                 base.remote_cid,
@@ -259,23 +239,22 @@ impl Connection {
             local_cids: LocalCids::new(base.local_cid),
             pending: Pending::default(),
             deadlines: Deadlines {
-                idle: after(base.now, idle_timeout_ns),
-                handshake: after(base.now, nanos(config.handshake_timeout)),
-                keep_alive: Instant::NEVER,
-                pacing: Instant::NEVER,
-                close: Instant::NEVER,
+                idle: after(now, idle_timeout_ns),
+                handshake: after(now, nanos(config.handshake_timeout)),
+                ..Deadlines::NEVER
             },
             idle_timeout_ns,
+            keep_alive_ns: config.keep_alive.map_or(0, nanos),
             peer_max_ack_delay_ns: 25 * MILLISECOND_NS,
             peer_ack_delay_exponent: 3,
             peer_max_datagram_bytes: u64::MAX,
-            max_rx_bytes: config.max_mtu_bytes.max(mtu).max(MAX_DATAGRAM_BYTES_LEAST),
+            max_rx_bytes: config.max_rx_bytes(),
             rng: base.seed,
             config,
             stats: Tally::default(),
             events: VecDeque::new(),
             handshake: Some(Box::new(base.handshake)),
-            session: Some(base.session),
+            session: base.session,
             tickets: None,
             tickets_received: None,
             new_token: None,
@@ -283,17 +262,22 @@ impl Connection {
             others: None,
             last_path: 0,
             peer_uses: Some(0),
-            cid_since: base.now,
+            cid_since: now,
             cid_changes: CidChanges::default(),
             rested: None,
             peer_allows_migration: true,
+            completed: false,
+            peer_closed: false,
             preferred: None,
             closing: None,
+            close_reason: None,
             alpn: None,
             observing: None,
+            network: None,
         };
         connection.plan_skip();
-        connection.start_observing(base.now, original_dcid);
+        connection.set_network_statistics(now, connection.config.network_statistics);
+        connection.start_observing(now, original_dcid);
         connection
     }
 
@@ -307,27 +291,42 @@ impl Connection {
     ) -> Result<(), TransportError> {
         let level = if space == SpaceId::Initial { Level::Initial } else { Level::Handshake };
         let server = self.side == Side::Server;
-        let (recv, bounds) = match (space, &mut self.handshake) {
-            (SpaceId::Initial, Some(h)) => {
-                let bounds = match (server, self.path.validation.is_validated()) {
-                    (false, _) => Bounds::VALIDATED,
-                    (true, true) => Bounds::VALIDATED_HELLO,
-                    (true, false) => Bounds::UNVALIDATED_HELLO,
-                };
-                (&mut h.initial.crypto_recv, bounds)
+        if space == SpaceId::Data {
+            return self.on_late_crypto(now, offset, data);
+        }
+        let Some(h) = &mut self.handshake else { return Ok(()) };
+        let (recv, bounds) = match (space, server, self.path.validation.is_validated()) {
+            (SpaceId::Initial, true, true) => (&mut h.initial.crypto_recv, Bounds::VALIDATED_HELLO),
+            (SpaceId::Initial, true, false) => {
+                (&mut h.initial.crypto_recv, Bounds::UNVALIDATED_HELLO)
             }
-            (SpaceId::Handshake, Some(h)) => (&mut h.handshake.crypto_recv, Bounds::VALIDATED),
-            (SpaceId::Data, _) => return self.on_late_crypto(now, offset, data),
-            _ => return Ok(()),
+            (SpaceId::Initial, false, _) => (&mut h.initial.crypto_recv, Bounds::VALIDATED),
+            _ => (&mut h.handshake.crypto_recv, Bounds::VALIDATED),
         };
         if space == SpaceId::Initial && server && recv.has_read(offset, data.len()) {
             self.repeat_flight(now);
             return Ok(());
         }
-        let Some(session) = &mut self.session else { return Ok(()) };
-        let read =
-            |bytes: &[u8]| session.read(now, level, bytes).map_err(|e| TransportError::from(&e));
+        let (session, undecided) = (&mut self.session, &mut h.undecided);
+        let read = |bytes: &[u8]| match (session.as_mut(), undecided.as_mut()) {
+            (Some(session), _) => {
+                session.read(now, level, bytes).map_err(|e| TransportError::from(&e))
+            }
+            (None, Some(undecided)) => undecided.keep(bytes),
+            (None, None) => Ok(()),
+        };
+        let before = recv.read_bytes();
         recv.receive(offset, data, bounds, read).unwrap_or_else(|e| Err(e.into()))?;
+        let goes_on = recv.read_bytes() > before;
+        if goes_on && !server && self.handshake.as_ref().is_some_and(|h| h.peer_validated_us) {
+            // A client's probes are answered by more than acknowledgements: see `on_ack`.
+            self.pto_count = 0;
+        }
+        self.tls_has_read(now)
+    }
+
+    /// What follows from bytes that TLS was given.
+    pub(super) fn tls_has_read(&mut self, now: Instant) -> Result<(), TransportError> {
         self.apply_peer_parameters(now)?;
         self.pump_tls();
         self.check_nothing_waits()?;
@@ -496,6 +495,7 @@ impl Connection {
         let resumed = session.resumed();
         self.alpn = session.alpn().map(Into::into);
         self.state = State::Established;
+        self.completed = true;
         self.keys = Some(OneRttKeys::new(keys, secrets));
         self.deadlines.handshake = Instant::NEVER;
         self.events.push_back(Event::Connected { resumed });
@@ -526,7 +526,7 @@ impl Connection {
         self.path.mtu.enable(self.peer_max_datagram_bytes);
         self.seek_preferred(now);
         if let Some(home) = home {
-            self.leave_home(now, *home);
+            self.leave_home(now, home);
         }
     }
 
@@ -626,10 +626,4 @@ impl Connection {
     pub(super) fn first_local_cid(&self) -> ConnectionId {
         self.local_cids.iter().next().map_or(ConnectionId::EMPTY, |c| c.cid)
     }
-}
-
-fn encoded(parameters: &TransportParameters) -> Vec<u8> {
-    let mut out = Vec::with_capacity(160);
-    parameters.encode(&mut out);
-    out
 }

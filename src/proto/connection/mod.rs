@@ -32,6 +32,7 @@
 //! | `rebinding.rs` | a client whose NAT forgets it during the handshake |
 //! | `preferred.rs` | the address at which a server prefers to be reached |
 //! | `rotation.rs` | connection ids that change while the path stays |
+//! | `hello.rs`, `undecided.rs` | a server that chooses its configuration by what the client asks for |
 //! | `close.rs` | the end |
 //! | `observe.rs` | tells the observer of all this |
 //! | `space.rs` | packet number spaces, and the state that goes with the handshake |
@@ -56,8 +57,10 @@ mod error;
 mod event;
 mod frames;
 mod handshake;
+mod hello;
 mod keys;
 mod late_crypto;
+mod network;
 mod observe;
 mod observing;
 mod other_paths;
@@ -70,15 +73,18 @@ mod space;
 mod stats;
 mod timers;
 mod transmit;
+mod undecided;
 
 pub use config::{MIN_DATAGRAM_BYTES, TransportConfig};
 pub use error::{CloseReason, TransportError, code};
-pub use event::Event;
+pub use event::{Drained, Event};
 pub use handshake::{ClientArgs, ConnectError, ServerArgs};
+pub use network::{IDEAL_SEND_MIN_BYTES, NetworkStatistics};
 pub use paths::{MigrateError, Migration};
 
 pub use crate::proto::path::{Addresses, Ends, PathId};
 pub use stats::ConnectionStats;
+pub use undecided::Choice;
 
 use crate::ecn::Ecn;
 use crate::proto::congestion::Controller;
@@ -95,6 +101,7 @@ use crypto_stream::CryptoSend;
 use early::EarlyPackets;
 use keys::OneRttKeys;
 use late_crypto::LateCrypto;
+use network::NetworkWatch;
 use observing::Observing;
 use other_paths::{OtherPaths, Preferred};
 use space::{Handshake, Received};
@@ -103,6 +110,7 @@ use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hasher};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Streams whose buffered data is offered again within one delivery of events.
 const MAX_REDELIVERIES: u32 = 64;
@@ -116,7 +124,7 @@ enum State {
     Established,
     /// CONNECTION_CLOSE was sent; answers what still arrives (RFC 9000 §10.2.1).
     Closing,
-    /// The peer has closed; silent (RFC 9000 §10.2.2).
+    /// The peer has closed, or answered our close; silent but for one answer (RFC 9000 §10.2.2).
     Draining,
     /// Nothing is left to do.
     Drained,
@@ -162,6 +170,16 @@ struct Deadlines {
     close: Instant,
 }
 
+impl Deadlines {
+    const NEVER: Self = Self {
+        idle: Instant::NEVER,
+        handshake: Instant::NEVER,
+        keep_alive: Instant::NEVER,
+        pacing: Instant::NEVER,
+        close: Instant::NEVER,
+    };
+}
+
 /// How often the ids changed that each side writes; see `rotation.rs`.
 #[derive(Clone, Copy, Debug, Default)]
 struct CidChanges {
@@ -176,6 +194,8 @@ pub struct Connection {
     state: State,
     /// There is an observer in `observing`.
     observed: bool,
+    /// There is a watch in `network`.
+    network_watched: bool,
     /// The active path is not validated, or there are others.
     paths_busy: bool,
     side: Side,
@@ -193,6 +213,8 @@ pub struct Connection {
     /// Larger datagrams are dropped.
     max_rx_bytes: u16,
     idle_timeout_ns: u64,
+    /// Zero: no PING keeps the connection alive.
+    keep_alive_ns: u64,
     deadlines: Deadlines,
     peer_max_ack_delay_ns: u64,
     /// The packet number to skip next.
@@ -230,10 +252,16 @@ pub struct Connection {
     /// The connection is idle: what `skip_at` is when it goes on.
     rested: Option<u64>,
     peer_allows_migration: bool,
+    /// The handshake has completed.
+    completed: bool,
+    /// The peer closed, or answered our close.
+    peer_closed: bool,
     preferred: Option<Box<Preferred>>,
     closing: Option<Box<Closing>>,
+    close_reason: Option<Box<CloseReason>>,
     alpn: Option<Box<[u8]>>,
     observing: Option<Box<Observing>>,
+    network: Option<Box<NetworkWatch>>,
 }
 
 impl Connection {
@@ -255,6 +283,29 @@ impl Connection {
     #[must_use]
     pub fn remote(&self) -> SocketAddr {
         self.path.remote
+    }
+
+    /// Tells [`Event::NetworkStatistics`] from now on, at most once each round trip and each `every`, and
+    /// [`Event::IdealSendBuffer`]. `None` ends that.
+    pub fn set_network_statistics(&mut self, now: Instant, every: Option<Duration>) {
+        self.network = every.map(|every| Box::new(NetworkWatch::new(now, every)));
+        self.network_watched = self.network.is_some();
+    }
+
+    /// What is known of the path that packets take.
+    #[must_use]
+    pub fn network_statistics(&self) -> NetworkStatistics {
+        let rtt = &self.path.rtt;
+        let watch = self.network.as_ref();
+        NetworkStatistics {
+            bytes_in_flight: self.path.bytes_in_flight,
+            window_bytes: self.path.congestion.window(),
+            smoothed_rtt: Duration::from_nanos(rtt.smoothed_ns()),
+            min_rtt: Duration::from_nanos(rtt.min_ns()),
+            rtt_variation: Duration::from_nanos(rtt.variance_ns()),
+            delivery_rate: watch.and_then(|watch| watch.rate),
+            ideal_send_bytes: watch.map_or(IDEAL_SEND_MIN_BYTES, |watch| watch.ideal),
+        }
     }
 
     /// The path that packets take.
@@ -351,7 +402,9 @@ impl Connection {
             + self.early.as_ref().map_or(0, |e| e.memory_bytes())
             + self.others.as_ref().map_or(0, |others| others.memory_bytes())
             + self.preferred.as_ref().map_or(0, |_| size_of::<Preferred>())
-            + self.new_token.as_ref().map_or(0, |t| t.len());
+            + self.new_token.as_ref().map_or(0, |t| t.len())
+            + self.closing.as_ref().map_or(0, |_| size_of::<Closing>())
+            + self.close_reason.as_ref().map_or(0, |_| size_of::<CloseReason>());
         // The streams count themselves.
         size_of::<Self>() - size_of::<Streams>()
             + self.keys.as_ref().map_or(0, OneRttKeys::heap_bytes)
@@ -424,19 +477,9 @@ impl Connection {
         self.close_application(now, code, reason);
     }
 
-    /// Turns a client away that the application does not want (RFC 9000 §20.1,
-    /// CONNECTION_REFUSED).
-    pub fn refuse(&mut self, now: Instant) {
-        let reason = "the application turned the connection away";
-        self.close_transport(now, TransportError::new(code::CONNECTION_REFUSED, reason));
-    }
-
-    /// Closes the connection for a fault of this side's application (RFC 9000 §20.1, INTERNAL_ERROR).
-    pub(crate) fn fail(&mut self, now: Instant) {
-        self.close_transport(
-            now,
-            TransportError::new(code::INTERNAL_ERROR, "the application failed"),
-        );
+    /// Closes the connection for a fault of this side (RFC 9000 §20.1, INTERNAL_ERROR).
+    pub(crate) fn fail(&mut self, now: Instant, reason: &'static str) {
+        self.close_transport(now, TransportError::new(code::INTERNAL_ERROR, reason));
     }
 
     // ---- connection ids -------------------------------------------------------------------

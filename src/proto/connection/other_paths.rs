@@ -62,11 +62,16 @@ impl OtherPaths {
         self.paths.iter_mut().find(|other| other.path.id == id)
     }
 
+    /// The largest number of a packet that was more than a probe; `largest` is the largest number of all.
+    pub(super) fn newest(&self, largest: Option<u64>) -> Option<u64> {
+        let probes = self.probes.filter(|probes| Some(probes.last) == largest);
+        probes.map_or(largest, |probes| probes.above)
+    }
+
     /// Notes the number of a packet; `largest` was the largest before it. True if the packet moves the peer's
     /// path: it is the highest-numbered one that is more than a probe (RFC 9000 §9.3).
     pub(super) fn note_number(&mut self, pn: u64, largest: Option<u64>, probing: bool) -> bool {
-        let probes = self.probes.filter(|probes| Some(probes.last) == largest);
-        let newest = probes.map_or(largest, |probes| probes.above);
+        let newest = self.newest(largest);
         let last = largest.map_or(pn, |largest| largest.max(pn));
         if newest.is_some_and(|newest| newest > pn) {
             return false;

@@ -150,8 +150,8 @@ impl Connection {
         Ok(())
     }
 
-    /// An authentic packet of `bytes` came from elsewhere: the path that it took, if it may become
-    /// one.
+    /// An authentic packet of `bytes` came from elsewhere, with this number and payload: the path that it took,
+    /// if it may become one.
     #[cold]
     #[inline(never)]
     pub(super) fn enter_path(
@@ -160,6 +160,7 @@ impl Connection {
         at: &Addresses,
         dcid: &ConnectionId,
         bytes: usize,
+        (pn, payload): (u64, &[u8]),
     ) -> Option<PathId> {
         if self.path.is_between(at.ends()) {
             return Some(self.path.id);
@@ -170,6 +171,12 @@ impl Connection {
         }
         // RFC 9000 §9: a server stays where it is.
         if self.side == Side::Client {
+            return None;
+        }
+        // A packet that moves nothing begins no path, or that would be kept, with its connection id, until the
+        // connection is idle. Who sent it has gone on since.
+        let moves = !self.is_late(pn) && !self.leaves_preferred(at.local);
+        if !moves && !frame::is_probing(payload) {
             return None;
         }
         let peer_uses = self.local_cids.sequence_of(dcid);
@@ -183,6 +190,13 @@ impl Connection {
         Some(self.add_path(OtherPath { peer_uses, ..other }))
     }
 
+    /// True if a packet that was more than a probe, with a larger number than this, was there before.
+    fn is_late(&self, pn: u64) -> bool {
+        let largest = self.data.received.largest;
+        let newest = self.others.as_ref().map_or(largest, |others| others.newest(largest));
+        newest.is_some_and(|newest| newest > pn)
+    }
+
     /// The number of the id to write to a peer that appears elsewhere. RFC 9000 §9.5: a peer that
     /// has moved uses a new one, and so do we. One whose NAT has forgotten it knows nothing of it; but no
     /// NAT of its side changes the address of ours that it writes to.
@@ -194,7 +208,7 @@ impl Connection {
     }
 
     /// The peer appears elsewhere, and the ids that it gave are taken: the oldest path that it only
-    /// probed, or that a late packet took, gives its id back. The peer sends another for it.
+    /// probed gives its id back. The peer sends another for it.
     fn forget_quiet_path(&mut self) {
         let Some(others) = &mut self.others else { return };
         let quiet =
@@ -276,9 +290,7 @@ impl Connection {
         let id = other.path.id;
         let validated = other.path.validation.is_validated() && !other.path.is_challenged();
         let other_local = other.path.local;
-        if self.leaves_preferred(other_local) {
-            return;
-        }
+        let moves = moves && !self.leaves_preferred(other_local);
         // RFC 9000 §9.6.2: our own address changes once the peer is known to be reached from there.
         if moves && (validated || other_local == self.path.local) {
             self.activate(now, id);
@@ -301,6 +313,9 @@ impl Connection {
         // takes the address of its server for proved, and asks whether the path is one.
         let proved = old.path.validation.is_validated()
             && (self.side == Side::Server || !old.path.is_challenged());
+        // RFC 9000 §9.6.2: to the address that it has left for the one that it prefers, a server does not return,
+        // and its client does not answer from there any more. The new path was validated first.
+        let proved = proved && !self.leaves_preferred(old.path.local);
         if proved && !(self.side == Side::Client && validated) {
             let old_id = old.path.id;
             let others = self.others.get_or_insert_default();

@@ -12,15 +12,17 @@
 //!
 //! The server does what it does for any packet to another address of its own: it answers, asks, and
 //! moves once its client has said more than a probe there, and has answered (see `paths.rs`). Having
-//! moved, it does not return to the first address when a packet of its client arrives there (§9.6.2).
+//! moved, it forgets the first address at once, and does not return to it when a packet of its client arrives
+//! there (§9.6.2): a late one is read, and begins no path.
 
+use super::config::is_host;
 use super::other_paths::{OtherPath, Preferred};
 use super::{Connection, Migration};
 use crate::proto::path::Addresses;
 use crate::time::Instant;
 use crate::wire::Side;
 use crate::wire::transport_parameters::PreferredAddress;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 impl Connection {
     /// A server's parameters name an address.
@@ -98,15 +100,7 @@ impl Connection {
 
     /// RFC 9000 §9.6.2: true if a server that has moved to the address that it prefers would leave it.
     pub(super) fn leaves_preferred(&self, local: SocketAddr) -> bool {
-        self.config.prefers(self.path.local) && !self.config.prefers(local)
+        let leaves = self.config.prefers(self.path.local) && !self.config.prefers(local);
+        leaves && self.side == Side::Server
     }
-}
-
-/// True if one host can be reached there (RFC 9000 §21.5.3: a server may name any address).
-fn is_host(at: SocketAddr) -> bool {
-    let shared = match at.ip() {
-        IpAddr::V4(ip) => ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast(),
-        IpAddr::V6(ip) => ip.is_unspecified() || ip.is_multicast(),
-    };
-    at.port() != 0 && !shared
 }

@@ -32,7 +32,8 @@ use crate::proto::path::{Addresses, PathId, Validation};
 use crate::time::Instant;
 
 impl Connection {
-    /// A datagram for a server's handshake came from elsewhere.
+    /// A datagram for a server's handshake came from elsewhere. Returns the path, if answers go there from now
+    /// on.
     #[cold]
     #[inline(never)]
     pub(super) fn receive_rebound(
@@ -43,24 +44,25 @@ impl Connection {
         datagram: &mut [u8],
         app: &mut dyn Application,
     ) -> Option<PathId> {
-        let home = self.handshake.as_ref().and_then(|h| h.home.as_deref().copied());
+        let home = self.handshake.as_ref().and_then(|h| h.home);
         let before = (self.path.addresses(), self.path.validation, home);
         let (packets, newest) = (self.stats.rx_packets, self.newest_handshake_packet());
         self.appear_at(at);
         self.receive_coalesced(now, ecn, datagram, app);
-        let authentic = self.stats.rx_packets != packets;
+        let mut leads = self.stats.rx_packets != packets;
         if let Some(h) = &mut self.handshake {
             let largest = h.handshake.received.largest;
-            if authentic && (largest.is_none() || largest != newest) {
+            leads &= largest.is_none() || largest != newest;
+            if leads {
                 self.stats.handshake_moves += 1;
             } else {
                 let (addresses, validation, home) = before;
                 (self.path.local, self.path.remote) = (addresses.local, addresses.remote);
                 self.path.validation = validation;
-                h.home = home.map(Box::new);
+                h.home = home;
             }
         }
-        authentic.then_some(self.path.id)
+        leads.then_some(self.path.id)
     }
 
     fn newest_handshake_packet(&self) -> Option<u64> {
@@ -72,9 +74,9 @@ impl Connection {
         let Some(h) = &mut self.handshake else { return };
         let here = Home { addresses: self.path.addresses(), validation: self.path.validation };
         let there = match h.home.take() {
-            Some(home) if home.addresses == *at => *home,
+            Some(home) if home.addresses == *at => home,
             home => {
-                h.home = home.or(Some(Box::new(here)));
+                h.home = home.or(Some(here));
                 Home { addresses: *at, validation: Validation::new(false) }
             }
         };
@@ -84,7 +86,7 @@ impl Connection {
 
     /// A Handshake packet of the client's was authentic (RFC 9000 §8.1).
     pub(super) fn validate_by_handshake(&mut self) {
-        match self.handshake.as_mut().and_then(|h| h.home.as_deref_mut()) {
+        match self.handshake.as_mut().and_then(|h| h.home.as_mut()) {
             Some(home) => home.validation.validate(),
             None => self.path.validation.validate(),
         }

@@ -11,8 +11,9 @@ use crate::proto::crypto::{HeaderKey, PacketKey};
 use crate::proto::observer::{DropReason, Observation};
 use crate::proto::path::{Addresses, Ends, PathId};
 use crate::time::{Instant, SECOND_NS};
+use crate::wire::frame::Frame;
 use crate::wire::packet::{self, KEY_PHASE, Packet, PacketType, decode_pn};
-use crate::wire::{ConnectionId, Side};
+use crate::wire::{ConnectionId, Reader, Side};
 use std::net::SocketAddr;
 
 /// The form bit of the first byte: long headers have it.
@@ -74,7 +75,7 @@ impl Connection {
             State::Closing => {
                 self.tell_dropped(now, None, datagram.len(), DropReason::Closed);
                 self.path.validation.on_received(datagram.len());
-                self.on_closing_datagram(app);
+                self.receive_closing(now, datagram, app);
                 return None;
             }
             State::Draining | State::Drained => {
@@ -102,6 +103,55 @@ impl Connection {
             self.tell_all_changes(now);
         }
         authentic.then_some(path)
+    }
+
+    /// A datagram that arrives while we close: it may be the peer's answer, and is answered otherwise.
+    #[cold]
+    fn receive_closing(&mut self, now: Instant, datagram: &mut [u8], app: &mut dyn Application) {
+        let reads = self.closing.as_mut().is_some_and(|closing| closing.may_read());
+        if reads && self.finds_close(now, datagram) {
+            self.close_is_answered(now);
+        } else {
+            self.on_closing_datagram();
+        }
+        self.deliver(app);
+    }
+
+    /// True if an authentic packet of the datagram has a CONNECTION_CLOSE. Nothing else of it acts.
+    fn finds_close(&mut self, now: Instant, datagram: &mut [u8]) -> bool {
+        let (mut at, mut first_dcid) = (0, None);
+        while at < datagram.len()
+            && let Ok(p) = packet::parse(datagram, at, usize::from(self.local_cid_len))
+        {
+            // RFC 9000 §12.2.
+            if *first_dcid.get_or_insert(p.dcid) != p.dcid || p.end <= at {
+                return false;
+            }
+            let start = std::mem::replace(&mut at, p.end);
+            let (base, opened) = match p.kind {
+                PacketType::Short => {
+                    let opened = self.open_short_seldom(now, &mut datagram[start..p.end]);
+                    if let (Err(_), Some(closing)) = (&opened, &mut self.closing) {
+                        closing.end_reads();
+                    }
+                    (start, opened.ok().and_then(Result::ok))
+                }
+                PacketType::Initial | PacketType::Handshake => {
+                    (0, self.open_checked(datagram, start, &p).ok().map(|(_, plain)| plain))
+                }
+                PacketType::ZeroRtt
+                | PacketType::Retry
+                | PacketType::VersionNegotiation
+                | PacketType::UnknownVersion => (0, None),
+            };
+            if let Some(plain) = opened.filter(|plain| !plain.reserved_set) {
+                self.stats.rx_packets += 1;
+                if closes(&datagram[base + plain.start..base + plain.end], p.kind) {
+                    return true;
+                }
+            }
+        }
+        false
     }
 
     /// A 1-RTT packet on the active path while there are others, or while that one is not validated.
@@ -146,7 +196,7 @@ impl Connection {
             && let Some(other) = other
         {
             other.path.validation.on_received(datagram.len());
-            self.on_closing_datagram(app);
+            self.receive_closing(now, datagram, app);
             return Some(None);
         }
         let ours = self.side == Side::Client || self.state != State::Established;
@@ -293,24 +343,8 @@ impl Connection {
         p: &Packet,
         app: &mut dyn Application,
     ) -> bool {
-        let space =
-            if p.kind == PacketType::Initial { SpaceId::Initial } else { SpaceId::Handshake };
-        // RFC 9000 §14.1.
-        let small = datagram.len() < usize::from(super::MIN_DATAGRAM_BYTES);
-        // RFC 9000 §17.2.2: a server's Initial has no token.
-        let opened = match (space, self.side) {
-            (SpaceId::Initial, Side::Server) if small => Err(DropReason::SmallInitial),
-            (SpaceId::Initial, Side::Client) if !p.token.is_empty() => {
-                Err(DropReason::UnexpectedToken)
-            }
-            _ => self.open_long(space, datagram, start, p),
-        };
-        let settled = opened.and_then(|plain| match self.settle_peer_id(p.scid) {
-            true => Ok(plain),
-            false => Err(DropReason::PeerIdChanged),
-        });
-        let plain = match settled {
-            Ok(plain) => plain,
+        let (space, plain) = match self.open_checked(datagram, start, p) {
+            Ok(opened) => opened,
             Err(DropReason::KeysUnavailable) => return true,
             Err(reason) => {
                 self.drop_packet(now, Some(p.kind), p.end - start, reason);
@@ -331,6 +365,31 @@ impl Connection {
         }
         self.process(now, arrival, plain.reserved_set, payload, app);
         false
+    }
+
+    /// Opens an Initial or Handshake packet, if it is as such a packet has to be.
+    fn open_checked(
+        &mut self,
+        datagram: &mut [u8],
+        start: usize,
+        p: &Packet,
+    ) -> Result<(SpaceId, Plain), DropReason> {
+        let space =
+            if p.kind == PacketType::Initial { SpaceId::Initial } else { SpaceId::Handshake };
+        // RFC 9000 §14.1.
+        let small = datagram.len() < usize::from(super::MIN_DATAGRAM_BYTES);
+        // RFC 9000 §17.2.2: a server's Initial has no token.
+        let plain = match (space, self.side) {
+            (SpaceId::Initial, Side::Server) if small => Err(DropReason::SmallInitial),
+            (SpaceId::Initial, Side::Client) if !p.token.is_empty() => {
+                Err(DropReason::UnexpectedToken)
+            }
+            _ => self.open_long(space, datagram, start, p),
+        }?;
+        match self.settle_peer_id(p.scid) {
+            true => Ok((space, plain)),
+            false => Err(DropReason::PeerIdChanged),
+        }
     }
 
     fn open_long(
@@ -382,12 +441,15 @@ impl Connection {
         }
         let cid_end = 1 + usize::from(self.local_cid_len);
         let dcid = ConnectionId::new(&packet[1..cid_end]).unwrap_or(ConnectionId::EMPTY);
+        let payload = &packet[plain.start..plain.end];
         let (path, largest) = match at {
             None => (Some(self.path.id), None),
-            Some(at) => (self.enter_path(now, at, &dcid, packet.len()), self.data.received.largest),
+            Some(at) => {
+                let path = self.enter_path(now, at, &dcid, packet.len(), (plain.pn, payload));
+                (path, self.data.received.largest)
+            }
         };
         let arrival = Arrival { space: SpaceId::Data, pn: plain.pn, ecn, dcid, path };
-        let payload = &packet[plain.start..plain.end];
         if self.observed {
             self.tell_received(now, &arrival, packet, payload);
         }
@@ -397,7 +459,19 @@ impl Connection {
         }
     }
 
-    #[inline]
+    /// As [`open_short`](Self::open_short), for those who open few: that one stands where each packet
+    /// passes, and nowhere else.
+    #[cold]
+    #[inline(never)]
+    fn open_short_seldom(
+        &mut self,
+        now: Instant,
+        bytes: &mut [u8],
+    ) -> Result<Result<Plain, DropReason>, TransportError> {
+        self.open_short(now, bytes)
+    }
+
+    #[inline(always)]
     fn open_short(
         &mut self,
         now: Instant,
@@ -595,6 +669,21 @@ impl Connection {
             h.handshake.received.largest_at = arrived;
         }
     }
+}
+
+/// True if a payload has a CONNECTION_CLOSE where it may have one.
+fn closes(payload: &[u8], kind: PacketType) -> bool {
+    let mut reader = Reader::new(payload);
+    while !reader.is_empty()
+        && let Ok(frame) = Frame::read(&mut reader)
+    {
+        let is_close =
+            matches!(frame, Frame::ConnectionClose { .. } | Frame::ApplicationClose { .. });
+        if is_close && (kind == PacketType::Short || frame.allowed_in(kind)) {
+            return true;
+        }
+    }
+    false
 }
 
 /// Removes header protection: the first byte, the whole packet number, the header's length.

@@ -5,7 +5,8 @@
 //! A connection that was idle may go on from another address, of its NAT or of its own. Who watches
 //! both networks would know it by its connection id, and so it takes another one: when it has sent
 //! nothing but acknowledgements for [`cid_rotation`](super::TransportConfig::cid_rotation), and the peer
-//! has given an id that no path has had. The old one is retired in the same packet. Nothing is measured
+//! has given an id that no path has had. The old one is retired in the same packet, unless that closes the
+//! connection. Nothing is measured
 //! for each packet: [`Connection::shrink`] says that the connection is idle, and the next packet looks how
 //! long it was.
 //!
@@ -18,6 +19,10 @@
 //! So no answer raises the larger of the two counts. A flag "the peer's next change is an answer" was
 //! tried first: where two changes of ours were under way, one of the answers was answered, and ids
 //! changed once in a round trip for ever.
+//!
+//! The price: while we have made more changes than the peer, its changes are taken for answers, and are not
+//! followed. A peer that does not answer ours, as RFC 9000 allows, is followed again once it has made as many as
+//! we have. Until then its flow and ours can be told to belong together, unless we change by ourselves.
 //!
 //! That the peer writes to another id is seen by RETIRE_CONNECTION_ID. A comparison for each packet
 //! would tell sooner, and says the same: peers retire an id once they have left it.

@@ -3,6 +3,7 @@
 
 use super::crypto_stream::{CryptoRecv, CryptoSend};
 use super::error::TransportError;
+use super::hello::Undecided;
 use crate::ecn::Ecn;
 use crate::proto::crypto::{Keys, Level, OneRttSecrets};
 use crate::proto::path::{Addresses, PathId, Validation};
@@ -258,8 +259,11 @@ pub(super) struct Handshake {
     pub(super) heard: bool,
     /// RFC 9002 §6.2.2.1: the client knows that the server knows its address.
     pub(super) peer_validated_us: bool,
-    /// Where a server's handshake began, if its client is somewhere else.
-    pub(super) home: Option<Box<Home>>,
+    /// What a server keeps until it has a configuration.
+    pub(super) undecided: Option<Box<Undecided>>,
+    /// Where a server's handshake began, if its client is somewhere else. In place: a datagram that is not
+    /// authentic writes it too, and must cost no allocation.
+    pub(super) home: Option<Home>,
     /// Times that a server sent its flight again because the client repeated its own.
     pub(super) flight_repeats: u8,
     /// Handshake bytes from TLS go here next.
@@ -282,6 +286,7 @@ impl Handshake {
             peer_scid: None,
             heard: false,
             peer_validated_us: false,
+            undecided: None,
             home: None,
             flight_repeats: 0,
             write_level: Level::Initial,
@@ -318,7 +323,7 @@ impl Handshake {
         size_of::<Self>()
             + self.initial.crypto_recv.read_bytes() as usize
             + self.token.capacity()
-            + self.home.as_ref().map_or(0, |_| size_of::<Home>())
+            + self.undecided.as_ref().map_or(0, |u| size_of::<Undecided>() + u.heap_bytes())
             + self.initial.heap_bytes()
             + self.handshake.heap_bytes()
     }

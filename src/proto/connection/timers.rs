@@ -7,11 +7,14 @@ use super::{Application, Connection, State};
 use crate::proto::sent::SentFrame;
 use crate::time::Instant;
 use crate::wire::Side;
+use std::time::Duration;
 
 /// Doublings of the probe timeout that are told apart.
 const MAX_BACKOFF: u8 = 20;
 /// Packets that one probe timeout may send (RFC 9002 §6.2.4).
 pub(super) const PROBES: u8 = 2;
+/// Bytes of a CRYPTO stream that fit into one such packet.
+const PROBE_CRYPTO_BYTES: u64 = 1_000;
 /// Acknowledgements that may be probes as well, between two probe timeouts, at any distance from
 /// the last probe that a probe timeout without the back-off has. A peer that sends all the time
 /// and acknowledges nothing gets few more: each is remembered until it is acknowledged.
@@ -135,11 +138,16 @@ impl Connection {
     }
 
     pub(super) fn rearm_keep_alive(&mut self, now: Instant) {
-        if let Some(interval) = self.config.keep_alive
-            && self.confirmed
-        {
-            self.deadlines.keep_alive = after(now, nanos(interval));
+        if self.keep_alive_ns != 0 && self.confirmed {
+            self.deadlines.keep_alive = after(now, self.keep_alive_ns);
         }
+    }
+
+    /// Sends a PING after so much quiet time from now on; `None` sends none.
+    pub fn set_keep_alive(&mut self, now: Instant, interval: Option<Duration>) {
+        self.keep_alive_ns = interval.map_or(0, nanos);
+        self.deadlines.keep_alive = Instant::NEVER;
+        self.rearm_keep_alive(now);
     }
 
     /// RFC 9002 A.8: the earliest of the loss times, else of the probe timeouts.
@@ -212,10 +220,12 @@ impl Connection {
         false
     }
 
-    /// A client gets packets that it has no keys for yet, and its probes are unanswered: what the server
+    /// A client keeps a datagram that it has no keys for yet, and its probes are unanswered: what the server
     /// sent before was lost, and the server may be unable to send more before it hears from us. RFC 9002
-    /// §6.2.3 lets a client not wait for its timer then. A forger gains no more probes than datagrams
-    /// can wait.
+    /// §6.2.3 lets a client probe sooner then: the next probe timeouts, `FOLLOW_UPS` of them, come
+    /// without the back-off. What is kept is not authentic yet. So a forger gains as many probe timeouts for each
+    /// datagram that can wait: `EARLY_MAX` until there are Handshake keys, and as
+    /// many again until there are 1-RTT keys.
     #[cold]
     pub(super) fn hears_early(&mut self) {
         if self.side == Side::Client && self.pto_count > 0 && self.follow_ups == 0 {
@@ -246,6 +256,13 @@ impl Connection {
         }
     }
 
+    /// RFC 9002 §6.2.2.1: true for a client whose server may be unable to send until it hears from the client:
+    /// until it has validated the client's address, and also later, where the client's NAT has forgotten it
+    /// and the server does not know the new address.
+    pub(super) fn is_unsure(&self, h: &Handshake) -> bool {
+        self.side == Side::Client && (!h.peer_validated_us || self.state == State::Handshaking)
+    }
+
     fn handshake_probe_timeout(&self, h: &Handshake) -> Option<(Instant, SpaceId)> {
         let short = self.backed_off(self.path.rtt.pto_base_ns(0));
         let mut earliest: Option<(Instant, SpaceId)> = None;
@@ -264,10 +281,7 @@ impl Connection {
             }
         }
         let nothing = !h.initial.sent.has_ack_eliciting() && !h.handshake.sent.has_ack_eliciting();
-        let unsure = !h.peer_validated_us || self.state == State::Handshaking;
-        if nothing && self.side == Side::Client && unsure {
-            // RFC 9002 §6.2.2.1: the server may be unable to send until it hears from us: also later, where our
-            // NAT has forgotten us and the server does not know the new address.
+        if nothing && self.is_unsure(h) {
             let last = h.initial.sent.last_eliciting_sent_at();
             let base = last.max(h.handshake.sent.last_eliciting_sent_at());
             let space =
@@ -305,12 +319,8 @@ impl Connection {
                 continue;
             }
             s.probes = if id == space { PROBES } else { 1 };
-            if let Some(frames) = s.sent.oldest_eliciting_frames() {
-                for frame in frames {
-                    if let SentFrame::Crypto { offset, len } = frame {
-                        s.crypto_send.on_lost(offset, len);
-                    }
-                }
+            if s.sent.has_ack_eliciting() {
+                s.crypto_send.repeat_some(u64::from(s.probes) * PROBE_CRYPTO_BYTES);
             }
         }
     }

@@ -51,8 +51,8 @@ impl Connection {
                 sent?
             }
             State::Handshaking | State::Established => self.transmit_handshake(now, buf)?,
-            State::Closing => (self.transmit_close(now, buf)?, Ecn::NotEct),
-            State::Draining | State::Drained => return None,
+            State::Closing | State::Draining => (self.transmit_close(now, buf)?, Ecn::NotEct),
+            State::Drained => return None,
         };
         Some(self.note_datagram(len, ecn))
     }
@@ -78,8 +78,8 @@ impl Connection {
                     || self.data.probes > 0
                     || self.data.received.deadline.is_some()
             }
-            State::Closing => self.close_is_pending(),
-            State::Draining | State::Drained => false,
+            State::Closing | State::Draining => self.close_is_pending(),
+            State::Drained => false,
         }
     }
 

@@ -143,7 +143,6 @@ fn attack_07_retry_then_refusals_and_duplicates_leave_nothing_behind() {
         local: addr(443),
         remote: addr(9),
         local_cid: local,
-        preferred_cid: None,
         seed: 1,
         grease: 2,
     };

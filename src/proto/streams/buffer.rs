@@ -197,6 +197,11 @@ impl Pool {
         Self { free: Vec::new(), ring_bytes: 0, limit_bytes }
     }
 
+    /// The connection's window has become `window` bytes.
+    pub(super) fn set_limit(&mut self, window: u64) {
+        self.limit_bytes = usize::try_from(window).unwrap_or(usize::MAX);
+    }
+
     /// An empty buffer whose first byte will have offset `start`.
     pub(super) fn take(&mut self, start: u64) -> RecvBuffer {
         let mut buffer = self.free.pop().unwrap_or_else(|| RecvBuffer { inner: Box::default() });

@@ -3,6 +3,7 @@
 use super::buffer::RecvBuffer;
 use super::error::StreamError;
 use super::list::Way;
+use super::rare::NO_RARE;
 use super::recv::{Place, RecvState};
 use super::slot::pending_frames;
 use super::{Streams, pending_control};
@@ -29,6 +30,8 @@ pub enum Delivery {
     },
     /// The data was copied; it cannot be delivered yet.
     Buffered,
+    /// The data was copied into memory that the application provided.
+    Placed,
     /// There was nothing new, or the stream is gone.
     Nothing,
     /// There is no place for the data: the packet must not be acknowledged.
@@ -59,7 +62,12 @@ impl Streams {
         match recv.place(offset, end, fin) {
             Place::Next { skip } => {
                 self.note_received(slot, end, fin);
-                let fin = self.stream(slot).recv.ends_at(end);
+                let recv = &self.stream(slot).recv;
+                let fin = recv.ends_at(end);
+                if recv.rare != NO_RARE && self.is_provided(slot) {
+                    self.place(slot, &data[skip..], fin);
+                    return Ok(Delivery::Placed);
+                }
                 Ok(Delivery::Lend { stream: self.table.name(slot), skip, fin })
             }
             Place::Buffer => Ok(self.keep(slot, offset, data, fin)),
@@ -77,6 +85,34 @@ impl Streams {
         self.table
             .resolve(stream)
             .is_some_and(|slot| self.stream(slot).recv.state == RecvState::Open)
+    }
+
+    /// Asked between the events and the data, which [`Delivery::Lend`] let lie: true if the application is to
+    /// be shown `data`. If not, it is done with: the application has stopped the stream, has provided
+    /// memory, or has turned receiving off. An end without data has been told when it is shown: the half is
+    /// over, and what the application calls meanwhile does not tell it again.
+    pub fn is_to_show(&mut self, stream: StreamRef, data: &[u8], fin: bool) -> bool {
+        let Some(slot) = self.table.resolve(stream) else { return false };
+        let recv = &mut self.table.slots[slot as usize].recv;
+        if recv.state != RecvState::Open {
+            return false;
+        }
+        if recv.off {
+            if !data.is_empty() {
+                let (consumed, size) = (recv.window.consumed, recv.window.size);
+                let buffer = recv.buffer.get_or_insert_with(|| self.pool.take(consumed));
+                buffer.insert(&mut self.pool, size, consumed, data);
+            }
+            return false;
+        }
+        if recv.rare != NO_RARE && self.is_provided(slot) {
+            self.place(slot, data, fin);
+            return false;
+        }
+        if fin && data.is_empty() {
+            self.finish_receiving(slot);
+        }
+        true
     }
 
     /// The application was shown uncopied data and took `taken` bytes of it; `rest` is what it left,
@@ -102,19 +138,29 @@ impl Streams {
             it.recv.paused = true;
             let buffer = it.recv.buffer.get_or_insert_with(|| self.pool.take(consumed));
             buffer.insert(&mut self.pool, size, consumed, rest);
+            if it.recv.rare != NO_RARE {
+                self.drain(slot);
+            }
         }
         self.grant_if_due(slot);
     }
 
-    /// Takes out the buffer of a stream that has data for the application.
+    /// Takes out the buffer of a stream that has data for the application, or its end: as in
+    /// [`is_to_show`](Self::is_to_show), an end without data has been told then.
     pub fn detach_ready(&mut self, stream: StreamRef) -> Option<RecvBuffer> {
         let slot = self.table.resolve(stream)?;
         let recv = &mut self.stream_mut(slot).recv;
         if !recv.is_ready() {
             return None;
         }
-        let mut buffer = recv.buffer.take()?;
+        let buffer = recv.buffer.take();
+        let consumed = recv.window.consumed;
+        let mut buffer = buffer.unwrap_or_else(|| self.pool.take(consumed));
+        let recv = &self.stream(slot).recv;
         buffer.set_end(recv.final_size().unwrap_or(u64::MAX));
+        if recv.is_read() {
+            self.finish_receiving(slot);
+        }
         Some(buffer)
     }
 
@@ -142,6 +188,9 @@ impl Streams {
             }
         } else {
             recv.buffer = Some(buffer);
+            if recv.rare != NO_RARE {
+                self.drain(slot);
+            }
         }
         self.grant_if_due(slot);
     }
@@ -171,12 +220,14 @@ impl Streams {
         }
     }
 
-    /// Throws away what the application has not taken; the connection's window opens for it.
+    /// Throws away what the application has not taken; the connection's window opens for it (RFC 9000
+    /// §4.5), and does not grow for it.
     pub(super) fn discard_unread(&mut self, slot: u32) {
         let recv = &mut self.table.slots[slot as usize].recv;
         let unread = recv.window.received - recv.window.consumed;
         recv.window.consumed += unread;
         self.window.consumed += unread;
+        self.tuning.leave_out(unread);
         if let Some(buffer) = recv.buffer.take() {
             self.pool.give(buffer);
         }
@@ -187,6 +238,9 @@ impl Streams {
 
     /// The receiving half is over.
     pub(super) fn finish_receiving(&mut self, slot: u32) {
+        if self.stream(slot).recv.rare != NO_RARE {
+            self.return_buffers(slot, false);
+        }
         let recv = &mut self.table.slots[slot as usize].recv;
         recv.state = RecvState::Done;
         recv.paused = false;
@@ -220,11 +274,16 @@ impl Streams {
         let ready = recv.is_ready();
         self.buffered_frames += 1;
         self.note_received(slot, end, fin);
+        if self.stream(slot).recv.rare != NO_RARE && self.is_provided(slot) {
+            self.drain(slot);
+            self.grant_if_due(slot);
+            return Delivery::Placed;
+        }
         if ready { Delivery::Ready { stream: self.table.name(slot) } } else { Delivery::Buffered }
     }
 
     /// Schedules a higher limit for the peer if half a window was consumed.
-    fn grant_if_due(&mut self, slot: u32) {
+    pub(super) fn grant_if_due(&mut self, slot: u32) {
         let recv = &self.stream(slot).recv;
         let open = recv.state == RecvState::Open && recv.final_size().is_none();
         if open && recv.window.update_due() {

@@ -81,6 +81,24 @@ pub enum SendError {
     Stopped(u64),
     /// Only the peer sends on this stream.
     NotSendable,
+    /// [`StreamsRef::send_copy`](super::StreamsRef::send_copy) buffers no more of this stream. When half
+    /// of it is free again, [`StreamEvent::SendReady`](super::StreamEvent::SendReady) tells.
+    Full {
+        /// Bytes that may be buffered of one stream.
+        limit: u64,
+    },
+    /// Copies of all streams together take the memory that they may. When half of it is free again,
+    /// [`StreamEvent::SendReady`](super::StreamEvent::SendReady) tells.
+    ConnectionFull {
+        /// Bytes of memory that they may take.
+        limit: u64,
+    },
+    /// More than is ever buffered was to be copied in one piece. Nothing is told later: send it in smaller
+    /// pieces, or lend it.
+    TooLarge {
+        /// Bytes that may be copied in one piece.
+        limit: u64,
+    },
 }
 
 impl fmt::Display for SendError {
@@ -91,13 +109,28 @@ impl fmt::Display for SendError {
             Self::Reset => f.write_str("the stream was reset before"),
             Self::Stopped(code) => write!(f, "the peer asked to stop, with code {code}"),
             Self::NotSendable => f.write_str("only the peer sends on this stream"),
+            Self::Full { limit } => write!(
+                f,
+                "of the stream's data {limit} bytes may be buffered, which they are: wait for \
+                 send_ready, or raise TransportConfig::send_copy_bytes"
+            ),
+            Self::ConnectionFull { limit } => write!(
+                f,
+                "copied data of all streams takes {limit} bytes of memory, and may not take more: \
+                 wait for send_ready, or raise TransportConfig::connection_send_copy_bytes"
+            ),
+            Self::TooLarge { limit } => write!(
+                f,
+                "{limit} bytes may be copied in one piece: send smaller ones, use send, or raise \
+                 TransportConfig::send_copy_bytes and connection_send_copy_bytes"
+            ),
         }
     }
 }
 
 impl Error for SendError {}
 
-/// Why a stream's receiving half could not be stopped or resumed.
+/// Why a call on a stream's receiving half could not be carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReceiveError {
     /// The stream was never opened, or is closed.
@@ -106,6 +139,9 @@ pub enum ReceiveError {
     Ended,
     /// Only we send on this stream.
     NotReceivable,
+    /// [`StreamsRef::provide`](super::StreamsRef::provide) was given memory of length 0, into which nothing
+    /// can be received.
+    EmptyBuffer,
 }
 
 impl fmt::Display for ReceiveError {
@@ -114,6 +150,10 @@ impl fmt::Display for ReceiveError {
             Self::UnknownStream => "the stream is not open",
             Self::Ended => "nothing more is received on this stream",
             Self::NotReceivable => "only we send on this stream",
+            Self::EmptyBuffer => {
+                "the memory to receive into has length 0: its length counts, not its capacity \
+                 (BytesMut::zeroed)"
+            }
         })
     }
 }

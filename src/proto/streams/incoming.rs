@@ -4,7 +4,7 @@ use super::error::StreamError;
 use super::recv::RecvState;
 use super::send::SendState;
 use super::slot::pending_events;
-use super::{Streams, skip_key};
+use super::{Streams, notices, pending_control, skip_key};
 use crate::wire::{Dir, StreamId};
 
 impl Streams {
@@ -12,6 +12,7 @@ impl Streams {
     ///
     /// # Errors
     /// The final size contradicts what is known or exceeds a limit, or the stream is ours alone.
+    #[cold]
     pub fn on_reset_stream(
         &mut self,
         id: StreamId,
@@ -41,6 +42,7 @@ impl Streams {
     ///
     /// # Errors
     /// The stream is the peer's alone, or ours and not open yet.
+    #[cold]
     pub fn on_stop_sending(&mut self, id: StreamId, code: u64) -> Result<(), StreamError> {
         let Some(slot) = self.sending(id)? else { return Ok(()) };
         let send = &mut self.stream_mut(slot).send;
@@ -79,6 +81,9 @@ impl Streams {
     /// # Errors
     /// None: a count above 2^60 is a malformed frame, not a state.
     pub fn on_max_streams(&mut self, dir: Dir, max: u64) -> Result<(), StreamError> {
+        if max > self.opening[dir as usize].max {
+            self.notices |= notices::AVAILABLE << dir as u8;
+        }
         self.raise_opening(dir, max);
         Ok(())
     }
@@ -100,11 +105,20 @@ impl Streams {
         self.receiving(id).map(|_| ())
     }
 
-    /// STREAMS_BLOCKED (RFC 9000 §19.14): credit comes with closed streams, not with complaints.
+    /// STREAMS_BLOCKED (RFC 9000 §19.14): credit comes with closed streams, not with complaints; but
+    /// the application may want to grant more.
     ///
     /// # Errors
     /// None.
-    pub fn on_streams_blocked(&mut self, _dir: Dir, _limit: u64) -> Result<(), StreamError> {
+    #[cold]
+    pub fn on_streams_blocked(&mut self, dir: Dir, limit: u64) -> Result<(), StreamError> {
+        let told = notices::NEEDED_TOLD << dir as u8;
+        let accepting = &self.accepting[dir as usize];
+        let pending = self.pending_control & pending_control::MAX_STREAMS << dir as u8 != 0;
+        let answered = pending && accepting.has_more();
+        if limit == accepting.max && self.notices & told == 0 && !answered {
+            self.notices |= told | notices::NEEDED << dir as u8;
+        }
         Ok(())
     }
 

@@ -25,6 +25,54 @@ pub struct Limits {
     pub streams_uni: u64,
 }
 
+/// What [`Limits`] say of single streams.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct StreamWindows {
+    pub(super) bidi_local: u64,
+    pub(super) bidi_remote: u64,
+    pub(super) uni: u64,
+}
+
+impl From<&Limits> for StreamWindows {
+    fn from(limits: &Limits) -> Self {
+        Self {
+            bidi_local: limits.stream_data_bidi_local,
+            bidi_remote: limits.stream_data_bidi_remote,
+            uni: limits.stream_data_uni,
+        }
+    }
+}
+
+/// Bounds that an endpoint sets itself, and that its peer is not told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Bytes that [`StreamsRef::send_copy`](super::StreamsRef::send_copy) buffers of one stream.
+    pub send_copy_bytes: u32,
+    /// Bytes of memory that copies take of all streams together, 4,096 at least:
+    /// [`StreamsRef::send_copy`](super::StreamsRef::send_copy) fills blocks of that size.
+    pub connection_send_copy_bytes: u32,
+    /// Streams of one kind that [`StreamsRef::grant_streams`](super::StreamsRef::grant_streams) lets the
+    /// peer have open.
+    pub open_streams: u32,
+    /// How large a stream's window may grow, in bytes.
+    pub stream_window: u64,
+    /// How large the connection's window may grow, in bytes.
+    pub connection_window: u64,
+}
+
+impl Default for Bounds {
+    /// As `TransportConfig` has them, and windows that do not grow.
+    fn default() -> Self {
+        Self {
+            send_copy_bytes: 256 << 10,
+            connection_send_copy_bytes: 4 << 20,
+            open_streams: 10_000,
+            stream_window: 0,
+            connection_window: 0,
+        }
+    }
+}
+
 impl Limits {
     /// The count of streams for `dir`.
     pub(super) fn streams(&self, dir: Dir) -> u64 {
@@ -65,6 +113,11 @@ pub(super) struct Opening {
 }
 
 impl Opening {
+    /// How many more can be opened.
+    pub(super) const fn left(&self) -> u64 {
+        self.max.saturating_sub(self.count)
+    }
+
     /// Takes a new limit; says whether the application was waiting for it.
     pub(super) fn raise(&mut self, max: u64) -> bool {
         self.max = self.max.max(max);
@@ -86,7 +139,7 @@ pub(super) struct Accepting {
     /// How many are closed for good.
     pub(super) closed: u64,
     /// How many may be open at a time.
-    limit: u64,
+    pub(super) limit: u64,
 }
 
 impl Accepting {
@@ -106,6 +159,19 @@ impl Accepting {
     pub(super) fn grant(&mut self) -> u64 {
         self.max = self.target();
         self.max
+    }
+
+    /// Lets `more` be open at a time, as long as it are not more than `most`. True if the peer can be
+    /// told of them.
+    pub(super) fn raise(&mut self, more: u64, most: u64) -> bool {
+        let limit = self.limit.saturating_add(more).min(most.min(STREAMS_MAX));
+        self.limit = self.limit.max(limit);
+        self.has_more()
+    }
+
+    /// True if the next MAX_STREAMS has a higher limit than the last.
+    pub(super) fn has_more(&self) -> bool {
+        self.target() > self.max
     }
 
     fn target(&self) -> u64 {
@@ -142,6 +208,18 @@ mod tests {
         assert_eq!(all.grant(), STREAMS_MAX);
         let huge = Limits { data: u64::MAX, streams_bidi: u64::MAX, ..Limits::default() };
         assert_eq!((huge.clamped().data, huge.clamped().streams_bidi), (VARINT_MAX, STREAMS_MAX));
+    }
+
+    #[test]
+    fn more_is_granted_up_to_a_bound() {
+        let mut accepting = Accepting::new(10);
+        assert!(accepting.raise(5, 100));
+        assert_eq!((accepting.grant(), accepting.limit), (15, 15));
+        assert!(!accepting.raise(0, 100));
+        assert!(accepting.raise(u64::MAX, 20));
+        assert_eq!(accepting.grant(), 20);
+        assert!(!accepting.raise(1, 5), "a bound below takes nothing back");
+        assert_eq!(accepting.limit, 20);
     }
 
     #[test]

@@ -18,9 +18,11 @@
 //! ```
 //!
 //! What the application leaves is copied, and the stream pauses until [`StreamsRef::resume_receive`]; then
-//! [`Streams::next_resumed`] names it, and the loop above delivers. Events come before data:
+//! [`Streams::next_resumed`] names it, and the loop above delivers. It may also read what waits
+//! ([`StreamsRef::read`]), or provide the memory that data is copied into when it arrives
+//! ([`StreamsRef::provide`]). Events come before data:
 //! drain [`Streams::pop_event`] before the application sees a slice, then ask
-//! [`Streams::is_receiving`] whether it still wants to, for it may have stopped the stream.
+//! [`Streams::is_to_show`] whether it still wants to, for it may have stopped the stream.
 //!
 //! *To send*, ask [`Streams::has_control`] and [`Streams::has_data`], both O(1), and let
 //! [`Streams::write_control`] and [`Streams::write_data`] fill the packet. Every frame written is
@@ -38,7 +40,8 @@
 //!
 //! Streams: the limits that we grant, per kind. Memory for data received: the windows, see
 //! `buffer.rs`. Events and queues: one entry for each stream, because the queues are linked
-//! through the streams themselves. Data to send stays in the application's own memory.
+//! through the streams themselves. Data to send stays in the application's own memory, or is copied within
+//! a bound of our own ([`Bounds`]).
 
 mod app;
 mod buffer;
@@ -49,6 +52,9 @@ mod flow;
 mod incoming;
 mod limits;
 mod list;
+mod provided;
+mod rare;
+mod read;
 mod recv;
 mod send;
 mod send_buffer;
@@ -64,16 +70,18 @@ pub use buffer::RecvBuffer;
 pub use deliver::Delivery;
 pub use error::{OpenError, ReceiveError, SendError, StreamError};
 pub use event::StreamEvent;
-pub use limits::Limits;
+pub use limits::{Bounds, Limits};
 
 use crate::counters::counters;
 use crate::proto::byte_ranges::ByteRanges;
 use crate::proto::sent::StreamRef;
+use crate::time::Instant;
 use crate::wire::{Dir, Side, StreamId};
 use buffer::Pool;
-use flow::{Credit, Window};
-use limits::{Accepting, Opening};
+use flow::{Clock, Credit, Tuning, Window};
+use limits::{Accepting, Opening, StreamWindows};
 use list::{List, Way};
+use rare::{NO_RARE, RareStates};
 use recv::RecvState;
 use send::{SendQueue, SendState};
 use send_buffer::SendBuffer;
@@ -90,6 +98,18 @@ mod pending_control {
     pub(super) const MAX_STREAMS: u8 = 1 << 2;
     /// STREAMS_BLOCKED for bidirectional streams; the next bit is for unidirectional ones.
     pub(super) const STREAMS_BLOCKED: u8 = 1 << 4;
+}
+
+/// What is to be told that concerns no single stream, as bits.
+mod notices {
+    /// More bidirectional streams may be opened; the next bit is for unidirectional ones.
+    pub(super) const AVAILABLE: u8 = 1;
+    /// The peer needs more bidirectional streams; the next bit is for unidirectional ones.
+    pub(super) const NEEDED: u8 = 1 << 2;
+    /// `NEEDED` was told for the present limit; the next bit is for unidirectional streams.
+    pub(super) const NEEDED_TOLD: u8 = 1 << 4;
+    /// What events there are.
+    pub(super) const EVENTS: u8 = 0b1111;
 }
 
 counters! {
@@ -117,6 +137,10 @@ counters! {
         duplicate_frames: Counter, Count;
         /// Frames refused because their stream had too many gaps.
         refused_frames: Counter, Count;
+        /// Calls of send_copy that did not find room for all of their data.
+        short_copies: Counter, Count;
+        /// Times that a window was doubled, of a stream or of the connection.
+        windows_grown: Counter, Count;
     }
 }
 
@@ -134,11 +158,13 @@ pub struct Streams {
     pending_control: u8,
     /// DATA_BLOCKED was pending for the present limit.
     data_blocked_told: bool,
-    /// Events for the application that concern no stream: a bit for each [`Dir`].
-    available: u8,
+    /// Events for the application that concern no stream: bits of [`notices`].
+    notices: u8,
     /// The connection found nothing to send last time, though the window had room, and the
     /// application has sent nothing since: the window does not grow (RFC 9002 §7.8).
     pub(in crate::proto) app_limited: bool,
+    /// Streams wait for room that copies of others take.
+    copies_wait: bool,
     /// Streams with data to send again.
     repair: List,
     /// Streams with new data that their own limit lets through.
@@ -156,12 +182,20 @@ pub struct Streams {
     table: Table,
     send_buffer: SendBuffer,
     accepting: [Accepting; 2],
-    local: Limits,
-    peer: Limits,
+    local: StreamWindows,
+    peer: StreamWindows,
     opening: [Opening; 2],
     /// Streams of the peer that count as open because a later one was used, see [`skip_key`].
     skipped: ByteRanges,
     pool: Pool,
+    rare: RareStates,
+    /// Our own bounds.
+    bounds: Bounds,
+    /// Of the whole connection's window.
+    tuning: Tuning,
+    clock: Clock,
+    short_copies: u32,
+    windows_grown: u32,
     resent_bytes: u64,
     buffered_frames: u64,
     duplicate_frames: u64,
@@ -179,14 +213,21 @@ impl Streams {
     /// No streams yet; `local` is what we grant the peer, as in our transport parameters.
     #[must_use]
     pub fn new(side: Side, local: Limits) -> Self {
+        Self::with_bounds(side, local, Bounds::default())
+    }
+
+    /// As [`new`](Self::new), with bounds of our own.
+    #[must_use]
+    pub fn with_bounds(side: Side, local: Limits, bounds: Bounds) -> Self {
         let local = local.clamped();
         Self {
             side,
             peer_known: false,
             pending_control: 0,
             data_blocked_told: false,
-            available: 0,
+            notices: 0,
             app_limited: true,
+            copies_wait: false,
             repair: List::EMPTY,
             fresh: List::EMPTY,
             control: List::EMPTY,
@@ -197,11 +238,17 @@ impl Streams {
             table: Table::new(),
             send_buffer: SendBuffer::new(),
             accepting: [Accepting::new(local.streams_bidi), Accepting::new(local.streams_uni)],
-            local,
-            peer: Limits::default(),
+            local: StreamWindows::from(&local),
+            peer: StreamWindows::default(),
             opening: [Opening::default(); 2],
             skipped: ByteRanges::new(),
             pool: Pool::new(local.data),
+            rare: RareStates::default(),
+            bounds,
+            tuning: Tuning::NEW,
+            clock: Clock { now: Instant::EPOCH, rtt_ns: 0 },
+            short_copies: 0,
+            windows_grown: 0,
             resent_bytes: 0,
             buffered_frames: 0,
             duplicate_frames: 0,
@@ -212,11 +259,12 @@ impl Streams {
     /// Takes what the peer grants, from its transport parameters. Limits only rise: streams
     /// that were opened on remembered ones (0-RTT) keep what they had.
     pub fn set_peer_limits(&mut self, limits: &Limits) {
-        self.peer = limits.clamped();
+        let limits = limits.clamped();
+        self.peer = StreamWindows::from(&limits);
         self.peer_known = true;
-        self.raise_credit(self.peer.data);
+        self.raise_credit(limits.data);
         for dir in [Dir::Bi, Dir::Uni] {
-            self.raise_opening(dir, self.peer.streams(dir));
+            self.raise_opening(dir, limits.streams(dir));
             if self.opening[dir as usize].wanted {
                 self.pending_control |= pending_control::STREAMS_BLOCKED << dir as u8;
             }
@@ -265,6 +313,7 @@ impl Streams {
         self.table.shrink();
         self.send_buffer.shrink();
         self.pool.shrink();
+        self.rare.shrink();
         self.skipped.shrink();
     }
 
@@ -279,6 +328,7 @@ impl Streams {
             + self.table.heap_bytes()
             + self.send_buffer.heap_bytes()
             + self.pool.heap_bytes()
+            + self.rare.heap_bytes()
             + self.skipped.heap_bytes()
             + streams.sum::<usize>()
     }
@@ -301,7 +351,17 @@ impl Streams {
             buffered_frames: self.buffered_frames,
             duplicate_frames: self.duplicate_frames,
             refused_frames: self.refused_frames,
+            short_copies: u64::from(self.short_copies),
+            windows_grown: u64::from(self.windows_grown),
         }
+    }
+
+    /// Says what time it is, and how long a round trip takes at least, 0 if none was measured: before
+    /// [`write_control`](Self::write_control), where windows grow that are used up fast. The least, since
+    /// a peer makes an average as long as it likes, by acknowledging late, and a full queue does so too.
+    #[inline]
+    pub fn set_clock(&mut self, now: Instant, rtt_ns: u64) {
+        self.clock = Clock { now, rtt_ns };
     }
 
     // -- what the families of methods share
@@ -325,9 +385,9 @@ impl Streams {
     fn create(&mut self, id: StreamId) -> u32 {
         let ours = id.initiator() == self.side;
         let window = match (id.dir(), ours) {
-            (Dir::Bi, true) => self.local.stream_data_bidi_local,
-            (Dir::Bi, false) => self.local.stream_data_bidi_remote,
-            (Dir::Uni, _) => self.local.stream_data_uni,
+            (Dir::Bi, true) => self.local.bidi_local,
+            (Dir::Bi, false) => self.local.bidi_remote,
+            (Dir::Uni, _) => self.local.uni,
         };
         let slot = self.table.insert(id, window, self.send_limit(id));
         if id.dir() == Dir::Uni {
@@ -344,9 +404,9 @@ impl Streams {
     /// What the peer granted for the stream `id` at first.
     fn send_limit(&self, id: StreamId) -> u64 {
         match (id.dir(), id.initiator() == self.side) {
-            (Dir::Bi, true) => self.peer.stream_data_bidi_remote,
-            (Dir::Bi, false) => self.peer.stream_data_bidi_local,
-            (Dir::Uni, _) => self.peer.stream_data_uni,
+            (Dir::Bi, true) => self.peer.bidi_remote,
+            (Dir::Bi, false) => self.peer.bidi_local,
+            (Dir::Uni, _) => self.peer.uni,
         }
     }
 
@@ -359,7 +419,7 @@ impl Streams {
 
     fn raise_opening(&mut self, dir: Dir, max: u64) {
         if self.opening[dir as usize].raise(max) {
-            self.available |= 1 << dir as u8;
+            self.notices |= notices::AVAILABLE << dir as u8;
             self.pending_control &= !(pending_control::STREAMS_BLOCKED << dir as u8);
         }
     }
@@ -444,8 +504,11 @@ impl Streams {
     #[inline]
     fn release(&mut self, slot: u32) {
         let stream = self.stream_mut(slot);
-        let id = stream.id;
-        if stream.recv.resumed {
+        let (id, rare) = (stream.id, stream.recv.rare);
+        if rare != NO_RARE {
+            self.rare.give(rare);
+        }
+        if self.stream(slot).recv.resumed {
             self.resumed.remove(&mut self.table.slots, Way::Resumed, slot);
         }
         self.table.remove(slot);

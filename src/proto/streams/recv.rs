@@ -7,6 +7,7 @@
 use super::buffer::RecvBuffer;
 use super::error::StreamError;
 use super::flow::Window;
+use super::rare::NO_RARE;
 
 /// No final size is known: RFC 9000 §4.5 allows none above 2^62 - 1.
 const UNKNOWN: u64 = u64::MAX;
@@ -53,7 +54,13 @@ pub(super) struct RecvHalf {
     pub(super) paused: bool,
     /// Waits in the queue of streams to deliver again.
     pub(super) resumed: bool,
+    /// The application has turned receiving off.
+    pub(super) off: bool,
+    /// Where the stream's rare state is, of both halves: it fits here.
+    pub(super) rare: u32,
 }
+
+const _: () = assert!(size_of::<RecvHalf>() == 56, "with the stream's id, a cache line");
 
 impl RecvHalf {
     /// An open half with a window of `window` bytes.
@@ -66,6 +73,8 @@ impl RecvHalf {
             state: RecvState::Open,
             paused: false,
             resumed: false,
+            off: false,
+            rare: NO_RARE,
         }
     }
 
@@ -129,7 +138,7 @@ impl RecvHalf {
             // A FIN alone, ahead of data: the final size is all that it says.
             return Place::Nowhere;
         }
-        if self.paused || offset > consumed {
+        if self.is_held() || offset > consumed {
             return Place::Buffer;
         }
         let early = self.buffer.as_ref().and_then(RecvBuffer::first_offset);
@@ -140,12 +149,19 @@ impl RecvHalf {
         Place::Next { skip: (consumed - offset) as usize }
     }
 
-    /// True if the application may have data from the buffer.
+    /// True if nothing may be delivered.
+    #[inline]
+    pub(super) const fn is_held(&self) -> bool {
+        self.paused || self.off
+    }
+
+    /// True if the application may have data from the buffer, or a FIN that came while nothing could be
+    /// delivered.
     #[inline]
     pub(super) fn is_ready(&self) -> bool {
         self.state == RecvState::Open
-            && !self.paused
-            && self.buffer.as_ref().is_some_and(RecvBuffer::has_front)
+            && !self.is_held()
+            && (self.buffer.as_ref().is_some_and(RecvBuffer::has_front) || self.is_read())
     }
 
     /// True if all data up to the final size was received, if not delivered ("Data Recvd").

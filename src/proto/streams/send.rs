@@ -54,6 +54,10 @@ const FIN_ACKED: u8 = 1 << 2;
 const STOPPED: u8 = 1 << 3;
 /// STREAM_DATA_BLOCKED was pending for the present limit.
 const BLOCKED_TOLD: u8 = 1 << 4;
+/// Some of its sends are tracked.
+const TRACKED: u8 = 1 << 5;
+/// Copied data was refused for lack of room.
+const AWAITS_ROOM: u8 = 1 << 6;
 
 /// What only a stream with gaps has to know.
 #[derive(Debug)]
@@ -137,6 +141,48 @@ impl SendHalf {
         self.flags & FIN_ACKED != 0 && self.acked == self.written
     }
 
+    /// True if all below `end` was acknowledged, and with `fin` the FIN too.
+    pub(super) const fn has_acked(&self, end: u64, fin: bool) -> bool {
+        self.acked >= end && (!fin || self.is_acked())
+    }
+
+    /// Notes whether there are tracked sends.
+    pub(super) const fn set_tracked(&mut self, tracked: bool) {
+        self.flags = if tracked { self.flags | TRACKED } else { self.flags & !TRACKED };
+    }
+
+    /// Bytes that are in the send buffer.
+    pub(super) const fn buffered(&self) -> u64 {
+        if matches!(self.state, SendState::Open) { self.written - self.acked } else { 0 }
+    }
+
+    /// Copied data was refused for lack of room.
+    pub(super) const fn await_room(&mut self) {
+        self.flags |= AWAITS_ROOM;
+    }
+
+    /// True, once, if room was waited for and `limit` bytes are buffered at most.
+    pub(super) const fn has_room_again(&mut self, limit: u64) -> bool {
+        let ready =
+            self.flags & (AWAITS_ROOM | FIN_WANTED) == AWAITS_ROOM && self.buffered() <= limit;
+        if ready {
+            self.flags &= !AWAITS_ROOM;
+        }
+        ready
+    }
+
+    /// True if the application waits for more than bytes acknowledged.
+    #[inline]
+    pub(super) const fn is_watched(&self) -> bool {
+        self.flags & (TRACKED | AWAITS_ROOM) != 0
+    }
+
+    /// True if there are tracked sends.
+    #[inline]
+    pub(super) const fn is_tracked(&self) -> bool {
+        self.flags & TRACKED != 0
+    }
+
     /// True if the peer asked us to stop.
     pub(super) const fn is_stopped(&self) -> bool {
         self.flags & STOPPED != 0
@@ -190,6 +236,32 @@ impl SendHalf {
         if fin {
             self.flags |= FIN_WANTED;
         }
+    }
+
+    /// Copies data into the send buffer, and perhaps ends the stream.
+    pub(super) fn write_copy(&mut self, send_buffer: &mut SendBuffer, data: &[u8], fin: bool) {
+        send_buffer.append(&mut self.chain, data, self.written);
+        self.written += data.len() as u64;
+        if fin {
+            self.flags |= FIN_WANTED;
+        }
+    }
+
+    /// Adds data that was copied before, and perhaps ends the stream.
+    pub(super) fn write_handed(&mut self, send_buffer: &mut SendBuffer, data: Bytes, fin: bool) {
+        if !data.is_empty() {
+            let len = data.len() as u64;
+            send_buffer.push_copy(&mut self.chain, data, self.written);
+            self.written += len;
+        }
+        if fin {
+            self.flags |= FIN_WANTED;
+        }
+    }
+
+    /// How many bytes can be copied to it before the connection's copies take more than `limit` bytes.
+    pub(super) fn copy_room(&self, send_buffer: &SendBuffer, limit: usize) -> usize {
+        send_buffer.room(&self.chain, limit)
     }
 
     /// The queue it belongs in.

@@ -11,6 +11,10 @@
 //! and no memory, and what one stream gives back the next one takes up warm. The `cursor` stands
 //! at the piece of the next unsent byte: finding it costs nothing. What is sent again is found
 //! from a hint that the stream keeps while it repairs, and that follows the lost ranges upwards.
+//!
+//! Data that is copied lies in blocks: small writes are joined in the last one of the chain, and blocks whose
+//! data was acknowledged are kept for the next. What copies take of memory is counted: a block as a whole,
+//! however little is in it.
 
 use super::list::NONE;
 use super::table::make_room;
@@ -19,24 +23,60 @@ use bytes::Bytes;
 /// Pieces of a connection that does one thing at a time.
 const HOT_PIECES: usize = 2;
 
+/// Bytes of a block of copied data: three datagrams.
+pub(super) const BLOCK_BYTES: usize = 4096;
+/// Empty blocks that are kept.
+const BLOCKS_KEPT: usize = 64;
+
+/// Whose memory data lies in.
+#[derive(Debug)]
+enum Data {
+    /// The application's.
+    Lent(Bytes),
+    /// A block of ours, which does not grow.
+    Copied(Vec<u8>),
+}
+
+impl Data {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Lent(data) => data,
+            Self::Copied(block) => block,
+        }
+    }
+}
+
 /// A piece of a stream's data.
 #[derive(Debug)]
 struct Piece {
-    data: Bytes,
+    data: Data,
     /// Offset of the first byte in its stream.
     start: u64,
     /// The next piece of the stream, or of the free chain.
     next: u32,
+    /// It is a copy, made before it came here.
+    handed: bool,
 }
+
+const _: () = assert!(size_of::<Piece>() == 48, "what is copied makes a piece no larger");
 
 impl Piece {
     fn end(&self) -> u64 {
-        self.start + self.data.len() as u64
+        self.start + self.data.bytes().len() as u64
+    }
+
+    /// Bytes of memory that it takes as a copy.
+    fn copied_bytes(&self) -> usize {
+        match &self.data {
+            Data::Copied(_) => BLOCK_BYTES,
+            Data::Lent(data) if self.handed => data.len(),
+            Data::Lent(_) => 0,
+        }
     }
 
     /// True if the piece holds no application data.
     fn is_free(&self) -> bool {
-        self.data.is_empty()
+        self.data.bytes().is_empty()
     }
 }
 
@@ -65,12 +105,16 @@ impl Chain {
 pub(super) struct SendBuffer {
     pieces: Vec<Piece>,
     free: u32,
+    /// Empty blocks.
+    blocks: Vec<Vec<u8>>,
+    /// Bytes of memory that copies take: no more than their bound, which is a `u32`.
+    copied_bytes: u32,
 }
 
 impl SendBuffer {
     /// An empty buffer without heap.
     pub(super) const fn new() -> Self {
-        Self { pieces: Vec::new(), free: NONE }
+        Self { pieces: Vec::new(), free: NONE, blocks: Vec::new(), copied_bytes: 0 }
     }
 
     /// Bytes that [`hot_memory`](Self::hot_memory) names at most.
@@ -86,7 +130,57 @@ impl SendBuffer {
     #[inline]
     pub(super) fn push(&mut self, chain: &mut Chain, data: Bytes, start: u64) {
         debug_assert!(!data.is_empty(), "an empty piece would stop the cursor");
-        let at = self.take(Piece { data, start, next: NONE });
+        self.link(chain, Piece { data: Data::Lent(data), start, next: NONE, handed: false });
+    }
+
+    /// As [`push`](Self::push), for a copy that was made before.
+    pub(super) fn push_copy(&mut self, chain: &mut Chain, data: Bytes, start: u64) {
+        debug_assert!(!data.is_empty(), "an empty piece would stop the cursor");
+        self.copied_bytes += data.len() as u32;
+        self.link(chain, Piece { data: Data::Lent(data), start, next: NONE, handed: true });
+    }
+
+    /// Bytes of memory that copies take.
+    pub(super) const fn copied_bytes(&self) -> usize {
+        self.copied_bytes as usize
+    }
+
+    /// How many bytes can be copied to the end of `chain` before copies take more than `limit` bytes.
+    pub(super) fn room(&self, chain: &Chain, limit: usize) -> usize {
+        let tail = match self.pieces.get(chain.tail as usize) {
+            Some(Piece { data: Data::Copied(block), .. }) => BLOCK_BYTES - block.len(),
+            _ => 0,
+        };
+        tail + limit.saturating_sub(self.copied_bytes()) / BLOCK_BYTES * BLOCK_BYTES
+    }
+
+    /// Copies `data`, whose first byte has offset `start` in its stream, to the end of `chain`.
+    pub(super) fn append(&mut self, chain: &mut Chain, data: &[u8], start: u64) {
+        let (mut data, mut start) = (data, start);
+        if let Some(Piece { data: Data::Copied(block), .. }) =
+            self.pieces.get_mut(chain.tail as usize)
+        {
+            let room = BLOCK_BYTES - block.len();
+            let (now, later) = data.split_at(room.min(data.len()));
+            block.extend_from_slice(now);
+            if !now.is_empty() && chain.cursor == NONE {
+                chain.cursor = chain.tail;
+            }
+            (data, start) = (later, start + now.len() as u64);
+        }
+        for part in data.chunks(BLOCK_BYTES) {
+            let block = self.blocks.pop();
+            let mut block = block.unwrap_or_else(|| Vec::with_capacity(BLOCK_BYTES));
+            block.extend_from_slice(part);
+            self.copied_bytes += BLOCK_BYTES as u32;
+            self.link(chain, Piece { data: Data::Copied(block), start, next: NONE, handed: false });
+            start += part.len() as u64;
+        }
+    }
+
+    #[inline]
+    fn link(&mut self, chain: &mut Chain, piece: Piece) {
+        let at = self.take(piece);
         if chain.tail == NONE {
             chain.head = at;
         } else {
@@ -157,7 +251,7 @@ impl SendBuffer {
                 break;
             };
             let from = (offset - piece.start) as usize;
-            let source = &piece.data[from..];
+            let source = &piece.data.bytes()[from..];
             let n = source.len().min(out.len());
             let (now, later) = out.split_at_mut(n);
             now.copy_from_slice(&source[..n]);
@@ -172,6 +266,7 @@ impl SendBuffer {
 
     /// Gives unused memory back.
     pub(super) fn shrink(&mut self) {
+        self.blocks = Vec::new();
         while self.pieces.last().is_some_and(Piece::is_free) {
             self.pieces.pop();
         }
@@ -186,8 +281,11 @@ impl SendBuffer {
     }
 
     /// Bytes of heap held, without the application's data.
-    pub(super) const fn heap_bytes(&self) -> usize {
+    pub(super) fn heap_bytes(&self) -> usize {
         self.pieces.capacity() * size_of::<Piece>()
+            + self.blocks.capacity() * size_of::<Vec<u8>>()
+            + self.blocks.len() * BLOCK_BYTES
+            + self.copied_bytes()
     }
 
     #[inline]
@@ -206,8 +304,15 @@ impl SendBuffer {
     #[inline]
     fn give(&mut self, at: u32) {
         let piece = &mut self.pieces[at as usize];
-        piece.data = Bytes::new();
+        self.copied_bytes -= piece.copied_bytes() as u32;
+        let data = std::mem::replace(&mut piece.data, Data::Lent(Bytes::new()));
         piece.next = self.free;
+        if let Data::Copied(mut block) = data
+            && self.blocks.len() < BLOCKS_KEPT
+        {
+            block.clear();
+            self.blocks.push(block);
+        }
         self.free = at;
     }
 }
@@ -249,6 +354,38 @@ mod tests {
         assert_eq!(send_buffer.pieces.iter().filter(|piece| piece.is_free()).count(), 1);
         send_buffer.pop_below(&mut chain, 1000);
         assert!(owner.is_unique() && chain.is_empty());
+    }
+
+    #[test]
+    fn small_writes_are_joined_and_blocks_are_used_again() {
+        let (mut send_buffer, mut chain) = (SendBuffer::new(), Chain::EMPTY);
+        let (mut written, mut sent, mut held) = (0u64, 0u64, 0);
+        let byte = |at: u64| (at % 251) as u8;
+        for round in 0..2_000 {
+            let data: Vec<u8> = (written..written + 7).map(byte).collect();
+            send_buffer.append(&mut chain, &data, written);
+            written += 7;
+            if round % 3 == 0 {
+                // All but two bytes; and all of it now and then, so that the cursor stands at the end.
+                let mut out =
+                    vec![0; (written - sent) as usize - if round % 2 == 0 { 2 } else { 0 }];
+                send_buffer.copy_next(&mut chain, sent, &mut out);
+                assert!(out.iter().zip(sent..).all(|(got, at)| *got == byte(at)));
+                sent += out.len() as u64;
+                send_buffer.pop_below(&mut chain, sent - 1);
+            }
+            let memory = send_buffer.heap_bytes();
+            assert!(round < 1_500 || memory == held, "{held} bytes, then {memory}");
+            held = memory;
+        }
+        assert!(send_buffer.pieces.len() <= 2);
+        let lent = Bytes::from_static(b"lent");
+        send_buffer.push(&mut chain, lent, written);
+        send_buffer.append(&mut chain, &[1; 2 * BLOCK_BYTES + 1], written + 4);
+        send_buffer.clear(&mut chain);
+        assert!(send_buffer.heap_bytes() >= 4 * BLOCK_BYTES);
+        send_buffer.shrink();
+        assert_eq!(send_buffer.heap_bytes(), 0);
     }
 
     #[test]

@@ -30,8 +30,14 @@ pub(super) mod pending_events {
     pub(in super::super) const STOP_SENDING: u8 = 1 << 2;
     /// The peer gave up sending.
     pub(in super::super) const RESET: u8 = 1 << 3;
+    /// Tracked sends are complete, or cancelled.
+    pub(in super::super) const SEND_COMPLETE: u8 = 1 << 4;
+    /// There is room for copied data again.
+    pub(in super::super) const SEND_READY: u8 = 1 << 5;
+    /// Memory that the application provided is given back, or more is needed.
+    pub(in super::super) const BUFFER: u8 = 1 << 6;
     /// Nothing more will happen; told last, and then the slot is free.
-    pub(in super::super) const CLOSED: u8 = 1 << 4;
+    pub(in super::super) const CLOSED: u8 = 1 << 7;
 }
 
 /// A stream: one cache line to receive, one to send, one for everything else.

@@ -4,7 +4,7 @@ use super::list::Way;
 use super::recv::RecvState;
 use super::send::{Segment, SendQueue, SendState};
 use super::slot::{pending_events, pending_frames};
-use super::{Streams, pending_control};
+use super::{Streams, notices, pending_control};
 use crate::proto::sent::{StreamFrame, StreamRef};
 use crate::wire::frame::{Frame, stream_header_len, write_stream_header};
 use crate::wire::{Dir, StreamId, Writer, varint_len};
@@ -118,12 +118,18 @@ impl Streams {
                 let Some(slot) = self.table.resolve(stream) else { return };
                 let send = &mut self.table.slots[slot as usize].send;
                 let moved = send.on_acked(&mut self.send_buffer, offset, u64::from(len), fin);
-                let done = send.is_done();
+                let (done, watched) = (send.is_done(), send.is_watched());
                 if send.queue == SendQueue::Repair {
                     self.schedule(slot);
                 }
                 if moved {
                     self.tell(slot, pending_events::ACKNOWLEDGED);
+                    if watched {
+                        self.note_progress(slot);
+                    }
+                    if self.copies_wait {
+                        self.tell_copies_waiting();
+                    }
                 }
                 if done {
                     self.close_if_done(slot);
@@ -218,6 +224,9 @@ impl Streams {
             bit if bit == pending_control::STREAMS_BLOCKED << 1 => Dir::Uni,
             _ => Dir::Bi,
         };
+        if bit == pending_control::MAX_DATA && self.window.update_due() {
+            self.tune_connection();
+        }
         let (frame, record) = match bit {
             pending_control::MAX_DATA => {
                 (Frame::MaxData(self.window.grant()), StreamFrame::MaxData)
@@ -227,7 +236,12 @@ impl Streams {
                 (Frame::DataBlocked(self.credit.max), StreamFrame::DataBlocked)
             }
             pending_control::MAX_STREAMS | MAX_STREAMS_UNI => {
+                let before = self.accepting[dir as usize].max;
                 let max = self.accepting[dir as usize].grant();
+                // A limit that is repeated after a loss is not another one.
+                if max > before {
+                    self.notices &= !(notices::NEEDED_TOLD << dir as u8);
+                }
                 (Frame::MaxStreams { dir, max }, StreamFrame::MaxStreams { dir })
             }
             _ => {
@@ -248,6 +262,9 @@ impl Streams {
     ) -> bool {
         if !self.still_matters(slot, bit) {
             return true;
+        }
+        if bit == pending_frames::MAX_STREAM_DATA {
+            self.tune_stream(slot);
         }
         let name = self.table.name(slot);
         let it = self.stream_mut(slot);
@@ -271,6 +288,25 @@ impl Streams {
             ),
         };
         write_frame(&frame, record, w, sent)
+    }
+
+    /// A higher limit of the stream is about to be granted: the window may have to grow.
+    fn tune_stream(&mut self, slot: u32) {
+        let recv = &mut self.table.slots[slot as usize].recv;
+        if recv.window.update_due() && recv.window.size < self.bounds.stream_window {
+            let tuning = &mut self.rare.of(&mut recv.rare).tuning;
+            let grown = tuning.tune(&mut recv.window, self.bounds.stream_window, &self.clock);
+            self.windows_grown += u32::from(grown);
+        }
+    }
+
+    /// The same for the connection's.
+    fn tune_connection(&mut self) {
+        let most = self.bounds.connection_window;
+        if self.tuning.tune(&mut self.window, most, &self.clock) {
+            self.windows_grown += 1;
+            self.pool.set_limit(self.window.size);
+        }
     }
 
     fn write_segments(

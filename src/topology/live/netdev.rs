@@ -157,6 +157,8 @@ fn read_queue(answer: Attributes<'_>, tells_sockets: bool) -> Option<QueueLink> 
 }
 
 fn read_napi(answer: Attributes<'_>) -> Option<Napi> {
+    /// NETDEV_NAPI_THREADED_BUSY_POLL.
+    const BUSY_POLL: u64 = 2;
     Some(Napi {
         id: answer.u32(2)?,
         irq: answer.u32(3),
@@ -166,7 +168,7 @@ fn read_napi(answer: Attributes<'_>) -> Option<Napi> {
         irq_suspend_timeout_ns: answer.number(7),
         // 0 is no; there are two ways of yes.
         threaded: answer.number(8).map(|how| how != 0),
-        busy_polls: answer.number(8).map(|how| how == 2),
+        busy_polls: answer.number(8).map(|how| how == BUSY_POLL),
     })
 }
 

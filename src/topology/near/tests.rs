@@ -198,6 +198,23 @@ fn a_node_without_cpus_for_us_gives_way_to_the_nearest() {
 }
 
 #[test]
+fn a_node_of_memory_alone_is_served_from_the_nearest() {
+    let tree = two_nodes();
+    let mut machine = Source::captured(&tree.0).machine();
+    machine.nics[0].node = Reading::Known(2);
+    for (node, far) in [(0, 32), (1, 16)] {
+        machine.nodes[node].distances.insert(2, far);
+    }
+    let request = Request { queues: vec![0, 1], ..wish(Near::Node) };
+    let placement = place(&machine, &request).unwrap();
+    assert_eq!(cpus(&placement), [2, 3]);
+    assert!(placement.notes.contains(&Note::NodeHasNoCpu { device: "eth2".into(), node: 2 }));
+    // Nothing says how far: in order of number.
+    machine.nodes.iter_mut().for_each(|node| node.distances.clear());
+    assert_eq!(cpus(&place(&machine, &request).unwrap()), [0, 1]);
+}
+
+#[test]
 fn interrupts_on_one_cpu_give_it_one_worker() {
     let tree = two_caches(["5", "5", "5", "5"]);
     let placement = placed(&tree, &wish(Near::Irq));

@@ -1,6 +1,7 @@
 //! Survey and policy in, plan out. Pure: the same survey gives the same plan.
 
 use super::policy::{Candidates, choose};
+use super::setting::BUSY_POLL;
 use super::{Line, Omission, Plan, Policy, Setting, Table, Target, Value, today};
 use crate::topology::list;
 use crate::topology::live::version;
@@ -20,8 +21,7 @@ const LONG_RING_ENTRIES: u32 = 2048;
 const DEFER_HARD_IRQS: u64 = 2;
 /// The time between two of those polls: what a worker that polls sets for its own sockets.
 const GRO_FLUSH_TIMEOUT_NS: u64 = 20_000;
-/// NETDEV_NAPI_THREADED_BUSY_POLL, and since when kernels know it.
-const BUSY_POLL: u64 = 2;
+/// Since when kernels know [`BUSY_POLL`].
 const BUSY_POLL_SINCE: (u32, u32) = (6, 19);
 /// The interrupt moderation that replaces one that adapts.
 const RX_USECS: u64 = 20;
@@ -575,7 +575,7 @@ impl Draft<'_> {
             self.known(Setting::DeferHardIrqs, Value::Number(defer));
             self.known(Setting::GroFlushTimeout, Value::Number(flush));
         }
-        if self.busy_napi && self.lines.iter().any(|line| polls_busily(&line.new)) {
+        if self.busy_napi && self.lines.iter().any(|line| line.new.polls_busily()) {
             self.omit(Setting::Threaded, "each queue that has a worker has a thread of its own");
         } else if self.nic.irqs.is_empty() {
             self.omit(
@@ -601,14 +601,12 @@ impl Draft<'_> {
         };
         let release = self.survey.host.kernel.known().map_or("unknown", String::as_str).to_owned();
         let is_new = version(&release).is_some_and(|running| running >= BUSY_POLL_SINCE);
-        if !tells || !is_new {
-            self.omit(WHAT, format!("Linux 6.19 has it, this is {release}"));
+        let (major, minor) = BUSY_POLL_SINCE;
+        if !is_new {
+            self.omit(WHAT, format!("Linux {major}.{minor} has it, this is {release}"));
+        } else if !tells {
+            self.omit(WHAT, "the kernel does not say whether the NAPI of queue 0 has a thread");
         }
         tells && is_new
     }
-}
-
-/// True of NAPI settings with a thread that polls all the time.
-fn polls_busily(value: &Value) -> bool {
-    matches!(value, Value::Numbers(numbers) if numbers.get("threaded") == Some(&BUSY_POLL))
 }

@@ -151,12 +151,10 @@ impl Line {
     /// Why it is in a plan.
     #[must_use]
     pub fn why(&self) -> &'static str {
-        match &self.new {
-            Value::Numbers(numbers) if numbers.get("threaded") == Some(&2) => {
-                "a kernel thread polls this queue all the time: it needs a CPU of its own, near the worker"
-            }
-            _ => why(&self.setting),
+        if self.new.polls_busily() {
+            return "a kernel thread polls this queue all the time: it needs a CPU of its own, near the worker";
         }
+        why(&self.setting)
     }
 }
 

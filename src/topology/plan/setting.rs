@@ -51,9 +51,13 @@ const CHANNELS: Names = &["combined", "rx", "tx"];
 const RINGS: Names = &["rx", "tx"];
 const COALESCE: Names =
     &["adaptive-rx", "adaptive-tx", "rx-usecs", "rx-frames", "tx-usecs", "tx-frames"];
-/// `threaded`: 0 no, 1 in a kernel thread, 2 in a kernel thread that polls all the time.
+/// `threaded`: 0 no, 1 in a kernel thread, [`BUSY_POLL`].
 const NAPI: Names =
     &["defer-hard-irqs", "gro-flush-timeout-ns", "irq-suspend-timeout-ns", "threaded"];
+
+/// `threaded` of a NAPI instance that a kernel thread polls all the time
+/// (NETDEV_NAPI_THREADED_BUSY_POLL).
+pub(super) const BUSY_POLL: u64 = 2;
 
 /// More slots than any indirection table has.
 const MAX_SLOTS: usize = 1 << 16;
@@ -228,6 +232,11 @@ impl Value {
     /// Numbers by name.
     pub(crate) fn of_numbers<const N: usize>(numbers: [(&str, u64); N]) -> Self {
         Self::Numbers(numbers.into_iter().map(|(name, n)| (name.to_owned(), n)).collect())
+    }
+
+    /// True of NAPI settings with a thread that polls all the time.
+    pub(super) fn polls_busily(&self) -> bool {
+        matches!(self, Self::Numbers(numbers) if numbers.get("threaded") == Some(&BUSY_POLL))
     }
 
     /// True if a device with this value has what `wanted` asks for.

@@ -273,6 +273,12 @@ fn queues_are_polled_by_the_kernel_where_it_can() {
     assert_eq!(new(&plan, "napi.threaded"), "no line napi.threaded", "it would undo them");
     assert_eq!(Plan::from_toml(&plan.to_toml()), Ok(kept(&plan)));
     assert_eq!(today_of(&survey), "defer-hard-irqs 0 threaded 0");
+    if let Reading::Known(napis) = &mut survey.devices[0].napis {
+        napis.iter_mut().for_each(|napi| napi.threaded = None);
+    }
+    let plan = make(&survey, &request).unwrap();
+    let reason = plan.omissions.iter().find(|it| it.what.contains("poll all the time"));
+    assert!(reason.unwrap().reason.contains("does not say"), "{reason:?}");
     let Reading::Known(napis) = &mut survey.devices[0].napis else { unreachable!() };
     (napis[0].threaded, napis[0].busy_polls) = (Some(true), Some(true));
     assert_eq!(today_of(&survey), "defer-hard-irqs 0 threaded 2");

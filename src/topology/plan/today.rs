@@ -1,5 +1,6 @@
 //! What a setting is today: from the survey, as a value that a plan can hold.
 
+use super::setting::BUSY_POLL;
 use super::{Setting, Table, Value};
 use crate::topology::Reading;
 use crate::topology::survey::Survey;
@@ -160,11 +161,12 @@ pub(crate) fn napi_of(device: &Device, queue: u32) -> Result<Napi, String> {
     }
 }
 
-/// 0 no, 1 in a kernel thread, 2 in one that polls all the time; `None` if the kernel does not tell it
-/// for each instance.
+/// 0 no, 1 in a kernel thread, [`BUSY_POLL`]; `None` if the kernel does not tell it for each instance.
 fn threaded(napi: &Napi) -> Option<u64> {
-    let is_threaded = napi.threaded?;
-    Some(u64::from(is_threaded) + u64::from(is_threaded && napi.busy_polls == Some(true)))
+    Some(match napi.threaded? {
+        true if napi.busy_polls == Some(true) => BUSY_POLL,
+        is_threaded => u64::from(is_threaded),
+    })
 }
 
 fn napi_settings(device: &Device, queue: u32) -> Reading<Value> {

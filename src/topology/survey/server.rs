@@ -2,7 +2,8 @@
 //!
 //! `quiclane serve` writes `/run/quiclane/PID.json` about once a second and removes it in the
 //! end. What a killed server left behind is not believed: the file says when its process
-//! started, and that has to be what the kernel says of the process with that number.
+//! started, and that has to be what the kernel says of the process with that number. A file that
+//! neither root nor the user of the process has written is not believed either.
 
 use crate::topology::{Reading, Source};
 use serde::{Deserialize, Serialize};
@@ -43,7 +44,7 @@ pub struct Server {
     pub device_changes: Option<DeviceChanges>,
 }
 
-/// How often a device was changed.
+/// How often a device was changed by others since its server, or its registration, was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceChanges {
     /// RSS was set: the table, the key, the hashed fields or another context. `None`: the kernel does
@@ -51,6 +52,9 @@ pub struct DeviceChanges {
     pub rss: Option<u64>,
     /// The number of queues was set.
     pub channels: u64,
+    /// Messages of the kernel were lost: more was changed than its buffer holds.
+    #[serde(default)]
+    pub missed: u64,
 }
 
 /// A worker of a server. Counts are since the server started.
@@ -104,12 +108,16 @@ pub struct ServerWorker {
 pub(super) fn read(source: &Source) -> Vec<Server> {
     let Some(namespace) = source.link_target("/proc/self/ns/net") else { return Vec::new() };
     let namespace = namespace.to_string_lossy();
-    let files = source.names(DIRECTORY).into_iter();
-    files
-        .filter(|name| name.ends_with(".json") && !name.starts_with('.'))
+    let names = source.names(DIRECTORY).into_iter();
+    names
+        .filter_map(|name| Some((name.strip_suffix(".json")?.parse::<u32>().ok()?, name)))
         .take(FILES_MAX)
-        .filter_map(|name| source.text(format!("{DIRECTORY}/{name}")).known().cloned())
-        .filter_map(|text| serde_json::from_str::<Server>(&text).ok())
+        .filter_map(|(pid, name)| {
+            let path = format!("{DIRECTORY}/{name}");
+            let text = source.text_by_process(path, pid).known().cloned()?;
+            let server = serde_json::from_str::<Server>(&text).ok()?;
+            (format!("{}.json", server.pid) == name).then_some(server)
+        })
         .filter(|server| server.schema == SCHEMA && server.network_namespace == namespace)
         .filter(|server| started_ticks(source, server.pid).known() == Some(&server.started_ticks))
         .collect()
@@ -149,11 +157,15 @@ mod tests {
 
     fn tree() -> Tree {
         let root = std::env::temp_dir().join(format!("quiclane-servers-{}", std::process::id()));
-        for place in ["proc/self/ns", "proc/7", "run/quiclane"] {
+        for place in ["proc/self/ns", "run/quiclane"] {
             fs::create_dir_all(root.join(place)).unwrap();
         }
         symlink("net:[1]", root.join("proc/self/ns/net")).unwrap();
-        fs::write(root.join("proc/7/stat"), stat(900)).unwrap();
+        for pid in [7, 9, 10, 11, 12, 13] {
+            let place = root.join(format!("proc/{pid}"));
+            fs::create_dir_all(&place).unwrap();
+            fs::write(place.join("stat"), stat(900)).unwrap();
+        }
         Tree(root)
     }
 
@@ -177,9 +189,10 @@ mod tests {
         let tree = tree();
         describe(&tree.0, "7.json", 7, 900, "net:[1]");
         describe(&tree.0, "8.json", 8, 900, "net:[1]");
-        describe(&tree.0, "9.json", 7, 899, "net:[1]");
-        describe(&tree.0, "10.json", 7, 900, "net:[2]");
-        describe(&tree.0, ".11.json", 7, 900, "net:[1]");
+        describe(&tree.0, "9.json", 9, 899, "net:[1]");
+        describe(&tree.0, "10.json", 10, 900, "net:[2]");
+        describe(&tree.0, ".11.json", 11, 900, "net:[1]");
+        describe(&tree.0, "13.json", 7, 900, "net:[1]");
         fs::write(tree.0.join("run/quiclane/12.json"), "{").unwrap();
         let servers = read(&Source::captured(&tree.0));
         assert_eq!(servers.len(), 1);

@@ -26,6 +26,7 @@ mod identity;
 mod link;
 mod loss;
 mod meter;
+mod overload;
 mod pair;
 mod report;
 mod stack;
@@ -111,6 +112,12 @@ enum Sub {
     Loss(LossArgs),
     /// Run two transfers through one simulated bottleneck
     Fair(FairArgs),
+    /// Measure what a flood of handshakes costs the connections of one worker
+    Overload {
+        /// Fewer slices
+        #[arg(long)]
+        quick: bool,
+    },
     /// One slice of one case on one stack: what runs under callgrind
     #[command(hide = true)]
     One(What),
@@ -166,6 +173,7 @@ fn dispatch(cli: &Cli) -> Result<(), Failure> {
             columns[2] &= !args.what.only.is_empty();
             loss::run(columns, &args.what.case, args.quick, args.trace)
         }
+        Some(Sub::Overload { quick }) => overload::run(*quick),
         Some(Sub::Fair(args)) => fair::run(&args.case, args.quick),
         Some(Sub::One(what)) => {
             let identity = Rc::new(Identity::new()?);

@@ -122,7 +122,7 @@ fn victim(side: Side, tls: &PeerTls, now: Instant) -> Option<Connection> {
         .ok(),
         Side::Server => Connection::accept(ServerArgs {
             config,
-            tls: Arc::clone(&tls.server),
+            tls: Some(Arc::clone(&tls.server)),
             now,
             local: address(Side::Server),
             remote: address(Side::Client),

@@ -132,14 +132,14 @@ impl Server {
         match delivery {
             Delivery::Lend { stream, skip, fin } => {
                 assert_eq!(offset + skip as u64, self.models[id.raw() as usize].delivered);
-                if self.streams.is_receiving(stream) {
+                if self.streams.is_to_show(stream, &data[skip..], fin) {
                     let taken = self.show(id, &data[skip..], fin);
                     self.streams.taken(stream, taken, &data[skip + taken..], fin);
                     self.deliver(stream);
                 }
             }
             Delivery::Ready { stream } => self.deliver(stream),
-            Delivery::Buffered | Delivery::Nothing | Delivery::Refused => {}
+            Delivery::Buffered | Delivery::Placed | Delivery::Nothing | Delivery::Refused => {}
         }
         Ok(())
     }

@@ -21,6 +21,16 @@ mod lb {
     }
 }
 
+/// How a connection ended, which no model asks.
+mod fate {
+    #[derive(Debug, Default)]
+    pub(crate) struct Fate {}
+
+    impl Fate {
+        pub(crate) fn lose(&self) {}
+    }
+}
+
 #[expect(dead_code, reason = "a model uses what it is about")]
 #[path = "../../../src/exec/address.rs"]
 mod address;

@@ -115,7 +115,7 @@ pub(crate) enum PlaceKind {
 pub(crate) enum AffinityKind {
     /// It runs nowhere else.
     Hard,
-    /// It starts there, and may move to the CPUs of the same memory node.
+    /// It starts there, and may move to the other CPUs of the same memory node.
     Soft,
 }
 
@@ -147,8 +147,8 @@ pub(crate) struct IoArgs {
     /// scheduler chooses].
     #[arg(long, value_name = "LIST")]
     pub(crate) cpus: Option<String>,
-    /// Place the worker of each queue here, always on the device's memory node; the log and doctor say
-    /// what could not be had [default: irq].
+    /// Place the worker of each queue here, on the device's memory node if the process may use a CPU of
+    /// it; the log and doctor say what could not be had [default: irq].
     #[arg(long, value_enum, conflicts_with = "cpus")]
     pub(crate) place: Option<PlaceKind>,
     /// Choose how firmly a pinned worker stays on its CPU [default: hard].
@@ -206,6 +206,40 @@ pub(crate) struct ServeArgs {
     /// [default: 2048].
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_memory: Option<u32>,
+    /// Ask clients to prove their address where a worker is this late with what arrives, in
+    /// milliseconds; refuse them at twice of it, and do not answer them at four times; 0 is never
+    /// [default: 250].
+    #[arg(long, value_name = "MS", help_heading = "Load")]
+    pub(crate) queue_delay_max: Option<u32>,
+    /// Give handshakes this much of the time of established connections that always have something
+    /// to do, in hundredths [default: 10].
+    #[arg(long, value_name = "PERCENT", help_heading = "Load",
+          value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub(crate) handshake_share: Option<u8>,
+    /// Ask clients to prove their address while unfinished handshakes hold this much of the machine's
+    /// memory, in millionths [default: 1000].
+    #[arg(long, value_name = "PPM", help_heading = "Load")]
+    pub(crate) handshake_memory: Option<u32>,
+    /// Begin at most this many connections in a second on each worker; 0 is no limit [default: 0].
+    #[arg(long, value_name = "N", help_heading = "Load")]
+    pub(crate) new_per_second: Option<u32>,
+    /// Begin at most this many connections in a second of one IPv4 /24 or IPv6 /56 on each worker;
+    /// 0 is no limit [default: 5000].
+    #[arg(long, value_name = "N", help_heading = "Load")]
+    pub(crate) network_new_per_second: Option<u32>,
+    /// Answer a datagram that begins with this token: 8 to 64 bytes, the first one a digit or a sign
+    /// below @ in ASCII [default: none]. For a balancer that asks whether the server lives.
+    #[arg(long, value_name = "TOKEN", help_heading = "Load")]
+    pub(crate) health_token: Option<String>,
+    /// Answer it with this, which has to be shorter.
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "OK",
+        requires = "health_token",
+        help_heading = "Load"
+    )]
+    pub(crate) health_answer: String,
     /// Read the secret of the server, 32 random bytes, from this file of mode 0600. With the same
     /// secret a restarted server resets the connections that it has forgotten, and accepts the
     /// tokens that it gave before [default: a new secret at each start].
@@ -384,7 +418,7 @@ mod tests {
         fn check(command: &clap::Command) {
             for arg in command.get_arguments() {
                 let (name, heading) = (arg.get_id().as_str(), arg.get_help_heading());
-                let is_grouped = ["TLS", "Datapath"].map(Some).contains(&heading);
+                let is_grouped = ["TLS", "Datapath", "Load"].map(Some).contains(&heading);
                 assert!(name != "json" || !is_grouped, "{}: {name}", command.get_name());
             }
             command.get_subcommands().for_each(check);

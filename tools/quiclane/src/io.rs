@@ -9,6 +9,7 @@ use quiclane::datapath::Mode;
 use quiclane::datapath::xdp::{Require, XdpConfig};
 use quiclane::exec::{Affinity, Io, Pin, Polling, Registration, RegistrationConfig, UdpTuning};
 use quiclane::topology::{Near, Sharing};
+use std::time::Duration;
 
 /// Headers before the payload of a datagram over IPv4.
 const IPV4_AND_UDP_BYTES: u32 = 28;
@@ -23,6 +24,21 @@ pub(crate) fn open_server(args: &ServeArgs) -> Result<Registration, Failure> {
     }
     if let Some(mebibytes) = args.max_memory {
         limits.memory_bytes = u64::from(mebibytes) << 20;
+    }
+    if let Some(ms) = args.queue_delay_max {
+        limits.queue_delay_max = Duration::from_millis(ms.into());
+    }
+    if let Some(percent) = args.handshake_share {
+        limits.handshake_share_percent = percent;
+    }
+    if let Some(count) = args.new_per_second {
+        limits.new_per_second = count;
+    }
+    if let Some(count) = args.network_new_per_second {
+        limits.network_new_per_second = count;
+    }
+    if let Some(ppm) = args.handshake_memory {
+        config.handshake_memory_ppm = ppm;
     }
     // The library has logged which modes failed, and how workers were placed.
     Ok(Registration::open(config)?)

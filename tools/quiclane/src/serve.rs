@@ -13,11 +13,10 @@ use crate::perf::server::PerfServer;
 use crate::signals::End;
 use crate::{io, status};
 use quiclane::CloseReason;
-use quiclane::RetryPolicy;
 use quiclane::StreamId;
 use quiclane::exec::{ConnectionRef, Handler, Monitor, Registration, ServerConfig, ShutdownReport};
-use quiclane::topology::survey::server::DeviceChanges;
 use quiclane::topology::watch::Steering;
+use quiclane::{HealthCheck, RetryPolicy};
 use status_file::StatusFile;
 use std::path::Path;
 use std::sync::Arc;
@@ -40,6 +39,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     if args.retry {
         config.retry = RetryPolicy::Always;
     }
+    config.health = health(args)?;
     let files = args.files.as_deref().map(files).transpose()?;
     let mut file = StatusFile::new(args.status_dir.as_deref())?;
     if args.io.dev.is_some() {
@@ -58,7 +58,8 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     file.write(&registration.status(), registration.verdicts().as_ref());
     announce(args, &registration, listener.local_addr())?;
     while !end.wait(status_file::INTERVAL) {
-        file.device_changed(device_changes(&registration));
+        // The library logs each change.
+        file.device_changed(registration.device_changes());
         file.write(&registration.status(), registration.verdicts().as_ref());
     }
     drop(listener);
@@ -66,12 +67,15 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
         drain(files, grace);
     }
     let (last, verdicts) = (registration.status(), registration.verdicts());
-    let changes = device_changes(&registration);
+    let changes = registration.device_changes();
     let device = last.first().and_then(|worker| worker.device.clone());
     let steering = device.as_deref().map(Steering::read);
     let report = registration.shutdown(0, SHUTDOWN_PATIENCE);
     say_how_it_ended(&report);
-    say_what_went_with_the_program(device.as_deref().zip(steering));
+    // Workers that are stuck still have the program.
+    if report.stuck == 0 {
+        say_what_went_with_the_program(device.as_deref().zip(steering));
+    }
     let rows = status::rows(&last);
     if args.json {
         let state = serde_json::json!({
@@ -94,6 +98,13 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
 fn protocols(args: &ServeArgs) -> Vec<&'static str> {
     let measurements = args.perf.then_some(perf::ALPN);
     [hq::ALPN].into_iter().chain(measurements).collect()
+}
+
+/// What a balancer may ask with.
+fn health(args: &ServeArgs) -> Result<Option<HealthCheck>, Failure> {
+    let made = |token: &String| HealthCheck::new(token.as_str(), args.health_answer.as_str());
+    let made = args.health_token.as_ref().map(made).transpose();
+    made.map_err(|error| Failure::Usage(format!("--health-token, --health-answer: {error}")))
 }
 
 fn grace(args: &ServeArgs) -> Result<Duration, Failure> {
@@ -136,12 +147,6 @@ fn say_how_it_ended(report: &ShutdownReport) {
     if report.stuck > 0 {
         tracing::warn!("{} did not end in time", count(report.stuck, "worker"));
     }
-}
-
-/// How often others have changed the device; the library logs each change.
-fn device_changes(registration: &Registration) -> Option<DeviceChanges> {
-    let changes = registration.device_changes()?;
-    Some(DeviceChanges { rss: changes.rss, channels: changes.channels })
 }
 
 /// Warns of RSS that the driver took away when the program went.

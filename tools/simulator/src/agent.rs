@@ -1,16 +1,21 @@
 //! The application at either end of a connection: follows the plan, and checks its callbacks.
 
+mod ends;
+mod network;
+
 use crate::oracle::{End, Shared};
 use crate::run::Planted;
-use crate::scenario::{KINDS, Plan, Reply, StreamPlan};
-use bytes::Bytes;
+use crate::scenario::{KINDS, Plan, Receive, Reply, StreamPlan};
+use bytes::{Bytes, BytesMut};
 use quiclane::datapath::sim::Rng;
-use quiclane::exec::{ConnectFailure, ConnectionRef, Handler, Processor, WorkerRef};
-use quiclane::proto::streams::SendError;
+use quiclane::exec::{
+    ConnectFailure, ConnectionRef, Drained, Handler, NetworkStatistics, Processor, WorkerRef,
+};
+use quiclane::proto::streams::{ReceiveError, SendError};
 use quiclane::{CloseReason, Dir, Side, StreamId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 /// The code with which applications close connections, and those of resets and stops.
@@ -26,6 +31,8 @@ const CLOSE: u64 = 2;
 const UPDATE_KEYS: u64 = 3;
 const RESUME: u64 = 4;
 const MOVE: u64 = 5;
+const READ: u64 = 6;
+const TURN_ON: u64 = 7;
 /// The interval at which a client looks whether all is done.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -70,6 +77,44 @@ struct Stream {
     received: u64,
     receive_over: bool,
     resuming: bool,
+    /// Where tracked sends end: the first is number `completed`.
+    tracked: VecDeque<u64>,
+    completed: u64,
+    /// It was reset, by us or because the peer asked for it.
+    given_up: bool,
+    /// A copied send found too little room.
+    short: bool,
+}
+
+impl Stream {
+    /// Lends the next bytes, as the plan wants it.
+    fn send(
+        &mut self,
+        c: &mut ConnectionRef<'_>,
+        id: StreamId,
+        data: &'static [u8],
+    ) -> Result<(), SendError> {
+        if self.plan.copied && self.to_send.is_some() {
+            let len = data.len();
+            let taken = match c.streams().send_copy(id, data, self.send_over) {
+                Err(SendError::Full { .. } | SendError::ConnectionFull { .. }) => 0,
+                taken => taken?,
+            };
+            if taken < len {
+                (self.sent, self.send_over) = (self.sent - (len - taken) as u64, false);
+                self.short = true;
+            }
+            return Ok(());
+        }
+        let data = Bytes::from_static(data);
+        if !self.plan.tracked {
+            return c.streams().send(id, data, self.send_over);
+        }
+        let number = self.completed + self.tracked.len() as u64;
+        c.streams().send_tracked(id, data, self.send_over, number)?;
+        self.tracked.push_back(self.sent);
+        Ok(())
+    }
 }
 
 /// One end of a connection.
@@ -83,12 +128,57 @@ pub(crate) struct Agent {
     streams: BTreeMap<u64, Stream>,
     closed_streams: u64,
     is_closed: bool,
+    /// Until it is drained.
+    closed_for: Option<CloseReason>,
+    told_inline: bool,
     rng: Rng,
     planted: Option<Planted>,
+    me: Weak<Mutex<Agent>>,
+    /// A callback has come through a stream's own handler.
+    by_own: bool,
+    network: network::Watched,
+}
+
+/// The handler of streams that have their own: it leads to the agent.
+pub(crate) struct OwnHandler(Arc<Mutex<Agent>>);
+
+impl OwnHandler {
+    pub(crate) fn agent(&self) -> MutexGuard<'_, Agent> {
+        let mut agent = lock(&self.0);
+        agent.by_own = true;
+        agent
+    }
+}
+
+/// The handler of a connection: it leads to the agent.
+pub(crate) struct FrontHandler(Arc<Mutex<Agent>>);
+
+impl FrontHandler {
+    pub(crate) fn agent(&self) -> MutexGuard<'_, Agent> {
+        let mut agent = lock(&self.0);
+        agent.by_own = false;
+        agent
+    }
+}
+
+/// A run has one thread: the lock is never contended.
+fn lock(agent: &Mutex<Agent>) -> MutexGuard<'_, Agent> {
+    agent.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Agent {
-    pub(crate) fn new(plan: Plan, side: Side, shared: Shared, planted: Option<Planted>) -> Self {
+    pub(crate) fn front(
+        plan: Plan,
+        side: Side,
+        shared: Shared,
+        planted: Option<Planted>,
+    ) -> FrontHandler {
+        let agent = Arc::new(Mutex::new(Self::new(plan, side, shared, planted)));
+        lock(&agent).me = Arc::downgrade(&agent);
+        FrontHandler(agent)
+    }
+
+    fn new(plan: Plan, side: Side, shared: Shared, planted: Option<Planted>) -> Self {
         let number = shared.begins(plan.port, side);
         let rng = Rng::new(u64::from(plan.port)).fork(side as u64);
         Self {
@@ -100,8 +190,13 @@ impl Agent {
             streams: BTreeMap::new(),
             closed_streams: 0,
             is_closed: false,
+            closed_for: None,
+            told_inline: false,
             rng,
             planted,
+            me: Weak::new(),
+            by_own: false,
+            network: network::Watched::default(),
         }
     }
 
@@ -138,6 +233,10 @@ impl Agent {
                 received: 0,
                 receive_over: uni && ours,
                 resuming: false,
+                tracked: VecDeque::new(),
+                completed: 0,
+                given_up: false,
+                short: false,
             }
         })
     }
@@ -152,9 +251,75 @@ impl Agent {
                     self.complain(format_args!("opened {stream:?}, not {expected:?}"));
                 }
                 self.opened[dir as usize] += 1;
+                self.begin(c, stream);
                 self.write(c, stream);
                 self.reset_if_due(c, stream);
             }
+        }
+    }
+
+    /// What the plan wants of a stream at its begin.
+    fn begin(&mut self, c: &mut ConnectionRef<'_>, id: StreamId) {
+        let s = self.stream(id);
+        let (plan, receives) = (s.plan, !s.receive_over);
+        if plan.own_handler
+            && let Some(me) = self.me.upgrade()
+            && !c.set_stream_handler(id, Box::new(OwnHandler(me)))
+        {
+            self.complain(format_args!("{id:?} is open, and cannot have a handler"));
+        }
+        if receives && let Receive::Provided(len) = plan.receive {
+            self.provide(c, id, len);
+        }
+    }
+
+    fn provide(&mut self, c: &mut ConnectionRef<'_>, id: StreamId, len: usize) {
+        // The end may have come, and the callback that says so is on its way.
+        let provided = c.streams().provide(id, BytesMut::zeroed(len));
+        if let Err(error) = provided
+            && error != ReceiveError::Ended
+        {
+            self.complain(format_args!("provide for {id:?}: {error:?}"));
+        }
+    }
+
+    /// Reads what waits, in parts, and sees to it that more is offered.
+    fn read(&mut self, c: &mut ConnectionRef<'_>, id: StreamId) {
+        let mut part = vec![0; 1 + self.rng.below(30_000) as usize];
+        loop {
+            let Some(s) = self.streams.get_mut(&id.raw()).filter(|s| !s.receive_over) else {
+                return;
+            };
+            s.resuming = false;
+            let (len, fin) = match c.streams().read(id, &mut part) {
+                Ok(read) => read,
+                Err(error) => return self.complain(format_args!("read of {id:?}: {error:?}")),
+            };
+            self.told("read", id.raw(), (len as u64) << 1 | u64::from(fin));
+            self.takes(c, id, &part[..len], fin);
+            if len == 0 || fin || c.is_closed() {
+                return;
+            }
+        }
+    }
+
+    /// Takes data that is checked, and does what the plan wants then.
+    fn takes(&mut self, c: &mut ConnectionRef<'_>, id: StreamId, data: &[u8], fin: bool) {
+        if let Some(wrong) = Self::check(self.stream(id), data, fin) {
+            return self.complain(format_args!("{id:?}: {wrong}"));
+        }
+        let s = self.stream(id);
+        let at = s.received;
+        s.received += data.len() as u64;
+        s.receive_over |= fin;
+        self.answer(c, id, at, data.len() as u64, fin);
+    }
+
+    /// Stream callbacks come to whom the plan wants.
+    fn comes_right(&self, c: &ConnectionRef<'_>, id: StreamId) {
+        let own = self.plan.stream(id).own_handler;
+        if own != self.by_own && !c.is_closed() {
+            self.complain(format_args!("a callback of {id:?} came wrong: {own}"));
         }
     }
 
@@ -166,12 +331,12 @@ impl Agent {
         let mut refused = None;
         let s = self.stream(id);
         let Some(total) = s.to_send else { return };
-        while !s.send_over && s.sent - s.acknowledged < s.plan.buffer_bytes {
+        while !s.send_over && !s.short && s.sent - s.acknowledged < s.plan.buffer_bytes {
             let free = s.plan.buffer_bytes - (s.sent - s.acknowledged);
             let data = pattern(&s.plan, s.sent, free.min(total - s.sent));
             s.sent += data.len() as u64;
             s.send_over = s.sent == total;
-            if let Err(error) = c.streams().send(id, Bytes::from_static(data), s.send_over) {
+            if let Err(error) = s.send(c, id, data) {
                 refused = Some(error);
                 s.send_over = true;
             }
@@ -187,7 +352,7 @@ impl Agent {
         let s = self.stream(id);
         if s.ours && s.plan.reset_at.is_some_and(|at| s.acknowledged >= at) {
             s.plan.reset_at = None;
-            s.send_over = true;
+            (s.send_over, s.given_up) = (true, true);
             // It may be done already; then there is nothing to give up.
             let _ = c.streams().reset(id, RESET_CODE);
         }
@@ -197,7 +362,7 @@ impl Agent {
     fn abandon(&mut self, c: &mut ConnectionRef<'_>, id: StreamId) {
         let s = self.stream(id);
         if !s.send_over && s.to_send.is_none() {
-            s.send_over = true;
+            (s.send_over, s.given_up) = (true, true);
             let _ = c.streams().reset(id, ABANDON_CODE);
         }
     }
@@ -243,11 +408,6 @@ impl Agent {
         }
     }
 
-    fn close(&mut self, c: &mut ConnectionRef<'_>) {
-        self.shared.closing(self.number);
-        c.close(CLOSE_CODE, Bytes::from_static(b"as planned"));
-    }
-
     fn done_if_all_closed(&mut self) {
         if self.closed_streams == self.plan.total() {
             self.shared.done(self.number);
@@ -282,8 +442,17 @@ impl Handler for Agent {
         self.done_if_all_closed();
     }
 
-    fn confirmed(&mut self, _: &mut ConnectionRef<'_>) {
+    fn confirmed(&mut self, c: &mut ConnectionRef<'_>) {
         self.told("confirmed", 0, 0);
+        self.watch_network(c);
+    }
+
+    fn network_statistics(&mut self, c: &mut ConnectionRef<'_>, told: &NetworkStatistics) {
+        self.check_statistics(c, told);
+    }
+
+    fn ideal_send_buffer_changed(&mut self, c: &mut ConnectionRef<'_>, bytes: u64) {
+        self.check_ideal(c, bytes);
     }
 
     fn peer_address_changed(&mut self, c: &mut ConnectionRef<'_>, remote: SocketAddr) {
@@ -319,6 +488,7 @@ impl Handler for Agent {
         }) {
             self.complain(format_args!("{stream:?} was never planned"));
         }
+        self.begin(c, stream);
         self.write(c, stream);
     }
 
@@ -330,11 +500,36 @@ impl Handler for Agent {
         fin: bool,
     ) -> usize {
         self.told("data", stream.raw(), (data.len() as u64) << 1 | u64::from(fin));
+        self.comes_right(c, stream);
+        let offset = c.streams().received(stream);
+        let expected = self.stream(stream).received;
+        if offset != Some(expected) {
+            self.complain(format_args!("{stream:?}: data at {offset:?}, not {expected}"));
+        }
         if let Some(wrong) = Self::check(self.stream(stream), data, fin) {
             self.complain(format_args!("{stream:?}: {wrong}"));
             return data.len();
         }
         let draw = self.rng.next_u64();
+        let s = self.stream(stream);
+        match s.plan.receive {
+            Receive::Provided(_) => self.complain(format_args!("{stream:?} has memory of its own")),
+            Receive::Read if !data.is_empty() => {
+                if !std::mem::replace(&mut s.resuming, true) {
+                    let soon = Duration::from_nanos(draw >> 40);
+                    c.set_timer(soon, READ << KIND_SHIFT | stream.raw());
+                }
+                return 0;
+            }
+            Receive::OnAndOff if draw.is_multiple_of(4) && !fin => {
+                if let Err(error) = c.streams().set_receive(stream, false) {
+                    self.complain(format_args!("receive off of {stream:?}: {error:?}"));
+                }
+                let soon = Duration::from_nanos(draw >> 40);
+                c.set_timer(soon, TURN_ON << KIND_SHIFT | stream.raw());
+            }
+            _ => {}
+        }
         let s = self.stream(stream);
         let taken = match s.plan.appetite {
             Some(most) => data.len().min((draw % (most + 1)) as usize),
@@ -359,8 +554,56 @@ impl Handler for Agent {
         taken
     }
 
+    fn send_ready(&mut self, c: &mut ConnectionRef<'_>, id: StreamId) {
+        self.told("send_ready", id.raw(), 0);
+        self.comes_right(c, id);
+        if !std::mem::replace(&mut self.stream(id).short, false) {
+            self.complain(format_args!("{id:?}: nobody waits for room"));
+        }
+        self.write(c, id);
+    }
+
+    fn buffer_filled(
+        &mut self,
+        c: &mut ConnectionRef<'_>,
+        id: StreamId,
+        buffer: BytesMut,
+        len: usize,
+        fin: bool,
+    ) {
+        let what = if c.is_closed() { "buffer_cut" } else { "buffer" };
+        self.told(what, id.raw(), (len as u64) << 1 | u64::from(fin));
+        self.comes_right(c, id);
+        let s = self.stream(id);
+        if s.receive_over || c.is_closed() {
+            return;
+        }
+        let (full, plan) = (len == buffer.len(), s.plan);
+        if !full && !fin {
+            self.complain(format_args!("{id:?}: {len} of {} bytes come back", buffer.len()));
+        }
+        self.takes(c, id, &buffer[..len], fin);
+        // Half of them provide only when they are asked to.
+        if let Receive::Provided(size) = plan.receive
+            && size % 2 == 0
+            && !self.stream(id).receive_over
+        {
+            self.provide(c, id, size);
+        }
+    }
+
+    fn receive_buffer_needed(&mut self, c: &mut ConnectionRef<'_>, id: StreamId) {
+        self.told("buffer_needed", id.raw(), 0);
+        self.comes_right(c, id);
+        let s = self.stream(id);
+        if let (Receive::Provided(size), false) = (s.plan.receive, s.receive_over) {
+            self.provide(c, id, size);
+        }
+    }
+
     fn acknowledged(&mut self, c: &mut ConnectionRef<'_>, id: StreamId, bytes: u64, fin: bool) {
         self.told("acknowledged", id.raw(), bytes << 1 | u64::from(fin));
+        self.comes_right(c, id);
         let s = self.stream(id);
         s.acknowledged += bytes;
         let (sent, acknowledged, over) = (s.sent, s.acknowledged, s.send_over);
@@ -375,6 +618,7 @@ impl Handler for Agent {
 
     fn stream_reset(&mut self, c: &mut ConnectionRef<'_>, id: StreamId, code: u64) {
         self.told("reset", id.raw(), code);
+        self.comes_right(c, id);
         if ![RESET_CODE, STOP_CODE, ABANDON_CODE].contains(&code) {
             self.complain(format_args!("{id:?} reset with {code}"));
         }
@@ -385,28 +629,65 @@ impl Handler for Agent {
         self.abandon(c, id);
     }
 
-    fn stop_sending(&mut self, _: &mut ConnectionRef<'_>, id: StreamId, code: u64) {
+    fn stop_sending(&mut self, c: &mut ConnectionRef<'_>, id: StreamId, code: u64) {
         self.told("stop_sending", id.raw(), code);
+        self.comes_right(c, id);
         if code != STOP_CODE {
             self.complain(format_args!("{id:?} stopped with {code}"));
         }
-        self.stream(id).send_over = true;
+        let s = self.stream(id);
+        (s.send_over, s.given_up) = (true, true);
     }
 
-    fn stream_closed(&mut self, _: &mut ConnectionRef<'_>, id: StreamId, _context: u64) {
-        self.told("stream_closed", id.raw(), 0);
+    fn send_complete(&mut self, c: &mut ConnectionRef<'_>, id: StreamId, number: u64, cut: bool) {
+        let what = if c.is_closed() { "send_cut" } else { "send_complete" };
+        self.told(what, id.raw(), number << 1 | u64::from(cut));
+        self.comes_right(c, id);
         let s = self.stream(id);
-        if !(s.receive_over && s.send_over) {
+        let (expected, end) = (s.completed, s.tracked.pop_front());
+        s.completed += 1;
+        let (acknowledged, may) = (s.acknowledged, s.given_up || c.is_closed());
+        if number != expected
+            || !end.is_some_and(|end| cut || c.is_closed() || end <= acknowledged)
+            || cut && !may
+        {
+            self.complain(format_args!(
+                "{id:?}: send {number}, the {expected}th, to {end:?} is complete (cut {cut}) with \
+                 {acknowledged} acknowledged"
+            ));
+        }
+    }
+
+    fn stream_closed(&mut self, c: &mut ConnectionRef<'_>, id: StreamId, _context: u64) {
+        let cut = c.is_closed();
+        self.told(if cut { "stream_cut" } else { "stream_closed" }, id.raw(), 0);
+        self.comes_right(c, id);
+        let s = self.stream(id);
+        if !(cut || s.receive_over && s.send_over) || !s.tracked.is_empty() {
             let s = format!("{s:?}");
             self.complain(format_args!("{id:?} closed before its end: {s}"));
         }
         self.streams.remove(&id.raw());
-        self.closed_streams += 1;
-        self.done_if_all_closed();
+        if !cut {
+            self.closed_streams += 1;
+            self.done_if_all_closed();
+        }
     }
 
-    fn streams_available(&mut self, c: &mut ConnectionRef<'_>, dir: Dir) {
-        self.told("streams_available", dir as u64, 0);
+    fn peer_needs_streams(&mut self, c: &mut ConnectionRef<'_>, dir: Dir) {
+        let before = c.streams().grant_streams(dir, 0);
+        let after = c.streams().grant_streams(dir, self.rng.below(3));
+        self.told("needs_streams", dir as u64, after);
+        if after < before {
+            self.complain(format_args!("{after} streams are granted, after {before}"));
+        }
+    }
+
+    fn streams_available(&mut self, c: &mut ConnectionRef<'_>, dir: Dir, count: u64) {
+        self.told("streams_available", dir as u64, count);
+        if count != c.streams().available(dir) {
+            self.complain(format_args!("{count} streams are available, or are not"));
+        }
         if c.is_established() {
             self.open(c);
         }
@@ -429,6 +710,14 @@ impl Handler for Agent {
             }
             CLOSE => self.close(c),
             MOVE => self.migrate(c, (token & 0xff) as u16),
+            READ => self.read(c, StreamId::from_raw(token & ((1 << KIND_SHIFT) - 1))),
+            TURN_ON => {
+                let id = StreamId::from_raw(token & ((1 << KIND_SHIFT) - 1));
+                let over = self.streams.get(&id.raw()).is_none_or(|s| s.receive_over);
+                if let (Err(error), false) = (c.streams().set_receive(id, true), over) {
+                    self.complain(format_args!("receive on of {id:?}: {error:?}"));
+                }
+            }
             UPDATE_KEYS => {
                 let updated = c.update_keys();
                 self.told("keys", u64::from(updated), 0);
@@ -450,14 +739,22 @@ impl Handler for Agent {
     }
 
     fn not_connected(&mut self, _: &mut WorkerRef<'_>, failure: ConnectFailure) {
-        self.complain(format_args!("not connected: {failure:?}"));
+        if let (ConnectFailure::ClientGone, Some(_)) = (&failure, self.plan.answered_after) {
+            // It was answered too late.
+            let (reason, plan) = (CloseReason::HandshakeTimeout, Box::new(self.plan.clone()));
+            self.shared.ended(self.number, End::Closed { reason, plan });
+        } else {
+            self.complain(format_args!("not connected: {failure:?}"));
+        }
         self.shared.ended(self.number, End::NotConnected);
     }
 
     fn closed(&mut self, _: &mut ConnectionRef<'_>, reason: CloseReason) {
-        self.told("closed", self.closed_streams, 0);
-        self.is_closed = true;
-        self.shared.ended(self.number, End::Closed { reason, plan: Box::new(self.plan.clone()) });
+        self.is_told_of_close(reason);
+    }
+
+    fn drained(&mut self, c: &mut ConnectionRef<'_>, drained: Drained) {
+        self.has_drained(c, &drained);
     }
 }
 
@@ -479,7 +776,7 @@ impl Agent {
             at += data.len() as u64;
             s.sent = at;
             s.send_over = fin && at == end;
-            if let Err(error) = c.streams().send(id, Bytes::from_static(data), s.send_over) {
+            if let Err(error) = s.send(c, id, data) {
                 refused = Some(error);
                 s.send_over = true;
             }

@@ -6,6 +6,7 @@
 //! connection is stuck, `run` is the loop that drives it all, `story` keeps the last events of a run.
 
 mod agent;
+mod fronts;
 mod lines;
 mod oracle;
 mod run;
@@ -32,7 +33,7 @@ use std::thread::{available_parallelism, scope};
 use std::time::Duration;
 
 /// Seeds that failed once, each with why, and hold since.
-const REGRESSIONS: [u64; 48] = [
+const REGRESSIONS: [u64; 53] = [
     // An agent wrote 2 to 89 bytes of 300,000 in a round trip.
     777_926_180,
     777_929_294,
@@ -107,6 +108,15 @@ const REGRESSIONS: [u64; 48] = [
     502_561_520_931,
     // A client heard packets that it could not read, and waited 32 s for its timer: it ended idle.
     781_555_213_034,
+    // A client's handshake went on after 40 s of losses, and its timer did not begin anew.
+    5_500_006_416,
+    // Acknowledgements were lost, and probes repeated the first datagram of a ClientHello that lacked
+    // its last: a deadlock.
+    85_386_206_151,
+    // NATs lost each refusal; and an answer that came too late.
+    507_635_189_040,
+    507_635_191_042,
+    507_635_206_256,
 ];
 /// Seeds drawn with `--from random` are below this: a number that one can read out.
 const RANDOM_BELOW: u64 = 1_000_000_000_000;

@@ -10,12 +10,14 @@ use crate::run::Manner;
 use crate::scenario::{Plan, Preferred, Scenario, first_port};
 use crate::story::Story;
 use quiclane::datapath::sim::{TapEvent, TapKind};
-use quiclane::proto::connection::{CloseReason, Connection, ConnectionStats, TransportConfig};
+use quiclane::proto::connection::{
+    CloseReason, Connection, ConnectionStats, Drained, TransportConfig,
+};
 use quiclane::proto::observer::{Observation, Observer, Observers};
 use quiclane::time::{Instant, SECOND_NS};
-use quiclane::wire::Side;
-use quiclane::wire::packet::{PacketType, parse};
-use std::collections::{BTreeMap, HashMap};
+use quiclane::wire::packet::{Packet, PacketType, parse};
+use quiclane::wire::{ConnectionId, Side};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -36,10 +38,14 @@ const ACK_PROBE_BYTES: u64 = 400;
 /// one after those ten seconds.
 const TOKEN_SILENCE_NS: u64 = 3 * SECOND_NS;
 /// Callbacks that are no progress. How a connection ends is judged separately.
-const NO_PROGRESS: [&str; 9] = [
+const NO_PROGRESS: [&str; 13] = [
     "timer",
     "keys",
     "closed",
+    "drained",
+    "stream_cut",
+    "send_cut",
+    "buffer_cut",
     "migrate",
     "peer_address",
     "local_address",
@@ -54,6 +60,10 @@ const CONNECTION_BYTES: usize = 64 << 10;
 /// Memory for each stream that may be open, and for each packet in flight.
 const STREAM_BYTES: usize = 1 << 10;
 const PACKET_BYTES: usize = 512;
+
+/// Streams that one end may copy data to at a time, and memory that is kept for such data.
+const MAX_COPIES: usize = 80;
+const KEPT_COPY_BYTES: usize = 256 << 10;
 
 /// A hash that depends on order.
 #[derive(Clone, Copy, Debug, Default)]
@@ -91,6 +101,7 @@ struct AgentState {
     done: bool,
     closing: bool,
     ended: bool,
+    drained: bool,
 }
 
 /// A violation, by the connection of a port, or by no connection in particular.
@@ -178,6 +189,9 @@ impl Ledger {
         let orphan = server
             && (self.peers(port, Side::Client).count() + 1)
                 < self.agents.iter().filter(|a| a.port == port).count();
+        // What comes after a refusal that got lost is of no connection, and NATs that forget lose it
+        // however often it is said.
+        let refused = plan.refused && (plan.asked_late || self.readdressed);
         let has_no_client = orphan || self.readdressed && server && !agent.connected;
         match reason {
             CloseReason::Local { code } => *code == CLOSE_CODE && (agent.closing || gave_up),
@@ -194,11 +208,11 @@ impl Ledger {
             CloseReason::IdleTimeout => {
                 let nothing_to_do = plan.ends_idle && self.both_done(port);
                 let silent = self.lines.kept_silent(port, agent.side, self.now);
-                peer_over || nothing_to_do || has_no_client || silent
+                peer_over || nothing_to_do || has_no_client || silent || refused
             }
             CloseReason::Handshake(_) => false,
             CloseReason::HandshakeTimeout => {
-                peer_over || has_no_client || self.lines.pause(port, self.now).is_none()
+                peer_over || has_no_client || refused || self.lines.pause(port, self.now).is_none()
             }
             CloseReason::StatelessReset => peer_over,
             CloseReason::Transport(_)
@@ -233,14 +247,18 @@ impl Shared {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(crate) fn now(&self) -> Instant {
+        self.ledger().now
+    }
+
     pub(crate) fn begins(&self, port: u16, side: Side) -> usize {
         let mut ledger = self.ledger();
         let now = ledger.now;
         if side == Side::Client {
             ledger.lines.begins(port, now);
         }
-        let [connected, done, closing, ended] = [false; 4];
-        ledger.agents.push(AgentState { port, side, connected, done, closing, ended });
+        let [connected, done, closing, ended, drained] = [false; 5];
+        ledger.agents.push(AgentState { port, side, connected, done, closing, ended, drained });
         ledger.agents.len() - 1
     }
 
@@ -276,8 +294,24 @@ impl Shared {
                 ledger.complain(Some(port), what);
             }
             ledger.finished += u64::from(ledger.agents[agent].done);
+        } else {
+            ledger.agents[agent].drained = true;
         }
         ledger.agents[agent].ended = true;
+    }
+
+    /// An agent had its last callback.
+    pub(crate) fn drained(&self, agent: usize, drained: &Drained) {
+        let mut ledger = self.ledger();
+        let AgentState { port, side, connected, ended, drained: before, .. } = ledger.agents[agent];
+        let peer_over = ledger.peers(port, side).any(|p| p.ended || p.closing);
+        // Who never was connected may have been refused without an agent.
+        let knows = !drained.acknowledged || peer_over || !connected;
+        if before || !ended || connected && !drained.handshake_completed || !knows {
+            let what = format!("{side:?} of port {port}, {peer_over}: {drained:?}");
+            ledger.complain(Some(port), what);
+        }
+        ledger.agents[agent].drained = true;
     }
 
     /// Time advances.
@@ -330,10 +364,10 @@ impl Shared {
         !self.ledger().complaints.is_empty()
     }
 
-    /// Agents that got no callback for their end.
+    /// Agents that got no callback for their end, or not both.
     pub(crate) fn unfinished(&self) -> Vec<String> {
         let ledger = self.ledger();
-        let open = ledger.agents.iter().filter(|a| !a.ended);
+        let open = ledger.agents.iter().filter(|a| !a.ended || !a.drained);
         open.map(|a| format!("{a:?}")).collect()
     }
 
@@ -363,12 +397,24 @@ struct Balance {
     validated: bool,
 }
 
+/// Where the handshakes of a client began.
+#[derive(Debug, Default)]
+struct Homes {
+    /// The id that its first Initial is for.
+    chosen: Option<ConnectionId>,
+    /// The addresses from which an Initial for that id arrived: each may have begun a connection. There is
+    /// more than one where a NAT has forgotten the client before it heard from the server.
+    addresses: BTreeSet<SocketAddr>,
+}
+
 /// Sees every datagram.
 #[derive(Debug)]
 pub(crate) struct Watch {
     /// The addresses of the server.
     servers: [SocketAddr; 2],
     balances: BTreeMap<SocketAddr, Balance>,
+    /// Of each client, by the port that it had first.
+    homes: BTreeMap<u16, Homes>,
     /// Clients change their address.
     moves: bool,
     shared: Shared,
@@ -376,7 +422,8 @@ pub(crate) struct Watch {
 
 impl Watch {
     pub(crate) fn new(servers: [SocketAddr; 2], moves: bool, shared: Shared) -> Self {
-        Self { servers, balances: BTreeMap::new(), moves, shared }
+        let (balances, homes) = (BTreeMap::new(), BTreeMap::new());
+        Self { servers, balances, homes, moves, shared }
     }
 
     pub(crate) fn see(&mut self, event: &TapEvent<'_>) {
@@ -386,11 +433,33 @@ impl Watch {
             TapKind::Delivered { .. } if self.servers.contains(&event.destination) => {
                 let balance = self.balances.entry(event.source).or_default();
                 balance.received += event.payload.len() as u64;
-                balance.validated |= validates(event.payload);
-                if self.moves {
-                    self.may_answer(event.source.port());
+                for packet in Packets::of(event.payload) {
+                    self.may_validate(event.source, &packet);
                 }
             }
+            _ => {}
+        }
+    }
+
+    /// A packet of a client's may prove an address of its own. It may be damaged, which only makes this
+    /// oracle milder.
+    fn may_validate(&mut self, from: SocketAddr, packet: &Packet) {
+        let homes = self.homes.entry(first_port(from.port())).or_default();
+        match packet.kind {
+            // RFC 9000 §8.1.2: a token was sent to the address that it comes from.
+            PacketType::Initial if !packet.token.is_empty() => {
+                self.balances.entry(from).or_default().validated = true;
+            }
+            PacketType::Initial if Some(packet.dcid) == homes.chosen => {
+                homes.addresses.insert(from);
+            }
+            // RFC 9000 §8.1: its keys were sent to where the handshake began, wherever it comes from.
+            PacketType::Handshake => {
+                for home in &homes.addresses {
+                    self.balances.entry(*home).or_default().validated = true;
+                }
+            }
+            PacketType::Short if self.moves => self.may_answer(from.port()),
             _ => {}
         }
     }
@@ -422,8 +491,8 @@ impl Watch {
         }
     }
 
-    /// A datagram of a client's may answer a challenge that was sent to any of its addresses (RFC 9000
-    /// §8.2.3): what is in it cannot be seen on the wire.
+    /// A 1-RTT packet of a client's may answer a challenge that was sent to any of its addresses (RFC 9000
+    /// §8.2.3): what is in it cannot be seen on the wire. No other packet carries PATH_RESPONSE (§12.4).
     fn may_answer(&mut self, port: u16) {
         for (address, balance) in &mut self.balances {
             if first_port(address.port()) == first_port(port) {
@@ -434,6 +503,12 @@ impl Watch {
 
     fn sent(&mut self, event: &TapEvent<'_>) {
         if !self.servers.contains(&event.source) {
+            if let Some(packet) = Packets::of(event.payload).next()
+                && packet.kind == PacketType::Initial
+            {
+                let homes = self.homes.entry(first_port(event.source.port())).or_default();
+                homes.chosen.get_or_insert(packet.dcid);
+            }
             return;
         }
         let balance = self.balances.entry(event.destination).or_default();
@@ -447,48 +522,44 @@ impl Watch {
 }
 
 /// The packets of a datagram, as far as one can see without its keys.
-fn packets(datagram: &[u8]) -> String {
-    let (mut start, mut text) = (0, format!("{} bytes", datagram.len()));
-    while start < datagram.len() {
-        match parse(datagram, start, 0) {
-            Ok(packet) if packet.end > start => {
-                text += &format!(", {:?} of {}", packet.kind, packet.end - start);
-                start = packet.end;
-            }
-            _ => return text + ", and what is no packet",
-        }
+struct Packets<'a> {
+    datagram: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Packets<'a> {
+    fn of(datagram: &'a [u8]) -> Self {
+        Self { datagram, at: 0 }
     }
-    text
+}
+
+impl Iterator for Packets<'_> {
+    type Item = Packet;
+
+    fn next(&mut self) -> Option<Packet> {
+        if self.at >= self.datagram.len() {
+            return None;
+        }
+        let packet = parse(self.datagram, self.at, 0).ok().filter(|packet| packet.end > self.at)?;
+        self.at = packet.end;
+        Some(packet)
+    }
+}
+
+/// The packets of a datagram, for the story.
+fn packets(datagram: &[u8]) -> String {
+    let mut text = format!("{} bytes", datagram.len());
+    let mut start = 0;
+    for packet in Packets::of(datagram) {
+        text += &format!(", {:?} of {}", packet.kind, packet.end - start);
+        start = packet.end;
+    }
+    if start < datagram.len() { text + ", and what is no packet" } else { text }
 }
 
 /// Whether a datagram contains a 1-RTT packet.
 fn has_short(datagram: &[u8]) -> bool {
-    let mut start = 0;
-    while let Ok(packet) = parse(datagram, start, 0) {
-        match packet.kind {
-            PacketType::Short => return true,
-            _ if packet.end <= start => return false,
-            _ => start = packet.end,
-        }
-    }
-    false
-}
-
-/// Whether a datagram from a client can prove its address: it holds a Handshake packet, or a
-/// token (RFC 9000 §8.1). It may be damaged, which only makes this oracle milder.
-fn validates(datagram: &[u8]) -> bool {
-    let mut start = 0;
-    while start < datagram.len() {
-        match parse(datagram, start, 0) {
-            Ok(packet) if packet.kind == PacketType::Handshake => return true,
-            Ok(packet) if packet.kind == PacketType::Initial && !packet.token.is_empty() => {
-                return true;
-            }
-            Ok(packet) if packet.end > start => start = packet.end,
-            _ => return false,
-        }
-    }
-    false
+    Packets::of(datagram).any(|packet| packet.kind == PacketType::Short)
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -536,12 +607,18 @@ pub(crate) struct Sampler {
 impl Sampler {
     pub(crate) fn new(own: &TransportConfig, peer: &TransportConfig, shared: Shared) -> Self {
         // RFC 9000 has no bound on buffers besides flow control; ours is twice the window.
-        let windows = 2 * own.connection_window_bytes as usize;
-        let streams = [own, peer].iter().map(|t| t.bidi_streams + t.uni_streams).sum::<u64>();
+        let window = own.connection_window_bytes.max(own.connection_window_max_bytes);
+        let windows = 2 * window as usize;
+        let granted = |t: &&TransportConfig| {
+            t.bidi_streams + t.uni_streams + 2 * u64::from(t.granted_streams_max)
+        };
+        let streams = [own, peer].iter().map(granted).sum::<u64>();
+        // Copied data is held until it is acknowledged.
+        let copied = MAX_COPIES * own.send_copy_bytes as usize + KEPT_COPY_BYTES;
         Self {
             before: HashMap::new(),
             shared,
-            limit_bytes: CONNECTION_BYTES + windows + streams as usize * STREAM_BYTES,
+            limit_bytes: CONNECTION_BYTES + windows + copied + streams as usize * STREAM_BYTES,
             max_mtu_bytes: u64::from(own.max_mtu_bytes),
         }
     }
@@ -584,5 +661,111 @@ impl Sampler {
 
     fn complain(&self, connection: &Connection, port: u16, what: String) {
         self.shared.complain_of(port, format!("{:?} of port {port}: {what}", connection.side()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quiclane::ecn::Ecn;
+
+    const SERVER: ([u8; 4], u16) = ([10, 0, 0, 2], 4433);
+    /// The client, and where its NAT shows it later.
+    const HERE: ([u8; 4], u16) = ([10, 0, 0, 1], 10_000);
+    const THERE: ([u8; 4], u16) = ([192, 0, 2, 1], 11_000);
+    /// The first byte of each kind of packet.
+    const INITIAL: u8 = 0xc0;
+    const HANDSHAKE: u8 = 0xe0;
+    const SHORT: u8 = 0x40;
+
+    /// A datagram of one packet, as far as it can be seen.
+    fn datagram(first: u8, dcid: u8, bytes: usize) -> Vec<u8> {
+        let mut all = vec![first, 0, 0, 0, 1, 8];
+        if first == SHORT {
+            all.truncate(1);
+        } else {
+            all.extend([dcid; 8]);
+            // No source id; an Initial has no token.
+            all.extend(std::iter::repeat_n(0, if first == INITIAL { 2 } else { 1 }));
+            let rest = bytes - all.len() - 2;
+            all.extend((rest as u16 | 0x4000).to_be_bytes());
+        }
+        all.resize(bytes, 7);
+        all
+    }
+
+    struct Seen {
+        watch: Watch,
+        shared: Shared,
+        count: u64,
+    }
+
+    impl Seen {
+        fn new() -> Self {
+            let servers = [SERVER.into(); 2];
+            let shared = Shared::new(&Scenario::new(0), servers, Manner::default());
+            Self { watch: Watch::new(servers, true, shared.clone()), shared, count: 0 }
+        }
+
+        fn see(&mut self, kind: TapKind, ends: [([u8; 4], u16); 2], mut payload: Vec<u8>) {
+            self.count += 1;
+            // No two are equal.
+            let at = payload.len() - 8;
+            payload[at..].copy_from_slice(&self.count.to_be_bytes());
+            let [source, destination] = ends.map(SocketAddr::from);
+            let (at, id, ecn, payload) = (Instant::EPOCH, self.count, Ecn::NotEct, &payload[..]);
+            self.watch.see(&TapEvent { at, kind, id, source, destination, ecn, payload });
+        }
+
+        fn arrives(&mut self, from: ([u8; 4], u16), payload: Vec<u8>) {
+            self.see(TapKind::Delivered { queue: 0 }, [from, SERVER], payload);
+        }
+
+        /// Whether the server may send much to an address. It has got 1,200 bytes at most from there.
+        fn may_flood(mut self, to: ([u8; 4], u16)) -> bool {
+            self.see(TapKind::Sent, [SERVER, to], datagram(SHORT, 0, 5_000));
+            !self.shared.has_complaints()
+        }
+
+        /// The client's first Initial arrives.
+        fn begun() -> Self {
+            let mut seen = Self::new();
+            seen.see(TapKind::Sent, [HERE, SERVER], datagram(INITIAL, 1, 1_200));
+            seen.arrives(HERE, datagram(INITIAL, 1, 1_200));
+            seen
+        }
+    }
+
+    #[test]
+    fn a_handshake_packet_validates_where_the_handshake_began() {
+        for from in [HERE, THERE] {
+            for to in [HERE, THERE] {
+                let mut seen = Seen::begun();
+                seen.arrives(from, datagram(HANDSHAKE, 9, 200));
+                assert_eq!(seen.may_flood(to), to == HERE, "{from:?} {to:?}");
+            }
+        }
+        assert!(!Seen::begun().may_flood(HERE));
+        // The first connection may be one that the client has not heard of.
+        let mut seen = Seen::begun();
+        seen.arrives(THERE, datagram(INITIAL, 1, 1_200));
+        seen.arrives(THERE, datagram(HANDSHAKE, 9, 200));
+        assert!(seen.may_flood(THERE));
+        // An Initial for an id of the server's begins none.
+        let mut seen = Seen::begun();
+        seen.arrives(THERE, datagram(INITIAL, 9, 1_200));
+        seen.arrives(THERE, datagram(HANDSHAKE, 9, 200));
+        assert!(!seen.may_flood(THERE));
+    }
+
+    #[test]
+    fn only_1rtt_packets_answer_challenges() {
+        for (first, answers) in [(INITIAL, false), (HANDSHAKE, false), (SHORT, true)] {
+            let mut seen = Seen::begun();
+            seen.arrives(THERE, datagram(SHORT, 0, 100));
+            seen.see(TapKind::Sent, [SERVER, THERE], datagram(SHORT, 0, 200));
+            seen.arrives(HERE, datagram(first, 9, 1_200));
+            assert_eq!(seen.may_flood(THERE), answers, "{first:#x}");
+        }
     }
 }

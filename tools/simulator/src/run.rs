@@ -7,8 +7,8 @@ use crate::secrets;
 use bytes::Bytes;
 use quiclane::datapath::sim::{SimConfig, SimDatapath, SimNet};
 use quiclane::exec::{
-    Acceptor, ClientConfig, Handle, Handler, LaneCounters, LaneLimits, ServerConfig,
-    SimulatedWorkers, Worker,
+    Acceptor, ClientConfig, Decision, Deferred, Handle, LaneCounters, LaneLimits, NewConnection,
+    ServerConfig, SimulatedWorkers, Worker,
 };
 use quiclane::proto::connection::{ConnectionStats, TransportConfig};
 use quiclane::proto::crypto::{ClientTls, ServerTls};
@@ -18,7 +18,7 @@ use quiclane_testkit::Identity;
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// The virtual time after which a seed counts as stuck.
@@ -83,6 +83,7 @@ struct World {
     client_config: ClientConfig,
     shared: Shared,
     handles: BTreeMap<u16, Handle>,
+    waiting: Waiting,
     manner: Manner,
 }
 
@@ -240,7 +241,10 @@ impl World {
         if manner.told {
             observe(&mut server_config.transport, &shared, None);
         }
-        let acceptor = acceptor(scenario, &shared, manner);
+        let plans = scenario.connections.iter().map(|plan| (plan.port, plan.clone())).collect();
+        let waiting = Waiting::default();
+        let acceptor: Arc<dyn Acceptor> =
+            Arc::new(Listener { plans, shared: shared.clone(), manner, waiting: waiting.clone() });
         let [client_addresses, server_ports] = ports;
         let [own, peer] = &scenario.transport;
         let [from, to] = scenario.move_after;
@@ -257,6 +261,7 @@ impl World {
             client_config,
             shared,
             handles: BTreeMap::new(),
+            waiting,
             manner,
         })
     }
@@ -280,11 +285,26 @@ impl World {
         }
     }
 
+    /// Answers the clients whose time has come; those that nobody wants are forgotten, which turns
+    /// them away. When the next one is to be answered.
+    fn answer(&self) -> Instant {
+        let mut waiting = lock(&self.waiting);
+        for (_, plan, deferred) in waiting.extract_if(.., |(at, ..)| *at <= self.now) {
+            if plan.refused || deferred.is_closed() {
+                continue;
+            }
+            if let Err(error) = deferred.answer(decide(&plan, &self.shared, self.manner)) {
+                self.shared.complain(error.to_string());
+            }
+        }
+        waiting.iter().map(|(at, ..)| *at).min().unwrap_or(Instant::NEVER)
+    }
+
     fn connect(&mut self, plan: Plan) {
         let port = plan.port;
         let count = self.client.workers.len();
         let worker = &mut self.client.workers[usize::from(port) % count];
-        let agent = Agent::new(plan, Side::Client, self.shared.clone(), self.manner.planted);
+        let agent = Agent::front(plan, Side::Client, self.shared.clone(), self.manner.planted);
         let local = SocketAddr::new(self.addresses[0], port);
         let remote = SocketAddr::new(self.addresses[1], SERVER_PORT);
         // The lane's own time may be that of an earlier turn.
@@ -303,7 +323,7 @@ impl World {
         let mut turns = 0;
         let deaf = Planted::deaf_until(self.manner.planted, self.now);
         loop {
-            let (mut work, mut next) = (0, Instant::NEVER);
+            let (mut work, mut next) = (0, self.answer());
             for (host, deaf) in [(&mut self.client, None), (&mut self.server, deaf)] {
                 if let Some(until) = deaf {
                     next = next.min(until);
@@ -400,6 +420,7 @@ impl World {
         }
         self.client.workers.clear();
         self.server.workers.clear();
+        lock(&self.waiting).clear();
         let frames = self.net.frames_in_use();
         if frames > 0 {
             self.shared.complain(format!("{frames} frames outlive their datapaths"));
@@ -428,7 +449,9 @@ fn configs(scenario: &Scenario) -> Result<(ServerConfig, ClientConfig)> {
     let server = ServerTls::builder_with(secrets::provider());
     let server = server.certificate_der(&[certificate], key)?.alpn(["sim"]).build()?;
     let client = ClientTls::builder_with(secrets::provider());
-    let client = client.pinned_certificate_der(certificate).alpn(["sim"]).build()?;
+    let others = if scenario.long_hello { 20 } else { 0 };
+    let protocols = (0..others).map(|n| format!("{n:0100}")).chain(["sim".to_owned()]);
+    let client = client.pinned_certificate_der(certificate).alpn(protocols).build()?;
     let [client_transport, mut server_transport] = scenario.transport.clone();
     if scenario.preferred != Preferred::Nowhere {
         match SocketAddr::new(preferred_address(scenario), SERVER_PORT) {
@@ -449,20 +472,51 @@ fn observe(transport: &mut Arc<TransportConfig>, shared: &Shared, client: Option
     Arc::make_mut(transport).observers = Some(shared.observers(client));
 }
 
+/// Clients that wait for an answer, and when it comes.
+type Waiting = Arc<Mutex<Vec<(Instant, Plan, Deferred)>>>;
+
 /// The listener: it knows clients by their port.
-fn acceptor(scenario: &Scenario, shared: &Shared, manner: Manner) -> Acceptor {
-    let plans: BTreeMap<u16, Plan> =
-        scenario.connections.iter().map(|plan| (plan.port, plan.clone())).collect();
-    let shared = shared.clone();
-    Arc::new(move |new| {
-        let Some(plan) = plans.get(&first_port(new.remote.port())) else {
-            shared.complain(format!("a connection from {}, which has none", new.remote));
-            return None;
+struct Listener {
+    plans: BTreeMap<u16, Plan>,
+    shared: Shared,
+    manner: Manner,
+    waiting: Waiting,
+}
+
+impl Acceptor for Listener {
+    fn accept(&self, new: &NewConnection<'_>) -> Decision {
+        let Some(plan) = self.plans.get(&first_port(new.remote.port())) else {
+            self.shared.complain(format!("a connection from {}, which has none", new.remote));
+            return Decision::Refuse;
         };
-        let agent =
-            || Box::new(Agent::new(plan.clone(), Side::Server, shared.clone(), manner.planted));
-        (!plan.refused).then(|| agent() as Box<dyn Handler>)
-    })
+        if new.server_name() != Some("sim") || !new.protocols().any(|name| name == b"sim") {
+            self.shared.complain(format!("a client that asks for something else: {new:?}"));
+        }
+        match plan.answered_after {
+            None => decide(plan, &self.shared, self.manner),
+            Some(after) => {
+                let at = self.shared.now().plus_ns(after.as_nanos() as u64);
+                lock(&self.waiting).push((at, plan.clone(), new.defer()));
+                Decision::Later
+            }
+        }
+    }
+}
+
+fn decide(plan: &Plan, shared: &Shared, manner: Manner) -> Decision {
+    match plan.refused {
+        true => Decision::Refuse,
+        false => Decision::accept(Agent::front(
+            plan.clone(),
+            Side::Server,
+            shared.clone(),
+            manner.planted,
+        )),
+    }
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn host(

@@ -54,6 +54,8 @@ pub(crate) struct Scenario {
     /// How many addresses the NAT of the client's has, if it is behind one, and when that forgets.
     pub(crate) nat: Option<(u8, Vec<Instant>)>,
     /// Whether the server prefers another address of its own.
+    /// What a client says first does not fit into one datagram.
+    pub(crate) long_hello: bool,
     pub(crate) preferred: Preferred,
     pub(crate) connections: Vec<Plan>,
 }
@@ -81,6 +83,10 @@ pub(crate) struct Plan {
     small: bool,
     /// The listener turns it away.
     pub(crate) refused: bool,
+    /// The listener has a place for the client when it is asked: a refusal then goes out once.
+    pub(crate) asked_late: bool,
+    /// The listener takes so long to answer.
+    pub(crate) answered_after: Option<Duration>,
     /// One side closes it at some time after its handshake.
     pub(crate) closes: Option<(Side, Duration)>,
     /// The client closes it this long after its start, done or not.
@@ -131,6 +137,26 @@ pub(crate) struct StreamPlan {
     pub(crate) appetite: Option<u64>,
     /// Bytes that an initiator writes at one time.
     pub(crate) buffer_bytes: u64,
+    /// The end of each send is told.
+    pub(crate) tracked: bool,
+    /// Data is copied when it is sent.
+    pub(crate) copied: bool,
+    pub(crate) receive: Receive,
+    /// The stream has a handler of its own.
+    pub(crate) own_handler: bool,
+}
+
+/// How a receiver gets its data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Receive {
+    /// By callback.
+    Shown,
+    /// By callback, and it turns receiving off and on.
+    OnAndOff,
+    /// By reading what it has left.
+    Read,
+    /// In memory of its own, so many bytes at a time.
+    Provided(usize),
 }
 
 /// What an application reads or writes at once: no less than a 200th of the longest stream, or
@@ -169,7 +195,17 @@ impl Plan {
         let bytes = size(&mut rng);
         let reply = if rng.below(2) == 0 { Reply::Echo } else { Reply::Bytes(size(&mut rng)) };
         let longest = if let Reply::Bytes(reply) = reply { bytes.max(reply) } else { bytes };
+        let mut calls = rng.fork(2);
         StreamPlan {
+            tracked: one_in(&mut calls, 3),
+            copied: one_in(&mut calls, 3),
+            receive: match calls.below(10) {
+                0 => Receive::OnAndOff,
+                1 | 2 => Receive::Read,
+                3 | 4 => Receive::Provided(calls.between(at_least(longest), 20_000) as usize),
+                _ => Receive::Shown,
+            },
+            own_handler: one_in(&mut calls, 3),
             pattern: rng.next_u64() >> 1,
             bytes,
             reply,
@@ -206,6 +242,8 @@ impl Plan {
             counts,
             small,
             refused: one_in(rng, 40),
+            asked_late: false,
+            answered_after: None,
             closes: one_in(rng, 8).then(|| (side, moment(rng))),
             gives_up: one_in(rng, 16).then(|| rng.below(SECOND_NS / 2)),
             key_updates: updates,
@@ -229,11 +267,10 @@ impl Scenario {
         last.copied().unwrap_or(Instant::EPOCH)
     }
 
-    /// Whether the server sees clients at more than one address, or at more than one of its own.
+    /// Whether the server sees clients at more than one address. One that moves to the address that the server
+    /// prefers stays at its own.
     pub(crate) fn clients_move(&self) -> bool {
-        self.nat.is_some()
-            || self.preferred == Preferred::Answers
-            || self.connections.iter().any(|plan| !plan.moves.is_empty())
+        self.nat.is_some() || self.connections.iter().any(|plan| !plan.moves.is_empty())
     }
 
     /// The scenario of `seed`.
@@ -268,6 +305,7 @@ impl Scenario {
             // One that waits for a server that has lost it has to speak first.
             plan.ends_idle &= nat.is_none();
         }
+        let long_hello = answers(&mut root.fork(11), &mut connections);
         transport[1].active_migration = !one_in(&mut ids, 8);
         let preferred = match ids.below(8) {
             0 | 1 => Preferred::Answers,
@@ -277,6 +315,7 @@ impl Scenario {
         for side in &mut transport {
             side.cid_rotation = rotation(&mut ids);
         }
+        bounds(&mut root.fork(12), &mut transport);
         for plan in &mut connections {
             let lingers = one_in(&mut ids, 3);
             plan.lingers = lingers.then(|| Duration::from_millis(ids.between(1_000, 8_000)));
@@ -297,8 +336,34 @@ impl Scenario {
             move_after: [0, 1].map(|_| *queues.pick(&[0, 1, 2, 4, 4, 10]).unwrap_or(&4)),
             nat,
             preferred,
+            long_hello,
             connections,
         }
+    }
+}
+
+/// How the listener answers. True if what clients say first does not fit into one datagram.
+fn answers(rng: &mut Rng, connections: &mut [Plan]) -> bool {
+    let long_hello = one_in(rng, 4);
+    if one_in(rng, 3) {
+        for plan in &mut *connections {
+            let after = Duration::from_nanos(rng.below(SECOND_NS));
+            plan.answered_after = Some(after).filter(|_| one_in(rng, 2));
+        }
+    }
+    for plan in connections {
+        plan.asked_late = long_hello || plan.answered_after.is_some();
+    }
+    long_hello
+}
+
+/// What both sides may hold.
+fn bounds(rng: &mut Rng, transport: &mut [TransportConfig; 2]) {
+    for side in transport {
+        side.connection_window_max_bytes = side.connection_window_bytes << rng.below(4);
+        side.stream_window_max_bytes = side.stream_window_bytes << rng.below(4);
+        side.send_copy_bytes = rng.between(at_least(MAX_STREAM_BYTES), 40_000) as u32;
+        side.granted_streams_max = rng.between(1, 100) as u32;
     }
 }
 
@@ -438,6 +503,12 @@ fn transport(rng: &mut Rng) -> TransportConfig {
         ack_threshold: rng.between(1, 10) as u32,
         connection_window_bytes: stream_window_bytes * rng.between(1, 8),
         stream_window_bytes,
+        // See `Scenario::new`.
+        connection_window_max_bytes: 0,
+        stream_window_max_bytes: 0,
+        send_copy_bytes: 0,
+        connection_send_copy_bytes: 1 << 20,
+        granted_streams_max: 0,
         bidi_streams: limit(rng),
         uni_streams: limit(rng),
         congestion: *rng.pick(&algorithms).unwrap_or(&Algorithm::NewReno),
@@ -452,6 +523,8 @@ fn transport(rng: &mut Rng) -> TransportConfig {
         max_mtu_bytes,
         active_connection_ids: rng.between(2, 8),
         key_update_packets: if one_in(rng, 6) { rng.between(20, 200) } else { 1 << 22 },
+        // See `Agent::watch_network`.
+        network_statistics: None,
         observers: None,
     }
 }

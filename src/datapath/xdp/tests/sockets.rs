@@ -160,6 +160,38 @@ fn frames_come_back_whatever_becomes_of_them() {
 }
 
 #[test]
+fn a_sink_that_panics_costs_no_frame_and_is_not_given_the_same_again() {
+    if !privileged("a_sink_that_panics_costs_no_frame_and_is_not_given_the_same_again") {
+        return;
+    }
+    let lab = Lab::new(LabConfig { queues: 1 });
+    let (mut datapath, client) = listening(&lab);
+    let (mut seen, mut panics) = (Vec::new(), 0);
+    // More often than there are frames.
+    for round in 0..600u32 {
+        client.send_to(&(2 * round).to_be_bytes(), server()).unwrap();
+        client.send_to(&(2 * round + 1).to_be_bytes(), server()).unwrap();
+        while seen.len() < 2 * (round as usize + 1) {
+            let receive = || {
+                datapath.receive(64, &mut |_, payload| {
+                    let number = u32::from_be_bytes(payload.try_into().unwrap());
+                    seen.push(number);
+                    // Without the hook, which would print each.
+                    if number.is_multiple_of(2) {
+                        std::panic::resume_unwind(Box::new(()));
+                    }
+                })
+            };
+            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(receive)).is_err() {
+                panics += 1;
+                datapath.recover();
+            }
+        }
+    }
+    assert_eq!((seen, panics), ((0..1_200).collect(), 600));
+}
+
+#[test]
 fn a_received_frame_for_which_the_fill_ring_has_no_room_is_kept() {
     if !privileged("a_received_frame_for_which_the_fill_ring_has_no_room_is_kept") {
         return;

@@ -117,7 +117,7 @@ fn led_to_retry(kind: Kind) {
     let (counters, endpoint) = run(kind);
     assert!(endpoint.retries >= 50_000, "{endpoint:?}");
     assert_eq!(endpoint.limited_retries, 0);
-    assert!(counters.handshakes_failed >= 1_000, "{counters:?}");
+    assert!(counters.handshakes_failed >= 900, "{counters:?}");
     assert_eq!(counters.handshakes, 0);
 }
 

@@ -3,7 +3,8 @@
 use super::*;
 use crate::datapath::memory::MemoryDatapath;
 use crate::exec::address::Address;
-use crate::exec::message::{Acceptor, Move};
+use crate::exec::api::{Acceptor, NewConnection};
+use crate::exec::message::Move;
 use crate::exec::{Processor, SimulatedWorkers, Worker};
 use crate::wire::{Dir, StreamId};
 use std::collections::HashMap;
@@ -83,8 +84,9 @@ impl Handler for Mover {
 fn scene(workers: usize, limits: LaneLimits, stays: bool) -> (Scene, Shared) {
     let seen = Shared::default();
     let noted = seen.clone();
-    let acceptor: Acceptor =
-        Arc::new(move |_| Some(Box::new(Mover { seen: noted.clone(), stays }) as Box<dyn Handler>));
+    let acceptor: Arc<dyn Acceptor> = Arc::new(move |_: &NewConnection<'_>| {
+        Some(Box::new(Mover { seen: noted.clone(), stays }) as Box<dyn Handler>)
+    });
     (Scene::with_acceptor(workers, limits, &server_config(), &acceptor), seen)
 }
 
@@ -400,7 +402,7 @@ fn calls_are_carried_out_in_their_order_wherever_they_were_posted() {
 /// thread that the scheduler has stopped.
 fn address(scene: &mut Scene) -> Arc<Address> {
     let (_, entry) = scene.servers[0].lane().table.get_slot(0).unwrap();
-    entry.seat.address.clone().unwrap()
+    Arc::clone(entry.seat.address.as_ref().unwrap())
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! Callbacks that panic.
 
 use super::*;
-use crate::exec::message::Acceptor;
-use crate::exec::{Readiness, WorkerRef};
+use crate::exec::api::{Acceptor, Edge, NewConnection};
+use crate::exec::{Readiness, StreamHandler, WorkerRef};
 use crate::wire::{Dir, StreamId};
+use std::ops::ControlFlow;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -103,7 +104,7 @@ fn attack_73_a_panic_in_a_callback_ends_its_connection_and_no_other() {
         let (after, handle) = (Arc::new(AtomicU64::new(0)), Arc::new(Mutex::new(None)));
         let (noted, named) = (after.clone(), handle.clone());
         let accepted = AtomicU64::new(0);
-        let acceptor: Acceptor = Arc::new(move |_| {
+        let acceptor: Arc<dyn Acceptor> = Arc::new(move |_: &NewConnection<'_>| {
             let first = accepted.fetch_add(1, Ordering::Relaxed) == 0;
             let faulty = Faulty {
                 fails_in: if first { "nowhere" } else { fails_in },
@@ -156,7 +157,8 @@ fn attack_73_a_panic_in_a_callback_ends_its_connection_and_no_other() {
 
 #[test]
 fn attack_73_an_acceptor_that_panics_turns_its_client_away() {
-    let acceptor: Acceptor = Arc::new(|_| panic!("as the test wants it"));
+    let acceptor: Arc<dyn Acceptor> =
+        Arc::new(|_: &NewConnection<'_>| panic!("as the test wants it"));
     let mut scene = Scene::with_acceptor(1, LaneLimits::default(), &server_config(), &acceptor);
     scene.connect(None);
     scene.run(50);
@@ -185,4 +187,117 @@ fn attack_73_closures_of_the_worker_that_panic_are_dropped() {
     assert!(
         scene.told_client().iter().any(|t| matches!(t, Told::Data(_, d, true) if d == b"hello"))
     );
+}
+
+/// Panics as it is dropped.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        assert!(std::thread::panicking(), "as the test wants it");
+    }
+}
+
+/// A stream's own application, which may give the stream another one.
+struct OwnBomb {
+    replaced: bool,
+    _bomb: Bomb,
+}
+
+impl StreamHandler for OwnBomb {
+    fn acknowledged(&mut self, c: &mut ConnectionRef<'_>, stream: StreamId, _: u64, _: bool) {
+        struct Quiet;
+        impl StreamHandler for Quiet {}
+        assert!(!self.replaced || c.set_stream_handler(stream, Box::new(Quiet)));
+    }
+}
+
+#[test]
+fn attack_73_a_streams_own_handler_that_panics_as_it_is_dropped_ends_its_connection() {
+    for way in ["closed", "replaced", "end"] {
+        let mut scene = Scene::new(1, LaneLimits::default());
+        let bad = scene.connect(None);
+        let other = scene.connect(Some(b"hello"));
+        scene.run(10);
+        bad.run(move |c| {
+            for _ in 0..2 {
+                let stream = c.streams().open(Dir::Bi).unwrap();
+                let own = OwnBomb { replaced: way == "replaced", _bomb: Bomb };
+                assert!(c.set_stream_handler(stream, Box::new(own)));
+                let data = Bytes::from_static(b"x");
+                c.streams().send(stream, data, way == "closed").unwrap();
+            }
+        })
+        .unwrap();
+        scene.run(10);
+        if way == "end" {
+            assert!(!bad.is_closed());
+            bad.close(1, Bytes::new()).unwrap();
+            scene.run(10);
+        }
+        assert!(bad.is_closed() && !other.is_closed(), "{way}");
+        scene.run(3_000);
+        let counters = scene.client.lane().counters();
+        assert_eq!((counters.callback_panics, counters.connections), (2, 1), "{way}");
+    }
+}
+
+/// An application that panics as it is dropped, and before that if it is woken.
+struct Fragile(Bomb);
+
+impl Handler for Fragile {
+    fn woken(&mut self, _: &mut ConnectionRef<'_>, _: u64) {
+        panic!("as the test wants it");
+    }
+}
+
+#[test]
+fn attack_73_a_handler_that_panics_as_it_is_dropped_harms_no_other_connection() {
+    for woken in [false, true] {
+        let mut scene = Scene::new(1, LaneLimits::default());
+        let bad = scene.connect_with(Box::new(Fragile(Bomb)));
+        let other = scene.connect(Some(b"hello"));
+        scene.run(10);
+        if woken {
+            bad.wake(1).unwrap();
+        } else {
+            bad.close(1, Bytes::new()).unwrap();
+        }
+        scene.run(3_000);
+        let counters = scene.client.lane().counters();
+        let panics = 1 + u64::from(woken);
+        assert_eq!((counters.callback_panics, counters.connections), (panics, 1), "{woken}");
+        assert!(bad.is_closed() && !other.is_closed());
+    }
+}
+
+#[test]
+fn attack_73_closures_that_panic_as_they_are_dropped_are_counted() {
+    let mut scene = Scene::new(1, LaneLimits::default());
+    let handle = scene.connect(None);
+    let other = scene.connect(Some(b"hello"));
+    scene.run(10);
+    // Posted behind the close: it is never called.
+    let (late, watching, turning) = (Bomb, Bomb, Bomb);
+    handle.close(1, Bytes::new()).unwrap();
+    handle.run(move |_| drop(late)).unwrap();
+    scene.run(10);
+    assert_eq!(scene.client.lane().counters().callback_panics, 1);
+    let (here, _there) = UnixStream::pair().unwrap();
+    let lane = scene.client.lane();
+    lane.services().set_poller(Poller::new().unwrap());
+    let mut worker = WorkerRef::new(lane.services());
+    let watch = move |_: &mut WorkerRef<'_>, _| {
+        let _bomb = &watching;
+        panic!("as the test wants it");
+    };
+    worker.watch(&here, Interest::Writable, watch).unwrap();
+    worker.before_turn(move |_| {
+        let _bomb = &turning;
+        ControlFlow::Break(())
+    });
+    scene.run(10);
+    scene.client.lane().at_edge(Edge::Before);
+    assert_eq!(scene.client.lane().counters().callback_panics, 4);
+    assert!(!other.is_closed());
 }

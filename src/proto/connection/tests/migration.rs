@@ -463,7 +463,9 @@ fn attack_35_an_address_that_is_made_up_does_not_swallow_the_close() {
         pair.dead.push(if honest { addr(1000) } else { far(9) });
         let (tell, heard) = std::sync::mpsc::channel();
         pair.filter = Box::new(move |f| {
-            let _ = tell.send(f.at.local);
+            if f.to == Side::Client {
+                let _ = tell.send(f.at.local);
+            }
             true
         });
         pair.server.close(pair.now, 7, Bytes::new());
@@ -585,4 +587,23 @@ fn a_packet_to_another_address_of_the_server_takes_another_id() {
     pair.attack(Side::Client, &[Frame::Ping]);
     pair.attack(Side::Client, &[Frame::PathResponse(asked[0].1)]);
     assert_eq!((pair.server.local(), pair.server.stats().paths_validated), (addr(443), 1));
+}
+
+#[test]
+fn a_late_packet_begins_no_path() {
+    // RFC 9000 §9.3: it does not move its sender. Kept, the path would hold a connection id.
+    let mut pair = Pair::connected();
+    let mut forge = || pair.forge_1rtt(Side::Client, &payload(&[Frame::Ping]), 0);
+    let [mut first, mut second, mut third] = [forge(), forge(), forge()];
+    let rx = pair.server.stats().rx_packets;
+    pair.deliver_at(Side::Server, &from_client(addr(1000)), Ecn::NotEct, &mut third);
+    let path = pair.deliver_at(Side::Server, &from_client(far(9)), Ecn::NotEct, &mut first);
+    assert_eq!((path, pair.server.stats().rx_packets), (None, rx + 2), "it is read");
+    assert!(is_quiet(&pair.server) && pair.server.remote() == addr(1000));
+    // Nor while there are other paths.
+    let mut probe = forge_to(&mut pair, 1, Frame::PathChallenge([7; 8]));
+    pair.deliver_at(Side::Server, &from_client(far(5)), Ecn::NotEct, &mut probe);
+    pair.deliver_at(Side::Server, &from_client(far(8)), Ecn::NotEct, &mut second);
+    assert_eq!(pair.server.stats().rx_packets, rx + 4);
+    assert_eq!(pair.server.others.as_ref().unwrap().paths.len(), 1);
 }

@@ -71,7 +71,7 @@ fn a_connections_life_is_told_in_order() {
     let (confirmed, drained) = (Told::Confirmed, Told::Drained);
     assert_eq!(
         *client_states.lock().unwrap(),
-        [Told::Established, confirmed, Told::Closing, drained]
+        [Told::Established, confirmed, Told::Closing, Told::Draining, drained]
     );
     // To a server the end of the handshake confirms it (RFC 9001 §4.1.2).
     assert_eq!(*server_states.lock().unwrap(), [confirmed, Told::Draining, drained]);

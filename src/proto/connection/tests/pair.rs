@@ -148,7 +148,7 @@ impl Pair {
         .unwrap();
         let server = Connection::accept(ServerArgs {
             config: Arc::new(server),
-            tls: server_tls,
+            tls: Some(server_tls),
             now,
             local: addr(443),
             remote: addr(1000),

@@ -87,6 +87,8 @@ fn a_client_moves_to_the_address_that_its_server_prefers() {
         assert_eq!(pair.client_app.data.get(&s).map(Vec::len), Some(1_000_000));
         assert_eq!(pair.client.stats().rx_foreign + pair.server.stats().rx_foreign, 0);
         assert_eq!(pair.client.stats().paths_validated, 1);
+        let server = pair.server.stats();
+        assert_eq!((server.paths_validated, server.path_validations_failed), (1, 0));
         assert!(is_quiet(&pair.client) && is_quiet(&pair.server));
         // RFC 9000 §9.5: no id is seen at both addresses, in neither direction.
         for side in [Side::Client, Side::Server] {
@@ -223,4 +225,38 @@ fn a_server_at_the_address_that_it_prefers_does_not_return() {
     assert_eq!(pair.server.local(), preferred());
     let (rx, tx) = (pair.server.stats().rx_packets, pair.server.stats().tx_path_challenges);
     assert!(rx > 0 && tx > 0 && is_quiet(&pair.client));
+}
+
+#[test]
+fn a_server_that_has_moved_forgets_the_address_that_it_left() {
+    use super::forge::payload;
+    use crate::wire::frame::Frame;
+    let (mut pair, _) = echoing(naming(preferred()));
+    let mut late = None;
+    while pair.server.local() != preferred() {
+        let limit = pair.now.plus_ns(1_000_000_000);
+        assert!(pair.step(limit));
+        if late.is_none() && pair.client.remote() == preferred() {
+            late = Some(pair.forge_1rtt(Side::Client, &payload(&[Frame::Ping]), 0));
+        }
+    }
+    assert!(is_quiet(&pair.server), "{:?}", pair.server.others);
+    // What the client sent before, and what it sends there by mistake, begins no path.
+    let at = Addresses { local: addr(443), remote: addr(1000) };
+    let ids = pair.server.remote_cids.get(2).copied();
+    let strays = [late.unwrap(), pair.forge_1rtt(Side::Client, &payload(&[Frame::Ping]), 0)];
+    for (n, mut packet) in strays.into_iter().enumerate() {
+        let rx = pair.server.stats().rx_packets;
+        let path = pair.deliver_at(Side::Server, &at, Ecn::NotEct, &mut packet);
+        assert_eq!((path, pair.server.stats().rx_packets), (None, rx + 1), "{n}: it is read");
+        assert!(is_quiet(&pair.server), "{n}");
+    }
+    assert_eq!(pair.server.remote_cids.get(2).copied(), ids);
+    // A probe is answered there, once there is an id for that, and the path goes again.
+    pair.run_ms(50);
+    let mut probe = pair.forge_1rtt(Side::Client, &payload(&[Frame::PathChallenge([7; 8])]), 0);
+    pair.deliver_at(Side::Server, &at, Ecn::NotEct, &mut probe);
+    assert!(pair.server.wants_elsewhere(pair.now).is_some_and(|(_, to)| to == at));
+    pair.run_ms(10_000);
+    assert!(is_quiet(&pair.server) && pair.server.local() == preferred());
 }

@@ -3,8 +3,11 @@
 use super::forge::{initial, payload};
 use super::pair::*;
 use super::*;
+use crate::proto::crypto::TAG_LEN;
 use crate::proto::path::Addresses;
 use crate::wire::frame::Frame;
+use crate::wire::packet::{LongHeader, PacketType, patch_length};
+use crate::wire::{VERSION_1, Writer};
 
 /// An address on another network than [`addr`]'s.
 fn far(port: u16) -> SocketAddr {
@@ -121,6 +124,11 @@ fn attack_35_a_forged_initial_moves_a_handshake_until_its_client_is_heard() {
         sent += drain(&mut pair);
     }
     assert!((1..=3_600).contains(&sent), "{sent}");
+    // Where the handshake began costs no memory of its own: each datagram that is not authentic writes it too.
+    let h = pair.server.handshake.as_mut().unwrap();
+    let (held, home) = (h.memory_bytes(), h.home.take());
+    assert!(home.is_some() && h.memory_bytes() == held);
+    h.home = home;
     // The client's Handshake packets lead back.
     pair.run_ms(5_000);
     assert_eq!(pair.server.remote(), addr(1000));
@@ -159,4 +167,48 @@ fn attack_35_a_handshake_packet_of_before_does_not_move_a_handshake_back() {
     assert!(pair.server.others.as_ref().is_none_or(|o| o.paths[0].fallback));
     pair.deliver_at(Side::Server, &here, Ecn::NotEct, &mut first);
     assert_eq!(pair.server.remote(), far(9));
+}
+
+/// A packet of the client's that says nothing but that it is there.
+fn handshake_ping(pair: &mut Pair, pn: u64) -> Vec<u8> {
+    let keys = pair.client.handshake.as_ref().unwrap().handshake.keys.as_ref().unwrap();
+    let header = LongHeader {
+        kind: PacketType::Handshake,
+        version: VERSION_1,
+        dcid: cid(3),
+        scid: cid(1),
+        token: b"",
+    };
+    let mut buf = vec![0; 200];
+    let mut w = Writer::new(&mut buf);
+    let layout = header.write(&mut w, pn, 4).unwrap();
+    let start = w.position();
+    w.bytes(&payload(&[Frame::Ping, Frame::Padding { len: 20 }])).unwrap();
+    let end = w.position();
+    patch_length(&mut buf, layout.length_at, end + TAG_LEN - layout.pn_at);
+    let total = keys.local.packet().seal(pn, &mut buf, start, end - start).unwrap();
+    assert!(keys.local.header().mask(&mut buf[..total], layout.pn_at));
+    buf.truncate(total);
+    buf
+}
+
+#[test]
+fn a_late_packet_of_a_handshake_does_not_say_how_its_client_is_reached() {
+    let mut pair = Pair::new();
+    pair.run_ms(1);
+    // The client gets the server's flight, and its own is lost.
+    pair.filter = Box::new(|f| f.to == Side::Client);
+    pair.run_ms(2);
+    let here = Addresses { local: addr(443), remote: addr(1000) };
+    let there = Addresses { local: addr(443), remote: far(9) };
+    let mut deliver = |pn, at| {
+        let mut packet = handshake_ping(&mut pair, pn);
+        let path = pair.deliver_at(Side::Server, at, Ecn::NotEct, &mut packet);
+        assert!(pair.server.is_handshaking());
+        (path.is_some(), pair.server.remote())
+    };
+    assert_eq!(deliver(50, &there), (true, far(9)));
+    // The worker would send to the neighbour of the one address what is for the other.
+    assert_eq!(deliver(40, &here), (false, far(9)));
+    assert_eq!(deliver(51, &here), (true, addr(1000)));
 }

@@ -6,6 +6,7 @@ use crate::proto::congestion::Algorithm;
 use crate::proto::mtu::Mtu;
 use crate::proto::patience::Patience;
 use crate::time::MILLISECOND_NS;
+use crate::wire::packet;
 
 /// Drops so many of 1,024 datagrams to the client, the same ones each time.
 fn lossy(of_1024: u32) -> Box<dyn FnMut(&mut Flight) -> bool> {
@@ -171,4 +172,26 @@ fn reordering_is_told_from_loss() {
     // and they teach the path's reordering, so that there are few.
     assert!(2 * stats.spurious_congestion_events > stats.congestion_events, "{stats:?}");
     assert!(stats.congestion_events < 10, "{stats:?}");
+}
+
+#[test]
+fn a_server_that_acknowledges_probes_and_sends_nothing_is_asked_ever_more_rarely() {
+    let mut pair = Pair::new();
+    let mut is_first = true;
+    // Of the server's first datagram the Initial arrives, and the client has Handshake keys. Of what follows,
+    // acknowledgements alone.
+    pair.filter = Box::new(move |f| {
+        if f.to == Side::Client && std::mem::take(&mut is_first) {
+            let end = packet::parse(&f.bytes, 0, 8).map_or(0, |initial| initial.end);
+            f.bytes.truncate(end);
+            return true;
+        }
+        f.to == Side::Server || f.bytes.len() < 100
+    });
+    pair.run_ms(9_000);
+    assert!(pair.client.is_handshaking());
+    assert!(pair.client.handshake.as_ref().is_some_and(|h| h.peer_validated_us));
+    // The round trip takes 2 ms: without the back-off there were more than a thousand.
+    let ptos = pair.client.stats().ptos;
+    assert!((5..20).contains(&ptos), "{ptos}");
 }

@@ -162,3 +162,45 @@ fn a_client_that_goes_on_from_another_address_with_another_id_is_a_stranger() {
     echo(&mut pair);
     assert_eq!((pair.server.remote(), ids(&pair)), (addr(2000), [(1, 1), (1, 0)]));
 }
+
+#[test]
+fn a_close_after_silence_carries_another_id() {
+    for side in [Side::Client, Side::Server] {
+        let config = patient(Some(Duration::from_secs(20)));
+        let mut pair = Pair::with(config.clone(), config);
+        pair.settle();
+        rest(&mut pair, 20_000);
+        let (c, app) = match side {
+            Side::Client => (&mut pair.client, &mut pair.client_app),
+            Side::Server => (&mut pair.server, &mut pair.server_app),
+        };
+        let old = *c.remote_cids.current();
+        c.close(pair.now, 7, Bytes::new());
+        c.deliver_events(app);
+        let mut buf = [0; 2048];
+        let len = c.transmit(pair.now, &mut buf).unwrap().len;
+        assert_ne!(&buf[1..9], old.as_slice(), "{side:?}");
+        pair.deliver(side.peer(), Ecn::NotEct, &mut buf[..len]);
+        let heard = if side == Side::Client { &pair.server_app } else { &pair.client_app };
+        let is_close = |reason| matches!(reason, &CloseReason::PeerApplication { code: 7, .. });
+        assert!(heard.closed().is_some_and(is_close), "{side:?}");
+    }
+}
+
+#[test]
+fn a_peer_that_does_not_answer_is_followed_once_it_has_changed_as_often() {
+    let mut pair = Pair::with(patient(None), patient(None));
+    pair.settle();
+    // The server has changed twice, and its client did not answer.
+    pair.server.cid_changes.ours = 2;
+    let mut rotations = Vec::new();
+    for _ in 0..4 {
+        let now = pair.now;
+        assert!(pair.client.rotate_cid(now));
+        pair.client.note_cid_change(now);
+        pair.client.pending.ping = true;
+        pair.run_ms(100);
+        rotations.push(pair.server.stats().cid_rotations);
+    }
+    assert_eq!(rotations, [0, 0, 1, 2]);
+}

@@ -1,7 +1,8 @@
 //! A hostile peer, one test for each way.
 
 use super::harness::{AMPLE, End, Pair};
-use crate::proto::streams::{Delivery, Limits, StreamError, StreamEvent};
+use crate::proto::streams::{Bounds, Delivery, Limits, StreamError, StreamEvent, Streams};
+use crate::time::Instant;
 use crate::wire::frame::Frame;
 use crate::wire::{Dir, Side, StreamId, VARINT_MAX};
 use bytes::Bytes;
@@ -212,6 +213,36 @@ fn attack_29_opening_and_resetting_earns_no_credit_before_teardown() {
 }
 
 #[test]
+fn attack_29_resets_open_the_connections_window_and_do_not_make_it_grow() {
+    const TRIP_NS: u64 = 1_000_000;
+    // Both ways to have data thrown away: the peer resets, or sends on what we have stopped.
+    for stopped in [false, true] {
+        let limits = Limits { data: 4_000, streams_uni: 1_000, ..AMPLE };
+        let bounds = Bounds { connection_window: 1 << 20, ..Bounds::default() };
+        let mut server = End::new(Side::Server, limits);
+        server.streams = Streams::with_bounds(Side::Server, limits, bounds);
+        for round in 0..500 {
+            server.streams.set_clock(Instant::from_nanos(round * TRIP_NS), TRIP_NS);
+            let stream = id(Side::Client, Dir::Uni, round);
+            if stopped {
+                server.stream(stream, 0, b"", false).unwrap();
+                server.streams.app().stop_sending(stream, 0).unwrap();
+                server.stream(stream, 3_999, b"x", true).unwrap();
+            } else {
+                let reset = Frame::ResetStream { stream, code: 0, final_size: 4_000 };
+                server.frame(&reset).unwrap();
+            }
+            // RFC 9000 §4.5: what was claimed is given back.
+            let granted = Frame::MaxData(4_000 * (round + 2));
+            let packet = server.packet(1_200).unwrap();
+            assert!(packet.read().contains(&granted), "round {round}: {packet:?}");
+        }
+        let stats = server.streams.stats();
+        assert_eq!((stats.windows_grown, stats.consumed_bytes), (0, 2_000_000));
+    }
+}
+
+#[test]
 fn attack_29_a_flood_of_news_is_one_event() {
     let mut pair = Pair::ample();
     let stream = pair.client_sends(Dir::Bi, b"x", false);
@@ -282,5 +313,6 @@ fn complaints_of_the_peer_move_nothing() {
         server.frame(&frame).unwrap();
     }
     assert!(!server.streams.has_control());
-    assert_eq!(server.events, [StreamEvent::Opened { stream: THEIRS }]);
+    let needed = StreamEvent::Needed { dir: Dir::Bi };
+    assert_eq!(server.events, [needed, StreamEvent::Opened { stream: THEIRS }]);
 }

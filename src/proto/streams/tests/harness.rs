@@ -127,14 +127,14 @@ impl End {
         self.drain_events();
         match delivery {
             Delivery::Lend { stream, skip, fin } => {
-                if self.streams.is_receiving(stream) {
+                if self.streams.is_to_show(stream, &data[skip..], fin) {
                     let taken = self.show(id, &data[skip..], fin);
                     self.streams.taken(stream, taken, &data[skip + taken..], fin);
                     self.deliver(stream);
                 }
             }
             Delivery::Ready { stream } => self.deliver(stream),
-            Delivery::Buffered | Delivery::Nothing | Delivery::Refused => {}
+            Delivery::Buffered | Delivery::Placed | Delivery::Nothing | Delivery::Refused => {}
         }
         self.drain_events();
         Ok(delivery)
@@ -167,7 +167,7 @@ impl End {
         while let Some(buffer) = self.streams.detach_ready(stream) {
             let id = self.streams.id_of(stream).unwrap();
             let (data, fin) = buffer.front();
-            assert!(!data.is_empty(), "an empty delivery");
+            assert!(!data.is_empty() || fin, "an empty delivery");
             let taken = self.show(id, data, fin);
             self.streams.attach(stream, buffer, taken);
         }

@@ -221,7 +221,7 @@ fn lower_streams_are_open_without_state_and_told_when_touched() {
         .events
         .iter()
         .filter(|event| matches!(event, StreamEvent::Opened { .. }))
-        .copied()
+        .cloned()
         .collect();
     assert_eq!(opened, [40, 7, 8].map(|index| StreamEvent::Opened { stream: id(index) }));
     // Gone is gone.

@@ -370,8 +370,8 @@ fn nothing_is_sent_before_the_peers_limits_are_known() {
     assert!(!client.has_control() && !client.has_data());
     assert!(client.app().open(Dir::Uni).is_err());
     client.set_peer_limits(&AMPLE);
-    assert_eq!(client.pop_event(), Some(StreamEvent::Available { dir: Dir::Bi }));
-    assert_eq!(client.pop_event(), Some(StreamEvent::Available { dir: Dir::Uni }));
+    assert_eq!(client.pop_event(), Some(StreamEvent::Available { dir: Dir::Bi, count: 100 }));
+    assert_eq!(client.pop_event(), Some(StreamEvent::Available { dir: Dir::Uni, count: 100 }));
     assert_eq!(client.pop_event(), None);
     assert!(client.app().open(Dir::Bi).is_ok());
 }

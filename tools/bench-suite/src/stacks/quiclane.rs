@@ -31,7 +31,7 @@ use crate::stack::{
     BATCH_DATAGRAMS, BULK_AHEAD_BYTES, CHUNK_BYTES, Client, Endpoint, MAX_STREAMS, REQUEST_BYTES,
     RESPONSE_BYTES, Server, Setup, Stack, WINDOW_BYTES,
 };
-use crate::stacks::{CLIENT, SERVER};
+use crate::stacks::{BEGIN_NS, CLIENT, SERVER};
 use crate::wire::{MAX_DATAGRAM_BYTES, Wire};
 
 /// Seeds of the two hosts.
@@ -100,7 +100,9 @@ fn pair(setup: &Setup, congestion: Algorithm) -> Result<(Side, Side), Failure> {
     };
     let mut listening = Side::new(true, None)?;
     let state = listening.state.clone();
-    let accept = move |_: &_| Some(Box::new(App::new(&state)) as Box<dyn Handler>);
+    let accept = move |_: &quiclane::exec::NewConnection<'_>| {
+        Some(Box::new(App::new(&state)) as Box<dyn Handler>)
+    };
     listening.worker.listen(0, SERVER, &config, Arc::new(accept));
     let config = ClientConfig { transport, ..ClientConfig::new(client.build()?) };
     Ok((Side::new(false, Some(config))?, listening))
@@ -205,9 +207,6 @@ pub(crate) struct Side {
     ahead_ns: u64,
 }
 
-/// A day in 2027: certificates have dates, and TLS is told the time.
-const BEGIN_NS: u64 = 1_800_000_000_000_000_000;
-
 impl Side {
     fn new(is_server: bool, config: Option<ClientConfig>) -> Result<Self, Failure> {
         let state = State {
@@ -222,7 +221,9 @@ impl Side {
             window_bytes: AtomicU64::new(0),
         };
         let workers = SimulatedWorkers::new(1, SEEDS[usize::from(is_server)])?;
-        let mut worker = workers.worker(0, Instant::from_nanos(BEGIN_NS), LaneLimits::default());
+        // All clients are of one network, and connect faster than one may.
+        let limits = LaneLimits { network_new_per_second: 0, ..LaneLimits::default() };
+        let mut worker = workers.worker(0, Instant::from_nanos(BEGIN_NS), limits);
         let (local, remote) = if is_server { (SERVER, CLIENT) } else { (CLIENT, SERVER) };
         let mut datapath = MemoryDatapath::new(MAX_DATAGRAM_BYTES);
         datapath.limit_sent(BATCH_DATAGRAMS);

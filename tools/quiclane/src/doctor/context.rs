@@ -30,6 +30,8 @@ pub(crate) struct Worker {
     pub(crate) queue: u32,
     /// The CPUs that it may run on. It is not pinned if these are several, or none is named (all).
     pub(crate) cpus: Vec<u32>,
+    /// Its server leaves it free to move among them (soft affinity).
+    pub(crate) is_soft: bool,
     /// Its name in messages.
     pub(crate) name: String,
     /// Where that was read.
@@ -242,7 +244,11 @@ impl<'a> Context<'a> {
                 worker.queue,
                 Worker {
                     queue: worker.queue,
-                    cpus: worker.cpu.into_iter().collect(),
+                    cpus: match &worker.soft_cpus[..] {
+                        [] => worker.cpu.into_iter().collect(),
+                        soft => soft.to_vec(),
+                    },
+                    is_soft: !worker.soft_cpus.is_empty(),
                     name: format!("quiclane pid {}", server.pid),
                     from: format!("/run/quiclane/{}.json", server.pid),
                 },
@@ -278,6 +284,7 @@ impl<'a> Context<'a> {
         let worker = |queue: u32, tid: u32, cpus: &[u32]| Worker {
             queue,
             cpus: cpus.to_vec(),
+            is_soft: false,
             name: format!("{} pid {}", process.name, process.pid),
             from: format!("/proc/{}/task/{tid}/status", process.pid),
         };
@@ -338,6 +345,14 @@ impl<'a> Context<'a> {
         // The index is of another namespace; another device may have it in this one.
         let back = peer.device.link.known().and_then(|link| link.lower);
         if back.as_ref() == self.nic.index.known() { Ok(peer) } else { Err(gone()) }
+    }
+}
+
+/// The CPU that an interrupt is delivered to, and where it is set to go if it is elsewhere.
+pub(crate) fn delivered(irq: &Irq, cpu: u32) -> String {
+    match irq.next_cpus() {
+        None => format!("cpu {cpu}"),
+        Some(next) => format!("cpu {cpu} (from the next interrupt on {})", named("cpu", next)),
     }
 }
 

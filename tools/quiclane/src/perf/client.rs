@@ -276,7 +276,7 @@ impl Handler for PerfClient {
         }
     }
 
-    fn streams_available(&mut self, connection: &mut ConnectionRef<'_>, _dir: Dir) {
+    fn streams_available(&mut self, connection: &mut ConnectionRef<'_>, _dir: Dir, _count: u64) {
         // Before the start no request is open or due: this is no reason to begin.
         if !self.out.is_empty() || !self.due.is_empty() {
             self.fill(connection);

@@ -5,7 +5,7 @@ use crate::inspect::Unknowns;
 use quiclane::topology::joined::{self, QueueRow};
 use quiclane::topology::survey::Survey;
 use quiclane::topology::survey::device::Device;
-use quiclane::topology::{Cpu, Nic, Reading, list};
+use quiclane::topology::{Cpu, Irq, Nic, Reading, list};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -70,7 +70,9 @@ pub(crate) struct Queue {
     pub(crate) queue: u32,
     pub(crate) irq: Option<u32>,
     pub(crate) irq_cpus: Vec<u32>,
-    /// One of those is on another node than the device; `None` if either is unknown.
+    /// Where it goes from the next interrupt on, if that is elsewhere; else empty.
+    pub(crate) irq_next_cpus: Vec<u32>,
+    /// One of `irq_cpus` is on another node than the device; `None` if either is unknown.
     pub(crate) irq_crosses: Option<bool>,
     pub(crate) pid: Option<u32>,
     pub(crate) process: Option<String>,
@@ -231,6 +233,7 @@ fn queue(survey: &Survey, nic: &Nic, row: &QueueRow) -> Queue {
     let process = holder.as_ref().and_then(|holder| holder.process.clone());
     Queue {
         queue: row.queue,
+        irq_next_cpus: irq.as_ref().and_then(Irq::next_cpus).cloned().unwrap_or_default(),
         irq: irq.map(|irq| irq.number),
         irq_crosses: crosses(&irq_cpus),
         irq_cpus,
@@ -246,7 +249,9 @@ fn queue(survey: &Survey, nic: &Nic, row: &QueueRow) -> Queue {
 fn told_by_server(survey: &Survey, nic: &Nic, queue: u32) -> Option<u32> {
     let workers = survey.servers.iter().flat_map(|server| &server.workers);
     let mut mine = workers.filter(|worker| worker.device.as_ref() == Some(&nic.name));
-    mine.find(|worker| worker.queue == queue)?.cpu
+    let worker = mine.find(|worker| worker.queue == queue)?;
+    // With soft affinity that is only where it started.
+    worker.cpu.filter(|_| worker.soft_cpus.is_empty())
 }
 
 /// Whether one of `cpus` is on another node than `home`.

@@ -57,6 +57,48 @@ fn maps() -> Vec<(&'static str, Map)> {
     ]
 }
 
+/// An affinity that was set takes effect with the next interrupt: both CPUs are shown until then.
+#[test]
+fn an_interrupt_that_will_move_is_shown_with_both_cpus() {
+    let with = |set: &str| {
+        let mut tree = quiclane_fixtures::two_node_ice();
+        tree.set("proc/irq/121/effective_affinity_list", "16");
+        tree.set("proc/irq/121/smp_affinity_list", set);
+        map(&tree, &["eth0"])
+    };
+    let moves = with("2");
+    let queue = &moves.devices[0].queues[0];
+    assert_eq!((&queue.irq_cpus, &queue.irq_next_cpus), (&vec![16], &vec![2]));
+    let text = text::render(&moves, 100, false);
+    let line = text.lines().find(|line| line.contains("irq 121")).unwrap();
+    assert!(line.contains("16 (node 1) then 2 "), "{line}");
+    assert_eq!(text.matches("then").count(), 1, "{text}");
+    let svg = svg::render(&layout::scene(&moves), Theme::Light);
+    assert!(svg.contains("irq 121 on CPU 16 (then 2)"));
+    let stays = with("0-31");
+    assert_eq!(stays.devices[0].queues[0].irq_next_cpus, Vec::<u32>::new());
+    assert!(!text::render(&stays, 100, false).contains("then"));
+}
+
+/// Where a soft worker started is not where it runs.
+#[test]
+fn a_soft_worker_has_no_cpu() {
+    let node = [0, 1, 2, 3];
+    let mut tree = quiclane_fixtures::two_node_ice();
+    assert_eq!(map(&tree, &["eth0"]).devices[0].queues[0].worker_cpu, Some(0));
+    tree.edit_answer("sockets", |sockets| {
+        sockets[0]["workers"][0]["cpus"] = serde_json::json!(node);
+    });
+    tree.edit("run/quiclane/812.json", |text| {
+        let mut server: serde_json::Value = serde_json::from_str(text).unwrap();
+        server["workers"][0]["soft_cpus"] = serde_json::json!(node);
+        server.to_string()
+    });
+    let soft = &map(&tree, &["eth0"]).devices[0].queues[0];
+    assert_eq!(soft.worker_cpu, None);
+    assert!(soft.unknown.0["worker_cpu"].contains("pinned"), "{:?}", soft.unknown.0);
+}
+
 fn overlaps(a: &Rect, b: &Rect) -> bool {
     a.x < b.right() && b.x < a.right() && a.y < b.bottom() && b.y < a.bottom()
 }

@@ -8,6 +8,9 @@ const BOXES_FROM: usize = 64;
 /// More columns than this show nothing more.
 const WIDTH_MAX: usize = 100;
 
+/// The columns of the end of a line: where an interrupt or a worker runs.
+const END_COLUMNS: usize = 18;
+
 /// How a piece of text is coloured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Paint {
@@ -83,6 +86,15 @@ fn cut(line: Pieces, width: usize) -> Pieces {
     }
     short.push(plain("…"));
     short
+}
+
+/// The end of an interrupt, and the CPUs that it moves to with the next one: `──▲ 3 then 1`.
+fn then((paint, text): (Paint, String), next: &[u32]) -> (Paint, String) {
+    if next.is_empty() {
+        return (paint, text);
+    }
+    let both = format!("{} then {} ", text.trim_end(), ranges(next.iter().copied()));
+    (paint, format!("{both:<END_COLUMNS$}"))
 }
 
 struct Page<'a> {
@@ -185,10 +197,11 @@ impl Page<'_> {
     fn queue(&self, card: &Card, queue: &Queue) -> Vec<Pieces> {
         let mut line = vec![(Paint::Bold, format!("{:<5}", format!("q{}", queue.queue)))];
         match queue.irq {
-            None => line.push((Paint::Dim, format!("{:<8} {:<18}", "no irq", ""))),
+            None => line.push((Paint::Dim, format!("{:<8} {:<END_COLUMNS$}", "no irq", ""))),
             Some(irq) => {
                 line.push(plain(format!("{:<8} ", format!("irq {irq}"))));
-                line.push(self.end(card, "──", '▲', &queue.irq_cpus, queue.irq_crosses));
+                let end = self.end(card, "──", '▲', &queue.irq_cpus, queue.irq_crosses);
+                line.push(then(end, &queue.irq_next_cpus));
             }
         }
         let mut worker = Pieces::new();
@@ -228,7 +241,7 @@ impl Page<'_> {
             (None, _) => format!("╌?{glyph} {there}"),
         };
         let paint = if crosses == Some(true) { Paint::Red } else { Paint::Plain };
-        (paint, format!("{text:<18}"))
+        (paint, format!("{text:<END_COLUMNS$}"))
     }
 
     fn fold(&self, queues: &[Queue]) -> Vec<Pieces> {

@@ -1,8 +1,9 @@
 //! Interrupts: where they are delivered, and what moves them.
 
-use crate::doctor::context::{Context, Sift, known};
+use crate::doctor::context::{Context, Sift, delivered, known};
 use crate::doctor::finding::{Check, Found, Judgement, Kind, Severity};
 use crate::inspect::sheet::count;
+use quiclane::topology::Irq;
 use std::collections::BTreeMap;
 
 pub(super) const KINDS: &[Kind] = &[
@@ -53,7 +54,7 @@ fn other_node(cx: &Context<'_>) -> Judgement {
     for (queue, irq) in cx.queue_irqs(&mut sift) {
         for &cpu in sift.take(&irq.effective_cpus).into_iter().flatten() {
             if cx.host.node_of(cpu).is_some_and(|other| other != node) {
-                sift.hits.push((queue, irq.number, cpu));
+                sift.hits.push((queue, irq, cpu));
             }
         }
     }
@@ -62,8 +63,12 @@ fn other_node(cx: &Context<'_>) -> Judgement {
         hits.iter().fold(Found::new(says), |found, (queue, irq, cpu)| {
             let other = cx.host.node_of(*cpu).unwrap_or(node);
             found.read(
-                format!("queue {queue}, IRQ {irq}: cpu {cpu} of node {other}"),
-                format!("/proc/irq/{irq}/effective_affinity_list"),
+                format!(
+                    "queue {queue}, IRQ {}: {} of node {other}",
+                    irq.number,
+                    delivered(irq, *cpu)
+                ),
+                format!("/proc/irq/{}/effective_affinity_list", irq.number),
             )
         })
     })
@@ -71,11 +76,11 @@ fn other_node(cx: &Context<'_>) -> Judgement {
 
 fn one_cpu(cx: &Context<'_>) -> Judgement {
     let mut sift = Sift::new();
-    let mut of_cpu: BTreeMap<u32, Vec<(u32, u32)>> = BTreeMap::new();
+    let mut of_cpu: BTreeMap<u32, Vec<(u32, &Irq)>> = BTreeMap::new();
     for (queue, irq) in cx.queue_irqs(&mut sift) {
         // An interrupt that is spread over CPUs has no fixed CPU to name.
         if let Some([cpu]) = sift.take(&irq.effective_cpus).map(Vec::as_slice) {
-            of_cpu.entry(*cpu).or_default().push((queue, irq.number));
+            of_cpu.entry(*cpu).or_default().push((queue, irq));
         }
     }
     sift.hits.extend(of_cpu.into_iter().filter(|(_, queues)| queues.len() > 1));
@@ -92,8 +97,8 @@ fn one_cpu(cx: &Context<'_>) -> Judgement {
             found,
             |found, (cpu, (queue, irq))| {
                 found.read(
-                    format!("queue {queue}, IRQ {irq}: cpu {cpu}"),
-                    format!("/proc/irq/{irq}/effective_affinity_list"),
+                    format!("queue {queue}, IRQ {}: {}", irq.number, delivered(irq, *cpu)),
+                    format!("/proc/irq/{}/effective_affinity_list", irq.number),
                 )
             },
         )

@@ -10,10 +10,12 @@ use quiclane::topology::survey::server::{Server, ServerWorker};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Limits: the counter of the clients that each refused, and the option that raises it.
-const LIMITS: [(&str, &str); 3] = [
+const LIMITS: [(&str, &str); 5] = [
     ("refused_full", "quiclane serve --workers N"),
     ("refused_memory", "quiclane serve --max-memory MIB"),
     ("refused_source_connections", "quiclane serve --max-per-source N"),
+    ("refused_rate", "quiclane serve --new-per-second N --network-new-per-second N"),
+    ("refused_pressure", "quiclane serve --workers N"),
 ];
 
 pub(super) const KINDS: &[Kind] = &[
@@ -24,7 +26,9 @@ pub(super) const KINDS: &[Kind] = &[
         reads: "refused of each worker: /run/quiclane/PID.json",
         why: "A limit is reached, and the clients get CONNECTION_REFUSED: the worker's table is \
               full (refused_full), its connections hold as much memory as they may \
-              (refused_memory), or one address has as many connections as it may \
+              (refused_memory), the worker was late with what arrives for a second and more \
+              (refused_pressure: it has too few CPUs for its load), more connections began in a \
+              second than may (refused_rate; these are not answered), or one address has as many connections as it may \
               (refused_source_connections: often a NAT or a proxy with many clients behind it). \
               If you want these clients, raise the limit; if not, the limit does its work.",
         mend: "quiclane serve --max-memory MIB --max-per-source N",
@@ -128,7 +132,8 @@ fn crowded(host: &Host<'_>) -> Judgement {
         }
         total += rise;
         queues.insert(worker.queue);
-        cpus.extend(worker.cpu);
+        // With soft affinity that is only where it started.
+        cpus.extend(worker.cpu.filter(|_| worker.soft_cpus.is_empty()));
         read.push((format!("queue {}: crowded {rise}", worker.queue), file(server)));
     }
     if read.is_empty() {
@@ -153,7 +158,12 @@ mod tests {
 
     /// Counters of refused clients that no option raises: too many unfinished handshakes of one
     /// source are a flood, and refusing them is right.
-    const BY_DESIGN: &[&str] = &["refused_source_handshakes"];
+    const BY_DESIGN: &[&str] = &[
+        "refused_source_handshakes",
+        "initials_dropped",
+        "initials_source_share",
+        "initials_shed",
+    ];
 
     #[test]
     fn every_declared_refusal_has_a_limit_and_every_limit_a_declared_counter() {

@@ -1,9 +1,9 @@
 //! The threads that serve the queues: pinned, near, alone on their cores.
 
-use crate::doctor::context::{Context, Sift, Worker, known, named};
+use crate::doctor::context::{Context, Sift, Worker, delivered, known, named};
 use crate::doctor::finding::{Check, Found, Judgement, Kind, Severity};
 use crate::inspect::sheet::count;
-use quiclane::topology::list;
+use quiclane::topology::{Irq, list};
 use std::collections::BTreeMap;
 
 pub(super) const KINDS: &[Kind] = &[
@@ -82,19 +82,20 @@ pub(super) const KINDS: &[Kind] = &[
         title: "A worker is not where its server wanted it",
         reads: "unmet of each worker: /run/quiclane/PID.json",
         why: "The server asked for the CPU of the queue's interrupt, or for one beside it under the \
-              same cache (--place), and could not have it. The worker serves its queue from another \
-              CPU of the node, and reads packets that the interrupt left in another CPU's cache.",
+              same cache (--place), and could not have it. Where the worker's CPU does not share a \
+              cache with that of the interrupt, it reads from memory what the interrupt's CPU just \
+              read of a packet. A virtual device has no interrupts: ask for the node.",
         mend: "quiclane plan DEV",
-        afterwards: "restart the server; its log names no queue as served by another CPU",
+        afterwards: "restart the server; quiclane doctor DEV: no QL019",
         check: Check::Device(not_near),
     },
 ];
 
 /// Interrupts of queues that have one CPU: (queue, IRQ, CPU).
-fn irq_cpus<T>(cx: &Context<'_>, sift: &mut Sift<T>) -> Vec<(u32, u32, u32)> {
+fn irq_cpus<'a, T>(cx: &Context<'a>, sift: &mut Sift<T>) -> Vec<(u32, &'a Irq, u32)> {
     let irqs = cx.queue_irqs(sift).into_iter();
     irqs.filter_map(|(queue, irq)| match sift.take(&irq.effective_cpus)?[..] {
-        [cpu] => Some((queue, irq.number, cpu)),
+        [cpu] => Some((queue, irq, cpu)),
         _ => None,
     })
     .collect()
@@ -120,8 +121,12 @@ fn irq_sibling(cx: &Context<'_>) -> Judgement {
         hits.iter().fold(Found::new(says), |found, (queue, irq, cpu, worker, other)| {
             found
                 .read(
-                    format!("queue {queue}, IRQ {irq}: cpu {cpu}, sibling of cpu {other}"),
-                    format!("/proc/irq/{irq}/effective_affinity_list"),
+                    format!(
+                        "queue {queue}, IRQ {}: {}, sibling of cpu {other}",
+                        irq.number,
+                        delivered(irq, *cpu)
+                    ),
+                    format!("/proc/irq/{}/effective_affinity_list", irq.number),
                 )
                 .read(format!("worker of queue {}: cpu {other}", worker.queue), &*worker.from)
         })
@@ -157,7 +162,9 @@ fn worker_siblings(cx: &Context<'_>) -> Judgement {
 
 fn not_pinned(cx: &Context<'_>) -> Judgement {
     let workers = cx.workers()?;
-    let loose: Vec<&Worker> = workers.iter().filter(|worker| worker.cpu().is_none()).collect();
+    // Soft affinity was asked for: those workers keep to the CPUs of a node.
+    let is_loose = |worker: &&Worker| worker.cpu().is_none() && !worker.is_soft;
+    let loose: Vec<&Worker> = workers.iter().filter(is_loose).collect();
     if loose.is_empty() {
         return Ok(None);
     }
@@ -184,16 +191,20 @@ fn other_node(cx: &Context<'_>) -> Judgement {
     }
     let node = *known(&cx.nic.node)?;
     let is_far = |cpu: &u32| cx.host.node_of(*cpu).is_some_and(|other| other != node);
-    let far: Vec<&Worker> =
-        workers.iter().filter(|worker| worker.cpu().as_ref().is_some_and(is_far)).collect();
+    let has_one_place = |worker: &&Worker| worker.cpu().is_some() || worker.is_soft;
+    let far: Vec<&Worker> = workers
+        .iter()
+        .filter(has_one_place)
+        .filter(|worker| worker.cpus.iter().all(is_far))
+        .collect();
     if far.is_empty() {
         return Ok(None);
     }
     let says = format!("{} not on node {node}, the NIC's", count(far.len(), "worker"));
     far.iter()
         .fold(Found::new(says), |found, worker| {
-            let cpu = list::format(worker.cpus.iter().copied());
-            found.read(format!("queue {}: cpu {cpu}", worker.queue), &*worker.from)
+            let cpus = named("cpu", &worker.cpus);
+            found.read(format!("queue {}: {cpus}", worker.queue), &*worker.from)
         })
         .judged()
 }
@@ -247,8 +258,12 @@ fn other_cache(cx: &Context<'_>) -> Judgement {
         let says = format!("IRQ and worker of {} share no cache", named("queue", &queues));
         hits.iter().fold(Found::new(says), |found, (queue, irq, irq_cpu, cpu)| {
             found.read(
-                format!("queue {queue}: IRQ {irq} on cpu {irq_cpu}, worker on cpu {cpu}"),
-                format!("/proc/irq/{irq}/effective_affinity_list"),
+                format!(
+                    "queue {queue}: IRQ {} on {}, worker on cpu {cpu}",
+                    irq.number,
+                    delivered(irq, *irq_cpu)
+                ),
+                format!("/proc/irq/{}/effective_affinity_list", irq.number),
             )
         })
     })
@@ -273,7 +288,11 @@ fn not_near(cx: &Context<'_>) -> Judgement {
     }
     told.iter()
         .fold(found, |found, (from, worker, unmet)| {
-            let cpu = worker.cpu.map_or_else(|| "any cpu".to_owned(), |cpu| format!("cpu {cpu}"));
+            let cpu = match (worker.cpu, &worker.soft_cpus[..]) {
+                (None, _) => "any cpu".to_owned(),
+                (Some(cpu), []) => format!("cpu {cpu}"),
+                (Some(cpu), _) => format!("starts on cpu {cpu}"),
+            };
             found.read(format!("queue {}, {cpu}: {unmet}", worker.queue), &**from)
         })
         .judged()

@@ -8,6 +8,7 @@ use super::{checks, devices, judge};
 use quiclane::topology::survey::Survey;
 use quiclane::topology::{Record, Source};
 use quiclane_fixtures::{Tree, two_node_ice};
+use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use triggers::{TRIGGERS, driven_by, switch, switch_fixed};
@@ -228,6 +229,60 @@ fn files_that_cannot_be_read_are_not_judged() {
         assert!(gaps.contains(&id), "{id} is judged without its file");
     }
     assert_eq!(report.findings, []);
+}
+
+/// Where a soft worker runs is known by node, and not by CPU.
+#[test]
+fn a_soft_worker_is_on_a_node_and_on_no_cpu() {
+    let with = |soft: &[u32]| {
+        let mut tree = two_node_ice();
+        tree.edit("run/quiclane/812.json", |text| {
+            let mut server: Value = serde_json::from_str(text).unwrap();
+            // The second worker starts on the CPU of the first, the fourth on a sibling of the third.
+            for (queue, cpu) in [(0, 0), (1, 0), (2, 2), (3, 34)] {
+                let worker = &mut server["workers"][queue];
+                worker["cpu"] = cpu.into();
+                worker["soft_cpus"] = soft.into();
+                worker["crowded"] = 3.into();
+                worker["unmet"] = "why; do this".into();
+            }
+            server.to_string()
+        });
+        examined(&tree, "eth0")
+    };
+    let hard = with(&[]);
+    for id in ["QL013", "QL014", "QL017"] {
+        assert!(ids(&hard).contains(&id), "{id}: {:?}", ids(&hard));
+    }
+    let node: Vec<u32> = (0..16).chain(32..48).collect();
+    let soft = with(&node);
+    assert_eq!(ids(&soft), ["QL019", "QL059"]);
+    assert_eq!(soft.not_judged, []);
+    let told = &soft.findings[0].read[3].what;
+    assert!(told.starts_with("queue 3, starts on cpu 34:"), "{told}");
+    let crowded = &soft.findings[1].says;
+    assert!(crowded.contains("the CPU of queues 0-3"), "{crowded}");
+    // All of another node's.
+    let far = with(&(16..32).collect::<Vec<_>>());
+    let far = far.findings.iter().find(|finding| finding.id == "QL016").unwrap();
+    assert!(far.says.starts_with("4 workers not on node 0"), "{}", far.says);
+}
+
+/// An affinity that was set takes effect with the next interrupt. Both CPUs are named until then.
+#[test]
+fn an_interrupt_that_will_move_is_shown_with_both_cpus() {
+    let read = |set: &str| {
+        let mut tree = two_node_ice();
+        tree.set("proc/irq/121/effective_affinity_list", "16");
+        tree.set("proc/irq/121/smp_affinity_list", set);
+        let report = examined(&tree, "eth0");
+        let found = report.findings.into_iter().find(|finding| finding.id == "QL010").unwrap();
+        found.read[0].what.clone()
+    };
+    let moves = read("0-1");
+    assert!(moves.contains("cpu 16 (from the next interrupt on cpus 0-1) of node 1"), "{moves}");
+    let stays = read("0-31");
+    assert!(stays.contains(": cpu 16 of node 1"), "{stays}");
 }
 
 #[test]

@@ -99,6 +99,9 @@ fn hint(card: &Card, queue: &Queue) -> String {
     let mut text = format!("{} queue {}", card.device, queue.queue);
     if let Some(irq) = queue.irq {
         text += &format!(", irq {irq} on CPU {}", ranges(queue.irq_cpus.iter().copied()));
+        if !queue.irq_next_cpus.is_empty() {
+            text += &format!(" (then {})", ranges(queue.irq_next_cpus.iter().copied()));
+        }
     }
     if let Some(cpu) = queue.worker_cpu {
         text += &format!(", worker of {} on CPU {cpu}", owner(queue));
