@@ -11,7 +11,7 @@ use super::space::{Handshake, HandshakeSpace, SpaceId};
 use super::stats::Tally;
 use super::undecided::{Choice, encoded};
 use super::{
-    CidChanges, Connection, DataSpace, Deadlines, Event, LocalCids, Pending, RemoteCids, State,
+    Connection, DataSpace, Deadlines, Event, LocalCids, Pending, RemoteCids, State,
     TransportConfig,
 };
 use crate::proto::crypto::{
@@ -263,7 +263,6 @@ impl Connection {
             last_path: 0,
             peer_uses: Some(0),
             cid_since: now,
-            cid_changes: CidChanges::default(),
             rested: None,
             peer_allows_migration: true,
             completed: false,

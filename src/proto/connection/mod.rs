@@ -180,13 +180,6 @@ impl Deadlines {
     };
 }
 
-/// How often the ids changed that each side writes; see `rotation.rs`.
-#[derive(Clone, Copy, Debug, Default)]
-struct CidChanges {
-    ours: u32,
-    theirs: u32,
-}
-
 /// A QUIC connection; see the [module](self) for how to drive it.
 #[repr(C)]
 pub struct Connection {
@@ -248,7 +241,6 @@ pub struct Connection {
     /// Since when the active path carries the id of the peer's that it does, once the handshake is
     /// confirmed.
     cid_since: Instant,
-    cid_changes: CidChanges,
     /// The connection is idle: what `skip_at` is when it goes on.
     rested: Option<u64>,
     peer_allows_migration: bool,

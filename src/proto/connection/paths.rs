@@ -341,9 +341,8 @@ impl Connection {
     fn switch_to(&mut self, now: Instant, mut next: OtherPath) -> OtherPath {
         let remote_cid = self.remote_cids.current_sequence();
         self.remote_cids.switch_to(next.remote_cid);
-        self.cid_changes.theirs += u32::from(self.peer_uses != next.peer_uses);
         if remote_cid != next.remote_cid {
-            self.note_cid_change(now);
+            self.cid_since = now;
         }
         self.remote_cids.note_path_change();
         next.path.ecn.count_from(&self.path.ecn);

@@ -15,14 +15,13 @@
 //! RFC 9000 lets an endpoint change the id at any time, and asks nothing of its peer: only ids in both
 //! directions that are new make two flows look like strangers. So we follow, as MsQuic does: where the
 //! peer retires the id that it wrote to, we take another of its ids as well. Two that follow each other
-//! must come to an end: each side counts the changes of both, and follows while the peer has made more.
-//! So no answer raises the larger of the two counts. A flag "the peer's next change is an answer" was
-//! tried first: where two changes of ours were under way, one of the answers was answered, and ids
-//! changed once in a round trip for ever.
+//! must come to an end. So an id of ours that is younger than [`YOUNG_NS`] stays: the peer's change is most
+//! likely the answer to ours, and both directions have new ids already.
 //!
-//! The price: while we have made more changes than the peer, its changes are taken for answers, and are not
-//! followed. A peer that does not answer ours, as RFC 9000 allows, is followed again once it has made as many as
-//! we have. Until then its flow and ours can be told to belong together, unless we change by ourselves.
+//! Two rules were tried before. A flag "the peer's next change is an answer" failed where two changes of ours
+//! were under way. A count of the changes of both sides failed where one side did not count what the other saw,
+//! as a change that came with another path. Both times ids changed once in a round trip for ever.
+//! An age needs no agreement, and bounds what a peer that changes its id all the time can make us do.
 //!
 //! That the peer writes to another id is seen by RETIRE_CONNECTION_ID. A comparison for each packet
 //! would tell sooner, and says the same: peers retire an id once they have left it.
@@ -30,9 +29,18 @@
 use super::config::nanos;
 use super::error::TransportError;
 use super::space::Arrival;
-use super::{CidChanges, Connection, State};
+use super::{Connection, State};
 use crate::time::Instant;
 use crate::wire::ConnectionId;
+
+/// An id of ours does not follow a change of the peer's as long as it is younger than this, or than
+/// [`YOUNG_PTOS`] probe timeouts. The answer to a change comes within a round trip; but who changed its id with its
+/// path retires the old one when the old path is given up, after three probe timeouts of one that was never measured
+/// (RFC 9000 §8.2.4), which are three seconds.
+const YOUNG_NS: u64 = 5_000_000_000;
+
+/// See [`YOUNG_NS`]: where round trips are long.
+const YOUNG_PTOS: u64 = 5;
 
 impl Connection {
     /// The connection is idle: the next 1-RTT packet looks for how long.
@@ -53,7 +61,7 @@ impl Connection {
         let interval_ns = self.config.cid_rotation.map_or(0, nanos);
         let busy_at = self.data.sent.last_eliciting_sent_at().max(self.cid_since);
         if interval_ns > 0 && now.ns_since(busy_at) >= interval_ns {
-            self.cid_changes.ours += u32::from(self.rotate_cid(now));
+            self.rotate_cid(now);
         }
     }
 
@@ -81,12 +89,6 @@ impl Connection {
         }
     }
 
-    /// The active path carries another id of the peer's, and it was not the peer that began.
-    pub(super) fn note_cid_change(&mut self, now: Instant) {
-        self.cid_changes.ours += 1;
-        self.cid_since = now;
-    }
-
     /// NEW_CONNECTION_ID arrived.
     #[cold]
     #[inline(never)]
@@ -100,7 +102,7 @@ impl Connection {
         let before = self.remote_cids.current_sequence();
         self.remote_cids.add(sequence, retire_prior_to, cid, reset_token)?;
         if self.remote_cids.current_sequence() != before {
-            self.note_cid_change(now);
+            self.cid_since = now;
         }
         self.renew_path_ids();
         self.seek_preferred(now);
@@ -121,10 +123,8 @@ impl Connection {
             return Ok(());
         }
         self.peer_uses = self.local_cids.sequence_of(&arrival.dcid);
-        let CidChanges { ours, theirs } = &mut self.cid_changes;
-        *theirs += 1;
-        if *theirs > *ours {
-            *ours = *theirs;
+        let pto_ns = self.path.pto_ns(self.peer_max_ack_delay_ns);
+        if now.ns_since(self.cid_since) >= YOUNG_NS.max(YOUNG_PTOS * pto_ns) {
             self.rotate_cid(now);
         }
         Ok(())

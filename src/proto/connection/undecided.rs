@@ -13,7 +13,7 @@
 use super::config::{after, nanos};
 use super::error::{TransportError, code};
 use super::hello::alert;
-use super::{CidChanges, Connection, RemoteCids, State, TransportConfig};
+use super::{Connection, RemoteCids, State, TransportConfig};
 use crate::proto::crypto::{Level, ServerTls, Session, TlsError};
 use crate::proto::path::Path;
 use crate::proto::streams::Streams;
@@ -117,7 +117,6 @@ impl Connection {
         self.idle_timeout_ns = nanos(config.idle_timeout);
         self.deadlines.handshake = after(began_at, nanos(config.handshake_timeout));
         self.max_rx_bytes = config.max_rx_bytes();
-        self.cid_changes = CidChanges::default();
         self.config = config;
         self.restart_idle(now);
         self.set_keep_alive(now, self.config.keep_alive);
