@@ -3,7 +3,7 @@
 
 # vm_test FILTER...: only tests whose names contain one of the words.
 vm_test() {
-    local profile=${QUICLANE_LAB_PROFILE:-dev} binaries=() binary bins=() virtio=()
+    local profile=${QUICLANE_LAB_PROFILE:-test} binaries=() binary bins=() virtio=()
     vm_test_need_kernel || return 0
     vm_test_need_virtio && virtio=(--virtio)
     mapfile -t binaries < <(vm_test_build "$profile")
@@ -47,7 +47,7 @@ vm_test_need_virtio() {
 vm_test_build() {
     (
         cd "$PROJECT_DIR" || exit
-        cargo test --quiet --profile "${1/dev/test}" --test guest --no-run --message-format=json
+        cargo test --quiet --profile "$1" --test guest --no-run --message-format=json
         cargo build --quiet --profile "$1" --package quiclane-tools --bin quiclane --message-format=json
     ) | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p'
 }
