@@ -163,21 +163,14 @@ impl Connection {
     #[cold]
     #[inline(never)]
     pub(super) fn watch_network(&mut self, now: Instant, acked: u64) {
-        let rtt_ns = self.path.rtt.smoothed_ns();
-        let (in_flight, established) =
-            (self.path.bytes_in_flight, self.state == State::Established);
-        let Some(watch) = &mut self.network else { return };
-        let mut changed = watch.note(acked, in_flight + acked);
-        let due = now >= watch.due && established;
-        if due {
-            changed |= watch.report(now, rtt_ns);
-        }
-        let bytes = watch.ideal;
-        if due {
+        let (State::Established, Some(watch)) = (self.state, &mut self.network) else { return };
+        let mut changed = watch.note(acked, self.path.bytes_in_flight + acked);
+        if now >= watch.due {
+            changed |= watch.report(now, self.path.rtt.smoothed_ns());
             self.events.push_back(Event::NetworkStatistics);
         }
-        if changed && established {
-            self.events.push_back(Event::IdealSendBuffer { bytes });
+        if changed {
+            self.events.push_back(Event::IdealSendBuffer { bytes: watch.ideal });
         }
     }
 

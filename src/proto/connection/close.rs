@@ -100,7 +100,7 @@ impl Connection {
     pub(super) fn close_is_answered(&mut self, now: Instant) {
         self.peer_closed = true;
         self.state = State::Draining;
-        self.closing.take_if(|closing| !closing.is_first());
+        self.closing.take_if(|closing| closing.said);
         self.others = None;
         self.paths_busy = false;
         self.tell_changes(now);
@@ -201,6 +201,7 @@ impl Connection {
         let limit = buf.len().min(usize::from(super::MIN_DATAGRAM_BYTES)).min(budget);
         let mut at = 0;
         if std::mem::take(&mut closing.pending) {
+            closing.said = true;
             for space in [SpaceId::Initial, SpaceId::Handshake, SpaceId::Data] {
                 if space == SpaceId::Initial && self.peer_reads_handshake() {
                     continue;

@@ -18,6 +18,8 @@ pub(super) struct Closing {
     application: bool,
     /// A CONNECTION_CLOSE has to be sent.
     pub(super) pending: bool,
+    /// One has been sent.
+    pub(super) said: bool,
     /// The same for the path besides the active one.
     pub(super) pending_elsewhere: bool,
     /// Datagrams that arrived since closing began, and at which count the next is answered:
@@ -43,6 +45,7 @@ impl Closing {
             reason,
             application,
             pending,
+            said: false,
             pending_elsewhere,
             heard,
             answer_at,
@@ -61,11 +64,6 @@ impl Closing {
     /// The one packet with which we answer the peer's close (RFC 9000 §10.2.2).
     pub(super) fn answer() -> Self {
         Self { pending_elsewhere: false, ..Self::new(code::NO_ERROR, 0, Bytes::new(), false) }
-    }
-
-    /// True if it has not been said yet.
-    pub(super) fn is_first(&self) -> bool {
-        self.pending && self.answer_at == 1
     }
 
     /// Nothing more may be opened.

@@ -18,7 +18,7 @@ use super::config::nanos;
 use crate::time::{Instant, SECOND_NS};
 use std::time::Duration;
 
-/// The ideal send buffer is never below this: what a gigabit per second sends in a millisecond.
+/// The ideal send buffer is never below this: about what a gigabit per second sends in a millisecond.
 pub const IDEAL_SEND_MIN_BYTES: u64 = 128 << 10;
 /// An interval of so many times its length says nothing of the network: there was little to send.
 const IDLE_INTERVALS: u64 = 8;
@@ -37,8 +37,8 @@ pub struct NetworkStatistics {
     pub min_rtt: Duration,
     /// How much round-trip times differ (RFC 9002 §5.3).
     pub rtt_variation: Duration,
-    /// Bytes a second that were acknowledged between the last two reports; `None` if most of that time
-    /// was idle, or if nothing is reported.
+    /// Bytes a second that were acknowledged between the last two reports; `None` before there are two, if
+    /// most of the time between them was idle, or if nothing is reported.
     pub delivery_rate: Option<u64>,
     /// How much data to keep ready and unacknowledged, in bytes, so that the network never waits for the
     /// application; the smallest value if nothing is reported.
@@ -63,7 +63,8 @@ impl NetworkWatch {
     pub(super) fn new(now: Instant, every: Duration) -> Self {
         Self {
             every_ns: nanos(every),
-            since: now,
+            // The first report has none before it.
+            since: Instant::NEVER,
             due: now,
             delivered: 0,
             most_in_flight: 0,
@@ -88,10 +89,9 @@ impl NetworkWatch {
         let took_ns = now.ns_since(self.since);
         let was_busy = took_ns > 0 && took_ns <= interval_ns.saturating_mul(IDLE_INTERVALS);
         self.rate = was_busy.then(|| rate(self.delivered, took_ns));
-        let shrinks =
-            self.ideal > IDEAL_SEND_MIN_BYTES && ideal(self.most_in_flight) <= self.ideal / 4;
+        let shrinks = ideal(self.most_in_flight) <= self.ideal / 4;
         if shrinks {
-            self.ideal = (self.ideal / 2).max(IDEAL_SEND_MIN_BYTES);
+            self.ideal /= 2;
         }
         (self.since, self.due) = (now, now.plus_ns(interval_ns));
         (self.delivered, self.most_in_flight) = (0, 0);
@@ -151,7 +151,7 @@ mod tests {
         for ms in 3..10 {
             watch.report(at(ms * 10), 10 * MILLISECOND_NS);
         }
-        // A quarter of the next one is what any application may need.
+        // Nothing needs less than a quarter of this.
         assert_eq!(watch.ideal, 2 * IDEAL_SEND_MIN_BYTES);
     }
 
@@ -161,11 +161,14 @@ mod tests {
         let mut watch = NetworkWatch::new(at(0), Duration::from_millis(100));
         watch.note(5_000, 5_000);
         watch.report(at(100), MILLISECOND_NS);
-        assert_eq!((watch.rate, watch.due), (Some(50_000), at(200)));
+        assert_eq!((watch.rate, watch.due), (None, at(200)), "there is one report");
+        watch.note(5_000, 5_000);
+        watch.report(at(200), MILLISECOND_NS);
+        assert_eq!((watch.rate, watch.due), (Some(50_000), at(300)));
         watch.note(1, 1);
-        watch.report(at(100 + 801), MILLISECOND_NS);
+        watch.report(at(200 + 801), MILLISECOND_NS);
         assert_eq!(watch.rate, None);
-        watch.report(at(901), MILLISECOND_NS);
+        watch.report(at(1001), MILLISECOND_NS);
         assert_eq!(watch.rate, None, "no time has passed");
     }
 }

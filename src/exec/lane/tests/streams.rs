@@ -367,7 +367,7 @@ fn windows_grow_until_they_limit_nothing() {
     let (tuned, grown) = transfer(10);
     assert_eq!(none, 0);
     // By the shortest round trip they stop a step earlier than by an average.
-    assert!(grown >= 6 && tuned * 4 < fixed, "{tuned} ms of {fixed}, {grown} times");
+    assert!(grown >= 7 && tuned * 4 < fixed, "{tuned} ms of {fixed}, {grown} times");
 }
 
 #[test]
