@@ -44,7 +44,9 @@ pub mod topology;
 pub mod wire;
 
 pub use proto::connection::{CloseReason, ConnectionStats, TransportConfig};
-pub use proto::crypto::{ClientTls, ServerTls, TlsConfigError};
+pub use proto::crypto::{
+    CertificateVerdict, ClientTls, PeerCertificate, ServerTls, TlsConfigError,
+};
 pub use proto::endpoint::{AnswerLimits, RetryPolicy};
 pub use proto::health::{HealthCheck, HealthCheckError};
 pub use wire::{Dir, Side, StreamId};

@@ -6,6 +6,8 @@
 
 #[path = "exec/acceptors.rs"]
 mod acceptors;
+#[path = "exec/certificates.rs"]
+mod certificates;
 #[path = "common/configs.rs"]
 mod configs;
 #[path = "common/echo_handler.rs"]

@@ -27,7 +27,7 @@ reasons! {
     pub struct OverrunCounters, counted by "the worker" {
         /// `Acceptor::accept` and `Acceptor::pressure_changed`.
         Accept = "accept";
-        /// `Handler::connected` and `Handler::confirmed`.
+        /// `Handler::connected`, and what else is told of a handshake.
         Connected = "connected";
         /// `Handler::stream_data`.
         StreamData = "stream_data";

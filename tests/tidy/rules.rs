@@ -66,6 +66,7 @@ pub(crate) const LAYERS: &[(&str, &[&str])] = &[
             "observe",
             "close",
             "acks",
+            "judging",
             "undecided",
             "handshake",
             "timers",

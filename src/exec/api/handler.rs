@@ -9,6 +9,7 @@ use super::super::message::{ConnectFailure, Refusal};
 use super::super::sys::Readiness;
 use super::references::{ConnectionRef, WorkerRef};
 use crate::proto::connection::{CloseReason, Drained, NetworkStatistics};
+use crate::proto::crypto::{CertificateVerdict, PeerCertificate};
 use crate::wire::{Dir, StreamId};
 use bytes::BytesMut;
 use std::net::SocketAddr;
@@ -34,6 +35,29 @@ pub struct Processor {
 /// [`WorkerStatus`](crate::exec::WorkerStatus).
 #[expect(unused_variables, reason = "the defaults look at nothing, and names tell what is what")]
 pub trait Handler: Send + 'static {
+    /// The peer has shown a certificate, and has proved that it has its key: told where TLS is built with
+    /// [`ClientTlsBuilder::application_judges`](crate::proto::crypto::ClientTlsBuilder::application_judges), or a
+    /// server's with the method of the same name. The answer is the last word. Until there is one the handshake
+    /// waits, no longer than [`TransportConfig::handshake_timeout`](crate::TransportConfig::handshake_timeout):
+    /// after [`CertificateVerdict::Later`], [`ConnectionRef::judge_certificate`] says it. The default is what the configuration
+    /// alone would say.
+    fn peer_certificate(
+        &mut self,
+        connection: &mut ConnectionRef<'_>,
+        certificate: &PeerCertificate,
+    ) -> CertificateVerdict {
+        certificate.verdict()
+    }
+
+    /// The client resumes a session by a ticket in which the application had kept `data`
+    /// ([`ServerTls::with_ticket_data`](crate::proto::crypto::ServerTls::with_ticket_data)). Told before `connected`,
+    /// and not where it had kept nothing.
+    fn resumed(&mut self, connection: &mut ConnectionRef<'_>, data: &[u8]) {}
+
+    /// The server has given a ticket: a later connection to it by the same
+    /// [`ClientTls`](crate::proto::crypto::ClientTls) may resume the session.
+    fn ticket_received(&mut self, connection: &mut ConnectionRef<'_>) {}
+
     /// The handshake is complete: streams can be opened, data sent.
     fn connected(&mut self, connection: &mut ConnectionRef<'_>, resumed: bool) {}
 
@@ -140,7 +164,7 @@ pub trait Handler: Send + 'static {
     }
 
     /// So many bytes should lie ready, those in flight included, so that the network does not wait for the
-    /// application. Told when it changes, where network statistics are.
+    /// application. Told when that number changes, on connections that ask for network statistics.
     fn ideal_send_buffer_changed(&mut self, connection: &mut ConnectionRef<'_>, bytes: u64) {}
 
     /// The peer is at another address: its NAT has forgotten it, or it has moved. What is sent goes

@@ -39,6 +39,7 @@ use super::stream_handler::StreamHandler;
 use crate::proto::connection::{
     CloseReason, Connection, ConnectionStats, MigrateError, Migration, NetworkStatistics,
 };
+use crate::proto::crypto::CertificateVerdict;
 use crate::proto::streams::StreamsRef;
 use crate::time::Instant;
 use crate::wire::{Side, StreamId};
@@ -210,6 +211,14 @@ impl<'a> ConnectionRef<'a> {
     /// [`TransportConfig::keep_alive`](crate::TransportConfig::keep_alive) says.
     pub fn set_keep_alive(&mut self, interval: Option<Duration>) {
         self.connection.set_keep_alive(self.services.now(), interval);
+    }
+
+    /// Says what becomes of the peer by its certificate, where
+    /// [`Handler::peer_certificate`](super::Handler::peer_certificate) has left that for
+    /// [later](CertificateVerdict::Later). False if nothing waits for it. From other threads:
+    /// [`Handle::run`](super::Handle::run).
+    pub fn judge_certificate(&mut self, verdict: CertificateVerdict) -> bool {
+        self.connection.judge_certificate(self.services.now(), verdict)
     }
 
     /// Gives back memory that an idle connection does not need.

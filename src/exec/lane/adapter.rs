@@ -184,7 +184,11 @@ impl Application for CallbackAdapter<'_> {
             return;
         }
         let callback = match event {
-            Event::Connected { .. } | Event::HandshakeConfirmed => Callback::Connected,
+            Event::PeerCertificate(_)
+            | Event::Resumed { .. }
+            | Event::Connected { .. }
+            | Event::HandshakeConfirmed
+            | Event::TicketReceived => Callback::Connected,
             Event::Stream(StreamEvent::Acknowledged { .. } | StreamEvent::SendComplete { .. }) => {
                 Callback::Acknowledged
             }
@@ -288,7 +292,13 @@ impl CallbackAdapter<'_> {
 
 fn tell(handler: &mut dyn Handler, c: &mut ConnectionRef<'_>, event: Event) {
     match event {
+        Event::PeerCertificate(certificate) => {
+            let verdict = handler.peer_certificate(c, &certificate);
+            c.judge_certificate(verdict);
+        }
+        Event::Resumed { data } => handler.resumed(c, &data),
         Event::Connected { resumed } => handler.connected(c, resumed),
+        Event::TicketReceived => handler.ticket_received(c),
         Event::HandshakeConfirmed => handler.confirmed(c),
         Event::Stream(event) => tell_stream(handler, c, event),
         Event::NewToken { token } => handler.new_token(c, &token),

@@ -1,6 +1,7 @@
 //! What a connection tells its application.
 
 use super::error::CloseReason;
+use crate::proto::crypto::PeerCertificate;
 use crate::proto::streams::StreamEvent;
 use std::net::SocketAddr;
 
@@ -21,6 +22,15 @@ pub struct Drained {
 /// Something happened on a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
+    /// The peer has shown a certificate, and the application has the last word on it: the handshake waits
+    /// for [`judge_certificate`](super::Connection::judge_certificate).
+    PeerCertificate(Box<PeerCertificate>),
+    /// A server's client resumes a session by a ticket in which the application had kept something. Told before
+    /// `Connected`.
+    Resumed {
+        /// What it had kept.
+        data: Box<[u8]>,
+    },
     /// The handshake is complete: streams can be opened and data sent.
     Connected {
         /// The session was resumed from a ticket.
@@ -30,6 +40,8 @@ pub enum Event {
     HandshakeConfirmed,
     /// Something happened to a stream, or streams can be opened again.
     Stream(StreamEvent),
+    /// The server has given a ticket: a later connection to it may resume the session.
+    TicketReceived,
     /// The server hands out a token for a later connection (RFC 9000 §8.1.3).
     NewToken {
         /// What to put into the first packet of that connection.

@@ -11,8 +11,7 @@ use super::space::{Handshake, HandshakeSpace, SpaceId};
 use super::stats::Tally;
 use super::undecided::{Choice, encoded};
 use super::{
-    Connection, DataSpace, Deadlines, Event, LocalCids, Pending, RemoteCids, State,
-    TransportConfig,
+    Connection, DataSpace, Deadlines, Event, LocalCids, Pending, RemoteCids, State, TransportConfig,
 };
 use crate::proto::crypto::{
     ClientTls, KeyChange, Keys, Level, ServerTls, Session, TlsError, initial_keys,
@@ -326,6 +325,9 @@ impl Connection {
 
     /// What follows from bytes that TLS was given.
     pub(super) fn tls_has_read(&mut self, now: Instant) -> Result<(), TransportError> {
+        if self.awaits_verdict() {
+            return Ok(());
+        }
         self.apply_peer_parameters(now)?;
         self.pump_tls();
         self.check_nothing_waits()?;
@@ -348,7 +350,12 @@ impl Connection {
             return Err(unexpected());
         }
         let late = self.tickets_received.get_or_insert_default();
+        let given = |session: &Option<Box<Session>>| session.as_ref().map(|s| s.tickets_received());
+        let before = given(&self.session);
         late.receive(now, self.session.as_deref_mut(), offset, data)?;
+        if given(&self.session) > before {
+            self.events.push_back(Event::TicketReceived);
+        }
         self.release_tls(false);
         Ok(())
     }
@@ -479,7 +486,9 @@ impl Connection {
 
     /// Turns to the established state when TLS is done.
     fn check_complete(&mut self, now: Instant) -> Result<(), TransportError> {
-        let (Some(session), Some(h)) = (&self.session, &mut self.handshake) else { return Ok(()) };
+        let (Some(session), Some(h)) = (&mut self.session, &mut self.handshake) else {
+            return Ok(());
+        };
         if self.state != State::Handshaking || session.is_handshaking() {
             return Ok(());
         }
@@ -497,6 +506,9 @@ impl Connection {
         self.completed = true;
         self.keys = Some(OneRttKeys::new(keys, secrets));
         self.deadlines.handshake = Instant::NEVER;
+        if let Some(data) = session.take_resumed_data() {
+            self.events.push_back(Event::Resumed { data });
+        }
         self.events.push_back(Event::Connected { resumed });
         if self.side == Side::Server {
             // RFC 9001 §4.1.2: for a server, complete is confirmed. TLS has written its tickets

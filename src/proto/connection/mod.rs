@@ -39,6 +39,7 @@
 //! | `keys.rs`, `cids.rs`, `crypto_stream.rs` | 1-RTT keys, connection ids, TLS bytes |
 //! | `stats.rs` | the counters |
 //! | `early.rs` | packets that overtook the ones that bring their keys |
+//! | `judging.rs` | the application's word on the peer's certificate |
 //! | `late_crypto.rs` | TLS messages after the handshake |
 //! | `closing.rs`, `observing.rs` | what is kept of a close, and of an observer |
 //!
@@ -58,6 +59,7 @@ mod event;
 mod frames;
 mod handshake;
 mod hello;
+mod judging;
 mod keys;
 mod late_crypto;
 mod network;

@@ -261,6 +261,8 @@ pub(super) struct Handshake {
     pub(super) peer_validated_us: bool,
     /// What a server keeps until it has a configuration.
     pub(super) undecided: Option<Box<Undecided>>,
+    /// The application has to say what it makes of the peer's certificate.
+    pub(super) awaits_verdict: bool,
     /// Where a server's handshake began, if its client is somewhere else. In place: a datagram that is not
     /// authentic writes it too, and must cost no allocation.
     pub(super) home: Option<Home>,
@@ -287,6 +289,7 @@ impl Handshake {
             heard: false,
             peer_validated_us: false,
             undecided: None,
+            awaits_verdict: false,
             home: None,
             flight_repeats: 0,
             write_level: Level::Initial,

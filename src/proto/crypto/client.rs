@@ -12,6 +12,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
+use super::aside::{PeerCertificate, current};
 use super::config::{
     KeyLog, TlsConfigError, certificates, checked_alpn, checked_provider, identity, private_key,
     private_key_der,
@@ -65,6 +66,7 @@ impl ClientTls {
             alpn: Vec::new(),
             identity: None,
             sessions: DEFAULT_SESSIONS,
+            asks_application: false,
             key_log: None,
         }
     }
@@ -105,6 +107,7 @@ pub struct ClientTlsBuilder {
     alpn: Vec<Vec<u8>>,
     identity: Option<CertifiedKey>,
     sessions: usize,
+    asks_application: bool,
     key_log: Option<KeyLog>,
 }
 
@@ -187,6 +190,13 @@ impl ClientTlsBuilder {
         self
     }
 
+    /// Gives the application the last word on the server's certificate:
+    /// [`Handler::peer_certificate`](crate::exec::Handler::peer_certificate). Sessions that are resumed show none.
+    pub fn application_judges(mut self) -> Self {
+        self.asks_application = true;
+        self
+    }
+
     /// Writes every connection's secrets to `log`, in the format of SSLKEYLOGFILE. A
     /// reader of that log can read the traffic: for debugging only.
     pub fn key_log(mut self, log: impl Write + Send + 'static) -> Self {
@@ -211,7 +221,8 @@ impl ClientTlsBuilder {
             Trust::Pinned(certificate) => Whom::Exactly(certificate),
             Trust::Anyone => Whom::Anyone,
         };
-        let verifier = Arc::new(Verifier { whom, provider });
+        let verifier =
+            Arc::new(Verifier { whom, provider, asks_application: self.asks_application });
         let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
         let mut config = match self.identity {
             None => builder.with_no_client_auth(),
@@ -263,6 +274,7 @@ pub(super) fn root_store(
 struct Verifier {
     whom: Whom,
     provider: Arc<CryptoProvider>,
+    asks_application: bool,
 }
 
 #[derive(Debug)]
@@ -293,15 +305,20 @@ impl ServerCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         let verdict = match &self.whom {
-            Whom::Roots(roots) => {
-                roots.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
-            }
+            Whom::Roots(roots) => roots
+                .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+                .map_err(|error| refused::explained(error, end_entity, intermediates.len())),
             Whom::Exactly(pinned) if pinned.as_ref() != end_entity.as_ref() => {
-                return Err(refused::not_pinned(end_entity));
+                Err(refused::not_pinned(end_entity))
             }
             Whom::Exactly(_) | Whom::Anyone => Ok(ServerCertVerified::assertion()),
         };
-        verdict.map_err(|error| refused::explained(error, end_entity, intermediates.len()))
+        if !self.asks_application {
+            return verdict;
+        }
+        let certificate = PeerCertificate::judged(end_entity, intermediates, &verdict);
+        current(|aside| aside.certificate = Some(certificate));
+        Ok(ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(

@@ -11,6 +11,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
 use super::provider::with_packets;
+use super::ticketer::TICKET_DATA_MAX_BYTES;
 
 /// RFC 7301 §3.1: an ALPN name has 1 to 255 bytes.
 const ALPN_MAX_BYTES: usize = 255;
@@ -62,6 +63,11 @@ pub enum TlsConfigError {
         /// How many cipher suites it has.
         count: usize,
     },
+    /// More than fits a ticket was to be kept in it.
+    LongTicketData {
+        /// Bytes.
+        len: usize,
+    },
     /// The TLS library refused the whole.
     Tls {
         /// What the library said.
@@ -111,6 +117,11 @@ impl fmt::Display for TlsConfigError {
                 f,
                 "of the provider's {count} cipher suites none is of TLS 1.3 with keys for QUIC \
                  packets: take default_provider() and change what must differ"
+            ),
+            Self::LongTicketData { len } => write!(
+                f,
+                "{len} bytes are to be kept in session tickets: a ticket holds \
+                 {TICKET_DATA_MAX_BYTES} of the application's; keep a key to the rest"
             ),
             Self::Tls { detail } => write!(f, "the TLS library refused the settings: {detail}"),
         }

@@ -39,6 +39,8 @@
 //! do not follow when it is set: see `time.rs`.
 
 mod aead;
+mod aside;
+mod asking;
 mod certificate;
 mod client;
 mod config;
@@ -60,6 +62,7 @@ mod ticketer;
 mod time;
 
 pub use aead::{HeaderKey, PacketKey, TAG_LEN, Unmasked};
+pub use aside::{CertificateVerdict, PeerCertificate};
 pub use client::{ClientTls, ClientTlsBuilder};
 pub use config::TlsConfigError;
 pub use error::TlsError;
@@ -70,6 +73,7 @@ pub(crate) use retry::{retry_tag, retry_tag_matches};
 pub(crate) use seal::{ResetKey, TOKEN_KEY_LEN, TOKEN_NONCE_LEN, TokenKey, TokenSecret};
 pub use server::{ServerTls, ServerTlsBuilder};
 pub use session::Session;
+pub use ticketer::TICKET_DATA_MAX_BYTES;
 pub(crate) use time::tell_time_of_day;
 #[cfg(test)]
 pub(crate) use time::told_time_of_day;

@@ -10,13 +10,14 @@ use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{RootCertStore, ServerConfig};
 
+use super::asking::AskingClientVerifier;
 use super::client::root_store;
 use super::config::{
     KeyLog, TlsConfigError, certificates, checked_alpn, checked_provider, identity, private_key,
     private_key_der,
 };
 use super::provider;
-use super::ticketer::Ticketer;
+use super::ticketer::{TICKET_DATA_MAX_BYTES, TicketFilter, Ticketer};
 use super::time::TimeOfCall;
 
 /// Tickets that a client gets after each full or resumed handshake. A QUIC client keeps one
@@ -42,7 +43,11 @@ const DEFAULT_TICKETS: usize = 2;
 /// Session tickets are on and stateless: the ticket carries the session under a key that
 /// rotates every 6 hours and is accepted for 12. Early data is off.
 #[derive(Clone)]
-pub struct ServerTls(pub(super) Arc<ServerConfig>);
+pub struct ServerTls(
+    pub(super) Arc<ServerConfig>,
+    /// What the application keeps in tickets.
+    pub(super) Option<Arc<[u8]>>,
+);
 
 impl ServerTls {
     /// Starts with nothing: a certificate and a protocol must be given.
@@ -63,8 +68,23 @@ impl ServerTls {
             alpn: Vec::new(),
             tickets: DEFAULT_TICKETS,
             client_roots: None,
+            asks_application: false,
+            ticket_filter: None,
             key_log: None,
         }
+    }
+
+    /// The same, but for what the application keeps in the tickets of those who get it: as
+    /// [`Handler::resumed`](crate::exec::Handler::resumed) says it to a connection that resumes by one. A client
+    /// cannot read it or change it, only show an older one, of twelve hours at most. The keys of tickets are shared.
+    ///
+    /// # Errors
+    /// If it is longer than [`TICKET_DATA_MAX_BYTES`].
+    pub fn with_ticket_data(&self, data: &[u8]) -> Result<Self, TlsConfigError> {
+        if data.len() > TICKET_DATA_MAX_BYTES {
+            return Err(TlsConfigError::LongTicketData { len: data.len() });
+        }
+        Ok(Self(Arc::clone(&self.0), Some(data.into())))
     }
 }
 
@@ -82,6 +102,8 @@ pub struct ServerTlsBuilder {
     alpn: Vec<Vec<u8>>,
     tickets: usize,
     client_roots: Option<RootCertStore>,
+    asks_application: bool,
+    ticket_filter: Option<TicketFilter>,
     key_log: Option<KeyLog>,
 }
 
@@ -133,6 +155,24 @@ impl ServerTlsBuilder {
         Ok(self)
     }
 
+    /// Gives the application the last word on the client certificates that are demanded:
+    /// [`Handler::peer_certificate`](crate::exec::Handler::peer_certificate). Sessions that are resumed show none.
+    pub fn application_judges(mut self) -> Self {
+        self.asks_application = true;
+        self
+    }
+
+    /// A client resumes only where this says so, by what the application had kept in its ticket
+    /// ([`ServerTls::with_ticket_data`]; empty if that was nothing). The others have a full handshake. It is called on
+    /// the thread of the connection, and must not block.
+    pub fn ticket_filter(
+        mut self,
+        may_resume: impl Fn(&[u8]) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.ticket_filter = Some(Box::new(may_resume));
+        self
+    }
+
     /// Writes every connection's secrets to `log`, in the format of SSLKEYLOGFILE. A
     /// reader of that log can read the traffic: for debugging only.
     pub fn key_log(mut self, log: impl Write + Send + 'static) -> Self {
@@ -160,7 +200,11 @@ impl ServerTlsBuilder {
                     WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider))
                         .build()
                         .map_err(|error| TlsConfigError::Tls { detail: error.to_string() })?;
-                builder.with_client_cert_verifier(verifier)
+                builder.with_client_cert_verifier(if self.asks_application {
+                    Arc::new(AskingClientVerifier(verifier))
+                } else {
+                    verifier
+                })
             }
         };
         let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(identity)));
@@ -169,12 +213,12 @@ impl ServerTlsBuilder {
         config.send_tls13_tickets = self.tickets;
         config.max_early_data_size = 0;
         if self.tickets > 0 {
-            config.ticketer = Arc::new(Ticketer::new(provider.secure_random));
+            config.ticketer = Arc::new(Ticketer::new(provider.secure_random, self.ticket_filter));
         }
         if let Some(log) = self.key_log {
             config.key_log = Arc::new(log);
         }
-        Ok(ServerTls(Arc::new(config)))
+        Ok(ServerTls(Arc::new(config), None))
     }
 }
 

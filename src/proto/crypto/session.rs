@@ -7,6 +7,7 @@ use rustls::pki_types::ServerName;
 use rustls::quic::{ClientConnection, Connection, ServerConnection, Version};
 use rustls::{AlertDescription, HandshakeKind};
 
+use super::aside::{Aside, PeerCertificate, beside};
 use super::keys::{KeyChange, Keys, OneRttSecrets};
 use super::material::taken;
 use super::refused::Refused;
@@ -30,6 +31,8 @@ pub struct Session {
     has_handshake_keys: bool,
     /// What [`Session::write`] appends to belongs to this level.
     write_level: Level,
+    /// What is the application's and this session's.
+    aside: Aside,
     /// rustls must not be fed after an error.
     failed: Option<TlsError>,
 }
@@ -63,7 +66,7 @@ impl Session {
         let session =
             time::at(now, || ClientConnection::new(config, Version::V1, name, parameters))
                 .map_err(|error| internal(&error))?;
-        Ok(Self::boxed(Connection::Client(session), tls.1))
+        Ok(Self::boxed(Connection::Client(session), tls.1, None))
     }
 
     /// A server's session. `transport_parameters` is the encoded extension.
@@ -74,15 +77,16 @@ impl Session {
         let parameters = transport_parameters.to_vec();
         let session = ServerConnection::new(Arc::clone(&tls.0), Version::V1, parameters)
             .map_err(|error| internal(&error))?;
-        Ok(Self::boxed(Connection::Server(session), false))
+        Ok(Self::boxed(Connection::Server(session), false, tls.1.clone()))
     }
 
-    fn boxed(tls: Connection, wants_tickets: bool) -> Box<Self> {
+    fn boxed(tls: Connection, wants_tickets: bool, ticket_data: Option<Arc<[u8]>>) -> Box<Self> {
         Box::new(Self {
             tls,
             wants_tickets,
             has_handshake_keys: false,
             write_level: Level::Initial,
+            aside: Aside { ticket_data, ..Aside::NONE },
             failed: None,
         })
     }
@@ -118,7 +122,8 @@ impl Session {
         if data.is_empty() {
             return Ok(());
         }
-        time::at(now, || self.tls.read_hs(data)).map_err(|error| {
+        let Self { tls, aside, .. } = self;
+        time::at(now, || beside(aside, || tls.read_hs(data))).map_err(|error| {
             if let Some(refused) = Refused::of(&error) {
                 return TlsError::alert(refused.alert, refused.to_string());
             }
@@ -207,6 +212,26 @@ impl Session {
     #[must_use]
     pub fn resumed(&self) -> bool {
         self.tls.handshake_kind() == Some(HandshakeKind::Resumed)
+    }
+
+    /// What the application had kept in the ticket by which the session was resumed; `None` if that was
+    /// nothing.
+    pub(crate) fn take_resumed_data(&mut self) -> Option<Box<[u8]>> {
+        self.aside.shown.take().filter(|data| !data.is_empty() && self.resumed())
+    }
+
+    /// The peer's certificate, once, if the application has the last word on it. Until it is said, nothing of
+    /// what TLS writes may be sent, and the handshake is not complete.
+    pub(crate) fn take_certificate(&mut self) -> Option<PeerCertificate> {
+        self.aside.certificate.take()
+    }
+
+    /// Tickets that a client was given so far.
+    pub(crate) fn tickets_received(&self) -> u32 {
+        match &self.tls {
+            Connection::Client(client) => client.tls13_tickets_received(),
+            Connection::Server(_) => 0,
+        }
     }
 
     /// The peer's own certificate, in DER: the server's, or the client's where one was

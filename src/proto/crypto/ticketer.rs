@@ -6,7 +6,7 @@
 //! bytes are the provider's.
 //!
 //! ```text
-//! key name (8) | nonce (12) | session, sealed | tag (16)
+//! key name (8) | nonce (12) | sealed: length (2), application's data, session | tag (16)
 //! ```
 
 use core::fmt;
@@ -15,6 +15,7 @@ use std::sync::{PoisonError, RwLock};
 use rustls::crypto::SecureRandom;
 use rustls::server::ProducesTickets;
 
+use super::aside::current;
 use super::seal::{TOKEN_KEY_LEN, TOKEN_NONCE_LEN, TokenKey};
 use super::time;
 use crate::time::SECOND_NS;
@@ -27,6 +28,12 @@ const LIFETIME_S: u32 = (2 * PERIOD_NS / SECOND_NS) as u32;
 /// Says which key a ticket was sealed with.
 const NAME_LEN: usize = 8;
 const TAG_LEN: usize = 16;
+/// The most that an application may keep in a ticket, in bytes. The client sends a ticket back in its first flight,
+/// which has to stay within what an unvalidated address may make a server hold.
+pub const TICKET_DATA_MAX_BYTES: usize = 1_000;
+
+/// Says whether a client may resume, by what the application had kept in its ticket.
+pub(super) type TicketFilter = Box<dyn Fn(&[u8]) -> bool + Send + Sync>;
 
 /// A key and the period that it is for.
 struct TicketKey {
@@ -40,11 +47,12 @@ pub(super) struct Ticketer {
     random: &'static dyn SecureRandom,
     /// The newest last; two at most. Written once in a period.
     keys: RwLock<Vec<TicketKey>>,
+    filter: Option<TicketFilter>,
 }
 
 impl Ticketer {
-    pub(super) fn new(random: &'static dyn SecureRandom) -> Self {
-        Self { random, keys: RwLock::new(Vec::new()) }
+    pub(super) fn new(random: &'static dyn SecureRandom, filter: Option<TicketFilter>) -> Self {
+        Self { random, keys: RwLock::new(Vec::new()), filter }
     }
 
     fn bytes<const N: usize>(&self) -> Option<[u8; N]> {
@@ -85,9 +93,15 @@ impl ProducesTickets for Ticketer {
         let nonce = self.bytes::<TOKEN_NONCE_LEN>()?;
         let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
         let TicketKey { name, key, .. } = keys.last()?;
-        let mut ticket = Vec::with_capacity(NAME_LEN + TOKEN_NONCE_LEN + plain.len() + TAG_LEN);
+        let data = current(|aside| aside.ticket_data.clone());
+        let data = data.as_deref().unwrap_or_default();
+        let len = NAME_LEN + TOKEN_NONCE_LEN + 2 + data.len() + plain.len() + TAG_LEN;
+        let mut ticket = Vec::with_capacity(len);
         ticket.extend_from_slice(name);
         ticket.extend_from_slice(&nonce);
+        // At most `TICKET_DATA_MAX_BYTES`.
+        ticket.extend_from_slice(&(data.len() as u16).to_be_bytes());
+        ticket.extend_from_slice(data);
         ticket.extend_from_slice(plain);
         let tag = key.seal(&nonce, name, &mut ticket[NAME_LEN + TOKEN_NONCE_LEN..])?;
         ticket.extend_from_slice(&tag);
@@ -103,7 +117,13 @@ impl ProducesTickets for Ticketer {
         let key = keys.iter().find(|key| key.name == *name)?;
         let len = key.key.open(nonce, name, &mut sealed)?.len();
         sealed.truncate(len);
-        Some(sealed)
+        let (data_len, rest) = sealed.split_first_chunk::<2>()?;
+        let (data, session) = rest.split_at_checked(u16::from_be_bytes(*data_len).into())?;
+        if self.filter.as_ref().is_some_and(|may_resume| !may_resume(data)) {
+            return None;
+        }
+        current(|aside| aside.shown = Some(data.into()));
+        Some(session.to_vec())
     }
 }
 
@@ -126,7 +146,7 @@ mod tests {
 
     #[test]
     fn a_ticket_opens_for_a_period_at_least_and_never_after_two() {
-        let tickets = Ticketer::new(default_provider().secure_random);
+        let tickets = Ticketer::new(default_provider().secure_random, None);
         let early = time::at(after(7, 0), || tickets.encrypt(b"a session")).unwrap();
         let late = time::at(after(7, PERIOD_NS - 1), || tickets.encrypt(b"a session")).unwrap();
         let open = |now, ticket: &[u8]| time::at(now, || tickets.decrypt(ticket));
@@ -144,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_pause_of_periods_leaves_no_old_key() {
-        let tickets = Ticketer::new(default_provider().secure_random);
+        let tickets = Ticketer::new(default_provider().secure_random, None);
         let ticket = time::at(after(1, 0), || tickets.encrypt(b"a session")).unwrap();
         assert_eq!(time::at(after(3, 0), || tickets.decrypt(&ticket)), None);
         assert_eq!(tickets.keys.read().unwrap().len(), 1);
@@ -152,7 +172,7 @@ mod tests {
 
     #[test]
     fn what_is_no_ticket_does_not_open() {
-        let tickets = Ticketer::new(default_provider().secure_random);
+        let tickets = Ticketer::new(default_provider().secure_random, None);
         time::at(after(1, 0), || {
             let ticket = tickets.encrypt(b"a session").unwrap();
             assert_ne!(ticket, tickets.encrypt(b"a session").unwrap());
@@ -164,7 +184,7 @@ mod tests {
                 bad[at] ^= 1;
                 assert_eq!(tickets.decrypt(&bad), None, "byte {at}");
             }
-            let other = Ticketer::new(default_provider().secure_random);
+            let other = Ticketer::new(default_provider().secure_random, None);
             assert_eq!(other.decrypt(&ticket), None);
         });
     }

@@ -1,7 +1,11 @@
 //! The application at either end of a connection: follows the plan, and checks its callbacks.
 
+mod answers;
+mod certificates;
 mod ends;
 mod network;
+
+pub(crate) use certificates::TICKET_DATA;
 
 use crate::oracle::{End, Shared};
 use crate::run::Planted;
@@ -33,6 +37,7 @@ const RESUME: u64 = 4;
 const MOVE: u64 = 5;
 const READ: u64 = 6;
 const TURN_ON: u64 = 7;
+const JUDGE: u64 = 8;
 /// The interval at which a client looks whether all is done.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -137,6 +142,8 @@ pub(crate) struct Agent {
     /// A callback has come through a stream's own handler.
     by_own: bool,
     network: network::Watched,
+    /// It was told of what the ticket held.
+    resumed: bool,
 }
 
 /// The handler of streams that have their own: it leads to the agent.
@@ -197,6 +204,7 @@ impl Agent {
             me: Weak::new(),
             by_own: false,
             network: network::Watched::default(),
+            resumed: false,
         }
     }
 
@@ -436,6 +444,7 @@ impl Agent {
 impl Handler for Agent {
     fn connected(&mut self, c: &mut ConnectionRef<'_>, resumed: bool) {
         self.told("connected", u64::from(resumed), c.worker() as u64);
+        self.check_resumed(resumed);
         self.shared.connected(self.number);
         self.set_timers(c);
         self.open(c);
@@ -709,6 +718,7 @@ impl Handler for Agent {
                 c.set_timer(LOOK_INTERVAL, token);
             }
             CLOSE => self.close(c),
+            JUDGE => self.judge(c),
             MOVE => self.migrate(c, (token & 0xff) as u16),
             READ => self.read(c, StreamId::from_raw(token & ((1 << KIND_SHIFT) - 1))),
             TURN_ON => {
@@ -755,43 +765,5 @@ impl Handler for Agent {
 
     fn drained(&mut self, c: &mut ConnectionRef<'_>, drained: Drained) {
         self.has_drained(c, &drained);
-    }
-}
-
-impl Agent {
-    /// What a receiver does with what it took: echoes it, or stops the stream.
-    fn answer(
-        &mut self,
-        c: &mut ConnectionRef<'_>,
-        id: StreamId,
-        mut at: u64,
-        taken: u64,
-        fin: bool,
-    ) {
-        let s = self.stream(id);
-        let end = at + taken;
-        let mut refused = None;
-        while !s.send_over && s.to_send.is_none() && (at < end || fin) {
-            let data = pattern(&s.plan, at, end - at);
-            at += data.len() as u64;
-            s.sent = at;
-            s.send_over = fin && at == end;
-            if let Err(error) = s.send(c, id, data) {
-                refused = Some(error);
-                s.send_over = true;
-            }
-        }
-        if let Some(error) = refused {
-            self.complain(format_args!("echo on {id:?}: {error:?}"));
-        }
-        let s = self.stream(id);
-        if !s.receive_over && s.plan.stop_at.is_some_and(|stop| s.received >= stop) {
-            s.plan.stop_at = None;
-            s.receive_over = true;
-            if let Err(error) = c.streams().stop_sending(id, STOP_CODE) {
-                self.complain(format_args!("stop of {id:?}: {error:?}"));
-            }
-            self.abandon(c, id);
-        }
     }
 }

@@ -6,10 +6,22 @@ use quiclane::exec::{
     ConnectFailure, ConnectionRef, Drained, Handler, NetworkStatistics, Processor, StreamHandler,
     WorkerRef,
 };
-use quiclane::{CloseReason, Dir, StreamId};
+use quiclane::{CertificateVerdict, CloseReason, Dir, PeerCertificate, StreamId};
 use std::net::SocketAddr;
 
 impl Handler for FrontHandler {
+    fn peer_certificate(
+        &mut self,
+        c: &mut ConnectionRef<'_>,
+        shown: &PeerCertificate,
+    ) -> CertificateVerdict {
+        self.agent().peer_certificate(c, shown)
+    }
+
+    fn resumed(&mut self, _: &mut ConnectionRef<'_>, data: &[u8]) {
+        self.agent().resumed(data);
+    }
+
     fn connected(&mut self, c: &mut ConnectionRef<'_>, resumed: bool) {
         self.agent().connected(c, resumed);
     }

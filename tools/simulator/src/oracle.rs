@@ -189,9 +189,10 @@ impl Ledger {
         let orphan = server
             && (self.peers(port, Side::Client).count() + 1)
                 < self.agents.iter().filter(|a| a.port == port).count();
-        // What comes after a refusal that got lost is of no connection, and NATs that forget lose it
-        // however often it is said.
-        let refused = plan.refused && (plan.asked_late || self.readdressed);
+        // What comes after a refusal that got lost is of no connection, and a NAT that forgets the client
+        // loses it however often it is said.
+        let lost = self.last_rebind >= plan.begins;
+        let refused = plan.refused && (plan.asked_late || lost);
         let has_no_client = orphan || self.readdressed && server && !agent.connected;
         match reason {
             CloseReason::Local { code } => *code == CLOSE_CODE && (agent.closing || gave_up),
@@ -199,7 +200,6 @@ impl Ledger {
             CloseReason::PeerTransport { code: CONNECTION_REFUSED, .. } => plan.refused,
             CloseReason::PeerTransport { code: INVALID_TOKEN, .. } => {
                 // A token is bound to the address that the client had.
-                let lost = self.last_rebind >= plan.begins;
                 lost || self.lines.silence_ns(port) >= TOKEN_SILENCE_NS
             }
             // RFC 9000 §10.2.3: before the handshake is done, an application's close travels as

@@ -1,6 +1,6 @@
 //! One run of one seed, in virtual time.
 
-use crate::agent::{Agent, CLOSE_CODE};
+use crate::agent::{Agent, CLOSE_CODE, TICKET_DATA};
 use crate::oracle::{Complaint, Sampler, Shared, Watch};
 use crate::scenario::{PORTS_PER_REBIND, Plan, Preferred, Scenario, first_port};
 use crate::secrets;
@@ -90,7 +90,7 @@ struct World {
 /// An action of the scenario from outside.
 #[derive(Clone, Debug)]
 enum Deed {
-    Connect(Plan),
+    Connect(Box<Plan>),
     GiveUp(u16),
     /// A host, by number, and its table.
     Steer(usize, Vec<usize>),
@@ -100,7 +100,7 @@ enum Deed {
 fn deeds(scenario: &Scenario) -> Vec<(Instant, Deed)> {
     let mut all = Vec::new();
     for plan in &scenario.connections {
-        all.push((plan.begins, Deed::Connect(plan.clone())));
+        all.push((plan.begins, Deed::Connect(Box::new(plan.clone()))));
         if let Some(after) = plan.gives_up {
             all.push((plan.begins.plus_ns(after), Deed::GiveUp(plan.port)));
         }
@@ -268,7 +268,7 @@ impl World {
 
     fn carry_out(&mut self, deed: Deed) {
         match deed {
-            Deed::Connect(plan) => self.connect(plan),
+            Deed::Connect(plan) => self.connect(*plan),
             Deed::GiveUp(port) => {
                 if let Some(handle) = self.handles.get(&port) {
                     // The connection may be over already.
@@ -445,10 +445,20 @@ fn preferred_address(scenario: &Scenario) -> IpAddr {
 }
 
 fn configs(scenario: &Scenario) -> Result<(ServerConfig, ClientConfig)> {
-    let Identity { certificate, key, .. } = identity();
-    let server = ServerTls::builder_with(secrets::provider());
+    let Identity { certificate, certificate_pem, key, .. } = identity();
+    let [client_asks, server_asks] = scenario.asks;
+    let mut server = ServerTls::builder_with(secrets::provider());
+    let mut client = ClientTls::builder_with(secrets::provider());
+    if server_asks {
+        server = server.require_client_certificates(certificate_pem.as_bytes())?;
+        server = server.application_judges();
+        client = client.certificate_der(&[certificate], key)?;
+    }
+    if client_asks {
+        client = client.application_judges();
+    }
     let server = server.certificate_der(&[certificate], key)?.alpn(["sim"]).build()?;
-    let client = ClientTls::builder_with(secrets::provider());
+    let server = server.with_ticket_data(TICKET_DATA)?;
     let others = if scenario.long_hello { 20 } else { 0 };
     let protocols = (0..others).map(|n| format!("{n:0100}")).chain(["sim".to_owned()]);
     let client = client.pinned_certificate_der(certificate).alpn(protocols).build()?;

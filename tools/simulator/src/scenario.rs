@@ -56,6 +56,8 @@ pub(crate) struct Scenario {
     /// Whether the server prefers another address of its own.
     /// What a client says first does not fit into one datagram.
     pub(crate) long_hello: bool,
+    /// Clients, and servers, ask their application about the peer's certificate; then servers demand one.
+    pub(crate) asks: [bool; 2],
     pub(crate) preferred: Preferred,
     pub(crate) connections: Vec<Plan>,
 }
@@ -87,6 +89,8 @@ pub(crate) struct Plan {
     pub(crate) asked_late: bool,
     /// The listener takes so long to answer.
     pub(crate) answered_after: Option<Duration>,
+    /// The application takes so long to judge the peer's certificate, at the client and at the server.
+    pub(crate) judged_after: [Option<Duration>; 2],
     /// One side closes it at some time after its handshake.
     pub(crate) closes: Option<(Side, Duration)>,
     /// The client closes it this long after its start, done or not.
@@ -244,6 +248,7 @@ impl Plan {
             refused: one_in(rng, 40),
             asked_late: false,
             answered_after: None,
+            judged_after: [None; 2],
             closes: one_in(rng, 8).then(|| (side, moment(rng))),
             gives_up: one_in(rng, 16).then(|| rng.below(SECOND_NS / 2)),
             key_updates: updates,
@@ -306,6 +311,7 @@ impl Scenario {
             plan.ends_idle &= nat.is_none();
         }
         let long_hello = answers(&mut root.fork(11), &mut connections);
+        let asks = verdicts(&mut root.fork(14), &mut connections);
         transport[1].active_migration = !one_in(&mut ids, 8);
         let preferred = match ids.below(8) {
             0 | 1 => Preferred::Answers,
@@ -316,6 +322,7 @@ impl Scenario {
             side.cid_rotation = rotation(&mut ids);
         }
         bounds(&mut root.fork(12), &mut transport);
+        copies(&mut root.fork(13), &mut transport);
         for plan in &mut connections {
             let lingers = one_in(&mut ids, 3);
             plan.lingers = lingers.then(|| Duration::from_millis(ids.between(1_000, 8_000)));
@@ -337,6 +344,7 @@ impl Scenario {
             nat,
             preferred,
             long_hello,
+            asks,
             connections,
         }
     }
@@ -357,6 +365,18 @@ fn answers(rng: &mut Rng, connections: &mut [Plan]) -> bool {
     long_hello
 }
 
+/// Who judges certificates, and when.
+fn verdicts(rng: &mut Rng, connections: &mut [Plan]) -> [bool; 2] {
+    let asks = [one_in(rng, 3), one_in(rng, 4)];
+    for plan in connections {
+        plan.judged_after = [(); 2].map(|()| {
+            let after = Duration::from_nanos(rng.below(SECOND_NS));
+            Some(after).filter(|_| one_in(rng, 2))
+        });
+    }
+    asks
+}
+
 /// What both sides may hold.
 fn bounds(rng: &mut Rng, transport: &mut [TransportConfig; 2]) {
     for side in transport {
@@ -364,6 +384,13 @@ fn bounds(rng: &mut Rng, transport: &mut [TransportConfig; 2]) {
         side.stream_window_max_bytes = side.stream_window_bytes << rng.below(4);
         side.send_copy_bytes = rng.between(at_least(MAX_STREAM_BYTES), 40_000) as u32;
         side.granted_streams_max = rng.between(1, 100) as u32;
+    }
+}
+
+/// What all streams together may hold of copies: at least a block, whatever is asked for.
+fn copies(rng: &mut Rng, transport: &mut [TransportConfig; 2]) {
+    for side in transport {
+        side.connection_send_copy_bytes = rng.below(100_000) as u32;
     }
 }
 
@@ -507,7 +534,7 @@ fn transport(rng: &mut Rng) -> TransportConfig {
         connection_window_max_bytes: 0,
         stream_window_max_bytes: 0,
         send_copy_bytes: 0,
-        connection_send_copy_bytes: 1 << 20,
+        connection_send_copy_bytes: 0,
         granted_streams_max: 0,
         bidi_streams: limit(rng),
         uni_streams: limit(rng),

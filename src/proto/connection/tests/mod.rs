@@ -8,6 +8,7 @@ mod early;
 mod ecn;
 mod ends;
 mod forge;
+mod judging;
 mod keys;
 mod late_crypto;
 mod migration;

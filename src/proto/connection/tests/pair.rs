@@ -54,7 +54,9 @@ impl Application for Recorder {
     }
 
     fn event(&mut self, c: &mut Connection, event: Event) {
-        if let (Event::Connected { .. }, Some(initial)) = (&event, self.initial.take()) {
+        if matches!(event, Event::Connected { .. })
+            && let Some(initial) = self.initial.take()
+        {
             let stream = c.streams().open(Dir::Bi).unwrap();
             c.streams().send(stream, initial, true).unwrap();
         }

@@ -162,7 +162,7 @@ fn a_hello_retry_request_stays_at_the_initial_level() {
     config.alpn_protocols = vec![b"test".to_vec()];
     let pinned = ClientTls::builder().pinned_certificate_der(&identity.certificate);
     let client_tls = pinned.alpn(["test"]).build().unwrap();
-    let (mut client, mut server) = sessions(&client_tls, &ServerTls(Arc::new(config)));
+    let (mut client, mut server) = sessions(&client_tls, &ServerTls(Arc::new(config), None));
 
     let (mut at_client, mut at_server) = (Outcome::default(), Outcome::default());
     let hello = drain(&mut client, &mut at_client);
@@ -204,7 +204,7 @@ fn attack_14_server_without_protocols() {
     let (server_tls, client_tls) = pair();
     let mut config = rustls::ServerConfig::clone(&server_tls.0);
     config.alpn_protocols.clear();
-    let silent = ServerTls(Arc::new(config));
+    let silent = ServerTls(Arc::new(config), None);
     let (mut client, mut server) = sessions(&client_tls, &silent);
     let (_, error) = failure(&mut client, &mut server);
     assert_eq!(error.code(), 0x178);
@@ -346,7 +346,7 @@ fn a_stolen_certificate_is_no_use_without_its_key() {
     let (server_tls, _) = pair();
     let mut config = rustls::ServerConfig::clone(&server_tls.0);
     config.cert_resolver = Arc::new(rustls::sign::SingleCertAndKey::from(forged));
-    let server_tls = ServerTls(Arc::new(config));
+    let server_tls = ServerTls(Arc::new(config), None);
     for builder in [
         ClientTls::builder().pinned_certificate_der(&victim.certificate),
         ClientTls::builder().dangerous_insecure(),
