@@ -4,8 +4,10 @@ mod answers;
 mod certificates;
 mod ends;
 mod network;
+mod whims;
 
 pub(crate) use certificates::TICKET_DATA;
+pub(crate) use whims::WhimPlan;
 
 use crate::oracle::{End, Shared};
 use crate::run::Planted;
@@ -38,6 +40,8 @@ const MOVE: u64 = 5;
 const READ: u64 = 6;
 const TURN_ON: u64 = 7;
 const JUDGE: u64 = 8;
+/// A timer that was taken back.
+const NEVER: u64 = 9;
 /// The interval at which a client looks whether all is done.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -144,6 +148,7 @@ pub(crate) struct Agent {
     network: network::Watched,
     /// It was told of what the ticket held.
     resumed: bool,
+    whims: whims::Whims,
 }
 
 /// The handler of streams that have their own: it leads to the agent.
@@ -188,6 +193,7 @@ impl Agent {
     fn new(plan: Plan, side: Side, shared: Shared, planted: Option<Planted>) -> Self {
         let number = shared.begins(plan.port, side);
         let rng = Rng::new(u64::from(plan.port)).fork(side as u64);
+        let whims = whims::Whims::new(plan.whims[side as usize].clone());
         Self {
             plan,
             side,
@@ -205,6 +211,7 @@ impl Agent {
             by_own: false,
             network: network::Watched::default(),
             resumed: false,
+            whims,
         }
     }
 
@@ -712,13 +719,17 @@ impl Handler for Agent {
                 Some(idle) => {
                     c.set_timer(idle, token);
                 }
-                None => self.close(c),
+                None => {
+                    self.check_posted(c.now());
+                    self.close(c);
+                }
             },
             LOOK_ROUND => {
                 c.set_timer(LOOK_INTERVAL, token);
             }
             CLOSE => self.close(c),
             JUDGE => self.judge(c),
+            NEVER => self.complain("a timer that was taken back has come due"),
             MOVE => self.migrate(c, (token & 0xff) as u16),
             READ => self.read(c, StreamId::from_raw(token & ((1 << KIND_SHIFT) - 1))),
             TURN_ON => {

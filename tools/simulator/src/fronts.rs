@@ -15,43 +15,51 @@ impl Handler for FrontHandler {
         c: &mut ConnectionRef<'_>,
         shown: &PeerCertificate,
     ) -> CertificateVerdict {
-        self.agent().peer_certificate(c, shown)
+        self.call(c, |agent, c| agent.peer_certificate(c, shown))
     }
 
-    fn resumed(&mut self, _: &mut ConnectionRef<'_>, data: &[u8]) {
-        self.agent().resumed(data);
+    fn resumed(&mut self, c: &mut ConnectionRef<'_>, data: &[u8]) {
+        self.call(c, |agent, _| agent.resumed(data));
+    }
+
+    fn ticket_received(&mut self, c: &mut ConnectionRef<'_>) {
+        self.call(c, |_, _| ());
+    }
+
+    fn woken(&mut self, c: &mut ConnectionRef<'_>, token: u64) {
+        self.call(c, |agent, _| agent.posted(token));
     }
 
     fn connected(&mut self, c: &mut ConnectionRef<'_>, resumed: bool) {
-        self.agent().connected(c, resumed);
+        self.call(c, |agent, c| agent.connected(c, resumed));
     }
 
     fn confirmed(&mut self, c: &mut ConnectionRef<'_>) {
-        self.agent().confirmed(c);
+        self.call(c, |agent, c| agent.confirmed(c));
     }
 
     fn network_statistics(&mut self, c: &mut ConnectionRef<'_>, told: &NetworkStatistics) {
-        self.agent().network_statistics(c, told);
+        self.call(c, |agent, c| agent.network_statistics(c, told));
     }
 
     fn ideal_send_buffer_changed(&mut self, c: &mut ConnectionRef<'_>, bytes: u64) {
-        self.agent().ideal_send_buffer_changed(c, bytes);
+        self.call(c, |agent, c| agent.ideal_send_buffer_changed(c, bytes));
     }
 
     fn peer_address_changed(&mut self, c: &mut ConnectionRef<'_>, remote: SocketAddr) {
-        self.agent().peer_address_changed(c, remote);
+        self.call(c, |agent, c| agent.peer_address_changed(c, remote));
     }
 
     fn local_address_changed(&mut self, c: &mut ConnectionRef<'_>, local: SocketAddr) {
-        self.agent().local_address_changed(c, local);
+        self.call(c, |agent, c| agent.local_address_changed(c, local));
     }
 
     fn migration_failed(&mut self, c: &mut ConnectionRef<'_>, local: SocketAddr) {
-        self.agent().migration_failed(c, local);
+        self.call(c, |agent, c| agent.migration_failed(c, local));
     }
 
     fn stream_opened(&mut self, c: &mut ConnectionRef<'_>, id: StreamId) {
-        self.agent().stream_opened(c, id);
+        self.call(c, |agent, c| agent.stream_opened(c, id));
     }
 
     fn stream_data(
@@ -61,19 +69,19 @@ impl Handler for FrontHandler {
         data: &[u8],
         fin: bool,
     ) -> usize {
-        self.agent().stream_data(c, id, data, fin)
+        self.call(c, |agent, c| agent.stream_data(c, id, data, fin))
     }
 
     fn acknowledged(&mut self, c: &mut ConnectionRef<'_>, id: StreamId, bytes: u64, fin: bool) {
-        self.agent().acknowledged(c, id, bytes, fin);
+        self.call(c, |agent, c| agent.acknowledged(c, id, bytes, fin));
     }
 
     fn send_complete(&mut self, c: &mut ConnectionRef<'_>, id: StreamId, number: u64, cut: bool) {
-        self.agent().send_complete(c, id, number, cut);
+        self.call(c, |agent, c| agent.send_complete(c, id, number, cut));
     }
 
     fn send_ready(&mut self, c: &mut ConnectionRef<'_>, id: StreamId) {
-        self.agent().send_ready(c, id);
+        self.call(c, |agent, c| agent.send_ready(c, id));
     }
 
     fn buffer_filled(
@@ -84,51 +92,51 @@ impl Handler for FrontHandler {
         len: usize,
         fin: bool,
     ) {
-        self.agent().buffer_filled(c, id, buffer, len, fin);
+        self.call(c, |agent, c| agent.buffer_filled(c, id, buffer, len, fin));
     }
 
     fn receive_buffer_needed(&mut self, c: &mut ConnectionRef<'_>, id: StreamId) {
-        self.agent().receive_buffer_needed(c, id);
+        self.call(c, |agent, c| agent.receive_buffer_needed(c, id));
     }
 
     fn stream_reset(&mut self, c: &mut ConnectionRef<'_>, id: StreamId, code: u64) {
-        self.agent().stream_reset(c, id, code);
+        self.call(c, |agent, c| agent.stream_reset(c, id, code));
     }
 
     fn stop_sending(&mut self, c: &mut ConnectionRef<'_>, id: StreamId, code: u64) {
-        self.agent().stop_sending(c, id, code);
+        self.call(c, |agent, c| agent.stop_sending(c, id, code));
     }
 
     fn stream_closed(&mut self, c: &mut ConnectionRef<'_>, id: StreamId, context: u64) {
-        self.agent().stream_closed(c, id, context);
+        self.call(c, |agent, c| agent.stream_closed(c, id, context));
     }
 
     fn peer_needs_streams(&mut self, c: &mut ConnectionRef<'_>, dir: Dir) {
-        self.agent().peer_needs_streams(c, dir);
+        self.call(c, |agent, c| agent.peer_needs_streams(c, dir));
     }
 
     fn streams_available(&mut self, c: &mut ConnectionRef<'_>, dir: Dir, count: u64) {
-        self.agent().streams_available(c, dir, count);
+        self.call(c, |agent, c| agent.streams_available(c, dir, count));
     }
 
     fn timer(&mut self, c: &mut ConnectionRef<'_>, token: u64) {
-        self.agent().timer(c, token);
+        self.call(c, |agent, c| agent.timer(c, token));
     }
 
     fn ideal_processor_changed(&mut self, c: &mut ConnectionRef<'_>, to: Processor) -> bool {
-        self.agent().ideal_processor_changed(c, to)
+        self.call(c, |agent, c| agent.ideal_processor_changed(c, to))
     }
 
     fn moved(&mut self, c: &mut ConnectionRef<'_>, from: usize) {
-        self.agent().moved(c, from);
+        self.call(c, |agent, c| agent.moved(c, from));
     }
 
     fn closed(&mut self, c: &mut ConnectionRef<'_>, reason: CloseReason) {
-        self.agent().closed(c, reason);
+        self.call(c, |agent, c| agent.closed(c, reason));
     }
 
     fn drained(&mut self, c: &mut ConnectionRef<'_>, drained: Drained) {
-        self.agent().drained(c, drained);
+        self.call(c, |agent, c| agent.drained(c, drained));
     }
 
     fn not_connected(&mut self, worker: &mut WorkerRef<'_>, failure: ConnectFailure) {
@@ -138,19 +146,19 @@ impl Handler for FrontHandler {
 
 impl StreamHandler for OwnHandler {
     fn data(&mut self, c: &mut ConnectionRef<'_>, id: StreamId, data: &[u8], fin: bool) -> usize {
-        self.agent().stream_data(c, id, data, fin)
+        self.call(c, |agent, c| agent.stream_data(c, id, data, fin))
     }
 
     fn acknowledged(&mut self, c: &mut ConnectionRef<'_>, id: StreamId, bytes: u64, fin: bool) {
-        self.agent().acknowledged(c, id, bytes, fin);
+        self.call(c, |agent, c| agent.acknowledged(c, id, bytes, fin));
     }
 
     fn send_complete(&mut self, c: &mut ConnectionRef<'_>, id: StreamId, number: u64, cut: bool) {
-        self.agent().send_complete(c, id, number, cut);
+        self.call(c, |agent, c| agent.send_complete(c, id, number, cut));
     }
 
     fn send_ready(&mut self, c: &mut ConnectionRef<'_>, id: StreamId) {
-        self.agent().send_ready(c, id);
+        self.call(c, |agent, c| agent.send_ready(c, id));
     }
 
     fn buffer_filled(
@@ -161,22 +169,22 @@ impl StreamHandler for OwnHandler {
         len: usize,
         fin: bool,
     ) {
-        self.agent().buffer_filled(c, id, buffer, len, fin);
+        self.call(c, |agent, c| agent.buffer_filled(c, id, buffer, len, fin));
     }
 
     fn receive_buffer_needed(&mut self, c: &mut ConnectionRef<'_>, id: StreamId) {
-        self.agent().receive_buffer_needed(c, id);
+        self.call(c, |agent, c| agent.receive_buffer_needed(c, id));
     }
 
     fn reset(&mut self, c: &mut ConnectionRef<'_>, id: StreamId, code: u64) {
-        self.agent().stream_reset(c, id, code);
+        self.call(c, |agent, c| agent.stream_reset(c, id, code));
     }
 
     fn stop_sending(&mut self, c: &mut ConnectionRef<'_>, id: StreamId, code: u64) {
-        self.agent().stop_sending(c, id, code);
+        self.call(c, |agent, c| agent.stop_sending(c, id, code));
     }
 
     fn closed(&mut self, c: &mut ConnectionRef<'_>, id: StreamId, context: u64) {
-        self.agent().stream_closed(c, id, context);
+        self.call(c, |agent, c| agent.stream_closed(c, id, context));
     }
 }

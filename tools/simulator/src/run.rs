@@ -137,6 +137,8 @@ pub(crate) enum Planted {
     SlowCredit,
     /// The server's workers do nothing for [`LATE`]: timers are late, and what arrives waits.
     Deaf,
+    /// Calls by which a worker wakes a connection are lost.
+    LostCalls,
     /// TLS gets its random numbers from another seed.
     Unseeded,
 }

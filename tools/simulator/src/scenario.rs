@@ -3,6 +3,7 @@
 //! Everything here is a function of the seed. The data of a stream is a function of the seed, the
 //! connection's port and the stream's id, so that both ends can compute it.
 
+use crate::agent::WhimPlan;
 use quiclane::datapath::sim::{Chance, Fault, Rng};
 use quiclane::ecn::Ecn;
 use quiclane::exec::Migration;
@@ -91,6 +92,8 @@ pub(crate) struct Plan {
     pub(crate) answered_after: Option<Duration>,
     /// The application takes so long to judge the peer's certificate, at the client and at the server.
     pub(crate) judged_after: [Option<Duration>; 2],
+    /// What the applications do of themselves, the client's and the server's.
+    pub(crate) whims: [WhimPlan; 2],
     /// One side closes it at some time after its handshake.
     pub(crate) closes: Option<(Side, Duration)>,
     /// The client closes it this long after its start, done or not.
@@ -249,6 +252,7 @@ impl Plan {
             asked_late: false,
             answered_after: None,
             judged_after: [None; 2],
+            whims: [(); 2].map(|()| WhimPlan { one_in: 0, closes_after: None, seed: 0 }),
             closes: one_in(rng, 8).then(|| (side, moment(rng))),
             gives_up: one_in(rng, 16).then(|| rng.below(SECOND_NS / 2)),
             key_updates: updates,
@@ -312,6 +316,7 @@ impl Scenario {
         }
         let long_hello = answers(&mut root.fork(11), &mut connections);
         let asks = verdicts(&mut root.fork(14), &mut connections);
+        whims(&mut root.fork(15), &mut connections);
         transport[1].active_migration = !one_in(&mut ids, 8);
         let preferred = match ids.below(8) {
             0 | 1 => Preferred::Answers,
@@ -375,6 +380,20 @@ fn verdicts(rng: &mut Rng, connections: &mut [Plan]) -> [bool; 2] {
         });
     }
     asks
+}
+
+/// What applications do that no plan needs.
+fn whims(rng: &mut Rng, connections: &mut [Plan]) {
+    for plan in connections {
+        for whims in &mut plan.whims {
+            whims.one_in = *rng.pick(&[0, 2, 10, 50]).unwrap_or(&0);
+            // Many connections have a few callbacks only.
+            let most = 1 << rng.between(1, 9);
+            let after = rng.between(1, most);
+            whims.closes_after = Some(after).filter(|_| one_in(rng, 12));
+            whims.seed = rng.next_u64();
+        }
+    }
 }
 
 /// What both sides may hold.
