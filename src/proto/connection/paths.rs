@@ -24,7 +24,7 @@
 //!
 //! # We move
 //!
-//! A client calls [`Connection::migrate`]. Either the new path is validated first and then
+//! A client calls [`Connection::migrate`], or its worker does when its address goes away. Either the new path is validated first and then
 //! taken, or, where the old address is gone, it is taken at once. A new path gets a connection id
 //! that no path has had (§9.5): who sees both paths cannot tell that they belong together.
 
@@ -70,7 +70,7 @@ pub enum MigrateError {
     /// The server's connection ids have no bytes: it knows its clients by their addresses, and both paths
     /// would be seen to belong together (RFC 9000 §9.5).
     ZeroLengthIds,
-    /// The path is the active one, or is being validated.
+    /// The path is the active one, or is being validated and was not to be taken at once.
     SamePath,
 }
 
@@ -127,7 +127,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Begins to validate a path that we want to take, with a first challenge at `from`.
+    /// Begins to validate a path that we want to take, with a first challenge at `from`. One that is known
+    /// already, because we want it or had it before, can be taken at once.
     pub(super) fn begin_path(
         &mut self,
         now: Instant,
@@ -135,8 +136,15 @@ impl Connection {
         at: &Addresses,
         when: Migration,
     ) -> Result<(), MigrateError> {
-        let known = self.others.as_mut().is_some_and(|others| others.between(at).is_some());
-        if self.path.is_between(at.ends()) || known {
+        let known = self.others.as_mut().and_then(|others| others.between(at));
+        if let Some(known) = known.map(|known| known.path.id) {
+            if when == Migration::Validated {
+                return Err(MigrateError::SamePath);
+            }
+            self.activate(now, known);
+            return Ok(());
+        }
+        if self.path.is_between(at.ends()) {
             return Err(MigrateError::SamePath);
         }
         let id = self.remote_cids.take_unused().ok_or(MigrateError::NoConnectionId)?;

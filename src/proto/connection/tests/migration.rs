@@ -257,6 +257,37 @@ fn a_client_that_moves_takes_new_ids_along() {
 }
 
 #[test]
+fn a_path_that_is_known_can_be_taken_at_once() {
+    // The old address goes away while the new path is being validated.
+    let (mut pair, s) = echoing(100_000);
+    pair.run_ms(5);
+    pair.client.migrate(pair.now, far(3), Migration::Validated).unwrap();
+    pair.dead.push(addr(1000));
+    pair.client.migrate(pair.now, far(3), Migration::AtOnce).unwrap();
+    assert_eq!(pair.client.local(), far(3));
+    let again = pair.client.migrate(pair.now, far(3), Migration::AtOnce);
+    assert_eq!(again, Err(MigrateError::SamePath));
+    pair.run_ms(5_000);
+    assert_eq!(pair.client_app.data.get(&s).map(Vec::len), Some(100_000));
+    assert_eq!((moves(&pair.client_app), failures(&pair.client_app)), (vec![far(3)], 0));
+    assert!(is_quiet(&pair.client) && is_quiet(&pair.server));
+    // The new address goes away before anything came back from there: it returns.
+    let (mut pair, s) = echoing(100_000);
+    pair.run_ms(5);
+    pair.dead.push(far(3));
+    pair.client.migrate(pair.now, far(3), Migration::AtOnce).unwrap();
+    pair.run_ms(5);
+    pair.client.migrate(pair.now, addr(1000), Migration::AtOnce).unwrap();
+    pair.run_ms(5_000);
+    assert_eq!(pair.client_app.data.get(&s).map(Vec::len), Some(100_000));
+    assert_eq!(
+        (moves(&pair.client_app), failures(&pair.client_app)),
+        (vec![far(3), addr(1000)], 0)
+    );
+    assert!(is_quiet(&pair.client) && pair.client.local() == addr(1000));
+}
+
+#[test]
 fn a_move_to_where_nothing_passes_is_taken_back() {
     for when in [Migration::Validated, Migration::AtOnce] {
         let (mut pair, s) = echoing(100_000);
