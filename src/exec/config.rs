@@ -271,6 +271,14 @@ pub struct RegistrationConfig {
     pub polling: Polling,
     /// How the kernel treats the workers' threads.
     pub profile: Profile,
+    /// Whether a connection of this side (a client) whose own address goes away moves by itself, to the
+    /// address that a new connection to its server would come from, if there is one and the server allows
+    /// it. [`Handler::local_address_changed`](super::Handler::local_address_changed) and
+    /// [`migration_failed`](super::Handler::migration_failed) tell of it, as of a move by
+    /// [`ConnectionRef::migrate`](super::ConnectionRef::migrate). Without it, or where it cannot move, the
+    /// connection is lost unless the address comes back in time. An address goes away when it is removed,
+    /// or its device is; a device without a carrier keeps it.
+    pub leave_lost_addresses: bool,
     /// Limits of each worker.
     pub limits: LaneLimits,
     /// The share of the machine's memory that unfinished handshakes of all workers may hold before
@@ -307,6 +315,7 @@ impl Default for RegistrationConfig {
             sharing: Sharing::Forbid,
             polling: Polling::default(),
             profile: Profile::default(),
+            leave_lost_addresses: true,
             limits: LaneLimits::default(),
             handshake_memory_ppm: HANDSHAKE_MEMORY_PPM,
             inbox_commands: INBOX_COMMANDS,

@@ -39,6 +39,11 @@ counters! {
         /// Connections that stayed though their datagrams arrive at another worker, which had no place
         /// for them.
         moves_declined: Counter, Count;
+        /// Times that a connection of this side lost its address, and moved to another one.
+        address_moves: Counter, Count;
+        /// Times that a connection of this side lost its address, and could not move: there is no other
+        /// one, its server forbids it, or has given no connection id for it.
+        address_strandings: Counter, Count;
         /// Watches of descriptors that ended with a move: the new worker could not wait for them.
         watches_lost: Counter, Count;
         /// Datagrams too short to hold a connection id, or to an address without a listener.

@@ -2,14 +2,15 @@
 
 use super::config::UdpTuning;
 use crate::datapath::headers::VerdictCounters;
-use crate::datapath::udp::{SideSocket, UdpDatapath, UdpError, UdpStats};
+use crate::datapath::udp::{SideSocket, UdpDatapath, UdpError, UdpStats, source_towards};
 use crate::datapath::xdp::{Ladder, PortUse, XdpDatapath, XdpDevice, XdpError};
 use crate::datapath::{
     Backlog, Capabilities, Datapath, DatapathError, Mode, Path, QueueStats, RxMeta,
 };
 use crate::ecn::Ecn;
 use std::fmt;
-use std::net::{SocketAddr, UdpSocket};
+use std::io;
+use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 
@@ -211,12 +212,21 @@ impl Source {
             // client moves (§9).
             Self::Udp { .. } => Ok(bound),
             Self::Xdp { .. } => {
-                let any = SocketAddr::new(bound.ip(), 0);
-                let chosen = UdpSocket::bind(any)
-                    .and_then(|socket| socket.connect(remote).and_then(|()| socket.local_addr()))
+                let chosen = source_towards(remote, None)
                     .map_err(|error| OpenDatapathError::NoRoute { remote, error })?;
                 Ok(SocketAddr::new(chosen.ip(), bound.port()))
             }
+        }
+    }
+
+    /// Our address, with any port, on the way that a new connection to `remote` would take now.
+    ///
+    /// # Errors
+    /// No way leads there.
+    pub(super) fn way_towards(&self, remote: SocketAddr) -> io::Result<SocketAddr> {
+        match self {
+            Self::Udp { tuning, .. } => source_towards(remote, tuning.device.as_deref()),
+            Self::Xdp { .. } => source_towards(remote, None),
         }
     }
 }

@@ -32,6 +32,7 @@ use crate::datapath::{Datapath, DatapathError, MAX_BURST, QueueStats};
 use crate::time::{Instant, MICROSECOND_NS};
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 
 /// Datagrams from other workers taken in one turn: a burst, like that of the datapath.
@@ -47,6 +48,9 @@ const DESCRIPTOR_INTERVAL_NS: u64 = 50 * MICROSECOND_NS;
 const OWN_TOKEN: u64 = 1 << 63;
 /// The inbox.
 const INBOX_TOKEN: u64 = OWN_TOKEN | 1;
+
+/// The watch of this machine's addresses.
+const ADDRESSES_TOKEN: u64 = OWN_TOKEN | 2;
 
 /// The result of a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +78,8 @@ pub(super) struct Worker<D> {
     board: Arc<Board>,
     /// What the poller reported, until the next turn serves it.
     ready: Vec<(u64, Readiness)>,
+    /// The watch of addresses was ready when the poller was asked last.
+    has_address_news: bool,
     turned_at: Option<Instant>,
     worked_at: Instant,
     looked_at: Instant,
@@ -96,6 +102,7 @@ impl<D: Datapath> Worker<D> {
             counters: TurnCounters::default(),
             board: Arc::default(),
             ready: Vec::with_capacity(MAX_EVENTS),
+            has_address_news: false,
             turned_at: None,
             worked_at: now,
             looked_at: now,
@@ -162,6 +169,18 @@ impl<D: Datapath> Worker<D> {
             }
         }
         Ok(())
+    }
+
+    /// Lets the worker be woken when the watch of addresses, which is this descriptor, has something to
+    /// tell.
+    pub(super) fn watch_addresses(&mut self, fd: RawFd) -> io::Result<()> {
+        let poller = self.lane.services().poller();
+        poller.map_or(Ok(()), |poller| poller.add(fd, Interest::Readable, ADDRESSES_TOKEN))
+    }
+
+    /// True once if the watch of addresses was ready.
+    pub(super) fn take_address_news(&mut self) -> bool {
+        std::mem::take(&mut self.has_address_news)
     }
 
     /// True if a call waits in the inbox.
@@ -340,12 +359,13 @@ impl<D: Datapath> Worker<D> {
     /// ready, the worker's own too.
     fn look(&mut self, timeout_ns: u64) -> usize {
         self.looked_at = self.lane.now();
-        let Self { lane, ready, fleet, .. } = self;
+        let Self { lane, ready, fleet, has_address_news, .. } = self;
         let number = lane.number();
         let Some(poller) = lane.services().poller() else { return 0 };
         let result = poller.wait(timeout_ns, |token, readiness| match token {
             // A sender may be slow: its signal can come after the sleep that it meant to end.
             INBOX_TOKEN => fleet.inbox(number).iter().for_each(|inbox| inbox.wakeup.clear()),
+            ADDRESSES_TOKEN => *has_address_news = true,
             token if token & OWN_TOKEN != 0 => {}
             token => ready.push((token, readiness)),
         });

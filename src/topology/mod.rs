@@ -34,6 +34,7 @@ mod sys;
 pub mod toeplitz;
 pub mod watch;
 
+pub(crate) use live::{AddressNews, AddressWatch};
 pub use near::{Near, Unmet};
 pub use placement::{Assignment, Note, Placement, PlacementError, Request, Sharing, place};
 pub use record::{Record, Recorder};

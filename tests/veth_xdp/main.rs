@@ -13,6 +13,7 @@ mod echo_handler;
 mod following;
 
 mod hostile;
+mod leaving;
 mod listen;
 mod moving;
 mod probe;

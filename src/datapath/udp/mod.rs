@@ -31,6 +31,7 @@ mod syscall;
 
 pub use error::{SendError, UdpError, UdpErrorKind};
 pub(crate) use side::SideSocket;
+pub(crate) use socket::source_towards;
 
 use super::{Backlog, Capabilities, Datapath, DatapathError, Mode, Path, QueueStats, RxMeta};
 use crate::counters::counters;

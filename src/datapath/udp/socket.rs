@@ -5,7 +5,7 @@ use super::error::UdpError;
 use super::syscall;
 use crate::ecn::Ecn;
 use std::io;
-use std::net::{IpAddr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 /// What a socket's buffers are asked to hold, in bytes: 20 ms at 1.6 Gb/s.
@@ -138,6 +138,18 @@ impl Socket {
             Err(_) => 0,
         }
     }
+}
+
+/// The address that the kernel sends from towards `remote`, through `device` if one is named. Nothing is
+/// sent.
+pub(crate) fn source_towards(remote: SocketAddr, device: Option<&str>) -> io::Result<SocketAddr> {
+    let fd = syscall::socket(remote.is_ipv4())?;
+    if let Some(device) = device {
+        bind_to_device(fd.as_fd(), device)?;
+    }
+    let socket = UdpSocket::from(fd);
+    socket.connect(remote)?;
+    socket.local_addr()
 }
 
 /// Level, packet info, MTU discovery and error queue of a family.

@@ -173,10 +173,12 @@ pub trait Handler: Send + 'static {
     fn peer_address_changed(&mut self, connection: &mut ConnectionRef<'_>, remote: SocketAddr) {}
 
     /// Our packets leave from another address: a move that [`ConnectionRef::migrate`] began is done, or
-    /// was taken back.
+    /// was taken back; or the address before has gone away
+    /// ([`leave_lost_addresses`](super::RegistrationConfig::leave_lost_addresses)).
     fn local_address_changed(&mut self, connection: &mut ConnectionRef<'_>, local: SocketAddr) {}
 
-    /// The server could not be reached from the address that [`ConnectionRef::migrate`] named.
+    /// The server could not be reached from the address that [`ConnectionRef::migrate`] named, or that the
+    /// connection moved to when its own went away.
     fn migration_failed(&mut self, connection: &mut ConnectionRef<'_>, local: SocketAddr) {}
 
     /// The connection's datagrams arrive at another worker: the NIC chooses another queue for them. With

@@ -160,7 +160,9 @@ impl<'a> ConnectionRef<'a> {
     }
 
     /// Moves a client to another address of its own, which the worker sends and receives at. See
-    /// [`Handler::local_address_changed`](super::Handler::local_address_changed).
+    /// [`Handler::local_address_changed`](super::Handler::local_address_changed). From an address that goes
+    /// away it moves by itself
+    /// ([`leave_lost_addresses`](crate::exec::RegistrationConfig::leave_lost_addresses)).
     ///
     /// # Errors
     /// [`MigrateError`].

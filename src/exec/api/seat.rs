@@ -94,6 +94,8 @@ pub(in crate::exec) struct Seat {
     pub(in crate::exec) shrunk: bool,
     /// Its client is to get a token for a later connection, once its address is validated.
     pub(in crate::exec) owes_token: bool,
+    /// Its own address has gone away, and it could not move.
+    pub(in crate::exec) stranded: bool,
     /// What the connection held when it was looked at last.
     pub(in crate::exec) held_bytes: u32,
     pub(in crate::exec) measured_at: Instant,
@@ -144,6 +146,7 @@ impl Seat {
             touched_at: now,
             shrunk: false,
             owes_token: false,
+            stranded: false,
         }
     }
 

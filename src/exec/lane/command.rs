@@ -178,6 +178,7 @@ impl Lane {
         let mut seat = Seat::new(key, request.datapath, Link::UNKNOWN, self.services.now());
         seat.address = Some(request.address);
         self.counters.connected += 1;
+        self.has_clients = true;
         self.seat_at(Entry { connection, seat, handler: request.handler });
         Ok(())
     }

@@ -35,6 +35,7 @@ mod ahead;
 mod command;
 mod deciding;
 mod ended;
+mod leaving;
 mod moving;
 mod receive;
 mod recovery;
@@ -45,6 +46,7 @@ mod transmit;
 mod waiting;
 
 pub(super) use adapter::guarded;
+pub(super) use leaving::{OwnAddresses, Sweep};
 pub(crate) use receive::{Arrived, Routed};
 
 use super::address::Key;
@@ -138,6 +140,8 @@ pub struct Lane {
     waiting: Waiting,
     pressure: PressureGauge,
     moves: Moves,
+    /// There is a connection of this side, or was one.
+    has_clients: bool,
     counters: LaneCounters,
     ended: Ended,
 }
@@ -163,6 +167,7 @@ impl Lane {
             waiting: Waiting::default(),
             pressure: PressureGauge::new(duration_ns(limits.queue_delay_max)),
             moves: Moves::default(),
+            has_clients: false,
             counters: LaneCounters::default(),
             ended: Ended::default(),
         }

@@ -39,6 +39,7 @@ use super::command::perform;
 use super::{Lane, admission, touch};
 use crate::proto::source::Source;
 use crate::time::{Instant, MILLISECOND_NS, SECOND_NS};
+use crate::wire::Side;
 use bytes::Bytes;
 use std::collections::{HashMap, VecDeque};
 use std::hash::RandomState;
@@ -462,6 +463,7 @@ impl Lane {
         entry.connection.replace_cids();
         self.wheel.grow(self.table.slots());
         self.counters.moved_in += 1;
+        self.has_clients |= entry.connection.side() == Side::Client;
         let Ok(entry) = self.table.seat(place, entry) else {
             unreachable!("a place was kept for it")
         };

@@ -4,6 +4,7 @@ mod accepting;
 mod ends;
 mod flood;
 mod forged;
+mod leaving;
 mod moving;
 mod overload;
 mod panics;

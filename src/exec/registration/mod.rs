@@ -11,6 +11,7 @@
 //!        +-- worker 1: thread, queue 1, table, timers, inbox
 //! ```
 
+mod addresses;
 mod listener;
 mod run;
 mod start;

@@ -9,6 +9,7 @@ use super::super::message::{ConnectRequest, Control, WorkerFleet};
 use super::super::source::{AnyDatapath, OpenDatapathError, Purpose, Source};
 use super::super::status::Board;
 use super::super::worker::{Turn, Worker};
+use super::addresses::Leaving;
 use crate::datapath::{Datapath, DatapathError};
 use crate::proto::crypto::tell_time_of_day;
 use crate::time::{Instant, MILLISECOND_NS};
@@ -67,6 +68,9 @@ pub struct WorkerLoop {
     failed: bool,
     crowding: Crowding,
     run_delay: RunDelay,
+    /// Connections are to leave addresses that are gone, and nothing is heard of those yet.
+    leaves_lost: bool,
+    leaving: Option<Leaving>,
 }
 
 /// Whether a worker goes on.
@@ -125,6 +129,8 @@ pub(super) struct LoopParts {
     pub(super) board: Arc<Board>,
     pub(super) placement: WorkerPlacement,
     pub(super) occupied: Occupied,
+    /// Connections leave addresses that are gone.
+    pub(super) leaves_lost: bool,
 }
 
 /// The place of a worker in its fleet. Dropped, it tells the others, and those that wait for an answer,
@@ -150,7 +156,7 @@ struct Turned {
 
 impl WorkerLoop {
     pub(super) fn new(parts: LoopParts) -> Self {
-        let LoopParts { worker, descriptor, clock, source, board, placement, occupied } = parts;
+        let LoopParts { worker, descriptor, clock, source, board, placement, .. } = parts;
         worker_begins();
         tell_time_of_day(Some(time_of_day));
         if let Some(cpu) = placement.cpu {
@@ -164,13 +170,15 @@ impl WorkerLoop {
             source,
             board,
             placement,
-            occupied,
+            occupied: parts.occupied,
             client_addresses: [None; 2],
             listened: Vec::new(),
             finish_at: None,
             failed: false,
             crowding: Crowding::new(clock.now()),
             run_delay: RunDelay::of_this_thread(),
+            leaves_lost: parts.leaves_lost,
+            leaving: None,
         }
     }
 
@@ -235,6 +243,10 @@ impl WorkerLoop {
             }
             turn.next = self.worker.lane().next_timeout().min(turn.next);
         }
+        match guarded(|| self.leave_lost_addresses(now)) {
+            Ok(at) => turn.next = turn.next.min(at),
+            Err(message) => turn = self.recover(&message),
+        }
         let mut until = Instant::NEVER;
         if let Some(finish_at) = self.finish_at {
             if self.worker.lane().is_empty() || finish_at <= now {
@@ -247,6 +259,17 @@ impl WorkerLoop {
             self.judge_crowding(now);
         }
         Some(Turned { now, turn, until })
+    }
+
+    /// Has connections leave addresses that are gone. Returns when to turn again for it. A worker that has
+    /// no connection of this side never hears of addresses.
+    fn leave_lost_addresses(&mut self, now: Instant) -> Instant {
+        if self.leaves_lost && self.worker.lane().has_clients() {
+            self.leaves_lost = false;
+            self.leaving = Leaving::open(&mut self.worker);
+        }
+        let Some(leaving) = &mut self.leaving else { return Instant::NEVER };
+        leaving.turn(now, &mut self.worker, &self.source)
     }
 
     /// True if it is this worker of this fleet.

@@ -113,6 +113,7 @@ pub struct WorkerSeed {
     source: Source,
     board: Arc<Board>,
     clock: Clock,
+    leaves_lost: bool,
 }
 
 impl fmt::Debug for WorkerSeed {
@@ -167,6 +168,7 @@ impl WorkerSeed {
             board: self.board.clone(),
             placement: self.placement,
             occupied: self.occupied,
+            leaves_lost: self.leaves_lost,
         });
         running.open_queue().map_err(|error| OpenError::Queue { worker, error })?;
         // Told once it is so.
@@ -221,6 +223,7 @@ pub(super) fn prepare(
         source: source.clone(),
         board: boards[number].clone(),
         clock,
+        leaves_lost: config.leave_lost_addresses,
     };
     let seeds = placement.rows.iter().enumerate().map(seed).collect();
     let queues = placement.rows.iter().map(|row| row.queue).collect();

@@ -11,6 +11,7 @@
 //!   rules     classification rules                              SIOCETHTOOL
 //!   netdev    XDP features, queues, NAPI, counters of queues    generic netlink, family netdev
 //!   set       what `topology::apply` writes                  ethtool, netdev, SIOCETHTOOL
+//!   addresses the machine's own addresses, and their changes     rtnetlink
 //!   link      the link layer, attached programs                 rtnetlink
 //!   programs  BPF programs, their maps and links                bpf(), /proc/PID/fdinfo, bpffs
 //!   sockets   AF_XDP sockets and the threads beside them        sock_diag, /proc, pidfd_getfd
@@ -20,6 +21,7 @@
 //! None of it needs a privilege that the kernel does not ask for, all of it is bounded, and every
 //! "no" becomes a reason that names the call.
 
+mod addresses;
 mod ethtool;
 mod host;
 mod ioctl;
@@ -35,6 +37,7 @@ mod rules;
 mod set;
 mod sockets;
 
+pub(crate) use addresses::{AddressNews, AddressWatch};
 pub(super) use monitor::{Monitor, Told};
 pub(super) use refused::Refused;
 
