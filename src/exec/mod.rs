@@ -108,7 +108,7 @@ mod worker;
 
 pub use crate::datapath::udp::{UdpError, UdpErrorKind};
 pub use crate::proto::connection::{
-    Drained, IDEAL_SEND_MIN_BYTES, MigrateError, Migration, NetworkStatistics,
+    Drained, HandshakeSummary, IDEAL_SEND_MIN_BYTES, MigrateError, Migration, NetworkStatistics,
 };
 pub use crate::proto::streams::StreamsRef;
 pub use affinity::PinError;

@@ -54,6 +54,7 @@ pub(crate) const LAYERS: &[(&str, &[&str])] = &[
             "cids",
             "keys",
             "space",
+            "summary",
             "early",
             "late_crypto",
             "closing",

@@ -37,7 +37,8 @@ use super::seat::Seat;
 use super::services::{Edge, Services};
 use super::stream_handler::StreamHandler;
 use crate::proto::connection::{
-    CloseReason, Connection, ConnectionStats, MigrateError, Migration, NetworkStatistics,
+    CloseReason, Connection, ConnectionStats, HandshakeSummary, MigrateError, Migration,
+    NetworkStatistics,
 };
 use crate::proto::crypto::CertificateVerdict;
 use crate::proto::streams::StreamsRef;
@@ -206,6 +207,12 @@ impl<'a> ConnectionRef<'a> {
     /// [`TransportConfig::network_statistics`](crate::TransportConfig::network_statistics) says.
     pub fn tell_network_statistics(&mut self, every: Option<Duration>) {
         self.connection.set_network_statistics(self.services.now(), every);
+    }
+
+    /// How long the handshake took, how large it was, and what was agreed on in it; `None` until it is complete.
+    #[must_use]
+    pub fn handshake_summary(&self) -> Option<HandshakeSummary> {
+        self.connection.handshake_summary()
     }
 
     /// Sends a PING after so much quiet time from now on, so that neither the peer nor a NAT on the way

@@ -60,6 +60,11 @@ impl CryptoSend {
         self.data.shrink_to_fit();
     }
 
+    /// Bytes that TLS has written so far.
+    pub(super) const fn written(&self) -> u64 {
+        self.data.len() as u64
+    }
+
     pub(super) fn has_pending(&self) -> bool {
         self.next < self.data.len() || !self.lost.is_empty()
     }

@@ -11,7 +11,8 @@ use super::space::{Handshake, HandshakeSpace, SpaceId};
 use super::stats::Tally;
 use super::undecided::{Choice, encoded};
 use super::{
-    Connection, DataSpace, Deadlines, Event, LocalCids, Pending, RemoteCids, State, TransportConfig,
+    Connection, DataSpace, Deadlines, Event, LocalCids, Pending, RemoteCids, State, Taken,
+    TransportConfig,
 };
 use crate::proto::crypto::{
     ClientTls, KeyChange, Keys, Level, ServerTls, Session, TlsError, initial_keys,
@@ -175,7 +176,7 @@ impl Connection {
             session: Some(session),
             handshake,
         });
-        connection.pump_tls();
+        connection.pump_tls(args.now);
         Ok(connection)
     }
 
@@ -210,9 +211,10 @@ impl Connection {
         Ok(connection)
     }
 
-    fn assemble(base: Base) -> Self {
+    fn assemble(mut base: Base) -> Self {
         let Base { side, address_validated, config, now, local, remote, .. } = base;
         let original_dcid = base.handshake.original_dcid;
+        base.handshake.began_at = now;
         let idle_timeout_ns = nanos(config.idle_timeout);
         let mut connection = Self {
             state: State::Handshaking,
@@ -263,6 +265,7 @@ impl Connection {
             peer_uses: Some(0),
             cid_since: now,
             rested: None,
+            taken: Taken::default(),
             peer_allows_migration: true,
             completed: false,
             peer_closed: false,
@@ -329,7 +332,7 @@ impl Connection {
             return Ok(());
         }
         self.apply_peer_parameters(now)?;
-        self.pump_tls();
+        self.pump_tls(now);
         self.check_nothing_waits()?;
         self.check_complete(now)
     }
@@ -412,7 +415,7 @@ impl Connection {
     }
 
     /// Moves what TLS wrote into CRYPTO streams, and installs the keys that it made.
-    pub(super) fn pump_tls(&mut self) {
+    pub(super) fn pump_tls(&mut self, now: Instant) {
         let (Some(session), Some(h)) = (&mut self.session, &mut self.handshake) else { return };
         loop {
             let buffer = match h.write_level {
@@ -428,6 +431,7 @@ impl Connection {
             match change {
                 Some(KeyChange::Handshake(keys)) => {
                     h.handshake.keys = Some(keys);
+                    self.taken.note_first_flight(now, h);
                     h.write_level = Level::Handshake;
                 }
                 Some(KeyChange::OneRtt { keys, next }) => {
@@ -500,6 +504,7 @@ impl Connection {
                 "the peer sent no transport parameters",
             ));
         }
+        self.taken.note_complete(now, h, session);
         let resumed = session.resumed();
         self.alpn = session.alpn().map(Into::into);
         self.state = State::Established;

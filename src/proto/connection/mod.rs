@@ -73,6 +73,7 @@ mod receive;
 mod rotation;
 mod space;
 mod stats;
+mod summary;
 mod timers;
 mod transmit;
 mod undecided;
@@ -86,6 +87,7 @@ pub use paths::{MigrateError, Migration};
 
 pub use crate::proto::path::{Addresses, Ends, PathId};
 pub use stats::ConnectionStats;
+pub use summary::HandshakeSummary;
 pub use undecided::Choice;
 
 use crate::ecn::Ecn;
@@ -113,6 +115,7 @@ use std::hash::{DefaultHasher, Hasher};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use summary::Taken;
 
 /// Streams whose buffered data is offered again within one delivery of events.
 const MAX_REDELIVERIES: u32 = 64;
@@ -245,6 +248,8 @@ pub struct Connection {
     cid_since: Instant,
     /// The connection is idle: what `skip_at` is when it goes on.
     rested: Option<u64>,
+    /// What the handshake took.
+    taken: Taken,
     peer_allows_migration: bool,
     /// The handshake has completed.
     completed: bool,
@@ -300,6 +305,12 @@ impl Connection {
             delivery_rate: watch.and_then(|watch| watch.rate),
             ideal_send_bytes: watch.map_or(IDEAL_SEND_MIN_BYTES, |watch| watch.ideal),
         }
+    }
+
+    /// What the handshake took; `None` until it is complete.
+    #[must_use]
+    pub fn handshake_summary(&self) -> Option<HandshakeSummary> {
+        self.completed.then(|| self.taken.into())
     }
 
     /// The path that packets take.

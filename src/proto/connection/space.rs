@@ -274,6 +274,8 @@ pub(super) struct Handshake {
     /// it out, 1.6 kB, once it knows its client.
     pub(super) one_rtt: Option<(Keys, OneRttSecrets)>,
     pub(super) parameters_done: bool,
+    /// When the connection began.
+    pub(super) began_at: Instant,
 }
 
 impl Handshake {
@@ -295,6 +297,7 @@ impl Handshake {
             write_level: Level::Initial,
             one_rtt: None,
             parameters_done: false,
+            began_at: Instant::EPOCH,
         }
     }
 

@@ -208,6 +208,13 @@ impl Session {
         }
     }
 
+    /// The cipher suite and the group of the key exchange, by their numbers; 0 for what is not known.
+    pub(crate) fn agreed(&self) -> (u16, u16) {
+        let suite = self.tls.negotiated_cipher_suite().map_or(0, |suite| suite.suite().into());
+        let group = self.tls.negotiated_key_exchange_group();
+        (suite, group.map_or(0, |group| group.name().into()))
+    }
+
     /// True if an earlier session was resumed, without certificate and signature.
     #[must_use]
     pub fn resumed(&self) -> bool {

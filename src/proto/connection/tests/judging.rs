@@ -178,3 +178,48 @@ fn a_server_may_refuse_a_ticket_by_what_it_kept_in_it() {
         assert!(pair.client_app.events.contains(&Event::Connected { resumed }), "{data:?}");
     }
 }
+
+#[test]
+fn a_handshake_says_what_it_took() {
+    let (server, client) = tls_pair();
+    let (client, server) = (Arc::new(client), Arc::new(server));
+    for resumed in [false, true] {
+        let config = TransportConfig::default();
+        let mut pair = Pair::with_tls(config.clone(), config, client.clone(), server.clone());
+        assert_eq!(
+            (pair.client.handshake_summary(), pair.server.handshake_summary()),
+            (None, None)
+        );
+        pair.settle();
+        let of_client = pair.client.handshake_summary().unwrap();
+        let of_server = pair.server.handshake_summary().unwrap();
+        // A millisecond each way. The server waits from the same time on.
+        let ms = Duration::from_millis;
+        assert_eq!((of_client.first_flight, of_client.complete), (ms(2), ms(2)));
+        assert_eq!((of_server.first_flight, of_server.complete), (ms(1), ms(3)));
+        assert_eq!(of_client.initial_tx_bytes, of_server.initial_rx_bytes);
+        assert_eq!(of_client.initial_rx_bytes, of_server.initial_tx_bytes);
+        assert_eq!(of_client.handshake_tx_bytes, of_server.handshake_rx_bytes);
+        assert_eq!(of_client.handshake_rx_bytes, of_server.handshake_tx_bytes);
+        // RFC 8446 §4.4.4: a Finished is the hash's size and a header.
+        assert_eq!(
+            of_client.handshake_tx_bytes,
+            4 + if of_client.cipher_suite == 0x1302 { 48 } else { 32 }
+        );
+        assert!(
+            of_client.initial_tx_bytes > 200 && of_client.initial_rx_bytes > 80,
+            "{of_client:?}"
+        );
+        // Without a certificate there is a third left.
+        assert_eq!(of_client.handshake_rx_bytes < 300, resumed, "{of_client:?}");
+        assert!((0x1301..=0x1303).contains(&of_server.cipher_suite));
+        assert_eq!(of_server.cipher_suite, of_client.cipher_suite);
+        assert_ne!(of_server.key_exchange, 0);
+        assert_eq!(of_server.key_exchange, of_client.key_exchange);
+        for summary in [of_client, of_server] {
+            assert_eq!((summary.resumed, summary.retried), (resumed, false));
+        }
+        pair.client.close(pair.now, 0, Bytes::new());
+        pair.run_ms(1_000);
+    }
+}
