@@ -99,6 +99,18 @@ pub(crate) enum PollKind {
     Sleep,
 }
 
+/// How the kernel treats the workers' threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ProfileKind {
+    /// As any other thread: datapath and QUIC on one, so that no packet waits for another.
+    LowLatency,
+    /// Before every ordinary thread of its CPU (SCHED_FIFO; needs CAP_SYS_NICE). With --poll spin
+    /// nothing else runs there.
+    RealTime,
+    /// When nothing else wants the CPU (SCHED_IDLE), asleep whenever there is nothing to do.
+    Scavenger,
+}
+
 /// Where the worker of a queue is placed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum PlaceKind {
@@ -154,9 +166,12 @@ pub(crate) struct IoArgs {
     /// Choose how firmly a pinned worker stays on its CPU [default: hard].
     #[arg(long, value_enum)]
     pub(crate) affinity: Option<AffinityKind>,
-    /// Choose when an idle worker sleeps.
-    #[arg(long, value_enum, default_value = "adaptive")]
-    pub(crate) poll: PollKind,
+    /// Choose how the kernel treats the workers' threads.
+    #[arg(long, value_enum, default_value = "low-latency")]
+    pub(crate) profile: ProfileKind,
+    /// Choose when an idle worker sleeps [default: adaptive; with --profile scavenger: sleep].
+    #[arg(long, value_enum)]
+    pub(crate) poll: Option<PollKind>,
     /// Let workers share CPUs when there are fewer CPUs than queues.
     #[arg(long)]
     pub(crate) share_cpus: bool,

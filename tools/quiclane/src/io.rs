@@ -1,13 +1,16 @@
 //! From the datapath options of the command line to a registration.
 
 use crate::args::{
-    AffinityKind, IoArgs, IoKind, PlaceKind, PollKind, RequireKind, ServeArgs, parse_list,
+    AffinityKind, IoArgs, IoKind, PlaceKind, PollKind, ProfileKind, RequireKind, ServeArgs,
+    parse_list,
 };
 use crate::error::Failure;
 use quiclane::TransportConfig;
 use quiclane::datapath::Mode;
 use quiclane::datapath::xdp::{Require, XdpConfig};
-use quiclane::exec::{Affinity, Io, Pin, Polling, Registration, RegistrationConfig, UdpTuning};
+use quiclane::exec::{
+    Affinity, Io, Pin, Polling, Profile, Registration, RegistrationConfig, UdpTuning,
+};
 use quiclane::topology::{Near, Sharing};
 use std::time::Duration;
 
@@ -154,12 +157,31 @@ fn config(args: &IoArgs) -> Result<RegistrationConfig, Failure> {
     if args.share_cpus {
         config.sharing = Sharing::Allow;
     }
-    config.polling = match args.poll {
-        PollKind::Spin => Polling::Spin,
-        PollKind::Adaptive => Polling::default(),
-        PollKind::Sleep => Polling::Sleep,
-    };
+    (config.profile, config.polling) = profile(args)?;
     Ok(config)
+}
+
+/// How the kernel treats the workers, and when they sleep.
+fn profile(args: &IoArgs) -> Result<(Profile, Polling), Failure> {
+    let profile = match args.profile {
+        ProfileKind::LowLatency => Profile::LowLatency,
+        ProfileKind::RealTime => Profile::RealTime,
+        ProfileKind::Scavenger => Profile::Scavenger,
+    };
+    let polling = match args.poll {
+        None => Polling::default(),
+        Some(PollKind::Sleep) => Polling::Sleep,
+        Some(_) if profile == Profile::Scavenger => {
+            return Err(Failure::Usage(
+                "--profile scavenger sleeps whenever it has nothing to do, to leave the CPU to \
+                 others: leave out --poll, or choose another profile"
+                    .to_owned(),
+            ));
+        }
+        Some(PollKind::Spin) => Polling::Spin,
+        Some(PollKind::Adaptive) => Polling::default(),
+    };
+    Ok((profile, polling))
 }
 
 fn udp(args: &IoArgs) -> UdpTuning {

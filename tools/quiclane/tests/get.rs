@@ -193,7 +193,7 @@ fn a_silent_host_is_said_for_what_it_is() {
 #[test]
 fn what_cannot_be_meant_is_usage() {
     let get = |more: &[&str]| failure(&[&["get"], more].concat());
-    let cases: [(&[&str], &str); 17] = [
+    let cases: [(&[&str], &str); 18] = [
         (&["localhost", "/x"], "no port"),
         (&["localhost:99999", "/x"], "1 to 65535"),
         (&["::1:4433", "/x"], "[::1]:4433"),
@@ -205,6 +205,10 @@ fn what_cannot_be_meant_is_usage() {
         (&["localhost:1", "/x", "--timeout", "0", "--insecure"], "above 0"),
         (&["localhost:1", "/x", "--cpus", "1-0", "--insecure"], "backwards"),
         (&["localhost:1", "/x", "--server-name", "bad name", "--insecure"], "bad name"),
+        (
+            &["localhost:1", "/x", "--profile", "scavenger", "--poll", "spin", "--insecure"],
+            "leave out --poll",
+        ),
         (&["localhost:1", "/x", "--ca", "/nowhere.pem"], "/nowhere.pem"),
         (&["localhost:1", "/x", "--pin", "/dev/null"], "/dev/null"),
         (&["localhost:1", "/x", "--insecure", "-o", "/nowhere/x"], "/nowhere/x"),

@@ -248,6 +248,38 @@ fn measurements_are_offered_only_when_asked_for() {
     server.stop();
 }
 
+/// The scheduling policies of the threads of a process, by their names.
+fn policies(pid: u32) -> Vec<(String, u32)> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let policy = |task: fs::DirEntry| {
+        let stat = fs::read_to_string(task.path().join("stat")).unwrap();
+        // The name may have spaces. After it come the fields from the third on; 41 is the policy.
+        let (name, fields) = stat.rsplit_once(')').unwrap();
+        let policy = fields.split_whitespace().nth(41 - 3).unwrap().parse().unwrap();
+        (name.split_once('(').unwrap().1.to_owned(), policy)
+    };
+    tasks.map(|task| policy(task.unwrap())).collect()
+}
+
+#[test]
+fn workers_have_the_profile_that_was_asked_for() {
+    let place = place("profile");
+    fs::write(place.at("files/file"), "data").unwrap();
+    // SCHED_OTHER, SCHED_FIFO, SCHED_IDLE. The second needs a right.
+    for (profile, policy) in [("low-latency", 0), ("real-time", 1), ("scavenger", 5)] {
+        if policy == 1 && !quiclane_testkit::netns::privileged("SCHED_FIFO") {
+            continue;
+        }
+        let server = serve(&place, &["--profile", profile]);
+        assert!(get(&server, &place, "/file").status.success(), "{profile}");
+        let policies = policies(server.pid());
+        let of_workers = policies.iter().filter(|(name, _)| name.starts_with("quiclane-"));
+        let of_workers: Vec<u32> = of_workers.map(|(_, policy)| *policy).collect();
+        assert!(!of_workers.is_empty() && of_workers.iter().all(|p| *p == policy), "{policies:?}");
+        server.stop();
+    }
+}
+
 #[test]
 fn a_hangup_does_not_end_a_server() {
     let place = place("hangup");

@@ -1,5 +1,6 @@
 //! `tools/bench net`: Quiclane on the wire.
 
+mod profiles;
 mod report;
 
 use crate::failure::Failure;
@@ -37,6 +38,9 @@ const SPARE: Duration = Duration::from_secs(60);
 /// fails with its first packet. Meanwhile 100 connections send 2,000 requests a second, and 20 clients
 /// connect. "per s" is how many forged datagrams left in a second; the latencies are of the requests.
 ///
+/// alone and shared: 100 B each way, one at a time, over AF_XDP, with the server's worker under each profile
+/// (serve --profile), on a core of its own, and on one where an ordinary program never sleeps.
+///
 /// Last: the cost of parsing a received frame, as AF_XDP does, and with its UDP checksum summed, which
 /// is needed only if no AEAD guards the datagram. The same in instructions: tools/bench counts --case
 /// frame
@@ -70,6 +74,8 @@ enum What {
     /// A scenario of `quiclane perf`.
     Perf(&'static str),
     Flood,
+    /// A profile of the server's worker; true if another program wants its core.
+    Profile(&'static str, bool),
 }
 
 /// One case.
@@ -92,6 +98,10 @@ impl Case {
             ("flood", What::Flood),
         ] {
             all.extend(["xdp", "udp"].map(|path| Self { name, path, what }));
+        }
+        for (name, shares) in [("alone", false), ("shared", true)] {
+            let case = |path| Self { name, path, what: What::Profile(path, shares) };
+            all.extend(["low-latency", "real-time", "scavenger"].map(case));
         }
         all
     }
@@ -180,6 +190,7 @@ impl<'a> Bench<'a> {
             What::RawPing => self.raw_ping(),
             What::Perf(scenario) => self.perf(scenario, case.path),
             What::Flood => self.flood(case.path),
+            What::Profile(profile, shares) => self.profile(profile, shares),
         }
     }
 

@@ -16,7 +16,7 @@ use super::settings::Settings;
 use super::state::ServerState;
 use super::tally::{Latencies, Tally, Totals, Window, histogram, out_most};
 use super::{ALPN, host, state, widened};
-use crate::args::{PollKind, ServeArgs};
+use crate::args::{PollKind, ProfileKind, ServeArgs};
 use crate::error::Failure;
 use crate::identity::client_tls;
 use crate::signals::End;
@@ -160,7 +160,8 @@ impl Run {
             clock,
             cycles,
             handles: vec![Vec::new(); workers],
-            spins: args.io.poll != PollKind::Sleep,
+            spins: args.io.poll != Some(PollKind::Sleep)
+                && args.io.profile != ProfileKind::Scavenger,
             handshakes: histogram(),
             latencies: Latencies { all: histogram(), recent: histogram() },
             reasons: Vec::new(),
