@@ -11,7 +11,7 @@ vm_test() {
     for binary in "${binaries[@]}"; do
         bins+=(--bin "$binary")
     done
-    vm_run command "${virtio[@]}" "${bins[@]}" --timeout "${QUICLANE_LAB_TIMEOUT:-600}" \
+    vm_run command "${virtio[@]}" "${bins[@]}" --timeout "${QUICLANE_LAB_TIMEOUT:-900}" \
         --env QUICLANE_LAB_GUEST=1 --env RUST_BACKTRACE=1 -- "${binaries[0]##*/}" "$@"
 }
 
