@@ -74,7 +74,7 @@ impl Handler for Server {
 }
 
 /// Asks again as soon as it has the answer, and counts.
-struct Asking {
+pub(crate) struct Asking {
     at: usize,
     /// It waits for a stream.
     waits: bool,
@@ -87,6 +87,10 @@ fn byte(at: usize) -> u8 {
 }
 
 impl Asking {
+    pub(crate) fn new(answers: Arc<AtomicU64>) -> Self {
+        Self { at: 0, waits: false, answers }
+    }
+
     fn ask(&mut self, connection: &mut ConnectionRef<'_>) {
         self.at = 0;
         let request: Vec<u8> = (0..REQUEST_BYTES).map(byte).collect();
@@ -213,7 +217,7 @@ pub(crate) fn all_follow(
     let mut client = Client { registration, turning, answers, clock, until };
     steer(0);
     for _ in 0..CONNECTIONS {
-        let asking = Asking { at: 0, waits: false, answers: client.answers.clone() };
+        let asking = Asking::new(client.answers.clone());
         client.registration.connect(remote, "localhost", config, asking).unwrap();
     }
     client.turn_until(|| connections(&status()) == [CONNECTIONS as u64, 0]);

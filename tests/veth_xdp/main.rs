@@ -18,6 +18,7 @@ mod listen;
 mod moving;
 mod probe;
 mod refused;
+mod tap;
 mod traffic;
 mod unfinished;
 

@@ -1,7 +1,7 @@
 //! What the tests of all packages share.
 //!
 //! [`netns`] makes two network namespaces with a veth pair between them, [`raw`] sends frames there
-//! that no kernel would send, [`server`] starts servers and makes directories that are removed with
+//! that no kernel would send, [`tap`] plays a NIC with an indirection table, [`server`] starts servers and makes directories that are removed with
 //! the test, and `certificate` makes certificates. If the machine refuses a call, the test ends with a
 //! panic that names it.
 //!
@@ -15,6 +15,7 @@ pub mod cpus;
 pub mod netns;
 pub mod raw;
 pub mod server;
+pub mod tap;
 
 #[cfg(feature = "certificates")]
 pub use certificate::{Authority, Identity};
