@@ -26,7 +26,7 @@ use super::handoff::{Dispatch, HandedOver, Sent};
 use super::lane::{Arrived, Lane, Routed};
 use super::message::{Control, WorkerFleet};
 use super::status::{Board, PUBLISH_INTERVAL_NS};
-use super::sys::{Interest, MAX_EVENTS, Readiness};
+use super::sys::{MAX_EVENTS, Readiness};
 use crate::datapath::udp::UdpStats;
 use crate::datapath::{Datapath, DatapathError, MAX_BURST, QueueStats};
 use crate::time::{Instant, MICROSECOND_NS};
@@ -128,10 +128,7 @@ impl<D: Datapath> Worker<D> {
     pub(super) fn watch_own(&mut self) -> io::Result<()> {
         let number = self.lane.number();
         let fd = self.fleet.inbox(number).map(|inbox| inbox.wakeup.fd());
-        match (self.lane.services().poller(), fd) {
-            (Some(poller), Some(fd)) => poller.add(fd, Interest::Readable, INBOX_TOKEN),
-            _ => Ok(()),
-        }
+        fd.map_or(Ok(()), |fd| self.lane.services().watch_own(fd, INBOX_TOKEN))
     }
 
     /// True if the worker looks again before it sleeps, where its polling leaves the choice.
@@ -159,11 +156,9 @@ impl<D: Datapath> Worker<D> {
     /// Watches the descriptors that a datapath has opened since the last call.
     pub(super) fn watch_datapath(&mut self, number: usize) -> io::Result<()> {
         let Self { datapaths, lane, .. } = self;
-        let Some((datapath, poller)) = datapaths.get(number).zip(lane.services().poller()) else {
-            return Ok(());
-        };
+        let Some(datapath) = datapaths.get(number) else { return Ok(()) };
         for fd in datapath.poll_fds() {
-            match poller.add(*fd, Interest::Readable, OWN_TOKEN) {
+            match lane.services().watch_own(*fd, OWN_TOKEN) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 other => other?,
             }
@@ -174,8 +169,7 @@ impl<D: Datapath> Worker<D> {
     /// Lets the worker be woken when the watch of addresses, which is this descriptor, has something to
     /// tell.
     pub(super) fn watch_addresses(&mut self, fd: RawFd) -> io::Result<()> {
-        let poller = self.lane.services().poller();
-        poller.map_or(Ok(()), |poller| poller.add(fd, Interest::Readable, ADDRESSES_TOKEN))
+        self.lane.services().watch_own(fd, ADDRESSES_TOKEN)
     }
 
     /// True once if the watch of addresses was ready.

@@ -2,6 +2,7 @@
 
 use super::*;
 use quiclane::TransportConfig;
+use quiclane::exec::LaneLimits;
 use quiclane::proto::observer::{Observation, Observers, State};
 use std::sync::atomic::AtomicBool;
 
@@ -78,7 +79,9 @@ fn a_turn_that_panics_ends_the_connections_of_its_worker_and_no_others() {
     let observers = Some(faulty(0, &armed));
     server_config.transport = Arc::new(TransportConfig { observers, ..Default::default() });
     let (tell, owners) = channel();
-    let server = open(RegistrationConfig { name: "u".to_owned(), ..workers(2) });
+    // A connection that follows its datagrams to the other worker would share its fate.
+    let limits = LaneLimits { move_after: 0, ..LaneLimits::default() };
+    let server = open(RegistrationConfig { name: "u".to_owned(), limits, ..workers(2) });
     let listener = server
         .listen(any_port(), &server_config, move |_| Some(Box::new(Owned(tell.clone()))))
         .unwrap();

@@ -287,6 +287,18 @@ impl Services {
         }
     }
 
+    /// Has the poller report `token` when a descriptor of the worker's own is readable.
+    pub(in crate::exec) fn watch_own(&mut self, fd: RawFd, token: u64) -> io::Result<()> {
+        let Some(poller) = &self.poller else { return Ok(()) };
+        poller.add(fd, Interest::Readable, token)?;
+        // An application that closed its descriptor before its watch ended has left that behind: when it ends it
+        // must not take this one, which has got the number, out of the poller.
+        if let Some(dead) = self.watched_fds.remove(&fd) {
+            self.watches.remove(dead);
+        }
+        Ok(())
+    }
+
     /// Ends a watch of the worker.
     pub(in crate::exec) fn unwatch(&mut self, watch: WatchId) {
         if let Some(key) = watch.0.key(self.worker) {
@@ -560,6 +572,21 @@ mod tests {
         assert_eq!((tokens.len(), target(0, &mut services)), (1, 2));
         services.unwatch_for(&mut seat, second);
         assert_eq!(services.watched(), 0);
+    }
+
+    #[test]
+    fn a_watch_that_died_with_its_descriptor_leaves_the_workers_own_alone() {
+        let (mut services, mut seat) = (services(Some(Poller::new().unwrap())), seat());
+        let (here, there) = UnixStream::pair().unwrap();
+        services.watch_for_connection(&mut seat, here.as_fd(), Interest::Readable, 1).unwrap();
+        // The application closes it, and the worker opens one that gets its number.
+        services.poller().unwrap().remove(here.as_raw_fd()).unwrap();
+        services.watch_own(here.as_raw_fd(), 7).unwrap();
+        services.end_all(&mut seat);
+        std::io::Write::write_all(&mut &there, b"x").unwrap();
+        let mut tokens = Vec::new();
+        services.poller().unwrap().wait(0, |token, _| tokens.push(token)).unwrap();
+        assert_eq!((tokens, services.watched()), (vec![7], 0));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use super::*;
 use crate::datapath::memory::MemoryDatapath;
 use crate::datapath::{Checksum, Link, Path, RxMeta};
 use crate::ecn::Ecn;
+use crate::exec::sys::Interest;
 use std::cell::Cell;
 use std::cell::RefCell;
 use std::io::{Read, Write};
