@@ -137,9 +137,14 @@ impl Connection {
         when: Migration,
     ) -> Result<(), MigrateError> {
         let known = self.others.as_mut().and_then(|others| others.between(at));
-        if let Some(known) = known.map(|known| known.path.id) {
+        if let Some((known, id)) = known.map(|known| (known.path.id, known.remote_cid)) {
             if when == Migration::Validated {
                 return Err(MigrateError::SamePath);
+            }
+            // The server may have retired its id, and given no other. The one of the path that is left would
+            // show that both belong together (RFC 9000 §9.5).
+            if self.remote_cids.get(id).is_none() {
+                return Err(MigrateError::NoConnectionId);
             }
             self.activate(now, known);
             return Ok(());

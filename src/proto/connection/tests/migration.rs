@@ -288,6 +288,35 @@ fn a_path_that_is_known_can_be_taken_at_once() {
 }
 
 #[test]
+fn a_path_whose_id_is_retired_is_not_taken_with_the_id_of_another() {
+    let mut pair = Pair::connected();
+    pair.client.migrate(pair.now, far(3), Migration::Validated).unwrap();
+    // The server retires all ids of now, and gives one.
+    let id = Frame::NewConnectionId {
+        sequence: 9,
+        retire_prior_to: 9,
+        cid: cid(77),
+        reset_token: [77; 16],
+    };
+    let mut packet = pair.forge_1rtt(Side::Server, &payload(&[id]), 0);
+    pair.deliver(Side::Client, Ecn::NotEct, &mut packet);
+    let moved = pair.client.migrate(pair.now, far(3), Migration::AtOnce);
+    assert_eq!((moved, pair.client.local()), (Err(MigrateError::NoConnectionId), addr(1000)));
+    assert_eq!(*pair.client.remote_cids.current(), cid(77));
+    // With another one it is.
+    let id = Frame::NewConnectionId {
+        sequence: 10,
+        retire_prior_to: 9,
+        cid: cid(78),
+        reset_token: [78; 16],
+    };
+    let mut packet = pair.forge_1rtt(Side::Server, &payload(&[id]), 0);
+    pair.deliver(Side::Client, Ecn::NotEct, &mut packet);
+    pair.client.migrate(pair.now, far(3), Migration::AtOnce).unwrap();
+    assert_eq!((pair.client.local(), *pair.client.remote_cids.current()), (far(3), cid(78)));
+}
+
+#[test]
 fn a_move_to_where_nothing_passes_is_taken_back() {
     for when in [Migration::Validated, Migration::AtOnce] {
         let (mut pair, s) = echoing(100_000);
