@@ -33,6 +33,8 @@ pub(super) struct Early {
 #[derive(Debug, Default)]
 pub(super) struct EarlyPackets {
     datagrams: VecDeque<Early>,
+    /// Their keys came then, and with no datagram: they are read as soon as the application is told of it.
+    pub(super) due: Option<Instant>,
 }
 
 impl EarlyPackets {

@@ -44,7 +44,11 @@ impl Connection {
             CertificateVerdict::Later => return true,
             CertificateVerdict::Accept => {
                 self.handshake.iter_mut().for_each(|h| h.awaits_verdict = false);
-                self.tls_has_read(now)
+                let read = self.tls_has_read(now);
+                if let Some(early) = self.early.as_mut().filter(|_| self.keys.is_some()) {
+                    early.due = Some(now);
+                }
+                read
             }
             CertificateVerdict::Refuse(number) => Err(alert(number, REFUSED)),
         };

@@ -632,7 +632,7 @@ impl Connection {
     }
 
     /// Reads what has waited, as far as there are keys by now.
-    fn replay_early(&mut self, now: Instant, app: &mut dyn Application) {
+    pub(super) fn replay_early(&mut self, now: Instant, app: &mut dyn Application) {
         let Some(early) = self.early.take() else { return };
         let has_handshake_keys =
             self.handshake.as_ref().is_some_and(|h| h.handshake.keys.is_some());

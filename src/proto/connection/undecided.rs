@@ -105,7 +105,7 @@ impl Connection {
         if Arc::ptr_eq(&self.config, &config) {
             return;
         }
-        let began_at = self.cid_since;
+        let began_at = self.handshake.as_ref().map_or(now, |h| h.began_at);
         let (local, remote) = (self.path.local, self.path.remote);
         let id = self.path.id;
         let fresh = Path::new(now, local, remote, false, &config.path());

@@ -99,6 +99,26 @@ fn a_server_waits_for_its_word_on_a_clients_certificate() {
 }
 
 #[test]
+fn what_came_before_the_word_on_a_certificate_is_read_with_it() {
+    let identity = Identity::new();
+    let mut pair = server_asks(&identity, &identity);
+    pair.run_ms(4_000);
+    assert_eq!(pair.server.early.as_ref().map(|early| early.len()), Some(1), "the client has sent");
+    assert!(pair.server.judge_certificate(pair.now, CertificateVerdict::Accept));
+    pair.server.deliver_events(&mut pair.server_app);
+    assert!(pair.server_app.data.values().any(|data| data == b"hello") && !pair.server_app.early);
+    assert!(pair.server.early.is_none(), "nothing is kept");
+    // One way to the client.
+    pair.run_ms(1);
+    assert!(echoed(&pair) && pair.client.is_confirmed());
+    pair.settle();
+    // What waited was neither lost nor a round trip of four seconds.
+    let stats = pair.client.stats();
+    assert_eq!((stats.lost_packets, stats.ptos), (0, 0));
+    assert!(pair.client.path.rtt.smoothed_ns() < 10 * DELAY_NS);
+}
+
+#[test]
 fn who_is_refused_by_its_certificate_is_told_the_alert() {
     let (ours, other) = (Identity::new(), Identity::new());
     for (side, mut pair) in
