@@ -38,9 +38,10 @@ pub trait Handler: Send + 'static {
     /// The peer has shown a certificate, and has proved that it has its key: told where TLS is built with
     /// [`ClientTlsBuilder::application_judges`](crate::proto::crypto::ClientTlsBuilder::application_judges), or a
     /// server's with the method of the same name. The answer is the last word. Until there is one the handshake
-    /// waits, no longer than [`TransportConfig::handshake_timeout`](crate::TransportConfig::handshake_timeout):
-    /// after [`CertificateVerdict::Later`], [`ConnectionRef::judge_certificate`] says it. The default is what the configuration
-    /// alone would say.
+    /// waits, no longer than [`TransportConfig::handshake_timeout`](crate::TransportConfig::handshake_timeout) and
+    /// [`idle_timeout`](crate::TransportConfig::idle_timeout), of either side: it is silent meanwhile. After
+    /// [`CertificateVerdict::Later`], [`ConnectionRef::judge_certificate`] says it. The default is what the
+    /// configuration alone would say.
     fn peer_certificate(
         &mut self,
         connection: &mut ConnectionRef<'_>,

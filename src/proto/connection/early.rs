@@ -7,7 +7,9 @@
 //! An acknowledgement says how long its packet has waited here (RFC 9000 §13.2.5): where what brings
 //! the keys is lost again and again that is half a minute, which is no round trip.
 
+use super::crypto_stream::UNVALIDATED_HELLO_BYTES;
 use crate::ecn::Ecn;
+use crate::proto::crypto::TICKET_MAX_BYTES;
 use crate::time::Instant;
 use std::collections::VecDeque;
 
@@ -20,6 +22,9 @@ pub(super) const EARLY_UNVALIDATED_MAX: usize = 1;
 /// Beside a ClientHello of more than this, a datagram does not fit the 16 KiB of a handshake whose
 /// address is not validated. Browsers with post-quantum key shares send 1.8 to 2.5 kB.
 pub(super) const EARLY_HELLO_MAX: u64 = 2_560;
+
+// One of that size comes with a ticket of ours.
+const _: () = assert!(EARLY_HELLO_MAX + TICKET_MAX_BYTES as u64 <= UNVALIDATED_HELLO_BYTES);
 
 /// What is left of a datagram, from the first packet on whose keys are still to come.
 #[derive(Debug)]

@@ -5,6 +5,7 @@
 //! a session lays what is its own beside the call, and takes it back after it, with what was found.
 
 use super::refused::Refused;
+use crate::time::Instant;
 use core::cell::RefCell;
 use core::mem::swap;
 use rustls::pki_types::CertificateDer;
@@ -23,12 +24,22 @@ pub(super) struct Aside {
     pub(super) ticket_data: Option<Arc<[u8]>>,
     /// What it had kept in the ticket that the client has shown.
     pub(super) shown: Option<Box<[u8]>>,
+    /// When the session of that ticket began, with certificates.
+    pub(super) began: Option<Instant>,
+    /// A certificate that the peer has sent, and has not proved yet to have the key of.
+    pub(super) claimed: Option<PeerCertificate>,
     /// What the application has to judge.
     pub(super) certificate: Option<PeerCertificate>,
 }
 
 impl Aside {
-    pub(super) const NONE: Self = Self { ticket_data: None, shown: None, certificate: None };
+    pub(super) const NONE: Self =
+        Self { ticket_data: None, shown: None, began: None, claimed: None, certificate: None };
+
+    /// The peer has proved that it has the key of its certificate.
+    pub(super) fn is_proved(&mut self) {
+        self.certificate = self.claimed.take();
+    }
 }
 
 /// Runs `call` with this beside it.
@@ -47,7 +58,10 @@ pub(super) fn current<T>(look: impl FnOnce(&mut Aside) -> T) -> T {
 /// A certificate that the peer has shown. It has proved that it has the key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerCertificate {
-    chain: Box<[Box<[u8]>]>,
+    /// The certificates, one after the other: a peer may send ten thousand of a few bytes.
+    chain: Box<[u8]>,
+    /// Where each ends.
+    ends: Box<[u32]>,
     problem: Option<(u8, Box<str>)>,
 }
 
@@ -58,17 +72,27 @@ impl PeerCertificate {
         intermediates: &[CertificateDer<'_>],
         verdict: &Result<T, rustls::Error>,
     ) -> Self {
-        let all = std::iter::once(end_entity).chain(intermediates);
-        Self { chain: all.map(|der| der.as_ref().into()).collect(), problem: problem(verdict) }
+        let all = || std::iter::once(end_entity).chain(intermediates);
+        let mut chain = Vec::with_capacity(all().map(|der| der.len()).sum());
+        let ends = all().map(|der| {
+            chain.extend_from_slice(der);
+            // TLS messages have 64 KiB at most.
+            chain.len() as u32
+        });
+        Self { ends: ends.collect(), chain: chain.into(), problem: problem(verdict) }
     }
 
     /// The certificates that it has sent, in DER, its own first.
     pub fn chain(&self) -> impl ExactSizeIterator<Item = &[u8]> {
-        self.chain.iter().map(AsRef::as_ref)
+        let mut start = 0;
+        self.ends.iter().map(move |&end| {
+            let from = std::mem::replace(&mut start, end as usize);
+            &self.chain[from..end as usize]
+        })
     }
 
-    /// Why the configuration would refuse it: with names and dates where they matter. `None` if it would
-    /// accept it.
+    /// Why the configuration would refuse it: of a server's, with names and dates where they matter. `None` if
+    /// it would accept it.
     #[must_use]
     pub fn problem(&self) -> Option<&str> {
         Some(&self.problem.as_ref()?.1)

@@ -1,14 +1,14 @@
 //! A verifier of client certificates that leaves the last word to the application.
 
-use super::aside::{PeerCertificate, current};
+use super::aside::{Aside, PeerCertificate, current};
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 use std::sync::Arc;
 
-/// Notes the verdict of another verifier on a certificate, and lets the handshake go on. Signatures are its
-/// own matter still: who shows a certificate has its key.
+/// Notes the verdict of another verifier on a certificate, and lets the handshake go on. Signatures are the
+/// other's matter still: the application is asked of no certificate whose key the client may not have.
 #[derive(Debug)]
 pub(super) struct AskingClientVerifier(pub(super) Arc<dyn ClientCertVerifier>);
 
@@ -33,7 +33,7 @@ impl ClientCertVerifier for AskingClientVerifier {
     ) -> Result<ClientCertVerified, Error> {
         let verdict = self.0.verify_client_cert(end_entity, intermediates, now);
         let certificate = PeerCertificate::judged(end_entity, intermediates, &verdict);
-        current(|aside| aside.certificate = Some(certificate));
+        current(|aside| aside.claimed = Some(certificate));
         Ok(ClientCertVerified::assertion())
     }
 
@@ -52,7 +52,10 @@ impl ClientCertVerifier for AskingClientVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls13_signature(message, certificate, signature)
+        // The certificate comes in a message before this one: who sends that alone shows another's.
+        let verified = self.0.verify_tls13_signature(message, certificate, signature)?;
+        current(Aside::is_proved);
+        Ok(verified)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

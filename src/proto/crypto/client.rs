@@ -12,7 +12,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
-use super::aside::{PeerCertificate, current};
+use super::aside::{Aside, PeerCertificate, current};
 use super::config::{
     KeyLog, TlsConfigError, certificates, checked_alpn, checked_provider, identity, private_key,
     private_key_der,
@@ -191,7 +191,9 @@ impl ClientTlsBuilder {
     }
 
     /// Gives the application the last word on the server's certificate:
-    /// [`Handler::peer_certificate`](crate::exec::Handler::peer_certificate). Sessions that are resumed show none.
+    /// [`Handler::peer_certificate`](crate::exec::Handler::peer_certificate). Sessions that are resumed show none:
+    /// a server that one connection has accepted is not judged by the next one with this TLS or a clone of it,
+    /// unless [`sessions`](Self::sessions) is 0.
     pub fn application_judges(mut self) -> Self {
         self.asks_application = true;
         self
@@ -317,7 +319,7 @@ impl ServerCertVerifier for Verifier {
             return verdict;
         }
         let certificate = PeerCertificate::judged(end_entity, intermediates, &verdict);
-        current(|aside| aside.certificate = Some(certificate));
+        current(|aside| aside.claimed = Some(certificate));
         Ok(ServerCertVerified::assertion())
     }
 
@@ -338,7 +340,9 @@ impl ServerCertVerifier for Verifier {
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
         let algorithms = &self.provider.signature_verification_algorithms;
-        verify_tls13_signature(message, certificate, signature, algorithms)
+        let verified = verify_tls13_signature(message, certificate, signature, algorithms)?;
+        current(Aside::is_proved);
+        Ok(verified)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -63,6 +63,8 @@ pub enum TlsConfigError {
         /// How many cipher suites it has.
         count: usize,
     },
+    /// The application is to judge certificates that no client is asked for.
+    NothingToJudge,
     /// More than fits a ticket was to be kept in it.
     LongTicketData {
         /// Bytes.
@@ -117,6 +119,10 @@ impl fmt::Display for TlsConfigError {
                 f,
                 "of the provider's {count} cipher suites none is of TLS 1.3 with keys for QUIC \
                  packets: take default_provider() and change what must differ"
+            ),
+            Self::NothingToJudge => f.write_str(
+                "the application is to judge client certificates (application_judges()) and no \
+                 client is asked for one: call require_client_certificates() as well",
             ),
             Self::LongTicketData { len } => write!(
                 f,

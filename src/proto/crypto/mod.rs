@@ -74,6 +74,7 @@ pub(crate) use seal::{ResetKey, TOKEN_KEY_LEN, TOKEN_NONCE_LEN, TokenKey, TokenS
 pub use server::{ServerTls, ServerTlsBuilder};
 pub use session::Session;
 pub use ticketer::TICKET_DATA_MAX_BYTES;
+pub(crate) use ticketer::TICKET_MAX_BYTES;
 pub(crate) use time::tell_time_of_day;
 #[cfg(test)]
 pub(crate) use time::told_time_of_day;

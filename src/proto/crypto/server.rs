@@ -41,7 +41,10 @@ const DEFAULT_TICKETS: usize = 2;
 /// ```
 ///
 /// Session tickets are on and stateless: the ticket carries the session under a key that
-/// rotates every 6 hours and is accepted for 12. Early data is off.
+/// rotates every 6 hours and is accepted for 12; a day after a handshake with certificates there is
+/// another one, however often the client resumed. The certificates of a client are part of its
+/// session: one with more of them than fit a ticket of 1,536 bytes gets none, and has a full
+/// handshake each time. Early data is off.
 #[derive(Clone)]
 pub struct ServerTls(
     pub(super) Arc<ServerConfig>,
@@ -156,7 +159,9 @@ impl ServerTlsBuilder {
     }
 
     /// Gives the application the last word on the client certificates that are demanded:
-    /// [`Handler::peer_certificate`](crate::exec::Handler::peer_certificate). Sessions that are resumed show none.
+    /// [`Handler::peer_certificate`](crate::exec::Handler::peer_certificate). Sessions that are resumed show none: whom
+    /// it has accepted is not judged again for a day, unless [`tickets`](Self::tickets) are off or
+    /// the [`ticket_filter`](Self::ticket_filter) refuses them.
     pub fn application_judges(mut self) -> Self {
         self.asks_application = true;
         self
@@ -164,7 +169,7 @@ impl ServerTlsBuilder {
 
     /// A client resumes only where this says so, by what the application had kept in its ticket
     /// ([`ServerTls::with_ticket_data`]; empty if that was nothing). The others have a full handshake. It is called on
-    /// the thread of the connection, and must not block.
+    /// the thread of the connection, and must not block. A panic of it says no.
     pub fn ticket_filter(
         mut self,
         may_resume: impl Fn(&[u8]) -> bool + Send + Sync + 'static,
@@ -193,6 +198,7 @@ impl ServerTlsBuilder {
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|error| TlsConfigError::from_tls(&error))?;
         let builder = match self.client_roots {
+            None if self.asks_application => return Err(TlsConfigError::NothingToJudge),
             None => builder.with_no_client_auth(),
             Some(roots) => {
                 let roots = Arc::new(roots);

@@ -5,11 +5,15 @@
 //! of older tickets. The time is the one that the caller of a session passes in, and the random
 //! bytes are the provider's.
 //!
+//! Who resumes gets another ticket. So the time of the handshake that had certificates is in all that follow from
+//! it, and a day later there has to be another one (RFC 8446 §4.6.1): certificates run out, and are revoked.
+//!
 //! ```text
-//! key name (8) | nonce (12) | sealed: length (2), application's data, session | tag (16)
+//! key name (8) | nonce (12) | sealed: length (2), application's data, time (8), session | tag (16)
 //! ```
 
 use core::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{PoisonError, RwLock};
 
 use rustls::crypto::SecureRandom;
@@ -18,19 +22,30 @@ use rustls::server::ProducesTickets;
 use super::aside::current;
 use super::seal::{TOKEN_KEY_LEN, TOKEN_NONCE_LEN, TokenKey};
 use super::time;
-use crate::time::SECOND_NS;
+use crate::time::{Instant, SECOND_NS};
 
 /// How long tickets are made with one key. At 2^32 tickets the chance that two share a nonce
 /// is 2^-32: 190,000 tickets a second.
 const PERIOD_NS: u64 = 6 * 3_600 * SECOND_NS;
 /// What clients are told that a ticket is good for: two periods, of which it gets at least one.
 const LIFETIME_S: u32 = (2 * PERIOD_NS / SECOND_NS) as u32;
+/// How long after a handshake with certificates sessions that follow from it are resumed.
+const SESSION_MAX_NS: u64 = 24 * 3_600 * SECOND_NS;
 /// Says which key a ticket was sealed with.
 const NAME_LEN: usize = 8;
 const TAG_LEN: usize = 16;
-/// The most that an application may keep in a ticket, in bytes. The client sends a ticket back in its first flight,
-/// which has to stay within what an unvalidated address may make a server hold.
+/// The length of the application's data.
+const SIZE_LEN: usize = 2;
+/// The time of the handshake with certificates, in nanoseconds.
+const TIME_LEN: usize = 8;
+/// What a ticket has besides data and session.
+const OVERHEAD: usize = NAME_LEN + TOKEN_NONCE_LEN + SIZE_LEN + TIME_LEN + TAG_LEN;
+/// The most that an application may keep in a ticket, in bytes.
 pub const TICKET_DATA_MAX_BYTES: usize = 1_000;
+/// The longest ticket. The client sends it back in its ClientHello, of which a server takes 4 KiB from an address that
+/// is not validated: with a longer one the client could not connect. What makes tickets long is the certificates of
+/// clients: their session is not resumed then.
+pub(crate) const TICKET_MAX_BYTES: usize = 1_536;
 
 /// Says whether a client may resume, by what the application had kept in its ticket.
 pub(super) type TicketFilter = Box<dyn Fn(&[u8]) -> bool + Send + Sync>;
@@ -61,6 +76,17 @@ impl Ticketer {
         Some(bytes)
     }
 
+    /// What the application says to a ticket in which it had kept `data`. If it panics, the client has a full
+    /// handshake: no other connection of the worker is to end with it.
+    fn may_resume(&self, data: &[u8]) -> bool {
+        let Some(filter) = &self.filter else { return true };
+        catch_unwind(AssertUnwindSafe(|| filter(data))).unwrap_or_else(|panic| {
+            // A payload that panics as it is dropped would get past this.
+            std::mem::forget(panic);
+            false
+        })
+    }
+
     /// The keys are those of the period that `period` is, or of a later one: clocks that are set
     /// back bring no key back.
     fn roll(&self, period: u64) -> Option<()> {
@@ -89,19 +115,24 @@ impl ProducesTickets for Ticketer {
     }
 
     fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
-        self.roll(time::now().as_nanos() / PERIOD_NS)?;
+        let now = time::now();
+        self.roll(now.as_nanos() / PERIOD_NS)?;
         let nonce = self.bytes::<TOKEN_NONCE_LEN>()?;
         let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
         let TicketKey { name, key, .. } = keys.last()?;
-        let data = current(|aside| aside.ticket_data.clone());
+        let (data, began) = current(|aside| (aside.ticket_data.clone(), aside.began));
         let data = data.as_deref().unwrap_or_default();
-        let len = NAME_LEN + TOKEN_NONCE_LEN + 2 + data.len() + plain.len() + TAG_LEN;
+        let len = OVERHEAD + data.len() + plain.len();
+        if len > TICKET_MAX_BYTES {
+            return None;
+        }
         let mut ticket = Vec::with_capacity(len);
         ticket.extend_from_slice(name);
         ticket.extend_from_slice(&nonce);
         // At most `TICKET_DATA_MAX_BYTES`.
         ticket.extend_from_slice(&(data.len() as u16).to_be_bytes());
         ticket.extend_from_slice(data);
+        ticket.extend_from_slice(&began.unwrap_or(now).as_nanos().to_be_bytes());
         ticket.extend_from_slice(plain);
         let tag = key.seal(&nonce, name, &mut ticket[NAME_LEN + TOKEN_NONCE_LEN..])?;
         ticket.extend_from_slice(&tag);
@@ -109,20 +140,25 @@ impl ProducesTickets for Ticketer {
     }
 
     fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
-        self.roll(time::now().as_nanos() / PERIOD_NS)?;
+        let now = time::now();
+        self.roll(now.as_nanos() / PERIOD_NS)?;
         let (name, rest) = ticket.split_first_chunk::<NAME_LEN>()?;
         let (nonce, sealed) = rest.split_first_chunk::<TOKEN_NONCE_LEN>()?;
         let mut sealed = sealed.to_vec();
         let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
         let key = keys.iter().find(|key| key.name == *name)?;
         let len = key.key.open(nonce, name, &mut sealed)?.len();
+        // The filter is the application's code, and takes its time.
+        drop(keys);
         sealed.truncate(len);
-        let (data_len, rest) = sealed.split_first_chunk::<2>()?;
-        let (data, session) = rest.split_at_checked(u16::from_be_bytes(*data_len).into())?;
-        if self.filter.as_ref().is_some_and(|may_resume| !may_resume(data)) {
+        let (data_len, rest) = sealed.split_first_chunk::<SIZE_LEN>()?;
+        let (data, rest) = rest.split_at_checked(u16::from_be_bytes(*data_len).into())?;
+        let (began, session) = rest.split_first_chunk::<TIME_LEN>()?;
+        let began = Instant::from_nanos(u64::from_be_bytes(*began));
+        if now.ns_since(began) > SESSION_MAX_NS || !self.may_resume(data) {
             return None;
         }
-        current(|aside| aside.shown = Some(data.into()));
+        current(|aside| (aside.shown, aside.began) = (Some(data.into()), Some(began)));
         Some(session.to_vec())
     }
 }
@@ -135,9 +171,9 @@ impl fmt::Debug for Ticketer {
 
 #[cfg(test)]
 mod tests {
+    use super::super::aside::{Aside, beside};
     use super::*;
     use crate::proto::crypto::default_provider;
-    use crate::time::Instant;
 
     /// After so many periods.
     fn after(periods: u64, ns: u64) -> Instant {
@@ -160,6 +196,49 @@ mod tests {
         // The key is gone, whatever the clock says later.
         assert_eq!(open(after(7, 0), &late), None);
         assert!(tickets.keys.read().unwrap().len() <= 2);
+    }
+
+    #[test]
+    fn a_filter_that_panics_refuses_and_what_does_not_fit_gets_no_ticket() {
+        let random = default_provider().secure_random;
+        let filter: TicketFilter = Box::new(|data: &[u8]| data.is_empty() || panic!("a bug"));
+        let tickets = Ticketer::new(random, Some(filter));
+        time::at(after(1, 0), || {
+            let plain = tickets.encrypt(b"a session").unwrap();
+            let mut aside = Aside { ticket_data: Some((&b"data"[..]).into()), ..Aside::NONE };
+            let (kept, longest, longer) = beside(&mut aside, || {
+                let of = |len| tickets.encrypt(&vec![7; len]);
+                let most = TICKET_MAX_BYTES - OVERHEAD - "data".len();
+                (of(9).unwrap(), of(most), of(most + 1))
+            });
+            assert_eq!(longest.map(|ticket| ticket.len()), Some(TICKET_MAX_BYTES));
+            assert_eq!(longer, None);
+            assert_eq!(tickets.decrypt(&kept), None);
+            assert_eq!(tickets.decrypt(&plain).unwrap(), b"a session", "it works on");
+        });
+    }
+
+    #[test]
+    fn who_resumes_again_and_again_shows_certificates_once_a_day() {
+        let tickets = Ticketer::new(default_provider().secure_random, None);
+        let periods = |ticket: &mut Vec<u8>, began: u64| {
+            let mut passed = 0;
+            loop {
+                let mut aside = Aside::NONE;
+                let next = time::at(after(began + passed + 1, 0), || {
+                    beside(&mut aside, || {
+                        tickets.decrypt(ticket).and_then(|session| tickets.encrypt(&session))
+                    })
+                });
+                let Some(next) = next else { return passed };
+                (*ticket, passed) = (next, passed + 1);
+                assert!(passed < 100, "it is resumed for ever");
+            }
+        };
+        let mut ticket = time::at(after(7, 0), || tickets.encrypt(b"a session")).unwrap();
+        assert_eq!(periods(&mut ticket, 7) * PERIOD_NS, SESSION_MAX_NS);
+        let mut ticket = time::at(after(50, 1), || tickets.encrypt(b"a session")).unwrap();
+        assert_eq!(periods(&mut ticket, 50) * PERIOD_NS, SESSION_MAX_NS);
     }
 
     #[test]

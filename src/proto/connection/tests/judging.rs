@@ -243,3 +243,30 @@ fn a_handshake_says_what_it_took() {
         pair.run_ms(1_000);
     }
 }
+
+#[test]
+fn a_client_connects_again_whatever_its_session_holds() {
+    let own = Identity::new();
+    let server = ServerTls::builder().certificate_der(&[&own.certificate], &own.key).unwrap();
+    let server = server.require_client_certificates(own.certificate_pem.as_bytes()).unwrap();
+    let server = Arc::new(server.alpn(["test"]).build().unwrap());
+    // A certificate has a third of a kilobyte.
+    for (certificates, kept, resumed) in
+        [(1, 1_000, true), (2, 1_000, false), (3, 0, true), (10, 0, false)]
+    {
+        let chain = vec![&own.certificate[..]; certificates];
+        let client = ClientTls::builder().pinned_certificate_der(&own.certificate).alpn(["test"]);
+        let client = client.certificate_der(&chain, &own.key).unwrap().build().unwrap();
+        let client = Arc::new(client);
+        for resumed in [false, resumed, resumed] {
+            let server = Arc::new(server.with_ticket_data(&vec![7; kept]).unwrap());
+            let config = TransportConfig::default();
+            let mut pair = Pair::with_tls(config.clone(), config, client.clone(), server);
+            pair.settle();
+            let is_so = pair.client_app.events.contains(&Event::Connected { resumed });
+            assert!(is_so, "{certificates} certificates: {:?}", pair.client_app.closed());
+            pair.client.close(pair.now, 0, Bytes::new());
+            pair.run_ms(1_000);
+        }
+    }
+}

@@ -522,3 +522,58 @@ fn a_provider_of_ones_own_is_used() {
         .alpn(["test"]);
     assert!(bare.build().unwrap_err().to_string().contains("default_provider()"));
 }
+
+/// The messages of TLS in `bytes`.
+fn messages(mut bytes: &[u8]) -> Vec<&[u8]> {
+    let mut all = Vec::new();
+    while let &[_, high, middle, low, ..] = bytes {
+        let len = 4 + usize::from(high) * 65_536 + usize::from(middle) * 256 + usize::from(low);
+        let (message, rest) = bytes.split_at(len);
+        all.push(message);
+        bytes = rest;
+    }
+    all
+}
+
+#[test]
+fn nobody_is_asked_of_a_certificate_whose_key_the_client_has_not_proved_to_have() {
+    let (own, shown) = (Identity::new(), Identity::of("another"));
+    let roots = own.certificate_pem.as_bytes();
+    let server = ServerTls::builder().certificate_der(&[&own.certificate], &own.key).unwrap();
+    let server = server.require_client_certificates(roots).unwrap().application_judges();
+    let server = server.alpn(["test"]).build().unwrap();
+    let client = ClientTls::builder().pinned_certificate_der(&own.certificate).alpn(["test"]);
+    let chain = [&shown.certificate[..], &own.certificate];
+    let client = client.certificate_der(&chain, &shown.key).unwrap().build().unwrap();
+    let run = |forges: bool| {
+        let (mut client, mut server) = sessions(&client, &server);
+        let (mut at_client, mut at_server) = (Outcome::default(), Outcome::default());
+        let hello = drain(&mut client, &mut at_client);
+        let flight = answer(&mut server, &mut at_server, &hello).unwrap();
+        let said = answer(&mut client, &mut at_client, &flight).unwrap();
+        let said: Vec<u8> = said.into_iter().flat_map(|(_, bytes)| bytes).collect();
+        let messages = messages(&said);
+        // RFC 8446 §4: Certificate, CertificateVerify, Finished.
+        assert_eq!(messages.iter().map(|message| message[0]).collect::<Vec<_>>(), [11, 15, 20]);
+        server.read(NOW, Level::Handshake, messages[0]).unwrap();
+        assert_eq!(server.take_certificate(), None, "anyone has this certificate");
+        let mut proof = messages[1].to_vec();
+        *proof.last_mut().unwrap() ^= u8::from(forges);
+        let proved = server.read(NOW, Level::Handshake, &proof);
+        assert_eq!(proved.is_err(), forges, "{proved:?}");
+        server.take_certificate()
+    };
+    assert_eq!(run(true), None);
+    let asked = run(false).unwrap();
+    assert!(asked.chain().eq(chain) && asked.chain().len() == 2);
+    assert!(asked.problem().is_some());
+}
+
+#[test]
+fn a_server_that_is_to_judge_what_it_does_not_demand_is_not_built() {
+    let own = Identity::new();
+    let server = ServerTls::builder().certificate_der(&[&own.certificate], &own.key).unwrap();
+    let error = server.alpn(["test"]).application_judges().build().unwrap_err();
+    assert_eq!(error, TlsConfigError::NothingToJudge);
+    assert!(error.to_string().contains("require_client_certificates()"), "{error}");
+}
