@@ -150,7 +150,8 @@ struct Arguments {
     /// Allow a connection this many seconds without progress, beyond what the network explains.
     #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u64).range(20..))]
     patience: u64,
-    /// Plant a fault, to test the oracle: no-credit, late-credit, slow-credit, deaf, unseeded.
+    /// Plant a fault, to test the oracle: no-credit, late-credit, slow-credit, deaf, lost-calls,
+    /// unseeded.
     #[arg(long, value_parser = parse_planted)]
     plant: Option<Planted>,
     /// Print the scenario and the result of each seed.
@@ -171,6 +172,7 @@ fn parse_planted(text: &str) -> Result<Planted, String> {
         "late-credit" => Planted::LateCredit,
         "slow-credit" => Planted::SlowCredit,
         "deaf" => Planted::Deaf,
+        "lost-calls" => Planted::LostCalls,
         "unseeded" => Planted::Unseeded,
         _ => return Err(format!("\"{text}\" cannot be planted: --help names what can")),
     })
