@@ -427,10 +427,15 @@ impl Connection {
             return self.challenge(now, id);
         }
         self.stats.paths_validated += 1;
-        let wanted =
-            self.others.as_mut().and_then(|others| others.get(id)).is_some_and(|o| o.wanted);
-        if wanted {
-            self.activate(now, id);
+        let other = self.others.as_mut().and_then(|others| others.get(id));
+        if let Some(remote_cid) = other.filter(|other| other.wanted).map(|other| other.remote_cid) {
+            if self.side == Side::Client && self.remote_cids.get(remote_cid).is_none() {
+                // The server has retired its id meanwhile: see `begin_path`.
+                let gone = self.others.as_mut().and_then(|others| others.take(id));
+                self.tell_failure(gone.as_ref());
+            } else {
+                self.activate(now, id);
+            }
         }
         self.forget_old_paths();
     }

@@ -317,6 +317,32 @@ fn a_path_whose_id_is_retired_is_not_taken_with_the_id_of_another() {
 }
 
 #[test]
+fn a_path_that_loses_its_id_before_it_is_validated_is_given_up() {
+    for retires in [false, true] {
+        let mut pair = Pair::connected();
+        pair.client.migrate(pair.now, far(3), Migration::Validated).unwrap();
+        // The challenge is under way.
+        let now = pair.now;
+        assert!(pair.step(now.plus_ns(DELAY_NS)));
+        let id = Frame::NewConnectionId {
+            sequence: 9,
+            retire_prior_to: 9,
+            cid: cid(77),
+            reset_token: [77; 16],
+        };
+        if retires {
+            let mut packet = pair.forge_1rtt(Side::Server, &payload(&[id]), 0);
+            pair.deliver(Side::Client, Ecn::NotEct, &mut packet);
+            // The server does not know of this.
+            pair.filter = Box::new(|flight| flight.to == Side::Client);
+        }
+        pair.run_ms(20);
+        let moved = (pair.client.local(), failures(&pair.client_app));
+        assert_eq!(moved, if retires { (addr(1000), 1) } else { (far(3), 0) });
+    }
+}
+
+#[test]
 fn a_move_to_where_nothing_passes_is_taken_back() {
     for when in [Migration::Validated, Migration::AtOnce] {
         let (mut pair, s) = echoing(100_000);
