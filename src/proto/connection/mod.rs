@@ -571,7 +571,7 @@ impl Connection {
                 self.emit(event, app);
             } else if let Some(event) = self.streams.pop_event() {
                 self.emit(Event::Stream(event), app);
-            } else if let Some(now) = self.early.as_ref().and_then(|early| early.due) {
+            } else if let Some(now) = self.early.as_mut().and_then(|early| early.due.take()) {
                 self.replay_early(now, app);
             } else if redeliveries == 0 || !self.streams.has_resumed() {
                 break;
