@@ -175,7 +175,7 @@ pub trait Handler: Send + 'static {
 
     /// Our packets leave from another address: a move that [`ConnectionRef::migrate`] began is done, or
     /// was taken back; or the address before has gone away
-    /// ([`leave_lost_addresses`](super::RegistrationConfig::leave_lost_addresses)).
+    /// ([`leave_lost_addresses`](crate::exec::RegistrationConfig::leave_lost_addresses)).
     fn local_address_changed(&mut self, connection: &mut ConnectionRef<'_>, local: SocketAddr) {}
 
     /// The server could not be reached from the address that [`ConnectionRef::migrate`] named, or that the
