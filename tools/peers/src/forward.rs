@@ -7,13 +7,13 @@
 //! ```
 //!
 //! Each client gets its own socket to the target, so the target sees one address per client, or one
-//! after another.
+//! after another. Standard output tells each of them.
 //! With a delay, datagrams of both directions wait in one line: it is constant, so the line
 //! stays in order. The kernel handles ECN codepoints and GSO: codepoints are lost here, and segments
 //! arrive one by one.
 
 use std::collections::HashMap;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -60,6 +60,10 @@ pub(crate) struct ForwardArgs {
     /// Forget no more than so often in all
     #[arg(long, default_value_t = usize::MAX)]
     max_rebinds: usize,
+    /// Leave from these addresses of this machine, from the first on: a client that was forgotten gets
+    /// the next address with the port that it had, and the next time another port, in turns
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
+    from: Vec<IpAddr>,
     /// The seed that decides which datagrams are hit
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -75,6 +79,10 @@ fn probability(text: &str) -> Result<f64, String> {
 
 /// Forwards until the time is over or a signal arrives, then prints the counts.
 pub(crate) fn run(args: &ForwardArgs) -> Result<(), Failure> {
+    if let Some(other) = args.from.iter().find(|from| from.is_ipv4() != args.to.is_ipv4()) {
+        let to = args.to;
+        return Err(format!("--from {other} and --to {to} are of different families").into());
+    }
     let listen = Arc::new(bind(args.listen)?);
     announce("forward", listen.local_addr()?)?;
     let shared = Arc::new(Shared::default());
@@ -121,9 +129,10 @@ struct Shared {
 }
 
 /// The settings that threads need, without the parser's types.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Path {
     to: SocketAddr,
+    from: Vec<IpAddr>,
     loss: f64,
     reorder: f64,
     rebind: Option<Duration>,
@@ -136,6 +145,7 @@ impl From<&ForwardArgs> for Path {
         let rebind = (args.rebind_ms > 0).then(|| Duration::from_millis(args.rebind_ms));
         Self {
             to: args.to,
+            from: args.from.clone(),
             loss: args.loss,
             reorder: args.reorder,
             rebind,
@@ -149,6 +159,19 @@ impl Path {
     fn impairer(&self, flow: usize, back: bool) -> Impairer {
         let stream = flow as u64 * 2 + u64::from(back);
         Impairer::new(self.seed, stream, self.loss, self.reorder)
+    }
+
+    /// Where a client leaves from that was forgotten so often, and whose last port was `port`; port 0
+    /// is any.
+    fn exit(&self, rebinds: usize, port: u16) -> SocketAddr {
+        let any: IpAddr = match self.to {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let addresses = if self.from.is_empty() { &[any][..] } else { &self.from };
+        let moves = addresses.len() > 1 && !rebinds.is_multiple_of(2);
+        let address = addresses[rebinds.div_ceil(2) % addresses.len()];
+        SocketAddr::new(address, if moves { port } else { 0 })
     }
 }
 
@@ -169,6 +192,7 @@ struct Front {
 
 struct Flow {
     opened: Instant,
+    port: u16,
     exit: Exit,
     impairer: Impairer,
     back: JoinHandle<Counts>,
@@ -217,15 +241,17 @@ impl Front {
 
     fn forward(&mut self, client: SocketAddr, datagram: &[u8], now: Instant) {
         let old = |flow: &Flow| self.args.rebind.is_some_and(|age| now - flow.opened >= age);
+        let mut port = 0;
         if self.rebinds < self.args.max_rebinds
             && self.flows.get(&client).is_some_and(old)
             && let Some(flow) = self.flows.remove(&client)
         {
+            port = flow.port;
             flow.end(&mut self.past);
             self.rebinds += 1;
         }
         if !self.flows.contains_key(&client) {
-            match self.open(client, now) {
+            match self.open(client, port, now) {
                 Some(flow) => self.flows.insert(client, flow),
                 None => {
                     self.shared.refused.fetch_add(1, Relaxed);
@@ -238,14 +264,15 @@ impl Front {
         }
     }
 
-    fn open(&mut self, client: SocketAddr, now: Instant) -> Option<Flow> {
+    fn open(&mut self, client: SocketAddr, port: u16, now: Instant) -> Option<Flow> {
         let number = self.opened;
         if self.flows.len() >= MAX_FLOWS {
             return None;
         }
-        let any = if self.args.to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-        let socket = Arc::new(bind(any.parse().ok()?).ok()?);
+        let socket = Arc::new(bind(self.args.exit(self.rebinds, port)).ok()?);
         socket.connect(self.args.to).ok()?;
+        let from = socket.local_addr().ok()?;
+        println!("forward: {client} leaves from {from}");
         let exit = |door| Exit { door, line: self.line.clone(), shared: self.shared.clone() };
         let forgotten = Arc::new(AtomicBool::new(false));
         let back = Back {
@@ -257,6 +284,7 @@ impl Front {
         self.opened += 1;
         Some(Flow {
             opened: now,
+            port: from.port(),
             forgotten,
             exit: exit(Door::Target(socket)),
             impairer: self.args.impairer(number, false),
@@ -369,4 +397,31 @@ fn bind(address: SocketAddr) -> Result<UdpSocket, Failure> {
     socket.set_read_timeout(Some(MAX_HOLD))?;
     socket.bind(&address.into()).map_err(|e| format!("cannot bind {address}: {e}"))?;
     Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(from: &[&str]) -> Path {
+        Path {
+            to: "10.0.0.9:4433".parse().unwrap(),
+            from: from.iter().map(|address| address.parse().unwrap()).collect(),
+            loss: 0.0,
+            reorder: 0.0,
+            rebind: None,
+            max_rebinds: usize::MAX,
+            seed: 1,
+        }
+    }
+
+    /// A NAT with several addresses: address, port, address, port.
+    #[test]
+    fn address_and_port_change_in_turns() {
+        let exits = |from: &[&str]| [0, 1, 2, 3, 4].map(|n| path(from).exit(n, 77).to_string());
+        let two = ["10.0.0.1:0", "10.0.0.2:77", "10.0.0.2:0", "10.0.0.1:77", "10.0.0.1:0"];
+        assert_eq!(exits(&["10.0.0.1", "10.0.0.2"]), two);
+        assert_eq!(exits(&["10.0.0.1"]), ["10.0.0.1:0"; 5]);
+        assert_eq!(exits(&[]), ["0.0.0.0:0"; 5]);
+    }
 }

@@ -3,11 +3,11 @@
 use crate::failure::Failure;
 use crate::process::Process;
 use crate::stage::{PORT, Stage, only, words};
-use quiclane_testkit::netns::Side;
+use quiclane_testkit::netns::{Side, host_ip};
 use regex::Regex;
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -15,8 +15,15 @@ use std::time::{Duration, Instant};
 /// The port of their servers, and of the forwarder.
 const THEIR_PORT: u16 = 4434;
 const FORWARDER_PORT: u16 = 5000;
-/// How long the NAT of a rebind case remembers a client.
+/// How long the NAT of a rebind or readdress case remembers a client.
 const REBIND: Duration = Duration::from_millis(150);
+/// How often it may forget a client of s2n-quic's server: that keeps five paths of a connection, and
+/// ignores what comes on a sixth.
+const S2N_REBINDS: usize = 4;
+/// How many addresses the NAT of a readdress case has beside the client's own.
+const MORE_ADDRESSES: u16 = 3;
+/// The host number of the first of them.
+const FIRST_HOST: u16 = 12;
 /// The longest time of a download.
 const CASE: Duration = Duration::from_secs(120);
 /// How long a client may take to end after a reset: less than every idle timeout, so that a client
@@ -34,8 +41,9 @@ const LAST_LINES: usize = 5;
 /// Download files between Quiclane and other QUIC stacks, in namespaces, and compare them byte for
 /// byte: on AF_XDP and on kernel UDP, with Quiclane as client and as server, over a clean path and
 /// over one that loses 1% of all datagrams and reorders as many. Also through a NAT that forgets the
-/// client several times in a second, so that its port changes, and with a reset: the server is
-/// killed during a download and restarted with the same secret, and the client has to report a reset.
+/// client several times in a second, so that its port changes (rebind), or its address and its port in
+/// turns (readdress; readdress6 is the same on IPv6), and with a reset: the server is killed during a
+/// download and restarted with the same secret, and the client has to report a reset.
 ///
 /// A case is named io/stack/role/path, such as xdp/quinn/client/lossy. The last line is "N passed, M
 /// failed". Needs root.
@@ -64,12 +72,43 @@ enum Role {
     Client,
 }
 
+/// What the path, or the server, does meanwhile.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
+pub(crate) enum Way {
     Clean,
     Lossy,
+    /// Through a NAT that changes the client's port.
     Rebind,
+    /// Through one that changes its address and its port in turns, on IPv4.
+    Readdress,
+    /// The same on IPv6.
+    Readdress6,
     Reset,
+}
+
+impl Way {
+    const ALL: [Self; 6] =
+        [Self::Clean, Self::Lossy, Self::Rebind, Self::Readdress, Self::Readdress6, Self::Reset];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Clean => "clean",
+            Self::Lossy => "lossy",
+            Self::Rebind => "rebind",
+            Self::Readdress => "readdress",
+            Self::Readdress6 => "readdress6",
+            Self::Reset => "reset",
+        }
+    }
+
+    fn v6(self) -> bool {
+        self == Self::Readdress6
+    }
+
+    /// True if it has a NAT that changes the client's address too.
+    fn readdresses(self) -> bool {
+        matches!(self, Self::Readdress | Self::Readdress6)
+    }
 }
 
 /// One case.
@@ -88,7 +127,7 @@ impl Case {
         for io in [Io::Xdp, Io::Udp] {
             for stack in ["quinn", "s2n"] {
                 for role in [Role::Server, Role::Client] {
-                    for way in [Way::Clean, Way::Lossy, Way::Rebind, Way::Reset] {
+                    for way in Way::ALL {
                         all.push(Self { io, stack, role, way });
                     }
                 }
@@ -100,13 +139,7 @@ impl Case {
     pub(crate) fn name(self) -> String {
         let io = if self.io == Io::Xdp { "xdp" } else { "udp" };
         let role = if self.role == Role::Server { "server" } else { "client" };
-        let way = match self.way {
-            Way::Clean => "clean",
-            Way::Lossy => "lossy",
-            Way::Rebind => "rebind",
-            Way::Reset => "reset",
-        };
-        format!("{io}/{}/{role}/{way}", self.stack)
+        format!("{io}/{}/{role}/{}", self.stack, self.way.name())
     }
 }
 
@@ -116,6 +149,10 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     let stage = Stage::new("interop", &["quiclane-tools", "quiclane-peers"])?;
     stage.scratch.zeros("files/long", LONG_BYTES);
     random(&stage.scratch.at("files/data"), args.megabytes * 1_000_000)?;
+    for address in [false, true].into_iter().flat_map(more_addresses) {
+        let added = stage.lab.add_address(Side::Client, address);
+        added.map_err(|e| Failure::of(address, e))?;
+    }
     let (mut passed, mut failed) = (0, 0);
     for case in cases {
         let begin = now();
@@ -125,12 +162,12 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
         match outcome {
             Ok(()) => {
                 passed += 1;
-                println!("ok   {:<24} {seconds:>3} s", case.name());
+                println!("ok   {:<28} {seconds:>3} s", case.name());
             }
             Err(Failure::Interrupted(signal)) => return Err(Failure::Interrupted(signal)),
             Err(failure) => {
                 failed += 1;
-                println!("FAIL {:<24} {seconds:>3} s", case.name());
+                println!("FAIL {:<28} {seconds:>3} s", case.name());
                 eprintln!("{}", failure.text().unwrap_or_default());
                 run.show_logs();
             }
@@ -143,6 +180,28 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
 fn now() -> Instant {
     #[expect(clippy::disallowed_methods, reason = "the time of a case is only printed")]
     Instant::now()
+}
+
+/// The addresses of the NAT of a readdress case beside the client's own.
+fn more_addresses(v6: bool) -> impl Iterator<Item = IpAddr> {
+    (FIRST_HOST..FIRST_HOST + MORE_ADDRESSES).map(move |host| host_ip(host, v6))
+}
+
+/// Fails if the NAT of a case did not do its part, by what the forwarder told: a download that is over
+/// before proves nothing.
+pub(crate) fn changed(way: Way, told: &str) -> Result<(), String> {
+    let exits = told.lines().filter_map(|line| line.split_once(" leaves from ")?.1.parse().ok());
+    let exits: Vec<SocketAddr> = exits.collect();
+    let done = exits.iter().any(|exit| match way {
+        Way::Clean | Way::Lossy | Way::Reset => true,
+        Way::Rebind => *exit != exits[0],
+        Way::Readdress | Way::Readdress6 => exit.ip() != exits[0].ip(),
+    });
+    if done {
+        return Ok(());
+    }
+    let text = "the download was over before the NAT had changed the client's address";
+    Err(format!("{text}: it left from {exits:?}; raise --megabytes"))
 }
 
 /// A file of random bytes.
@@ -194,9 +253,12 @@ impl<'a> Run<'a> {
         let _server = self.serve()?;
         let (mut target, forwarder) = (self.server_address(), self.forward()?);
         if forwarder.is_some() {
-            target = self.stage.address(Side::Client, FORWARDER_PORT);
+            target = self.address(Side::Client, FORWARDER_PORT);
         }
         self.get(target, "/data")?.succeed(CASE)?;
+        if let Some(forwarder) = forwarder {
+            changed(self.case.way, &forwarder.output()).map_err(Failure::Failed)?;
+        }
         let [sent, got] = ["files/data", "got"].map(|name| self.stage.scratch.at(name));
         match same(&sent, &got) {
             Ok(true) => Ok(()),
@@ -259,10 +321,15 @@ impl<'a> Run<'a> {
         fs::set_permissions(&path, only_ours).map_err(|e| Failure::of(path.display(), e))
     }
 
+    /// The address of a side with a port, of the family of the case.
+    fn address(&self, side: Side, port: u16) -> SocketAddr {
+        SocketAddr::new(side.ip(self.case.way.v6()), port)
+    }
+
     fn server_address(&self) -> SocketAddr {
         match self.case.role {
-            Role::Server => self.stage.address(Side::Server, PORT),
-            Role::Client => self.stage.address(Side::Client, THEIR_PORT),
+            Role::Server => self.address(Side::Server, PORT),
+            Role::Client => self.address(Side::Client, THEIR_PORT),
         }
     }
 
@@ -313,23 +380,32 @@ impl<'a> Run<'a> {
 
     /// The forwarder that hinders datagrams, if the case has one.
     fn forward(&self) -> Result<Option<Process>, Failure> {
-        let rebind_ms = REBIND.as_millis().to_string();
         let hindrance = match self.case.way {
             Way::Clean | Way::Reset => return Ok(None),
             Way::Lossy => words(["--loss", "0.01", "--reorder", "0.01", "--seed", "1"]),
-            // s2n-quic keeps five paths of a connection, and ignores what comes on a sixth.
-            Way::Rebind if (self.case.role, self.case.stack) == (Role::Client, "s2n") => {
-                words(["--rebind-ms", &rebind_ms, "--max-rebinds", "4"])
-            }
-            Way::Rebind => words(["--rebind-ms", &rebind_ms]),
+            Way::Rebind | Way::Readdress | Way::Readdress6 => self.nat(),
         };
-        let listen = self.stage.address(Side::Client, FORWARDER_PORT).to_string();
+        let listen = self.address(Side::Client, FORWARDER_PORT).to_string();
         let mut line = words([&*self.stage.program("quiclane-peers"), "forward"]);
         line.extend(words(["--listen", &listen, "--to", &self.server_address().to_string()]));
         line.extend(hindrance);
         line.extend(words(["--max-seconds", &CASE.as_secs().to_string()]));
         let mut forwarder = self.stage.start(Side::Client, "forward", &line)?;
         forwarder.wait_for("\n").map(|()| Some(forwarder))
+    }
+
+    /// The forwarder's arguments for a NAT that forgets.
+    fn nat(&self) -> Vec<String> {
+        let mut line = words(["--rebind-ms", &REBIND.as_millis().to_string()]);
+        if (self.case.role, self.case.stack) == (Role::Client, "s2n") {
+            line.extend(words(["--max-rebinds", &S2N_REBINDS.to_string()]));
+        }
+        if self.case.way.readdresses() {
+            let v6 = self.case.way.v6();
+            let all = std::iter::once(Side::Client.ip(v6)).chain(more_addresses(v6));
+            line.extend(all.flat_map(|address| ["--from".to_owned(), address.to_string()]));
+        }
+        line
     }
 
     /// The client of the case, which writes to `got`.

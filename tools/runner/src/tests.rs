@@ -18,8 +18,9 @@ fn the_command_line_is_sound() {
 #[test]
 fn cases_have_names_of_their_own() {
     let names: Vec<_> = interop::Case::all().into_iter().map(interop::Case::name).collect();
-    assert_eq!((names.len(), &*names[0]), (32, "xdp/quinn/server/clean"));
+    assert_eq!((names.len(), &*names[0]), (48, "xdp/quinn/server/clean"));
     assert!(names.contains(&"udp/s2n/client/reset".to_owned()));
+    assert!(names.contains(&"xdp/s2n/server/readdress6".to_owned()));
     let different: std::collections::BTreeSet<_> = names.iter().collect();
     assert_eq!(different.len(), names.len());
 }
@@ -41,6 +42,25 @@ fn a_pattern_that_no_case_matches_is_a_usage_error() {
         let code = cli.command.run().1.unwrap_err().exit_code();
         assert_eq!(code, 2, "{verb}: before anything is built, and without root");
     }
+}
+
+/// A download that ends before the NAT forgets the client would prove nothing.
+#[test]
+fn a_nat_that_did_not_do_its_part_fails_its_case() {
+    use interop::{Way, changed};
+    let one = "forward: ready on 10.0.0.2:5000\nforward: 10.0.0.1:9 leaves from 10.0.0.2:70\n";
+    let port = format!("{one}forward: 10.0.0.1:9 leaves from 10.0.0.2:71\n");
+    let address = format!("{port}forward: 10.0.0.1:9 leaves from 10.0.0.3:71\n");
+    let passes = |told| {
+        [Way::Lossy, Way::Rebind, Way::Readdress, Way::Readdress6].map(|w| changed(w, told).is_ok())
+    };
+    assert_eq!(passes(""), [false; 4]);
+    assert_eq!(passes(one), [true, false, false, false]);
+    assert_eq!(passes(&port), [true, true, false, false]);
+    assert_eq!(passes(&address), [true; 4]);
+    let v6 =
+        "forward: [::1]:9 leaves from [fd77::2]:70\nforward: [::1]:9 leaves from [fd77::12]:70";
+    assert_eq!(passes(v6), [true; 4]);
 }
 
 #[test]

@@ -32,11 +32,7 @@ impl Side {
             Self::Server => 1,
             Self::Client => 2,
         };
-        if v6 {
-            IpAddr::V6(Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, host))
-        } else {
-            IpAddr::V4(Ipv4Addr::new(10, 77, 0, host as u8))
-        }
+        host_ip(host, v6)
     }
 
     const fn letter(self) -> char {
@@ -44,6 +40,15 @@ impl Side {
             Self::Server => 's',
             Self::Client => 'c',
         }
+    }
+}
+
+/// The address of a host number on the link of the pair, IPv4 or IPv6. [`Side`] has the first two.
+pub fn host_ip(host: u16, v6: bool) -> IpAddr {
+    if v6 {
+        IpAddr::V6(Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, host))
+    } else {
+        IpAddr::V4(Ipv4Addr::new(10, 77, 0, host as u8))
     }
 }
 
@@ -118,11 +123,21 @@ impl Lab {
         let namespace = self.namespace(side);
         let inside = |arguments: &str| ip(&format!("-n {namespace} {arguments}"));
         inside("link set lo up")?;
-        inside(&format!("addr add {}/24 dev {device}", side.ip(false)))?;
-        inside(&format!("addr add {}/64 dev {device} nodad", side.ip(true)))?;
+        self.add_address(side, side.ip(false))?;
+        self.add_address(side, side.ip(true))?;
         inside(&format!("link set {device} up"))?;
         // Checksums that the kernel leaves to hardware would never be filled in on a veth.
         self.try_run(side, &["ethtool", "-K", &device, "tx", "off"]).map(drop)
+    }
+
+    /// Gives an end one more address, of the link that both ends are on.
+    ///
+    /// # Errors
+    /// `ip` cannot be run, or fails: the end has the address already.
+    pub fn add_address(&self, side: Side, address: IpAddr) -> io::Result<()> {
+        let link = if address.is_ipv4() { "24" } else { "64 nodad" };
+        let (namespace, device) = (self.namespace(side), self.device(side));
+        ip(&format!("-n {namespace} addr add dev {device} {address}/{link}"))
     }
 
     /// The name of the device in a namespace; unique on the machine.
