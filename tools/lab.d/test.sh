@@ -43,11 +43,13 @@ vm_test_need_virtio() {
     return 1
 }
 
-# The paths of what cargo built: the tests, then the program.
+# The paths of what cargo built: the tests, then the program, which another test of its package brings along. Of
+# the packages that tools/test tests, so that their features are the same and nothing is built once more.
 vm_test_build() {
     (
         cd "$PROJECT_DIR" || exit
-        cargo test --quiet --profile "$1" --test guest --no-run --message-format=json
-        cargo build --quiet --profile "$1" --package quiclane-tools --bin quiclane --message-format=json
-    ) | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p'
+        cargo test --quiet --profile "$1" --workspace --exclude quiclane-bench --exclude quiclane-peers \
+            --test guest --test cli --no-run --message-format=json
+    ) | sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' |
+        awk '/\/guest-[^\/]*$/ { tests = $0 } /\/quiclane$/ { program = $0 } END { if (tests && program) print tests "\n" program }'
 }
