@@ -20,15 +20,33 @@ pub(crate) fn server_tls(args: &ServeArgs) -> Result<Arc<ServerConfig>, Failure>
         (Some(cert), Some(key)) => from_files(cert, key)?,
         _ => self_signed(),
     };
-    if let Some(path) = &args.cert_out {
-        std::fs::write(path, pem).map_err(|e| format!("cannot write {}: {e}", path.display()))?;
-    }
+    write_out(args, &pem)?;
     let mut config = ServerConfig::builder_with_provider(trust::provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_no_client_auth()
         .with_single_cert(chain, key)?;
     config.alpn_protocols = vec![args.alpn.clone().into_bytes()];
     Ok(Arc::new(config))
+}
+
+/// The same certificate and its key in PEM, for a stack with a TLS of its own.
+#[cfg(feature = "quiche")]
+pub(crate) fn pem(args: &ServeArgs) -> Result<(String, String), Failure> {
+    let (chain, key) = match (&args.cert, &args.key) {
+        (Some(cert), Some(key)) => (std::fs::read_to_string(cert)?, std::fs::read_to_string(key)?),
+        _ => {
+            let made = Identity::self_signed(&named("quiclane peer", &SELF_SIGNED_NAMES));
+            (made.certificate_pem, made.key_pem)
+        }
+    };
+    write_out(args, &chain)?;
+    Ok((chain, key))
+}
+
+/// Writes the chain for clients, if the arguments ask for that.
+fn write_out(args: &ServeArgs, pem: &str) -> Result<(), Failure> {
+    let Some(path) = &args.cert_out else { return Ok(()) };
+    std::fs::write(path, pem).map_err(|e| format!("cannot write {}: {e}", path.display()).into())
 }
 
 /// The chain, the key, and the chain in PEM.

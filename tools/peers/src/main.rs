@@ -9,7 +9,8 @@
 //!
 //! Files are transferred by `hq-interop`: a bidirectional stream carries `GET /path\r\n` and FIN one
 //! way, and the file's bytes and FIN the other. Transport settings are each stack's own defaults: a
-//! test against a peer tests what users run.
+//! test against a peer tests what users run. quiche (`quiche-serve`, `quiche-get`) is there with the
+//! feature of its name: building its BoringSSL takes minutes.
 //!
 //! Every command ends by itself: the clients fail after `--timeout` seconds, the servers and
 //! the forwarder stop then, or on SIGINT and SIGTERM. Exit codes: 0 fine, 1 failed, 2 usage.
@@ -26,6 +27,8 @@ mod forward;
 mod hq;
 mod identity;
 mod impair;
+#[cfg(feature = "quiche")]
+mod quiche_peer;
 mod quinn_peer;
 mod s2n_peer;
 mod secret;
@@ -48,10 +51,16 @@ enum Command {
     QuinnGet(GetArgs),
     /// Download a file with s2n-quic
     S2nGet(GetArgs),
+    /// Download a file with quiche
+    #[cfg(feature = "quiche")]
+    QuicheGet(GetArgs),
     /// Serve the files of a directory with quinn
     QuinnServe(ServeArgs),
     /// Serve the files of a directory with s2n-quic
     S2nServe(ServeArgs),
+    /// Serve the files of a directory with quiche
+    #[cfg(feature = "quiche")]
+    QuicheServe(ServeArgs),
     /// Forward UDP datagrams, with loss, reordering and delay
     Forward(forward::ForwardArgs),
 }
@@ -133,6 +142,10 @@ fn run(command: Command) -> Result<(), Failure> {
             Command::S2nGet(args) => get("s2n-quic", &args, s2n_peer::get(&args)).await,
             Command::QuinnServe(args) => serve(&args, quinn_peer::serve(&args)).await,
             Command::S2nServe(args) => serve(&args, s2n_peer::serve(&args)).await,
+            #[cfg(feature = "quiche")]
+            Command::QuicheGet(args) => get("quiche", &args, quiche_peer::get(&args)).await,
+            #[cfg(feature = "quiche")]
+            Command::QuicheServe(args) => serve(&args, quiche_peer::serve(&args)).await,
             Command::Forward(_) => Ok(()),
         }
     })

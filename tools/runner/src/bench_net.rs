@@ -139,7 +139,7 @@ struct Bench<'a> {
 
 impl<'a> Bench<'a> {
     fn new(args: &'a Args) -> Result<Self, Failure> {
-        let stage = Stage::new("bench net", &["quiclane-tools", "quiclane-bench"])?;
+        let stage = Stage::new("bench net", &["quiclane-tools", "quiclane-bench"], &[])?;
         stage.scratch.zeros("files/file", 4_000);
         let bench = Self { stage, args, server: None };
         // Answers to forged addresses leave over the veth pair.

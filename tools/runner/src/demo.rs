@@ -60,7 +60,7 @@ struct Transfer {
 
 /// Runs it, and prints the report.
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let stage = Stage::new("demo", &["quiclane-tools"])?;
+    let stage = Stage::new("demo", &["quiclane-tools"], &[])?;
     let server = serve(&stage)?;
     let perf = transfer(&stage, args, &server)?;
     let end = server.stop().last_line()?;

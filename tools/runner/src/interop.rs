@@ -43,7 +43,9 @@ const LAST_LINES: usize = 5;
 /// over one that loses 1% of all datagrams and reorders as many. Also through a NAT that forgets the
 /// client several times in a second, so that its port changes (rebind), or its address and its port in
 /// turns (readdress; readdress6 is the same on IPv6), and with a reset: the server is killed during a
-/// download and restarted with the same secret, and the client has to report a reset.
+/// download and restarted with the same secret, and the client has to report a reset. quiche's server
+/// takes no part where the address changes: it sends what was lost then at two packets a probe timeout,
+/// which doubles each time.
 ///
 /// A case is named io/stack/role/path, such as xdp/quinn/client/lossy. The last line is "N passed, M
 /// failed". Needs root.
@@ -55,6 +57,27 @@ pub(crate) struct Args {
     /// Run only cases whose name matches this regular expression.
     #[arg(long, value_name = "PATTERN", default_value = ".")]
     only: Regex,
+    /// Take these stacks. quiche builds its BoringSSL first, which takes minutes of CPU time.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "quinn,s2n")]
+    peers: Vec<Peer>,
+}
+
+/// Another stack.
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Peer {
+    Quinn,
+    S2n,
+    Quiche,
+}
+
+impl Peer {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Quinn => "quinn",
+            Self::S2n => "s2n",
+            Self::Quiche => "quiche",
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -105,6 +128,11 @@ impl Way {
         self == Self::Readdress6
     }
 
+    /// True if it has a NAT that forgets the client.
+    fn has_nat(self) -> bool {
+        self == Self::Rebind || self.readdresses()
+    }
+
     /// True if it has a NAT that changes the client's address too.
     fn readdresses(self) -> bool {
         matches!(self, Self::Readdress | Self::Readdress6)
@@ -115,20 +143,21 @@ impl Way {
 #[derive(Clone, Copy)]
 pub(crate) struct Case {
     io: Io,
-    stack: &'static str,
+    peer: Peer,
     role: Role,
     way: Way,
 }
 
 impl Case {
-    /// All of them, in the order in which they run.
-    pub(crate) fn all() -> Vec<Self> {
+    /// All with these stacks, in the order in which they run.
+    pub(crate) fn all(peers: &[Peer]) -> Vec<Self> {
         let mut all = Vec::new();
         for io in [Io::Xdp, Io::Udp] {
-            for stack in ["quinn", "s2n"] {
+            for &peer in peers {
                 for role in [Role::Server, Role::Client] {
                     for way in Way::ALL {
-                        all.push(Self { io, stack, role, way });
+                        let case = Self { io, peer, role, way };
+                        all.extend(case.can_pass().then_some(case));
                     }
                 }
             }
@@ -136,17 +165,30 @@ impl Case {
         all
     }
 
+    /// False where the peer is known to fail whoever it talks to. quiche 0.30 keeps what it sent to an old
+    /// address apart, with no later packet whose acknowledgement would tell that it was lost: two packets
+    /// go out again per probe timeout of that path, which doubles. quinn's, s2n-quic's and its own clients
+    /// stand still behind the forwarder too, after a change or a few.
+    fn can_pass(self) -> bool {
+        !(self.peer == Peer::Quiche && self.role == Role::Client && self.way.has_nat())
+    }
+
     pub(crate) fn name(self) -> String {
         let io = if self.io == Io::Xdp { "xdp" } else { "udp" };
         let role = if self.role == Role::Server { "server" } else { "client" };
-        format!("{io}/{}/{role}/{}", self.stack, self.way.name())
+        format!("{io}/{}/{role}/{}", self.peer.name(), self.way.name())
     }
 }
 
 /// Runs the cases, and prints a line for each.
 pub(crate) fn run(args: &Args) -> Result<(), Failure> {
-    let cases = only(Case::all(), &args.only, |case| case.name())?;
-    let stage = Stage::new("interop", &["quiclane-tools", "quiclane-peers"])?;
+    let mut peers = args.peers.clone();
+    peers.sort();
+    peers.dedup();
+    let cases = only(Case::all(&peers), &args.only, |case| case.name())?;
+    let features: &[_] =
+        if peers.contains(&Peer::Quiche) { &["quiclane-peers/quiche"] } else { &[] };
+    let stage = Stage::new("interop", &["quiclane-tools", "quiclane-peers"], features)?;
     stage.scratch.zeros("files/long", LONG_BYTES);
     random(&stage.scratch.at("files/data"), args.megabytes * 1_000_000)?;
     for address in [false, true].into_iter().flat_map(more_addresses) {
@@ -364,7 +406,7 @@ impl<'a> Run<'a> {
             }
             Role::Client => {
                 let theirs = self.stage.program("quiclane-peers");
-                let verb = format!("{}-serve", self.case.stack);
+                let verb = format!("{}-serve", self.case.peer.name());
                 let limit = CASE.as_secs().to_string();
                 let mut line = words([&theirs, &verb, "--listen", &address, "--timeout", &limit]);
                 line.extend(words(common));
@@ -397,7 +439,7 @@ impl<'a> Run<'a> {
     /// The forwarder's arguments for a NAT that forgets.
     fn nat(&self) -> Vec<String> {
         let mut line = words(["--rebind-ms", &REBIND.as_millis().to_string()]);
-        if (self.case.role, self.case.stack) == (Role::Client, "s2n") {
+        if (self.case.role, self.case.peer) == (Role::Client, Peer::S2n) {
             line.extend(words(["--max-rebinds", &S2N_REBINDS.to_string()]));
         }
         if self.case.way.readdresses() {
@@ -416,7 +458,7 @@ impl<'a> Run<'a> {
         match self.case.role {
             Role::Server => {
                 let theirs = self.stage.program("quiclane-peers");
-                let verb = format!("{}-get", self.case.stack);
+                let verb = format!("{}-get", self.case.peer.name());
                 let mut line = words([&*theirs, &verb, &target, path, "-o", &text("got")]);
                 line.extend(words(["--ca", &certificate, "--timeout", &limit]));
                 self.stage.start(Side::Client, "get", &line)

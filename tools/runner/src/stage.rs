@@ -26,8 +26,12 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// Builds packages and makes the namespaces. Needs root.
-    pub(crate) fn new(name: &'static str, packages: &[&str]) -> Result<Self, Failure> {
+    /// Builds packages, with these of their features, and makes the namespaces. Needs root.
+    pub(crate) fn new(
+        name: &'static str,
+        packages: &[&str],
+        features: &[&str],
+    ) -> Result<Self, Failure> {
         // SAFETY: geteuid() has no preconditions.
         let user = unsafe { libc::geteuid() };
         if user != 0 {
@@ -36,7 +40,7 @@ impl Stage {
         }
         let interrupt = Interrupt::listen()?;
         say(name, "building");
-        let built = build(packages);
+        let built = build(packages, features);
         // Ctrl-C ends the build too; that is not a failed build.
         interrupt.check()?;
         let built = built?;
@@ -90,7 +94,7 @@ fn say(name: &str, text: &str) {
 
 /// Builds packages as this program was built, in release or not, and returns the directory of the
 /// programs: the one that this program lies in.
-fn build(packages: &[&str]) -> Result<PathBuf, Failure> {
+fn build(packages: &[&str], features: &[&str]) -> Result<PathBuf, Failure> {
     let mut cargo = Command::new("cargo");
     cargo.args(["build", "--quiet"]).stdin(Stdio::null());
     if !cfg!(debug_assertions) {
@@ -98,6 +102,9 @@ fn build(packages: &[&str]) -> Result<PathBuf, Failure> {
     }
     for package in packages {
         cargo.args(["--package", package]);
+    }
+    for feature in features {
+        cargo.args(["--features", feature]);
     }
     let status = cargo.status().map_err(|e| Failure::of(format!("{cargo:?}"), e))?;
     if !status.success() {
