@@ -67,8 +67,7 @@ impl Handler for Owned {
         data: &[u8],
         fin: bool,
     ) -> usize {
-        c.streams().send(stream, Bytes::copy_from_slice(data), fin).unwrap();
-        data.len()
+        Echo.stream_data(c, stream, data, fin)
     }
 }
 

@@ -6,7 +6,7 @@ use std::fmt;
 /// The most lines of a file.
 pub(crate) const MAX_FILE_LINES: usize = 800;
 /// The most lines of a function.
-pub(crate) const MAX_FUNCTION_LINES: usize = 90;
+pub(crate) const MAX_FUNCTION_LINES: usize = 70;
 
 /// Top modules, and which modules each may import besides itself.
 const ARROWS: &[(&str, &[&str])] = &[

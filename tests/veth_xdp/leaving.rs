@@ -4,6 +4,7 @@ use super::configs::configs;
 use super::echo_handler::Echo;
 use super::*;
 use bytes::Bytes;
+use quiclane::exec::clock::Clock;
 use quiclane::exec::{
     ClientConfig, ConnectionRef, Handle, Handler, Io, Listener, NewConnection, Next, Pin, Polling,
     Registration, RegistrationConfig, WorkerLoop, WorkerStatus,
@@ -263,7 +264,13 @@ fn moves(v6: bool, change: impl FnOnce(&mut RegistrationConfig, &Lab)) -> Scene 
     };
     assert_eq!(scene.local.ip(), gone);
     scene.address("del", gone);
+    let (clock, family) = (Clock::monotonic(), if v6 { "IPv6" } else { "IPv4" });
+    let deleted = clock.now();
     assert_eq!(scene.next(), Told::Moved(SocketAddr::new(left, scene.local.port())));
+    println!(
+        "{family}: told of {} us after the address was deleted",
+        clock.now().ns_since(deleted) / 1_000
+    );
     let Told::Done(bytes) = scene.next() else { panic!("the transfer goes on") };
     assert!(bytes >= 2 * PART_BYTES);
     scene.await_counts(|(moves, _)| moves == 1);

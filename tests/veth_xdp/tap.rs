@@ -7,13 +7,14 @@ use super::following::Asking;
 use super::*;
 use quiclane::exec::clock::Clock;
 use quiclane::exec::{
-    ConnectionRef, Handler, Io, Pin, Polling, Registration, RegistrationConfig, WorkerStatus,
+    ConnectionRef, Handler, Io, Listener, NewConnection, Pin, Polling, Registration,
+    RegistrationConfig, ServerConfig, WorkerStatus,
 };
 use quiclane::topology::toeplitz::{Flow, HashFields, Rss};
 use quiclane::{CloseReason, StreamId};
 use quiclane_testkit::netns::{LabConfig, privileged};
 use quiclane_testkit::tap::Wire;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, RwLock};
 
@@ -97,10 +98,6 @@ fn tables() -> [Vec<u32>; 6] {
     [of(&[1]), of(&[2, 3]), of(&[0, 1, 2, 3]), of(&[3, 0]), of(&[2]), of(&[3, 2, 1, 0])]
 }
 
-fn total(rows: &[WorkerStatus], of: impl Fn(&WorkerStatus) -> u64) -> u64 {
-    rows.iter().map(of).sum()
-}
-
 fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     let clock = Clock::monotonic();
     let until = clock.now() + PATIENCE;
@@ -110,81 +107,91 @@ fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
+/// A server behind the NIC, with four queues.
+struct Served {
+    server: Registration,
+    _listener: Listener,
+    homes: Homes,
+    address: SocketAddr,
+}
+
+impl Served {
+    /// Moves the calling thread into the server's namespace.
+    fn new(lab: &Lab, config: &ServerConfig) -> Self {
+        lab.enter_with_sysfs(Side::Server);
+        let xdp = XdpConfig { force_mode: Some(Mode::NativeCopy), ..XdpConfig::new(Wire::DEVICE) };
+        let io = Io::Xdp(xdp);
+        let polling = Polling::Sleep;
+        let open = RegistrationConfig { io, pin: Pin::Off, polling, ..Default::default() };
+        let server = Registration::open(open).unwrap();
+        let homes = Homes::default();
+        let (shown, next) = (homes.clone(), AtomicU64::new(0));
+        let address = SocketAddr::from((Wire::ip(Side::Server), PORT));
+        let accept = move |_: &NewConnection<'_>| -> Option<Box<dyn Handler>> {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            Some(Box::new(Placed { homes: shown.clone(), number }))
+        };
+        let listener = server.listen(address, config, accept).unwrap();
+        Self { server, _listener: listener, homes, address }
+    }
+
+    /// True if every connection is at the worker that the NIC says.
+    fn all_at_home(&self, rss: &Rss) -> bool {
+        let homes = self.homes.lock().unwrap();
+        let is_right = |(port, worker): &(u16, usize)| {
+            let source = SocketAddr::from((Wire::ip(Side::Client), *port));
+            place(rss, source, self.address) == *worker
+        };
+        homes.len() == CONNECTIONS && homes.values().all(is_right)
+    }
+
+    fn total(&self, of: impl Fn(&WorkerStatus) -> u64) -> u64 {
+        self.server.status().iter().map(of).sum()
+    }
+
+    fn wrong(&self) -> u64 {
+        self.total(|row| row.counters.lane.rx_wrong_queue)
+    }
+}
+
 #[test]
 fn connections_follow_a_table_that_changes_under_load() {
     if !privileged("connections_follow_a_table_that_changes_under_load") {
         return;
     }
-    let lab = Arc::new(Lab::new(LabConfig::default()));
+    let lab = Lab::new(LabConfig::default());
     let all: Vec<u32> = (0..SLOTS as u32).map(|slot| slot % QUEUES as u32).collect();
     let nic = Arc::new(RwLock::new(Rss::new(key(), all).unwrap()));
     let its = nic.clone();
     let wire = Wire::new(&lab, QUEUES, move |frame| steer(&its.read().unwrap(), frame));
-
     let (server_config, client_config) = configs();
-    lab.enter_with_sysfs(Side::Server);
-    let xdp = XdpConfig { force_mode: Some(Mode::NativeCopy), ..XdpConfig::new(Wire::DEVICE) };
-    let config = RegistrationConfig {
-        io: Io::Xdp(xdp),
-        pin: Pin::Off,
-        polling: Polling::Sleep,
-        ..Default::default()
-    };
-    let server = Registration::open(config).unwrap();
-    let homes = Homes::default();
-    let (shown, next) = (homes.clone(), AtomicU64::new(0));
-    let address = SocketAddr::from((Wire::ip(Side::Server), PORT));
-    let accept = move |_: &quiclane::exec::NewConnection<'_>| -> Option<Box<dyn Handler>> {
-        let number = next.fetch_add(1, Ordering::Relaxed);
-        Some(Box::new(Placed { homes: shown.clone(), number }))
-    };
-    let _listener = server.listen(address, &server_config, accept).unwrap();
-
+    let served = Served::new(&lab, &server_config);
     let client = inside(&lab, Side::Client, || {
-        let config = RegistrationConfig {
-            pin: Pin::Off,
-            polling: Polling::Sleep,
-            ..RegistrationConfig::udp(PORTS)
-        };
+        let udp = RegistrationConfig::udp(PORTS);
+        let config = RegistrationConfig { pin: Pin::Off, polling: Polling::Sleep, ..udp };
         Registration::open(config).unwrap()
     });
     let answers = Arc::new(AtomicU64::new(0));
     for _ in 0..CONNECTIONS {
-        client.connect(address, "localhost", &client_config, Asking::new(answers.clone())).unwrap();
+        let asking = Asking::new(answers.clone());
+        client.connect(served.address, "localhost", &client_config, asking).unwrap();
     }
-    let at_home = || {
-        let rss = nic.read().unwrap();
-        let homes = homes.lock().unwrap();
-        let is_right = |(port, worker): &(u16, usize)| {
-            let source = SocketAddr::from((Wire::ip(Side::Client), *port));
-            place(&rss, source, address) == *worker
-        };
-        homes.len() == CONNECTIONS && homes.values().all(is_right)
-    };
-    wait_until("the first table", at_home);
-    let ports: std::collections::BTreeSet<u16> =
-        homes.lock().unwrap().values().map(|(port, _)| *port).collect();
+    let answered = || answers.load(Ordering::Relaxed);
+    wait_until("the first table", || served.all_at_home(&nic.read().unwrap()));
+    let ports: BTreeSet<u16> = served.homes.lock().unwrap().values().map(|home| home.0).collect();
     assert_eq!(ports.len(), PORTS);
     for table in tables().into_iter().cycle().take(24) {
         *nic.write().unwrap() = Rss::new(key(), table).unwrap();
-        wait_until("a table", at_home);
+        wait_until("a table", || served.all_at_home(&nic.read().unwrap()));
         // From here on nothing is handed over, but for what was on its way.
-        let wrong = || total(&server.status(), |row| row.counters.lane.rx_wrong_queue);
-        let (settled, before) = (wrong(), answers.load(Ordering::Relaxed));
-        wait_until("answers", || {
-            answers.load(Ordering::Relaxed) > before + 10 * CONNECTIONS as u64
-        });
-        let late = wrong() - settled;
+        let (settled, before) = (served.wrong(), answered());
+        wait_until("answers", || answered() > before + 10 * CONNECTIONS as u64);
+        let late = served.wrong() - settled;
         assert!(late <= 256, "{late} datagrams at the wrong worker");
     }
-    let rows = server.status();
-    assert_eq!(total(&rows, |row| row.counters.lane.rx_wrong_queue_dropped), 0);
-    assert_eq!(total(&rows, |row| row.counters.queue.rx_via_kernel), 0, "all through the rings");
-    assert!(total(&rows, |row| row.counters.lane.rx_wrong_queue) > 0);
+    assert_eq!(served.total(|row| row.counters.lane.rx_wrong_queue_dropped), 0);
+    assert_eq!(served.total(|row| row.counters.queue.rx_via_kernel), 0, "all through the rings");
+    assert!(served.wrong() > 0);
     client.shutdown(0, PATIENCE);
-    println!(
-        "{} answers, {} frames that a tap did not take",
-        answers.load(Ordering::Relaxed),
-        wire.lost()
-    );
+    println!("{} answers, {} frames that a tap did not take", answered(), wire.lost());
 }

@@ -537,7 +537,7 @@ mod tests {
         assert_eq!(changes(&mut standing, [64, 0].repeat(1_000)), (0, false));
         assert_eq!(changes(&mut standing, [64; 10]), (1, true));
         // A worker spins, and nothing comes.
-        assert_eq!(changes(&mut standing, [0; 100_000]), (0, true));
+        assert_eq!(changes(&mut standing, std::iter::repeat_n(0, 100_000)), (0, true));
         assert_eq!(changes(&mut standing, [64; 10]), (0, true));
         assert_eq!(changes(&mut standing, [1; QUIET_BURSTS as usize]), (1, false));
     }

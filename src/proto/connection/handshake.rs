@@ -505,6 +505,9 @@ impl Connection {
             ));
         }
         self.taken.note_complete(now, h, session);
+        let tickets = session.ticket_troubles();
+        self.stats.tx_withheld_tickets += tickets.withheld;
+        self.stats.rx_ticket_panics += tickets.panics;
         let resumed = session.resumed();
         self.alpn = session.alpn().map(Into::into);
         self.state = State::Established;

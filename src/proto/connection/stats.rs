@@ -109,6 +109,10 @@ declare! {
         handshake_moves: Counter, Count;
         /// Times that a client moved to the address that its server prefers.
         preferred_moves: Counter, Count;
+        /// Session tickets that a server did not give, since a client could not have sent them back.
+        tx_withheld_tickets: Counter, Count;
+        /// Session tickets over which the application's filter panicked: the client had a full handshake.
+        rx_ticket_panics: Counter, Count;
     }
     read into Read {
         /// Times that the datagram size fell to the smallest, because large ones vanished.

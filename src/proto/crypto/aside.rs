@@ -30,11 +30,27 @@ pub(super) struct Aside {
     pub(super) claimed: Option<PeerCertificate>,
     /// What the application has to judge.
     pub(super) certificate: Option<PeerCertificate>,
+    pub(super) tickets: TicketTroubles,
+}
+
+/// What went wrong with tickets, in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TicketTroubles {
+    /// Not given: they would have been too long.
+    pub(crate) withheld: u64,
+    /// The application's filter panicked over them.
+    pub(crate) panics: u64,
 }
 
 impl Aside {
-    pub(super) const NONE: Self =
-        Self { ticket_data: None, shown: None, began: None, claimed: None, certificate: None };
+    pub(super) const NONE: Self = Self {
+        ticket_data: None,
+        shown: None,
+        began: None,
+        claimed: None,
+        certificate: None,
+        tickets: TicketTroubles { withheld: 0, panics: 0 },
+    };
 
     /// The peer has proved that it has the key of its certificate.
     pub(super) fn is_proved(&mut self) {

@@ -7,7 +7,7 @@ use rustls::pki_types::ServerName;
 use rustls::quic::{ClientConnection, Connection, ServerConnection, Version};
 use rustls::{AlertDescription, HandshakeKind};
 
-use super::aside::{Aside, PeerCertificate, beside};
+use super::aside::{Aside, PeerCertificate, TicketTroubles, beside};
 use super::keys::{KeyChange, Keys, OneRttSecrets};
 use super::material::taken;
 use super::refused::Refused;
@@ -231,6 +231,11 @@ impl Session {
     /// what TLS writes may be sent, and the handshake is not complete.
     pub(crate) fn take_certificate(&mut self) -> Option<PeerCertificate> {
         self.aside.certificate.take()
+    }
+
+    /// What went wrong with this session's tickets.
+    pub(crate) fn ticket_troubles(&self) -> TicketTroubles {
+        self.aside.tickets
     }
 
     /// Tickets that a client was given so far.

@@ -83,6 +83,7 @@ impl Ticketer {
         catch_unwind(AssertUnwindSafe(|| filter(data))).unwrap_or_else(|panic| {
             // A payload that panics as it is dropped would get past this.
             std::mem::forget(panic);
+            current(|aside| aside.tickets.panics += 1);
             false
         })
     }
@@ -124,6 +125,7 @@ impl ProducesTickets for Ticketer {
         let data = data.as_deref().unwrap_or_default();
         let len = OVERHEAD + data.len() + plain.len();
         if len > TICKET_MAX_BYTES {
+            current(|aside| aside.tickets.withheld += 1);
             return None;
         }
         let mut ticket = Vec::with_capacity(len);

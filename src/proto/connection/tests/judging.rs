@@ -265,6 +265,9 @@ fn a_client_connects_again_whatever_its_session_holds() {
             pair.settle();
             let is_so = pair.client_app.events.contains(&Event::Connected { resumed });
             assert!(is_so, "{certificates} certificates: {:?}", pair.client_app.closed());
+            // A session that is not resumed gave none of its two tickets.
+            let withheld = pair.server.stats().tx_withheld_tickets;
+            assert_eq!(withheld > 0, certificates == 10 || (certificates, kept) == (2, 1_000));
             pair.client.close(pair.now, 0, Bytes::new());
             pair.run_ms(1_000);
         }

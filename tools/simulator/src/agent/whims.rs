@@ -53,10 +53,7 @@ impl FrontHandler {
         c: &mut ConnectionRef<'_>,
         body: impl FnOnce(&mut Agent, &mut ConnectionRef<'_>) -> R,
     ) -> R {
-        let mut agent = self.agent();
-        let result = body(&mut agent, c);
-        agent.whim(c);
-        result
+        self.agent().call(c, body)
     }
 }
 
@@ -67,14 +64,22 @@ impl OwnHandler {
         c: &mut ConnectionRef<'_>,
         body: impl FnOnce(&mut Agent, &mut ConnectionRef<'_>) -> R,
     ) -> R {
-        let mut agent = self.agent();
-        let result = body(&mut agent, c);
-        agent.whim(c);
-        result
+        self.agent().call(c, body)
     }
 }
 
 impl Agent {
+    /// Runs a callback, and what follows of itself.
+    fn call<R>(
+        &mut self,
+        c: &mut ConnectionRef<'_>,
+        body: impl FnOnce(&mut Self, &mut ConnectionRef<'_>) -> R,
+    ) -> R {
+        let result = body(self, c);
+        self.whim(c);
+        result
+    }
+
     /// A callback is over.
     fn whim(&mut self, c: &mut ConnectionRef<'_>) {
         let whims = &mut self.whims;
@@ -150,9 +155,7 @@ impl Agent {
             true => handle.wake(number),
             false => handle.run(move |c| {
                 if let Some(agent) = me.upgrade() {
-                    let mut agent = lock(&agent);
-                    agent.posted(number);
-                    agent.whim(c);
+                    lock(&agent).call(c, |agent, _| agent.posted(number));
                 }
             }),
         };
