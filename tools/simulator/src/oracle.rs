@@ -38,8 +38,9 @@ const ACK_PROBE_BYTES: u64 = 400;
 /// one after those ten seconds.
 const TOKEN_SILENCE_NS: u64 = 3 * SECOND_NS;
 /// Callbacks that are no progress. How a connection ends is judged separately.
-const NO_PROGRESS: [&str; 13] = [
+const NO_PROGRESS: [&str; 14] = [
     "timer",
+    "posted",
     "keys",
     "closed",
     "drained",
