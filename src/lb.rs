@@ -8,7 +8,7 @@
 //! ```text
 //! byte 0              bytes 1..17: one AES-128 block
 //! config 3 bits       server id      | nonce
-//! length 5 bits       host 32 bits   | worker 10, slot 24, generation 32, random 30 bits
+//! length 5 bits       host 32 bits   | worker 10, slot 24, process 2, generation 30, random 30 bits
 //! ```
 //!
 //! - To a balancer this is plain QUIC-LB with a server id of 4 bytes and a nonce of 12, which
@@ -33,7 +33,7 @@
 //!
 //! let config = Config { config_id: 0, server_id: 7, key: Some([1; 16]), secret: [2; 16] };
 //! let codec = Codec::new(&config)?;
-//! let route = Route { worker: 3, slot: 41, generation: 9 };
+//! let route = Route { process: 0, worker: 3, slot: 41, generation: 9 };
 //! let id = codec.encode(route, 0x5eed);
 //! assert_eq!(codec.decode(id.as_slice()), Some(route));
 //! # Ok::<(), quiclane::lb::ReservedConfigId>(())
@@ -54,6 +54,13 @@ pub const MAX_WORKERS: usize = 1 << WORKER_BITS;
 /// How many slots of a worker's table ids can name.
 pub const MAX_SLOTS: usize = 1 << SLOT_BITS;
 
+/// How many processes of one host ids can tell apart: so many can have connections at one time, each
+/// having taken over from the one before.
+pub const MAX_PROCESSES: usize = 1 << PROCESS_BITS;
+
+/// How often a slot is used before its generation begins again at 0.
+pub const MAX_GENERATIONS: u32 = 1 << GENERATION_BITS;
+
 /// The config id that says: no balancer knows this id (draft, "Configuration Failover").
 pub const RESERVED_CONFIG_ID: u8 = 0b111;
 
@@ -61,9 +68,10 @@ const BLOCK_LEN: usize = 16;
 
 const WORKER_BITS: u32 = 10;
 const SLOT_BITS: u32 = 24;
-const GENERATION_BITS: u32 = u32::BITS;
+const PROCESS_BITS: u32 = 2;
+const GENERATION_BITS: u32 = 30;
 const RANDOM_BITS: u32 = 30;
-const NONCE_BITS: u32 = WORKER_BITS + SLOT_BITS + GENERATION_BITS + RANDOM_BITS;
+const NONCE_BITS: u32 = WORKER_BITS + SLOT_BITS + PROCESS_BITS + GENERATION_BITS + RANDOM_BITS;
 
 // Server id and nonce must fill the block: any other length takes four passes of AES.
 const _: () = assert!(u32::BITS + NONCE_BITS == u128::BITS);
@@ -131,11 +139,13 @@ pub fn first_octet(id: &[u8]) -> Option<FirstOctet> {
 /// Where on its host a connection lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Route {
+    /// The process, below [`MAX_PROCESSES`].
+    pub process: u8,
     /// The worker, below [`MAX_WORKERS`].
     pub worker: u16,
     /// The slot of the worker's table, below [`MAX_SLOTS`].
     pub slot: u32,
-    /// How often the slot had been used before.
+    /// How often the slot had been used before, below [`MAX_GENERATIONS`].
     pub generation: u32,
 }
 
@@ -246,19 +256,23 @@ fn pack(route: Route) -> u128 {
     debug_assert!((route.slot as usize) < MAX_SLOTS, "slot {} has no id", route.slot);
     let worker = u128::from(route.worker) % MAX_WORKERS as u128;
     let slot = u128::from(route.slot) % MAX_SLOTS as u128;
-    let worker_and_slot = worker << SLOT_BITS | slot;
-    (worker_and_slot << GENERATION_BITS | u128::from(route.generation)) << RANDOM_BITS
+    let process = u128::from(route.process) % MAX_PROCESSES as u128;
+    let generation = u128::from(route.generation % MAX_GENERATIONS);
+    let place = (worker << SLOT_BITS | slot) << PROCESS_BITS | process;
+    (place << GENERATION_BITS | generation) << RANDOM_BITS
 }
 
 /// The route of a block.
 #[inline]
 fn unpack(plain: u128) -> Route {
     let route = plain >> RANDOM_BITS;
-    let worker_and_slot = route >> GENERATION_BITS;
+    let place = route >> GENERATION_BITS;
+    let worker_and_slot = place >> PROCESS_BITS;
     Route {
+        process: place as u8 % MAX_PROCESSES as u8,
         worker: (worker_and_slot >> SLOT_BITS) as u16 % MAX_WORKERS as u16,
         slot: worker_and_slot as u32 % MAX_SLOTS as u32,
-        generation: route as u32,
+        generation: route as u32 % MAX_GENERATIONS,
     }
 }
 
@@ -281,7 +295,8 @@ mod tests {
         [codec(Some(KEY)), codec(None)]
     }
 
-    const ROUTE: Route = Route { worker: 700, slot: 0xab_cdef, generation: 0x1234_5678 };
+    const ROUTE: Route =
+        Route { process: 1, worker: 700, slot: 0xab_cdef, generation: 0x1234_5678 };
 
     /// The single-pass example of the draft's appendix "Encrypted CIDs": its server id has 8
     /// bytes, of which the last four are the beginning of our nonce.
@@ -295,7 +310,8 @@ mod tests {
         let route = codec(Some(KEY)).decode(&cid).unwrap();
         assert_eq!(u128::from(route.worker), nonce >> 86);
         assert_eq!(u128::from(route.slot), nonce >> 62 & 0xff_ffff);
-        assert_eq!(u128::from(route.generation), nonce >> 30 & 0xffff_ffff);
+        assert_eq!(u128::from(route.process), nonce >> 60 & 3);
+        assert_eq!(u128::from(route.generation), nonce >> 30 & 0x3fff_ffff);
         let random = (nonce & 0x3fff_ffff) as u64;
         assert_eq!(codec(Some(KEY)).encode(route, random).as_slice(), cid);
     }
@@ -390,12 +406,12 @@ mod tests {
     proptest! {
         #[test]
         fn routes_come_back(
-            worker in 0..MAX_WORKERS as u16, slot in 0..MAX_SLOTS as u32, generation in any::<u32>(),
-            random in any::<u64>(), server_id in any::<u32>(), config_id in 0..7u8,
+            worker in 0..MAX_WORKERS as u16, slot in 0..MAX_SLOTS as u32, generation in 0..MAX_GENERATIONS,
+            process in 0..MAX_PROCESSES as u8, random in any::<u64>(), server_id in any::<u32>(), config_id in 0..7u8,
             key in prop::option::of(any::<[u8; 16]>()), secret in any::<[u8; 16]>(),
         ) {
             let codec = Codec::new(&Config { config_id, server_id, key, secret }).unwrap();
-            let route = Route { worker, slot, generation };
+            let route = Route { process, worker, slot, generation };
             let id = codec.encode(route, random);
             prop_assert_eq!(codec.decode(id.as_slice()), Some(route));
             prop_assert_ne!(codec.encode(route, random ^ 1), id);

@@ -30,6 +30,8 @@ mod queues;
 mod refusals;
 #[path = "exec/streams.rs"]
 mod streams;
+#[path = "exec/takeovers.rs"]
+mod takeovers;
 
 use bytes::Bytes;
 use configs::configs;

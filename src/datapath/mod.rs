@@ -15,6 +15,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
 
+pub(crate) mod fed;
 pub mod headers;
 pub mod memory;
 pub mod sim;

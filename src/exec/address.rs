@@ -53,10 +53,10 @@ impl Home {
         Self { worker: route.worker, key }
     }
 
-    /// What an id of this place says.
-    pub(super) fn route(self) -> lb::Route {
+    /// What an id of this place says, in the process of that number.
+    pub(super) fn route(self, process: u8) -> lb::Route {
         let Key { slot, generation } = self.key;
-        lb::Route { worker: self.worker, slot, generation }
+        lb::Route { process, worker: self.worker, slot, generation }
     }
 }
 
@@ -128,6 +128,7 @@ const GONE: u64 = u64::MAX >> 1;
 
 const _: () = assert!(SLOT_BITS + GENERATION_BITS + lb::MAX_WORKERS.ilog2() <= u64::BITS);
 const _: () = assert!(MAX_CONNECTIONS < lb::MAX_SLOTS);
+const _: () = assert!(lb::MAX_GENERATIONS == 1 << GENERATION_BITS);
 
 /// Calls that were posted to the home that a connection has left, until there can be no more. The
 /// connection may not move again before that.

@@ -11,6 +11,7 @@ use crate::proto::health::HealthCheck;
 use crate::proto::source::SUBSCRIBER_PREFIX_BITS;
 use crate::topology::{Near, Sharing};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -297,6 +298,10 @@ pub struct RegistrationConfig {
     /// that outlives the process lets clients return, and lets a host that restarted end the
     /// connections that it has forgotten. `None`: random.
     pub secret: Option<[u8; 32]>,
+    /// A socket in the file system at which a running process offers itself
+    /// ([`Registration::offer_takeover`](super::Registration::offer_takeover)): this one takes over from it,
+    /// with its `secret`. `None`, or no process there: it begins by itself.
+    pub takeover: Option<PathBuf>,
     /// The names of the threads begin with this; `-qN` with the queue, or `-N` with the number of
     /// the worker, follows. Linux cuts names to 15 bytes.
     pub name: String,
@@ -323,6 +328,7 @@ impl Default for RegistrationConfig {
             cid_config_id: 0,
             cid_key: None,
             secret: None,
+            takeover: None,
             name: "quiclane".to_owned(),
         }
     }

@@ -29,6 +29,10 @@ counters! {
         rx_handed_over: Counter, Count;
         /// Datagrams that were handed to this worker and passed on: their connection had moved.
         rx_passed_on: Counter, Count;
+        /// Datagrams for the process that was taken over from, passed on to it.
+        rx_for_predecessor: Counter, Count;
+        /// Datagrams for the process that was taken over from, which had too many waiting or had ended.
+        rx_for_predecessor_dropped: Counter, Count;
         /// Connections that came from another worker.
         moved_in: Counter, Count;
         /// Connections that went to another worker.

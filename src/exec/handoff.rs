@@ -28,6 +28,7 @@
 //! is set writes to an eventfd. One of the two sees the other.
 
 use super::owners::Owners;
+use super::predecessors::Predecessors;
 use super::sys::Event;
 use crate::datapath::{MAX_BURST, RxMeta};
 use crate::lb::Route;
@@ -281,6 +282,7 @@ pub(super) struct Fleet<C, M> {
     cpus: Box<[OnceLock<u32>]>,
     resets: Owners,
     handshakes: Owners,
+    predecessors: OnceLock<Predecessors>,
 }
 
 impl<C, M> Fleet<C, M> {
@@ -290,7 +292,8 @@ impl<C, M> Fleet<C, M> {
             (0..workers).map(|_| Inbox::new(commands)).collect::<io::Result<Box<[_]>>>()?;
         let cpus = (0..workers).map(|_| OnceLock::new()).collect();
         let (resets, handshakes) = (Owners::new(workers), Owners::new(workers));
-        Ok(Arc::new(Self { inboxes, cpus, resets, handshakes }))
+        let predecessors = OnceLock::new();
+        Ok(Arc::new(Self { inboxes, cpus, resets, handshakes, predecessors }))
     }
 
     /// How many workers there are.
@@ -308,6 +311,16 @@ impl<C, M> Fleet<C, M> {
     /// The CPU that a worker runs on; `None` if it is not pinned to one.
     pub(super) fn cpu(&self, worker: usize) -> Option<u32> {
         self.cpus.get(worker)?.get().copied()
+    }
+
+    /// The processes that this one has taken over from, before workers begin.
+    pub(super) fn set_predecessors(&self, predecessors: Predecessors) {
+        self.predecessors.get_or_init(|| predecessors);
+    }
+
+    /// The processes that this one has taken over from; `None` if there was none.
+    pub(super) fn predecessors(&self) -> Option<&Predecessors> {
+        self.predecessors.get()
     }
 
     /// Finds the worker that a stateless reset is for.
@@ -473,7 +486,7 @@ mod tests {
     }
 
     fn to(worker: u16, slot: u32) -> Route {
-        Route { worker, slot, generation: 0 }
+        Route { process: 0, worker, slot, generation: 0 }
     }
 
     /// A client that sends from many ports.

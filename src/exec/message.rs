@@ -9,6 +9,7 @@ use super::api::{Acceptor, Answer, Belongings, ConnectionRef, Entry, Handler, Wo
 use super::config::ClientConfig;
 use super::handoff::{Fleet, Inbox};
 use super::source::{OpenDatapathError, Purpose};
+use super::takeover::Order;
 use crate::proto::connection::{ConnectError, TransportConfig};
 use crate::proto::crypto::ClientTls;
 use crate::proto::endpoint::Endpoint;
@@ -159,6 +160,8 @@ pub(super) enum Control {
     Connect(Box<ConnectRequest>),
     /// Close all connections with this code. The worker ends when they are gone, or at this time.
     Finish { code: u64, until: Instant },
+    /// Another process takes over.
+    Takeover(Order),
 }
 
 /// A connection to be made to a server.

@@ -91,6 +91,7 @@ mod owners;
 pub mod parity {
     #![doc = include_str!("parity.md")]
 }
+mod predecessors;
 mod pressure;
 mod rates;
 mod registration;
@@ -101,6 +102,7 @@ mod status;
 mod sync;
 mod sys;
 mod table;
+mod takeover;
 #[cfg(test)]
 mod testing;
 mod wheel;
@@ -126,13 +128,14 @@ pub use message::{ConnectFailure, Refusal};
 pub use overrun::{CALLBACK_BUDGET_NS, Callback, OverrunCounters};
 pub use pressure::Pressure;
 pub use registration::{
-    ListenError, Listener, Monitor, Next, OpenError, Progress, Registration, ShutdownReport, Wait,
-    WorkerLoop, WorkerSeed,
+    ListenError, Listener, Monitor, Next, Offer, OfferError, OpenError, Progress, Registration,
+    ShutdownReport, TakenOver, Wait, WorkerLoop, WorkerSeed,
 };
 pub use simulated::{SimulatedWorkers, Worker};
 pub use source::{LadderStep, OpenDatapathError};
 pub use status::WorkerStatus;
 pub use sys::{Interest, Readiness};
+pub use takeover::{TakeoverError, TookOver};
 pub use worker::Turn;
 
 pub use crate::topology::survey::server::DeviceChanges;

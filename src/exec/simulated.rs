@@ -83,7 +83,7 @@ impl SimulatedWorkers {
         let config = Config { config_id: 0, server_id: 0, key: Some(keys.cid), secret: keys.cid };
         let Ok(codec) = Codec::new(&config) else { unreachable!("0 is no reserved id") };
         let reset = ResetKey::new(&keys.reset);
-        let lane = Lane::new(LaneParts { services, codec, reset, limits });
+        let lane = Lane::new(LaneParts { services, codec, process: 0, reset, limits });
         Worker { worker: worker::Worker::new(lane, self.fleet.clone(), Polling::Spin), keys }
     }
 }
@@ -190,6 +190,7 @@ impl<D: Datapath> Worker<D> {
             Control::Connect(request) => self.worker.lane().connect(*request),
             Control::Listen(listener) => self.worker.lane().listen(*listener),
             Control::StopListening(id) => self.worker.lane().stop_listening(id),
+            Control::Takeover(_) => {}
             Control::Finish { code, .. } => self.worker.lane().close_all(code),
             // There is no address to open: the caller gets no answer, which is an error there.
             Control::Open { reply, .. } => drop(reply),

@@ -1,6 +1,7 @@
 //! The datapaths that a registration's workers use, and how they are opened.
 
 use super::config::UdpTuning;
+use crate::datapath::fed::FedDatapath;
 use crate::datapath::headers::VerdictCounters;
 use crate::datapath::udp::{SideSocket, UdpDatapath, UdpError, UdpStats, source_towards};
 use crate::datapath::xdp::{Ladder, PortUse, XdpDatapath, XdpDevice, XdpError};
@@ -48,6 +49,20 @@ pub enum OpenDatapathError {
     },
     /// The worker cannot wait for the socket.
     Wait(std::io::Error),
+    /// The process that is taken over from does not give up what a worker is to serve.
+    Takeover(TakeoverFailure),
+    /// Another process has taken over: this one opens no addresses any more.
+    TakenOver,
+}
+
+/// Why a takeover failed at a worker.
+#[derive(Debug)]
+pub struct TakeoverFailure(pub(super) String);
+
+impl fmt::Display for TakeoverFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 impl fmt::Display for OpenDatapathError {
@@ -59,6 +74,13 @@ impl fmt::Display for OpenDatapathError {
                 let ip = remote.ip();
                 write!(f, "no route to {remote}: {error}; see `ip route get {ip}`")
             }
+            Self::Takeover(failure) => write!(
+                f,
+                "{failure}: the process that is taken over from goes on; look at its log, and try again"
+            ),
+            Self::TakenOver => f.write_str(
+                "another process has taken over, and this one opens no address any more: open it there",
+            ),
             Self::Wait(error) => write!(
                 f,
                 "the worker cannot wait for the socket: {error}; free memory, or raise \
@@ -74,6 +96,7 @@ impl std::error::Error for OpenDatapathError {
             Self::Udp(error) => Some(error),
             Self::Xdp(error) => Some(error),
             Self::NoRoute { error, .. } | Self::Wait(error) => Some(error),
+            Self::Takeover(_) | Self::TakenOver => None,
         }
     }
 }
@@ -94,6 +117,8 @@ impl From<XdpError> for OpenDatapathError {
 pub(super) enum AnyDatapath {
     Udp(Box<UdpDatapath>),
     Xdp(Box<XdpDatapath>),
+    /// Either, in a process that another one takes over from.
+    Fed(Box<FedDatapath<Self>>),
 }
 
 /// What an address is opened for.
@@ -156,6 +181,7 @@ impl Source {
         cpu: Option<u32>,
     ) -> Result<(SocketAddr, Option<AnyDatapath>), OpenDatapathError> {
         match (self, datapath) {
+            (_, Some(AnyDatapath::Fed(_))) => Err(OpenDatapathError::TakenOver),
             (Self::Udp { tuning, .. }, datapath) => {
                 let config = tuning.config(address, purpose == Purpose::Listen, cpu);
                 if let Some(AnyDatapath::Udp(datapath)) = datapath {
@@ -243,6 +269,7 @@ macro_rules! either {
         match $self {
             Self::Udp($datapath) => $call,
             Self::Xdp($datapath) => $call,
+            Self::Fed($datapath) => $call,
         }
     };
 }

@@ -28,7 +28,7 @@ use super::message::{Control, WorkerFleet};
 use super::status::{Board, PUBLISH_INTERVAL_NS};
 use super::sys::{MAX_EVENTS, Readiness};
 use crate::datapath::udp::UdpStats;
-use crate::datapath::{Datapath, DatapathError, MAX_BURST, QueueStats};
+use crate::datapath::{Datapath, DatapathError, MAX_BURST, QueueStats, RxMeta};
 use crate::time::{Instant, MICROSECOND_NS};
 use std::collections::VecDeque;
 use std::io;
@@ -153,6 +153,27 @@ impl<D: Datapath> Worker<D> {
         Ok(number)
     }
 
+    /// Takes the first datapath out: nothing waits for it any more.
+    pub(super) fn take_datapath(&mut self) -> Option<D> {
+        if self.datapaths.is_empty() {
+            return None;
+        }
+        let datapath = self.datapaths.remove(0);
+        for fd in datapath.poll_fds() {
+            self.lane.services().unwatch_own(*fd);
+        }
+        Some(datapath)
+    }
+
+    /// Puts a datapath in the place of the first.
+    ///
+    /// # Errors
+    /// Its descriptors cannot be waited for.
+    pub(super) fn put_datapath(&mut self, datapath: D) -> io::Result<()> {
+        self.datapaths.insert(0, datapath);
+        self.watch_datapath(0)
+    }
+
     /// Watches the descriptors that a datapath has opened since the last call.
     pub(super) fn watch_datapath(&mut self, number: usize) -> io::Result<()> {
         let Self { datapaths, lane, .. } = self;
@@ -266,7 +287,13 @@ impl<D: Datapath> Worker<D> {
                 lane.fetch_ahead();
             }
             let count = datapath.receive(MAX_BURST, &mut |meta, datagram| {
-                let Routed::Elsewhere(route) = lane.receive(number, meta, datagram) else { return };
+                let route = match lane.receive(number, meta, datagram) {
+                    Routed::Elsewhere(route) => route,
+                    Routed::Before(process, worker) => {
+                        return forward(lane, fleet, (process, worker), meta, datagram);
+                    }
+                    Routed::Here | Routed::Dropped => return,
+                };
                 match dispatch.send(fleet, route, number, meta, datagram) {
                     Sent::Yes => {
                         lane.counters_mut().rx_wrong_queue += 1;
@@ -302,13 +329,18 @@ impl<D: Datapath> Worker<D> {
             lane.counters_mut().rx_handed_over += 1;
             let Some(meta) = handed.meta else { continue };
             let at = Arrived { datapath: handed.datapath, worker: handed.origin };
-            // Elsewhere: its connection has moved on.
-            if let Routed::Elsewhere(route) = lane.receive_handed(at, &meta, &mut handed.bytes)
-                && let Some(handed) = reading.handed.take()
-            {
-                let passed = fleet.pass_on(handed, route);
-                lane.counters_mut().rx_passed_on += u64::from(passed);
-                lane.counters_mut().rx_wrong_queue_dropped += u64::from(!passed);
+            match lane.receive_handed(at, &meta, &mut handed.bytes) {
+                // Its connection has moved on.
+                Routed::Elsewhere(route) => {
+                    let Some(handed) = reading.handed.take() else { continue };
+                    let passed = fleet.pass_on(handed, route);
+                    lane.counters_mut().rx_passed_on += u64::from(passed);
+                    lane.counters_mut().rx_wrong_queue_dropped += u64::from(!passed);
+                }
+                Routed::Before(process, worker) => {
+                    forward(lane, fleet, (process, worker), &meta, &handed.bytes);
+                }
+                Routed::Here | Routed::Dropped => {}
             }
         }
         work
@@ -491,6 +523,14 @@ impl<D: Datapath> Worker<D> {
             }
         }
     }
+}
+
+/// Passes a datagram on to a worker of the process that this one has taken over from.
+#[cold]
+fn forward(lane: &mut Lane, fleet: &WorkerFleet, to: (u8, u16), meta: &RxMeta, datagram: &[u8]) {
+    let passed = fleet.predecessors().is_some_and(|all| all.pass_on(to, meta, datagram));
+    lane.counters_mut().rx_for_predecessor += u64::from(passed);
+    lane.counters_mut().rx_for_predecessor_dropped += u64::from(!passed);
 }
 
 /// Wakes workers that were sent datagrams.

@@ -41,7 +41,7 @@ use send::SendQueue;
 use socket::{DEFAULT_BUFFER_BYTES, Options, Socket};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 
 /// The payload that fits any Ethernet frame.
 const DEFAULT_MAX_DATAGRAM_BYTES: usize = 1_500;
@@ -99,7 +99,7 @@ impl UdpConfig {
         }
     }
 
-    fn check(&self) -> Result<(), UdpError> {
+    pub(crate) fn check(&self) -> Result<(), UdpError> {
         if self.max_datagram_bytes == 0 || self.max_datagram_bytes > LARGEST_DATAGRAM_BYTES {
             let why = "a UDP datagram carries 1 to 65,507 bytes";
             return Err(UdpError::settings("max_datagram_bytes", self.local, why));
@@ -157,13 +157,16 @@ struct ServedSocket {
 impl ServedSocket {
     fn open(config: &UdpConfig) -> Result<Self, UdpError> {
         config.check()?;
-        let socket = Socket::open(&config.options())?;
-        Ok(Self {
-            sending: SendQueue::new(config.max_datagram_bytes, socket.gso),
-            receiving: Receiver::new(config.max_datagram_bytes, socket.gro),
+        Ok(Self::over(Socket::open(&config.options())?, config.max_datagram_bytes))
+    }
+
+    fn over(socket: Socket, max_datagram_bytes: usize) -> Self {
+        Self {
+            sending: SendQueue::new(max_datagram_bytes, socket.gso),
+            receiving: Receiver::new(max_datagram_bytes, socket.gro),
             socket,
             joining_suspected: false,
-        })
+        }
     }
 
     /// How well this socket suits a datagram between these addresses; `None` if not at all.
@@ -250,25 +253,90 @@ impl UdpDatapath {
     /// Names the call, the address, the device and the remedy.
     pub fn bind(config: &UdpConfig) -> Result<Self, UdpError> {
         let served = ServedSocket::open(config)?;
+        Ok(Self::over(vec![served], config.device.clone(), config.max_datagram_bytes))
+    }
+
+    /// Serves sockets that another process has bound, and shares with this one.
+    ///
+    /// # Errors
+    /// As [`bind`](Self::bind); also if there is none.
+    pub(crate) fn adopt(fds: Vec<OwnedFd>, config: &UdpConfig) -> Result<Self, UdpError> {
+        config.check()?;
+        let fail = |e| UdpError::new("getsockname", config.local, config.device.as_deref(), e);
+        let adopt = |fd| {
+            let socket = Socket::adopt(fd, config.gso, config.gro).map_err(fail)?;
+            Ok(ServedSocket::over(socket, config.max_datagram_bytes))
+        };
+        let sockets = fds.into_iter().map(adopt).collect::<Result<Vec<_>, UdpError>>()?;
+        if sockets.is_empty() {
+            return Err(fail(io::ErrorKind::NotFound.into()));
+        }
+        Ok(Self::over(sockets, config.device.clone(), config.max_datagram_bytes))
+    }
+
+    /// The kernel sockets beside an AF_XDP port, to send from: another process reads them. `None` if
+    /// there is none.
+    pub(crate) fn sending_from(
+        sockets: Vec<SideSocket>,
+        device: Option<String>,
+        max_datagram_bytes: usize,
+    ) -> Option<Self> {
+        let over =
+            |socket: SideSocket| ServedSocket::over(socket.into_socket(), max_datagram_bytes);
+        let sockets: Vec<_> = sockets.into_iter().map(over).collect();
+        (!sockets.is_empty()).then(|| Self::over(sockets, device, max_datagram_bytes))
+    }
+
+    /// The sockets, to stand beside an AF_XDP port again.
+    pub(crate) fn into_side_sockets(self) -> Vec<SideSocket> {
+        self.sockets.into_iter().map(|served| SideSocket::from_socket(served.socket)).collect()
+    }
+
+    /// One more descriptor of each socket, for another process, with its address.
+    ///
+    /// # Errors
+    /// The limit on open files.
+    pub(crate) fn share(&self) -> io::Result<Vec<(SocketAddr, OwnedFd)>> {
+        let share = |served: &ServedSocket| {
+            Ok((served.socket.local, served.socket.fd().try_clone_to_owned()?))
+        };
+        self.sockets.iter().map(share).collect()
+    }
+
+    /// Hands out what was fetched before, and fetches nothing.
+    pub(crate) fn receive_held(
+        &mut self,
+        budget: usize,
+        sink: &mut dyn FnMut(&RxMeta, &mut [u8]),
+    ) -> usize {
+        let mut handed = 0;
+        for served in &mut self.sockets {
+            let left = budget - handed;
+            handed += served.receiving.deliver(&served.socket, left, &mut self.stats, sink).handed;
+        }
+        handed
+    }
+
+    fn over(sockets: Vec<ServedSocket>, device: Option<String>, max_datagram_bytes: usize) -> Self {
         let capabilities = Capabilities {
             mode: Mode::Udp,
             queue: 0,
-            device: config.device.clone(),
-            max_datagram_bytes: config.max_datagram_bytes,
-            ecn: served.socket.ecn,
-            segmentation_offload: served.socket.gso,
+            device,
+            max_datagram_bytes,
+            ecn: sockets.iter().all(|served| served.socket.ecn),
+            segmentation_offload: sockets.iter().any(|served| served.socket.gso),
         };
-        Ok(Self {
+        Self {
             capabilities,
-            fds: vec![served.socket.raw_fd()],
-            sockets: vec![served],
+            fds: sockets.iter().map(|served| served.socket.raw_fd()).collect(),
+            sockets,
             chosen: None,
             first: 0,
             standing: Standing::default(),
             stats: QueueStats::default(),
             udp_stats: UdpStats::default(),
             lost: None,
-        })
+        }
     }
 
     /// Serves one more address, for example IPv6 beside IPv4.

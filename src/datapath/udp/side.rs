@@ -18,7 +18,7 @@ use crate::datapath::{Checksum, Link, Path, RxMeta};
 use crate::ecn::Ecn;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::time::Duration;
 
 /// How often, and after which pause, a port that is in use is claimed again. The kernel closes the
@@ -108,6 +108,30 @@ impl SideSocket {
             UdpError::new("setsockopt SO_REUSEPORT", claimed.local_addr(), device, e)
         })?;
         Ok(claimed)
+    }
+
+    /// A socket that another process has bound.
+    ///
+    /// # Errors
+    /// It is no UDP socket.
+    pub(crate) fn adopt(fd: OwnedFd) -> io::Result<Self> {
+        Ok(Self { socket: Socket::adopt(fd, false, false)? })
+    }
+
+    /// One more descriptor of it, for another process.
+    ///
+    /// # Errors
+    /// The limit on open files.
+    pub(crate) fn share(&self) -> io::Result<OwnedFd> {
+        self.socket.fd().try_clone_to_owned()
+    }
+
+    pub(super) fn from_socket(socket: Socket) -> Self {
+        Self { socket }
+    }
+
+    pub(super) fn into_socket(self) -> Socket {
+        self.socket
     }
 
     /// The bound address, with the port that the kernel chose if none was asked for.

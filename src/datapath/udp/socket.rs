@@ -87,6 +87,15 @@ impl Socket {
         Ok(Self { fd, local, ecn, gso, gro })
     }
 
+    /// A socket that another process has opened and bound: its options stand as that has set them. `gro`
+    /// is what it has set of that.
+    pub(super) fn adopt(fd: OwnedFd, gso: bool, gro: bool) -> io::Result<Self> {
+        let local = syscall::local_address(fd.as_fd())?;
+        let ecn = receives_ecn(fd.as_fd(), local.is_ipv4());
+        let gso = gso && segments(fd.as_fd());
+        Ok(Self { fd, local, ecn, gso, gro })
+    }
+
     /// Lets sockets that ask for it bind the same address from now on.
     pub(super) fn let_join(&self) -> io::Result<()> {
         syscall::set_option(self.fd(), libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)

@@ -162,7 +162,7 @@ fn refuse_zerocopy(info: &DeviceInfo, rungs: &[Mode], ladder: &mut Ladder) -> bo
 }
 
 /// The rung that is reached, if the configuration allows it.
-fn best(rungs: &[Mode], generic: bool, zerocopy_refused: bool) -> Option<Mode> {
+pub(super) fn best(rungs: &[Mode], generic: bool, zerocopy_refused: bool) -> Option<Mode> {
     let mode = match (generic, zerocopy_refused) {
         (true, _) => Mode::Generic,
         (false, true) => Mode::NativeCopy,

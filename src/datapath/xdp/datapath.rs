@@ -17,12 +17,14 @@ use crate::datapath::headers::{
     Checksums, DropReason, ETHERNET_BYTES, FlowKey, IPV4_BYTES, Parsed, Template, UDP_BYTES,
     VLAN_BYTES, VLAN_TAGS_MAX, parse,
 };
+use crate::datapath::udp::SideSocket;
 use crate::datapath::{
     Backlog, Capabilities, Datapath, DatapathError, MAX_BURST, Path, QueueStats, RxMeta,
 };
 use crate::ecn::Ecn;
+use std::io;
 use std::net::SocketAddr;
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
@@ -81,6 +83,18 @@ impl XdpDevice {
         let lease = QueueLease::take(self, queue)?;
         let socket = lease.bind()?;
         XdpDatapath::new(lease, socket, ports)
+    }
+
+    /// As [`open_queue`](Self::open_queue), with kernel sockets that are open already.
+    pub(crate) fn open_queue_with(
+        self: &Arc<Self>,
+        queue: u32,
+        sockets: Vec<SideSocket>,
+    ) -> Result<XdpDatapath, XdpError> {
+        let mut datapath = self.open_queue(queue, &[])?;
+        sockets.into_iter().for_each(|socket| datapath.ports.adopt(socket));
+        datapath.poll_ports()?;
+        Ok(datapath)
     }
 }
 
@@ -173,6 +187,26 @@ impl XdpDatapath {
     pub fn close_port(&mut self, address: SocketAddr) {
         self.ports.close(address);
         self.counters.drop_socket_full = self.ports.kernel_drops();
+    }
+
+    /// One more descriptor of the AF_XDP socket, for another process to enter into its program's map.
+    pub(crate) fn share_socket(&self) -> io::Result<Option<OwnedFd>> {
+        self.socket.as_ref().map(|socket| sys::duplicate(socket.fd)).transpose()
+    }
+
+    /// One more descriptor of each kernel socket, for another process, with its address.
+    pub(crate) fn share_ports(&self) -> io::Result<Vec<(SocketAddr, OwnedFd)>> {
+        self.ports.share()
+    }
+
+    /// True if nothing waits in the receive ring, and all that was sent has left.
+    pub(crate) fn is_quiet(&mut self) -> bool {
+        self.in_flight == 0 && self.backlog().waiting == 0
+    }
+
+    /// Gives the queue up. The kernel sockets stay open.
+    pub(crate) fn into_ports(mut self) -> Vec<SideSocket> {
+        self.ports.take()
     }
 
     /// The addresses of the kernel sockets, with the ports that the kernel chose.

@@ -13,7 +13,7 @@ use crate::datapath::headers::{PORT_DROP_SMALL_INITIALS, Verdict, VerdictCounter
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -37,6 +37,20 @@ impl PortUse {
             Self::Client => 0,
         }
     }
+}
+
+/// What a process gives away of its device.
+pub(crate) struct HandedDevice {
+    /// The link that holds the program.
+    pub(crate) link: OwnedFd,
+    /// It holds the program above the driver.
+    pub(crate) generic: bool,
+    /// The queues were not to be had without copies.
+    pub(crate) zerocopy_refused: bool,
+    /// The sockets of its queues. They are closed once their queues are given up.
+    pub(crate) sockets: Vec<(u32, OwnedFd)>,
+    /// The addresses that are steered to the queues.
+    pub(crate) ports: Vec<(SocketAddr, PortUse)>,
 }
 
 /// A device with our program attached: the control plane of its queues. Workers share it in an
@@ -82,9 +96,20 @@ impl XdpDevice {
         let info = inspect(config)?;
         let Attachment { program, ladder, generic, zerocopy_refused } = attach(config, &info)?;
         tracing::info!(device = info.name, queues = info.queues, %ladder, "XDP program attached");
+        let device = Self::new(info, config, (program, ladder.clone()), generic, zerocopy_refused);
+        Ok((Arc::new(device), ladder))
+    }
+
+    pub(super) fn new(
+        info: DeviceInfo,
+        config: &XdpConfig,
+        (program, ladder): (Program, Ladder),
+        generic: bool,
+        zerocopy_refused: bool,
+    ) -> Self {
         let state = State {
             program,
-            ladder: ladder.clone(),
+            ladder,
             zerocopy_refused,
             open_queues: BTreeSet::new(),
             ports: BTreeMap::new(),
@@ -92,8 +117,7 @@ impl XdpDevice {
         };
         let config = config.clone();
         let (state, claiming) = (Mutex::new(state), Mutex::default());
-        let device = Self { info, config, generic, state, claiming };
-        Ok((Arc::new(device), ladder))
+        Self { info, config, generic, state, claiming }
     }
 
     /// The name of the device.
@@ -277,6 +301,41 @@ impl XdpDevice {
     /// The queue of the socket that a slot leads to.
     pub(super) fn slot(&self, queue: u32) -> Result<Option<u32>, XdpError> {
         self.state().program.slot(queue)
+    }
+
+    /// What another process needs to take the device over, less the sockets of its queues.
+    ///
+    /// # Errors
+    /// The program is not attached by a link, or the limit on open files.
+    pub(crate) fn hand_over(&self) -> Result<HandedDevice, XdpError> {
+        let state = self.state();
+        let of = |(address, port): (&SocketAddr, &Port)| (*address, port.usage);
+        Ok(HandedDevice {
+            link: state.program.share_link()?,
+            generic: self.generic,
+            zerocopy_refused: state.zerocopy_refused,
+            sockets: Vec::new(),
+            ports: state.ports.iter().map(of).collect(),
+        })
+    }
+
+    /// Puts this process's program in the place of the one that a link holds.
+    pub(super) fn take_link(&self, link: OwnedFd) -> Result<(), XdpError> {
+        self.state().program.take_link(link)
+    }
+
+    /// Puts this process's program back in its place, after another process took it.
+    ///
+    /// # Errors
+    /// The kernel does not take it: the device is gone.
+    pub(crate) fn reclaim(&self) -> Result<(), XdpError> {
+        let link = self.state().program.share_link()?;
+        self.take_link(link)
+    }
+
+    /// Lets the packets of a queue fall to the kernel sockets.
+    pub(crate) fn clear_slot(&self, queue: u32) {
+        self.state().program.unset_socket(queue);
     }
 
     /// Empties a slot, as a mistake would.

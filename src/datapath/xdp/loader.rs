@@ -7,11 +7,13 @@ use aya::programs::links::FdLink;
 use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 
 /// `bpf/steer.bpf.c`, compiled by `build.rs`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.bpf.o"));
 
+/// Descriptors of this process that a search looks at.
+const DESCRIPTORS_MAX: usize = 65_536;
 /// How the names of our programs begin, as the kernel keeps them (15 bytes at most).
 const PROGRAM_PREFIX: &str = "quiclane_";
 /// The maps of the steering program (`bpf/steer.bpf.c`). They keep their names where the program
@@ -68,11 +70,18 @@ unsafe impl aya::Pod for KeyV6 {}
 // SAFETY: made of integers without padding, so that any bits are a value.
 unsafe impl aya::Pod for Port {}
 
+/// What holds the program on its device.
+enum Link {
+    Made(FdLink),
+    /// Made by another process.
+    Taken(OwnedFd),
+}
+
 /// The loaded program and its maps. Dropping it detaches the program; so does the death of the
 /// process, since the attachment is a link that a file descriptor holds.
 pub(super) struct Program {
     ebpf: Ebpf,
-    link: Option<FdLink>,
+    link: Option<Link>,
     xsks: XskMap<MapData>,
     ports_v4: HashMap<MapData, KeyV4, Port>,
     ports_v6: HashMap<MapData, KeyV6, Port>,
@@ -116,7 +125,32 @@ impl Program {
             .map_err(|error| AttachError::Program(refused("attaching", &error)))?;
         // Where links are refused aya attaches through netlink, which would outlive a kill: drop it.
         let link = FdLink::try_from(link).map_err(|_| AttachError::NoLink)?;
-        self.link = Some(link);
+        self.link = Some(Link::Made(link));
+        Ok(())
+    }
+
+    /// One more descriptor of the link, for another process.
+    pub(super) fn share_link(&self) -> Result<OwnedFd, XdpError> {
+        let shared = match &self.link {
+            Some(Link::Taken(fd)) => fd.try_clone(),
+            // The library keeps the descriptor to itself; the kernel shows which one it is.
+            Some(Link::Made(link)) => link
+                .info()
+                .map_err(|error| refused("asking for the link", &error))
+                .map(|info| own_link(info.id()))?,
+            None => Err(std::io::ErrorKind::NotConnected.into()),
+        };
+        shared.map_err(|error| refused("sharing the link of the XDP program", &error))
+    }
+
+    /// Makes a link hold this program, in place of the one that it holds.
+    pub(super) fn take_link(&mut self, link: OwnedFd) -> Result<(), XdpError> {
+        let what = "putting the XDP program in place of another";
+        let program = xdp(&mut self.ebpf, STEER)?;
+        let fd = program.fd().map_err(|error| refused(what, &error))?;
+        super::sys::update_link(link.as_fd(), fd.as_fd())
+            .map_err(|failed| refused(what, &failed.error))?;
+        self.link = Some(Link::Taken(link));
         Ok(())
     }
 
@@ -208,6 +242,24 @@ pub(super) enum AttachError {
     NoLink,
     /// Ours.
     Program(XdpError),
+}
+
+/// One more descriptor of a link that this process holds.
+///
+/// # Errors
+/// It holds none of that number, or the kernel does not show it.
+fn own_link(id: u32) -> std::io::Result<OwnedFd> {
+    for entry in std::fs::read_dir("/proc/self/fdinfo")?.flatten().take(DESCRIPTORS_MAX) {
+        let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        let shown = std::fs::read_to_string(entry.path()).unwrap_or_default();
+        let found = shown.lines().find_map(|line| line.strip_prefix("link_id:"));
+        if found.and_then(|found| found.trim().parse().ok()) == Some(id) {
+            return super::sys::duplicate(fd);
+        }
+    }
+    Err(std::io::ErrorKind::NotFound.into())
 }
 
 fn map(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, XdpError> {

@@ -9,8 +9,9 @@ use super::error::XdpError;
 use crate::datapath::udp::SideSocket;
 use crate::datapath::{Path, QueueStats, RxMeta};
 use crate::ecn::Ecn;
+use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
-use std::os::fd::RawFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::sync::Arc;
 
 /// The ports of one queue.
@@ -66,6 +67,24 @@ impl Ports {
         })?;
         self.sockets.push(socket);
         Ok(address)
+    }
+
+    /// Takes a kernel socket that another process has bound.
+    pub(super) fn adopt(&mut self, socket: SideSocket) {
+        self.device.hold_port(socket.local_addr());
+        self.sockets.push(socket);
+    }
+
+    /// One more descriptor of each socket, for another process, with its address.
+    pub(super) fn share(&self) -> io::Result<Vec<(SocketAddr, OwnedFd)>> {
+        self.sockets.iter().map(|socket| Ok((socket.local_addr(), socket.share()?))).collect()
+    }
+
+    /// Gives up all sockets, and leaves them open.
+    pub(super) fn take(&mut self) -> Vec<SideSocket> {
+        let sockets = std::mem::take(&mut self.sockets);
+        sockets.iter().for_each(|socket| self.device.release_port(socket.local_addr()));
+        sockets
     }
 
     /// Closes the kernel socket on `address`. Returns its descriptor, which is closed.

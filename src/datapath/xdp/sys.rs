@@ -8,7 +8,7 @@ use std::ffi::{CString, c_int, c_void};
 use std::fmt;
 use std::io;
 use std::mem;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 /// A failed system call.
@@ -38,6 +38,33 @@ impl Failed {
 
 fn check(call: &'static str, result: c_int) -> Result<c_int, Failed> {
     if result < 0 { Err(Failed::last(call)) } else { Ok(result) }
+}
+
+/// One more descriptor of what `fd` stands for.
+pub(super) fn duplicate(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes a number and gives another; one that is not open is an error.
+    let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) };
+    if copy < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call has opened it for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}
+
+/// Makes a BPF link hold another program.
+pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> Result<(), Failed> {
+    // SAFETY: both are open for the length of the call, and no options are allowed.
+    let result = unsafe {
+        libbpf_rs::libbpf_sys::bpf_link_update(link.as_raw_fd(), program.as_raw_fd(), ptr::null())
+    };
+    // libbpf returns the negative number of the error.
+    match result {
+        0.. => Ok(()),
+        failed => {
+            let error = io::Error::from_raw_os_error(-failed);
+            Err(Failed { call: "bpf(BPF_LINK_UPDATE)", error })
+        }
+    }
 }
 
 // ---- clock and randomness ----

@@ -299,6 +299,14 @@ impl Services {
         Ok(())
     }
 
+    /// The poller tells of a descriptor of the worker's own no more.
+    pub(in crate::exec) fn unwatch_own(&mut self, fd: RawFd) {
+        if let Some(poller) = &self.poller {
+            // One that is closed is forgotten already.
+            let _ = poller.remove(fd);
+        }
+    }
+
     /// Ends a watch of the worker.
     pub(in crate::exec) fn unwatch(&mut self, watch: WatchId) {
         if let Some(key) = watch.0.key(self.worker) {

@@ -227,7 +227,7 @@ impl Lane {
         let digest = handshakes.digest(initial);
         let worker = handshakes.owner(digest)?;
         let elsewhere = usize::from(worker) != self.services.worker();
-        elsewhere.then_some(Route { worker, slot: digest as u32, generation: 0 })
+        elsewhere.then(|| self.stand_in(worker, digest))
     }
 
     /// Forgets what a client's first packets are known by.

@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     fn seen(number: u8) -> Seen {
-        let route = Some(Route { worker: 0, slot: number.into(), generation: 0 });
+        let route = Some(Route { process: 0, worker: 0, slot: number.into(), generation: 0 });
         Seen { id: [number; CID_LEN], route, fetch: None }
     }
 

@@ -96,6 +96,8 @@ const LINGERING_IDS: usize = 1 << 14;
 pub(super) struct LaneParts {
     pub(super) services: Services,
     pub(super) codec: Codec,
+    /// The number of this process, of those that have connections on this host.
+    pub(super) process: u8,
     pub(super) reset: ResetKey,
     pub(super) limits: LaneLimits,
 }
@@ -127,6 +129,7 @@ pub struct Lane {
     touched: VecDeque<u32>,
     services: Services,
     codec: Codec,
+    process: u8,
     reset: ResetKey,
     listeners: Vec<Listener>,
     /// The counters of listeners that were closed.
@@ -156,6 +159,7 @@ impl Lane {
             touched: VecDeque::new(),
             services: parts.services,
             codec: parts.codec,
+            process: parts.process,
             reset: parts.reset,
             listeners: Vec::new(),
             stopped: EndpointStats::default(),
@@ -323,8 +327,14 @@ impl Lane {
     /// An id that leads to `key`.
     fn new_cid(&mut self, key: Key) -> ConnectionId {
         let worker = self.services.worker() as u16;
-        let route = Route { worker, slot: key.slot, generation: key.generation };
+        let Key { slot, generation } = key;
+        let route = Route { process: self.process, worker, slot, generation };
         self.codec.encode(route, self.services.entropy.number())
+    }
+
+    /// A route to another worker for a datagram whose id names no slot: what stands there tells flows apart.
+    fn stand_in(&self, worker: u16, digest: u64) -> Route {
+        Route { process: self.process, worker, slot: digest as u32, generation: 0 }
     }
 
     /// What is due after a connection has written: its timer, and its removal.

@@ -35,6 +35,9 @@ pub(crate) enum Routed {
     Here,
     /// It is untouched, and belongs to the worker that this names.
     Elsewhere(Route),
+    /// It is untouched, and belongs to a process that this one has taken over from: to this worker of it, if
+    /// it has that many.
+    Before(u8, u16),
     /// It belongs to no connection and no listener here; counted.
     Dropped,
 }
@@ -87,7 +90,13 @@ impl Lane {
             return Routed::Dropped;
         }
         let route = self.ahead.route(dcid).unwrap_or_else(|| self.codec.decode(dcid));
-        if let Some(route) = route {
+        if let Some(route) = route
+            && route.process != self.process
+        {
+            if let Some(routed) = self.receive_of_predecessor(route) {
+                return routed;
+            }
+        } else if let Some(route) = route {
             let key = Key { slot: route.slot, generation: route.generation };
             if usize::from(route.worker) != self.services.worker() {
                 if let Some(routed) = self.receive_of_other(route, at, meta, datagram) {
@@ -96,7 +105,7 @@ impl Lane {
             } else if self.receive_on(key, at, meta, datagram) {
                 return Routed::Here;
             } else if let Some(home) = self.moved_to(key) {
-                return Routed::Elsewhere(home.route());
+                return Routed::Elsewhere(home.route(self.process));
             }
         } else if form == Form::Long
             && let Some(dcid) = ConnectionId::new(dcid)
@@ -155,6 +164,19 @@ impl Lane {
         exists.then_some(Routed::Elsewhere(route))
     }
 
+    /// A datagram whose id is of another process. `None` if that has ended.
+    #[cold]
+    fn receive_of_predecessor(&self, route: Route) -> Option<Routed> {
+        let lives = self.services.fleet().predecessors().is_some_and(|all| all.has(route.process));
+        lives.then_some(Routed::Before(route.process, route.worker))
+    }
+
+    /// Who gets a datagram that no connection and no listener here is for, while this process takes over.
+    fn receive_of_nobody(&self) -> Option<Routed> {
+        let process = self.services.fleet().predecessors()?.for_unknown()?;
+        Some(Routed::Before(process, self.services.worker() as u16))
+    }
+
     /// Gives a datagram to the connection `key`; false if there is none.
     fn receive_on(&mut self, key: Key, at: Arrived, meta: &RxMeta, datagram: &mut [u8]) -> bool {
         let Some(entry) = self.table.get(key) else { return false };
@@ -202,6 +224,9 @@ impl Lane {
         datagram: &mut [u8],
     ) -> Routed {
         let Some(listener) = self.hears(at, meta) else {
+            if let Some(routed) = self.receive_of_nobody() {
+                return routed;
+            }
             self.counters.rx_unroutable += 1;
             return Routed::Dropped;
         };

@@ -17,7 +17,6 @@ use super::{Entry, Lane, Routed, touch};
 use crate::datapath::RxMeta;
 use crate::exec::address::Key;
 use crate::exec::owners::Owners;
-use crate::lb::Route;
 use std::collections::HashMap;
 
 /// Connections of this worker, by the keyed hash of address and reset token of their peers.
@@ -86,8 +85,7 @@ impl Lane {
         let Some(key) = self.resets.entries.get(&digest) else {
             let worker = owners.owner(digest)?;
             let elsewhere = usize::from(worker) != self.services.worker();
-            let route = Route { worker, slot: digest as u32, generation: 0 };
-            return elsewhere.then_some(Routed::Elsewhere(route));
+            return elsewhere.then(|| Routed::Elsewhere(self.stand_in(worker, digest)));
         };
         let entry = self.table.get(*key)?;
         let now = self.services.now();
@@ -269,8 +267,9 @@ mod tests {
             key: Some([7; 16]),
             secret: [7; 16],
         });
-        let foreign =
-            other.unwrap().encode(crate::lb::Route { worker: 0, slot: 5, generation: 5 }, 5);
+        let foreign = other
+            .unwrap()
+            .encode(crate::lb::Route { process: 0, worker: 0, slot: 5, generation: 5 }, 5);
         assert_eq!(ask(lane, &meta, foreign.as_slice()), 0, "another host's");
         let gone = lane.new_cid(Key { slot: 5, generation: 5 });
         assert_eq!(ask(lane, &meta, gone.as_slice()), 1);

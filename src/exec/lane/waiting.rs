@@ -330,7 +330,8 @@ impl Lane {
             let begun = self.waiting.begun;
             match self.receive_from(held.at, &held.meta, &mut held.bytes) {
                 // A copy of it has begun there meanwhile: the client sends what is missing again.
-                Routed::Elsewhere(_) => self.counters.initials_expired += 1,
+                // Or its listener has stopped: the client asks again.
+                Routed::Elsewhere(_) | Routed::Before(..) => self.counters.initials_expired += 1,
                 Routed::Here | Routed::Dropped => {}
             }
             let sessions = std::mem::take(&mut self.waiting.sessions);

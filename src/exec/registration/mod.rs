@@ -12,12 +12,15 @@
 //! ```
 
 mod addresses;
+mod handover;
 mod listener;
+mod offer;
 mod run;
 mod start;
 mod watching;
 
 pub use listener::{ListenError, Listener};
+pub use offer::{Offer, OfferError, TakenOver};
 pub use run::{Next, Progress, Wait, WorkerLoop};
 pub use start::{OpenError, WorkerSeed};
 
@@ -29,6 +32,7 @@ use super::handoff::PostError;
 use super::message::{Command, ConnectRequest, Control, WorkerFleet};
 use super::source::Source;
 use super::status::{Board, WorkerStatus};
+use super::takeover::{Identity, Inheritance, TakeoverError, TookOver};
 use crate::datapath::headers::VerdictCounters;
 use crate::proto::token::UsedTokens;
 use crate::time::Instant;
@@ -49,6 +53,10 @@ struct Shared {
     source: Source,
     secrets: Secrets,
     used_tokens: UsedTokens,
+    /// What a process that takes over has to agree on.
+    identity: Identity,
+    /// From the process that this one took over from.
+    inheritance: Option<Arc<Inheritance>>,
     /// All listeners refuse new connections.
     refusing: Arc<AtomicBool>,
     next_listener: AtomicU32,
@@ -174,6 +182,27 @@ impl Registration {
         config: RegistrationConfig,
     ) -> Result<(Self, Vec<WorkerSeed>), OpenError> {
         start::prepare(config)
+    }
+
+    /// The process that this one took over from; `None` if it began by itself.
+    #[must_use]
+    pub fn took_over(&self) -> Option<&TookOver> {
+        Some(&self.shared.inheritance.as_ref()?.from)
+    }
+
+    /// Call it once all listeners are there: the process that was taken over from accepts no connection any
+    /// more. Until then it gets those that no listener here is for, and if this process ends it serves on as
+    /// if nothing had happened. Without a takeover nothing happens.
+    ///
+    /// # Errors
+    /// That process does not answer: it may have died, or it goes on by itself.
+    pub fn complete_takeover(&self) -> Result<(), TakeoverError> {
+        let Some(inheritance) = &self.shared.inheritance else { return Ok(()) };
+        inheritance.complete()?;
+        if let Some(predecessors) = self.shared.fleet.predecessors() {
+            predecessors.complete();
+        }
+        Ok(())
     }
 
     /// How many workers there are.

@@ -8,6 +8,7 @@ use super::super::lane::guarded;
 use super::super::message::{ConnectRequest, Control, WorkerFleet};
 use super::super::source::{AnyDatapath, OpenDatapathError, Purpose, Source};
 use super::super::status::Board;
+use super::super::takeover::Inheritance;
 use super::super::worker::{Turn, Worker};
 use super::addresses::Leaving;
 use crate::datapath::{Datapath, DatapathError};
@@ -49,20 +50,22 @@ const LOST_PAUSE_NS: u64 = 100 * MILLISECOND_NS;
 /// of another thread or a watched descriptor is there. It tells of calls of other threads only while
 /// the last turn said [`Next::Wait`].
 pub struct WorkerLoop {
-    worker: Worker<AnyDatapath>,
+    pub(super) worker: Worker<AnyDatapath>,
     descriptor: Arc<OwnedFd>,
     /// The last turn said that the application may wait.
     is_armed: bool,
-    clock: Clock,
-    source: Source,
+    pub(super) clock: Clock,
+    pub(super) source: Source,
     board: Arc<Board>,
-    placement: WorkerPlacement,
+    pub(super) placement: WorkerPlacement,
     occupied: Occupied,
     /// Where connections are sent from, by address family: IPv4, IPv6.
     client_addresses: [Option<SocketAddr>; 2],
     /// Addresses opened for listeners. They stay open for the connections that were accepted
     /// there.
-    listened: Vec<SocketAddr>,
+    pub(super) listened: Vec<SocketAddr>,
+    /// What this process has from the one that it took over from, until this worker has opened its part.
+    inheritance: Option<Arc<Inheritance>>,
     /// The end was asked for: no later than this.
     finish_at: Option<Instant>,
     failed: bool,
@@ -131,6 +134,7 @@ pub(super) struct LoopParts {
     pub(super) occupied: Occupied,
     /// Connections leave addresses that are gone.
     pub(super) leaves_lost: bool,
+    pub(super) inheritance: Option<Arc<Inheritance>>,
 }
 
 /// The place of a worker in its fleet. Dropped, it tells the others, and those that wait for an answer,
@@ -173,6 +177,7 @@ impl WorkerLoop {
             occupied: parts.occupied,
             client_addresses: [None; 2],
             listened: Vec::new(),
+            inheritance: parts.inheritance,
             finish_at: None,
             failed: false,
             crowding: Crowding::new(clock.now()),
@@ -185,7 +190,19 @@ impl WorkerLoop {
     /// Opens what a worker has from its start.
     pub(super) fn open_queue(&mut self) -> Result<(), OpenDatapathError> {
         self.worker.watch_own().map_err(OpenDatapathError::Wait)?;
-        if let Some(datapath) = self.source.at_start(self.placement.queue)? {
+        let WorkerPlacement { queue, cpu, .. } = self.placement;
+        let datapath = match self.inheritance.take() {
+            Some(inheritance) => {
+                let number = self.worker.lane().number();
+                let datapath = inheritance.open(number, &self.source, queue, cpu)?;
+                if datapath.is_some() {
+                    self.listened.extend_from_slice(inheritance.listened());
+                }
+                datapath
+            }
+            None => self.source.at_start(queue)?,
+        };
+        if let Some(datapath) = datapath {
             self.add_datapath(datapath)?;
         }
         self.tell_facts();
@@ -307,6 +324,7 @@ impl WorkerLoop {
             Control::Listen(listener) => self.worker.lane().listen(*listener),
             Control::StopListening(id) => self.worker.lane().stop_listening(id),
             Control::Connect(request) => self.connect(*request),
+            Control::Takeover(order) => self.obey(order),
             Control::Finish { code, until } => {
                 // A turn more at least: the connections have to send their CONNECTION_CLOSE.
                 self.finish_at = Some(until.max(self.clock.now().plus_ns(1)));
@@ -401,7 +419,7 @@ impl WorkerLoop {
         Turn { work: 1, next: now }
     }
 
-    fn tell_facts(&mut self) {
+    pub(super) fn tell_facts(&mut self) {
         let mode = self.worker.datapaths().first().map(|datapath| datapath.capabilities().clone());
         let (placement, ladder) = (self.placement, self.source.ladder());
         self.board.change_facts(|facts| {

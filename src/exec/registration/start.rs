@@ -9,16 +9,18 @@ use super::super::config::{
 use super::super::entropy::Entropy;
 use super::super::lane::{Lane, LaneParts};
 use super::super::message::{Command, Control, WorkerFleet};
+use super::super::predecessors::Predecessors;
 use super::super::source::{LadderStep, OpenDatapathError, Source, steps};
 use super::super::status::Board;
 use super::super::sys::{self, Poller};
+use super::super::takeover::{self, Identity, Inheritance, Received, TakeoverError};
 use super::super::worker::Worker;
 use super::run::{LoopParts, Occupied};
 use super::watching::Watching;
 use super::{Registration, Shared, WorkerLoop};
 use crate::datapath::Mode;
-use crate::datapath::xdp::{XdpConfig, XdpDevice, XdpError};
-use crate::lb::{Codec, MAX_WORKERS, ReservedConfigId};
+use crate::datapath::xdp::{HandedDevice, XdpConfig, XdpDevice, XdpError};
+use crate::lb::{Codec, MAX_PROCESSES, MAX_WORKERS, ReservedConfigId};
 use crate::proto::crypto::ResetKey;
 use crate::proto::token::{TokenConfig, Tokens, UsedTokens};
 use crate::time::Instant;
@@ -58,6 +60,8 @@ pub enum OpenError {
     },
     /// The configuration id for connection ids is reserved.
     CidConfig(ReservedConfigId),
+    /// The running process could not be taken over from.
+    Takeover(TakeoverError),
     /// No workers, or more than connection ids can name.
     Workers(usize),
     /// A system call of the workers' own failed.
@@ -72,6 +76,7 @@ impl fmt::Display for OpenError {
             Self::Queue { worker, error } => write!(f, "worker {worker}: {error}"),
             Self::Pin { worker, error } => write!(f, "worker {worker}: {error}"),
             Self::CidConfig(error) => error.fmt(f),
+            Self::Takeover(error) => error.fmt(f),
             Self::Workers(count) => {
                 write!(f, "{count} workers cannot be opened: ask for 1 to {MAX_WORKERS}")
             }
@@ -92,6 +97,7 @@ impl std::error::Error for OpenError {
             Self::Queue { error, .. } => Some(error),
             Self::Pin { error, .. } => Some(error),
             Self::CidConfig(error) => Some(error),
+            Self::Takeover(error) => Some(error),
             Self::Workers(_) => None,
             Self::System(error) => Some(error),
         }
@@ -114,6 +120,8 @@ pub struct WorkerSeed {
     board: Arc<Board>,
     clock: Clock,
     leaves_lost: bool,
+    process: u8,
+    inheritance: Option<Arc<Inheritance>>,
 }
 
 impl fmt::Debug for WorkerSeed {
@@ -157,7 +165,7 @@ impl WorkerSeed {
             poller: Some(poller),
         });
         let (codec, reset, limits) = (self.codec, self.secrets.reset_key(), self.limits);
-        let lane = Lane::new(LaneParts { services, codec, reset, limits });
+        let lane = Lane::new(LaneParts { services, codec, process: self.process, reset, limits });
         let worker_with_board = Worker::new(lane, self.occupied.fleet.clone(), self.polling)
             .with_board(self.board.clone());
         let mut running = WorkerLoop::new(LoopParts {
@@ -169,6 +177,7 @@ impl WorkerSeed {
             placement: self.placement,
             occupied: self.occupied,
             leaves_lost: self.leaves_lost,
+            inheritance: self.inheritance,
         });
         running.open_queue().map_err(|error| OpenError::Queue { worker, error })?;
         // Told once it is so.
@@ -181,9 +190,10 @@ impl WorkerSeed {
 
 /// Prepares everything but the threads.
 pub(super) fn prepare(
-    config: RegistrationConfig,
+    mut config: RegistrationConfig,
 ) -> Result<(Registration, Vec<WorkerSeed>), OpenError> {
-    let (source, machine, placement) = attach_and_place(&config)?;
+    let Origin { identity, device, inherited } = origin(&mut config)?;
+    let (source, machine, placement) = attach_and_place(&config, device)?;
     say(&placement.notes);
     let workers = placement.rows.len();
     if workers == 0 || workers > MAX_WORKERS {
@@ -191,6 +201,8 @@ pub(super) fn prepare(
     }
     let fleet =
         WorkerFleet::new(workers, config.inbox_commands.max(1)).map_err(OpenError::System)?;
+    let queues: Vec<u32> = placement.rows.iter().map(|row| row.queue).collect();
+    let inheritance = inherited.map(|inherited| inherited.divide(&fleet, &queues));
     let secrets = Secrets::derive(&config);
     let codec = Codec::new(&config.cid_config(secrets.cid_secret, secrets.cid_key))
         .map_err(OpenError::CidConfig)?;
@@ -224,9 +236,10 @@ pub(super) fn prepare(
         board: boards[number].clone(),
         clock,
         leaves_lost: config.leave_lost_addresses,
+        process: identity.process,
+        inheritance: inheritance.clone(),
     };
     let seeds = placement.rows.iter().enumerate().map(seed).collect();
-    let queues = placement.rows.iter().map(|row| row.queue).collect();
     let watching = source.device().and_then(|device| Watching::open(device, queues));
     let shared = Arc::new(Shared {
         watching: watching.map(Mutex::new),
@@ -240,14 +253,58 @@ pub(super) fn prepare(
         next_worker: AtomicUsize::new(0),
         notes: placement.notes,
         listening: Mutex::default(),
-        opened: Mutex::default(),
+        opened: Mutex::new(inheritance.iter().flat_map(|all| all.listened().to_vec()).collect()),
+        identity,
+        inheritance,
     });
     Ok((Registration { shared, threads: Vec::new(), clock, is_over: false }, seeds))
+}
+
+/// How a process begins: by itself, or with what another one gave it.
+struct Origin {
+    identity: Identity,
+    /// What the other one gave of its device, if it had one; `None` if there is no other.
+    device: Option<Option<(String, HandedDevice)>>,
+    inherited: Option<Inherited>,
+}
+
+/// What workers go on with.
+struct Inherited {
+    predecessors: Predecessors,
+    inheritance: Inheritance,
+}
+
+impl Inherited {
+    /// Divides it among the workers of these queues.
+    fn divide(self, fleet: &WorkerFleet, queues: &[u32]) -> Arc<Inheritance> {
+        fleet.set_predecessors(self.predecessors);
+        self.inheritance.assign(queues);
+        Arc::new(self.inheritance)
+    }
+}
+
+/// Asks the running process, if there is to be one, for what it has.
+fn origin(config: &mut RegistrationConfig) -> Result<Origin, OpenError> {
+    let received = match &config.takeover {
+        Some(path) => takeover::receive(path).map_err(OpenError::Takeover)?,
+        None => None,
+    };
+    let before = received.as_ref().map(|received| &received.identity);
+    let identity = identity(config, before).map_err(OpenError::Takeover)?;
+    config.secret = Some(identity.secret);
+    Ok(match received {
+        Some(Received { device, predecessors, inheritance, .. }) => {
+            let inherited = Some(Inherited { predecessors, inheritance });
+            Origin { identity, device: Some(device), inherited }
+        }
+        None => Origin { identity, device: None, inherited: None },
+    })
 }
 
 /// Attaches to the device, if there is one, and says which worker sits where.
 fn attach_and_place(
     config: &RegistrationConfig,
+    device: Option<Option<(String, HandedDevice)>>,
 ) -> Result<(Source, Machine, Placement), OpenError> {
     // A placement that fails is reported before the device is touched: attaching to it makes some
     // drivers reset their queues.
@@ -255,7 +312,10 @@ fn attach_and_place(
     if let Io::Xdp(xdp) | Io::Auto(xdp) = &config.io {
         placement(config, &machine, Some(&xdp.device))?;
     }
-    let source = source(&config.io)?;
+    let source = match device {
+        Some(device) => taken_source(&config.io, device)?,
+        None => source(&config.io)?,
+    };
     if matches!(source, Source::Xdp { .. }) {
         // Interrupts that were requested again may be served elsewhere than before.
         machine = topology::Source::live().machine();
@@ -380,6 +440,59 @@ fn source(io: &Io) -> Result<Source, OpenError> {
             };
             Ok(Source::Udp { tuning: UdpTuning::default(), ladder })
         }),
+    }
+}
+
+/// What workers open their datapaths from, where another process had opened it.
+fn taken_source(io: &Io, handed: Option<(String, HandedDevice)>) -> Result<Source, OpenError> {
+    let differs = |what: String| OpenError::Takeover(TakeoverError::Differs(what));
+    match (io, handed) {
+        (Io::Udp(tuning), None) => Ok(Source::Udp { tuning: tuning.clone(), ladder: Vec::new() }),
+        (Io::Auto(xdp), None) if xdp.require.allows(Mode::Udp) => {
+            Ok(Source::Udp { tuning: UdpTuning::default(), ladder: Vec::new() })
+        }
+        (Io::Xdp(xdp) | Io::Auto(xdp), Some((device, handed))) if xdp.device == device => {
+            let (device, ladder) = XdpDevice::adopt(xdp, handed).map_err(OpenError::Xdp)?;
+            Ok(Source::Xdp { device, ladder })
+        }
+        (Io::Xdp(xdp) | Io::Auto(xdp), None) => Err(differs(format!(
+            "this process is to serve {}, and the running one uses kernel UDP: stop it first",
+            xdp.device
+        ))),
+        (Io::Udp(_), Some((device, _))) => Err(differs(format!(
+            "this process is to use kernel UDP, and the running one serves {device}: stop it first"
+        ))),
+        (Io::Xdp(xdp) | Io::Auto(xdp), Some((device, _))) => Err(differs(format!(
+            "this process is to serve {}, and the running one serves {device}: stop it first",
+            xdp.device
+        ))),
+    }
+}
+
+/// What this process and those that take over from it agree on.
+fn identity(
+    config: &RegistrationConfig,
+    before: Option<&Identity>,
+) -> Result<Identity, TakeoverError> {
+    let &RegistrationConfig { server_id, cid_config_id, cid_key, .. } = config;
+    let Some(before) = before else {
+        let secret = config.secret.unwrap_or_else(|| Entropy::system().bytes());
+        return Ok(Identity { process: 0, secret, server_id, cid_config_id, cid_key });
+    };
+    let secret = config.secret.unwrap_or(before.secret);
+    let process = (before.process + 1) % MAX_PROCESSES as u8;
+    let identity = Identity { process, secret, server_id, cid_config_id, cid_key };
+    let same = [
+        ("secret", identity.secret == before.secret),
+        ("server_id", server_id == before.server_id),
+        ("cid_config_id", cid_config_id == before.cid_config_id),
+        ("cid_key", cid_key == before.cid_key),
+    ];
+    match same.iter().find(|(_, same)| !same) {
+        None => Ok(identity),
+        Some((setting, _)) => Err(TakeoverError::Differs(format!(
+            "{setting} is not that of the running process, whose connections it names: set it to the same"
+        ))),
     }
 }
 

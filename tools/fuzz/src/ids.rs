@@ -1,7 +1,9 @@
 //! Connection ids that name server, worker and slot.
 
 use super::input::Input;
-use quiclane::lb::{CID_LEN, Codec, Config, MAX_SLOTS, MAX_WORKERS, Route};
+use quiclane::lb::{
+    CID_LEN, Codec, Config, MAX_GENERATIONS, MAX_PROCESSES, MAX_SLOTS, MAX_WORKERS, Route,
+};
 
 /// A configuration, a route, and an arbitrary id.
 pub(super) fn connection_id(data: &[u8]) {
@@ -17,7 +19,8 @@ pub(super) fn connection_id(data: &[u8]) {
     let route = Route {
         worker: input.u16() % MAX_WORKERS as u16,
         slot: input.u32() % MAX_SLOTS as u32,
-        generation: input.u32(),
+        process: input.u8() % MAX_PROCESSES as u8,
+        generation: input.u32() % MAX_GENERATIONS,
     };
     let random = input.u64();
     let id = codec.encode(route, random);

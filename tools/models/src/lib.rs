@@ -12,9 +12,11 @@ mod sync {
 mod lb {
     pub(crate) const MAX_SLOTS: usize = 1 << 24;
     pub(crate) const MAX_WORKERS: usize = 1 << 10;
+    pub(crate) const MAX_GENERATIONS: u32 = 1 << 30;
 
     #[derive(Clone, Copy)]
     pub(crate) struct Route {
+        pub(crate) process: u8,
         pub(crate) worker: u16,
         pub(crate) slot: u32,
         pub(crate) generation: u32,

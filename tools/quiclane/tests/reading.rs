@@ -232,7 +232,7 @@ fn a_connection_id_tells_what_it_can() {
     let machine = written(&quiclane_fixtures::two_node_ice());
     let config =
         quiclane::lb::Config { config_id: 1, server_id: 5, key: Some([0xab; 16]), secret: [0; 16] };
-    let route = quiclane::lb::Route { worker: 3, slot: 41, generation: 9 };
+    let route = quiclane::lb::Route { process: 1, worker: 3, slot: 41, generation: 9 };
     let id = quiclane::lb::Codec::new(&config).unwrap().encode(route, 7);
     let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
     let id = hex(id.as_slice());
@@ -243,7 +243,7 @@ fn a_connection_id_tells_what_it_can() {
     assert!(closed["unknown"].as_str().unwrap().contains("--cid-key"));
     let key = hex(&[0xab; 16]);
     let text = said(machine.path(), &[&args[..], &["--cid-key", &key]].concat());
-    assert!(text.contains("server 5, worker 3, slot 41, generation 9"), "{text}");
+    assert!(text.contains("server 5, process 1, worker 3, slot 41, generation 9"), "{text}");
 }
 
 #[test]

@@ -61,6 +61,7 @@ pub(super) struct ConnectionIdRow {
     /// Which configuration its first byte names, if it was made by one.
     pub(super) config_id: Option<u8>,
     pub(super) server_id: Option<u32>,
+    pub(super) process: Option<u8>,
     pub(super) worker: Option<u16>,
     pub(super) slot: Option<u32>,
     pub(super) generation: Option<u32>,
@@ -111,6 +112,7 @@ impl Reader {
         ConnectionIdRow {
             config_id: config,
             server_id: Some(server_id),
+            process: Some(route.process),
             worker: Some(route.worker),
             slot: Some(route.slot),
             generation: Some(route.generation),
@@ -126,9 +128,11 @@ impl ConnectionIdRow {
             Some(config) => format!("configuration {config}, {} bytes", self.length),
             None => format!("{} bytes", self.length),
         };
-        match (self.server_id, self.worker, self.slot, self.generation) {
-            (Some(server), Some(worker), Some(slot), Some(generation)) => format!(
-                "{config}: server {server}, worker {worker}, slot {slot}, generation {generation}"
+        let host = self.server_id.zip(self.process);
+        match (host, self.worker, self.slot, self.generation) {
+            (Some((server, process)), Some(worker), Some(slot), Some(generation)) => format!(
+                "{config}: server {server}, process {process}, worker {worker}, slot {slot}, \
+                 generation {generation}"
             ),
             _ => config,
         }
@@ -170,7 +174,7 @@ mod tests {
 
     fn made() -> Vec<u8> {
         let config = Config { config_id: 3, server_id: 9, key: Some(KEY), secret: [0; 16] };
-        let route = Route { worker: 5, slot: 41, generation: 2 };
+        let route = Route { process: 2, worker: 5, slot: 41, generation: 2 };
         Codec::new(&config).unwrap().encode(route, 0x5eed).as_slice().to_vec()
     }
 

@@ -1,0 +1,120 @@
+//! What a worker does while another process takes over: see `exec/takeover`.
+
+use super::run::WorkerLoop;
+use crate::datapath::Datapath;
+use crate::datapath::fed::{self, FedDatapath, Inner};
+use crate::datapath::udp::UdpDatapath;
+use crate::exec::source::{AnyDatapath, OpenDatapathError, Source};
+use crate::exec::takeover::{Order, Shown};
+use std::os::fd::OwnedFd;
+
+/// Turns in which a worker empties its receive ring and waits for what it has sent, before it gives its
+/// queue up. What is left then is lost, as packets are.
+const LAST_TURNS: usize = 256;
+
+impl WorkerLoop {
+    pub(super) fn obey(&mut self, order: Order) {
+        // The thread that asked may have given up.
+        match order {
+            Order::Show { feed, reply } => drop(reply.send(self.show(feed))),
+            Order::Yield { reply } => drop(reply.send(self.give_up())),
+            Order::Resume { reply } => drop(reply.send(self.resume())),
+        }
+    }
+
+    /// Reads a feed as well from now on. What it serves, for the successor.
+    fn show(&mut self, feed: OwnedFd) -> Result<Shown, OpenDatapathError> {
+        let wait = OpenDatapathError::Wait;
+        let mut shown = Shown { queue: self.placement.queue, sockets: Vec::new(), xdp: None };
+        let shared = match self.worker.datapaths().first() {
+            Some(AnyDatapath::Xdp(datapath)) => {
+                shown.xdp = datapath.share_socket().map_err(wait)?;
+                datapath.share_ports().map_err(wait)?
+            }
+            Some(AnyDatapath::Udp(datapath)) => datapath.share().map_err(wait)?,
+            Some(AnyDatapath::Fed(_)) => return Err(OpenDatapathError::TakenOver),
+            None => Vec::new(),
+        };
+        let listened = &self.listened;
+        let of = |(address, fd)| (address, listened.contains(&address), fd);
+        shown.sockets = shared.into_iter().map(of).collect();
+        self.change(|datapath| {
+            let inner = datapath.map_or_else(|| Inner::Nothing(fed::nothing()), Inner::Serving);
+            Ok(Some(AnyDatapath::Fed(Box::new(FedDatapath::new(inner, feed)))))
+        })?;
+        Ok(shown)
+    }
+
+    /// Gives up the queue, and reads the kernel sockets no more.
+    fn give_up(&mut self) -> Result<(), OpenDatapathError> {
+        for _ in 0..LAST_TURNS {
+            if self.is_quiet() {
+                break;
+            }
+            let now = self.clock.now();
+            // An error says that the device is gone: then nothing is left to wait for.
+            let Ok(_) = self.worker.turn(now) else { break };
+        }
+        self.change(|datapath| {
+            let Some(AnyDatapath::Fed(datapath)) = datapath else { return Ok(datapath) };
+            Ok(Some(AnyDatapath::Fed(Box::new(datapath.replace(sending)))))
+        })
+    }
+
+    fn is_quiet(&mut self) -> bool {
+        let Some(AnyDatapath::Fed(datapath)) = self.worker.datapaths().first_mut() else {
+            return true;
+        };
+        match datapath.inner_mut() {
+            Inner::Serving(AnyDatapath::Xdp(datapath)) => datapath.is_quiet(),
+            _ => true,
+        }
+    }
+
+    /// Serves again what it gave up.
+    fn resume(&mut self) -> Result<(), OpenDatapathError> {
+        let (source, queue) = (self.source.clone(), self.placement.queue);
+        self.change(|datapath| {
+            let Some(AnyDatapath::Fed(datapath)) = datapath else { return Ok(datapath) };
+            let sockets = match datapath.into_inner() {
+                Inner::Serving(datapath) => return Ok(Some(datapath)),
+                Inner::Sending(sockets) => Some(sockets),
+                Inner::Nothing(_) => None,
+            };
+            let Source::Xdp { device, .. } = source else {
+                return Ok(sockets.map(AnyDatapath::Udp));
+            };
+            let beside = sockets.map_or_else(Vec::new, |sockets| sockets.into_side_sockets());
+            Ok(Some(AnyDatapath::Xdp(Box::new(device.open_queue_with(queue, beside)?))))
+        })
+    }
+
+    /// Puts another datapath in the place of the first.
+    fn change(
+        &mut self,
+        change: impl FnOnce(Option<AnyDatapath>) -> Result<Option<AnyDatapath>, OpenDatapathError>,
+    ) -> Result<(), OpenDatapathError> {
+        let former = self.worker.take_datapath();
+        if let Some(datapath) = change(former)? {
+            self.worker.put_datapath(datapath).map_err(OpenDatapathError::Wait)?;
+        }
+        self.tell_facts();
+        Ok(())
+    }
+}
+
+/// The same addresses, only to send from.
+fn sending(inner: Inner<AnyDatapath>) -> Inner<AnyDatapath> {
+    match inner {
+        Inner::Serving(AnyDatapath::Udp(sockets)) => Inner::Sending(sockets),
+        Inner::Serving(AnyDatapath::Xdp(datapath)) => {
+            let capabilities = datapath.capabilities().clone();
+            let (device, longest) = (capabilities.device.clone(), capabilities.max_datagram_bytes);
+            match UdpDatapath::sending_from(datapath.into_ports(), device, longest) {
+                Some(sockets) => Inner::Sending(Box::new(sockets)),
+                None => Inner::Nothing(capabilities),
+            }
+        }
+        other => other,
+    }
+}
