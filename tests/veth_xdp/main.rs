@@ -18,6 +18,7 @@ mod listen;
 mod moving;
 mod probe;
 mod refused;
+mod takeover;
 mod tap;
 mod traffic;
 mod unfinished;

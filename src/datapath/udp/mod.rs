@@ -274,9 +274,8 @@ impl UdpDatapath {
         Ok(Self::over(sockets, config.device.clone(), config.max_datagram_bytes))
     }
 
-    /// The kernel sockets beside an AF_XDP port, to send from: another process reads them. `None` if
-    /// there is none.
-    pub(crate) fn sending_from(
+    /// The kernel sockets beside an AF_XDP port, to serve without a queue. `None` if there is none.
+    pub(crate) fn of_side_sockets(
         sockets: Vec<SideSocket>,
         device: Option<String>,
         max_datagram_bytes: usize,

@@ -92,8 +92,7 @@ impl XdpDevice {
         sockets: Vec<SideSocket>,
     ) -> Result<XdpDatapath, XdpError> {
         let mut datapath = self.open_queue(queue, &[])?;
-        sockets.into_iter().for_each(|socket| datapath.ports.adopt(socket));
-        datapath.poll_ports()?;
+        datapath.adopt_ports(sockets)?;
         Ok(datapath)
     }
 }
@@ -187,6 +186,12 @@ impl XdpDatapath {
     pub fn close_port(&mut self, address: SocketAddr) {
         self.ports.close(address);
         self.counters.drop_socket_full = self.ports.kernel_drops();
+    }
+
+    /// Puts kernel sockets beside that are open already.
+    pub(crate) fn adopt_ports(&mut self, sockets: Vec<SideSocket>) -> Result<(), XdpError> {
+        sockets.into_iter().for_each(|socket| self.ports.adopt(socket));
+        self.poll_ports()
     }
 
     /// One more descriptor of the AF_XDP socket, for another process to enter into its program's map.

@@ -17,6 +17,7 @@ impl WorkerLoop {
         // The thread that asked may have given up.
         match order {
             Order::Show { feed, reply } => drop(reply.send(self.show(feed))),
+            Order::Leave { reply } => drop(reply.send(self.leave())),
             Order::Yield { reply } => drop(reply.send(self.give_up())),
             Order::Resume { reply } => drop(reply.send(self.resume())),
         }
@@ -45,8 +46,8 @@ impl WorkerLoop {
         Ok(shown)
     }
 
-    /// Gives up the queue, and reads the kernel sockets no more.
-    fn give_up(&mut self) -> Result<(), OpenDatapathError> {
+    /// Gives up the queue. What arrives there falls to the kernel sockets, which serve in its place.
+    fn leave(&mut self) -> Result<(), OpenDatapathError> {
         for _ in 0..LAST_TURNS {
             if self.is_quiet() {
                 break;
@@ -57,6 +58,18 @@ impl WorkerLoop {
         }
         self.change(|datapath| {
             let Some(AnyDatapath::Fed(datapath)) = datapath else { return Ok(datapath) };
+            Ok(Some(AnyDatapath::Fed(Box::new(datapath.replace(without_queue)))))
+        })
+    }
+
+    /// Reads the kernel sockets no more.
+    fn give_up(&mut self) -> Result<(), OpenDatapathError> {
+        self.change(|datapath| {
+            let Some(AnyDatapath::Fed(datapath)) = datapath else { return Ok(datapath) };
+            let sending = |inner| match inner {
+                Inner::Serving(AnyDatapath::Udp(sockets)) => Inner::Sending(sockets),
+                other => other,
+            };
             Ok(Some(AnyDatapath::Fed(Box::new(datapath.replace(sending)))))
         })
     }
@@ -77,8 +90,10 @@ impl WorkerLoop {
         self.change(|datapath| {
             let Some(AnyDatapath::Fed(datapath)) = datapath else { return Ok(datapath) };
             let sockets = match datapath.into_inner() {
+                Inner::Serving(AnyDatapath::Udp(sockets)) | Inner::Sending(sockets) => {
+                    Some(sockets)
+                }
                 Inner::Serving(datapath) => return Ok(Some(datapath)),
-                Inner::Sending(sockets) => Some(sockets),
                 Inner::Nothing(_) => None,
             };
             let Source::Xdp { device, .. } = source else {
@@ -103,15 +118,14 @@ impl WorkerLoop {
     }
 }
 
-/// The same addresses, only to send from.
-fn sending(inner: Inner<AnyDatapath>) -> Inner<AnyDatapath> {
+/// The same addresses, by their kernel sockets.
+fn without_queue(inner: Inner<AnyDatapath>) -> Inner<AnyDatapath> {
     match inner {
-        Inner::Serving(AnyDatapath::Udp(sockets)) => Inner::Sending(sockets),
         Inner::Serving(AnyDatapath::Xdp(datapath)) => {
             let capabilities = datapath.capabilities().clone();
             let (device, longest) = (capabilities.device.clone(), capabilities.max_datagram_bytes);
-            match UdpDatapath::sending_from(datapath.into_ports(), device, longest) {
-                Some(sockets) => Inner::Sending(Box::new(sockets)),
+            match UdpDatapath::of_side_sockets(datapath.into_ports(), device, longest) {
+                Some(sockets) => Inner::Serving(AnyDatapath::Udp(Box::new(sockets))),
                 None => Inner::Nothing(capabilities),
             }
         }

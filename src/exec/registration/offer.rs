@@ -187,6 +187,10 @@ impl Desk {
                 other => other?.0,
             };
             match message {
+                Message::Leave { worker } => {
+                    self.ask(worker.into(), |reply| Order::Leave { reply })?;
+                    channel.send(&Message::Left, None)?;
+                }
                 Message::Yield { worker } => {
                     self.ask(worker.into(), |reply| Order::Yield { reply })?;
                     channel.send(&Message::Yielded, None)?;

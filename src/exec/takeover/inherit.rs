@@ -252,23 +252,29 @@ impl Inheritance {
         cpu: Option<u32>,
     ) -> Result<Option<AnyDatapath>, OpenDatapathError> {
         let shares = lock(&self.shares).get_mut(worker).map(std::mem::take).unwrap_or_default();
+        let mut bound = None;
         if let Source::Xdp { device, .. } = source {
-            // What lies in its sockets' rings is the predecessor's; what comes from now on waits in the
-            // kernel sockets.
+            // What lies in its rings is the predecessor's; what comes from now on falls to the kernel
+            // sockets, which it reads until this queue is bound: that takes some tens of milliseconds.
             device.clear_slot(queue);
+            for share in &shares {
+                self.ask(&Message::Leave { worker: share.number })?;
+            }
+            bound = Some(device.open_queue(queue, &[])?);
         }
         let mut sockets = Vec::new();
         for share in shares {
-            self.ask_to_yield(share.number)?;
+            self.ask(&Message::Yield { worker: share.number })?;
             sockets.extend(share.sockets);
         }
         match source {
-            Source::Xdp { device, .. } => {
+            Source::Xdp { .. } => {
                 let adopt = |(address, _, fd): (SocketAddr, bool, OwnedFd)| {
                     SideSocket::adopt(fd).map_err(|error| failed(&format!("{address}: {error}")))
                 };
-                let sockets = sockets.into_iter().map(adopt).collect::<Result<_, _>>()?;
-                let datapath = device.open_queue_with(queue, sockets)?;
+                let sockets: Vec<_> = sockets.into_iter().map(adopt).collect::<Result<_, _>>()?;
+                let Some(mut datapath) = bound else { return Ok(None) };
+                datapath.adopt_ports(sockets)?;
                 Ok(Some(AnyDatapath::Xdp(Box::new(datapath))))
             }
             Source::Udp { tuning, .. } => {
@@ -281,15 +287,15 @@ impl Inheritance {
         }
     }
 
-    /// Returns once a worker of the predecessor has given up what it served.
-    fn ask_to_yield(&self, worker: u16) -> Result<(), OpenDatapathError> {
+    /// Returns once a worker of the predecessor has done what it was asked for.
+    fn ask(&self, message: &Message) -> Result<(), OpenDatapathError> {
         let channel = lock(&self.channel);
         let said = channel
-            .send(&Message::Yield { worker }, None)
+            .send(message, None)
             .and_then(|()| channel.receive())
             .map_err(|error| failed(&TakeoverError::from(error).to_string()))?;
         match said.0 {
-            Message::Yielded => Ok(()),
+            Message::Left | Message::Yielded => Ok(()),
             Message::Refused { reason } => Err(failed(&reason)),
             other => Err(failed(&out_of_turn(&other).to_string())),
         }

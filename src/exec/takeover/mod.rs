@@ -11,8 +11,11 @@
 //!        |  -- secrets, process number, kernel sockets, -----> |  loads its own XDP program, enters the
 //!        |     AF_XDP sockets, link, feeds                     |  predecessor's sockets, takes the link
 //!        |                                                     |
-//!        |  <-- Yield(worker) --- for each worker ------------ |  empties the slot of the queue
-//!        |      closes its AF_XDP socket -- Yielded ---------> |  binds its own, reads the kernel sockets
+//!        |  <-- Leave(worker) --- for each worker ------------ |  empties the slot of the queue
+//!        |      closes its AF_XDP socket, serves               |
+//!        |      by the kernel sockets ----- Left ------------> |  binds its own
+//!        |  <-- Yield(worker) -------------------------------- |
+//!        |      reads them no more -------- Yielded ---------> |  reads them
 //!        |                                                     |
 //!        |  <------------------ Complete --------------------- |  once its listeners accept
 //!        |      accepts no more ---- Completed --------------> |

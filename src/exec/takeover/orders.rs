@@ -9,7 +9,9 @@ use std::os::fd::OwnedFd;
 pub(in crate::exec) enum Order {
     /// Read this feed as well from now on, and show what there is.
     Show { feed: OwnedFd, reply: Sender<Result<Shown, OpenDatapathError>> },
-    /// Give up the queue, and read the kernel sockets no more.
+    /// Give up the queue, and serve by the kernel sockets.
+    Leave { reply: Sender<Result<(), OpenDatapathError>> },
+    /// Read the kernel sockets no more.
     Yield { reply: Sender<Result<(), OpenDatapathError>> },
     /// The successor has died: serve again, and read the feed no more.
     Resume { reply: Sender<Result<(), OpenDatapathError>> },

@@ -46,9 +46,13 @@ pub(in crate::exec) enum Message {
     Feed { process: u8 },
     /// That was all.
     End,
-    /// The successor is about to serve what this worker did.
+    /// The successor is about to bind the queue of this worker.
+    Leave { worker: u16 },
+    /// The worker has closed its AF_XDP socket, and goes on with the kernel sockets.
+    Left,
+    /// The successor is about to read the kernel sockets of this worker.
     Yield { worker: u16 },
-    /// The worker serves it no more.
+    /// The worker reads them no more.
     Yielded,
     /// The successor serves.
     Complete,

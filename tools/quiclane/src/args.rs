@@ -193,7 +193,11 @@ Examples:
 
 SIGTERM or SIGINT ends the server: it refuses new downloads, gives running ones --grace seconds,
 and then closes its connections, within half a second. A second signal ends it at once. SIGHUP does
-nothing.")]
+nothing.
+
+With --takeover SOCKET a second server of the same user takes the port over from the first: start it
+with the same options. The first serves the connections that it has, and ends when they have, or
+after --takeover-time.")]
 pub(crate) struct ServeArgs {
     /// Listen on this address and UDP port.
     #[arg(
@@ -264,6 +268,14 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "S", default_value = "5", value_parser = seconds,
           allow_negative_numbers = true)]
     pub(crate) grace: f64,
+    /// Take over from the server that offers itself at this socket, if there is one, and offer this one
+    /// there: no connection notices.
+    #[arg(long, value_name = "SOCKET")]
+    pub(crate) takeover: Option<PathBuf>,
+    /// Give connections this many seconds to end once another server has taken over.
+    #[arg(long, value_name = "S", default_value = "600", value_parser = seconds,
+          allow_negative_numbers = true)]
+    pub(crate) takeover_time: f64,
     /// Write the status file, for `doctor` and `top`, to this directory [default: /run/quiclane].
     #[arg(long, value_name = "DIR")]
     pub(crate) status_dir: Option<PathBuf>,

@@ -21,6 +21,7 @@ const IPV4_AND_UDP_BYTES: u32 = 28;
 pub(crate) fn open_server(args: &ServeArgs) -> Result<Registration, Failure> {
     let mut config = config(&args.io)?;
     config.secret = args.secret_file.as_deref().map(crate::secret::read).transpose()?;
+    config.takeover = args.takeover.clone();
     let limits = &mut config.limits;
     if let Some(count) = args.max_per_source {
         limits.source_connections = count as usize;

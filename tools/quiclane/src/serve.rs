@@ -1,6 +1,7 @@
 //! `quiclane serve`.
 
 mod status_file;
+mod succession;
 
 use crate::args::ServeArgs;
 use crate::error::Failure;
@@ -21,6 +22,7 @@ use status_file::StatusFile;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use succession::Succession;
 
 /// How long connections may take to close at the end.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_millis(500);
@@ -32,7 +34,7 @@ const MAX_GRACE_SECONDS: f64 = 86_400.0;
 /// Serves until a signal comes.
 pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let mut end = End::listen_as_server()?;
-    let grace = grace(args)?;
+    let (grace, time) = (grace(args)?, takeover_time(args)?);
     let identity = Identity::from_args(args)?;
     let mut config = ServerConfig::new(identity.server_tls(&protocols(args))?);
     config.transport = Arc::new(perf::widened(io::transport(&args.io)?));
@@ -42,7 +44,8 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     config.health = health(args)?;
     let files = args.files.as_deref().map(files).transpose()?;
     let mut file = StatusFile::new(args.status_dir.as_deref())?;
-    if args.io.dev.is_some() {
+    // The running server has the address.
+    if args.io.dev.is_some() && args.takeover.is_none() {
         Registration::check_address(args.listen)?;
     }
     let registration = io::open_server(args)?;
@@ -51,6 +54,7 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
         Some(Box::new(Server::new(served.clone(), monitor.clone())) as Box<dyn Handler>)
     })?;
     identity.publish()?;
+    let succession = Succession::begin(args, &registration, time)?;
     if args.files.is_none() && !args.perf {
         tracing::warn!("nothing is served: give --files DIR, or --perf for measurements");
     }
@@ -61,6 +65,10 @@ pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
         // The library logs each change.
         file.device_changed(registration.device_changes());
         file.write(&registration.status(), registration.verdicts().as_ref());
+        if let Some(by) = succession.taken() {
+            succession.serve_out(&by, &registration, (&mut end, &mut file), args.json)?;
+            break;
+        }
     }
     drop(listener);
     if let Some(files) = &files {
@@ -111,6 +119,15 @@ fn grace(args: &ServeArgs) -> Result<Duration, Failure> {
     let seconds = args.grace;
     if !(0.0..=MAX_GRACE_SECONDS).contains(&seconds) {
         let text = format!("--grace {seconds}: give 0 to {MAX_GRACE_SECONDS} seconds");
+        return Err(Failure::Usage(text));
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+fn takeover_time(args: &ServeArgs) -> Result<Duration, Failure> {
+    let seconds = args.takeover_time;
+    if !(0.0..=MAX_GRACE_SECONDS).contains(&seconds) {
+        let text = format!("--takeover-time {seconds}: give 0 to {MAX_GRACE_SECONDS} seconds");
         return Err(Failure::Usage(text));
     }
     Ok(Duration::from_secs_f64(seconds))
@@ -172,11 +189,18 @@ fn announce(
             "event": "ready",
             "listen": local.to_string(),
             "pid": std::process::id(),
+            "took_over": registration.took_over().map(|from| serde_json::json!({
+                "pid": from.pid,
+                "version": from.version,
+                "process": from.process,
+            })),
             "queues": rows,
         });
         ready.to_string()
     } else {
-        format!("ready on {local}: {}", modes(&rows))
+        let from = registration.took_over();
+        let from = from.map(|from| format!(", taken over from process {}", from.pid));
+        format!("ready on {local}: {}{}", modes(&rows), from.unwrap_or_default())
     };
     match print(&(line + "\n")) {
         // A server goes on for its clients when its output has no reader.
