@@ -176,6 +176,11 @@ impl<D: Datapath> FedDatapath<D> {
         &mut self.inner
     }
 
+    /// True once all was read that the successor had passed on before its end.
+    pub(crate) fn is_over(&self) -> bool {
+        self.over
+    }
+
     fn gather_fds(&mut self) {
         self.fds = vec![self.feed.as_raw_fd()];
         if let Inner::Serving(inner) = &self.inner {

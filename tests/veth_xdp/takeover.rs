@@ -7,17 +7,18 @@ use super::configs::configs;
 use super::echo_handler::Echo;
 use super::*;
 use bytes::Bytes;
+use quiclane::exec::clock::Clock;
 use quiclane::exec::{
     ClientConfig, ConnectionRef, Handle, Handler, Io, Listener, Offer, Pin, Polling, Registration,
     RegistrationConfig, ServerConfig, WorkerStatus,
 };
+use quiclane::time::Instant;
 use quiclane::wire::{Dir, StreamId};
 use quiclane_testkit::netns::{LabConfig, privileged};
 use quiclane_testkit::server::Scratch;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
 
 const TRANSFERS: u32 = 64;
 const TRANSFER_BYTES: u32 = 200_000;
@@ -25,6 +26,10 @@ const TAKEOVERS: usize = 3;
 /// What a request takes with, beside 64 transfers.
 const REQUEST_INTERVAL: Duration = Duration::from_millis(1);
 const PATIENCE: Duration = Duration::from_secs(60);
+
+fn now() -> Instant {
+    Clock::monotonic().now()
+}
 
 /// What all clients count.
 #[derive(Default)]
@@ -92,7 +97,7 @@ impl Handler for Requests {
     ) -> usize {
         if fin {
             assert_eq!(data, b"request");
-            self.0.answers.lock().unwrap().push(Instant::now());
+            self.0.answers.lock().unwrap().push(now());
         }
         data.len()
     }
@@ -162,9 +167,9 @@ impl Clients {
     }
 
     fn transfers_reach(&self, count: u64) {
-        let start = Instant::now();
+        let start = now();
         while self.score.transfers.load(Ordering::Relaxed) < count {
-            assert!(start.elapsed() < PATIENCE, "{count} transfers do not come to an end");
+            assert!(now() - start < PATIENCE, "{count} transfers do not come to an end");
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -200,9 +205,9 @@ fn longest_gap(answers: &[Instant]) -> Duration {
 
 /// Looks until all clients have their connections.
 fn all_begin(server: &Registration) {
-    let start = Instant::now();
+    let start = now();
     while sum(&server.status(), |row| row.connections) < u64::from(TRANSFERS) + 1 {
-        assert!(start.elapsed() < PATIENCE, "{:#?}", server.status());
+        assert!(now() - start < PATIENCE, "{:#?}", server.status());
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -234,13 +239,13 @@ fn three_in_a_row(mode: Mode, v6: bool) {
     let clients = inside(&inner, Side::Client, move || Clients::new(remote, client_config));
     let (over, score) = (AtomicBool::new(false), clients.score.clone());
     all_begin(&servers[0].registration);
-    let mut before = Instant::now();
+    let mut before = now();
     std::thread::scope(|threads| {
         threads.spawn(|| clients.ask_until(&over));
         for n in 0..TAKEOVERS {
             let done = score.transfers.load(Ordering::Relaxed);
             clients.transfers_reach(done + u64::from(TRANSFERS));
-            before = if n == 0 { Instant::now() } else { before };
+            before = if n == 0 { now() } else { before };
             next(&mut servers);
         }
         let done = score.transfers.load(Ordering::Relaxed);

@@ -48,14 +48,10 @@ impl WorkerLoop {
 
     /// Gives up the queue. What arrives there falls to the kernel sockets, which serve in its place.
     fn leave(&mut self) -> Result<(), OpenDatapathError> {
-        for _ in 0..LAST_TURNS {
-            if self.is_quiet() {
-                break;
-            }
-            let now = self.clock.now();
-            // An error says that the device is gone: then nothing is left to wait for.
-            let Ok(_) = self.worker.turn(now) else { break };
-        }
+        self.turn_until(|datapath| match datapath.inner_mut() {
+            Inner::Serving(AnyDatapath::Xdp(datapath)) => datapath.is_quiet(),
+            _ => true,
+        });
         self.change(|datapath| {
             let Some(AnyDatapath::Fed(datapath)) = datapath else { return Ok(datapath) };
             Ok(Some(AnyDatapath::Fed(Box::new(datapath.replace(without_queue)))))
@@ -74,19 +70,25 @@ impl WorkerLoop {
         })
     }
 
-    fn is_quiet(&mut self) -> bool {
-        let Some(AnyDatapath::Fed(datapath)) = self.worker.datapaths().first_mut() else {
-            return true;
-        };
-        match datapath.inner_mut() {
-            Inner::Serving(AnyDatapath::Xdp(datapath)) => datapath.is_quiet(),
-            _ => true,
+    /// Turns until the datapath is as wanted, a few times.
+    fn turn_until(&mut self, is_done: impl Fn(&mut FedDatapath<AnyDatapath>) -> bool) {
+        for _ in 0..LAST_TURNS {
+            let first = self.worker.datapaths().first_mut();
+            let Some(AnyDatapath::Fed(datapath)) = first else { break };
+            if is_done(datapath) {
+                break;
+            }
+            let now = self.clock.now();
+            // An error says that the device is gone: then nothing is left to wait for.
+            let Ok(_) = self.worker.turn(now) else { break };
         }
     }
 
     /// Serves again what it gave up.
     fn resume(&mut self) -> Result<(), OpenDatapathError> {
         let (source, queue) = (self.source.clone(), self.placement.queue);
+        // What the successor has passed on.
+        self.turn_until(|datapath| datapath.is_over());
         self.change(|datapath| {
             let Some(AnyDatapath::Fed(datapath)) = datapath else { return Ok(datapath) };
             let sockets = match datapath.into_inner() {

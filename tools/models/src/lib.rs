@@ -16,6 +16,7 @@ mod lb {
 
     #[derive(Clone, Copy)]
     pub(crate) struct Route {
+        #[expect(dead_code, reason = "ids carry it, addresses do not")]
         pub(crate) process: u8,
         pub(crate) worker: u16,
         pub(crate) slot: u32,
@@ -37,3 +38,4 @@ mod fate {
 #[path = "../../../src/exec/address.rs"]
 mod address;
 pub mod moving;
+pub mod takeover;

@@ -1,0 +1,149 @@
+//! `quiclane serve --takeover`: one server after another, each a process, and clients that notice nothing.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use quiclane_testkit::server::{Scratch, Server};
+use serde_json::Value;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::channel;
+use std::thread::sleep;
+use std::time::Duration;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_quiclane");
+
+/// A server that takes over at the scratch's socket, and offers itself there.
+fn command(scratch: &Scratch, listen: &str, more: &[&str]) -> Command {
+    let mut command = Command::new(BINARY);
+    command.args(["serve", "--perf", "--json", "--listen", listen]);
+    command.args(["--takeover", &scratch.text("takeover")]);
+    command.args(["--status-dir", &scratch.text("status")]).args(more).stderr(Stdio::piped());
+    command
+}
+
+fn serve(scratch: &Scratch, listen: &str, more: &[&str]) -> Server {
+    Server::start(&mut command(scratch, listen, more))
+}
+
+/// Clients of a server for some seconds: requests at a rate, or uploads, which the server has to answer at the end.
+fn clients(server: &str, line: &str) -> Child {
+    let mut command = Command::new(BINARY);
+    command.args(["perf", "run", server, "--insecure", "--json", "--max-silence", "20"]);
+    command.args(line.split_whitespace());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+fn result(out: &Output) -> Value {
+    let said = String::from_utf8_lossy(&out.stderr);
+    let report: Value =
+        serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{e}: {said}"));
+    assert!(out.status.success(), "{report} {said}");
+    report["result"].clone()
+}
+
+#[test]
+fn three_servers_in_a_row_serve_the_clients_of_the_first() {
+    let scratch = Scratch::new("serve-takeover");
+    let mut first = serve(&scratch, "127.0.0.1:0", &[]);
+    assert!(first.ready()["took_over"].is_null());
+    let address = first.address().to_owned();
+    let rate = "--scenario rps --rate 1000 --connections 4 --seconds 6";
+    let requests = clients(&address, rate);
+    let transfers = clients(&address, "--scenario download --connections 8 --seconds 6");
+    sleep(Duration::from_millis(700));
+    let mut second = serve(&scratch, &address, &[]);
+    assert_eq!(second.ready()["took_over"]["pid"], first.pid());
+    let told = first.line();
+    assert_eq!((&told["event"], &told["pid"]), (&"taken-over".into(), &second.pid().into()));
+    // Each run has one more, by which it asks what the server counts.
+    assert_eq!(told["connections"], 14, "{told}");
+    // New clients are the second's.
+    let begun = clients(&address, "--scenario rps --rate 100 --connections 2 --seconds 4");
+    sleep(Duration::from_millis(700));
+    let third = serve(&scratch, &address, &[]);
+    assert_eq!(second.line()["connections"], 3);
+    let counted = result(&requests.wait_with_output().unwrap());
+    println!("  requests: longest silence {} us", counted["longest_silence_us"]);
+    assert_eq!((&counted["unanswered"], &counted["sent"]), (&0.into(), &6_000.into()), "{counted}");
+    result(&transfers.wait_with_output().unwrap());
+    assert_eq!(result(&begun.wait_with_output().unwrap())["unanswered"], 0);
+    // Each ends with its last connection.
+    for server in [first, second] {
+        let ended = server.end();
+        assert_eq!((ended.code, &ended.last["event"]), (Some(0), &"end".into()), "{}", ended.log);
+    }
+    let out = clients(&address, "--scenario latency --seconds 1").wait_with_output().unwrap();
+    result(&out);
+    third.stop();
+    assert!(!scratch.at("takeover").exists());
+}
+
+/// Starts a successor, and kills it after this time. Gives it back if it serves by then.
+fn killed_after(mut successor: Command, time: Duration) -> Option<Child> {
+    let mut child = successor.stdout(Stdio::piped()).spawn().unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let (tell, told) = channel();
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        let _ = tell.send(out.read_line(&mut line).is_ok_and(|bytes| bytes > 0));
+        // Until its end: it writes a line more then.
+        let _ = std::io::copy(&mut out, &mut std::io::sink());
+    });
+    if told.recv_timeout(time) == Ok(true) {
+        return Some(child);
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    None
+}
+
+/// At every moment of a takeover, in steps.
+#[test]
+fn a_server_whose_successors_are_killed_serves_on() {
+    let scratch = Scratch::new("serve-takeover-killed");
+    let mut first = serve(&scratch, "127.0.0.1:0", &[]);
+    let address = first.address().to_owned();
+    let requests = clients(&address, "--scenario rps --rate 500 --connections 4 --seconds 10");
+    let mut broke_off = 0;
+    let steps = (0..).map(|step| Duration::from_millis(1 + 4 * step));
+    let mut second = steps
+        .map(|time| killed_after(command(&scratch, &address, &[]), time))
+        .inspect(|successor| broke_off += u32::from(successor.is_none()))
+        .find_map(|successor| successor)
+        .unwrap();
+    assert!(broke_off > 0);
+    let told = first.line();
+    if told["pid"] != second.id() {
+        println!(
+            "  the one before had taken over, and was killed a moment later: no case of this test"
+        );
+        return second.kill().unwrap();
+    }
+    assert_eq!(result(&requests.wait_with_output().unwrap())["unanswered"], 0);
+    let log = first.end().log;
+    let seen = log.matches("a takeover broke off").count();
+    println!("  {broke_off} successors killed, {seen} of them while they took over");
+    let out = clients(&address, "--scenario latency --seconds 1").wait_with_output().unwrap();
+    result(&out);
+    second.kill().unwrap();
+    second.wait().unwrap();
+}
+
+#[test]
+fn a_server_that_was_taken_over_ends_its_connections_when_their_time_is_over() {
+    let scratch = Scratch::new("serve-takeover-time");
+    let first = serve(&scratch, "127.0.0.1:0", &["--takeover-time", "0.5"]);
+    let address = first.address().to_owned();
+    let requests = clients(&address, "--scenario rps --rate 100 --connections 1 --seconds 30");
+    sleep(Duration::from_millis(500));
+    let second = serve(&scratch, &address, &[]);
+    let ended = first.end();
+    assert_eq!(ended.code, Some(0));
+    assert!(ended.log.contains("2 connections cut short; see --takeover-time"), "{}", ended.log);
+    let out = requests.wait_with_output().unwrap();
+    assert!(!out.status.success(), "it was told that the server closes");
+    second.stop();
+    let out = Command::new(BINARY).args(["serve", "--perf", "--takeover-time", "-1"]).output();
+    let said = String::from_utf8(out.unwrap().stderr).unwrap();
+    assert!(said.contains("-1 seconds: give 0 or more"), "{said}");
+}
