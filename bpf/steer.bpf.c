@@ -70,6 +70,14 @@ struct {
 	__type(value, __u64);
 } verdicts SEC(".maps");
 
+/* Which process has which slots, where several share the program: for the loader alone. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, STEER_INSTANCES_MAX);
+	__type(key, __u32);
+	__type(value, __u64);
+} instances SEC(".maps");
+
 /*
  * RFC 9000, 14.1, by the length that the UDP header declares. Budgets per source prefix belong
  * here too: this is where a client's first packet is known.
@@ -119,12 +127,13 @@ static __always_inline __u32 admit(void *frame, void *end)
 
 /* Behind the network header; `port` is the entry of the destination address and port. */
 static __always_inline __u32 judge(const struct steer_port *port, struct udphdr *udp, void *frame,
-				   void *end)
+				   void *end, __u32 *base)
 {
 	__u32 admitted;
 
 	if (!port)
 		return STEER_PASS_NOT_LISTENED;
+	*base = port->base;
 	admitted = admit(frame, end);
 	if (admitted != STEER_REDIRECT)
 		return admitted;
@@ -134,7 +143,7 @@ static __always_inline __u32 judge(const struct steer_port *port, struct udphdr 
 	return STEER_REDIRECT;
 }
 
-static __always_inline __u32 judge_v4(void *frame, void *at, void *end)
+static __always_inline __u32 judge_v4(void *frame, void *at, void *end, __u32 *base)
 {
 	struct steer_key_v4 key = {};
 	struct iphdr *ip = at;
@@ -154,7 +163,7 @@ static __always_inline __u32 judge_v4(void *frame, void *at, void *end)
 		return STEER_PASS_SHORT;
 	key.address = ip->daddr;
 	key.port = udp->dest;
-	return judge(bpf_map_lookup_elem(&ports_v4, &key), udp, frame, end);
+	return judge(bpf_map_lookup_elem(&ports_v4, &key), udp, frame, end, base);
 }
 
 static __always_inline int is_extension(__u8 next)
@@ -173,7 +182,7 @@ static __always_inline int is_extension(__u8 next)
 	return 0;
 }
 
-static __always_inline __u32 judge_v6(void *frame, void *at, void *end)
+static __always_inline __u32 judge_v6(void *frame, void *at, void *end, __u32 *base)
 {
 	struct steer_key_v6 key = {};
 	struct ipv6hdr *ip = at;
@@ -193,10 +202,10 @@ static __always_inline __u32 judge_v6(void *frame, void *at, void *end)
 		return STEER_PASS_SHORT;
 	__builtin_memcpy(key.address, &ip->daddr, sizeof(key.address));
 	key.port = udp->dest;
-	return judge(bpf_map_lookup_elem(&ports_v6, &key), udp, frame, end);
+	return judge(bpf_map_lookup_elem(&ports_v6, &key), udp, frame, end, base);
 }
 
-static __always_inline __u32 judge_frame(struct xdp_md *ctx)
+static __always_inline __u32 judge_frame(struct xdp_md *ctx, __u32 *base)
 {
 	void *end = (void *)(long)ctx->data_end;
 	__be16 ethertype;
@@ -206,22 +215,23 @@ static __always_inline __u32 judge_frame(struct xdp_md *ctx)
 	if (!at)
 		return STEER_PASS_SHORT;
 	if (ethertype == bpf_htons(ETH_P_IP))
-		return judge_v4(frame, at, end);
+		return judge_v4(frame, at, end, base);
 	if (ethertype == bpf_htons(ETH_P_IPV6))
-		return judge_v6(frame, at, end);
+		return judge_v6(frame, at, end, base);
 	return is_vlan(ethertype) ? STEER_PASS_VLAN_DEPTH : STEER_PASS_NOT_IP;
 }
 
 SEC("xdp")
 int quiclane_steer(struct xdp_md *ctx)
 {
-	__u32 verdict = judge_frame(ctx);
+	__u32 base = 0;
+	__u32 verdict = judge_frame(ctx, &base);
 	int action = XDP_PASS;
 	__u64 *count;
 
 	if (verdict == STEER_REDIRECT) {
 		/* An empty slot returns XDP_PASS; without that flag the frame would be lost. */
-		action = bpf_redirect_map(&xsks, ctx->rx_queue_index, XDP_PASS);
+		action = bpf_redirect_map(&xsks, base + ctx->rx_queue_index, XDP_PASS);
 		if (action != XDP_REDIRECT)
 			verdict = STEER_PASS_NO_SOCKET;
 	} else if (verdict == STEER_DROP_SMALL_INITIAL) {
@@ -237,7 +247,9 @@ int quiclane_steer(struct xdp_md *ctx)
 SEC("xdp")
 int quiclane_judge(struct xdp_md *ctx)
 {
-	return judge_frame(ctx);
+	__u32 base = 0;
+
+	return judge_frame(ctx, &base);
 }
 
 /*

@@ -45,8 +45,8 @@ struct steer_key_v6 {
 
 struct steer_port {
 	__u32 flags;
-	/* Budgets for handshakes per source prefix will hang off the port. */
-	__u32 zero;
+	/* Where the slots of the port's process begin: 0 unless several share the program. */
+	__u32 base;
 };
 
 _Static_assert(sizeof(struct steer_key_v4) == 8, "loader.rs: KeyV4");
@@ -58,7 +58,9 @@ _Static_assert(sizeof(struct steer_port) == 8, "loader.rs: Port");
 /* Words of 64 bits that hold a bit for each VLAN id. */
 #define STEER_VLAN_WORDS 64
 
-/* Receive queues; the loader shrinks it to those that the device has. */
+/* Receive queues; the loader shrinks it to those that the device has. Where processes share the program, each
+ * has 128 slots: loader.rs. */
 #define STEER_QUEUES_MAX 1024
+#define STEER_INSTANCES_MAX 8
 
 #endif

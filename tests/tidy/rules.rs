@@ -97,7 +97,9 @@ pub(crate) const LAYERS: &[(&str, &[&str])] = &[
             "netlink",
             "rings",
             // A socket and its memory.
+            "share",
             "loader",
+            "steering",
             "who",
             "registration",
             "umem",

@@ -1,16 +1,19 @@
 //! Attaching the program to a device: in the driver, else above it, and never over another.
 
 use super::carrier::wait_after_attach;
-use super::config::XdpConfig;
+use super::config::{XdpConfig, XdpProgram};
 use super::error::XdpError;
 use super::inspect::DeviceInfo;
 use super::ladder::{Ladder, rungs};
 use super::loader::{AttachError, Program};
+use super::share::{INSTANCE_SLOTS, Place};
+use super::steering::Steering;
 use super::{sys, who};
 use crate::datapath::Mode;
 use crate::datapath::headers::LinkRules;
 use aya::programs::XdpMode;
 use std::io;
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -25,7 +28,7 @@ const FEATURE_BASIC: u64 = 1;
 
 /// A program that is attached, and how far down the ladder that led.
 pub(super) struct Attachment {
-    pub(super) program: Program,
+    pub(super) program: Steering,
     /// With the rung that was reached: there is one.
     pub(super) ladder: Ladder,
     /// Attached above the driver.
@@ -36,11 +39,79 @@ pub(super) struct Attachment {
 
 /// Loads the program and attaches it in the best mode that the configuration allows.
 pub(super) fn attach(config: &XdpConfig, info: &DeviceInfo) -> Result<Attachment, XdpError> {
+    let rules = LinkRules { mac: info.mac, vlans: config.vlans };
+    match &config.program {
+        XdpProgram::Own => {
+            refuse_foreign(&info.name, info.ifindex)?;
+            attach_program(config, info, Program::load(info.queues, &rules)?)
+        }
+        XdpProgram::Shared(directory) => share_program(config, info, directory, &rules),
+        XdpProgram::Theirs(path) => found(config, info, Steering::of_map(path)?),
+    }
+}
+
+/// Attaches the program, or finds it there: whoever shares it came before.
+fn share_program(
+    config: &XdpConfig,
+    info: &DeviceInfo,
+    directory: &Path,
+    rules: &LinkRules,
+) -> Result<Attachment, XdpError> {
+    if info.queues > INSTANCE_SLOTS {
+        return Err(XdpError::config(
+            "the program of a device with more than 128 queues is not shared",
+        ));
+    }
+    let place = Place::open(directory)?;
+    let _locked = place.lock()?;
+    let is_there = place.pin("link").exists();
+    if !is_there {
+        refuse_foreign(&info.name, info.ifindex)?;
+    }
+    let mut program = Program::load_shared(&place, rules)?;
+    if is_there {
+        let attached = sys::attached(info.ifindex)
+            .map_err(|failed| XdpError::from_call(&info.name, failed))?;
+        let id = program.pin_link()?;
+        if ![attached.driver_program, attached.generic_program].contains(&id) {
+            return Err(XdpError::config(
+                "the program that is shared there is on another device: name another directory for this one",
+            ));
+        }
+        return found(config, info, Steering::Ours(Box::new(program)));
+    }
+    let mut attachment = attach_program(config, info, program)?;
+    if let Steering::Ours(program) = &mut attachment.program {
+        program.pin_link()?;
+    }
+    Ok(attachment)
+}
+
+/// The mode of a device whose program is there already.
+fn found(config: &XdpConfig, info: &DeviceInfo, program: Steering) -> Result<Attachment, XdpError> {
+    let rungs = rungs(config.require, config.force_mode);
+    let attached =
+        sys::attached(info.ifindex).map_err(|failed| XdpError::from_call(&info.name, failed))?;
+    let generic = attached.driver_program == 0 && attached.generic_program != 0;
+    let mut ladder = Ladder::default();
+    let mut zerocopy_refused = generic || !rungs.contains(&Mode::NativeZerocopy);
+    zerocopy_refused |= refuse_zerocopy(info, &rungs, &mut ladder);
+    ladder.reached = best(&rungs, generic, zerocopy_refused);
+    if ladder.reached.is_none() {
+        let device = info.name.clone();
+        return Err(XdpError::Refused { device, require: config.require, ladder });
+    }
+    Ok(Attachment { program, ladder, generic, zerocopy_refused })
+}
+
+/// Attaches a program that is loaded.
+fn attach_program(
+    config: &XdpConfig,
+    info: &DeviceInfo,
+    mut program: Program,
+) -> Result<Attachment, XdpError> {
     let rungs = rungs(config.require, config.force_mode);
     let mut ladder = Ladder::default();
-    refuse_foreign(&info.name, info.ifindex)?;
-    let mut program =
-        Program::load(info.queues, &LinkRules { mac: info.mac, vlans: config.vlans })?;
     let mut attached = false;
     let mut zerocopy_refused = !rungs.contains(&Mode::NativeZerocopy);
     if rungs.iter().any(|&mode| mode != Mode::Generic) {
@@ -59,6 +130,7 @@ pub(super) fn attach(config: &XdpConfig, info: &DeviceInfo) -> Result<Attachment
     if !generic {
         wait_after_attach(&info.name, &info.driver);
     }
+    let program = Steering::Ours(Box::new(program));
     Ok(Attachment { program, ladder, generic, zerocopy_refused })
 }
 

@@ -6,6 +6,7 @@ use super::layout::RX_HEADROOM_BYTES;
 use super::metadata::Metadata;
 use crate::datapath::Mode;
 use crate::datapath::headers::{ETHERNET_BYTES, VLAN_BYTES, VLAN_TAGS_MAX, VlanSet};
+use std::path::PathBuf;
 
 /// The kernel polls the NIC in the thread that receives, instead of in an interrupt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +40,21 @@ pub enum TxChecksum {
     Kernel,
 }
 
+/// Which program leads packets to the sockets of the queues.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub enum XdpProgram {
+    /// Ours, for this process alone.
+    #[default]
+    Own,
+    /// Ours, and pinned in this directory of a BPF file system, for all processes that name the same. Each
+    /// serves other queues, and other ports. The directory is made by the first, and removed by the last. A device
+    /// may have 128 queues, and 8 processes.
+    Shared(PathBuf),
+    /// The application's. Sockets are entered into its XSKMAP, which is pinned at this path, at the numbers
+    /// of their queues. Nothing is attached, and ports are the program's own matter.
+    Theirs(PathBuf),
+}
+
 /// How to open a device. The defaults are what was measured to be good; a device and nothing else
 /// has to be named.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +86,8 @@ pub struct XdpConfig {
     /// The VLANs whose tagged frames are taken from the device; none by default. Those of others
     /// are left to the kernel, whose VLAN devices and firewall they are for.
     pub vlans: VlanSet,
+    /// Which program leads packets to the sockets.
+    pub program: XdpProgram,
 }
 
 impl XdpConfig {
@@ -88,6 +106,7 @@ impl XdpConfig {
             force_mode: None,
             tx_checksum: TxChecksum::Auto,
             vlans: VlanSet::NONE,
+            program: XdpProgram::Own,
         }
     }
 

@@ -6,8 +6,8 @@ use super::config::XdpConfig;
 use super::error::XdpError;
 use super::inspect::{DeviceInfo, inspect};
 use super::ladder::{Ladder, rungs};
-use super::loader::Program;
 use super::netlink::Netlink;
+use super::steering::Steering;
 use crate::datapath::Mode;
 use crate::datapath::headers::{PORT_DROP_SMALL_INITIALS, Verdict, VerdictCounters};
 use std::collections::{BTreeMap, BTreeSet};
@@ -66,7 +66,7 @@ pub struct XdpDevice {
 }
 
 struct State {
-    program: Program,
+    program: Steering,
     ladder: Ladder,
     /// Zero-copy was refused once: other queues need not try.
     zerocopy_refused: bool,
@@ -103,7 +103,7 @@ impl XdpDevice {
     pub(super) fn new(
         info: DeviceInfo,
         config: &XdpConfig,
-        (program, ladder): (Program, Ladder),
+        (program, ladder): (Steering, Ladder),
         generic: bool,
         zerocopy_refused: bool,
     ) -> Self {

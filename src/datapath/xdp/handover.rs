@@ -17,6 +17,7 @@ use super::error::XdpError;
 use super::inspect::inspect;
 use super::ladder::{Ladder, rungs};
 use super::loader::Program;
+use super::steering::Steering;
 use crate::datapath::headers::LinkRules;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -46,6 +47,7 @@ impl XdpDevice {
             let device = info.name.clone();
             return Err(XdpError::Refused { device, require: config.require, ladder });
         }
+        let program = Steering::Ours(Box::new(program));
         let device =
             Self::new(info, config, (program, ladder.clone()), handed.generic, zerocopy_refused);
         for (address, usage) in handed.ports {

@@ -1,17 +1,24 @@
 //! The XDP program: loaded, attached as a link, its maps filled. Control plane only.
 
 use super::error::XdpError;
+use super::share::{INSTANCE_SLOTS, INSTANCES_MAX, Owner, PINNED_MAPS, Place};
 use crate::datapath::headers::{LinkRules, PORT_DROP_SMALL_INITIALS, Verdict, VerdictCounters};
 use aya::maps::{HashMap, MapData, PerCpuArray, XskMap};
-use aya::programs::links::FdLink;
+use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{ProgramError, TestRun, TestRunOptions, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd, RawFd};
 
 /// `bpf/steer.bpf.c`, compiled by `build.rs`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/steer.bpf.o"));
 
+/// A program that is shared, or not ours, stays where it is: there is no link to give away.
+pub(super) const NOT_TO_BE_TAKEN_OVER: XdpError = XdpError::config(
+    "a process whose XDP program is shared, or another's, cannot be taken over: serve other queues beside it, \
+     and stop it then",
+);
 /// Descriptors of this process that a search looks at.
 const DESCRIPTORS_MAX: usize = 65_536;
 /// How the names of our programs begin, as the kernel keeps them (15 bytes at most).
@@ -55,7 +62,8 @@ struct KeyV6 {
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Port {
     flags: u32,
-    zero: u32,
+    /// Where the slots of its instance begin.
+    base: u32,
 }
 
 const _: () = assert!(size_of::<KeyV4>() == 8, "bpf/steer.h: struct steer_key_v4");
@@ -73,6 +81,8 @@ unsafe impl aya::Pod for Port {}
 /// What holds the program on its device.
 enum Link {
     Made(FdLink),
+    /// Shared with other processes.
+    Pinned(#[expect(dead_code, reason = "it is held")] PinnedLink),
     /// Made by another process.
     Taken(OwnedFd),
 }
@@ -86,14 +96,48 @@ pub(super) struct Program {
     ports_v4: HashMap<MapData, KeyV4, Port>,
     ports_v6: HashMap<MapData, KeyV6, Port>,
     verdicts: PerCpuArray<MapData, u64>,
+    /// Where the slots of this process begin.
+    base: u32,
+    shared: Option<Shared>,
+}
+
+/// What a process has of a program that it shares.
+struct Shared {
+    place: Place,
+    instances: HashMap<MapData, u32, u64>,
+    number: u32,
+    ports: BTreeSet<SocketAddr>,
 }
 
 impl Program {
     /// Loads the program with a slot for each of `queues`, for a device that takes frames by
     /// `rules`.
     pub(super) fn load(queues: u32, rules: &LinkRules) -> Result<Self, XdpError> {
-        let mut ebpf = EbpfLoader::new()
-            .map_max_entries("xsks", queues.max(1))
+        Self::load_with(EbpfLoader::new().map_max_entries("xsks", queues.max(1)), rules)
+    }
+
+    /// Loads the program with the maps that are pinned at a place, or pins them there. Its caller has the
+    /// lock of the place.
+    pub(super) fn load_shared(place: &Place, rules: &LinkRules) -> Result<Self, XdpError> {
+        let mut loader = EbpfLoader::new();
+        loader.map_max_entries("xsks", INSTANCE_SLOTS * INSTANCES_MAX);
+        for name in PINNED_MAPS {
+            loader.map_pin_path(name, place.pin(name));
+        }
+        let mut program = Self::load_with(&mut loader, rules)?;
+        let instances = map(&mut program.ebpf, "instances")?;
+        let mut instances: HashMap<MapData, u32, u64> =
+            HashMap::try_from(instances).map_err(|e| refused("instances", &e))?;
+        let number = join(&mut instances)?;
+        program.base = number * INSTANCE_SLOTS;
+        let (place, ports) = (place.clone(), BTreeSet::new());
+        program.shared = Some(Shared { place, instances, number, ports });
+        program.forget_ports()?;
+        Ok(program)
+    }
+
+    fn load_with<'a>(loader: &mut EbpfLoader<'a>, rules: &'a LinkRules) -> Result<Self, XdpError> {
+        let mut ebpf = loader
             .override_global("device_mac", &rules.mac, true)
             .override_global("vlans", rules.vlans.words(), true)
             .load(OBJECT)
@@ -111,7 +155,46 @@ impl Program {
                 .map_err(|e| refused("verdicts", &e))?,
             ebpf,
             link: None,
+            base: 0,
+            shared: None,
         })
+    }
+
+    /// Keeps the program on its device by the link that is pinned, or pins its own.
+    /// Returns the number of the program that it holds.
+    pub(super) fn pin_link(&mut self) -> Result<u32, XdpError> {
+        let Some(Shared { place, .. }) = &self.shared else { return Ok(0) };
+        let what = "pinning the link of the XDP program";
+        let path = place.pin("link");
+        let link = match self.link.take() {
+            Some(Link::Made(link)) => link,
+            // What is pinned cannot be asked; the lock is ours, so that it may be away for a moment.
+            _ => PinnedLink::from_pin(&path)
+                .map_err(|error| refused(what, &error))?
+                .unpin()
+                .map_err(|error| refused(what, &error))?,
+        };
+        let id = link.info().map_err(|error| refused(what, &error))?.program_id();
+        let pinned = link.pin(path).map_err(|error| refused(what, &error))?;
+        self.link = Some(Link::Pinned(pinned));
+        Ok(id)
+    }
+
+    /// Removes the ports of a process that had this number and was killed.
+    fn forget_ports(&mut self) -> Result<(), XdpError> {
+        let base = self.base;
+        let failed = |error| refused("reading the ports of the XDP program", &error);
+        let of_v4 =
+            self.ports_v4.iter().filter(|entry| !matches!(entry, Ok((_, p)) if p.base != base));
+        for entry in of_v4.collect::<Vec<_>>() {
+            let _ = self.ports_v4.remove(&entry.map_err(failed)?.0);
+        }
+        let of_v6 =
+            self.ports_v6.iter().filter(|entry| !matches!(entry, Ok((_, p)) if p.base != base));
+        for entry in of_v6.collect::<Vec<_>>() {
+            let _ = self.ports_v6.remove(&entry.map_err(failed)?.0);
+        }
+        Ok(())
     }
 
     /// Attaches as a link. The error is the kernel's: what it means depends on the mode.
@@ -133,6 +216,7 @@ impl Program {
     pub(super) fn share_link(&self) -> Result<OwnedFd, XdpError> {
         let shared = match &self.link {
             Some(Link::Taken(fd)) => fd.try_clone(),
+            Some(Link::Pinned(_)) => return Err(NOT_TO_BE_TAKEN_OVER),
             // The library keeps the descriptor to itself; the kernel shows which one it is.
             Some(Link::Made(link)) => link
                 .info()
@@ -157,28 +241,31 @@ impl Program {
     /// Lets packets of a queue go to a bound AF_XDP socket.
     pub(super) fn set_socket(&mut self, queue: u32, socket: RawFd) -> Result<(), XdpError> {
         self.xsks
-            .set(queue, socket, 0)
+            .set(self.base + queue, socket, 0)
             .map_err(|error| refused("entering a socket into the XSKMAP", &error))
     }
 
     /// Lets packets of a queue go to the kernel.
     pub(super) fn unset_socket(&mut self, queue: u32) {
         // An empty slot is as good: the kernel empties it when the socket closes.
-        let _ = self.xsks.unset(queue);
+        let _ = self.xsks.unset(self.base + queue);
     }
 
     /// The queue of the socket that a slot leads to.
     pub(super) fn slot(&mut self, queue: u32) -> Result<Option<u32>, XdpError> {
         // The smallest frame that BPF_PROG_TEST_RUN takes.
         let mut frame = [0; 64];
-        frame[..4].copy_from_slice(&queue.to_ne_bytes());
+        frame[..4].copy_from_slice(&(self.base + queue).to_ne_bytes());
         let answer = self.test(SLOT, &frame)?;
         Ok(answer.checked_sub(1))
     }
 
     /// Steers UDP to this address and port into the sockets.
     pub(super) fn add_port(&mut self, address: SocketAddr, flags: u32) -> Result<(), XdpError> {
-        let value = Port { flags, zero: 0 };
+        let value = Port { flags, base: self.base };
+        if let Some(shared) = &mut self.shared {
+            shared.ports.insert(address);
+        }
         match key(address) {
             Key::V4(key) => self.ports_v4.insert(key, value, 0),
             Key::V6(key) => self.ports_v6.insert(key, value, 0),
@@ -188,6 +275,9 @@ impl Program {
 
     /// Leaves UDP to this address and port to the kernel again.
     pub(super) fn remove_port(&mut self, address: SocketAddr) {
+        if let Some(shared) = &mut self.shared {
+            shared.ports.remove(&address);
+        }
         // A port that is not there is removed.
         let _ = match key(address) {
             Key::V4(key) => self.ports_v4.remove(&key),
@@ -232,6 +322,41 @@ impl Program {
             program.test_run(options).map_err(|error| refused("BPF_PROG_TEST_RUN", &error))?;
         Ok(result.return_value)
     }
+}
+
+impl Drop for Program {
+    /// Of a program that is shared, what is this process's goes; with the last process, all of it.
+    fn drop(&mut self) {
+        let Some(mut shared) = self.shared.take() else { return };
+        let Ok(_locked) = shared.place.lock() else { return };
+        for address in std::mem::take(&mut shared.ports) {
+            self.remove_port(address);
+        }
+        let _ = shared.instances.remove(&shared.number);
+        if living(&shared.instances).next().is_none() {
+            shared.place.clear();
+        }
+    }
+}
+
+/// The processes that share a program.
+fn living(instances: &HashMap<MapData, u32, u64>) -> impl Iterator<Item = u32> {
+    let entries: Vec<_> = instances.iter().flatten().collect();
+    entries.into_iter().filter(|(_, owner)| Owner(*owner).lives()).map(|(number, _)| number)
+}
+
+/// Takes a number that no living process has.
+fn join(instances: &mut HashMap<MapData, u32, u64>) -> Result<u32, XdpError> {
+    let taken: Vec<u32> = living(instances).collect();
+    let free = (0..INSTANCES_MAX).find(|number| !taken.contains(number));
+    let Some(number) = free else {
+        let detail = format!("{INSTANCES_MAX} processes share it already: stop one");
+        return Err(XdpError::Program { what: "sharing the XDP program", detail });
+    };
+    instances
+        .insert(number, Owner::this_process().0, 0)
+        .map_err(|error| refused("sharing the XDP program", &error))?;
+    Ok(number)
 }
 
 /// Why the program could not be attached.

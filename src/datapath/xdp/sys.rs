@@ -9,6 +9,8 @@ use std::fmt;
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::ptr;
 
 /// A failed system call.
@@ -38,6 +40,18 @@ impl Failed {
 
 fn check(call: &'static str, result: c_int) -> Result<c_int, Failed> {
     if result < 0 { Err(Failed::last(call)) } else { Ok(result) }
+}
+
+/// The number of the file system that a path is in.
+pub(super) fn file_system(path: &Path) -> io::Result<i64> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: the structure is made of integers, for which zero is a value.
+    let mut found: libc::statfs = unsafe { mem::zeroed() };
+    // SAFETY: the path ends with a zero byte, and `found` is valid for writes; both outlive the call.
+    if unsafe { libc::statfs(path.as_ptr(), &raw mut found) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(found.f_type)
 }
 
 /// One more descriptor of what `fd` stands for.

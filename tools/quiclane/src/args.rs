@@ -179,6 +179,14 @@ pub(crate) struct IoArgs {
     /// left to the kernel [default: untagged frames only].
     #[arg(long, value_name = "ID")]
     pub(crate) vlan: Vec<u16>,
+    /// Share the XDP program with other processes, by this directory in a BPF file system: each serves
+    /// other queues of the device, and another port.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) share: Option<PathBuf>,
+    /// Leave it to the program of another to steer packets: enter the sockets of the queues into its XSKMAP,
+    /// which is pinned here.
+    #[arg(long, value_name = "PATH", conflicts_with = "share")]
+    pub(crate) xskmap: Option<PathBuf>,
     /// Send and accept UDP payloads of at most this many bytes [default: what fits an MTU of 1500].
     #[arg(long, value_name = "BYTES", value_parser = max_datagram)]
     pub(crate) max_datagram: Option<u16>,

@@ -7,7 +7,7 @@ use crate::args::{
 use crate::error::Failure;
 use quiclane::TransportConfig;
 use quiclane::datapath::Mode;
-use quiclane::datapath::xdp::{Require, XdpConfig};
+use quiclane::datapath::xdp::{Require, XdpConfig, XdpProgram};
 use quiclane::exec::{
     Affinity, Io, Pin, Polling, Profile, Registration, RegistrationConfig, UdpTuning,
 };
@@ -68,6 +68,8 @@ fn check(args: &IoArgs) -> Result<(), Failure> {
         ("--frame-size", args.frame_size.is_some()),
         ("--vlan", !args.vlan.is_empty()),
         ("--place", args.place.is_some()),
+        ("--share", args.share.is_some()),
+        ("--xskmap", args.xskmap.is_some()),
     ];
     let usage = |text: String| Err(Failure::Usage(text));
     match (kind, &args.dev) {
@@ -218,6 +220,12 @@ fn xdp(args: &IoArgs, least: Require) -> Result<XdpConfig, Failure> {
     }
     if let Some(bytes) = args.frame_size {
         config.chunk_bytes = bytes;
+    }
+    if let Some(directory) = &args.share {
+        config.program = XdpProgram::Shared(directory.clone());
+    }
+    if let Some(map) = &args.xskmap {
+        config.program = XdpProgram::Theirs(map.clone());
     }
     Ok(config)
 }
