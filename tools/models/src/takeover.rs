@@ -90,7 +90,7 @@ impl State {
     /// True if the successor's worker serves its queue, and reads its socket.
     fn new_reads(&self, worker: usize, mistake: Mistake) -> bool {
         let early = usize::from(mistake == Mistake::ReadsTooEarly);
-        !self.dead && self.step + early >= 1 + 4 * (worker + 1)
+        !self.dead && self.step + early > 4 * (worker + 1)
     }
 
     fn old_reads(&self, worker: usize) -> bool {
