@@ -6,6 +6,8 @@
 
 #[path = "exec/acceptors.rs"]
 mod acceptors;
+#[path = "exec/apart.rs"]
+mod apart;
 #[path = "exec/certificates.rs"]
 mod certificates;
 #[path = "common/configs.rs"]

@@ -188,6 +188,8 @@ counters! {
         drop_empty: Counter, Count, Dropped;
         /// Datagrams that the kernel dropped because the socket's buffer was full.
         drop_socket_full: Counter, Count, Dropped;
+        /// Datagrams dropped because the QUIC thread that they were for was behind (profile MaxThroughput).
+        drop_relay_full: Counter, Count, Dropped;
         /// XDP_STATISTICS: dropped for other reasons.
         xdp_rx_dropped: Counter, Count, Lost;
         /// XDP_STATISTICS: invalid receive descriptors.

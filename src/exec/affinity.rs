@@ -86,7 +86,7 @@ pub(super) fn take(placement: &WorkerPlacement, profile: Profile) -> Result<(), 
         tracing::warn!(node, %error, "the memory policy of a worker cannot be set");
     }
     let scheduling = match profile {
-        Profile::LowLatency => return Ok(()),
+        Profile::LowLatency | Profile::MaxThroughput => return Ok(()),
         Profile::RealTime => Scheduling::RealTime,
         Profile::Scavenger => Scheduling::Idle,
     };

@@ -18,6 +18,10 @@ use std::time::Duration;
 /// Commands that may wait in one worker's inbox, unless the configuration says otherwise.
 pub(super) const INBOX_COMMANDS: usize = 4096;
 
+/// Threads that run QUIC for each queue, with the profile for it. A thread that only moves datagrams keeps
+/// up with two that work on them.
+const QUIC_THREADS: usize = 2;
+
 /// A thousandth of the machine's memory, as in MsQuic.
 const HANDSHAKE_MEMORY_PPM: u32 = 1_000;
 const MILLION: u64 = 1_000_000;
@@ -91,10 +95,7 @@ impl UdpTuning {
     }
 }
 
-/// How the kernel treats the workers' threads.
-///
-/// MsQuic's `MaxThroughput` (the datapath on one thread, QUIC on another) would be a variant of
-/// this. It needs a ring of frames between the two threads, and is not there until that exists.
+/// How the workers' threads are laid out, and how the kernel treats them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Profile {
@@ -108,6 +109,21 @@ pub enum Profile {
     /// Only when nothing else wants the CPU (`SCHED_IDLE`), and asleep whenever there is
     /// nothing to do.
     Scavenger,
+    /// Datapath and QUIC on threads of their own: for each queue one that receives, steers by connection
+    /// id and sends, and beside it [`RegistrationConfig::quic_threads`] that run QUIC and are the workers.
+    /// One queue then feeds several CPUs, which is more than one CPU's worth of QUIC where the NIC has fewer
+    /// queues than the machine has CPUs, or one queue gets most of the load.
+    ///
+    /// It costs what `LowLatency` spares: each datagram is copied once more on its way in and on its way
+    /// out, and passes two rings (2,048 buffers of the largest datagram for each worker, 3 MiB at an MTU of
+    /// 1500); where threads sleep it costs a wake-up of another thread, so that a round trip takes longer;
+    /// and a CPU for each queue that does no QUIC. Where there is one queue for each CPU, `LowLatency` does
+    /// more with the same CPUs.
+    ///
+    /// Workers share their queue's kernel socket, or its AF_XDP socket; a connection stays on its worker, and
+    /// if its datagrams begin to arrive on another queue it moves to the worker of the same place there. A
+    /// process with this profile takes over from no other one, and none takes over from it.
+    MaxThroughput,
 }
 
 /// When a worker that has nothing to do sleeps.
@@ -252,7 +268,8 @@ pub struct RegistrationConfig {
     /// Where datagrams come from and go to.
     pub io: Io,
     /// How many workers kernel sockets get; `None`: one for each CPU of this process. AF_XDP
-    /// has one for each queue.
+    /// has one for each queue. With [`Profile::MaxThroughput`] each stands for a thread with sockets and its
+    /// `quic_threads`, and `None` is as many as fill the CPUs.
     pub workers: Option<usize>,
     /// The queues to serve; empty: all of the device.
     pub queues: Vec<u32>,
@@ -270,8 +287,13 @@ pub struct RegistrationConfig {
     pub sharing: Sharing,
     /// When a worker sleeps.
     pub polling: Polling,
-    /// How the kernel treats the workers' threads.
+    /// How the workers' threads are laid out, and how the kernel treats them.
     pub profile: Profile,
+    /// With [`Profile::MaxThroughput`]: how many threads run QUIC for each queue, or, with kernel UDP, for
+    /// each of [`workers`](Self::workers), which then counts threads with sockets. 1 and more. They are
+    /// placed on CPUs of the queue's memory node that serve no queue, as far as there are any; the kernel's
+    /// scheduler places the others on that node. No other profile looks at it.
+    pub quic_threads: usize,
     /// Whether a connection of this side (a client) whose own address goes away moves by itself, to the
     /// address that a new connection to its server would come from, if there is one and the server allows
     /// it. [`Handler::local_address_changed`](super::Handler::local_address_changed) and
@@ -320,6 +342,7 @@ impl Default for RegistrationConfig {
             sharing: Sharing::Forbid,
             polling: Polling::default(),
             profile: Profile::default(),
+            quic_threads: QUIC_THREADS,
             leave_lost_addresses: true,
             limits: LaneLimits::default(),
             handshake_memory_ppm: HANDSHAKE_MEMORY_PPM,
@@ -353,6 +376,16 @@ impl RegistrationConfig {
         let part = share.map_or(u64::MAX, |share| share / workers.max(1) as u64);
         let handshake_memory_bytes = self.limits.handshake_memory_bytes.min(part);
         LaneLimits { handshake_memory_bytes, ..self.limits }
+    }
+
+    /// How many workers each queue has.
+    pub(super) fn workers_of_a_queue(&self) -> usize {
+        if self.profile == Profile::MaxThroughput { self.quic_threads } else { 1 }
+    }
+
+    /// How many threads each queue has.
+    pub(super) fn threads_of_a_queue(&self) -> usize {
+        if self.profile == Profile::MaxThroughput { self.quic_threads.saturating_add(1) } else { 1 }
     }
 
     /// What the connection ids of this host are made with.

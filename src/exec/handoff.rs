@@ -69,7 +69,7 @@ pub(super) struct Wakeup {
 }
 
 impl Wakeup {
-    fn new() -> io::Result<Self> {
+    pub(super) fn new() -> io::Result<Self> {
         Ok(Self { sleeping: AtomicBool::new(false), event: Event::new()? })
     }
 

@@ -37,6 +37,16 @@
 //! A connection belongs to one worker at a time. On the packet path nothing is locked, and no
 //! atomic is shared with another worker but the counters of the inbox rings, once a turn.
 //!
+//! With [`Profile::MaxThroughput`] a worker is one of several QUIC threads of a queue, and its datapath is
+//! two rings to the thread that has the socket:
+//!
+//! ```text
+//!   thread of queue 0: AF_XDP or kernel UDP, steers by connection id
+//!        |  ^                         |  ^
+//!        v  |  rings (relay.rs)       v  |
+//!      worker 0                     worker 1            thread of queue 1, workers 2 and 3, ...
+//! ```
+//!
 //! # Where things are
 //!
 //! Bottom to top; a file imports what stands above it in this table (`tests/tidy.rs` holds it to
@@ -48,6 +58,7 @@
 //! | `config`, `counters`, `address` | all settings; all counters; where a connection is |
 //! | `affinity`, `crowding` | where a thread runs, and whether it may spin there |
 //! | `fate` | how a connection ended, for those who wait |
+//! | `relay` | the way between two threads, where datapath and QUIC have one each |
 //! | `source` | the datapaths of a worker, and where they come from |
 //! | `table`, `wheel`, `handoff`, `overrun`, `delay`, `status` | the parts of a worker |
 //! | `pressure`, `rates` | which new connections a worker takes: by its load, by their number |
@@ -55,6 +66,7 @@
 //! | `api/` | what applications touch: handler, references, handle, services |
 //! | `message` | what passes between threads, datagrams aside |
 //! | `lane/` | a worker without thread, clock and datapath: what simulations drive |
+//! | `forward` | the turn of a thread that only moves datagrams |
 //! | `worker` | the turn: lane, datapaths, inbox, sleep |
 //! | `simulated` | workers without threads, for simulations |
 //! | `registration/` | the front door: opening, listening, connecting, shutting down |
@@ -83,6 +95,7 @@ mod crowding;
 mod delay;
 mod entropy;
 mod fate;
+mod forward;
 mod handoff;
 mod lane;
 mod message;
@@ -95,6 +108,7 @@ mod predecessors;
 mod pressure;
 mod rates;
 mod registration;
+mod relay;
 
 mod simulated;
 mod source;

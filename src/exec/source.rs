@@ -1,6 +1,7 @@
 //! The datapaths that a registration's workers use, and how they are opened.
 
 use super::config::UdpTuning;
+use super::relay::RelayDatapath;
 use crate::datapath::fed::FedDatapath;
 use crate::datapath::headers::VerdictCounters;
 use crate::datapath::udp::{SideSocket, UdpDatapath, UdpError, UdpStats, source_towards};
@@ -53,6 +54,8 @@ pub enum OpenDatapathError {
     Takeover(TakeoverFailure),
     /// Another process has taken over: this one opens no addresses any more.
     TakenOver,
+    /// The thread of this queue has ended (profile `MaxThroughput`).
+    QueueThread(u32),
 }
 
 /// Why a takeover failed at a worker.
@@ -81,6 +84,11 @@ impl fmt::Display for OpenDatapathError {
             Self::TakenOver => f.write_str(
                 "another process has taken over, and this one opens no address any more: open it there",
             ),
+            Self::QueueThread(queue) => write!(
+                f,
+                "the thread of queue {queue} has ended: see its error in the log, and open the \
+                 registration anew"
+            ),
             Self::Wait(error) => write!(
                 f,
                 "the worker cannot wait for the socket: {error}; free memory, or raise \
@@ -96,7 +104,7 @@ impl std::error::Error for OpenDatapathError {
             Self::Udp(error) => Some(error),
             Self::Xdp(error) => Some(error),
             Self::NoRoute { error, .. } | Self::Wait(error) => Some(error),
-            Self::Takeover(_) | Self::TakenOver => None,
+            Self::Takeover(_) | Self::TakenOver | Self::QueueThread(_) => None,
         }
     }
 }
@@ -119,6 +127,8 @@ pub(super) enum AnyDatapath {
     Xdp(Box<XdpDatapath>),
     /// Either, in a process that another one takes over from.
     Fed(Box<FedDatapath<Self>>),
+    /// Neither: they are another thread's.
+    Relay(Box<RelayDatapath>),
 }
 
 /// What an address is opened for.
@@ -270,6 +280,7 @@ macro_rules! either {
             Self::Udp($datapath) => $call,
             Self::Xdp($datapath) => $call,
             Self::Fed($datapath) => $call,
+            Self::Relay($datapath) => $call,
         }
     };
 }

@@ -34,6 +34,8 @@ impl WorkerLoop {
             }
             Some(AnyDatapath::Udp(datapath)) => datapath.share().map_err(wait)?,
             Some(AnyDatapath::Fed(_)) => return Err(OpenDatapathError::TakenOver),
+            // `Desk::offer` has refused before.
+            Some(AnyDatapath::Relay(_)) => return Err(OpenDatapathError::QueueThread(shown.queue)),
             None => Vec::new(),
         };
         let listened = &self.listened;

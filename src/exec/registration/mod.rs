@@ -15,7 +15,9 @@ mod addresses;
 mod handover;
 mod listener;
 mod offer;
+mod relays;
 mod run;
+mod seating;
 mod start;
 mod watching;
 
@@ -27,7 +29,7 @@ pub use start::{OpenError, WorkerSeed};
 use super::address::Address;
 use super::api::{Handle, HandleError, Handler, WaitError, WorkerRef, wait_for};
 use super::clock::Clock;
-use super::config::{ClientConfig, RegistrationConfig};
+use super::config::{ClientConfig, Profile, RegistrationConfig};
 use super::handoff::PostError;
 use super::message::{Command, ConnectRequest, Control, WorkerFleet};
 use super::source::Source;
@@ -57,6 +59,7 @@ struct Shared {
     identity: Identity,
     /// From the process that this one took over from.
     inheritance: Option<Arc<Inheritance>>,
+    profile: Profile,
     /// All listeners refuse new connections.
     refusing: Arc<AtomicBool>,
     next_listener: AtomicU32,
@@ -124,6 +127,8 @@ impl Shared {
 pub struct Registration {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
+    /// The threads of the queues, if workers are not that themselves. They end after their workers.
+    relays: Vec<JoinHandle<()>>,
     clock: Clock,
     /// The workers were told to end.
     is_over: bool,
@@ -351,23 +356,34 @@ impl Registration {
         if let Some(caller) = report.caller {
             running.remove(caller);
         }
-        loop {
-            let (ended, left): (Vec<_>, Vec<_>) =
-                running.into_iter().partition(JoinHandle::is_finished);
-            report.stuck += ended.into_iter().filter_map(|thread| thread.join().err()).count();
-            running = left;
-            if running.is_empty() || self.clock.now() >= last {
-                break;
-            }
-            std::thread::sleep(JOIN_STEP);
+        report.stuck += self.join_until(last, running);
+        if report.stuck == 0 && report.caller.is_none() {
+            // What they have sent is to leave. No worker is left in them.
+            let relays = std::mem::take(&mut self.relays);
+            self.join_until(last, relays);
         }
-        report.stuck += running.len();
         let waited_for = self.shared.boards.iter().enumerate();
         report.abandoned = waited_for
             .filter(|(worker, _)| report.caller != Some(*worker))
             .map(|(_, board)| board.read().lane.connections)
             .sum();
         report
+    }
+
+    /// Waits for threads. Returns how many did not end, or panicked.
+    fn join_until(&self, last: Instant, mut running: Vec<JoinHandle<()>>) -> usize {
+        let mut stuck = 0;
+        loop {
+            let (ended, left): (Vec<_>, Vec<_>) =
+                running.into_iter().partition(JoinHandle::is_finished);
+            stuck += ended.into_iter().filter_map(|thread| thread.join().err()).count();
+            running = left;
+            if running.is_empty() || self.clock.now() >= last {
+                break;
+            }
+            std::thread::sleep(JOIN_STEP);
+        }
+        stuck + running.len()
     }
 
     /// Posts to a worker whose inbox may be full just now. Tries until the worker must be stuck.

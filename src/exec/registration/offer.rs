@@ -2,6 +2,7 @@
 
 use super::{Registration, Shared};
 use crate::datapath::fed;
+use crate::exec::config::Profile;
 use crate::exec::message::{Command, Control};
 use crate::exec::source::{OpenDatapathError, Source};
 use crate::exec::takeover::{Channel, Device, Message, Order, PROTOCOL, listen_at};
@@ -206,7 +207,12 @@ impl Desk {
 
     /// Says what this process is, and gives what it has.
     fn offer(&self, channel: &Channel, began: &mut bool) -> io::Result<()> {
-        let Shared { fleet, source, identity, .. } = &*self.shared;
+        let Shared { fleet, source, identity, profile, .. } = &*self.shared;
+        if *profile == Profile::MaxThroughput {
+            let what = "the running process has the profile MaxThroughput, which cannot be taken over from: \
+                        stop it first";
+            return Err(io::Error::other(what));
+        }
         let older = fleet.predecessors().map_or(Ok(Vec::new()), |older| older.share())?;
         let next = (identity.process + 1) % MAX_PROCESSES as u8;
         if older.iter().any(|(process, _)| *process == next) {

@@ -11,6 +11,7 @@ use super::super::status::Board;
 use super::super::takeover::Inheritance;
 use super::super::worker::{Turn, Worker};
 use super::addresses::Leaving;
+use super::relays::Line;
 use crate::datapath::{Datapath, DatapathError};
 use crate::proto::crypto::tell_time_of_day;
 use crate::time::{Instant, MILLISECOND_NS};
@@ -66,6 +67,9 @@ pub struct WorkerLoop {
     pub(super) listened: Vec<SocketAddr>,
     /// What this process has from the one that it took over from, until this worker has opened its part.
     inheritance: Option<Arc<Inheritance>>,
+    /// To the thread of the queue, if that is another one. Dropped after the worker, whose last datagrams
+    /// that thread still sends.
+    line: Option<Line>,
     /// The end was asked for: no later than this.
     finish_at: Option<Instant>,
     failed: bool,
@@ -135,6 +139,7 @@ pub(super) struct LoopParts {
     /// Connections leave addresses that are gone.
     pub(super) leaves_lost: bool,
     pub(super) inheritance: Option<Arc<Inheritance>>,
+    pub(super) line: Option<Line>,
 }
 
 /// The place of a worker in its fleet. Dropped, it tells the others, and those that wait for an answer,
@@ -178,6 +183,7 @@ impl WorkerLoop {
             client_addresses: [None; 2],
             listened: Vec::new(),
             inheritance: parts.inheritance,
+            line: parts.line,
             finish_at: None,
             failed: false,
             crowding: Crowding::new(clock.now()),
@@ -200,7 +206,10 @@ impl WorkerLoop {
                 }
                 datapath
             }
-            None => self.source.at_start(queue)?,
+            None => match &self.line {
+                Some(line) => line.at_start(),
+                None => self.source.at_start(queue)?,
+            },
         };
         if let Some(datapath) = datapath {
             self.add_datapath(datapath)?;
@@ -344,7 +353,10 @@ impl WorkerLoop {
             return Ok(address);
         }
         let datapath = self.worker.datapaths().first_mut();
-        let (bound, made) = self.source.open(datapath, address, purpose, self.placement.cpu)?;
+        let (bound, made) = match &self.line {
+            Some(line) => line.open(address, purpose, datapath.is_some())?,
+            None => self.source.open(datapath, address, purpose, self.placement.cpu)?,
+        };
         if purpose == Purpose::Listen {
             self.listened.push(bound);
         }

@@ -3,9 +3,7 @@
 use super::super::affinity::{self, PinError, WorkerPlacement};
 use super::super::api::{Services, Setting};
 use super::super::clock::Clock;
-use super::super::config::{
-    Affinity, Io, LaneLimits, Pin, Polling, Profile, RegistrationConfig, UdpTuning,
-};
+use super::super::config::{Io, LaneLimits, Polling, Profile, RegistrationConfig, UdpTuning};
 use super::super::entropy::Entropy;
 use super::super::lane::{Lane, LaneParts};
 use super::super::message::{Command, Control, WorkerFleet};
@@ -15,7 +13,9 @@ use super::super::status::Board;
 use super::super::sys::{self, Poller};
 use super::super::takeover::{self, Identity, Inheritance, Received, TakeoverError};
 use super::super::worker::Worker;
+use super::relays::{self, Line};
 use super::run::{LoopParts, Occupied};
+use super::seating::{Seating, is_pinned, polling, seat, suffix, tell_unmet, thread_name};
 use super::watching::Watching;
 use super::{Registration, Shared, WorkerLoop};
 use crate::datapath::Mode;
@@ -32,9 +32,6 @@ use std::io;
 use std::sync::atomic::{AtomicU32, AtomicUsize};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-
-/// The longest name that the kernel keeps of a thread: `TASK_COMM_LEN` less the zero at its end.
-const THREAD_NAME_BYTES: usize = 15;
 
 /// Why a registration did not start.
 #[derive(Debug)]
@@ -122,6 +119,8 @@ pub struct WorkerSeed {
     leaves_lost: bool,
     process: u8,
     inheritance: Option<Arc<Inheritance>>,
+    /// To the thread of its queue, if that is another one.
+    line: Option<Line>,
 }
 
 impl fmt::Debug for WorkerSeed {
@@ -178,6 +177,7 @@ impl WorkerSeed {
             occupied: self.occupied,
             leaves_lost: self.leaves_lost,
             inheritance: self.inheritance,
+            line: self.line,
         });
         running.open_queue().map_err(|error| OpenError::Queue { worker, error })?;
         // Told once it is so.
@@ -195,12 +195,9 @@ pub(super) fn prepare(
     let Origin { identity, device, inherited } = origin(&mut config)?;
     let (source, machine, placement) = attach_and_place(&config, device)?;
     say(&placement.notes);
-    let workers = placement.rows.len();
-    if workers == 0 || workers > MAX_WORKERS {
-        return Err(OpenError::Workers(workers));
-    }
-    let fleet =
-        WorkerFleet::new(workers, config.inbox_commands.max(1)).map_err(OpenError::System)?;
+    let workers_of_a_queue = config.workers_of_a_queue();
+    let fleet = fleet(&config, placement.rows.len().saturating_mul(workers_of_a_queue))?;
+    let workers = fleet.len();
     let queues: Vec<u32> = placement.rows.iter().map(|row| row.queue).collect();
     let inheritance = inherited.map(|inherited| inherited.divide(&fleet, &queues));
     let secrets = Secrets::derive(&config);
@@ -208,24 +205,24 @@ pub(super) fn prepare(
         .map_err(OpenError::CidConfig)?;
     let boards: Arc<[Arc<Board>]> = (0..workers).map(|_| Arc::default()).collect();
     let clock = Clock::monotonic();
-    let polling = match config.profile {
-        Profile::Scavenger => Polling::Sleep,
-        Profile::LowLatency | Profile::RealTime => config.polling,
+    let polling = polling(&config);
+    let plan = relays::Plan {
+        source: &source,
+        fleet: &fleet,
+        codec: &codec,
+        clock,
+        polling,
+        workers_of_a_queue,
     };
-    let is_pinned = is_pinned(config.pin, matches!(source, Source::Xdp { .. }));
-    let is_soft = is_pinned && config.affinity == Affinity::Soft;
-    let soft_cpus = if is_soft { soft_cpus(&machine, &placement)? } else { Vec::new() };
-    tell_unmet(&boards, &placement);
+    let Seating { places, soft_cpus, lines, relays } = seat(&config, &machine, &placement, &plan)?;
+    tell_unmet(&boards, &placement, workers_of_a_queue);
     let limits = config.limits_of_one(workers, sys::memory_bytes());
-    let seed = |(number, row): (usize, &topology::Assignment)| WorkerSeed {
+    let mut lines = lines.into_iter();
+    let seed = |(number, placement): (usize, WorkerPlacement)| WorkerSeed {
         number,
-        name: thread_name(&config.name, &suffix(&source, number, row.queue)),
-        soft_cpus: soft_cpus.get(number).cloned().unwrap_or_default(),
-        placement: if is_pinned {
-            WorkerPlacement::from(*row)
-        } else {
-            WorkerPlacement { queue: row.queue, ..WorkerPlacement::default() }
-        },
+        name: thread_name(&config.name, &suffix(&config, &source, number, placement.queue)),
+        soft_cpus: soft_cpus.get(number / workers_of_a_queue).cloned().unwrap_or_default(),
+        placement,
         profile: config.profile,
         polling,
         limits,
@@ -238,8 +235,9 @@ pub(super) fn prepare(
         leaves_lost: config.leave_lost_addresses,
         process: identity.process,
         inheritance: inheritance.clone(),
+        line: lines.next(),
     };
-    let seeds = placement.rows.iter().enumerate().map(seed).collect();
+    let seeds = places.into_iter().enumerate().map(seed).collect();
     let watching = source.device().and_then(|device| Watching::open(device, queues));
     let shared = Arc::new(Shared {
         watching: watching.map(Mutex::new),
@@ -256,8 +254,16 @@ pub(super) fn prepare(
         opened: Mutex::new(inheritance.iter().flat_map(|all| all.listened().to_vec()).collect()),
         identity,
         inheritance,
+        profile: config.profile,
     });
-    Ok((Registration { shared, threads: Vec::new(), clock, is_over: false }, seeds))
+    Ok((Registration { shared, threads: Vec::new(), relays, clock, is_over: false }, seeds))
+}
+
+fn fleet(config: &RegistrationConfig, workers: usize) -> Result<Arc<WorkerFleet>, OpenError> {
+    if workers == 0 || workers > MAX_WORKERS {
+        return Err(OpenError::Workers(workers));
+    }
+    WorkerFleet::new(workers, config.inbox_commands.max(1)).map_err(OpenError::System)
 }
 
 /// How a process begins: by itself, or with what another one gave it.
@@ -286,6 +292,11 @@ impl Inherited {
 /// Asks the running process, if there is to be one, for what it has.
 fn origin(config: &mut RegistrationConfig) -> Result<Origin, OpenError> {
     let received = match &config.takeover {
+        Some(_) if config.profile == Profile::MaxThroughput => {
+            let what = "a process with the profile MaxThroughput takes over from no other: choose another \
+                        profile, or leave out the takeover";
+            return Err(OpenError::Takeover(TakeoverError::Differs(what.to_owned())));
+        }
         Some(path) => takeover::receive(path).map_err(OpenError::Takeover)?,
         None => None,
     };
@@ -322,52 +333,6 @@ fn attach_and_place(
     }
     let placement = placement(config, &machine, source.device())?;
     Ok((source, machine, placement))
-}
-
-/// For each worker the CPUs that it may move to: those of its CPU's node that this process may use; all
-/// of them if the node is not known.
-fn soft_cpus(machine: &Machine, placement: &Placement) -> Result<Vec<Vec<u32>>, OpenError> {
-    let allowed = sys::allowed_cpus().map_err(OpenError::System)?;
-    let is_near = |cpu: u32, node: Option<u32>| {
-        let there = machine.cpu(cpu).and_then(|cpu| cpu.node.known().copied());
-        node.is_none() || there == node
-    };
-    let of = |row: &topology::Assignment| {
-        allowed.iter().copied().filter(|&cpu| is_near(cpu, row.node)).collect()
-    };
-    Ok(placement.rows.iter().map(of).collect())
-}
-
-/// Why workers are not where [`RegistrationConfig::near`] wants them: known before they start.
-fn tell_unmet(boards: &[Arc<Board>], placement: &Placement) {
-    for (board, row) in boards.iter().zip(&placement.rows) {
-        let unmet = placement.notes.iter().find_map(|note| match note {
-            Note::NotNear { queue, unmet, .. } if *queue == row.queue => {
-                Some(format!("{unmet}; {}", unmet.remedy()))
-            }
-            _ => None,
-        });
-        board.change_facts(|facts| facts.unmet = unmet);
-    }
-}
-
-/// The suffix of a worker's thread name. A worker of an AF_XDP queue is named after the queue, by
-/// which inspection finds it; a worker with a UDP socket after its number.
-fn suffix(source: &Source, number: usize, queue: u32) -> String {
-    match source {
-        Source::Xdp { .. } => format!("-q{queue}"),
-        Source::Udp { .. } => format!("-{number}"),
-    }
-}
-
-/// The thread name that `ps -L` shows. The prefix is cut, so that the number stays: the kernel would
-/// cut the number.
-fn thread_name(name: &str, suffix: &str) -> String {
-    let mut end = name.len().min(THREAD_NAME_BYTES.saturating_sub(suffix.len()));
-    while !name.is_char_boundary(end) {
-        end -= 1;
-    }
-    format!("{}{suffix}", &name[..end])
 }
 
 /// A thread for each seed; all of them have started when this returns.
@@ -510,14 +475,6 @@ fn attach(config: &XdpConfig) -> Result<Source, XdpError> {
     Ok(Source::Xdp { device, ladder })
 }
 
-fn is_pinned(pin: Pin, is_xdp: bool) -> bool {
-    match pin {
-        Pin::All => true,
-        Pin::Xdp => is_xdp,
-        Pin::Off => false,
-    }
-}
-
 /// Which CPU serves which queue of `device`; without one, workers are placed as if they were
 /// queues.
 fn placement(
@@ -536,7 +493,7 @@ fn placement(
     };
     if device.is_none() {
         let cpus = if config.cpus.is_empty() { &request.allowed } else { &config.cpus };
-        let workers = config.workers.unwrap_or(cpus.len());
+        let workers = config.workers.unwrap_or((cpus.len() / config.threads_of_a_queue()).max(1));
         if workers == 0 || workers > MAX_WORKERS {
             return Err(OpenError::Workers(workers));
         }
@@ -630,25 +587,7 @@ impl Secrets {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_kernel_shows_the_whole_number_of_a_queue() {
-        for (name, suffix, shown) in [
-            ("quiclane", "-q3", "quiclane-q3"),
-            ("quiclane-web", "-q12", "quiclane-we-q12"),
-            // 2 bytes a letter: none is cut in half.
-            (
-                "\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}",
-                "-q12",
-                "\u{e9}\u{e9}\u{e9}\u{e9}\u{e9}-q12",
-            ),
-        ] {
-            let thread = std::thread::Builder::new().name(thread_name(name, suffix));
-            let comm = || std::fs::read_to_string("/proc/thread-self/comm").unwrap();
-            let comm = thread.spawn(comm).unwrap().join().unwrap();
-            assert_eq!(comm.trim_end(), shown);
-        }
-    }
+    use crate::exec::config::{Affinity, Pin};
 
     #[test]
     fn secrets_follow_from_the_hosts_secret_and_differ_from_each_other() {
