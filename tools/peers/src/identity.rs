@@ -30,7 +30,7 @@ pub(crate) fn server_tls(args: &ServeArgs) -> Result<Arc<ServerConfig>, Failure>
 }
 
 /// The same certificate and its key in PEM, for a stack with a TLS of its own.
-#[cfg(feature = "quiche")]
+#[cfg(any(feature = "quiche", feature = "ngtcp2"))]
 pub(crate) fn pem(args: &ServeArgs) -> Result<(String, String), Failure> {
     let (chain, key) = match (&args.cert, &args.key) {
         (Some(cert), Some(key)) => (std::fs::read_to_string(cert)?, std::fs::read_to_string(key)?),

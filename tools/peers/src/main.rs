@@ -9,8 +9,9 @@
 //!
 //! Files are transferred by `hq-interop`: a bidirectional stream carries `GET /path\r\n` and FIN one
 //! way, and the file's bytes and FIN the other. Transport settings are each stack's own defaults: a
-//! test against a peer tests what users run. quiche (`quiche-serve`, `quiche-get`) is there with the
-//! feature of its name: building its BoringSSL takes minutes.
+//! test against a peer tests what users run. quiche (`quiche-serve`, `quiche-get`) and ngtcp2
+//! (`ngtcp2-serve`, `ngtcp2-get`) are there with the features of their names: building quiche's BoringSSL
+//! takes minutes, and ngtcp2 is a library of the system.
 //!
 //! Every command ends by itself: the clients fail after `--timeout` seconds, the servers and
 //! the forwarder stop then, or on SIGINT and SIGTERM. Exit codes: 0 fine, 1 failed, 2 usage.
@@ -27,6 +28,8 @@ mod forward;
 mod hq;
 mod identity;
 mod impair;
+#[cfg(feature = "ngtcp2")]
+mod ngtcp2_peer;
 #[cfg(feature = "quiche")]
 mod quiche_peer;
 mod quinn_peer;
@@ -54,6 +57,9 @@ enum Command {
     /// Download a file with quiche
     #[cfg(feature = "quiche")]
     QuicheGet(GetArgs),
+    /// Download a file with ngtcp2
+    #[cfg(feature = "ngtcp2")]
+    Ngtcp2Get(GetArgs),
     /// Serve the files of a directory with quinn
     QuinnServe(ServeArgs),
     /// Serve the files of a directory with s2n-quic
@@ -61,6 +67,9 @@ enum Command {
     /// Serve the files of a directory with quiche
     #[cfg(feature = "quiche")]
     QuicheServe(ServeArgs),
+    /// Serve the files of a directory with ngtcp2
+    #[cfg(feature = "ngtcp2")]
+    Ngtcp2Serve(ServeArgs),
     /// Forward UDP datagrams, with loss, reordering and delay
     Forward(forward::ForwardArgs),
 }
@@ -146,6 +155,10 @@ fn run(command: Command) -> Result<(), Failure> {
             Command::QuicheGet(args) => get("quiche", &args, quiche_peer::get(&args)).await,
             #[cfg(feature = "quiche")]
             Command::QuicheServe(args) => serve(&args, quiche_peer::serve(&args)).await,
+            #[cfg(feature = "ngtcp2")]
+            Command::Ngtcp2Get(args) => get("ngtcp2", &args, ngtcp2_peer::get(&args)).await,
+            #[cfg(feature = "ngtcp2")]
+            Command::Ngtcp2Serve(args) => serve(&args, ngtcp2_peer::serve(&args)).await,
             Command::Forward(_) => Ok(()),
         }
     })

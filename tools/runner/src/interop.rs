@@ -10,6 +10,7 @@ use std::io::{self, BufReader, Read};
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// The port of their servers, and of the forwarder.
@@ -57,7 +58,8 @@ pub(crate) struct Args {
     /// Run only cases whose name matches this regular expression.
     #[arg(long, value_name = "PATTERN", default_value = ".")]
     only: Regex,
-    /// Take these stacks. quiche builds its BoringSSL first, which takes minutes of CPU time.
+    /// Take these stacks. quiche builds its BoringSSL first, which takes minutes of CPU time; ngtcp2 is the
+    /// library of Debian 12, which is installed first.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "quinn,s2n")]
     peers: Vec<Peer>,
 }
@@ -68,6 +70,7 @@ pub(crate) enum Peer {
     Quinn,
     S2n,
     Quiche,
+    Ngtcp2,
 }
 
 impl Peer {
@@ -76,6 +79,16 @@ impl Peer {
             Self::Quinn => "quinn",
             Self::S2n => "s2n",
             Self::Quiche => "quiche",
+            Self::Ngtcp2 => "ngtcp2",
+        }
+    }
+
+    /// The feature of our peers' package that it needs.
+    fn feature(self) -> Option<&'static str> {
+        match self {
+            Self::Quinn | Self::S2n => None,
+            Self::Quiche => Some("quiclane-peers/quiche"),
+            Self::Ngtcp2 => Some("quiclane-peers/ngtcp2"),
         }
     }
 }
@@ -186,9 +199,11 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     peers.sort();
     peers.dedup();
     let cases = only(Case::all(&peers), &args.only, |case| case.name())?;
-    let features: &[_] =
-        if peers.contains(&Peer::Quiche) { &["quiclane-peers/quiche"] } else { &[] };
-    let stage = Stage::new("interop", &["quiclane-tools", "quiclane-peers"], features)?;
+    if peers.contains(&Peer::Ngtcp2) {
+        set_up("ngtcp2")?;
+    }
+    let features: Vec<_> = peers.iter().filter_map(|peer| peer.feature()).collect();
+    let stage = Stage::new("interop", &["quiclane-tools", "quiclane-peers"], &features)?;
     stage.scratch.zeros("files/long", LONG_BYTES);
     random(&stage.scratch.at("files/data"), args.megabytes * 1_000_000)?;
     for address in [false, true].into_iter().flat_map(more_addresses) {
@@ -217,6 +232,17 @@ pub(crate) fn run(args: &Args) -> Result<(), Failure> {
     }
     println!("{passed} passed, {failed} failed");
     if failed == 0 { Ok(()) } else { Err(Failure::Printed) }
+}
+
+/// Installs what a stack needs that nothing else does.
+fn set_up(stack: &str) -> Result<(), Failure> {
+    let mut setup = Command::new("tools/setup");
+    setup.arg(stack).stdin(Stdio::null());
+    match setup.status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(Failure::of(format!("{setup:?}"), status)),
+        Err(error) => Err(Failure::of(format!("{setup:?}"), error)),
+    }
 }
 
 fn now() -> Instant {

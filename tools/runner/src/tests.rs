@@ -27,6 +27,11 @@ fn cases_have_names_of_their_own() {
     assert!(names.contains(&"xdp/s2n/server/readdress6".to_owned()));
     let with_quiche = interop::Case::all(&[interop::Peer::Quiche]);
     assert_eq!(with_quiche.len(), 18, "its server takes no part where the address changes");
+    assert_eq!(
+        interop::Case::all(&[interop::Peer::Ngtcp2]).len(),
+        24,
+        "in both roles, on both datapaths"
+    );
     let different: std::collections::BTreeSet<_> = names.iter().collect();
     assert_eq!(different.len(), names.len());
 }
