@@ -75,6 +75,8 @@ struct State {
     ports: BTreeMap<SocketAddr, Port>,
     /// Ports that this process has kernel sockets on, with their number.
     reserved: BTreeMap<SocketAddr, u32>,
+    /// A descriptor of the socket on a port that one queue may have alone, for the others to send from.
+    lent: BTreeMap<SocketAddr, OwnedFd>,
 }
 
 struct Port {
@@ -114,6 +116,7 @@ impl XdpDevice {
             open_queues: BTreeSet::new(),
             ports: BTreeMap::new(),
             reserved: BTreeMap::new(),
+            lent: BTreeMap::new(),
         };
         let config = config.clone();
         let (state, claiming) = (Mutex::new(state), Mutex::default());
@@ -359,6 +362,18 @@ impl XdpDevice {
         *self.state().reserved.entry(address).or_default() += 1;
     }
 
+    /// Lets other queues send through a queue's kernel socket, until no queue has one on that port.
+    pub(super) fn lend_port(&self, address: SocketAddr, socket: OwnedFd) {
+        self.state().lent.insert(address, socket);
+    }
+
+    /// A descriptor of a kernel socket that another queue has, on an address of which `serves` is true.
+    pub(super) fn borrow_port(&self, serves: impl Fn(SocketAddr) -> bool) -> Option<OwnedFd> {
+        let state = self.state();
+        let (_, socket) = state.lent.iter().find(|(address, _)| serves(**address))?;
+        socket.try_clone().ok()
+    }
+
     /// A kernel socket of a port is closed.
     pub(super) fn release_port(&self, address: SocketAddr) {
         let mut state = self.state();
@@ -366,6 +381,7 @@ impl XdpDevice {
             *count -= 1;
             if *count == 0 {
                 state.reserved.remove(&address);
+                state.lent.remove(&address);
             }
         }
     }

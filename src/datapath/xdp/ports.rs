@@ -3,6 +3,9 @@
 //! They reserve the ports, receive what XDP passed (fragments, IP options, packets of queues
 //! without a socket), send to peers that AF_XDP cannot reach, and hear ICMP errors. All of it is
 //! rare, so they are looked at now and then while the worker spins, and when it was woken.
+//!
+//! A client's port is that of one queue. A connection that another queue's worker has taken over sends
+//! through the same socket, by a descriptor of its own; what comes there the first queue receives.
 
 use super::device::XdpDevice;
 use super::error::XdpError;
@@ -18,6 +21,8 @@ use std::sync::Arc;
 pub(super) struct Ports {
     device: Arc<XdpDevice>,
     sockets: Vec<SideSocket>,
+    /// Sockets of other queues, to send through.
+    borrowed: Vec<SideSocket>,
     buffer: Vec<u8>,
     /// Datagrams that did not fit into the buffers of sockets that are closed.
     closed_drops: u64,
@@ -29,7 +34,7 @@ impl Ports {
     /// otherwise keep more of a client that sends fragments than of any other.
     pub(super) fn new(device: Arc<XdpDevice>, max_datagram_bytes: usize) -> Self {
         let buffer = vec![0; max_datagram_bytes];
-        Self { device, sockets: Vec::new(), buffer, closed_drops: 0 }
+        Self { device, sockets: Vec::new(), borrowed: Vec::new(), buffer, closed_drops: 0 }
     }
 
     /// Opens a kernel socket on `address`. Returns the address that it got.
@@ -54,6 +59,12 @@ impl Ports {
         let socket = socket.map_err(XdpError::Port)?;
         let bound = socket.local_addr();
         device.hold_port(bound);
+        match socket.share() {
+            Ok(lent) => device.lend_port(bound, lent),
+            Err(error) => {
+                tracing::debug!(%bound, %error, "other queues cannot send from this port")
+            }
+        }
         self.sockets.push(socket);
         Ok(bound)
     }
@@ -156,7 +167,10 @@ impl Ports {
     }
 
     /// Sends one datagram through the kernel. False if it was not sent.
-    pub(super) fn send(&self, path: &Path, ecn: Ecn, datagram: &[u8]) -> bool {
+    pub(super) fn send(&mut self, path: &Path, ecn: Ecn, datagram: &[u8]) -> bool {
+        if self.socket_for(path.local).is_none() {
+            self.borrow_socket_for(path.local);
+        }
         let Some(socket) = self.socket_for(path.local) else { return false };
         let path = Path { remote: scoped(path.remote, self.device.info().ifindex), ..*path };
         match socket.send(&path, ecn, datagram) {
@@ -169,15 +183,26 @@ impl Ports {
     }
 
     fn socket_for(&self, local: SocketAddr) -> Option<&SideSocket> {
-        let serves = |bound: SocketAddr| {
-            bound.port() == local.port()
-                && bound.is_ipv4() == local.is_ipv4()
-                && (bound.ip() == local.ip()
-                    || bound.ip().is_unspecified()
-                    || local.ip().is_unspecified())
-        };
-        self.sockets.iter().find(|socket| serves(socket.local_addr()))
+        let mut all = self.sockets.iter().chain(&self.borrowed);
+        all.find(|socket| serves(socket.local_addr(), local))
     }
+
+    /// Looks for a socket among those of other queues.
+    #[cold]
+    fn borrow_socket_for(&mut self, local: SocketAddr) {
+        let Some(lent) = self.device.borrow_port(|bound| serves(bound, local)) else { return };
+        match SideSocket::adopt(lent) {
+            Ok(socket) => self.borrowed.push(socket),
+            Err(error) => tracing::debug!(%local, %error, "another queue's socket cannot be used"),
+        }
+    }
+}
+
+/// True if a socket that is bound so sends from that address.
+fn serves(bound: SocketAddr, local: SocketAddr) -> bool {
+    bound.port() == local.port()
+        && bound.is_ipv4() == local.is_ipv4()
+        && (bound.ip() == local.ip() || bound.ip().is_unspecified() || local.ip().is_unspecified())
 }
 
 impl Drop for Ports {

@@ -259,6 +259,46 @@ fn a_datagram_lost_in_the_kernel_socket_beside_a_port_is_counted() {
     assert!(after > stats.drop_socket_full, "{after}");
 }
 
+/// What a client's connection does that another worker has taken over, and that AF_XDP does not reach.
+#[test]
+fn a_queue_sends_through_the_kernel_from_a_port_of_another_queue() {
+    if !privileged("a_queue_sends_through_the_kernel_from_a_port_of_another_queue") {
+        return;
+    }
+    let lab = Lab::new(LabConfig::default());
+    let device = device(&lab);
+    let mut zero = device.open_queue(0, &[]).unwrap();
+    let mut one = device.open_queue(1, &[]).unwrap();
+    let any = SocketAddr::new(Side::Server.ip(false), 0);
+    let local = zero.open_port(any).unwrap();
+    // On this machine itself: not behind the device.
+    let peer = UdpSocket::bind(any).unwrap();
+    peer.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let remote = peer.local_addr().unwrap();
+    let send = |queue: &mut XdpDatapath, local| {
+        let path = Path { local, remote, link: Link::UNKNOWN };
+        queue.tx_buffer(&path).unwrap()[..5].copy_from_slice(b"hello");
+        queue.tx_commit(5, &path, Ecn::NotEct);
+        let stats = queue.stats();
+        (stats.tx_via_kernel, stats.tx_errors)
+    };
+    for number in 1..=2 {
+        assert_eq!(send(&mut one, local), (number, 0));
+        assert_eq!(peer.recv_from(&mut [0; 8]).unwrap(), (5, local));
+    }
+    // The answer finds the queue that has the port.
+    peer.send_to(b"and back", local).unwrap();
+    let got = |queue: &mut XdpDatapath| {
+        (0..=PORTS_EVERY).map(|_| queue.receive(8, &mut |_, _| {})).sum::<usize>()
+    };
+    assert_eq!((got(&mut one), got(&mut zero)), (0, 1));
+    let nobodys = SocketAddr::new(local.ip(), remote.port());
+    assert_eq!(send(&mut one, nobodys), (2, 1), "a port that no queue has");
+    // Nothing keeps the port open once neither queue uses it.
+    drop((zero, one));
+    UdpSocket::bind(local).unwrap();
+}
+
 #[test]
 fn a_queue_that_another_socket_has_is_refused_with_its_name() {
     if !privileged("a_queue_that_another_socket_has_is_refused_with_its_name") {
