@@ -300,7 +300,10 @@ pub struct RegistrationConfig {
     /// [`migration_failed`](super::Handler::migration_failed) tell of it, as of a move by
     /// [`ConnectionRef::migrate`](super::ConnectionRef::migrate). Without it, or where it cannot move, the
     /// connection is lost unless the address comes back in time. An address goes away when it is removed,
-    /// or its device is; a device without a carrier keeps it.
+    /// or its device is, or is taken down. So does one whose device has been without its carrier for 200 ms,
+    /// if packets to the server leave from an address of another device by then: the kernel takes another
+    /// route if one is there and `net.ipv4.conf.*.ignore_routes_with_linkdown` (and that of `net.ipv6`) is 1,
+    /// or if what manages the network has removed the first. What comes back moves nothing.
     pub leave_lost_addresses: bool,
     /// Limits of each worker.
     pub limits: LaneLimits,

@@ -194,7 +194,14 @@ struct Scene {
 impl Scene {
     /// `change` is made to the configuration of a client on kernel UDP.
     fn new(v6: bool, has_second: bool, change: impl FnOnce(&mut RegistrationConfig, &Lab)) -> Self {
-        let net = Net::new(v6, has_second);
+        Self::towards(super::server(v6), Net::new(v6, has_second), change)
+    }
+
+    fn towards(
+        to: SocketAddr,
+        net: Net,
+        change: impl FnOnce(&mut RegistrationConfig, &Lab),
+    ) -> Self {
         let mut config = one_worker();
         change(&mut config, &net.lab);
         let client = std::thread::scope(|threads| {
@@ -206,7 +213,6 @@ impl Scene {
             opened.join().unwrap()
         });
         let (pump, told) = Pump::new();
-        let to = super::server(v6);
         let handle = client.connect_on(0, to, "localhost", &net.config, pump).unwrap();
         let Told::Under(local) = next(&told) else { panic!("the first part comes first") };
         Self { net, client, handle, told, local }
@@ -395,4 +401,120 @@ fn with_the_setting_off_a_client_waits_for_its_address_to_come_back() {
     scene.handle.wake(0).unwrap();
     let Told::Done(bytes) = scene.next() else { panic!("it goes on where it was") };
     assert!(bytes >= 2 * PART_BYTES);
+}
+
+/// Two devices lead to an address of the server's that neither has, the first of them preferred.
+fn two_ways(v6: bool) -> (SocketAddr, Net) {
+    const SECOND: [&str; 2] = ["second", "second-end"];
+    let net = Net::new(v6, false);
+    let lab = &net.lab;
+    let server = lab.namespace(Side::Server);
+    let [ours, theirs] = SECOND;
+    let [mine, gateway, to, family, bits] = match v6 {
+        false => ["10.78.0.2", "10.78.0.1", "10.79.0.1", "ipv4", "24"],
+        true => ["fd78::2", "fd78::1", "fd79::1", "ipv6", "64"],
+    };
+    let run = |side: Side, line: &str| {
+        lab.must_run(side, &line.split_whitespace().collect::<Vec<_>>());
+    };
+    let nodad = if v6 { "nodad" } else { "" };
+    run(Side::Client, &format!("ip link add {ours} type veth peer name {theirs} netns {server}"));
+    for (side, ip, device) in [(Side::Client, mine, ours), (Side::Server, gateway, theirs)] {
+        run(side, &format!("ip addr add {ip}/{bits} dev {device} {nodad}"));
+        run(side, &format!("ip link set {device} up"));
+    }
+    run(Side::Server, "ip link set lo up");
+    run(Side::Server, &format!("ip addr add {to} dev lo {nodad}"));
+    let (first, device) = (Side::Server.ip(v6), lab.device(Side::Client));
+    run(Side::Client, &format!("ip route add {to} via {first} dev {device} metric 10"));
+    run(Side::Client, &format!("ip route add {to} via {gateway} dev {ours} metric 20"));
+    let heeds = format!("net.{family}.conf.all.ignore_routes_with_linkdown=1");
+    run(Side::Client, &format!("sysctl -qw {heeds}"));
+    (SocketAddr::new(to.parse().unwrap(), super::server(v6).port()), net)
+}
+
+/// A device of the pair goes down in mid-transfer, that of `side`, and another leads to the server. If it
+/// is not the client's, that has no carrier then.
+fn moves_to_another_device(
+    v6: bool,
+    side: Side,
+    change: impl FnOnce(&mut RegistrationConfig, &Lab),
+) {
+    let (to, net) = two_ways(v6);
+    let scene = Scene::towards(to, net, change);
+    assert_eq!(scene.local.ip(), Side::Client.ip(v6));
+    let lab = &scene.net.lab;
+    let clock = Clock::monotonic();
+    lab.must_run(side, &["ip", "link", "set", &lab.device(side), "down"]);
+    let lost = clock.now();
+    let other = if v6 { "fd78::2" } else { "10.78.0.2" }.parse().unwrap();
+    assert_eq!(scene.next(), Told::Moved(SocketAddr::new(other, scene.local.port())));
+    println!("{other}: told of {} ms after the carrier", clock.now().ns_since(lost) / 1_000_000);
+    let told = scene.next();
+    let Told::Done(bytes) = told else { panic!("the transfer goes on: {told:?}") };
+    assert!(bytes >= 2 * PART_BYTES);
+    scene.await_counts(|(moves, _)| moves == 1);
+}
+
+#[test]
+fn a_client_on_udp_leaves_a_device_that_loses_its_carrier_in_mid_transfer() {
+    if privileged("a_client_on_udp_leaves_a_device_that_loses_its_carrier_in_mid_transfer") {
+        for v6 in [false, true] {
+            moves_to_another_device(v6, Side::Server, on_udp);
+        }
+    }
+}
+
+#[test]
+fn a_client_on_af_xdp_leaves_a_device_that_loses_its_carrier_in_mid_transfer() {
+    if privileged("a_client_on_af_xdp_leaves_a_device_that_loses_its_carrier_in_mid_transfer") {
+        for v6 in [false, true] {
+            moves_to_another_device(v6, Side::Server, on_xdp);
+        }
+    }
+}
+
+#[test]
+fn a_client_leaves_a_device_that_is_taken_down_in_mid_transfer() {
+    if privileged("a_client_leaves_a_device_that_is_taken_down_in_mid_transfer") {
+        for v6 in [false, true] {
+            moves_to_another_device(v6, Side::Client, on_udp);
+        }
+    }
+}
+
+/// The carrier of a client's device goes and comes back. Returns how long that took at most.
+fn blink(scene: &Scene) -> Duration {
+    let (lab, clock) = (&scene.net.lab, Clock::monotonic());
+    let device = lab.device(Side::Server);
+    let both = format!("printf 'link set {device} down\\nlink set {device} up\\n' | ip -batch -");
+    let begin = clock.now();
+    lab.must_run(Side::Server, &["sh", "-c", &both]);
+    Duration::from_nanos(clock.now().ns_since(begin))
+}
+
+#[test]
+fn a_carrier_that_is_away_for_a_moment_moves_nothing() {
+    /// Less than what a carrier may be away.
+    const MOMENT: Duration = Duration::from_millis(150);
+    if !privileged("a_carrier_that_is_away_for_a_moment_moves_nothing") {
+        return;
+    }
+    // A busy machine may be slower.
+    for _ in 0..10 {
+        let (to, net) = two_ways(false);
+        let scene = Scene::towards(to, net, on_udp);
+        if blink(&scene) > MOMENT {
+            continue;
+        }
+        // Longer than a carrier may be away.
+        std::thread::sleep(Duration::from_millis(500));
+        assert_eq!((scene.told.try_recv().ok(), scene.counts()), (None, (0, 0)));
+        scene.handle.wake(0).unwrap();
+        let Told::Done(bytes) = scene.next() else { panic!("it goes on where it was") };
+        assert!(bytes >= 2 * PART_BYTES);
+        assert_eq!(scene.counts(), (0, 0));
+        return;
+    }
+    panic!("the machine is too slow");
 }

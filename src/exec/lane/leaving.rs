@@ -1,7 +1,8 @@
-//! Connections of this side leave an address that is no longer this machine's.
+//! Connections of this side leave an address that is no longer this machine's, or whose device has lost its
+//! carrier.
 //!
-//! The caller hears that addresses went away, and has the lane look at its connections: a few in each
-//! turn, so that no other connection waits for it. One whose address is gone moves at once, to where
+//! The caller hears that addresses or carriers went away, and has the lane look at its connections: a few in each
+//! turn, so that no other connection waits for it. One whose address is lost moves at once, to where
 //! packets to its server leave from now ([`Connection::migrate`](crate::proto::connection::Connection)).
 //! That its old path is dead is known, so there is nothing to validate first. One that cannot move stays,
 //! and is tried again by the next look.
@@ -17,10 +18,21 @@ const SWEEP_BUDGET: usize = 256;
 /// What a connection costs that lost its address: a few system calls, and a new path.
 const LOST_COST: usize = 16;
 
+/// How an address stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::exec) enum Standing {
+    /// It is this machine's.
+    Own,
+    /// It is, and its device has lost its carrier.
+    Dark,
+    /// It is not.
+    Gone,
+}
+
 /// What is known of this machine's addresses.
 pub(in crate::exec) trait OwnAddresses {
-    /// True if the address is this machine's.
-    fn has(&mut self, ip: IpAddr) -> bool;
+    /// How the address stands.
+    fn standing(&mut self, ip: IpAddr) -> Standing;
 
     /// Our address, with any port, that packets to `remote` leave from now; `None` if none does.
     fn towards(&mut self, remote: SocketAddr) -> Option<SocketAddr>;
@@ -65,11 +77,12 @@ impl Lane {
             if !may_move {
                 continue;
             }
-            if addresses.has(local) {
+            let standing = addresses.standing(local);
+            if standing == Standing::Own {
                 entry.seat.stranded = false;
             } else {
                 spent += LOST_COST;
-                match self.leave(key, addresses) {
+                match self.leave(key, standing, addresses) {
                     Some(true) => sweep.moved += 1,
                     Some(false) => sweep.stay += 1,
                     None => {}
@@ -79,16 +92,23 @@ impl Lane {
         sweep.next >= self.table.slots()
     }
 
-    /// Moves a connection whose address is gone. False if it stays; `None` if packets still leave from that
-    /// address, which a routing table of its own may hold.
-    fn leave(&mut self, key: Key, addresses: &mut impl OwnAddresses) -> Option<bool> {
+    /// Moves a connection whose address is lost. False if it stays; `None` if packets still leave from an
+    /// address that seemed to be gone, which a routing table of its own may hold.
+    fn leave(
+        &mut self,
+        key: Key,
+        standing: Standing,
+        addresses: &mut impl OwnAddresses,
+    ) -> Option<bool> {
         let now = self.services.now();
         let entry = self.table.get(key)?;
         let (local, remote) = (entry.connection.local(), entry.connection.remote());
         let to = addresses.towards(remote);
-        if to.is_some_and(|to| to.ip() == local.ip()) {
+        if standing == Standing::Gone && to.is_some_and(|to| to.ip() == local.ip()) {
             return None;
         }
+        // The kernel leads to a device without a carrier too, unless it is told not to.
+        let to = to.filter(|to| addresses.standing(to.ip()) != Standing::Dark);
         let mut has_moved = false;
         if let Some(mut to) = to {
             // The worker's socket has this port on every address.
@@ -96,7 +116,7 @@ impl Lane {
             self.with(key, |connection, _| {
                 let moved = connection.migrate(now, to, Migration::AtOnce);
                 if let Err(error) = &moved {
-                    tracing::debug!(%local, %to, %error, "a connection whose address is gone stays");
+                    tracing::debug!(%local, %to, %error, "a connection whose address is lost stays");
                 }
                 has_moved = moved.is_ok();
             });

@@ -46,7 +46,7 @@ mod transmit;
 mod waiting;
 
 pub(super) use adapter::guarded;
-pub(super) use leaving::{OwnAddresses, Sweep};
+pub(super) use leaving::{OwnAddresses, Standing, Sweep};
 pub(crate) use receive::{Arrived, Routed};
 
 use super::address::Key;

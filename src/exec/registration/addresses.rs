@@ -1,19 +1,19 @@
-//! A worker hears that addresses of this machine went away, and has its lane look whether a connection
-//! of this side had one.
+//! A worker hears that addresses of this machine went away, or that a device lost its carrier, and has its
+//! lane look whether a connection of this side had such an address.
 //!
 //! The kernel tells of it through a descriptor that wakes the worker. A worker that does not sleep asks
 //! now and then. Neither is in the way of packets: without news a turn costs two comparisons.
 //!
 //! # When the lane looks
 //!
-//! At once, and again after pauses that double. The first pauses are short: of an IPv4 address the
+//! At once, of a carrier after [`CARRIER_PATIENCE_NS`], and again after pauses that double. The first pauses are short: of an IPv4 address the
 //! kernel tells before it has removed it. If a connection had lost its address the looks go on for
 //! 40 s: the way to its server may come later than the address that it is to use (DHCP adds the one
 //! after the other), the server may have to give a connection id first, and a connection whose new path
 //! turns out to be none returns to the old one, and has to move again. Once no look finds one, only what
 //! goes away begins new looks; while one cannot move, what comes does so too.
 
-use super::super::lane::{OwnAddresses, Sweep};
+use super::super::lane::{OwnAddresses, Standing, Sweep};
 use super::super::source::Source;
 use super::super::worker::Worker;
 use crate::datapath::Datapath;
@@ -30,7 +30,13 @@ const FIRST_PAUSE_NS: u64 = 10 * MILLISECOND_NS;
 const QUIET_PAUSE_NS: u64 = 160 * MILLISECOND_NS;
 /// The longest pause if one had: beyond the idle timeout, by default, nothing is left to move.
 const LOST_PAUSE_NS: u64 = 30 * SECOND_NS;
+/// How long a device may be without its carrier before its addresses count as lost. A link that was pulled,
+/// or negotiates anew, is away for seconds; a shorter gap costs a probe timeout or two, and a move costs the
+/// path's round trips and its congestion window.
+const CARRIER_PATIENCE_NS: u64 = 200 * MILLISECOND_NS;
 
+// One that is lost while an earlier loss is waited for is found by the looks that follow.
+const _: () = assert!(CARRIER_PATIENCE_NS + FIRST_PAUSE_NS < 2 * QUIET_PAUSE_NS);
 const _: () = assert!(FIRST_PAUSE_NS <= QUIET_PAUSE_NS && QUIET_PAUSE_NS < LOST_PAUSE_NS);
 
 /// When the lane looks. Numbers in, times out.
@@ -38,6 +44,8 @@ const _: () = assert!(FIRST_PAUSE_NS <= QUIET_PAUSE_NS && QUIET_PAUSE_NS < LOST_
 struct Looks {
     /// The next look; `NEVER` if none is to come.
     next: Instant,
+    /// The look for a carrier that was lost; `NEVER` if there is none.
+    dark_at: Instant,
     pause_ns: u64,
     /// The last look began then.
     last: Instant,
@@ -51,6 +59,7 @@ impl Looks {
     fn new() -> Self {
         Self {
             next: Instant::NEVER,
+            dark_at: Instant::NEVER,
             pause_ns: FIRST_PAUSE_NS,
             last: Instant::EPOCH,
             has_found: false,
@@ -65,9 +74,22 @@ impl Looks {
             self.pause_ns = FIRST_PAUSE_NS;
             self.has_found = self.stay;
         }
+        if news.dark {
+            self.dark_at = self.dark_at.min(now.plus_ns(CARRIER_PATIENCE_NS));
+        }
+    }
+
+    /// When the lane is to look.
+    fn due(&self) -> Instant {
+        self.next.min(self.dark_at)
     }
 
     fn begin(&mut self, now: Instant) {
+        if self.dark_at <= now {
+            self.dark_at = Instant::NEVER;
+            self.pause_ns = FIRST_PAUSE_NS;
+            self.has_found = self.stay;
+        }
         (self.last, self.next) = (now, Instant::NEVER);
     }
 
@@ -83,7 +105,7 @@ impl Looks {
     }
 }
 
-/// Has a worker's connections leave addresses that are gone.
+/// Has a worker's connections leave addresses that are lost.
 pub(super) struct Leaving {
     watch: AddressWatch,
     looks: Looks,
@@ -98,6 +120,8 @@ pub(super) struct Leaving {
 #[derive(Default)]
 struct Known {
     own: HashMap<IpAddr, bool>,
+    /// Addresses whose device has lost its carrier.
+    dark: Vec<IpAddr>,
     /// The last: connections of one server often stand together.
     towards: Option<(SocketAddr, Option<SocketAddr>)>,
 }
@@ -119,7 +143,11 @@ impl Leaving {
             }),
             Err(reason) => {
                 let worker = worker.lane().number();
-                tracing::info!(worker, reason, "connections will not leave addresses that go away");
+                tracing::info!(
+                    worker,
+                    reason,
+                    "connections will not leave addresses that are lost"
+                );
                 None
             }
         }
@@ -134,20 +162,22 @@ impl Leaving {
     ) -> Instant {
         if worker.take_address_news() || now.ns_since(self.asked_at) >= ASK_NS {
             self.asked_at = now;
-            self.looks.note(now, self.watch.heard());
+            self.looks.note(now, self.watch.heard(now));
         }
-        if self.sweep.is_none() && self.looks.next <= now {
+        if self.sweep.is_none() && self.looks.due() <= now {
             self.looks.begin(now);
-            self.known = Known::default();
+            let since = now.as_nanos().saturating_sub(CARRIER_PATIENCE_NS);
+            let dark = self.watch.dark(now, Instant::from_nanos(since));
+            self.known = Known { dark, ..Known::default() };
             self.sweep = Some(Sweep::default());
         }
-        let Some(sweep) = &mut self.sweep else { return self.looks.next };
+        let Some(sweep) = &mut self.sweep else { return self.looks.due() };
         let mut addresses = Asking { watch: &mut self.watch, source, known: &mut self.known };
         if worker.lane().leave_lost(sweep, &mut addresses) {
             let Sweep { moved, stay, .. } = *sweep;
             if moved > 0 {
                 let worker = worker.lane().number();
-                tracing::info!(worker, moved, stay, "connections left an address that is gone");
+                tracing::info!(worker, moved, stay, "connections left an address that is lost");
             }
             self.looks.end(now, (moved, stay));
             self.sweep = None;
@@ -165,8 +195,12 @@ struct Asking<'a> {
 }
 
 impl OwnAddresses for Asking<'_> {
-    fn has(&mut self, ip: IpAddr) -> bool {
-        *self.known.own.entry(ip).or_insert_with(|| self.watch.is_own(ip))
+    fn standing(&mut self, ip: IpAddr) -> Standing {
+        match *self.known.own.entry(ip).or_insert_with(|| self.watch.is_own(ip)) {
+            true if self.known.dark.contains(&ip) => Standing::Dark,
+            true => Standing::Own,
+            false => Standing::Gone,
+        }
     }
 
     fn towards(&mut self, remote: SocketAddr) -> Option<SocketAddr> {
@@ -196,8 +230,8 @@ mod tests {
         let began = looks.last.plus_ns(SECOND_NS);
         looks.note(began, news);
         let mut times = Vec::new();
-        while looks.next != Instant::NEVER {
-            let now = looks.next;
+        while looks.due() != Instant::NEVER {
+            let now = looks.due();
             times.push(now.ns_since(began) / MILLISECOND_NS);
             looks.begin(now);
             looks.end(now, found(times.len() as u64));
@@ -205,8 +239,9 @@ mod tests {
         times
     }
 
-    const LOST: AddressNews = AddressNews { lost: true, came: false };
-    const CAME: AddressNews = AddressNews { lost: false, came: true };
+    const LOST: AddressNews = AddressNews { lost: true, came: false, dark: false };
+    const CAME: AddressNews = AddressNews { lost: false, came: true, dark: false };
+    const DARK: AddressNews = AddressNews { lost: false, came: false, dark: true };
 
     #[test]
     fn looks_follow_news_and_go_on_while_a_connection_may_have_to_move() {
@@ -225,6 +260,24 @@ mod tests {
         let waited = times(&mut looks, CAME, |_| (0, 0));
         assert_eq!((waited[0], waited.len()), (0, 13));
         assert!(times(&mut looks, CAME, |_| unreachable!()).is_empty());
+    }
+
+    #[test]
+    fn a_carrier_is_looked_for_after_a_while() {
+        let mut looks = Looks::new();
+        assert_eq!(times(&mut looks, DARK, |_| (0, 0)), [200, 210, 230, 270, 350, 510]);
+        // An address that goes away is not waited for, and does not forget the carrier.
+        let both = AddressNews { dark: true, ..LOST };
+        assert_eq!(times(&mut looks, both, |_| (0, 0))[..7], [0, 10, 30, 70, 150, 200, 210]);
+        let moved = times(&mut looks, DARK, |look| (u64::from(look == 1), 0));
+        assert_eq!((&moved[..2], moved.len()), (&[200, 210][..], 13));
+        // One link goes up and down all the time: what is looked for is not put off.
+        let begin = looks.last.plus_ns(SECOND_NS);
+        for milliseconds in 0..200 {
+            let now = begin.plus_ns(milliseconds * MILLISECOND_NS);
+            looks.note(now, DARK);
+            assert_eq!(looks.due(), begin.plus_ns(CARRIER_PATIENCE_NS));
+        }
     }
 
     #[test]

@@ -1,31 +1,43 @@
-//! What rtnetlink tells of the machine's own addresses: that some came or went, as it happens, and
-//! whether an address is one of them.
+//! What rtnetlink tells of the machine's own addresses: that some came or went, as it happens, whether an
+//! address is one of them, and whether its device has lost its carrier.
 //!
-//! Only the kinds of messages are read. Which address it was is not taken from them: a reader that comes
-//! too late for the socket's buffer loses messages, and asks again what it wants to know. So it does the
-//! same in every case, and a flood of messages costs no more than to take them. The numbers are those of
-//! `linux/rtnetlink.h`.
+//! Of messages about addresses only the kinds are read. Which address it was is not taken from them: a
+//! reader that comes too late for the socket's buffer loses messages, and asks again what it wants to know.
+//! So it does the same in every case, and a flood of messages costs no more than to take them. Of messages
+//! about links is kept which have no carrier any more, and all links are asked for once messages were lost.
+//! The numbers are those of `linux/rtnetlink.h` and `linux/if_addr.h`.
 
-use super::netlink::{Messages, Netlink, Question};
+use super::carriers::{Carriers, Change};
+use super::netlink::{Attributes, Messages, Netlink, Question, u32_at};
 use super::refused::Refused;
+use crate::time::Instant;
 use neli::consts::rtnl::Rtm;
 use neli::consts::socket::{Msg, NlFamily};
 use neli::socket::NlSocket;
 use neli::utils::Groups;
+use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, RawFd};
 
-const WATCH: &str = "netlink RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR";
+const WATCH: &str = "netlink RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR";
+const LINKS: &str = "netlink RTM_GETLINK";
+const ADDRESSES: &str = "netlink RTM_GETADDR";
 const ROUTE: &str = "netlink RTM_GETROUTE";
-/// The groups that tell of IPv4 and of IPv6 addresses.
-const GROUPS: [u32; 2] = [5, 9];
+/// The groups that tell of links, of IPv4 and of IPv6 addresses.
+const GROUPS: [u32; 3] = [1, 5, 9];
 /// Messages that are taken at one time: more are left for the next.
 const MESSAGES_MAX: usize = 1_024;
 /// Bytes of one message, or of several at once.
 const MESSAGE_BYTES: usize = 8 * 1024;
 /// What stands before the attributes of a route.
 const ROUTE_BYTES: usize = 12;
+/// What stands before the attributes of a link, and of an address.
+const LINK_BYTES: usize = 16;
+const ADDRESS_BYTES: usize = 8;
+/// The attributes of an address that hold it. With a peer the first is the peer's, and the second ours.
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
 /// The kind of a route that leads to this machine itself.
 const RTN_LOCAL: u8 = 2;
 /// The attribute of a route that holds its destination.
@@ -38,12 +50,15 @@ pub(crate) struct AddressNews {
     pub(crate) lost: bool,
     /// Some came, or were changed.
     pub(crate) came: bool,
+    /// A device has lost its carrier.
+    pub(crate) dark: bool,
 }
 
-/// Hears of changes of the machine's addresses.
+/// Hears of changes of the machine's addresses, and of the carriers of their devices.
 pub(crate) struct AddressWatch {
     monitor: NlSocket,
     questions: Netlink,
+    carriers: Carriers,
     buffer: Vec<u8>,
 }
 
@@ -61,7 +76,10 @@ impl AddressWatch {
         let monitor = NlSocket::connect(NlFamily::Route, None, Groups::empty()).map_err(failed)?;
         monitor.add_mcast_membership(Groups::new_groups(&GROUPS)).map_err(failed)?;
         let questions = Netlink::new(NlFamily::Route)?;
-        Ok(Self { monitor, questions, buffer: vec![0; MESSAGE_BYTES] })
+        let carriers = Carriers::default();
+        let mut watch = Self { monitor, questions, carriers, buffer: vec![0; MESSAGE_BYTES] };
+        watch.ask_carriers(Instant::EPOCH)?;
+        Ok(watch)
     }
 
     /// To wait on for reading, level triggered.
@@ -70,17 +88,68 @@ impl AddressWatch {
     }
 
     /// What has happened since the last call. Does not wait, and costs one system call if nothing has.
-    pub(crate) fn heard(&mut self) -> AddressNews {
+    pub(crate) fn heard(&mut self, now: Instant) -> AddressNews {
         let mut news = AddressNews::default();
+        let mut missed = false;
         for _ in 0..MESSAGES_MAX {
             match self.monitor.recv(&mut self.buffer[..], Msg::DONTWAIT) {
-                Ok((length, _)) => news.note(&self.buffer[..length]),
+                Ok((length, _)) => {
+                    news.note(&self.buffer[..length], &mut self.carriers, now);
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => news.lost = true,
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => missed = true,
                 Err(_) => break,
             }
         }
+        if missed {
+            news.lost = true;
+            match self.ask_carriers(now) {
+                Ok(dark) => news.dark |= dark,
+                Err(refused) => {
+                    tracing::debug!(%refused, "which links have a carrier is not known")
+                }
+            }
+        }
         news
+    }
+
+    /// Asks for all links. True if one of them has lost its carrier meanwhile.
+    fn ask_carriers(&mut self, now: Instant) -> Result<bool, Refused> {
+        /// The attribute of a question for links, and its flag: without counters.
+        const EXTENSIONS: u16 = 29;
+        const SKIP_STATISTICS: u32 = 1 << 3;
+        let question = Question::default().u32(EXTENSIONS, SKIP_STATISTICS);
+        let body = [&[0; LINK_BYTES], question.as_bytes()].concat();
+        let (carriers, mut dark) = (&mut self.carriers, false);
+        let note = &mut |answer: &[u8]| dark |= carriers.note(answer, now) == Change::Lost;
+        self.questions.ask(LINKS, u16::from(Rtm::Getlink), true, &body, note)?;
+        Ok(dark)
+    }
+
+    /// The addresses whose device, and every other that has them, lost its carrier at that time or before.
+    /// Asks nothing if none did.
+    pub(crate) fn dark(&mut self, now: Instant, since: Instant) -> Vec<IpAddr> {
+        if !self.carriers.any_dark(since) {
+            return Vec::new();
+        }
+        // The kernel may tell of a carrier that is back up to a second late.
+        if let Err(refused) = self.ask_carriers(now) {
+            tracing::debug!(%refused, "which links have a carrier is not known");
+        }
+        let mut all = HashMap::new();
+        let carriers = &self.carriers;
+        let note = &mut |answer: &[u8]| {
+            if let Some((index, ip)) = address(answer) {
+                *all.entry(ip).or_insert(true) &= carriers.is_dark(index, since);
+            }
+        };
+        let body = [0; ADDRESS_BYTES];
+        let asked = self.questions.ask(ADDRESSES, u16::from(Rtm::Getaddr), true, &body, note);
+        if let Err(refused) = asked {
+            tracing::debug!(%refused, "which addresses have no carrier is not known");
+            return Vec::new();
+        }
+        all.into_iter().filter_map(|(ip, is_dark)| is_dark.then_some(ip)).collect()
     }
 
     /// True if packets to `ip` stay on this machine: no device has to have the address, 127.0.0.2 is
@@ -103,14 +172,32 @@ impl AddressWatch {
     }
 }
 
+/// An address of ours, and the index of its device.
+fn address(answer: &[u8]) -> Option<(u32, IpAddr)> {
+    let attributes = Attributes(answer.get(ADDRESS_BYTES..)?);
+    let octets = attributes.get(IFA_LOCAL).or_else(|| attributes.get(IFA_ADDRESS))?;
+    let ip = match *octets {
+        [a, b, c, d] => IpAddr::from([a, b, c, d]),
+        _ => IpAddr::from(<[u8; 16]>::try_from(octets).ok()?),
+    };
+    Some((u32_at(answer, 4)?, ip))
+}
+
 /// The kernel says that there is no route.
 fn is_nowhere(refused: &Refused) -> bool {
     matches!(refused.errno(), libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EINVAL | libc::EACCES)
 }
 
 impl AddressNews {
-    fn note(&mut self, messages: &[u8]) {
-        for (kind, _) in Messages(messages) {
+    fn note(&mut self, messages: &[u8], carriers: &mut Carriers, now: Instant) {
+        for (kind, body) in Messages(messages) {
+            if kind == u16::from(Rtm::Newlink) {
+                let change = carriers.note(body, now);
+                self.dark |= change == Change::Lost;
+                self.came |= change == Change::Back;
+            } else if kind == u16::from(Rtm::Dellink) {
+                carriers.forget(body);
+            }
             self.lost |= kind == u16::from(Rtm::Deladdr);
             self.came |= kind == u16::from(Rtm::Newaddr);
         }
@@ -119,12 +206,13 @@ impl AddressNews {
 
 #[cfg(test)]
 mod tests {
+    use super::super::carriers::tests::link;
     use super::*;
 
     #[test]
     fn an_address_is_ours_if_packets_to_it_stay_here() {
         let mut watch = AddressWatch::open().unwrap();
-        assert_eq!(watch.heard(), AddressNews::default());
+        assert_eq!(watch.heard(Instant::EPOCH), AddressNews::default());
         for own in ["127.0.0.1", "127.9.8.7", "::1"] {
             assert!(watch.is_own(own.parse().unwrap()), "{own}");
         }
@@ -145,13 +233,53 @@ mod tests {
         let of = |kinds: &[u16]| {
             let all: Vec<u8> = kinds.iter().flat_map(|&kind| message(kind)).collect();
             let mut news = AddressNews::default();
-            news.note(&all);
+            news.note(&all, &mut Carriers::default(), Instant::EPOCH);
             (news.lost, news.came)
         };
-        // RTM_NEWADDR, RTM_DELADDR; RTM_NEWLINK and RTM_NEWROUTE say nothing here.
+        // RTM_NEWADDR, RTM_DELADDR; RTM_NEWROUTE says nothing here, and RTM_NEWLINK only what it holds.
         assert_eq!(of(&[20]), (false, true));
         assert_eq!(of(&[21]), (true, false));
         assert_eq!(of(&[16, 24]), (false, false));
         assert_eq!(of(&[16, 21, 20]), (true, true));
+    }
+
+    #[test]
+    fn a_link_that_loses_its_carrier_is_told_and_so_is_one_that_gets_it_back() {
+        let message = |kind: u16, body: &[u8]| {
+            let mut bytes = (16 + body.len() as u32).to_ne_bytes().to_vec();
+            bytes.extend(kind.to_ne_bytes());
+            bytes.extend([0; 10]);
+            bytes.extend(body);
+            bytes
+        };
+        let mut carriers = Carriers::default();
+        let mut of = |has_carrier| {
+            let mut news = AddressNews::default();
+            news.note(&message(16, &link(0, 7, has_carrier)), &mut carriers, Instant::EPOCH);
+            (news.lost, news.came, news.dark)
+        };
+        assert_eq!(of(true), (false, false, false));
+        assert_eq!(of(false), (false, false, true));
+        assert_eq!(of(false), (false, false, false));
+        assert_eq!(of(true), (false, true, false));
+    }
+
+    #[test]
+    fn an_address_is_read_with_its_device() {
+        let of = |family: i32, attributes: Question| {
+            let mut answer = vec![family as u8, 24, 0, 0, 7, 0, 0, 0];
+            answer[4..8].copy_from_slice(&7u32.to_ne_bytes());
+            answer.extend(attributes.as_bytes());
+            address(&answer)
+        };
+        let (ours, peer) = ([192, 0, 2, 1], [192, 0, 2, 9]);
+        let both = Question::default().bytes(IFA_ADDRESS, &peer).bytes(IFA_LOCAL, &ours);
+        assert_eq!(of(libc::AF_INET, both), Some((7, ours.into())));
+        let v6 = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+        let only = Question::default().bytes(IFA_ADDRESS, &v6);
+        assert_eq!(of(libc::AF_INET6, only), Some((7, v6.into())));
+        let short = Question::default().bytes(IFA_ADDRESS, &v6[..7]);
+        assert_eq!(of(libc::AF_INET6, short), None);
+        assert_eq!(address(&[0; 7]), None);
     }
 }

@@ -12,6 +12,7 @@
 //!   netdev    XDP features, queues, NAPI, counters of queues    generic netlink, family netdev
 //!   set       what `topology::apply` writes                  ethtool, netdev, SIOCETHTOOL
 //!   addresses the machine's own addresses, and their changes     rtnetlink
+//!   carriers  devices that have lost their carrier                rtnetlink
 //!   link      the link layer, attached programs                 rtnetlink
 //!   programs  BPF programs, their maps and links                bpf(), /proc/PID/fdinfo, bpffs
 //!   sockets   AF_XDP sockets and the threads beside them        sock_diag, /proc, pidfd_getfd
@@ -22,6 +23,7 @@
 //! "no" becomes a reason that names the call.
 
 mod addresses;
+mod carriers;
 mod ethtool;
 mod host;
 mod ioctl;

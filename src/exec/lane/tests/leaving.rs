@@ -8,14 +8,20 @@ use std::net::{IpAddr, SocketAddr};
 #[derive(Default)]
 struct Addresses {
     gone: Vec<IpAddr>,
+    dark: Vec<IpAddr>,
     way: Option<SocketAddr>,
+    /// How often the client's first address was asked for: once for each connection.
     asked: usize,
 }
 
 impl OwnAddresses for Addresses {
-    fn has(&mut self, ip: IpAddr) -> bool {
-        self.asked += 1;
-        !self.gone.contains(&ip)
+    fn standing(&mut self, ip: IpAddr) -> Standing {
+        self.asked += usize::from(ip == client().ip());
+        match ip {
+            ip if self.gone.contains(&ip) => Standing::Gone,
+            ip if self.dark.contains(&ip) => Standing::Dark,
+            _ => Standing::Own,
+        }
     }
 
     fn towards(&mut self, remote: SocketAddr) -> Option<SocketAddr> {
@@ -106,6 +112,41 @@ fn a_client_without_another_address_stays_and_moves_when_there_is_one() {
     assert_eq!(counts(scene.client.lane()), (1, 2));
     scene.run(100);
     assert_eq!(scene.servers[0].lane().counters().connections, 1);
+}
+
+#[test]
+fn a_client_whose_device_loses_its_carrier_moves_if_another_device_leads_there() {
+    let mut scene = Scene::new(1, LaneLimits::default());
+    scene.connect(None);
+    scene.run(20);
+    let dark = vec![client().ip()];
+    let mut addresses = Addresses { dark, way: Some(client()), ..Addresses::default() };
+    // The kernel leads to where there is no carrier.
+    for _ in 0..2 {
+        assert_eq!(look(scene.client.lane(), &mut addresses), (0, 1));
+    }
+    addresses.way = None;
+    assert_eq!(look(scene.client.lane(), &mut addresses), (0, 1));
+    // The same device has another address.
+    addresses.way = Some(other());
+    addresses.dark.push(other().ip());
+    assert_eq!(look(scene.client.lane(), &mut addresses), (0, 1));
+    assert_eq!(
+        (locals(scene.client.lane()), counts(scene.client.lane())),
+        (vec![client()], (0, 1))
+    );
+    // Another device leads there.
+    addresses.dark.pop();
+    assert_eq!(look(scene.client.lane(), &mut addresses), (1, 0));
+    let moved = SocketAddr::new(other().ip(), client().port());
+    assert_eq!((locals(scene.client.lane()), counts(scene.client.lane())), (vec![moved], (1, 1)));
+    scene.run(100);
+    let mut remotes = Vec::new();
+    scene.servers[0].lane().inspect(|_, connection| remotes.push(connection.remote()));
+    assert_eq!(remotes, [moved]);
+    // The carrier comes back: the client stays.
+    addresses.dark.clear();
+    assert_eq!(look(scene.client.lane(), &mut addresses), (0, 0));
 }
 
 #[test]
