@@ -149,6 +149,14 @@ impl Source {
         }
     }
 
+    /// The device that sockets of the kernel are bound to.
+    pub(super) fn bound_device(&self) -> Option<&str> {
+        match self {
+            Self::Udp { tuning, .. } => tuning.device.as_deref(),
+            Self::Xdp { .. } => None,
+        }
+    }
+
     /// The steps of the ladder that were taken down.
     pub(super) fn ladder(&self) -> Vec<LadderStep> {
         match self {
@@ -220,11 +228,7 @@ impl Source {
     /// user as well, which would then get some of their datagrams. Takes up to a second if another
     /// process has it: not for a worker's thread.
     pub(super) fn claim(&self, address: SocketAddr) -> Result<SideSocket, OpenDatapathError> {
-        let device = match self {
-            Self::Udp { tuning, .. } => tuning.device.as_deref(),
-            Self::Xdp { .. } => None,
-        };
-        Ok(SideSocket::claim(address, device)?)
+        Ok(SideSocket::claim(address, self.bound_device())?)
     }
 
     /// Steers what clients send to `address` to the workers, once all of them can take it.
@@ -260,10 +264,7 @@ impl Source {
     /// # Errors
     /// No way leads there.
     pub(super) fn way_towards(&self, remote: SocketAddr) -> io::Result<SocketAddr> {
-        match self {
-            Self::Udp { tuning, .. } => source_towards(remote, tuning.device.as_deref()),
-            Self::Xdp { .. } => source_towards(remote, None),
-        }
+        source_towards(remote, self.bound_device())
     }
 }
 

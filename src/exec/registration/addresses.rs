@@ -196,7 +196,12 @@ struct Asking<'a> {
 
 impl OwnAddresses for Asking<'_> {
     fn standing(&mut self, ip: IpAddr) -> Standing {
-        match *self.known.own.entry(ip).or_insert_with(|| self.watch.is_own(ip)) {
+        match *self
+            .known
+            .own
+            .entry(ip)
+            .or_insert_with(|| self.watch.is_own(ip, self.source.bound_device()))
+        {
             true if self.known.dark.contains(&ip) => Standing::Dark,
             true => Standing::Own,
             false => Standing::Gone,

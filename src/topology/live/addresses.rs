@@ -40,8 +40,11 @@ const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 /// The kind of a route that leads to this machine itself.
 const RTN_LOCAL: u8 = 2;
-/// The attribute of a route that holds its destination.
+/// The attributes of a route that hold its destination, and the device to leave through.
 const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
+/// The attribute of a link that holds its name.
+const IFLA_IFNAME: u16 = 3;
 
 /// What happened to the machine's addresses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -153,8 +156,31 @@ impl AddressWatch {
     }
 
     /// True if packets to `ip` stay on this machine: no device has to have the address, 127.0.0.2 is
-    /// one as well. True also if the kernel does not say.
-    pub(crate) fn is_own(&mut self, ip: IpAddr) -> bool {
+    /// one as well. True also if the kernel does not say. Of sockets that are bound to a device, such as one
+    /// that stands for a routing domain (VRF), its tables have a say too.
+    pub(crate) fn is_own(&mut self, ip: IpAddr, device: Option<&str>) -> bool {
+        if self.is_local(ip, None) {
+            return true;
+        }
+        let index = device.and_then(|device| self.index(device));
+        index.is_some_and(|index| self.is_local(ip, Some(index)))
+    }
+
+    /// The index of a device; `None` if there is none of that name, or the kernel does not say.
+    fn index(&mut self, device: &str) -> Option<u32> {
+        let question = Question::default().text(IFLA_IFNAME, device);
+        let body = [&[0; LINK_BYTES], question.as_bytes()].concat();
+        let mut index = None;
+        let note = &mut |answer: &[u8]| index = u32_at(answer, 4);
+        let asked = self.questions.ask(LINKS, u16::from(Rtm::Getlink), false, &body, note);
+        if let Err(refused) = asked {
+            tracing::debug!(device, %refused, "no answer about the device of the sockets");
+        }
+        index
+    }
+
+    /// True if packets to `ip`, which leave through a device if one is named, stay here.
+    fn is_local(&mut self, ip: IpAddr, through: Option<u32>) -> bool {
         let (family, octets) = match ip {
             IpAddr::V4(ip) => (libc::AF_INET, ip.octets().to_vec()),
             IpAddr::V6(ip) => (libc::AF_INET6, ip.octets().to_vec()),
@@ -162,7 +188,11 @@ impl AddressWatch {
         let mut body = vec![0; ROUTE_BYTES];
         body[0] = family as u8;
         body[1] = octets.len() as u8 * 8;
-        body.extend(Question::default().bytes(RTA_DST, &octets).as_bytes());
+        let mut question = Question::default().bytes(RTA_DST, &octets);
+        if let Some(index) = through {
+            question = question.u32(RTA_OIF, index);
+        }
+        body.extend(question.as_bytes());
         let mut kind = None;
         let kind_of = &mut |answer: &[u8]| kind = answer.get(7).copied();
         match self.questions.ask(ROUTE, u16::from(Rtm::Getroute), false, &body, kind_of) {
@@ -208,17 +238,43 @@ impl AddressNews {
 mod tests {
     use super::super::carriers::tests::link;
     use super::*;
+    use quiclane_testkit::netns::{Lab, LabConfig, Side, host_ip, privileged};
 
     #[test]
     fn an_address_is_ours_if_packets_to_it_stay_here() {
         let mut watch = AddressWatch::open().unwrap();
         assert_eq!(watch.heard(Instant::EPOCH), AddressNews::default());
         for own in ["127.0.0.1", "127.9.8.7", "::1"] {
-            assert!(watch.is_own(own.parse().unwrap()), "{own}");
+            assert!(watch.is_own(own.parse().unwrap(), Some("lo")), "{own}");
         }
         // Documentation prefixes (RFC 5737, RFC 3849).
         for other in ["192.0.2.77", "2001:db8::77"] {
-            assert!(!watch.is_own(other.parse().unwrap()), "{other}");
+            assert!(!watch.is_own(other.parse().unwrap(), Some("lo")), "{other}");
+        }
+    }
+
+    /// As of a device that stands for a routing domain (VRF), which not every kernel has.
+    #[test]
+    fn the_tables_of_a_device_have_a_say() {
+        if !privileged("the_tables_of_a_device_have_a_say") {
+            return;
+        }
+        let lab = Lab::new(LabConfig { queues: 1 });
+        lab.enter(Side::Client);
+        let device = lab.device(Side::Client);
+        for (family, ip) in [("-4", "10.78.0.9"), ("-6", "fd78::9")] {
+            let run = |line: String| {
+                lab.must_run(Side::Client, &line.split_whitespace().collect::<Vec<_>>());
+            };
+            run(format!("ip {family} rule add oif {device} lookup 1000 pref 5"));
+            run(format!("ip {family} route add local {ip} dev {device} table 1000"));
+            let (own, other) = (ip.parse().unwrap(), host_ip(99, family == "-6"));
+            let mut watch = AddressWatch::open().unwrap();
+            let mut of = |ip, device| watch.is_own(ip, device);
+            assert!(!of(own, None) && !of(own, Some("lo")) && !of(own, Some("none-such")), "{ip}");
+            assert!(of(own, Some(&device)), "{ip}");
+            assert!(!of(other, Some(&device)), "{other}");
+            assert!(of(Side::Client.ip(family == "-6"), Some("lo")), "it is another device's");
         }
     }
 
