@@ -152,7 +152,8 @@ pub(crate) struct IoArgs {
     /// Set the size of UMEM frames, in bytes [default: 2048].
     #[arg(long, value_name = "2048|4096", value_parser = frame_size)]
     pub(crate) frame_size: Option<usize>,
-    /// Run this many workers, on kernel UDP [default: 1].
+    /// Run this many workers, on kernel UDP [default: a server has one for each CPU that it may use, a client
+    /// one].
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub(crate) workers: Option<usize>,
     /// Pin the workers to these CPUs, such as 2-5 [default: see --place; for kernel UDP the kernel's

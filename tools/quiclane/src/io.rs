@@ -19,7 +19,7 @@ const IPV4_AND_UDP_BYTES: u32 = 28;
 
 /// Opens the workers that the arguments ask for, for a server.
 pub(crate) fn open_server(args: &ServeArgs) -> Result<Registration, Failure> {
-    let mut config = config(&args.io)?;
+    let mut config = config(&args.io, None)?;
     config.secret = args.secret_file.as_deref().map(crate::secret::read).transpose()?;
     config.takeover = args.takeover.clone();
     let limits = &mut config.limits;
@@ -50,7 +50,7 @@ pub(crate) fn open_server(args: &ServeArgs) -> Result<Registration, Failure> {
 
 /// As [`open_server`], for a client.
 pub(crate) fn open_client(args: &IoArgs) -> Result<Registration, Failure> {
-    Ok(Registration::open(config(args)?)?)
+    Ok(Registration::open(config(args, Some(1))?)?)
 }
 
 /// The datapath that was asked for.
@@ -125,9 +125,10 @@ fn mtu(device: &str) -> Option<u32> {
     std::fs::read_to_string(format!("/sys/class/net/{device}/mtu")).ok()?.trim().parse().ok()
 }
 
-fn config(args: &IoArgs) -> Result<RegistrationConfig, Failure> {
+/// `workers` is what kernel UDP gets by default; `None`: one for each CPU.
+fn config(args: &IoArgs, workers: Option<usize>) -> Result<RegistrationConfig, Failure> {
     check(args)?;
-    let workers = Some(args.workers.unwrap_or(1));
+    let workers = args.workers.or(workers);
     let mut config = match kind(args) {
         IoKind::Udp => {
             RegistrationConfig { io: Io::Udp(udp(args)), workers, ..RegistrationConfig::default() }
