@@ -1,7 +1,9 @@
-//! `quiclane serve --takeover`: one server after another, each a process, and clients that notice nothing.
+//! `quiclane serve --takeover`: one server after another, each a process, and clients that notice nothing. What is
+//! about AF_XDP needs root; it skips loudly without, and fails without where `QUICLANE_REQUIRE_ROOT=1`.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use quiclane_testkit::netns::{Lab, LabConfig, Side, privileged};
 use quiclane_testkit::server::{Scratch, Server};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
@@ -148,4 +150,56 @@ fn a_server_that_was_taken_over_ends_its_connections_when_their_time_is_over() {
     let out = Command::new(BINARY).args(["serve", "--perf", "--takeover-time", "-1"]).output();
     let said = String::from_utf8(out.unwrap().stderr).unwrap();
     assert!(said.contains("-1 seconds: give 0 or more"), "{said}");
+}
+
+/// The device and its queues change hands, from process to process.
+#[test]
+fn a_device_goes_from_one_server_to_the_next() {
+    if !privileged("a_device_goes_from_one_server_to_the_next") {
+        return;
+    }
+    let lab = Lab::new(LabConfig::default());
+    let scratch = Scratch::new("serve-takeover-device");
+    let (device, socket) = (lab.device(Side::Server), scratch.text("takeover"));
+    let start = || {
+        let base =
+            [BINARY, "serve", "--perf", "--json", "--listen", "10.77.0.1:4433", "--dev", &device];
+        let mut command = lab.command(Side::Server, &base);
+        command.args(["--takeover", &socket, "--share-cpus", "--poll", "sleep"]);
+        command.args(["--status-dir", &scratch.text("status")]);
+        Server::start(command.stderr(Stdio::piped()))
+    };
+    let run = |line: &str| {
+        let base = [BINARY, "perf", "run", "10.77.0.1:4433", "--insecure", "--json"];
+        let mut command = lab.command(Side::Client, &base);
+        command.args(["--max-silence", "20"]).args(line.split_whitespace());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let mut servers = vec![start()];
+    let requests = run("--scenario rps --rate 1000 --connections 4 --seconds 8");
+    let transfers = run("--scenario download --connections 16 --seconds 8");
+    for _ in 0..3 {
+        sleep(Duration::from_millis(700));
+        let next = start();
+        let last = servers.last_mut().unwrap();
+        assert_eq!(next.ready()["took_over"]["pid"], last.pid());
+        assert_eq!(last.line()["event"], "taken-over");
+        for row in next.ready()["queues"].as_array().unwrap() {
+            assert_eq!(row["mode"], "native-copy", "{row}");
+        }
+        servers.push(next);
+    }
+    let counted = result(&requests.wait_with_output().unwrap());
+    println!("  requests: longest silence {} us", counted["longest_silence_us"]);
+    assert_eq!((&counted["unanswered"], &counted["sent"]), (&0.into(), &8_000.into()), "{counted}");
+    result(&transfers.wait_with_output().unwrap());
+    let last = servers.pop().unwrap();
+    for server in servers {
+        let ended = server.end();
+        assert_eq!(ended.code, Some(0), "{}", ended.log);
+    }
+    result(&run("--scenario latency --seconds 1").wait_with_output().unwrap());
+    last.stop();
+    let link = lab.must_run(Side::Server, &["ip", "link", "show", &device]);
+    assert!(!link.contains("prog/xdp"), "the program goes with the last of them: {link}");
 }
