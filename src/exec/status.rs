@@ -23,6 +23,7 @@ pub(super) struct Facts {
     pub(super) queue: u32,
     pub(super) device: Option<String>,
     pub(super) cpu: Option<u32>,
+    pub(super) queue_cpu: Option<u32>,
     pub(super) node: Option<u32>,
     pub(super) soft_cpus: Vec<u32>,
     pub(super) unmet: Option<String>,
@@ -78,7 +79,10 @@ pub struct WorkerStatus {
     pub device: Option<String>,
     /// The CPU that its thread is pinned to, if it is; with soft affinity, the one that it starts on.
     pub cpu: Option<u32>,
-    /// The memory node of that CPU, if it is known.
+    /// The CPU that the thread of its queue is pinned to, if it is: its own thread, but with
+    /// [`Profile::MaxThroughput`](super::Profile).
+    pub queue_cpu: Option<u32>,
+    /// The memory node of its CPU, if it is known.
     pub node: Option<u32>,
     /// The CPUs that it may run on with soft affinity, those of the same node, once its queue is open;
     /// else empty, also if the kernel refused them.
@@ -102,7 +106,7 @@ pub struct WorkerStatus {
 
 impl WorkerStatus {
     pub(super) fn new(worker: usize, board: &Board) -> Self {
-        let Facts { queue, device, cpu, node, soft_cpus, unmet, mode, ladder, error } =
+        let Facts { queue, device, cpu, queue_cpu, node, soft_cpus, unmet, mode, ladder, error } =
             board.facts();
         let counters = board.read();
         Self {
@@ -110,6 +114,7 @@ impl WorkerStatus {
             queue,
             device,
             cpu,
+            queue_cpu,
             node,
             soft_cpus,
             unmet,

@@ -114,6 +114,39 @@ impl Handler for Telling {
     }
 }
 
+/// The CPUs that the thread of that name may run on, as the kernel lists them.
+fn cpus_of(name: &str) -> String {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap().map(Result::unwrap);
+    let read = |task: &std::fs::DirEntry, file| {
+        std::fs::read_to_string(task.path().join(file)).unwrap_or_default()
+    };
+    let mut found = tasks.filter(|task| read(task, "comm").trim_end() == name);
+    let status = read(&found.next().unwrap(), "status");
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    list.unwrap().trim().to_owned()
+}
+
+#[test]
+fn pinned_quic_threads_leave_the_queues_cpu_alone() {
+    let name = "pinned".to_owned();
+    let config = RegistrationConfig { pin: Pin::All, name, ..apart(1) };
+    let server = open(config);
+    settled(&server);
+    let rows = server.status();
+    let queue_cpu = rows[0].queue_cpu.unwrap();
+    assert_eq!(cpus_of("pinned-d0"), queue_cpu.to_string());
+    for row in &rows {
+        assert_eq!(row.queue_cpu, Some(queue_cpu));
+        assert_ne!(row.cpu, Some(queue_cpu));
+        if let Some(cpu) = row.cpu {
+            assert_eq!(cpus_of(&format!("pinned-{}", row.worker)), cpu.to_string());
+        }
+    }
+    // Where there is another CPU, the first worker has it.
+    let cpus = std::thread::available_parallelism().unwrap().get();
+    assert_eq!(rows[0].cpu.is_some(), cpus > 1);
+}
+
 #[test]
 fn listeners_share_the_socket_of_their_queue_and_an_address_is_opened_again() {
     let (server_config, client_config) = configs();

@@ -23,6 +23,7 @@ pub(super) fn polling(config: &RegistrationConfig) -> Polling {
 
 /// Where workers run, and the threads of their queues, if those are others.
 pub(super) struct Seating {
+    pub(super) is_pinned: bool,
     pub(super) places: Vec<WorkerPlacement>,
     /// For each queue.
     pub(super) soft_cpus: Vec<Vec<u32>>,
@@ -42,7 +43,7 @@ pub(super) fn seat(
     let is_soft = is_pinned && config.affinity == Affinity::Soft;
     let soft_cpus = if is_soft { soft_cpus(machine, placement)? } else { Vec::new() };
     let (lines, relays) = plan.start(queue_threads(config, plan.source, placement, is_pinned))?;
-    Ok(Seating { places, soft_cpus, lines, relays })
+    Ok(Seating { is_pinned, places, soft_cpus, lines, relays })
 }
 
 /// Where each worker runs.
@@ -101,16 +102,24 @@ fn soft_cpus(machine: &Machine, placement: &Placement) -> Result<Vec<Vec<u32>>, 
     Ok(placement.rows.iter().map(of).collect())
 }
 
-/// Why workers are not where [`RegistrationConfig::near`] wants them: known before they start.
-pub(super) fn tell_unmet(boards: &[Arc<Board>], placement: &Placement, workers_of_a_queue: usize) {
-    for (boards, row) in boards.chunks(workers_of_a_queue).zip(&placement.rows) {
+/// What is known of workers before they start: the CPUs that serve their queues, and why those are not
+/// where [`RegistrationConfig::near`] wants them.
+pub(super) fn tell(boards: &[Arc<Board>], placement: &Placement, seating: &Seating) {
+    let count = seating.places.len() / placement.rows.len().max(1);
+    for (boards, row) in boards.chunks(count.max(1)).zip(&placement.rows) {
         let unmet = placement.notes.iter().find_map(|note| match note {
             Note::NotNear { queue, unmet, .. } if *queue == row.queue => {
                 Some(format!("{unmet}; {}", unmet.remedy()))
             }
             _ => None,
         });
-        boards.iter().for_each(|board| board.change_facts(|facts| facts.unmet.clone_from(&unmet)));
+        let queue_cpu = seating.is_pinned.then_some(row.cpu);
+        for board in boards {
+            board.change_facts(|facts| {
+                facts.queue_cpu = queue_cpu;
+                facts.unmet.clone_from(&unmet);
+            });
+        }
     }
 }
 

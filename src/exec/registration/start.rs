@@ -15,7 +15,7 @@ use super::super::takeover::{self, Identity, Inheritance, Received, TakeoverErro
 use super::super::worker::Worker;
 use super::relays::{self, Line};
 use super::run::{LoopParts, Occupied};
-use super::seating::{Seating, is_pinned, polling, seat, suffix, tell_unmet, thread_name};
+use super::seating::{self, Seating, is_pinned, polling, seat, suffix, thread_name};
 use super::watching::Watching;
 use super::{Registration, Shared, WorkerLoop};
 use crate::datapath::Mode;
@@ -214,8 +214,9 @@ pub(super) fn prepare(
         polling,
         workers_of_a_queue,
     };
-    let Seating { places, soft_cpus, lines, relays } = seat(&config, &machine, &placement, &plan)?;
-    tell_unmet(&boards, &placement, workers_of_a_queue);
+    let seating = seat(&config, &machine, &placement, &plan)?;
+    seating::tell(&boards, &placement, &seating);
+    let Seating { places, soft_cpus, lines, relays, .. } = seating;
     let limits = config.limits_of_one(workers, sys::memory_bytes());
     let mut lines = lines.into_iter();
     let seed = |(number, placement): (usize, WorkerPlacement)| WorkerSeed {

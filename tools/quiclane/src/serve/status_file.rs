@@ -112,7 +112,8 @@ impl StatusFile {
             return;
         }
         let before = std::mem::take(&mut self.server.workers);
-        self.server.workers = workers.iter().map(|worker| describe(worker, &before)).collect();
+        let queues = of_queues(workers);
+        self.server.workers = queues.iter().map(|worker| describe(worker, &before)).collect();
         self.server.xdp_verdicts = verdicts.map(status::verdicts);
         match self.replace() {
             Ok(()) => self.is_failing = false,
@@ -179,6 +180,30 @@ impl Drop for StatusFile {
             drop(fs::remove_dir(directory));
         }
     }
+}
+
+/// What readers look for is a queue and who serves it: workers that share one are told as one, on the CPU
+/// of the thread that has the queue.
+fn of_queues(workers: &[WorkerStatus]) -> Vec<WorkerStatus> {
+    let same = |one: &WorkerStatus, other: &WorkerStatus| {
+        (one.queue, &one.device) == (other.queue, &other.device)
+    };
+    let sum = |workers: &[WorkerStatus]| {
+        let mut sum = workers[0].clone();
+        if workers.len() == 1 {
+            return sum;
+        }
+        sum.cpu = sum.queue_cpu;
+        sum.soft_cpus.clear();
+        for worker in &workers[1..] {
+            sum.error = sum.error.or_else(|| worker.error.clone());
+            sum.connections += worker.connections;
+            sum.wrong_queue += worker.wrong_queue;
+            sum.counters.add(&worker.counters);
+        }
+        sum
+    };
+    workers.chunk_by(same).map(sum).collect()
 }
 
 fn describe(worker: &WorkerStatus, before: &[ServerWorker]) -> ServerWorker {
@@ -257,6 +282,31 @@ mod tests {
         assert_eq!(fs::read_to_string(&victim).unwrap(), "mine");
         drop(file);
         fs::remove_dir_all(&base).unwrap();
+    }
+
+    #[test]
+    fn workers_that_share_a_queue_are_told_as_one() {
+        let worker = |number: usize, queue, cpu| WorkerStatus {
+            worker: number,
+            queue,
+            device: Some("veth0".to_owned()),
+            cpu,
+            queue_cpu: Some(1),
+            connections: 10 + number as u64,
+            wrong_queue: number as u64,
+            ..WorkerStatus::default()
+        };
+        let told = |workers: &[WorkerStatus]| {
+            let queues = of_queues(workers);
+            let before = [ServerWorker { wrong_queue: 1, ..describe(&queues[0], &[]) }];
+            let rows = queues.iter().map(|queue| describe(queue, &before));
+            let row = |row: ServerWorker| {
+                (row.queue, row.cpu, row.connections, row.wrong_queue, row.wrong_queue_recent)
+            };
+            rows.map(row).collect::<Vec<_>>()
+        };
+        let apart = [worker(1, 3, Some(2)), worker(2, 3, None), worker(4, 5, Some(6))];
+        assert_eq!(told(&apart), [(3, Some(1), 23, 3, 2), (5, Some(6), 14, 4, 4)]);
     }
 
     #[test]
