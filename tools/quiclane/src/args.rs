@@ -99,7 +99,7 @@ pub(crate) enum PollKind {
     Sleep,
 }
 
-/// How the kernel treats the workers' threads.
+/// How the workers' threads are laid out, and how the kernel treats them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ProfileKind {
     /// As any other thread: datapath and QUIC on one, so that no packet waits for another.
@@ -109,6 +109,9 @@ pub(crate) enum ProfileKind {
     RealTime,
     /// When nothing else wants the CPU (SCHED_IDLE), asleep whenever there is nothing to do.
     Scavenger,
+    /// Datapath and QUIC apart: a thread for each queue, and beside it --quic-threads for QUIC. For fewer
+    /// queues than CPUs; a packet waits for another thread, and is copied once more.
+    MaxThroughput,
 }
 
 /// Where the worker of a queue is placed.
@@ -167,9 +170,13 @@ pub(crate) struct IoArgs {
     /// Choose how firmly a pinned worker stays on its CPU [default: hard].
     #[arg(long, value_enum)]
     pub(crate) affinity: Option<AffinityKind>,
-    /// Choose how the kernel treats the workers' threads.
+    /// Choose how the workers' threads are laid out, and how the kernel treats them.
     #[arg(long, value_enum, default_value = "low-latency")]
     pub(crate) profile: ProfileKind,
+    /// Run QUIC on this many threads for each queue, or for each of --workers; needs --profile
+    /// max-throughput [default: 2].
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub(crate) quic_threads: Option<usize>,
     /// Choose when an idle worker sleeps [default: adaptive; with --profile scavenger: sleep].
     #[arg(long, value_enum)]
     pub(crate) poll: Option<PollKind>,

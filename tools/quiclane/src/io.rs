@@ -104,6 +104,12 @@ fn check(args: &IoArgs) -> Result<(), Failure> {
         }
         (IoKind::Xdp | IoKind::Auto, Some(_)) => {}
     }
+    if args.quic_threads.is_some() && args.profile != ProfileKind::MaxThroughput {
+        return usage(
+            "--quic-threads: workers have no other threads for QUIC: it needs --profile max-throughput"
+                .to_owned(),
+        );
+    }
     check_size(args)
 }
 
@@ -162,6 +168,9 @@ fn config(args: &IoArgs, workers: Option<usize>) -> Result<RegistrationConfig, F
         config.sharing = Sharing::Allow;
     }
     (config.profile, config.polling) = profile(args)?;
+    if let Some(count) = args.quic_threads {
+        config.quic_threads = count;
+    }
     Ok(config)
 }
 
@@ -171,6 +180,7 @@ fn profile(args: &IoArgs) -> Result<(Profile, Polling), Failure> {
         ProfileKind::LowLatency => Profile::LowLatency,
         ProfileKind::RealTime => Profile::RealTime,
         ProfileKind::Scavenger => Profile::Scavenger,
+        ProfileKind::MaxThroughput => Profile::MaxThroughput,
     };
     let polling = match args.poll {
         None => Polling::default(),

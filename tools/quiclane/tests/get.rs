@@ -193,7 +193,7 @@ fn a_silent_host_is_said_for_what_it_is() {
 #[test]
 fn what_cannot_be_meant_is_usage() {
     let get = |more: &[&str]| failure(&[&["get"], more].concat());
-    let cases: [(&[&str], &str); 18] = [
+    let cases: [(&[&str], &str); 19] = [
         (&["localhost", "/x"], "no port"),
         (&["localhost:99999", "/x"], "1 to 65535"),
         (&["::1:4433", "/x"], "[::1]:4433"),
@@ -209,6 +209,7 @@ fn what_cannot_be_meant_is_usage() {
             &["localhost:1", "/x", "--profile", "scavenger", "--poll", "spin", "--insecure"],
             "leave out --poll",
         ),
+        (&["localhost:1", "/x", "--quic-threads", "2", "--insecure"], "--profile max-throughput"),
         (&["localhost:1", "/x", "--ca", "/nowhere.pem"], "/nowhere.pem"),
         (&["localhost:1", "/x", "--pin", "/dev/null"], "/dev/null"),
         (&["localhost:1", "/x", "--insecure", "-o", "/nowhere/x"], "/nowhere/x"),

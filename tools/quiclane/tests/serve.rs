@@ -266,7 +266,8 @@ fn workers_have_the_profile_that_was_asked_for() {
     let place = place("profile");
     fs::write(place.at("files/file"), "data").unwrap();
     // SCHED_OTHER, SCHED_FIFO, SCHED_IDLE. The second needs a right.
-    for (profile, policy) in [("low-latency", 0), ("real-time", 1), ("scavenger", 5)] {
+    let profiles = [("low-latency", 0), ("real-time", 1), ("scavenger", 5), ("max-throughput", 0)];
+    for (profile, policy) in profiles {
         if policy == 1 && !quiclane_testkit::netns::privileged("SCHED_FIFO") {
             continue;
         }
@@ -278,6 +279,26 @@ fn workers_have_the_profile_that_was_asked_for() {
         assert!(!of_workers.is_empty() && of_workers.iter().all(|p| *p == policy), "{policies:?}");
         server.stop();
     }
+}
+
+#[test]
+fn quic_has_threads_of_its_own_where_that_is_asked_for() {
+    let place = place("apart");
+    fs::write(place.at("files/file"), vec![7; 300_000]).unwrap();
+    let apart = ["--profile", "max-throughput"];
+    let server = serve(&place, &[&apart[..], &["--workers", "2", "--quic-threads", "3"]].concat());
+    let client = [&apart[..], &["--quic-threads", "1"]].concat();
+    let address = server.address().to_owned();
+    let line = ["get", &address, "/file", "--pin", &place.text("cert.pem")];
+    let out = quiclane(&[&line[..], &client].concat());
+    assert!(out.status.success() && out.stdout == [7; 300_000], "{}", said(&out));
+    let mut names: Vec<_> = policies(server.pid()).into_iter().map(|(name, _)| name).collect();
+    names.retain(|name| name.starts_with("quiclane-"));
+    names.sort();
+    let workers = (0..6).map(|number| format!("quiclane-{number}"));
+    let queues = (0..2).map(|number| format!("quiclane-d{number}"));
+    assert_eq!(names, workers.chain(queues).collect::<Vec<_>>());
+    server.stop();
 }
 
 #[test]

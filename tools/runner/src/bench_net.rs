@@ -39,7 +39,9 @@ const SPARE: Duration = Duration::from_secs(60);
 /// connect. "per s" is how many forged datagrams left in a second; the latencies are of the requests.
 ///
 /// alone and shared: 100 B each way, one at a time, over AF_XDP, with the server's worker under each profile
-/// (serve --profile), on a core of its own, and on one where an ordinary program never sleeps.
+/// (serve --profile), on a core of its own, and on one where an ordinary program never sleeps. The three
+/// threads of max-throughput share that core: it shows what the way between them costs, and not what more
+/// cores gain.
 ///
 /// Last: the cost of parsing a received frame, as AF_XDP does, and with its UDP checksum summed, which
 /// is needed only if no AEAD guards the datagram. The same in instructions: tools/bench counts --case
@@ -101,7 +103,8 @@ impl Case {
         }
         for (name, shares) in [("alone", false), ("shared", true)] {
             let case = |path| Self { name, path, what: What::Profile(path, shares) };
-            all.extend(["low-latency", "real-time", "scavenger"].map(case));
+            let profiles = ["low-latency", "real-time", "scavenger", "max-throughput"];
+            all.extend(profiles.map(case));
         }
         all
     }

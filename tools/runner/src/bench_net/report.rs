@@ -196,7 +196,10 @@ impl Report {
                 "a frame of {bytes} B: {ns} ns, with its UDP checksum summed {summed} ns\n"
             );
         }
-        let columns = Columns::new([Column::Right(12); 8]);
+        let mut widths = [Column::Right(12); 8];
+        // The names of profiles.
+        widths[1] = Column::Right(16);
+        let columns = Columns::new(widths);
         table += &columns
             .line(["case", "path", "p50 us", "p99 us", "Gb/s", "per s", "let in", "answered"]);
         self.rows.iter().for_each(|row| table += &columns.line(row.cells()));
@@ -225,6 +228,7 @@ mod tests {
         let cases = [
             (("ping", "raw"), vec![echo(9.04), echo(100.0), echo(8.0)]),
             (("flood", "xdp"), vec![flood(20, 0), flood(19, 3)]),
+            (("shared", "max-throughput"), vec![echo(42.0)]),
         ];
         let frames = json!([{"bytes": 60, "ns": 3.5, "summed_ns": 7.25}]);
         let report = Report::new(cases.into_iter(), frames);
@@ -233,6 +237,8 @@ mod tests {
         assert_eq!(lines[0], "a frame of 60 B: 3.5 ns, with its UDP checksum summed 7.25 ns");
         let cells = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         assert_eq!(cells(lines[2]), ["ping", "raw", "9", "18.1", "-", "-", "-", "-"]);
+        let names = |line: &str| cells(line)[..2].to_vec();
+        assert_eq!(names(lines[4]), ["shared", "max-throughput"]);
         let flood = ["flood", "xdp", "210", "900", "-", "40000", "19", "of", "20", "99.9", "%"];
         assert_eq!(cells(lines[3]), flood);
         let json = serde_json::to_value(&report).unwrap();
