@@ -265,13 +265,12 @@ fn pack(route: Route) -> u128 {
 /// The route of a block.
 #[inline]
 fn unpack(plain: u128) -> Route {
-    let route = plain >> RANDOM_BITS;
-    let place = route >> GENERATION_BITS;
-    let worker_and_slot = place >> PROCESS_BITS;
+    // All but two bits of the worker fit into a word.
+    let route = (plain >> RANDOM_BITS) as u64;
     Route {
-        process: place as u8 % MAX_PROCESSES as u8,
-        worker: (worker_and_slot >> SLOT_BITS) as u16 % MAX_WORKERS as u16,
-        slot: worker_and_slot as u32 % MAX_SLOTS as u32,
+        process: (route >> GENERATION_BITS) as u8 % MAX_PROCESSES as u8,
+        worker: (plain >> (NONCE_BITS - WORKER_BITS)) as u16 % MAX_WORKERS as u16,
+        slot: (route >> (GENERATION_BITS + PROCESS_BITS)) as u32 % MAX_SLOTS as u32,
         generation: route as u32 % MAX_GENERATIONS,
     }
 }
