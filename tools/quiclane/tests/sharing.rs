@@ -45,6 +45,18 @@ fn requests(lab: &Lab, port: u16) -> Value {
     report
 }
 
+/// All that the client sends leaves, and arrives, on this queue.
+fn steer(lab: &Lab, queue: usize) {
+    let device = lab.device(Side::Client);
+    // Not more than there are CPUs.
+    let cpus = std::thread::available_parallelism().unwrap().get().min(32);
+    let all = format!("{:x}", u32::MAX >> (32 - cpus));
+    for (of, mask) in [(1 - queue, "0"), (queue, &all)] {
+        let script = format!("echo {mask} > /sys/class/net/{device}/queues/tx-{of}/xps_cpus");
+        lab.must_run(Side::Client, &["sh", "-c", &script]);
+    }
+}
+
 /// The device has a program.
 fn has_program(lab: &Lab) -> bool {
     lab.must_run(Side::Server, &["ip", "link", "show", &lab.device(Side::Server)])
@@ -73,9 +85,12 @@ fn two_servers_share_a_device_and_one_that_is_killed_leaves_room() {
     drop(first.end());
     requests(&lab, 4434);
     let third = serve(&lab, &scratch, 4435, &of("0"));
-    requests(&lab, 4435);
-    requests(&lab, 4434);
-    // What the other's ports got on a queue of this one went to kernel sockets, and was answered.
+    // On its own queue, on the other's, where they go to kernel sockets, and the same for the other.
+    for queue in [0, 1] {
+        steer(&lab, queue);
+        requests(&lab, 4435);
+        requests(&lab, 4434);
+    }
     let ended = third.stop();
     let datapath = &ended.last["counters"][0]["datapath"];
     let (all, by_kernel) = (&datapath["rx_packets"], &datapath["rx_via_kernel"]);
