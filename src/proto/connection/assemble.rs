@@ -22,8 +22,9 @@ const CRYPTO_HEADER_MAX: usize = 1 + 8 + 4;
 /// handshake takes a handful of them.
 const HANDSHAKE_QUIET_MAX: u32 = 64;
 /// The same for a client that has not proved its address: each is 48 bytes of what such a
-/// handshake may hold, and probes acknowledge as well.
-const UNVALIDATED_QUIET_MAX: u32 = 4;
+/// handshake may hold, and probes acknowledge as well. With 4, a server whose first four were lost said nothing
+/// more, and a client whose ClientHello has two parts did not learn which one to send again.
+const UNVALIDATED_QUIET_MAX: u32 = 12;
 /// Bytes that have to be left in a packet for a control frame to be tried.
 const CONTROL_ROOM: usize = 64;
 
