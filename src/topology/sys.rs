@@ -55,6 +55,26 @@ impl Ethtool {
         Ok(unsafe { request.ifr_ifru.ifru_ifindex } as u32)
     }
 
+    /// True if a device is up and has its carrier. Neither call waits for the lock of the network's
+    /// configuration (RTNL), which a program that removes devices may hold for seconds.
+    pub(super) fn has_carrier(&self, index: u32) -> Result<bool, Refused> {
+        const NAME: &str = "ioctl SIOCGIFNAME";
+        const FLAGS: &str = "ioctl SIOCGIFFLAGS";
+        let mut request = request(NAME, "")?;
+        request.ifr_ifru.ifru_ifindex = index as c_int;
+        let fd = self.0.as_raw_fd();
+        // SAFETY: the kernel reads and writes one `ifreq`, which outlives the call.
+        if unsafe { libc::ioctl(fd, libc::SIOCGIFNAME, &raw mut request) } < 0 {
+            return Err(Refused::last(NAME));
+        }
+        // SAFETY: as above; the name in it is the kernel's own.
+        if unsafe { libc::ioctl(fd, libc::SIOCGIFFLAGS, &raw mut request) } < 0 {
+            return Err(Refused::last(FLAGS));
+        }
+        // SAFETY: this call answers in `ifru_flags`; any bytes are an integer.
+        Ok(i32::from(unsafe { request.ifr_ifru.ifru_flags }) & libc::IFF_RUNNING != 0)
+    }
+
     /// ETHTOOL_GDRVINFO.
     pub(super) fn driver(&self, device: &str) -> Result<Vec<u8>, Refused> {
         const GDRVINFO: u32 = 0x3;

@@ -28,7 +28,12 @@ impl Carriers {
         let (Some(index), Some(flags)) = (u32_at(body, 4), u32_at(body, 8)) else {
             return Change::Nothing;
         };
-        if flags & HAS_CARRIER != 0 {
+        self.set(index, flags & HAS_CARRIER != 0, now)
+    }
+
+    /// What is known of a device now.
+    pub(super) fn set(&mut self, index: u32, has_carrier: bool, now: Instant) -> Change {
+        if has_carrier {
             let before = self.0.insert(index, None);
             return if before.flatten().is_some() { Change::Back } else { Change::Nothing };
         }
