@@ -81,8 +81,8 @@ impl Lines {
         self.intervals.push(interval);
     }
 
-    /// The longest silence so far.
-    pub(crate) fn silence(plan: &Plan, now: u64) -> u64 {
+    /// The longest silence so far, and the worker.
+    pub(crate) fn silence(plan: &Plan, now: u64) -> (u64, usize) {
         longest_silence(&plan.tallies, &plan.window, now)
     }
 }

@@ -47,6 +47,8 @@ pub(crate) struct Report {
     /// Requests that were open when time was up.
     pub(crate) in_flight: u64,
     pub(crate) longest_silence_ns: u64,
+    /// The client's worker to which nothing arrived.
+    pub(crate) silent_worker: usize,
     pub(crate) rss_bytes: Option<u64>,
     pub(crate) drops: BTreeMap<String, u64>,
     pub(crate) spent: Spent,
@@ -105,7 +107,8 @@ impl Report {
         let max_silence = self.settings.max_silence.as_secs_f64();
         if self.is_silent() {
             faults.push(format!(
-                "nothing arrived for {silence:.3} s, more than --max-silence {max_silence}"
+                "nothing arrived at worker {} for {silence:.3} s, more than --max-silence {max_silence}",
+                self.silent_worker
             ));
         }
         let wanted = self.settings.connections as u64;

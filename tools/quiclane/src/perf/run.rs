@@ -366,6 +366,7 @@ impl Run {
             queues,
             totals,
             longest_silence_ns: 0,
+            silent_worker: 0,
             handshakes: self.handshakes.clone(),
             latencies: histogram(),
             intervals: Vec::new(),
@@ -381,10 +382,10 @@ impl Run {
         let max_silence = self.plan.settings.max_silence.as_nanos();
         loop {
             let (now, totals) = (self.now(), self.totals());
-            let silence = Lines::silence(&self.plan, now);
+            let (silence, worker) = Lines::silence(&self.plan, now);
             // In a run that ends by the clock, open requests are no silence after the end.
             if self.plan.settings.counts_requests() || report.longest_silence_ns == 0 {
-                report.longest_silence_ns = silence;
+                (report.longest_silence_ns, report.silent_worker) = (silence, worker);
             }
             let is_done = totals.settled + totals.refused >= totals.asked;
             let is_alone = !is_hps && totals.live == 0;

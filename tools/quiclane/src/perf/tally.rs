@@ -283,10 +283,11 @@ impl Tally {
     }
 }
 
-/// The longest silence of any worker until `now`.
-pub(crate) fn longest_silence(tallies: &[Tally], window: &Window, now: u64) -> u64 {
+/// The longest silence of any worker until `now`, and the worker.
+pub(crate) fn longest_silence(tallies: &[Tally], window: &Window, now: u64) -> (u64, usize) {
     let one = |t: &Tally| t.longest_silence.load(Ordering::Relaxed).max(t.silence(window, now));
-    tallies.iter().map(one).max().unwrap_or(0)
+    let all = tallies.iter().enumerate().map(|(worker, tally)| (one(tally), worker));
+    all.max_by_key(|&(silence, _)| silence).unwrap_or_default()
 }
 
 /// The most requests that any connection had open at one time.
@@ -309,12 +310,12 @@ mod tests {
         let (window, tally) = (window(1_000, 9_000), Tally::default());
         tally.left(100, 1);
         tally.heard(&window, 1_200, 10);
-        assert_eq!(longest_silence(std::slice::from_ref(&tally), &window, 1_200), 200);
+        assert_eq!(longest_silence(std::slice::from_ref(&tally), &window, 1_200), (200, 0));
         tally.answered(&window, 1_200, 100);
         // No request is open for a long time: that is no silence of the server.
         assert_eq!(tally.silence(&window, 5_000), 0);
         tally.left(5_000, 1);
-        assert_eq!(longest_silence(std::slice::from_ref(&tally), &window, 8_000), 3_000);
+        assert_eq!(longest_silence(std::slice::from_ref(&tally), &window, 8_000), (3_000, 0));
     }
 
     #[test]
@@ -327,7 +328,7 @@ mod tests {
             tally.left(year_2026 + 5, 2);
         }
         assert_eq!(Totals::of(&tallies).out, 64);
-        assert_eq!(longest_silence(&tallies, &window, year_2026 + 30), 25);
+        assert_eq!(longest_silence(&tallies, &window, year_2026 + 30), (25, 63));
         assert_eq!(out_most(&tallies), 2);
     }
 
