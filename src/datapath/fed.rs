@@ -144,6 +144,8 @@ pub(crate) struct FedDatapath<D> {
     feed: OwnedFd,
     /// The successor has closed the feed: its process is over.
     over: bool,
+    /// The successor serves in this one's place.
+    done: bool,
     buffer: Box<[u8]>,
     fds: Vec<RawFd>,
     /// What came through the feed.
@@ -155,7 +157,8 @@ impl<D: Datapath> FedDatapath<D> {
     pub(crate) fn new(inner: Inner<D>, feed: OwnedFd) -> Self {
         let buffer = vec![0; HEAD_BYTES + LONGEST_BYTES].into_boxed_slice();
         let fed = QueueStats::default();
-        let mut datapath = Self { inner, feed, over: false, buffer, fds: Vec::new(), fed };
+        let (over, done, fds) = (false, false, Vec::new());
+        let mut datapath = Self { inner, feed, over, done, buffer, fds, fed };
         datapath.gather_fds();
         datapath
     }
@@ -179,6 +182,16 @@ impl<D: Datapath> FedDatapath<D> {
     /// True once all was read that the successor had passed on before its end.
     pub(crate) fn is_over(&self) -> bool {
         self.over
+    }
+
+    /// The successor serves from now on.
+    pub(crate) fn complete(&mut self) {
+        self.done = true;
+    }
+
+    /// True once a successor that served has ended: nobody reads the kernel sockets.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.over && self.done
     }
 
     fn gather_fds(&mut self) {

@@ -156,6 +156,44 @@ fn a_successor_that_ends_before_it_serves_leaves_everything_as_it_was() {
     });
 }
 
+/// Its connections end with it; those of the process before do not, and that one sleeps again.
+#[test]
+fn a_successor_that_ends_after_it_served_leaves_the_connections_of_the_one_before() {
+    let (server_config, client_config) = configs();
+    let scratch = Scratch::new("takeover-outlived");
+    let path = scratch.path().join("quiclane.sock");
+    let first = open(workers(2));
+    let listener = echo_server(&first, &server_config);
+    let address = listener.local_addr();
+    let mut offers = vec![first.offer_takeover(&path).unwrap()];
+    let (mut servers, mut listeners) = (vec![first], vec![listener]);
+    let mut callers = vec![];
+    // The one that ends has one before it that was itself taken over, and then none.
+    for _ in 0..2 {
+        callers.extend((0..4).map(|_| Caller::new(address, &client_config)));
+        let next = successor(&path, 2);
+        listeners.push(serve(&next, &server_config, address));
+        assert!(offers.last().unwrap().wait(PATIENCE).is_some());
+        offers.push(next.offer_takeover(&path).unwrap());
+        servers.push(next);
+    }
+    for round in 0..2 {
+        let under_way = bulk(round);
+        callers.iter().for_each(|caller| caller.send(under_way.clone()));
+        drop((offers.pop(), listeners.pop()));
+        servers.pop().unwrap().shutdown(0, PATIENCE);
+        for caller in &callers[..8 - 4 * round as usize] {
+            assert!(echoed(&caller.told) == under_way);
+        }
+        callers.truncate(4);
+    }
+    let turns = || servers[0].status().iter().map(|row| row.counters.turns.turns).sum::<u64>();
+    let before = turns();
+    std::thread::sleep(Duration::from_millis(300));
+    let during = turns() - before;
+    assert!(during < 1_000, "{during} turns: something wakes its workers all the time");
+}
+
 #[test]
 fn a_process_that_does_not_fit_is_told_why_and_changes_nothing() {
     let (server_config, client_config) = configs();

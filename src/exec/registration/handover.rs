@@ -19,6 +19,7 @@ impl WorkerLoop {
             Order::Show { feed, reply } => drop(reply.send(self.show(feed))),
             Order::Leave { reply } => drop(reply.send(self.leave())),
             Order::Yield { reply } => drop(reply.send(self.give_up())),
+            Order::Done { reply } => drop(reply.send(self.complete())),
             Order::Resume { reply } => drop(reply.send(self.resume())),
         }
     }
@@ -70,6 +71,38 @@ impl WorkerLoop {
             };
             Ok(Some(AnyDatapath::Fed(Box::new(datapath.replace(sending)))))
         })
+    }
+
+    /// The successor serves. What it does not pass on is its own, until it ends.
+    fn complete(&mut self) -> Result<(), OpenDatapathError> {
+        if let Some(AnyDatapath::Fed(datapath)) = self.worker.datapaths().first_mut() {
+            datapath.complete();
+        }
+        Ok(())
+    }
+
+    /// After a turn: reads the kernel sockets again if the successor has ended that served in its place.
+    pub(super) fn outlive_successor(&mut self) {
+        let first = self.worker.datapaths().first();
+        if !matches!(first, Some(AnyDatapath::Fed(datapath)) if datapath.is_abandoned()) {
+            return;
+        }
+        let worker = self.worker.lane().number();
+        let changed = self.change(|datapath| {
+            let Some(AnyDatapath::Fed(datapath)) = datapath else { return Ok(datapath) };
+            Ok(match datapath.into_inner() {
+                Inner::Serving(datapath) => Some(datapath),
+                Inner::Sending(sockets) => Some(AnyDatapath::Udp(sockets)),
+                Inner::Nothing(_) => None,
+            })
+        });
+        match changed {
+            Ok(()) => tracing::warn!(
+                worker,
+                "the process that took over has ended: this one reads its kernel sockets again"
+            ),
+            Err(error) => tracing::error!(worker, %error, "the kernel sockets are not read"),
+        }
     }
 
     /// Turns until the datapath is as wanted, a few times.

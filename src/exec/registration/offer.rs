@@ -198,6 +198,7 @@ impl Desk {
                 }
                 Message::Complete => {
                     channel.send(&Message::Completed, None)?;
+                    self.complete();
                     return Ok(TakenOver { pid, version });
                 }
                 other => return Err(io::Error::other(format!("{other:?} out of turn"))),
@@ -284,6 +285,15 @@ impl Desk {
         inbox.post_last(command).map_err(|_| refused())?;
         let answered = answer.recv_timeout(WORKER_PATIENCE).map_err(|_| refused())?;
         answered.map_err(|error| io::Error::other(format!("worker {worker}: {error}")))
+    }
+
+    /// The successor serves. Only now: one that dies before has everything put back, queues too.
+    fn complete(&self) {
+        for worker in 0..self.shared.fleet.len() {
+            if let Err(error) = self.ask(worker, |reply| Order::Done { reply }) {
+                tracing::warn!(%error, "a worker would not go on without its successor");
+            }
+        }
     }
 
     /// The successor has died, or given up: everything is as it was before.

@@ -269,6 +269,7 @@ impl WorkerLoop {
             }
             turn.next = self.worker.lane().next_timeout().min(turn.next);
         }
+        self.outlive_successor();
         match guarded(|| self.leave_lost_addresses(now)) {
             Ok(at) => turn.next = turn.next.min(at),
             Err(message) => turn = self.recover(&message),

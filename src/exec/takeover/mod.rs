@@ -36,6 +36,8 @@
 //!   processes apart; a fifth is refused until the first has ended.
 //! - **A successor that dies before `Complete`** leaves the predecessor serving: it puts its program back,
 //!   binds the queues that it had given up, and reads its sockets again.
+//! - **A successor that dies later**, while the predecessor still has connections, leaves those to go on: the
+//!   predecessor reads the kernel sockets again, by which all comes then.
 //!
 //! Handshakes that were under way go on: an id of the predecessor's tells them, once its client has heard
 //! one. What a client repeats before that begins anew with the successor, and the client takes the answer that

@@ -13,6 +13,8 @@ pub(in crate::exec) enum Order {
     Leave { reply: Sender<Result<(), OpenDatapathError>> },
     /// Read the kernel sockets no more.
     Yield { reply: Sender<Result<(), OpenDatapathError>> },
+    /// The successor serves: once it has ended, read the kernel sockets again.
+    Done { reply: Sender<Result<(), OpenDatapathError>> },
     /// The successor has died: serve again, and read the feed no more.
     Resume { reply: Sender<Result<(), OpenDatapathError>> },
 }

@@ -152,6 +152,52 @@ fn a_server_that_was_taken_over_ends_its_connections_when_their_time_is_over() {
     assert!(said.contains("-1 seconds: give 0 or more"), "{said}");
 }
 
+fn device_server(lab: &Lab, scratch: &Scratch) -> Server {
+    let device = lab.device(Side::Server);
+    let base =
+        [BINARY, "serve", "--perf", "--json", "--listen", "10.77.0.1:4433", "--dev", &device];
+    let mut command = lab.command(Side::Server, &base);
+    command.args(["--takeover", &scratch.text("takeover"), "--share-cpus", "--poll", "sleep"]);
+    command.args(["--status-dir", &scratch.text("status")]);
+    Server::start(command.stderr(Stdio::piped()))
+}
+
+fn device_clients(lab: &Lab, line: &str) -> Child {
+    let base = [BINARY, "perf", "run", "10.77.0.1:4433", "--insecure", "--json"];
+    let mut command = lab.command(Side::Client, &base);
+    command.args(["--max-silence", "20"]).args(line.split_whitespace());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Also with a third between, which passes on to the first while it lives itself.
+#[test]
+fn a_server_goes_on_when_the_ones_that_took_over_are_killed() {
+    if !privileged("a_server_goes_on_when_the_ones_that_took_over_are_killed") {
+        return;
+    }
+    let lab = Lab::new(LabConfig::default());
+    let scratch = Scratch::new("serve-takeover-outlived");
+    let mut first = device_server(&lab, &scratch);
+    let requests = device_clients(&lab, "--scenario rps --rate 1000 --connections 4 --seconds 7");
+    let transfers = device_clients(&lab, "--scenario download --connections 8 --seconds 7");
+    sleep(Duration::from_millis(700));
+    let mut second = device_server(&lab, &scratch);
+    assert_eq!(first.line()["event"], "taken-over");
+    let begun = device_clients(&lab, "--scenario rps --rate 100 --connections 2 --seconds 4");
+    sleep(Duration::from_millis(700));
+    let mut third = device_server(&lab, &scratch);
+    assert_eq!(second.line()["event"], "taken-over");
+    third.kill();
+    assert_eq!(result(&begun.wait_with_output().unwrap())["unanswered"], 0);
+    let log = second.end().log;
+    assert!(log.contains("reads its kernel sockets again"), "{log}");
+    let counted = result(&requests.wait_with_output().unwrap());
+    println!("  requests: longest silence {} us", counted["longest_silence_us"]);
+    assert_eq!((&counted["unanswered"], &counted["sent"]), (&0.into(), &7_000.into()), "{counted}");
+    result(&transfers.wait_with_output().unwrap());
+    assert_eq!(first.end().code, Some(0));
+}
+
 /// The device and its queues change hands, from process to process.
 #[test]
 fn a_device_goes_from_one_server_to_the_next() {
@@ -160,21 +206,9 @@ fn a_device_goes_from_one_server_to_the_next() {
     }
     let lab = Lab::new(LabConfig::default());
     let scratch = Scratch::new("serve-takeover-device");
-    let (device, socket) = (lab.device(Side::Server), scratch.text("takeover"));
-    let start = || {
-        let base =
-            [BINARY, "serve", "--perf", "--json", "--listen", "10.77.0.1:4433", "--dev", &device];
-        let mut command = lab.command(Side::Server, &base);
-        command.args(["--takeover", &socket, "--share-cpus", "--poll", "sleep"]);
-        command.args(["--status-dir", &scratch.text("status")]);
-        Server::start(command.stderr(Stdio::piped()))
-    };
-    let run = |line: &str| {
-        let base = [BINARY, "perf", "run", "10.77.0.1:4433", "--insecure", "--json"];
-        let mut command = lab.command(Side::Client, &base);
-        command.args(["--max-silence", "20"]).args(line.split_whitespace());
-        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
-    };
+    let device = lab.device(Side::Server);
+    let start = || device_server(&lab, &scratch);
+    let run = |line: &str| device_clients(&lab, line);
     let mut servers = vec![start()];
     let requests = run("--scenario rps --rate 1000 --connections 4 --seconds 8");
     let transfers = run("--scenario download --connections 16 --seconds 8");
