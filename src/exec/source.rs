@@ -219,7 +219,8 @@ impl Source {
                     Ok((bound, None))
                 }
             },
-            (Self::Xdp { .. }, _) => unreachable!("a worker of a device has its queue"),
+            // It has outlived its successor, and serves what it has by the kernel sockets.
+            (Self::Xdp { .. }, _) => Err(OpenDatapathError::TakenOver),
         }
     }
 

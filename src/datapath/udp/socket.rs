@@ -87,12 +87,18 @@ impl Socket {
         Ok(Self { fd, local, ecn, gso, gro })
     }
 
-    /// A socket that another process has opened and bound: its options stand as that has set them. `gro`
-    /// is what it has set of that.
+    /// A socket that another process has opened and bound: its options stand as that has set them, but for
+    /// `gro`, by which the reader's buffers are sized.
     pub(super) fn adopt(fd: OwnedFd, gso: bool, gro: bool) -> io::Result<Self> {
         let local = syscall::local_address(fd.as_fd())?;
         let ecn = receives_ecn(fd.as_fd(), local.is_ipv4());
         let gso = gso && segments(fd.as_fd());
+        let gro = if gro {
+            joins_segments(fd.as_fd())
+        } else {
+            syscall::set_option(fd.as_fd(), libc::SOL_UDP, UDP_GRO, 0)?;
+            false
+        };
         Ok(Self { fd, local, ecn, gso, gro })
     }
 

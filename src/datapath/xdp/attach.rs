@@ -63,12 +63,12 @@ fn share_program(
         ));
     }
     let place = Place::open(directory)?;
-    let _locked = place.lock()?;
+    let lock = place.lock()?;
     let is_there = place.pin("link").exists();
     if !is_there {
         refuse_foreign(&info.name, info.ifindex)?;
     }
-    let mut program = Program::load_shared(&place, rules)?;
+    let mut program = Program::load_shared(&place, lock, rules)?;
     if is_there {
         let attached = sys::attached(info.ifindex)
             .map_err(|failed| XdpError::from_call(&info.name, failed))?;
@@ -78,11 +78,14 @@ fn share_program(
                 "the program that is shared there is on another device: name another directory for this one",
             ));
         }
-        return found(config, info, Steering::Ours(Box::new(program)));
+        let mut attachment = found(config, info, Steering::Ours(Box::new(program)))?;
+        attachment.program.has_begun();
+        return Ok(attachment);
     }
     let mut attachment = attach_program(config, info, program)?;
     if let Steering::Ours(program) = &mut attachment.program {
         program.pin_link()?;
+        program.has_begun();
     }
     Ok(attachment)
 }

@@ -84,17 +84,6 @@ impl XdpDevice {
         let socket = lease.bind()?;
         XdpDatapath::new(lease, socket, ports)
     }
-
-    /// As [`open_queue`](Self::open_queue), with kernel sockets that are open already.
-    pub(crate) fn open_queue_with(
-        self: &Arc<Self>,
-        queue: u32,
-        sockets: Vec<SideSocket>,
-    ) -> Result<XdpDatapath, XdpError> {
-        let mut datapath = self.open_queue(queue, &[])?;
-        datapath.adopt_ports(sockets)?;
-        Ok(datapath)
-    }
 }
 
 impl XdpDatapath {

@@ -107,6 +107,8 @@ struct Shared {
     instances: HashMap<MapData, u32, u64>,
     number: u32,
     ports: BTreeSet<SocketAddr>,
+    /// The lock of the place, while this process begins: one that fails leaves under it.
+    held: Option<OwnedFd>,
 }
 
 impl Program {
@@ -116,9 +118,13 @@ impl Program {
         Self::load_with(EbpfLoader::new().map_max_entries("xsks", queues.max(1)), rules)
     }
 
-    /// Loads the program with the maps that are pinned at a place, or pins them there. Its caller has the
-    /// lock of the place.
-    pub(super) fn load_shared(place: &Place, rules: &LinkRules) -> Result<Self, XdpError> {
+    /// Loads the program with the maps that are pinned at a place, or pins them there. Keeps the lock of the
+    /// place until [`has_begun`](Self::has_begun).
+    pub(super) fn load_shared(
+        place: &Place,
+        lock: OwnedFd,
+        rules: &LinkRules,
+    ) -> Result<Self, XdpError> {
         let mut loader = EbpfLoader::new();
         loader.map_max_entries("xsks", INSTANCE_SLOTS * INSTANCES_MAX);
         for name in PINNED_MAPS {
@@ -131,9 +137,17 @@ impl Program {
         let number = join(&mut instances)?;
         program.base = number * INSTANCE_SLOTS;
         let (place, ports) = (place.clone(), BTreeSet::new());
-        program.shared = Some(Shared { place, instances, number, ports });
+        let held = Some(lock);
+        program.shared = Some(Shared { place, instances, number, ports, held });
         program.forget_ports()?;
         Ok(program)
+    }
+
+    /// Lets others change what is shared.
+    pub(super) fn has_begun(&mut self) {
+        if let Some(shared) = &mut self.shared {
+            shared.held = None;
+        }
     }
 
     fn load_with<'a>(loader: &mut EbpfLoader<'a>, rules: &'a LinkRules) -> Result<Self, XdpError> {
@@ -328,7 +342,8 @@ impl Drop for Program {
     /// Of a program that is shared, what is this process's goes; with the last process, all of it.
     fn drop(&mut self) {
         let Some(mut shared) = self.shared.take() else { return };
-        let Ok(_locked) = shared.place.lock() else { return };
+        let held = shared.held.take();
+        let Ok(_locked) = held.map_or_else(|| shared.place.lock(), Ok) else { return };
         for address in std::mem::take(&mut shared.ports) {
             self.remove_port(address);
         }

@@ -142,11 +142,15 @@ impl Netlink {
     pub(super) fn addresses(&mut self) -> Result<Vec<(u32, IpAddr)>, Failed> {
         let mut found = Vec::new();
         let flags = NLM_F_REQUEST | NLM_F_DUMP;
-        self.ask("RTM_GETADDR", RTM_GETADDR, flags, &[0; 8], &mut |kind, answer| {
-            if kind == RTM_NEWADDR {
-                found.extend(read_address(answer));
-            }
-        })?;
+        // Both families at once would wait for whoever changes devices (RTNL), and a worker asks this.
+        for family in [libc::AF_INET, libc::AF_INET6] {
+            let body = [family as u8, 0, 0, 0, 0, 0, 0, 0];
+            self.ask("RTM_GETADDR", RTM_GETADDR, flags, &body, &mut |kind, answer| {
+                if kind == RTM_NEWADDR {
+                    found.extend(read_address(answer));
+                }
+            })?;
+        }
         Ok(found)
     }
 

@@ -26,6 +26,7 @@ use super::sys;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Slots of an instance: the queues that a device may have whose program is shared.
@@ -34,6 +35,9 @@ pub(super) const INSTANCE_SLOTS: u32 = 128;
 pub(super) const INSTANCES_MAX: u32 = 8;
 /// The maps that are pinned, by their names.
 pub(super) const PINNED_MAPS: [&str; 5] = ["xsks", "ports_v4", "ports_v6", "verdicts", "instances"];
+
+/// How often a directory that goes away while its lock is waited for is made again.
+const LOCKS_MAX: usize = 64;
 
 /// `BPF_FS_MAGIC`.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
@@ -58,24 +62,44 @@ impl Place {
                 directory.display()
             )));
         }
-        match fs::create_dir(directory) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                Err(fail(format!("{}: {error}", directory.display())))
-            }
-            _ => Ok(Self { directory: directory.to_owned() }),
+        let place = Self { directory: directory.to_owned() };
+        place.make().map_err(|error| fail(format!("{}: {error}", directory.display())))?;
+        Ok(place)
+    }
+
+    fn make(&self) -> io::Result<()> {
+        match fs::create_dir(&self.directory) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => Ok(()),
         }
     }
 
     /// Keeps others from changing anything, until it is dropped.
     pub(super) fn lock(&self) -> Result<OwnedFd, XdpError> {
-        let locked = fs::File::open(&self.directory).and_then(|directory| {
-            directory.lock()?;
-            Ok(directory.into())
-        });
-        locked.map_err(|error| XdpError::Program {
+        self.locked().map_err(|error| XdpError::Program {
             what: "sharing the XDP program",
             detail: format!("{}: {error}", self.directory.display()),
         })
+    }
+
+    /// The last process that leaves removes the directory, and who waited for the lock meanwhile has that of
+    /// a directory which is gone.
+    fn locked(&self) -> io::Result<OwnedFd> {
+        for _ in 0..LOCKS_MAX {
+            self.make()?;
+            let directory = match fs::File::open(&self.directory) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                opened => opened?,
+            };
+            directory.lock()?;
+            let is_there = fs::metadata(&self.directory).is_ok_and(|there| {
+                directory.metadata().is_ok_and(|held| held.ino() == there.ino())
+            });
+            if is_there {
+                return Ok(directory.into());
+            }
+        }
+        Err(io::Error::other("other processes make and remove it all the time"))
     }
 
     /// Where a thing is pinned.

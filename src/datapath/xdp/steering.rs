@@ -46,6 +46,13 @@ impl Steering {
         }
     }
 
+    /// Lets other processes change what is shared with them.
+    pub(super) fn has_begun(&mut self) {
+        if let Self::Ours(program) = self {
+            program.has_begun();
+        }
+    }
+
     /// The queue of the socket that a slot leads to, as far as that can be asked.
     pub(super) fn slot(&mut self, queue: u32) -> Result<Option<u32>, XdpError> {
         match self {

@@ -124,6 +124,7 @@ impl WorkerLoop {
         let (source, queue) = (self.source.clone(), self.placement.queue);
         // What the successor has passed on.
         self.turn_until(|datapath| datapath.is_over());
+        let mut unbound = None;
         self.change(|datapath| {
             let Some(AnyDatapath::Fed(datapath)) = datapath else { return Ok(datapath) };
             let sockets = match datapath.into_inner() {
@@ -136,9 +137,18 @@ impl WorkerLoop {
             let Source::Xdp { device, .. } = source else {
                 return Ok(sockets.map(AnyDatapath::Udp));
             };
-            let beside = sockets.map_or_else(Vec::new, |sockets| sockets.into_side_sockets());
-            Ok(Some(AnyDatapath::Xdp(Box::new(device.open_queue_with(queue, beside)?))))
-        })
+            // Without the queue all comes by the kernel sockets, and they serve.
+            let mut bound = match device.open_queue(queue, &[]) {
+                Ok(bound) => bound,
+                Err(error) => {
+                    unbound = Some(error);
+                    return Ok(sockets.map(AnyDatapath::Udp));
+                }
+            };
+            bound.adopt_ports(sockets.map_or_else(Vec::new, |of| of.into_side_sockets()))?;
+            Ok(Some(AnyDatapath::Xdp(Box::new(bound))))
+        })?;
+        unbound.map_or(Ok(()), |error| Err(error.into()))
     }
 
     /// Puts another datapath in the place of the first.

@@ -48,6 +48,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use watching::Watching;
 
+/// One process at a time may take over, and only one does.
+#[derive(Default)]
+struct Succession {
+    under_way: Mutex<()>,
+    taken_over: AtomicBool,
+}
+
 /// What the registration, its listeners and its workers share.
 struct Shared {
     fleet: Arc<WorkerFleet>,
@@ -60,6 +67,7 @@ struct Shared {
     /// From the process that this one took over from.
     inheritance: Option<Arc<Inheritance>>,
     profile: Profile,
+    succession: Succession,
     /// All listeners refuse new connections.
     refusing: Arc<AtomicBool>,
     next_listener: AtomicU32,

@@ -8,6 +8,7 @@ use crate::exec::source::{OpenDatapathError, Source};
 use crate::exec::takeover::{Channel, Device, Message, Order, PROTOCOL, listen_at};
 use crate::lb::MAX_PROCESSES;
 use crossbeam::channel::{self, Sender};
+use rustix::io::Errno;
 use rustix::net::SocketFlags;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use std::fmt;
@@ -96,7 +97,11 @@ impl Drop for Offer {
         if let Some(thread) = self.thread.take() {
             drop(thread.join());
         }
-        // A successor may have put its own in this place.
+        // A successor puts its own in this place, as whoever comes after it.
+        let taken = self.state.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if taken.is_some() {
+            return;
+        }
         if fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode) {
             let _ = fs::remove_file(&self.path);
         }
@@ -136,9 +141,21 @@ impl Desk {
     }
 
     fn serve(&self, socket: &OwnedFd) {
+        let mut has_failed = false;
         while !self.is_over() {
             // It gives up after `LOOK`.
-            let Ok(fd) = rustix::net::accept_with(socket, SocketFlags::CLOEXEC) else { continue };
+            let fd = match rustix::net::accept_with(socket, SocketFlags::CLOEXEC) {
+                Ok(fd) => fd,
+                Err(Errno::AGAIN | Errno::INTR) => continue,
+                // Without a descriptor to give it does not wait.
+                Err(error) => {
+                    if !std::mem::replace(&mut has_failed, true) {
+                        tracing::warn!(%error, "who wants to take over is not let in: see ulimit -n");
+                    }
+                    std::thread::sleep(LOOK);
+                    continue;
+                }
+            };
             let channel = Channel::over(fd);
             if !channel.is_trusted() {
                 tracing::warn!("a process of another user wants to take over");
@@ -177,6 +194,14 @@ impl Desk {
             );
             return Err(io::Error::other(what));
         }
+        if self.shared.succession.taken_over.load(Ordering::Relaxed) {
+            let what =
+                "another process has taken over already: stop this one, or take over from that";
+            return Err(io::Error::other(what));
+        }
+        let Ok(_one) = self.shared.succession.under_way.try_lock() else {
+            return Err(io::Error::other("another process is taking over: wait for it"));
+        };
         self.offer(channel, began)?;
         tracing::info!(pid, version, "a process takes over");
         channel.set_patience(Some(LOOK))?;
@@ -289,6 +314,7 @@ impl Desk {
 
     /// The successor serves. Only now: one that dies before has everything put back, queues too.
     fn complete(&self) {
+        self.shared.succession.taken_over.store(true, Ordering::Relaxed);
         for worker in 0..self.shared.fleet.len() {
             if let Err(error) = self.ask(worker, |reply| Order::Done { reply }) {
                 tracing::warn!(%error, "a worker would not go on without its successor");
@@ -305,7 +331,7 @@ impl Desk {
         }
         for worker in 0..self.shared.fleet.len() {
             if let Err(error) = self.ask(worker, |reply| Order::Resume { reply }) {
-                tracing::error!(%error, "a worker does not serve again");
+                tracing::error!(%error, "a worker does not serve its queue again");
             }
         }
         tracing::info!("this process goes on");

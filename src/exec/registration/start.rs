@@ -239,9 +239,8 @@ pub(super) fn prepare(
         line: lines.next(),
     };
     let seeds = places.into_iter().enumerate().map(seed).collect();
-    let watching = source.device().and_then(|device| Watching::open(device, queues));
     let shared = Arc::new(Shared {
-        watching: watching.map(Mutex::new),
+        watching: source.device().and_then(|on| Watching::open(on, queues)).map(Mutex::new),
         fleet,
         boards,
         source,
@@ -256,6 +255,7 @@ pub(super) fn prepare(
         identity,
         inheritance,
         profile: config.profile,
+        succession: Default::default(),
     });
     Ok((Registration { shared, threads: Vec::new(), relays, clock, is_over: false }, seeds))
 }

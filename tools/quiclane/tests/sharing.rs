@@ -137,3 +137,34 @@ fn sockets_are_entered_into_the_map_of_another_program() {
     let said = String::from_utf8_lossy(&out.stderr);
     assert!(!out.status.success() && said.contains(&map), "{said}");
 }
+
+/// One that fails once it has loaded the program leaves the place to others, and the first one nothing at all.
+#[test]
+fn a_server_that_cannot_begin_keeps_nobody_waiting() {
+    if !privileged("a_server_that_cannot_begin_keeps_nobody_waiting") {
+        return;
+    }
+    let lab = Lab::new(LabConfig::default());
+    let scratch = Scratch::new("share-fails");
+    let directory = format!("{}/quiclane", place(&lab, &scratch));
+    let fails = |port: u16| {
+        let (device, listen) = (lab.device(Side::Server), format!("10.77.0.1:{port}"));
+        let wants = ["--dev", &device, "--share", &directory, "--require", "zerocopy"];
+        let base = [BINARY, "serve", "--perf", "--json", "--listen", &listen];
+        // It would wait for ever.
+        let mut command = lab.command(Side::Server, &["timeout", "20"]);
+        let out = command.args(base).args(wants).output().unwrap();
+        let said = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(out.status.code().is_some_and(|code| code != 0 && code != 124), "{said}");
+        assert!(said.contains("zerocopy"), "{said}");
+    };
+    fails(4433);
+    assert!(!std::path::Path::new(&directory).exists(), "the first of all takes everything away");
+    assert!(!has_program(&lab));
+    let server = serve(&lab, &scratch, 4433, &["--queues", "0", "--share", &directory]);
+    fails(4434);
+    let other = serve(&lab, &scratch, 4435, &["--queues", "1", "--share", &directory]);
+    other.stop();
+    server.stop();
+    assert!(!has_program(&lab));
+}
