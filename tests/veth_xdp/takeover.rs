@@ -318,11 +318,19 @@ fn a_successor_that_ends_early_leaves_the_device_served() {
     }
     let done = clients.score.transfers.load(Ordering::Relaxed);
     clients.transfers_reach(done + u64::from(TRANSFERS));
-    let before = sum(&server.status(), |row| row.counters.queue.rx_via_kernel);
-    clients.transfers_reach(done + 2 * u64::from(TRANSFERS));
-    let rows = server.status();
+    let via_kernel = |rows: &[WorkerStatus]| sum(rows, |row| row.counters.queue.rx_via_kernel);
+    let mut rows = server.status();
+    // What had fallen to the kernel sockets meanwhile may lie there for some rounds more.
+    for round in 2..20 {
+        let before = via_kernel(&rows);
+        clients.transfers_reach(done + round * u64::from(TRANSFERS));
+        rows = server.status();
+        if via_kernel(&rows) == before {
+            break;
+        }
+        assert!(round < 19, "the rings do not serve: {rows:?}");
+    }
     assert!(rows.iter().all(|row| row.mode == Some(Mode::Generic)), "{rows:?}");
-    assert_eq!(sum(&rows, |row| row.counters.queue.rx_via_kernel), before, "the rings serve");
     assert_eq!(clients.score.closed.load(Ordering::Relaxed), 0);
     clients.score.over.store(true, Ordering::Relaxed);
     drop(clients.registration);
