@@ -177,6 +177,15 @@ fn a_successor_that_ends_after_it_served_leaves_the_connections_of_the_one_befor
         offers.push(next.offer_takeover(&path).unwrap());
         servers.push(next);
     }
+    // It has given away what it had, and says so before anything changes.
+    let beside = scratch.path().join("second.sock");
+    let again = servers[0].offer_takeover(&beside).unwrap();
+    let late = RegistrationConfig { takeover: Some(beside), ..workers(1) };
+    let Err(OpenError::Takeover(TakeoverError::Refused(reason))) = Registration::open(late) else {
+        panic!("a second process took over from one that has nothing");
+    };
+    assert!(reason.contains("has taken over already"), "{reason}");
+    drop(again);
     for round in 0..2 {
         let under_way = bulk(round);
         callers.iter().for_each(|caller| caller.send(under_way.clone()));

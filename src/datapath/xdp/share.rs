@@ -155,6 +155,27 @@ mod tests {
     }
 
     #[test]
+    fn who_waited_for_a_place_that_was_removed_has_the_lock_of_the_next() {
+        let directory = std::env::temp_dir().join(format!("quiclane-place-{}", std::process::id()));
+        let place = Place { directory };
+        let first = place.lock().unwrap();
+        let waits = std::thread::spawn({
+            let place = place.clone();
+            move || place.lock().unwrap()
+        });
+        // Long enough to have opened it, as a rule; in any other case it finds nothing and makes its own.
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        place.clear();
+        drop(first);
+        let second = waits.join().unwrap();
+        let there = fs::File::open(&place.directory).unwrap();
+        assert!(there.try_lock().is_err(), "the lock is of the directory that is there");
+        drop(second);
+        there.try_lock().unwrap();
+        place.clear();
+    }
+
+    #[test]
     fn a_place_that_is_no_bpf_file_system_is_refused_with_what_to_do() {
         let error = Place::open(Path::new("/tmp/quiclane-share")).unwrap_err().to_string();
         assert!(error.contains("mount -t bpf") && error.contains("/tmp/quiclane-share"), "{error}");
